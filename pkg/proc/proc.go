@@ -1,0 +1,162 @@
+// Package proc names processes so that a reused PID is never mistaken for one
+// of ours: a process is its PID together with its start time.
+package proc
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrGone says that the process no longer exists (or that its PID now belongs
+// to another process).
+var ErrGone = errors.New("process is gone")
+
+// ID identifies one process for as long as the machine runs. It is stored in
+// records, so its JSON form must stay stable. The zero ID names no process.
+type ID struct {
+	PID int `json:"pid"`
+	// StartTime is field 22 of /proc/PID/stat (proc(5)): clock ticks since boot.
+	StartTime uint64 `json:"startTime"`
+}
+
+// Identify returns the identity of the process that has pid now. ErrGone when
+// there is none.
+func Identify(pid int) (ID, error) {
+	st, err := readStat(pid)
+	if err != nil {
+		return ID{}, err
+	}
+	return ID{PID: pid, StartTime: st.start}, nil
+}
+
+// IsZero reports whether id names no process.
+func (id ID) IsZero() bool { return id.PID == 0 }
+
+// Alive reports whether the process exists and is not a zombie.
+func (id ID) Alive() bool {
+	if id.PID <= 0 {
+		return false
+	}
+	st, err := readStat(id.PID)
+	return err == nil && st.start == id.StartTime && st.state != 'Z' && st.state != 'X'
+}
+
+// Open returns a pidfd for the process. The caller closes it. ErrGone when the
+// process no longer exists.
+func (id ID) Open() (*os.File, error) {
+	if id.PID <= 0 {
+		return nil, ErrGone
+	}
+	fd, err := unix.PidfdOpen(id.PID, unix.PIDFD_NONBLOCK)
+	if errors.Is(err, unix.ESRCH) {
+		return nil, ErrGone
+	}
+	if err != nil {
+		return nil, fmt.Errorf("pidfd_open %d: %w", id.PID, err)
+	}
+	// The pidfd is taken first and the start time compared after it: the other
+	// way round the PID could be reused in between.
+	st, err := readStat(id.PID)
+	if err != nil || st.start != id.StartTime {
+		unix.Close(fd)
+		return nil, ErrGone
+	}
+	// Non-blocking: os.File then hands it to the runtime's poller, and a wait
+	// costs no thread.
+	return os.NewFile(uintptr(fd), "pidfd:"+strconv.Itoa(id.PID)), nil
+}
+
+// Signal sends sig to the process through a pidfd. ErrGone when it no longer
+// exists.
+func (id ID) Signal(sig syscall.Signal) error {
+	f, err := id.Open()
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	err = unix.PidfdSendSignal(int(f.Fd()), sig, nil, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return ErrGone
+	}
+	if err != nil {
+		return fmt.Errorf("send %s to process %d: %w", sig, id.PID, err)
+	}
+	return nil
+}
+
+// Wait returns nil once the process has ended (it may be a zombie still), or
+// the context's error. The process need not be a child, and a wait holds no
+// thread.
+func (id ID) Wait(ctx context.Context) error {
+	f, err := id.Open()
+	if errors.Is(err, ErrGone) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("pidfd of %d: %w", id.PID, err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = f.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	// A pidfd becomes readable when the process ends (pidfd_open(2)).
+	var pollErr error
+	err = conn.Read(func(fd uintptr) bool {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		var n int
+		for {
+			n, pollErr = unix.Poll(fds, 0)
+			if !errors.Is(pollErr, unix.EINTR) {
+				break
+			}
+		}
+		return n > 0 || pollErr != nil
+	})
+	if errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err = errors.Join(err, pollErr); err != nil {
+		return fmt.Errorf("wait for process %d: %w", id.PID, err)
+	}
+	return nil
+}
+
+type stat struct {
+	state byte
+	start uint64
+}
+
+func readStat(pid int) (stat, error) {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return stat{}, ErrGone
+	}
+	if err != nil {
+		return stat{}, err
+	}
+	// The command name (field 2) may hold spaces and brackets: count from its end.
+	i := bytes.LastIndexByte(b, ')')
+	if i < 0 {
+		return stat{}, fmt.Errorf("/proc/%d/stat has no command field", pid)
+	}
+	fields := bytes.Fields(b[i+1:])
+	if len(fields) < 20 {
+		return stat{}, fmt.Errorf("/proc/%d/stat has %d fields after the command, want 20", pid, len(fields))
+	}
+	start, err := strconv.ParseUint(string(fields[19]), 10, 64)
+	if err != nil {
+		return stat{}, fmt.Errorf("/proc/%d/stat start time: %w", pid, err)
+	}
+	return stat{state: fields[0][0], start: start}, nil
+}

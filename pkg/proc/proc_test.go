@@ -1,0 +1,55 @@
+package proc
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func TestIdentityOutlivesNoProcess(t *testing.T) {
+	self, err := Identify(os.Getpid())
+	if err != nil || !self.Alive() {
+		t.Fatalf("Identify(self) = %v, %v; alive %v", self, err, self.Alive())
+	}
+	reused := self
+	reused.StartTime++
+	if reused.Alive() {
+		t.Error("an identity with another start time is alive")
+	}
+	if err := reused.Signal(syscall.SIGTERM); !errors.Is(err, ErrGone) {
+		t.Errorf("signal to a reused PID: %v, want ErrGone", err)
+	}
+}
+
+func TestSignalAndWait(t *testing.T) {
+	cmd := exec.Command("sleep", "60")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	id, err := Identify(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+	defer cancel()
+	if err := id.Wait(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("Wait on a living process: %v, want the context's error", err)
+	}
+	if err := id.Signal(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := id.Wait(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	if id.Alive() {
+		t.Error("alive after it was reaped")
+	}
+	if err := id.Wait(context.Background()); err != nil {
+		t.Errorf("Wait after the end: %v", err)
+	}
+}
