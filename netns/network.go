@@ -1,0 +1,72 @@
+// Package netns makes the namespaces of pods without a process to hold them,
+// and gives the server one thread in the node network namespace. A pod's network
+// is set up by an implementation of Network: netns/bridge is the built-in one.
+package netns
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+)
+
+// Sentinel errors of every Network.
+var (
+	// ErrPortTaken says that another pod or process has the host port.
+	ErrPortTaken = errors.New("host port is taken")
+	// ErrNoAddress says that the pods' subnet has no free address.
+	ErrNoAddress = errors.New("no free address in the pods' subnet")
+	// ErrNotReady says that the network cannot serve pods now. The error that
+	// wraps it says why.
+	ErrNotReady = errors.New("network is not ready")
+	// ErrBadPod says that the pod's own values (ID, port mapping) make no sense.
+	ErrBadPod = errors.New("bad pod network configuration")
+)
+
+// PortMapping publishes a port of a pod.
+type PortMapping struct {
+	Proto string `json:"proto"` // "tcp", "udp" or "sctp"
+	// HostIP is the address to publish on. The zero value means all addresses of
+	// both families, 0.0.0.0 all IPv4 and :: all IPv6 addresses.
+	HostIP        netip.Addr `json:"hostIP,omitzero"`
+	HostPort      uint16     `json:"hostPort"`
+	ContainerPort uint16     `json:"containerPort"`
+}
+
+// Pod is what a network has to know of a pod sandbox.
+type Pod struct {
+	ID, Namespace, Name, UID string
+	NetNS                    string // path of its pinned network namespace
+	Ports                    []PortMapping
+	// IngressRate and EgressRate limit the traffic to and from the pod, in bits
+	// per second; 0 is no limit.
+	IngressRate, EgressRate uint64
+}
+
+// Result says what Setup made. It is plain data for the pod's record.
+type Result struct {
+	Interface string       `json:"interface"`          // inside the pod
+	MAC       string       `json:"mac,omitempty"`      // of Interface
+	IPs       []netip.Addr `json:"ips"`                // primary first
+	Gateways  []netip.Addr `json:"gateways,omitempty"` // one per family, in the order of IPs
+	MTU       int          `json:"mtu"`                // bytes
+}
+
+// Network connects pods. Its methods may be called concurrently.
+type Network interface {
+	// Setup connects the pod. Idempotent for the same Pod.ID. Nothing is left
+	// behind on error but what ends with the pod's network namespace.
+	// ErrPortTaken, ErrNoAddress, ErrNotReady, ErrBadPod.
+	Setup(ctx context.Context, pod Pod) (Result, error)
+	// Teardown frees the pod's address and ports. Idempotent; nil for unknown
+	// IDs. The pod's end of the link dies with its network namespace.
+	Teardown(ctx context.Context, podID string) error
+	// Status returns nil when pods can be connected, else the reason.
+	Status(ctx context.Context) error
+	// Reconcile is called once at server start, before Setup: it makes or repairs
+	// what all pods share, restores what the live pods need and frees everything
+	// that belongs to none of them. It goes on after an error and returns all.
+	Reconcile(ctx context.Context, live []Pod) error
+	// SetPodCIDR sets the subnets of pods made from now on, at most one per
+	// family (CRI UpdateRuntimeConfig). Existing pods keep their addresses.
+	SetPodCIDR(ctx context.Context, cidrs []netip.Prefix) error
+}

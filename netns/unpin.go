@@ -1,0 +1,98 @@
+package netns
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/subpod/subpod/pkg/proc"
+	"golang.org/x/sys/unix"
+)
+
+// Unpin ends the keeper of a shared PID namespace (and with it everything that
+// runs there), then unmounts and removes all pins in dir, also those of an
+// interrupted Pin. The kernel takes the namespaces down as soon as no process is
+// in them. Other files in dir are left alone. Idempotent; nil when dir does not
+// exist.
+func Unpin(dir string) error {
+	errs := []error{endKeeper(filepath.Join(dir, "pid"))}
+	for _, name := range pinNames {
+		errs = append(errs, unpin(filepath.Join(dir, name)))
+	}
+	return errors.Join(errs...)
+}
+
+func unpin(path string) error {
+	for {
+		err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		if errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+		if errors.Is(err, unix.EINVAL) { // no mount (any more)
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("unpin %s: %w", path, err)
+		}
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("unpin: %w", err)
+	}
+	return nil
+}
+
+// endKeeper kills the first process of the PID namespace pinned at path. It is
+// looked for by the namespace, not by a stored identity: that also finds the
+// keeper of a server that was killed before it could write one down.
+func endKeeper(path string) error {
+	var pin unix.Stat_t
+	err := unix.Lstat(path, &pin)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look at pin %s: %w", path, err)
+	}
+	procs, err := os.ReadDir("/proc")
+	if err != nil {
+		return fmt.Errorf("look for the keeper of %s: %w", path, err)
+	}
+	for _, p := range procs {
+		pid, err := strconv.Atoi(p.Name())
+		if err != nil {
+			continue
+		}
+		id, err := proc.Identify(pid)
+		var ns unix.Stat_t
+		if err != nil || unix.Stat("/proc/"+p.Name()+"/ns/pid", &ns) != nil {
+			continue
+		}
+		if ns.Ino != pin.Ino || ns.Dev != pin.Dev || !isInit(pid) {
+			continue
+		}
+		if err := id.Signal(unix.SIGKILL); err != nil && !errors.Is(err, proc.ErrGone) {
+			return fmt.Errorf("end the keeper of %s: %w", path, err)
+		}
+	}
+	return nil
+}
+
+// isInit reports whether the process is the first of its PID namespace: the last
+// number of the NSpid line (proc_pid_status(5)) is 1.
+func isInit(pid int) bool {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(b)) {
+		if ids, ok := strings.CutPrefix(line, "NSpid:"); ok {
+			f := strings.Fields(ids)
+			return len(f) > 0 && f[len(f)-1] == "1"
+		}
+	}
+	return false
+}
