@@ -1,0 +1,136 @@
+package cri
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path"
+	"runtime/debug"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	crierrors "k8s.io/cri-api/pkg/errors"
+
+	"github.com/subpod/subpod/netns"
+	"github.com/subpod/subpod/pkg/oci"
+	"github.com/subpod/subpod/pkg/ocispec"
+	"github.com/subpod/subpod/pkg/pod"
+	"github.com/subpod/subpod/pkg/state"
+	"github.com/subpod/subpod/rootless"
+	"github.com/subpod/subpod/storage"
+)
+
+// edge is the one interceptor.
+type edge struct {
+	log   *slog.Logger
+	ready <-chan struct{}
+}
+
+func (e *edge) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (resp any, err error) {
+	err = e.serve(ctx, info.FullMethod, func() error {
+		resp, err = handle(ctx, req)
+		return err
+	})
+	return resp, err
+}
+
+func (e *edge) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+	return e.serve(ss.Context(), info.FullMethod, func() error { return handle(srv, ss) })
+}
+
+func (e *edge) serve(ctx context.Context, method string, handle func() error) (err error) {
+	method = path.Base(method)
+	if err := e.wait(ctx); err != nil {
+		return err
+	}
+	begin := time.Now()
+	defer func() {
+		if p := recover(); p != nil {
+			e.log.Error("a request panicked", "method", method, "panic", p, "stack", string(debug.Stack()))
+			err = status.Errorf(codes.Internal, "%s: internal error, see the log", method)
+		}
+	}()
+	err = withCode(handle())
+	level := slog.LevelDebug
+	if code := status.Code(err); code != codes.OK && code != codes.NotFound && code != codes.Canceled {
+		level = slog.LevelWarn
+	}
+	// The request itself is never logged: it may hold secrets.
+	e.log.Log(ctx, level, "served", "method", method, "took", time.Since(begin).Round(10*time.Microsecond), "error", err)
+	return err
+}
+
+// wait holds a request back until recovery has ended.
+func (e *edge) wait(ctx context.Context) error {
+	select {
+	case <-e.ready:
+		return nil
+	default:
+	}
+	select {
+	case <-e.ready:
+		return nil
+	case <-ctx.Done():
+		return status.Error(codes.Unavailable, "subpod is starting and still reads its state back; try again")
+	}
+}
+
+// codeOf lists which sentinel means which gRPC code; the first match counts.
+var codeOf = []struct {
+	err  error
+	code codes.Code
+}{
+	{context.Canceled, codes.Canceled},
+	{context.DeadlineExceeded, codes.DeadlineExceeded},
+	{oci.ErrTimeout, codes.DeadlineExceeded},
+	{state.ErrNotFound, codes.NotFound},
+	{state.ErrAmbiguous, codes.InvalidArgument},
+	{storage.ErrImageNotFound, codes.NotFound},
+	{storage.ErrBadReference, codes.InvalidArgument},
+	{storage.ErrUnauthorized, codes.PermissionDenied},
+	{storage.ErrImageInUse, codes.FailedPrecondition},
+	{storage.ErrNoSpace, codes.ResourceExhausted},
+	{storage.ErrCorrupt, codes.DataLoss},
+	{pod.ErrExists, codes.AlreadyExists},
+	{pod.ErrInvalid, codes.InvalidArgument},
+	{pod.ErrMountSource, codes.FailedPrecondition},
+	{ocispec.ErrInvalid, codes.InvalidArgument},
+	{netns.ErrSysctl, codes.InvalidArgument},
+	{oci.ErrCommandNotFound, codes.InvalidArgument},
+	{pod.ErrWrongState, codes.FailedPrecondition},
+	{oci.ErrNotRunning, codes.FailedPrecondition},
+	{rootless.ErrPortTaken, codes.AlreadyExists},
+	{rootless.ErrPortPrivileged, codes.PermissionDenied},
+}
+
+// typed lists the errors that the kubelet knows by the text that the message
+// begins with (k8s.io/cri-api/pkg/errors). Their code must be Unknown: only
+// then does its client (k8s.io/cri-client) take the bare message.
+var typed = []struct{ err, kubelet error }{
+	{storage.ErrRegistryUnavailable, crierrors.ErrRegistryUnavailable},
+	{storage.ErrSignature, crierrors.ErrSignatureValidationFailed},
+}
+
+// withCode gives an error of the core its gRPC code.
+func withCode(err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	for _, t := range typed {
+		if errors.Is(err, t.err) {
+			return status.Error(codes.Unknown, fmt.Sprintf("%s: %v", t.kubelet, err))
+		}
+	}
+	for _, m := range codeOf {
+		if errors.Is(err, m.err) {
+			return status.Error(m.code, err.Error())
+		}
+	}
+	return status.Error(codes.Unknown, err.Error())
+}

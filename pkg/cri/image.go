@@ -1,0 +1,172 @@
+package cri
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/storage"
+)
+
+// ListImages returns the images that the filter lets through.
+func (s *Service) ListImages(ctx context.Context, req *runtimeapi.ListImagesRequest) (*runtimeapi.ListImagesResponse, error) {
+	images, err := s.listImages(ctx, req.Filter)
+	return &runtimeapi.ListImagesResponse{Images: images}, err
+}
+
+// StreamImages is ListImages in pieces (KEP-5825).
+func (s *Service) StreamImages(req *runtimeapi.StreamImagesRequest, out grpc.ServerStreamingServer[runtimeapi.StreamImagesResponse]) error {
+	images, err := s.listImages(out.Context(), req.Filter)
+	if err != nil {
+		return err
+	}
+	return sendChunks(images, func(chunk []*runtimeapi.Image) error {
+		return out.Send(&runtimeapi.StreamImagesResponse{Images: chunk})
+	})
+}
+
+func (s *Service) listImages(ctx context.Context, f *runtimeapi.ImageFilter) ([]*runtimeapi.Image, error) {
+	var images []storage.Image
+	if ref := f.GetImage().GetImage(); ref != "" {
+		image, err := s.Images.Image(ctx, ref)
+		if errors.Is(err, storage.ErrImageNotFound) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		images = append(images, image)
+	} else {
+		var err error
+		if images, err = s.Images.Images(ctx); err != nil {
+			return nil, err
+		}
+	}
+	out := make([]*runtimeapi.Image, len(images))
+	for i, image := range images {
+		out[i] = criImage(image)
+	}
+	return out, nil
+}
+
+// ImageStatus returns an image; one that is not there is no error.
+func (s *Service) ImageStatus(ctx context.Context, req *runtimeapi.ImageStatusRequest) (*runtimeapi.ImageStatusResponse, error) {
+	ref := req.GetImage().GetImage()
+	if ref == "" {
+		return nil, status.Error(codes.InvalidArgument, "the request names no image")
+	}
+	image, err := s.Images.Image(ctx, ref)
+	if errors.Is(err, storage.ErrImageNotFound) {
+		return &runtimeapi.ImageStatusResponse{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	resp := &runtimeapi.ImageStatusResponse{Image: criImage(image)}
+	if req.Verbose {
+		text, err := json.Marshal(map[string]any{
+			"id": image.ID, "digest": image.Digest, "os": image.OS, "architecture": image.Architecture,
+			"created": image.Created, "labels": image.Labels, "imageSpec": map[string]any{"config": image.Config},
+		})
+		if err != nil {
+			return nil, fmt.Errorf("encode the verbose status: %w", err)
+		}
+		resp.Info = map[string]string{"info": string(text)}
+	}
+	return resp, nil
+}
+
+// PullImage pulls an image with the credentials of the request, or else with
+// those of auth.json.
+func (s *Service) PullImage(ctx context.Context, req *runtimeapi.PullImageRequest) (*runtimeapi.PullImageResponse, error) {
+	ref := req.GetImage().GetImage()
+	if ref == "" {
+		return nil, status.Error(codes.InvalidArgument, "the request names no image")
+	}
+	pull := storage.PullRequest{Ref: ref}
+	if a := req.Auth; a != nil {
+		pull.Auth = &storage.Auth{
+			Username: a.Username, Password: a.Password, Auth: a.Auth, ServerAddress: a.ServerAddress,
+			IdentityToken: a.IdentityToken, RegistryToken: a.RegistryToken,
+		}
+	}
+	image, err := s.Images.Pull(ctx, pull)
+	if err != nil {
+		return nil, err
+	}
+	return &runtimeapi.PullImageResponse{ImageRef: criImageID(image)}, nil
+}
+
+// RemoveImage removes an image with all its names; one that is not there is no
+// error.
+func (s *Service) RemoveImage(ctx context.Context, req *runtimeapi.RemoveImageRequest) (*runtimeapi.RemoveImageResponse, error) {
+	ref := req.GetImage().GetImage()
+	if ref == "" {
+		return nil, status.Error(codes.InvalidArgument, "the request names no image")
+	}
+	if err := s.Images.RemoveImage(ctx, ref); err != nil {
+		return nil, err
+	}
+	return &runtimeapi.RemoveImageResponse{}, nil
+}
+
+// ImageFsInfo tells what images and containers use of their file systems.
+func (s *Service) ImageFsInfo(ctx context.Context, _ *runtimeapi.ImageFsInfoRequest) (*runtimeapi.ImageFsInfoResponse, error) {
+	info, err := s.Images.FSInfo(ctx)
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now().UnixNano()
+	usage := func(mountpoint string, bytes, inodes uint64) *runtimeapi.FilesystemUsage {
+		return &runtimeapi.FilesystemUsage{
+			Timestamp:  now,
+			FsId:       &runtimeapi.FilesystemIdentifier{Mountpoint: mountpoint},
+			UsedBytes:  &runtimeapi.UInt64Value{Value: bytes},
+			InodesUsed: &runtimeapi.UInt64Value{Value: inodes},
+		}
+	}
+	return &runtimeapi.ImageFsInfoResponse{
+		ImageFilesystems:     []*runtimeapi.FilesystemUsage{usage(info.Mountpoint, info.UsedBytes, info.InodesUsed)},
+		ContainerFilesystems: []*runtimeapi.FilesystemUsage{usage(info.Containers.Mountpoint, info.Containers.UsedBytes, info.Containers.InodesUsed)},
+	}, nil
+}
+
+// criImageID is the ID of an image everywhere in the CRI (proto:
+// PullImageResponse.image_ref).
+func criImageID(i storage.Image) string { return i.ID }
+
+func criImage(i storage.Image) *runtimeapi.Image {
+	uid, username := imageUser(i.User)
+	return &runtimeapi.Image{
+		Id:          criImageID(i),
+		RepoTags:    i.RepoTags,
+		RepoDigests: i.RepoDigests,
+		Size:        max(i.Size, 1), // proto: must be > 0
+		Uid:         uid,
+		Username:    username,
+		Spec:        &runtimeapi.ImageSpec{Image: criImageID(i), Annotations: map[string]string{}},
+		Pinned:      i.Pinned,
+	}
+}
+
+// imageUser splits the USER of an image: a number is a UID, else it is a name;
+// the group is not part of either (proto: Image.uid).
+func imageUser(user string) (*runtimeapi.Int64Value, string) {
+	user, _, _ = strings.Cut(user, ":")
+	if user == "" {
+		return nil, ""
+	}
+	if uid, err := strconv.ParseInt(user, 10, 64); err == nil {
+		return &runtimeapi.Int64Value{Value: uid}, ""
+	}
+	return nil, user
+}

@@ -1,0 +1,273 @@
+package pod
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/pkg/oci"
+	"github.com/subpod/subpod/pkg/ocispec"
+	"github.com/subpod/subpod/pkg/state"
+	"github.com/subpod/subpod/storage"
+)
+
+// CreateContainer makes a container in a ready pod sandbox and returns its ID.
+// A retry with the same metadata and configuration returns the container that
+// the first request made. A command that cannot be started is told by
+// StartContainer, as with a runtime that looks only then. ErrInvalid,
+// ErrExists, ErrWrongState, storage.ErrImageNotFound.
+func (r *Runtime) CreateContainer(ctx context.Context, podID string, cfg *runtimeapi.ContainerConfig) (string, error) {
+	if err := validateContainer(cfg); err != nil {
+		return "", err
+	}
+	p, err := r.State.Pod(podID)
+	if err != nil {
+		return "", err
+	}
+	unlock, err := r.pods.share(ctx, p.ID)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	if p, err = r.State.Pod(p.ID); err != nil {
+		return "", err
+	}
+	if p.Status.Phase != state.PodReady {
+		return "", fmt.Errorf("%w: pod sandbox %s is not ready", ErrWrongState, p.ID)
+	}
+	id := newID()
+	name := containerName(p.ID, cfg.Metadata)
+	existing, settle, err := r.ctrNames.claim(ctx, name, id)
+	if err != nil {
+		return "", err
+	}
+	if settle == nil {
+		return r.sameContainer(existing, cfg)
+	}
+	err = r.makeContainer(ctx, p, state.Container{
+		ID:        id,
+		PodID:     p.ID,
+		Config:    state.Msg(cfg),
+		Resources: state.Msg(cfg.GetLinux().GetResources()),
+		CreatedAt: time.Now(),
+		Facts:     state.ContainerFacts{Node: r.Node},
+	})
+	if err != nil {
+		err = errors.Join(err, r.undoContainer(ctx, id))
+	}
+	settle(err == nil)
+	if err != nil {
+		return "", fmt.Errorf("create container %q in pod sandbox %s: %w", cfg.Metadata.Name, p.ID, err)
+	}
+	r.emitContainer(id, runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT)
+	return id, nil
+}
+
+// makeContainer is the sequence; each step's facts are in the record before the
+// next begins, or follow from the ID.
+func (r *Runtime) makeContainer(ctx context.Context, p state.Pod, c state.Container) error {
+	unlock, err := r.containers.alone(ctx, c.ID)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	image, err := r.Images.Image(ctx, c.Config.V.GetImage().GetImage())
+	if err != nil {
+		return err
+	}
+	facts := &c.Facts
+	facts.ImageID, facts.ImageRef = image.ID, imageRef(image)
+	if facts.LogPath, err = logPath(p.Config.V, c.Config.V); err != nil {
+		return err
+	}
+	group, err := r.podCgroup(p)
+	if err != nil {
+		return err
+	}
+	var cgroupsPath string
+	cgroupsPath, facts.Cgroup = group.Container(c.ID)
+	facts.ImageMounts = imageMounts(c)
+	if err := r.State.PutContainer(c); err != nil {
+		return err
+	}
+	rootfs, err := r.Images.CreateRootfs(ctx, r.rootfsSpec(p, c))
+	if err != nil {
+		return err
+	}
+	facts.Rootfs = rootfs.Path
+	in, err := r.specInput(ctx, p, c, image)
+	if err != nil {
+		return err
+	}
+	in.CgroupsPath = cgroupsPath
+	out, err := ocispec.Build(in)
+	if err != nil {
+		return err
+	}
+	for _, w := range out.Warnings {
+		r.Log.Warn("part of a container's configuration cannot be honoured", "container", c.ID, "what", w)
+	}
+	facts.StopSignal = int(out.StopSignal)
+	facts.User = state.User{UID: out.Spec.Process.User.UID, GID: out.Spec.Process.User.GID, Groups: out.Spec.Process.User.AdditionalGids}
+	if err := r.createInRuntime(ctx, p, &c, out); err != nil {
+		return err
+	}
+	c.Status.Created = true
+	if err := r.State.PutContainer(c); err != nil {
+		// undoContainer works from the record, which does not know of the process.
+		return errors.Join(err, r.deleteFromRuntime(ctx, c))
+	}
+	if c.Facts.Runtime != nil {
+		r.watchContainer(c)
+	}
+	return nil
+}
+
+// createInRuntime has the OCI runtime make the container up to the point where
+// its process waits to be started.
+func (r *Runtime) createInRuntime(ctx context.Context, p state.Pod, c *state.Container, out ocispec.Output) error {
+	bundle := r.containerDir(c.ID)
+	if err := os.MkdirAll(bundle, 0o711); err != nil {
+		return fmt.Errorf("make the bundle: %w", err)
+	}
+	if c.Facts.LogPath != "" {
+		if err := os.MkdirAll(filepath.Dir(c.Facts.LogPath), 0o755); err != nil {
+			return fmt.Errorf("make the log's directory: %w", err)
+		}
+	}
+	cfg := c.Config.V
+	made, err := r.Executor.Create(ctx, oci.CreateSpec{
+		ID:         c.ID,
+		Handler:    p.Handler,
+		Bundle:     bundle,
+		Spec:       out.Spec,
+		SeccompBPF: out.SeccompBPF,
+		LogPath:    c.Facts.LogPath,
+		Terminal:   cfg.Tty,
+		Stdin:      cfg.Stdin,
+		StdinOnce:  cfg.StdinOnce,
+	})
+	if errors.Is(err, oci.ErrCommandNotFound) {
+		c.Status.StartError = err.Error()
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	c.Facts.Runtime = &made
+	return nil
+}
+
+func (r *Runtime) deleteFromRuntime(ctx context.Context, c state.Container) error {
+	if c.Facts.Runtime == nil {
+		return nil
+	}
+	ctx, cancel := r.detached(ctx)
+	defer cancel()
+	return r.Executor.Delete(ctx, c.ID, *c.Facts.Runtime)
+}
+
+func (r *Runtime) rootfsSpec(p state.Pod, c state.Container) storage.RootfsSpec {
+	uids, gids := storageMaps(p.Config.V)
+	return storage.RootfsSpec{ID: c.ID, ImageID: c.Facts.ImageID, UIDMap: uids, GIDMap: gids}
+}
+
+// specInput gathers what the OCI spec is built from.
+func (r *Runtime) specInput(ctx context.Context, p state.Pod, c state.Container, image storage.Image) (ocispec.Input, error) {
+	ns, err := r.containerNamespaces(p, c.Config.V)
+	if err != nil {
+		return ocispec.Input{}, err
+	}
+	mounts, err := r.resolveMounts(ctx, c)
+	if err != nil {
+		return ocispec.Input{}, err
+	}
+	return ocispec.Input{
+		PodID:              p.ID,
+		ID:                 c.ID,
+		Pod:                p.Config.V,
+		Container:          c.Config.V,
+		Image:              image.Config,
+		Rootfs:             c.Facts.Rootfs,
+		Namespaces:         ns,
+		Files:              r.podFiles(p.ID, p.Facts.Shm),
+		Mounts:             mounts,
+		Host:               r.Host,
+		Handler:            p.Handler,
+		SeccompProfileRoot: r.SeccompRoot,
+		CDISpecDirs:        r.CDISpecDirs,
+	}, nil
+}
+
+// sameContainer answers a retried CreateContainer.
+func (r *Runtime) sameContainer(id string, cfg *runtimeapi.ContainerConfig) (string, error) {
+	c, err := r.State.Container(id)
+	if err != nil {
+		return "", err
+	}
+	if !proto.Equal(c.Config.V, cfg) {
+		return "", fmt.Errorf("%w: container %q, attempt %d, is %s, made from another configuration; remove it, or raise the attempt", ErrExists, cfg.Metadata.Name, cfg.Metadata.Attempt, id)
+	}
+	return id, nil
+}
+
+// undoContainer removes what a failed CreateContainer made. What cannot be
+// undone stays in the record until the pod sandbox is removed.
+func (r *Runtime) undoContainer(ctx context.Context, id string) error {
+	ctx, cancel := r.detached(ctx)
+	defer cancel()
+	c, err := r.State.Container(id)
+	if errors.Is(err, state.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := r.teardownContainer(ctx, c); err != nil {
+		return err
+	}
+	return r.State.DeleteContainer(id)
+}
+
+func containerName(podID string, m *runtimeapi.ContainerMetadata) string {
+	return fmt.Sprintf("%s/%s (attempt %d)", podID, m.GetName(), m.GetAttempt())
+}
+
+func validateContainer(cfg *runtimeapi.ContainerConfig) error {
+	switch {
+	case cfg == nil:
+		return fmt.Errorf("%w: the container has no config", ErrInvalid)
+	case cfg.Metadata == nil || cfg.Metadata.Name == "":
+		return fmt.Errorf("%w: the container has no metadata.name", ErrInvalid)
+	case cfg.GetImage().GetImage() == "":
+		return fmt.Errorf("%w: container %q names no image", ErrInvalid, cfg.Metadata.Name)
+	}
+	return nil
+}
+
+// logPath joins the pod's log directory and the container's path below it; ""
+// when the container has no log.
+func logPath(pod *runtimeapi.PodSandboxConfig, cfg *runtimeapi.ContainerConfig) (string, error) {
+	if pod.LogDirectory == "" || cfg.LogPath == "" {
+		return "", nil
+	}
+	if !filepath.IsLocal(cfg.LogPath) {
+		return "", fmt.Errorf("%w: log_path %q leads out of the pod's log directory", ErrInvalid, cfg.LogPath)
+	}
+	return filepath.Join(pod.LogDirectory, cfg.LogPath), nil
+}
+
+// imageRef is the digested reference of an image, or its ID where it has none
+// (proto: Container.image_ref).
+func imageRef(i storage.Image) string {
+	if len(i.RepoDigests) > 0 {
+		return i.RepoDigests[0]
+	}
+	return i.ID
+}

@@ -1,0 +1,120 @@
+package pod
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	securejoin "github.com/cyphar/filepath-securejoin"
+	"google.golang.org/protobuf/proto"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/pkg/ocispec"
+	"github.com/subpod/subpod/pkg/state"
+)
+
+// ErrMountSource says that the source of a mount cannot be used: a host path
+// that is missing, an image or a path in it that is not there.
+var ErrMountSource = errors.New("mount source cannot be used")
+
+// imageMounts lists the image volumes that resolveMounts will mount for the
+// container; they are in the record before it does.
+func imageMounts(c state.Container) []state.ImageMount {
+	var out []state.ImageMount
+	for i, m := range c.Config.V.Mounts {
+		if ref := m.GetImage().GetImage(); ref != "" {
+			out = append(out, state.ImageMount{ImageID: ref, Key: fmt.Sprintf("%s-%d", c.ID, i)})
+		}
+	}
+	return out
+}
+
+// resolveMounts returns the container's mounts with every source an existing
+// path of the node: links followed (proto: Mount.host_path), images mounted.
+func (r *Runtime) resolveMounts(ctx context.Context, c state.Container) ([]*runtimeapi.Mount, error) {
+	images := c.Facts.ImageMounts
+	out := make([]*runtimeapi.Mount, 0, len(c.Config.V.Mounts))
+	for _, m := range c.Config.V.Mounts {
+		m = proto.CloneOf(m)
+		if m.GetImage().GetImage() != "" {
+			source, err := r.mountImage(ctx, images[0], m)
+			if err != nil {
+				return nil, err
+			}
+			images = images[1:]
+			m.HostPath, m.Image, m.ImageSubPath, m.Readonly = source, nil, "", true
+		} else {
+			source, err := filepath.EvalSymlinks(m.HostPath)
+			if err != nil || !filepath.IsAbs(m.HostPath) {
+				return nil, fmt.Errorf("%w: host path %q of the mount on %s: %w", ErrMountSource, m.HostPath, m.ContainerPath, errors.Join(err, absolute(m.HostPath)))
+			}
+			m.HostPath = source
+		}
+		out = append(out, m)
+	}
+	return out, nil
+}
+
+func absolute(path string) error {
+	if filepath.IsAbs(path) {
+		return nil
+	}
+	return errors.New("the path is not absolute")
+}
+
+func (r *Runtime) mountImage(ctx context.Context, im state.ImageMount, m *runtimeapi.Mount) (string, error) {
+	if m.HostPath != "" {
+		return "", fmt.Errorf("%w: the mount on %s has both a host path and an image", ErrInvalid, m.ContainerPath)
+	}
+	root, err := r.Images.MountImage(ctx, im.ImageID, im.Key)
+	if err != nil {
+		return "", fmt.Errorf("%w: image volume on %s: %w", ErrMountSource, m.ContainerPath, err)
+	}
+	if m.ImageSubPath == "" {
+		return root, nil
+	}
+	// The image is hostile: its links must not lead out of it.
+	path, err := securejoin.SecureJoin(root, m.ImageSubPath)
+	if err == nil {
+		_, err = os.Lstat(path)
+	}
+	if err != nil {
+		return "", fmt.Errorf("%w: image volume on %s: image_sub_path %q: %w", ErrMountSource, m.ContainerPath, m.ImageSubPath, err)
+	}
+	return path, nil
+}
+
+// containerNamespaces says which namespaces the container joins.
+func (r *Runtime) containerNamespaces(p state.Pod, cfg *runtimeapi.ContainerConfig) (ocispec.Namespaces, error) {
+	pins := p.Facts.Pins
+	ns := ocispec.Namespaces{Net: pins.Net, IPC: pins.IPC, UTS: pins.UTS, User: pins.User}
+	podNS := namespaceOptions(p.Config.V)
+	if onNode(podNS.GetNetwork()) {
+		ns.Net = r.NodeNetNS
+	}
+	want := cfg.GetLinux().GetSecurityContext().GetNamespaceOptions()
+	switch want.GetPid() {
+	case runtimeapi.NamespaceMode_POD:
+		if want == nil && p.Facts.PIDNS == "" {
+			break // nothing asked for, and the pod shares none
+		}
+		if p.Facts.PIDNS == "" {
+			return ns, fmt.Errorf("%w: container %q asks for the pod's PID namespace, and the pod sandbox was not made with one", ErrInvalid, cfg.Metadata.Name)
+		}
+		ns.PID = p.Facts.PIDNS
+	case runtimeapi.NamespaceMode_NODE:
+		ns.PID = ocispec.HostNamespace
+	case runtimeapi.NamespaceMode_TARGET:
+		target, err := r.State.Container(want.GetTargetId())
+		if err != nil || target.PodID != p.ID {
+			return ns, fmt.Errorf("%w: target container %q is not in the pod sandbox", ErrInvalid, want.GetTargetId())
+		}
+		if target.State() != runtimeapi.ContainerState_CONTAINER_RUNNING && target.State() != runtimeapi.ContainerState_CONTAINER_CREATED || target.Facts.Runtime == nil {
+			return ns, fmt.Errorf("%w: target container %s is not running", ErrWrongState, target.ID)
+		}
+		ns.PID = fmt.Sprintf("/proc/%d/ns/pid", target.Facts.Runtime.Init.PID)
+	}
+	return ns, nil
+}

@@ -1,0 +1,269 @@
+package pod
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/netns"
+	"github.com/subpod/subpod/pkg/state"
+)
+
+// RunPod makes a pod sandbox and returns its ID. A retry with the same
+// metadata and configuration returns the pod that the first request made.
+// ErrInvalid, ErrExists.
+func (r *Runtime) RunPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, handler string) (string, error) {
+	if err := validatePod(cfg); err != nil {
+		return "", err
+	}
+	handler, err := r.Handler(handler)
+	if err != nil {
+		return "", err
+	}
+	id := newID()
+	existing, settle, err := r.podNames.claim(ctx, podName(cfg.Metadata), id)
+	if err != nil {
+		return "", err
+	}
+	if settle == nil {
+		return r.samePod(existing, cfg, handler)
+	}
+	p := state.Pod{
+		ID:        id,
+		Config:    state.Msg(cfg),
+		Handler:   handler,
+		CreatedAt: time.Now(),
+		Facts:     state.PodFacts{Node: r.Node, NetworkAsked: !onNode(namespaceOptions(cfg).GetNetwork())},
+		Status:    state.PodStatus{Phase: state.PodCreating},
+	}
+	err = r.makePod(ctx, p)
+	if err != nil {
+		err = errors.Join(err, r.undoPod(ctx, id))
+	}
+	settle(err == nil)
+	if err != nil {
+		return "", fmt.Errorf("run pod sandbox %s: %w", podName(cfg.Metadata), err)
+	}
+	r.emitPod(id, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT)
+	return id, nil
+}
+
+// makePod is the sequence; what it made is in the record when it fails.
+func (r *Runtime) makePod(ctx context.Context, p state.Pod) error {
+	unlock, err := r.pods.alone(ctx, p.ID)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	facts := &p.Facts
+	group, err := r.podCgroup(p)
+	if err != nil {
+		return err
+	}
+	if p.Config.V.GetLinux().GetCgroupParent() == "" {
+		facts.Cgroup = group.Dir // else it is its maker's to remove
+	}
+	if err := r.State.PutPod(p); err != nil {
+		return err
+	}
+	dir := r.podDir(p.ID)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("make the pod's directory: %w", err)
+	}
+	if err := r.writePodFiles(dir, p.Config.V); err != nil {
+		return err
+	}
+	ns := namespaceOptions(p.Config.V)
+	if !onNode(ns.GetIpc()) {
+		facts.Shm = filepath.Join(dir, "shm")
+		if err := mountShm(facts.Shm); err != nil {
+			return err
+		}
+	}
+	spec, err := r.pinSpec(dir, p.Config.V)
+	if err != nil {
+		return err
+	}
+	if facts.Pins, err = netns.Pin(ctx, spec); err != nil {
+		return err
+	}
+	if ns.GetPid() == runtimeapi.NamespaceMode_POD {
+		if err := r.startKeeper(ctx, &p, dir); err != nil {
+			return err
+		}
+	}
+	if facts.NetworkAsked {
+		if err := r.setupNetwork(ctx, &p); err != nil {
+			return err
+		}
+		if err := r.writeHosts(dir, p.Config.V, facts.Network); err != nil {
+			return err
+		}
+	}
+	if err := group.Make(); err != nil {
+		return err
+	}
+	p.Status.Phase = state.PodReady
+	return r.State.PutPod(p)
+}
+
+func (r *Runtime) startKeeper(ctx context.Context, p *state.Pod, dir string) error {
+	keeper, pin, err := netns.StartPIDKeeper(ctx, netns.KeeperSpec{Dir: dir, UserNS: p.Facts.Pins.User})
+	if err != nil {
+		return err
+	}
+	p.Facts.Keeper, p.Facts.PIDNS = keeper, pin
+	// At once: nothing but the record knows the process.
+	return r.State.PutPod(*p)
+}
+
+func (r *Runtime) setupNetwork(ctx context.Context, p *state.Pod) error {
+	result, err := r.Network.Setup(ctx, r.networkPod(*p))
+	if err != nil {
+		return fmt.Errorf("set up the network: %w", err)
+	}
+	p.Facts.Network = &result
+	return nil
+}
+
+// networkPod is the pod sandbox as the network knows it.
+func (r *Runtime) networkPod(p state.Pod) netns.Pod {
+	cfg := p.Config.V
+	return netns.Pod{
+		ID:        p.ID,
+		Namespace: cfg.Metadata.Namespace,
+		Name:      cfg.Metadata.Name,
+		UID:       cfg.Metadata.Uid,
+		NetNS:     p.Facts.Pins.Net,
+		Ports:     portMappings(cfg),
+	}
+}
+
+func (r *Runtime) pinSpec(dir string, cfg *runtimeapi.PodSandboxConfig) (netns.PinSpec, error) {
+	ns := namespaceOptions(cfg)
+	userNS, err := r.podUserNS(cfg)
+	if err != nil {
+		return netns.PinSpec{}, err
+	}
+	ownNet := !onNode(ns.GetNetwork())
+	return netns.PinSpec{
+		Dir:      dir,
+		Net:      ownNet,
+		IPC:      !onNode(ns.GetIpc()),
+		UTS:      ownNet, // a pod on the node's network has the node's name
+		Hostname: cfg.Hostname,
+		Sysctls:  cfg.GetLinux().GetSysctls(),
+		UserNS:   userNS,
+	}, nil
+}
+
+// samePod answers a retried RunPodSandbox.
+func (r *Runtime) samePod(id string, cfg *runtimeapi.PodSandboxConfig, handler string) (string, error) {
+	p, err := r.State.Pod(id)
+	if err != nil {
+		return "", err
+	}
+	if p.Handler != handler || !proto.Equal(p.Config.V, cfg) {
+		return "", fmt.Errorf("%w: pod sandbox %s is %s, made from another configuration; remove it, or raise the attempt", ErrExists, podName(cfg.Metadata), id)
+	}
+	if p.Status.Phase != state.PodReady {
+		return "", fmt.Errorf("%w: pod sandbox %s is %s and %s; remove it, or raise the attempt", ErrExists, podName(cfg.Metadata), id, strings.ToLower(string(p.Status.Phase)))
+	}
+	return id, nil
+}
+
+// undoPod removes what a failed RunPod made. What cannot be undone stays in the
+// record as NotReady, so that a later StopPodSandbox or RemovePodSandbox tries
+// again.
+func (r *Runtime) undoPod(ctx context.Context, id string) error {
+	ctx, cancel := r.detached(ctx)
+	defer cancel()
+	p, err := r.State.Pod(id)
+	if errors.Is(err, state.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := r.teardownPod(ctx, p); err != nil {
+		_, markErr := r.State.UpdatePod(id, func(p *state.Pod) error {
+			p.Status = state.PodStatus{Phase: state.PodNotReady, Reason: "creation failed and could not be undone: " + err.Error()}
+			return nil
+		})
+		return errors.Join(err, markErr)
+	}
+	return r.State.DeletePod(id)
+}
+
+func podName(m *runtimeapi.PodSandboxMetadata) string {
+	return fmt.Sprintf("%s/%s (uid %s, attempt %d)", m.GetNamespace(), m.GetName(), m.GetUid(), m.GetAttempt())
+}
+
+func validatePod(cfg *runtimeapi.PodSandboxConfig) error {
+	switch {
+	case cfg == nil:
+		return fmt.Errorf("%w: the pod sandbox has no config", ErrInvalid)
+	case cfg.Metadata == nil || cfg.Metadata.Name == "":
+		return fmt.Errorf("%w: the pod sandbox has no metadata.name", ErrInvalid)
+	case len(cfg.Hostname) > 64:
+		return fmt.Errorf("%w: the hostname has %d bytes; the kernel takes 64", ErrInvalid, len(cfg.Hostname))
+	case strings.ContainsAny(cfg.Hostname, " \t\r\n\x00/"):
+		return fmt.Errorf("%w: the hostname %q holds white space or a slash", ErrInvalid, cfg.Hostname)
+	case cfg.LogDirectory != "" && !filepath.IsAbs(cfg.LogDirectory):
+		return fmt.Errorf("%w: log_directory %q is not absolute", ErrInvalid, cfg.LogDirectory)
+	}
+	if sc := cfg.GetLinux().GetSecurityContext(); sc.GetRunAsGroup() != nil && sc.GetRunAsUser() == nil {
+		return fmt.Errorf("%w: the pod sandbox has run_as_group without run_as_user", ErrInvalid)
+	}
+	ns := namespaceOptions(cfg)
+	if ns.GetNetwork() == runtimeapi.NamespaceMode_TARGET || ns.GetIpc() == runtimeapi.NamespaceMode_TARGET || ns.GetPid() == runtimeapi.NamespaceMode_TARGET {
+		return fmt.Errorf("%w: namespace mode TARGET is for containers, not for a pod sandbox", ErrInvalid)
+	}
+	return validatePorts(cfg)
+}
+
+func validatePorts(cfg *runtimeapi.PodSandboxConfig) error {
+	for _, m := range cfg.PortMappings {
+		if m.HostPort == 0 {
+			continue // no host port asked for (proto: PortMapping.host_port)
+		}
+		if m.HostPort < 0 || m.HostPort > 65535 || m.ContainerPort < 1 || m.ContainerPort > 65535 {
+			return fmt.Errorf("%w: port mapping %d → %d is outside 1-65535", ErrInvalid, m.HostPort, m.ContainerPort)
+		}
+		if m.HostIp == "" {
+			continue
+		}
+		if _, err := netip.ParseAddr(m.HostIp); err != nil {
+			return fmt.Errorf("%w: host_ip %q of the mapping of host port %d is not an address", ErrInvalid, m.HostIp, m.HostPort)
+		}
+	}
+	return nil
+}
+
+// portMappings returns the host ports of a valid configuration.
+func portMappings(cfg *runtimeapi.PodSandboxConfig) []netns.PortMapping {
+	var out []netns.PortMapping
+	for _, m := range cfg.PortMappings {
+		if m.HostPort == 0 {
+			continue
+		}
+		pm := netns.PortMapping{
+			Proto:         strings.ToLower(m.Protocol.String()),
+			HostPort:      uint16(m.HostPort),
+			ContainerPort: uint16(m.ContainerPort),
+		}
+		if ip, err := netip.ParseAddr(m.HostIp); err == nil && !ip.IsUnspecified() {
+			pm.HostIP = ip
+		}
+		out = append(out, pm)
+	}
+	return out
+}

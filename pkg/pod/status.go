@@ -1,0 +1,206 @@
+package pod
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/pkg/state"
+)
+
+// PodStatus returns the status of a pod sandbox and those of its containers as
+// CRI words them. state.ErrNotFound.
+func (r *Runtime) PodStatus(id string) (*runtimeapi.PodSandboxStatus, []*runtimeapi.ContainerStatus, error) {
+	p, err := r.State.Pod(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	return podStatus(p), r.containerStatuses(p.ID), nil
+}
+
+func (r *Runtime) containerStatuses(podID string) []*runtimeapi.ContainerStatus {
+	var out []*runtimeapi.ContainerStatus
+	for _, c := range r.State.ContainersOf(podID) {
+		if c.Status.Created {
+			out = append(out, containerStatus(c))
+		}
+	}
+	return out
+}
+
+// PodInfo returns the verbose part of a pod sandbox's status, as JSON.
+func (r *Runtime) PodInfo(id string) (map[string]string, error) {
+	p, err := r.State.Pod(id)
+	if err != nil {
+		return nil, err
+	}
+	return verbose(map[string]any{"id": p.ID, "runtimeHandler": p.Handler, "facts": p.Facts, "status": p.Status, "config": p.Config.V})
+}
+
+// ListPods returns the pod sandboxes that the filter lets through; nil lets
+// all through.
+func (r *Runtime) ListPods(f *runtimeapi.PodSandboxFilter) []*runtimeapi.PodSandbox {
+	var out []*runtimeapi.PodSandbox
+	for _, p := range r.State.Pods() {
+		cfg := p.Config.V
+		if !hasPrefix(p.ID, f.GetId()) || f.GetState() != nil && f.State.State != podState(p) || !matches(cfg.Labels, f.GetLabelSelector()) {
+			continue
+		}
+		out = append(out, &runtimeapi.PodSandbox{
+			Id:             p.ID,
+			Metadata:       cfg.Metadata,
+			State:          podState(p),
+			CreatedAt:      p.CreatedAt.UnixNano(),
+			Labels:         cfg.Labels,
+			Annotations:    cfg.Annotations,
+			RuntimeHandler: p.Handler,
+		})
+	}
+	return out
+}
+
+// ContainerStatus returns the status of a container as CRI words it.
+// state.ErrNotFound.
+func (r *Runtime) ContainerStatus(id string) (*runtimeapi.ContainerStatus, error) {
+	c, err := r.State.Container(id)
+	if err != nil {
+		return nil, err
+	}
+	return containerStatus(c), nil
+}
+
+// ContainerInfo returns the verbose part of a container's status, as JSON.
+func (r *Runtime) ContainerInfo(id string) (map[string]string, error) {
+	c, err := r.State.Container(id)
+	if err != nil {
+		return nil, err
+	}
+	info := map[string]any{"id": c.ID, "sandboxID": c.PodID, "facts": c.Facts, "status": c.Status, "config": c.Config.V}
+	if c.Facts.Runtime != nil {
+		info["pid"] = c.Facts.Runtime.Init.PID
+	}
+	return verbose(info)
+}
+
+// ListContainers returns the containers that the filter lets through; nil lets
+// all through.
+func (r *Runtime) ListContainers(f *runtimeapi.ContainerFilter) []*runtimeapi.Container {
+	var out []*runtimeapi.Container
+	for _, c := range r.State.Containers() {
+		cfg := c.Config.V
+		if !c.Status.Created || !hasPrefix(c.ID, f.GetId()) || !hasPrefix(c.PodID, f.GetPodSandboxId()) ||
+			f.GetState() != nil && f.State.State != c.State() || !matches(cfg.Labels, f.GetLabelSelector()) {
+			continue
+		}
+		out = append(out, &runtimeapi.Container{
+			Id:           c.ID,
+			PodSandboxId: c.PodID,
+			Metadata:     cfg.Metadata,
+			Image:        cfg.Image,
+			ImageRef:     c.Facts.ImageRef,
+			ImageId:      c.Facts.ImageID,
+			State:        c.State(),
+			CreatedAt:    c.CreatedAt.UnixNano(),
+			Labels:       cfg.Labels,
+			Annotations:  cfg.Annotations,
+		})
+	}
+	return out
+}
+
+func podState(p state.Pod) runtimeapi.PodSandboxState {
+	if p.Status.Phase == state.PodReady {
+		return runtimeapi.PodSandboxState_SANDBOX_READY
+	}
+	return runtimeapi.PodSandboxState_SANDBOX_NOTREADY
+}
+
+func podStatus(p state.Pod) *runtimeapi.PodSandboxStatus {
+	cfg := p.Config.V
+	s := &runtimeapi.PodSandboxStatus{
+		Id:             p.ID,
+		Metadata:       cfg.Metadata,
+		State:          podState(p),
+		CreatedAt:      p.CreatedAt.UnixNano(),
+		Network:        &runtimeapi.PodSandboxNetworkStatus{},
+		Linux:          &runtimeapi.LinuxPodSandboxStatus{Namespaces: &runtimeapi.Namespace{Options: namespaceOptions(cfg)}},
+		Labels:         cfg.Labels,
+		Annotations:    cfg.Annotations,
+		RuntimeHandler: p.Handler,
+	}
+	if s.Linux.Namespaces.Options == nil {
+		s.Linux.Namespaces.Options = &runtimeapi.NamespaceOption{}
+	}
+	for i, ip := range podIPs(p.Facts.Network) {
+		if i == 0 {
+			s.Network.Ip = ip.String()
+			continue
+		}
+		s.Network.AdditionalIps = append(s.Network.AdditionalIps, &runtimeapi.PodIP{Ip: ip.String()})
+	}
+	return s
+}
+
+func containerStatus(c state.Container) *runtimeapi.ContainerStatus {
+	cfg := c.Config.V
+	s := &runtimeapi.ContainerStatus{
+		Id:          c.ID,
+		Metadata:    cfg.Metadata,
+		State:       c.State(),
+		CreatedAt:   c.CreatedAt.UnixNano(),
+		StartedAt:   nanos(c.Status.StartedAt),
+		FinishedAt:  nanos(c.Status.FinishedAt),
+		ExitCode:    c.Status.ExitCode,
+		Reason:      c.Status.Reason,
+		Message:     c.Status.Message,
+		Image:       cfg.Image,
+		ImageRef:    c.Facts.ImageRef,
+		ImageId:     c.Facts.ImageID,
+		Labels:      cfg.Labels,
+		Annotations: cfg.Annotations,
+		Mounts:      cfg.Mounts,
+		LogPath:     c.Facts.LogPath,
+		User:        &runtimeapi.ContainerUser{Linux: linuxUser(c.Facts.User)},
+		StopSignal:  criSignal(stopSignal(c)),
+	}
+	if !c.Resources.IsZero() {
+		s.Resources = &runtimeapi.ContainerResources{Linux: c.Resources.V}
+	}
+	return s
+}
+
+func linuxUser(u state.User) *runtimeapi.LinuxContainerUser {
+	out := &runtimeapi.LinuxContainerUser{Uid: int64(u.UID), Gid: int64(u.GID)}
+	for _, g := range u.Groups {
+		out.SupplementalGroups = append(out.SupplementalGroups, int64(g))
+	}
+	return out
+}
+
+func nanos(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixNano()
+}
+
+func hasPrefix(id, prefix string) bool { return len(id) >= len(prefix) && id[:len(prefix)] == prefix }
+
+func matches(labels, selector map[string]string) bool {
+	for k, v := range selector {
+		if got, ok := labels[k]; !ok || got != v {
+			return false
+		}
+	}
+	return true
+}
+
+func verbose(info map[string]any) (map[string]string, error) {
+	text, err := json.Marshal(info)
+	if err != nil {
+		return nil, fmt.Errorf("encode the verbose status: %w", err)
+	}
+	return map[string]string{"info": string(text)}, nil
+}

@@ -1,0 +1,202 @@
+// Package state is the durable memory of the runtime: one record per pod
+// sandbox and container, written before the side effect that it describes.
+//
+// A record keeps three things apart: the intent (the client's request,
+// verbatim and immutable), the facts (what was made for it: paths, addresses,
+// processes) and the status (what became of it). Recovery is decoding, not
+// reconstruction.
+package state
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/netns"
+	"github.com/subpod/subpod/pkg/oci"
+	"github.com/subpod/subpod/pkg/proc"
+)
+
+// Pod is the record of one pod sandbox.
+type Pod struct {
+	ID        string                                `json:"id"`
+	Config    Message[*runtimeapi.PodSandboxConfig] `json:"config"`
+	Handler   string                                `json:"handler"`
+	CreatedAt time.Time                             `json:"createdAt"`
+	Facts     PodFacts                              `json:"facts"`
+	Status    PodStatus                             `json:"status"`
+	// Overhead and Resources are what UpdatePodSandboxResources last asked for.
+	Overhead  Message[*runtimeapi.LinuxContainerResources] `json:"overhead,omitzero"`
+	Resources Message[*runtimeapi.LinuxContainerResources] `json:"resources,omitzero"`
+}
+
+// PodFacts are the things made for a pod sandbox. Teardown removes whatever
+// stands here; a zero field was never made.
+type PodFacts struct {
+	// Node is the identity of the node that the pod was made in (rootless.Node.Identity).
+	Node    string        `json:"node"`
+	Pins    netns.Pins    `json:"pins"`
+	Network *netns.Result `json:"network,omitempty"`
+	// NetworkAsked is set before the network is set up, so that a crash in the
+	// middle still tears it down.
+	NetworkAsked bool `json:"networkAsked,omitempty"`
+	// Keeper holds the shared PID namespace, PIDNS is its pin.
+	Keeper proc.ID `json:"keeper,omitzero"`
+	PIDNS  string  `json:"pidns,omitempty"`
+	// Shm is the mounted /dev/shm of the pod.
+	Shm    string `json:"shm,omitempty"`
+	Cgroup string `json:"cgroup,omitempty"`
+}
+
+// PodPhase is where a pod sandbox stands.
+//
+//	Creating ──▶ Ready ──▶ Stopping ──▶ NotReady ──▶ (removed)
+//	    │                      ▲
+//	    └──────────────────────┘  creation failed, or the server died in it
+type PodPhase string
+
+// The phases of a pod sandbox. Only Ready answers SANDBOX_READY.
+const (
+	PodCreating PodPhase = "Creating"
+	PodReady    PodPhase = "Ready"
+	PodStopping PodPhase = "Stopping"
+	PodNotReady PodPhase = "NotReady"
+)
+
+// PodStatus is what became of a pod sandbox.
+type PodStatus struct {
+	Phase PodPhase `json:"phase"`
+	// Reason says in words why the pod is not ready.
+	Reason string `json:"reason,omitempty"`
+}
+
+// Container is the record of one container.
+type Container struct {
+	ID        string                               `json:"id"`
+	PodID     string                               `json:"podId"`
+	Config    Message[*runtimeapi.ContainerConfig] `json:"config"`
+	CreatedAt time.Time                            `json:"createdAt"`
+	Facts     ContainerFacts                       `json:"facts"`
+	Status    ContainerStatus                      `json:"status"`
+	// Resources are the limits in force, as last asked for.
+	Resources Message[*runtimeapi.LinuxContainerResources] `json:"resources,omitzero"`
+}
+
+// ContainerFacts are the things made for a container.
+type ContainerFacts struct {
+	Node     string `json:"node"`
+	ImageID  string `json:"imageId"`
+	ImageRef string `json:"imageRef"`
+	Rootfs   string `json:"rootfs,omitempty"`
+	LogPath  string `json:"logPath,omitempty"`
+	// ImageMounts are the keys of the image volumes mounted for the container.
+	ImageMounts []ImageMount `json:"imageMounts,omitempty"`
+	// Runtime is nil until the OCI runtime has made the container.
+	Runtime    *oci.Facts `json:"runtime,omitempty"`
+	StopSignal int        `json:"stopSignal,omitempty"`
+	User       User       `json:"user"`
+	Cgroup     string     `json:"cgroup,omitempty"`
+	// Cleaned is set once nothing of the exited container but its log, its
+	// root file system layer and this record is left.
+	Cleaned bool `json:"cleaned,omitempty"`
+}
+
+// ImageMount is an image volume mounted for a container.
+type ImageMount struct {
+	ImageID string `json:"imageId"`
+	Key     string `json:"key"`
+}
+
+// User is the identity of the container's first process.
+type User struct {
+	UID    uint32   `json:"uid"`
+	GID    uint32   `json:"gid"`
+	Groups []uint32 `json:"groups,omitempty"`
+}
+
+// ContainerStatus is what became of a container. The CRI state follows from
+// it: see State.
+type ContainerStatus struct {
+	// Created is set when CreateContainer has succeeded; before it, the
+	// container is shown to nobody.
+	Created    bool      `json:"created"`
+	StartedAt  time.Time `json:"startedAt,omitzero"`
+	FinishedAt time.Time `json:"finishedAt,omitzero"`
+	ExitCode   int32     `json:"exitCode"`
+	Reason     string    `json:"reason,omitempty"`
+	Message    string    `json:"message,omitempty"`
+	// StartError is the runtime's message when the process cannot be started;
+	// it is known at creation and told by StartContainer.
+	StartError string `json:"startError,omitempty"`
+	// Removing is set once removal has begun.
+	Removing bool `json:"removing,omitempty"`
+}
+
+// State is the CRI state of the container.
+func (c *Container) State() runtimeapi.ContainerState {
+	switch {
+	case !c.Status.FinishedAt.IsZero():
+		return runtimeapi.ContainerState_CONTAINER_EXITED
+	case !c.Status.StartedAt.IsZero():
+		return runtimeapi.ContainerState_CONTAINER_RUNNING
+	case c.Status.Created:
+		return runtimeapi.ContainerState_CONTAINER_CREATED
+	}
+	return runtimeapi.ContainerState_CONTAINER_UNKNOWN
+}
+
+// Message stores a protobuf message by its wire form: exactly what the client
+// sent, unknown fields included. The message is shared by all copies of a
+// record: read it, never change it.
+type Message[M interface {
+	proto.Message
+	comparable
+}] struct{ V M }
+
+// Msg wraps m.
+func Msg[M interface {
+	proto.Message
+	comparable
+}](m M) Message[M] {
+	return Message[M]{V: m}
+}
+
+// IsZero reports whether there is no message.
+func (m Message[M]) IsZero() bool { var zero M; return m.V == zero }
+
+// MarshalJSON writes the wire form as base64; null when there is no message.
+func (m Message[M]) MarshalJSON() ([]byte, error) {
+	if m.IsZero() {
+		return []byte("null"), nil
+	}
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(m.V)
+	if err != nil {
+		return nil, fmt.Errorf("encode %T: %w", m.V, err)
+	}
+	if b == nil {
+		b = []byte{}
+	}
+	return json.Marshal(b)
+}
+
+// UnmarshalJSON reads what MarshalJSON wrote.
+func (m *Message[M]) UnmarshalJSON(text []byte) error {
+	var zero M
+	m.V = zero
+	var b []byte
+	if err := json.Unmarshal(text, &b); err != nil {
+		return fmt.Errorf("decode %T: %w", zero, err)
+	}
+	if b == nil {
+		return nil
+	}
+	v := zero.ProtoReflect().New().Interface().(M)
+	if err := proto.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("decode %T: %w", zero, err)
+	}
+	m.V = v
+	return nil
+}
