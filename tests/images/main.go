@@ -1,0 +1,143 @@
+// Command images makes the images that the tests run, from Debian's packages and
+// a busybox built from Debian's source (see fetch.sh), without root, Docker or a
+// registry that someone else runs.
+//
+//	images fill                  all of them, into .cache/images
+//	images archive -busybox FILE -o FILE    one busybox image, as an OCI archive
+//
+// fill leaves a directory that a docker-registry serves (registry), and the
+// busybox image in the three forms that "subpod load" takes (busybox.oci,
+// busybox.oci.tar, busybox.docker.tar). It does nothing when they are there and
+// newer than this program.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/subpod/subpod/tests/registry"
+)
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "images:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	if len(args) == 0 {
+		return errors.New("usage: images fill | images archive -busybox FILE -o FILE")
+	}
+	flags := flag.NewFlagSet("images "+args[0], flag.ContinueOnError)
+	cache := flags.String("cache", ".cache/images", "where fetch.sh has put its work, and where the images go")
+	busybox := flags.String("busybox", "/bin/busybox", "archive: the static busybox to put in")
+	out := flags.String("o", "busybox.oci.tar", "archive: the file to write")
+	if err := flags.Parse(args[1:]); err != nil {
+		return err
+	}
+	switch args[0] {
+	case "fill":
+		return fill(*cache)
+	case "archive":
+		l, err := busyboxLayer(*busybox)
+		if err != nil {
+			return err
+		}
+		img, err := newImage(recipe{names: []string{"docker.io/library/busybox:latest"}, layers: []*layer{l}, config: shell()})
+		if err != nil {
+			return err
+		}
+		return writeOCIArchive(*out, img)
+	}
+	return fmt.Errorf("no command %q", args[0])
+}
+
+// fill makes everything in a new directory and puts it in place at the end, so
+// that what stands there is always whole.
+func fill(cache string) error {
+	done := filepath.Join(cache, "made", "complete")
+	if upToDate(done, filepath.Join(cache, "busybox"), "tests/images", "tests/images/static") {
+		return nil
+	}
+	start := time.Now()
+	recipes, err := recipes(cache)
+	if err != nil {
+		return err
+	}
+	work := filepath.Join(cache, "made.new")
+	if err := os.RemoveAll(work); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(work, 0o755); err != nil {
+		return err
+	}
+	reg, err := registry.Start(registry.Options{
+		Binary: filepath.Join(cache, "sysroot/usr/bin/docker-registry"),
+		Dir:    filepath.Join(work, "registry"),
+	})
+	if err != nil {
+		return err
+	}
+	defer reg.Stop()
+	for _, r := range recipes {
+		img, err := newImage(r)
+		if err != nil {
+			return fmt.Errorf("%s: %w", r.names[0], err)
+		}
+		if err := push(reg.Addr, img); err != nil {
+			return fmt.Errorf("%s: %w", r.names[0], err)
+		}
+		if r.export {
+			if err := export(work, img); err != nil {
+				return err
+			}
+		}
+	}
+	if err := reg.Stop(); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(work, "complete"), nil, 0o644); err != nil {
+		return err
+	}
+	final := filepath.Join(cache, "made")
+	if err := os.RemoveAll(final); err != nil {
+		return err
+	}
+	if err := os.Rename(work, final); err != nil {
+		return err
+	}
+	fmt.Printf("images: %d made in %.1fs\n", len(recipes), time.Since(start).Seconds())
+	return nil
+}
+
+func export(dir string, img *image) error {
+	return errors.Join(
+		writeLayout(filepath.Join(dir, "busybox.oci"), img),
+		writeOCIArchive(filepath.Join(dir, "busybox.oci.tar"), img),
+		writeDockerArchive(filepath.Join(dir, "busybox.docker.tar"), img),
+	)
+}
+
+// upToDate reports whether file is newer than every source: files, and the files
+// directly in directories. A source that is missing is older than anything.
+func upToDate(file string, sources ...string) bool {
+	target, err := os.Stat(file)
+	if err != nil {
+		return false
+	}
+	for _, source := range sources {
+		paths, _ := filepath.Glob(filepath.Join(source, "*"))
+		for _, path := range append(paths, source) {
+			info, err := os.Stat(path)
+			if err == nil && !info.IsDir() && info.ModTime().After(target.ModTime()) {
+				return false
+			}
+		}
+	}
+	return true
+}

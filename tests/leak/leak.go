@@ -1,0 +1,323 @@
+// Package leak compares what a test has found with what it leaves: processes,
+// mounts, listening ports, temporary files on the host; inside the node also
+// namespace pins, interfaces and packet filter rules.
+package leak
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Snapshot has one entry for each thing that can be left: its name, and words for
+// a person. Names are the same in two snapshots of the same thing.
+type Snapshot map[string]string
+
+// Settle is how long Left waits for what is about to end.
+const Settle = 5 * time.Second
+
+// Left returns what is in a new snapshot and was not in before, after some time
+// for what the kernel does late (a veth goes shortly after its namespace).
+func Left(before Snapshot, take func() Snapshot) []string {
+	deadline := time.Now().Add(Settle)
+	for {
+		var left []string
+		for name, words := range take() {
+			if _, was := before[name]; !was {
+				left = append(left, strings.TrimSpace(name+" "+words))
+			}
+		}
+		if len(left) == 0 || time.Now().After(deadline) {
+			slices.Sort(left)
+			return left
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// Host looks at the machine, at what can be this user's: all descendants of this
+// process, mounts that a user can make or that lie below dirs, listening sockets
+// of the user, and temporary files of the user and its subordinate users. Node
+// directories themselves (dirs) are for their owner to remove.
+func Host(dirs ...string) Snapshot {
+	s := Snapshot{}
+	for _, p := range descendants(os.Getpid()) {
+		s[fmt.Sprintf("process %d@%s", p.pid, p.start)] = p.words()
+	}
+	s.hostMounts(dirs)
+	for _, file := range []string{"tcp", "tcp6", "udp", "udp6"} {
+		data, err := os.ReadFile("/proc/self/net/" + file)
+		if err == nil {
+			s.listeners(file, string(data), os.Getuid())
+		}
+	}
+	s.temporary()
+	return s
+}
+
+func (s Snapshot) hostMounts(dirs []string) {
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return
+	}
+	mine := fmt.Sprintf("user_id=%d,", os.Getuid())
+	for line := range strings.Lines(string(data)) {
+		ours := strings.Contains(line, mine)
+		for _, dir := range dirs {
+			ours = ours || strings.Contains(line, " "+dir)
+		}
+		if ours {
+			s["mount "+strings.TrimSpace(line)] = ""
+		}
+	}
+}
+
+// listeners adds the sockets in a /proc/net table that wait for a peer. uid -1 is
+// anyone.
+func (s Snapshot) listeners(table, data string, uid int) {
+	for line := range strings.Lines(data) {
+		f := strings.Fields(line)
+		if len(f) < 8 || (uid >= 0 && f[7] != strconv.Itoa(uid)) {
+			continue
+		}
+		// 0A is LISTEN; an unconnected UDP socket is in state 07.
+		if f[3] != "0A" && (f[3] != "07" || !strings.HasPrefix(table, "udp")) {
+			continue
+		}
+		host, port, _ := strings.Cut(f[1], ":")
+		n, _ := strconv.ParseUint(port, 16, 16)
+		s[fmt.Sprintf("port %s %s:%d", table, host, n)] = ""
+	}
+}
+
+// temporary adds files in the usual places that belong to this user or one of its
+// subordinate users; what the test environment itself has made there is not new.
+func (s Snapshot) temporary() {
+	ranges := subordinate("/etc/subuid")
+	for _, dir := range []string{"/tmp", "/var/tmp", "/dev/shm", os.Getenv("TMPDIR")} {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			continue
+		}
+		for _, e := range entries {
+			info, err := e.Info()
+			if err != nil {
+				continue
+			}
+			st, ok := info.Sys().(*syscall.Stat_t)
+			if !ok {
+				continue
+			}
+			ours := int(st.Uid) == os.Getuid()
+			for _, r := range ranges {
+				ours = ours || (int(st.Uid) >= r[0] && int(st.Uid) < r[0]+r[1])
+			}
+			// tests/user.sh has these and looks after them itself.
+			if ours && !strings.HasPrefix(e.Name(), "sp.") {
+				s["file "+filepath.Join(dir, e.Name())] = ""
+			}
+		}
+	}
+}
+
+func subordinate(file string) (ranges [][2]int) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	user := os.Getenv("USER")
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		p := strings.Split(lines.Text(), ":")
+		if len(p) != 3 || (p[0] != user && p[0] != strconv.Itoa(os.Getuid())) {
+			continue
+		}
+		first, err1 := strconv.Atoi(p[1])
+		count, err2 := strconv.Atoi(p[2])
+		if err1 == nil && err2 == nil {
+			ranges = append(ranges, [2]int{first, count})
+		}
+	}
+	return ranges
+}
+
+type process struct {
+	pid, parent          int
+	state, start, binary string
+}
+
+func (p process) words() string {
+	args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.pid))
+	if err != nil || len(args) == 0 {
+		return p.binary + " (" + p.state + ")"
+	}
+	return strings.TrimSpace(strings.ReplaceAll(string(args), "\x00", " "))
+}
+
+// parseStat reads a line of /proc/PID/stat.
+func parseStat(line string) (process, bool) {
+	open, end := strings.IndexByte(line, '('), strings.LastIndexByte(line, ')')
+	if open < 0 || end < open {
+		return process{}, false
+	}
+	f := strings.Fields(line[end+1:])
+	if len(f) < 20 {
+		return process{}, false
+	}
+	pid, err1 := strconv.Atoi(strings.TrimSpace(line[:open]))
+	parent, err2 := strconv.Atoi(f[1])
+	return process{pid: pid, parent: parent, binary: line[open+1 : end], state: f[0], start: f[19]}, err1 == nil && err2 == nil
+}
+
+// descendants lists the processes below pid, and reaps those that were handed to
+// this process and have ended.
+func descendants(pid int) []process {
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	children := map[int][]process{}
+	for _, file := range stats {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		if p, ok := parseStat(string(data)); ok {
+			children[p.parent] = append(children[p.parent], p)
+		}
+	}
+	var all []process
+	for queue := []int{pid}; len(queue) > 0; queue = queue[1:] {
+		for _, p := range children[queue[0]] {
+			if p.state == "Z" && p.parent == os.Getpid() {
+				syscall.Wait4(p.pid, nil, syscall.WNOHANG, nil)
+				continue
+			}
+			all = append(all, p)
+			queue = append(queue, p.pid)
+		}
+	}
+	return all
+}
+
+// KillDescendants ends what a failed test has left running below this process and
+// was not running in before.
+func KillDescendants(before Snapshot) {
+	for range 3 {
+		for _, p := range descendants(os.Getpid()) {
+			if _, was := before[fmt.Sprintf("process %d@%s", p.pid, p.start)]; !was {
+				syscall.Kill(p.pid, syscall.SIGKILL)
+			}
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// Output runs a command inside a node and returns its standard output.
+type Output func(argv ...string) (string, error)
+
+// probe prints what Node reads. It leaves itself out.
+const probe = `
+echo "== mounts"; cat /proc/self/mountinfo
+for t in tcp tcp6 udp udp6; do echo "== $t"; cat /proc/net/$t; done
+echo "== links"; cat /proc/net/dev
+echo "== processes"
+for p in /proc/[0-9]*; do read -r line 2>/dev/null <$p/stat && echo "$$ $line"; done
+echo "== rules"; nft list ruleset 2>/dev/null
+echo "== files"; for d in pods containers exits oci/crun oci/runc; do
+	for f in "$0/$d"/*; do [ -e "$f" ] && echo "$d/${f##*/}"; done
+done
+echo "== end"`
+
+// Node looks inside a node, whose run directory is given. Processes are counted
+// by name: a server that was started again is no leak, a second one is. Take the
+// first snapshot after one pod has come and gone: the bridge and its rules are
+// made for the first pod and stay.
+func Node(inside Output, runDir string) (Snapshot, error) {
+	out, err := inside("sh", "-c", probe, runDir)
+	if err != nil {
+		return nil, fmt.Errorf("look into the node: %w", err)
+	}
+	if !strings.Contains(out, "== end") {
+		return nil, fmt.Errorf("look into the node: cut short: %q", out)
+	}
+	s := Snapshot{}
+	for _, section := range strings.Split(out, "== ")[1:] {
+		name, body, _ := strings.Cut(section, "\n")
+		s.section(name, body)
+	}
+	return s, nil
+}
+
+func (s Snapshot) section(name, body string) {
+	switch name {
+	case "tcp", "tcp6", "udp", "udp6":
+		s.listeners(name, body, -1)
+		return
+	case "processes":
+		s.processes(body)
+		return
+	}
+	for line := range strings.Lines(body) {
+		line = strings.TrimSpace(line)
+		if name == "links" {
+			line, _, _ = strings.Cut(line, ":")
+		}
+		if name == "mounts" {
+			line = mountName(line)
+		}
+		if line != "" {
+			s[strings.TrimSuffix(name, "s")+" "+line] = ""
+		}
+	}
+}
+
+// mountName drops the IDs of a mountinfo line, which differ in each look from a
+// new mount namespace.
+func mountName(line string) string {
+	f := strings.Fields(line)
+	sep := slices.Index(f, "-")
+	if sep < 5 || len(f) < sep+3 {
+		return ""
+	}
+	return f[4] + " (" + f[sep+1] + " " + f[3] + ")"
+}
+
+func (s Snapshot) processes(body string) {
+	children := map[int][]process{}
+	var self int
+	for line := range strings.Lines(body) {
+		pid, stat, _ := strings.Cut(line, " ")
+		self, _ = strconv.Atoi(pid)
+		if p, ok := parseStat(stat); ok {
+			children[p.parent] = append(children[p.parent], p)
+		}
+	}
+	count := map[string]int{}
+	for _, list := range children {
+		for _, p := range list {
+			if p.pid == self || p.parent == self {
+				continue
+			}
+			name := p.binary
+			if p.state == "Z" {
+				name += " (ended, not reaped)"
+			}
+			count[name]++
+			s[fmt.Sprintf("process %s, number %d", name, count[name])] = ""
+		}
+	}
+}
+
+// Inside is Output by a command that enters the node, such as "subpod nsenter --".
+func Inside(enter ...string) Output {
+	return func(argv ...string) (string, error) {
+		full := append(slices.Clone(enter), argv...)
+		out, err := exec.Command(full[0], full[1:]...).Output()
+		return string(out), err
+	}
+}

@@ -1,0 +1,101 @@
+package leak
+
+import (
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// Each kind of thing that Host looks at is left for a moment, and must be seen.
+func TestHostSeesWhatIsLeft(t *testing.T) {
+	before := Host()
+	has := func(kind, words string) bool {
+		for name, text := range Host() {
+			if _, was := before[name]; !was && strings.HasPrefix(name, kind) && strings.Contains(name+" "+text, words) {
+				return true
+			}
+		}
+		return false
+	}
+
+	cmd := exec.Command("sleep", "97531")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if !has("process", "97531") {
+		t.Error("a process was not seen")
+	}
+	cmd.Process.Kill()
+	cmd.Wait()
+
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	if !has("port", "tcp 0100007F:"+port) {
+		t.Error("a listening port was not seen")
+	}
+	l.Close()
+
+	dir, err := os.MkdirTemp("/var/tmp", "leak")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !has("file", dir) {
+		t.Error("a temporary directory was not seen")
+	}
+	os.Remove(dir)
+
+	if left := Left(before, func() Snapshot { return Host() }); len(left) > 0 {
+		t.Errorf("seen after the end: %v", left)
+	}
+}
+
+// The same script as in a node, run in a namespace that the test has to itself.
+func TestNodeSeesWhatIsLeft(t *testing.T) {
+	holder := exec.Command("unshare", "--map-root-user", "--mount", "--net", "--pid", "--mount-proc", "--fork", "--kill-child", "sleep", "86420")
+	if err := holder.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer holder.Wait()
+	defer holder.Process.Kill()
+	var inner string
+	for inner == "" {
+		for _, p := range descendants(os.Getpid()) {
+			if p.binary == "sleep" {
+
+				inner = strconv.Itoa(p.pid)
+			}
+		}
+	}
+	inside := Inside("nsenter", "-t", inner, "-U", "-m", "-n", "-p", "--preserve-credentials")
+	look := func() Snapshot {
+		s, err := Node(inside, t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	before := look()
+	if _, ok := before["process sleep, number 1"]; !ok {
+		t.Fatalf("the namespace's own process is missing: %v", before)
+	}
+	if left := Left(before, look); len(left) > 0 {
+		t.Fatalf("the second look differs: %v", left)
+	}
+	script := `mount -t tmpfs leaktest /mnt; ip link add leak0 type veth peer name leak1
+		nft add table ip leaktable; sleep 86421 >/dev/null 2>&1 </dev/null & `
+	if out, err := inside("sh", "-c", script); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	left := strings.Join(Left(before, look), "\n")
+	for _, want := range []string{"mount /mnt (tmpfs /)", "link leak0", "link leak1", "rule table ip leaktable", "process sleep, number 2"} {
+		if !strings.Contains(left, want) {
+			t.Errorf("%q was not seen in:\n%s", want, left)
+		}
+	}
+}

@@ -1,0 +1,298 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/subpod/subpod/tests/leak"
+	"github.com/subpod/subpod/tests/registry"
+)
+
+// Options of a node. The zero value is the daemon as it comes, with every image
+// taken from the test registry.
+type Options struct {
+	Config     string   // TOML, as the user's ~/.config/subpod/subpod.toml
+	Registries string   // registries.conf; "" is registry.Conf of Registry
+	Prefix     []string // a command to run the daemon by, such as unshare
+	Env        []string // more environment for the daemon
+	NoLeaks    bool     // the test itself breaks things: no comparison at the end
+}
+
+// Node is a running daemon, and where to find it.
+type Node struct {
+	Dir     string // all of the node's files
+	Home    string
+	XDG     string // XDG_RUNTIME_DIR
+	RunDir  string
+	DataDir string
+	Socket  string
+
+	t       testing.TB
+	opts    Options
+	cmd     *exec.Cmd
+	done    chan struct{}
+	exit    error
+	log     *log
+	before  leak.Snapshot
+	stopped bool
+}
+
+// StartTimeout is how long a daemon may take until it serves.
+const StartTimeout = 30 * time.Second
+
+// Start makes a node of its own for the test and waits until it serves. At the
+// end of the test it is stopped, and the test fails if it leaves anything.
+func Start(t testing.TB, o Options) *Node {
+	t.Helper()
+	n := Prepare(t, o)
+	n.Run()
+	return n
+}
+
+// Prepare makes the directories and files of a node without starting the daemon.
+func Prepare(t testing.TB, o Options) *Node {
+	t.Helper()
+	base := os.Getenv("SUBPOD_TEST_DIR")
+	if base == "" || os.Getenv("XDG_RUNTIME_DIR") == "" {
+		t.Fatal("no SUBPOD_TEST_DIR: run the tests by 'make test' or 'tests/user.sh go test …'")
+	}
+	n := &Node{t: t, opts: o}
+	n.Dir = mkdirTemp(t, filepath.Join(base, "home"))
+	n.XDG = mkdirTemp(t, os.Getenv("XDG_RUNTIME_DIR"))
+	n.Home = filepath.Join(n.Dir, "home")
+	n.RunDir = filepath.Join(n.XDG, "subpod")
+	n.DataDir = filepath.Join(n.Home, ".local/share/subpod")
+	n.Socket = filepath.Join(n.RunDir, "subpod.sock")
+	registries := o.Registries
+	if registries == "" {
+		registries = registry.Conf(Registry(t))
+	}
+	n.WriteHome(".config/containers/registries.conf", registries)
+	if o.Config != "" {
+		n.WriteHome(".config/subpod/subpod.toml", o.Config)
+	}
+	n.before = leak.Host(n.XDG, n.Dir)
+	t.Cleanup(n.cleanUp)
+	return n
+}
+
+func mkdirTemp(t testing.TB, base string) string {
+	t.Helper()
+	dir, err := os.MkdirTemp(base, "n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// WriteHome writes a file below the node's home.
+func (n *Node) WriteHome(name, content string) {
+	n.t.Helper()
+	path := filepath.Join(n.Home, name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		n.t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+// Environ is the environment of the daemon and its clients.
+func (n *Node) Environ() []string {
+	env := []string{"HOME=" + n.Home, "XDG_RUNTIME_DIR=" + n.XDG}
+	for _, v := range os.Environ() {
+		if !strings.HasPrefix(v, "HOME=") && !strings.HasPrefix(v, "XDG_") {
+			env = append(env, v)
+		}
+	}
+	return append(env, n.opts.Env...)
+}
+
+// Run starts the daemon (again, after Kill or Stop) and waits until it serves.
+func (n *Node) Run() {
+	n.t.Helper()
+	n.Launch()
+	deadline := time.Now().Add(StartTimeout)
+	for {
+		_, err := n.TryCrictl("version")
+		if err == nil {
+			return
+		}
+		select {
+		case <-n.done:
+			n.t.Fatalf("the daemon ended: %v\n%s", n.exit, n.Log())
+		case <-time.After(50 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			n.t.Fatalf("the daemon does not serve after %v: %v\n%s", StartTimeout, err, n.Log())
+		}
+	}
+}
+
+// Launch starts the daemon without waiting for it.
+func (n *Node) Launch(args ...string) {
+	n.t.Helper()
+	argv := append(append(append([]string{}, n.opts.Prefix...), Path(n.t, Subpod), "daemon"), args...)
+	n.log = &log{}
+	n.cmd = exec.Command(argv[0], argv[1:]...)
+	n.cmd.Env = n.Environ()
+	n.cmd.Dir = n.Home
+	n.cmd.Stdout, n.cmd.Stderr = n.log, n.log
+	n.cmd.WaitDelay = 2 * time.Second
+	// A process group of its own: the terminal's interrupt is for the test alone.
+	n.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := n.cmd.Start(); err != nil {
+		n.t.Fatal(err)
+	}
+	n.done, n.stopped = make(chan struct{}), false
+	go func(cmd *exec.Cmd, done chan struct{}) {
+		n.exit = cmd.Wait()
+		close(done)
+	}(n.cmd, n.done)
+}
+
+// Wait waits for the daemon to end and returns how it did.
+func (n *Node) Wait(timeout time.Duration) error {
+	select {
+	case <-n.done:
+		return n.exit
+	case <-time.After(timeout):
+		return fmt.Errorf("the daemon still runs after %v", timeout)
+	}
+}
+
+// PID of the daemon's first process.
+func (n *Node) PID() int { return n.cmd.Process.Pid }
+
+// Stop ends the daemon by SIGTERM and compares what is left with what was there
+// before.
+func (n *Node) Stop() {
+	n.t.Helper()
+	if n.stopped || n.cmd == nil {
+		return
+	}
+	n.stopped = true
+	if err := n.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		n.t.Errorf("SIGTERM to the daemon: %v", err)
+	}
+	if err := n.Wait(30 * time.Second); err != nil {
+		n.t.Errorf("stop: %v\n%s", err, n.Log())
+		n.cmd.Process.Kill()
+		<-n.done
+	}
+	if !n.opts.NoLeaks {
+		for _, left := range leak.Left(n.before, func() leak.Snapshot { return leak.Host(n.XDG, n.Dir) }) {
+			n.t.Errorf("left behind by the node: %s", left)
+		}
+	}
+}
+
+func (n *Node) cleanUp() {
+	n.Stop()
+	if n.t.Failed() && n.log != nil {
+		n.t.Logf("the daemon's log:\n%s", n.Log())
+	}
+	leak.KillDescendants(n.before)
+	for _, dir := range []string{n.Dir, n.XDG} {
+		if err := RemoveAll(dir); err != nil {
+			n.t.Errorf("remove %s: %v", dir, err)
+		}
+	}
+}
+
+// RemoveAll removes a directory with files of subordinate users, which takes a
+// user namespace where they are one's own.
+func RemoveAll(dir string) error {
+	if os.RemoveAll(dir) == nil {
+		return nil
+	}
+	out, err := exec.Command("unshare", "--map-root-user", "--map-auto", "rm", "-rf", dir).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
+}
+
+// Log returns the end of what the daemon has written.
+func (n *Node) Log() string {
+	if n.log == nil {
+		return ""
+	}
+	return n.log.String()
+}
+
+// Command prepares a program of the user's session beside the daemon.
+func (n *Node) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Env = n.Environ()
+	cmd.WaitDelay = 2 * time.Second
+	return cmd
+}
+
+// Subpod runs a command of the binary under test and returns its output.
+func (n *Node) Subpod(args ...string) (string, error) {
+	n.t.Helper()
+	return n.output(Path(n.t, Subpod), args...)
+}
+
+// TryEnter runs a command inside the node.
+func (n *Node) TryEnter(argv ...string) (string, error) {
+	n.t.Helper()
+	return n.Subpod(append([]string{"nsenter", "--"}, argv...)...)
+}
+
+// Enter runs a command inside the node and returns its output; it must succeed.
+func (n *Node) Enter(argv ...string) string {
+	n.t.Helper()
+	out, err := n.TryEnter(argv...)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return out
+}
+
+// output returns standard output; the error carries standard error.
+func (n *Node) output(name string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	cmd := n.Command(ctx, name, args...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	if err != nil {
+		err = fmt.Errorf("%s %s: %w: %s", filepath.Base(name), strings.Join(args, " "), err, bytes.TrimSpace(stderr.Bytes()))
+	}
+	return stdout.String(), err
+}
+
+// log keeps the last 64 KiB.
+type log struct {
+	mu  sync.Mutex
+	buf []byte
+}
+
+func (l *log) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.buf = append(l.buf, p...)
+	if over := len(l.buf) - 64<<10; over > 0 {
+		l.buf = l.buf[over:]
+	}
+	return len(p), nil
+}
+
+func (l *log) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return string(l.buf)
+}
