@@ -1,0 +1,25 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/subpod/subpod/rootless"
+)
+
+func newReload(flags *configFlags) *cobra.Command {
+	return &cobra.Command{
+		Use:   "reload",
+		Short: "Restart the server; containers keep running",
+		Long: `Stops the server and starts the binary that is on disk now, with the
+configuration that is there now. Containers keep running. Settings of the node
+itself ([node]) take effect when the daemon is restarted.`,
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			cfg, err := flags.load()
+			if err != nil {
+				return err
+			}
+			return rootless.Reload(cfg.Daemon.RunDir)
+		},
+	}
+}

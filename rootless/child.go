@@ -1,0 +1,88 @@
+package rootless
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+
+	"github.com/rootless-containers/rootlesskit/v3/pkg/child"
+	"github.com/rootless-containers/rootlesskit/v3/pkg/port"
+	"github.com/rootless-containers/rootlesskit/v3/pkg/port/builtin"
+)
+
+// selfExe is this very binary, also when its file has been replaced.
+const selfExe = "/proc/self/exe"
+
+// runChild is rootlesskit's child: PID 1 of the node. It ends when the
+// supervisor does, and the kernel then ends all processes of the node.
+func runChild() error {
+	c, err := loadConfig(os.Getenv(envState))
+	if err != nil {
+		return fmt.Errorf("read the node's configuration: %w", err)
+	}
+	c.Log = newLogger(c, "child")
+	redirectLogrus(c.Log)
+	// For the supervisor, which inherits the environment.
+	if err := os.Setenv(envRole, roleSupervisor); err != nil {
+		return err
+	}
+	return child.Child(child.Opt{
+		PipeFDEnvKey:              envPipe,
+		RunActivationHelperEnvKey: envActivationHelper,
+		ChildUseActivationEnvKey:  envActivation,
+		StateDirEnvKey:            envState,
+		TargetCmd:                 []string{selfExe, roleSupervisor},
+		NetworkDriver:             newUplinkChild(c),
+		CopyUpDriver:              nodeView{c},
+		CopyUpDirs:                c.CopyUp,
+		DetachNetNS:               true,
+		PortDriver:                portChild{builtin.NewChildDriver(debugWriter{c.Log, "port driver"}), c.Log},
+		MountProcfs:               true,
+		Propagation:               "rslave",
+		Reaper:                    true,
+	})
+}
+
+// nodeView prepares the node's file system at the one moment when rootlesskit
+// lets its user do so: after the ID maps and the fresh /proc, before the
+// network, the port driver and the supervisor.
+type nodeView struct{ c Config }
+
+// CopyUp implements rootlesskit's copyup.ChildDriver.
+func (v nodeView) CopyUp([]string) ([]string, error) {
+	if err := checkProc(); err != nil {
+		return nil, err
+	}
+	cg := detectCgroup() // before the mounts hide it
+	if err := mountNode(v.c, v.c.CopyUp, !v.c.HostCgroupNS); err != nil {
+		return nil, err
+	}
+	// The copied directories are ours to handle: rootlesskit only wants to know
+	// about /etc when it writes resolv.conf there, which a detached network
+	// namespace rules out.
+	return nil, writeFacts(v.c, cg, false)
+}
+
+// portChild runs the builtin port driver's end in the node. Rootlesskit looks
+// at its result only when the node ends, and would then wait for ever for a
+// driver that has already failed.
+type portChild struct {
+	port.ChildDriver
+	log *slog.Logger
+}
+
+// RunChildDriver implements rootlesskit's port.ChildDriver.
+func (p portChild) RunChildDriver(opaque map[string]string, quit <-chan struct{}, netns string) error {
+	failed := make(chan error, 1)
+	inner := make(chan struct{}, 1)
+	go func() { failed <- p.ChildDriver.RunChildDriver(opaque, inner, netns) }()
+	select {
+	case <-quit:
+		inner <- struct{}{}
+		return <-failed
+	case err := <-failed:
+		p.log.Error("the port driver has failed: no host ports until the daemon is restarted", "error", err)
+		<-quit
+		return err
+	}
+}

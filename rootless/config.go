@@ -1,0 +1,147 @@
+package rootless
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+)
+
+// Config says how to make the node. It is handed to the re-executed processes
+// as JSON, so everything but Log must survive that.
+type Config struct {
+	// RunDir holds what lives as long as the node; its state is in RunDir/node.
+	// It must be absolute and short: sockets below it have names of up to 107
+	// bytes.
+	RunDir string
+	// DataDir holds what outlives the node (the sources of the default binds).
+	DataDir string
+	// Uplink connects the node network namespace to the host: one of Uplinks.
+	// Empty means "slirp4netns".
+	Uplink string
+	// MTU of the uplink in bytes; 0 is the uplink's own best (65520).
+	MTU int
+	// SlirpBinary and PastaBinary are paths or names looked up in PATH.
+	SlirpBinary, PastaBinary string
+	// DisableHostLoopback keeps pods from reaching the host's 127.0.0.1 through
+	// the uplink's gateway address.
+	DisableHostLoopback bool
+	// CopyUp are directories that get a writable tmpfs with links to the host's
+	// entries. nil means DefaultCopyUp.
+	CopyUp []string
+	// Binds are mounted after the copy-up. nil means DefaultBinds(DataDir).
+	Binds []Bind
+	// HostCgroupNS keeps the node in the host's cgroup namespace. The systemd
+	// cgroup driver needs it: its scopes lie outside the daemon's own cgroup.
+	HostCgroupNS bool
+	// Server is the argument vector of the server. Server[0] is looked up again
+	// at each start, so a new binary on disk is taken by the next one.
+	Server []string
+	// LogLevel and LogJSON shape the logger of the re-executed processes, which
+	// write to stderr.
+	LogLevel slog.Level
+	LogJSON  bool
+	// Log is used by the calling process; nil means one made from LogLevel.
+	Log *slog.Logger `json:"-"`
+}
+
+// Bind is a mount from the host's view of the file system into the node's.
+type Bind struct {
+	// Source is made (mode 0755) if it is missing.
+	Source string
+	// Target must exist or lie in a copied-up directory.
+	Target   string
+	ReadOnly bool
+}
+
+// ErrBadConfig wraps every complaint about a Config but the uplink's.
+var ErrBadConfig = errors.New("bad node configuration")
+
+// DefaultCopyUp returns the directories in which a kubelet, CNI plugins and
+// their peers expect to write, as a new slice.
+func DefaultCopyUp() []string {
+	return []string{"/etc", "/run", "/var/lib", "/var/log", "/opt"}
+}
+
+// DefaultBinds returns the mounts of directories whose content must outlive
+// the node: a kubelet's state and the pods' logs.
+func DefaultBinds(dataDir string) []Bind {
+	return []Bind{
+		{Source: filepath.Join(dataDir, "kubelet"), Target: "/var/lib/kubelet"},
+		{Source: filepath.Join(dataDir, "logs", "pods"), Target: "/var/log/pods"},
+	}
+}
+
+// resolve returns a copy with the defaults filled in, or what is wrong with it.
+func (c Config) resolve() (Config, error) {
+	if c.Uplink == "" {
+		c.Uplink = UplinkSlirp
+	}
+	if !slices.Contains(Uplinks(), c.Uplink) {
+		return c, fmt.Errorf("%w %q: known are %q", ErrBadUplink, c.Uplink, Uplinks())
+	}
+	if c.SlirpBinary == "" {
+		c.SlirpBinary = "slirp4netns"
+	}
+	if c.PastaBinary == "" {
+		c.PastaBinary = "pasta"
+	}
+	if c.CopyUp == nil {
+		c.CopyUp = DefaultCopyUp()
+	}
+	if c.Binds == nil {
+		c.Binds = DefaultBinds(c.DataDir)
+	}
+	if c.Log == nil {
+		c.Log = newLogger(c, "node")
+	}
+	return c, c.check()
+}
+
+func (c Config) check() error {
+	if c.MTU < 0 || c.MTU > maxMTU {
+		return fmt.Errorf("%w: MTU %d, want 0 (automatic) to %d", ErrBadConfig, c.MTU, maxMTU)
+	}
+	if len(c.Server) == 0 {
+		return fmt.Errorf("%w: no server command", ErrBadConfig)
+	}
+	dirs := append([]string{c.RunDir, c.DataDir}, c.CopyUp...)
+	for _, b := range c.Binds {
+		dirs = append(dirs, b.Source, b.Target)
+	}
+	for _, d := range dirs {
+		if !filepath.IsAbs(d) || filepath.Clean(d) != d || d == "/" {
+			return fmt.Errorf("%w: directory %q, want a clean absolute path below /", ErrBadConfig, d)
+		}
+	}
+	// sockaddr_un holds 108 bytes with the final zero (unix(7)).
+	if sock := filepath.Join(nodeDir(c.RunDir), ".bp-ready.pipe"); len(sock) > 107 {
+		return fmt.Errorf("%w: run directory %q is too long for sockets (%d bytes over)", ErrBadConfig, c.RunDir, len(sock)-107)
+	}
+	return nil
+}
+
+// makeDirs makes the run and data directories, private to the user.
+func (c Config) makeDirs() error {
+	for _, d := range []string{c.RunDir, c.DataDir} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return fmt.Errorf("make %s: %w", d, err)
+		}
+		st, err := os.Stat(d)
+		if err != nil {
+			return err
+		}
+		if uid := ownerOf(st); uid != os.Geteuid() {
+			return fmt.Errorf("%w: %s belongs to uid %d, but this is uid %d", ErrBadConfig, d, uid, os.Geteuid())
+		}
+		if err := os.Chmod(d, 0o700); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// nodeDir is rootlesskit's state directory: it is removed when the node ends.
+func nodeDir(runDir string) string { return filepath.Join(runDir, "node") }

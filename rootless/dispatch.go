@@ -1,0 +1,150 @@
+package rootless
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Environment of our own re-executions. It is never handed on to the server.
+const (
+	envPrefix = "_SUBPOD_"
+	envPipe   = envPrefix + "NODE_PIPE"   // rootlesskit's handshake; its presence makes a process the child
+	envState  = envPrefix + "NODE_DIR"    // rootlesskit's state directory, RunDir/node
+	envRole   = envPrefix + "NODE_ROLE"   // one of the roles below
+	envConfig = envPrefix + "NODE_CONFIG" // Config as JSON, for roleParent
+	envDir    = envPrefix + "WORK_DIR"    // for roleEnter
+
+	// Rootlesskit's socket activation is not used, but its keys must be set.
+	envActivation       = envPrefix + "ACTIVATION"
+	envActivationHelper = envPrefix + "ACTIVATION_HELPER"
+)
+
+// Roles of a re-executed process.
+const (
+	roleParent     = "parent"
+	roleSupervisor = "supervisor"
+	roleNested     = "nested"
+	roleEnter      = "enter"
+	roleProbe      = "probe"
+)
+
+// Dispatch takes over a process that this package has started as a part of the
+// node and ends it; in any other process it returns at once. It must be the
+// first call in main of each binary that calls Run, Exec or Enter.
+func Dispatch() {
+	// Rootlesskit makes the detached network namespace by running this binary
+	// under the name of unshare(1).
+	if filepath.Base(os.Args[0]) == "unshare" {
+		exit(runUnshare(os.Args[1:]))
+	}
+	// The pipe comes before the role: the child sets the role for the process
+	// after it, and is itself executed again in between.
+	if os.Getenv(envPipe) != "" {
+		exit(runChild())
+	}
+	switch os.Getenv(envRole) {
+	case "":
+		return
+	case roleParent:
+		exit(runParentRole())
+	case roleSupervisor:
+		exit(runSupervisorRole())
+	case roleNested:
+		exit(runNestedInit())
+	case roleEnter:
+		exit(runEnterRole())
+	case roleProbe:
+		exit(runProbeRole())
+	default:
+		exit(fmt.Errorf("unknown %s=%q", envRole, os.Getenv(envRole)))
+	}
+}
+
+// exit ends the process, with the code of the process that err is about if
+// there is one.
+func exit(err error) {
+	if err == nil {
+		os.Exit(0)
+	}
+	code, silent := exitCode(err)
+	if !silent {
+		fmt.Fprintf(os.Stderr, "subpod: %v\n", err)
+	}
+	os.Exit(code)
+}
+
+// exitError carries the exit code of a process that has explained itself.
+type exitError struct {
+	what string
+	code int
+}
+
+func (e *exitError) Error() string { return fmt.Sprintf("%s ended with exit code %d", e.what, e.code) }
+
+// exitCode returns the exit code for err, and whether everything is said.
+func exitCode(err error) (code int, silent bool) {
+	var own *exitError
+	if errors.As(err, &own) {
+		return own.code, true
+	}
+	// Rootlesskit's reaper has its own type for the end of its command.
+	var sys interface{ Sys() any }
+	if errors.As(err, &sys) {
+		if ws, ok := sys.Sys().(unix.WaitStatus); ok && ws.Exited() {
+			return ws.ExitStatus(), true
+		}
+	}
+	return 1, false
+}
+
+// runUnshare is the part of unshare(1) that rootlesskit uses: "-n CMD ARG…"
+// runs the command in a new network namespace.
+func runUnshare(args []string) error {
+	if len(args) < 2 || args[0] != "-n" {
+		return fmt.Errorf("unshare %q: only -n COMMAND is known", args)
+	}
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("unshare the node network namespace: %w", err)
+	}
+	path, err := exec.LookPath(args[1])
+	if err != nil {
+		return err
+	}
+	return fmt.Errorf("execute %s: %w", path, unix.Exec(path, args[1:], os.Environ()))
+}
+
+// cleanEnv returns the environment without the variables of re-executions.
+func cleanEnv(env []string) []string {
+	var clean []string
+	for _, kv := range env {
+		if strings.HasPrefix(kv, envPrefix) || strings.HasPrefix(kv, "_ROOTLESSKIT_") {
+			continue
+		}
+		clean = append(clean, kv)
+	}
+	return clean
+}
+
+// withSbin returns PATH with the system directories that an ordinary user's
+// often lacks, but where ip(8), nft(8) and others live.
+func withSbin(path string) string {
+	have := filepath.SplitList(path)
+	for _, d := range []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"} {
+		found := false
+		for _, h := range have {
+			found = found || h == d
+		}
+		if !found {
+			have = append(have, d)
+		}
+	}
+	return strings.Join(have, string(os.PathListSeparator))
+}

@@ -1,0 +1,51 @@
+package rootless
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// NodeBinary is the name of a small program that is nothing but Dispatch. Parent,
+// child and supervisor live as long as the node: in it they take a third of the
+// memory that they take in the full program.
+const NodeBinary = "subpod-node"
+
+// Exec replaces this process by NodeBinary, found beside this executable, which
+// then does what Run does. Where there is none it calls Run itself.
+func Exec(c Config) error {
+	exe, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(filepath.Dir(exe), NodeBinary)
+	if unix.Access(path, unix.X_OK) != nil {
+		return Run(context.Background(), c)
+	}
+	b, err := json.Marshal(c)
+	if err != nil {
+		return fmt.Errorf("encode the node's configuration: %w", err)
+	}
+	env := append(cleanEnv(os.Environ()), envRole+"="+roleParent, envConfig+"="+string(b))
+	// The arguments stay for those who look at the process list.
+	argv := append([]string{path}, os.Args[1:]...)
+	return fmt.Errorf("execute %s: %w", path, unix.Exec(path, argv, env))
+}
+
+// runParentRole is Run in a process that Exec has made.
+func runParentRole() error {
+	var c Config
+	if err := json.Unmarshal([]byte(os.Getenv(envConfig)), &c); err != nil {
+		return fmt.Errorf("decode %s: %w", envConfig, err)
+	}
+	for _, v := range []string{envRole, envConfig} {
+		if err := os.Unsetenv(v); err != nil {
+			return err
+		}
+	}
+	return Run(context.Background(), c)
+}

@@ -1,0 +1,68 @@
+package rootless
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+
+	"github.com/sirupsen/logrus"
+)
+
+// newLogger makes the logger of a process of the node, on stderr.
+func newLogger(c Config, process string) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: c.LogLevel}
+	var h slog.Handler = slog.NewTextHandler(os.Stderr, opts)
+	if c.LogJSON {
+		h = slog.NewJSONHandler(os.Stderr, opts)
+	}
+	return slog.New(h).With("process", process)
+}
+
+// logHook sends what rootlesskit says through logrus to our own logger.
+type logHook struct{ log *slog.Logger }
+
+// redirectLogrus makes log the only outlet of rootlesskit's messages.
+func redirectLogrus(log *slog.Logger) {
+	logrus.SetOutput(io.Discard)
+	logrus.SetLevel(logrus.InfoLevel)
+	if log.Enabled(context.Background(), slog.LevelDebug) {
+		logrus.SetLevel(logrus.DebugLevel)
+	}
+	logrus.StandardLogger().ReplaceHooks(logrus.LevelHooks{})
+	logrus.AddHook(logHook{log})
+}
+
+// Levels implements logrus.Hook.
+func (logHook) Levels() []logrus.Level { return logrus.AllLevels }
+
+// Fire implements logrus.Hook.
+func (h logHook) Fire(e *logrus.Entry) error {
+	level := slog.LevelError
+	switch e.Level {
+	case logrus.WarnLevel:
+		level = slog.LevelWarn
+	case logrus.InfoLevel:
+		level = slog.LevelInfo
+	case logrus.DebugLevel, logrus.TraceLevel:
+		level = slog.LevelDebug
+	}
+	attrs := []any{"from", "rootlesskit"}
+	if err, ok := e.Data[logrus.ErrorKey]; ok {
+		attrs = append(attrs, "error", err)
+	}
+	h.log.Log(context.Background(), level, e.Message, attrs...)
+	return nil
+}
+
+// debugWriter logs each write as one line at debug level.
+type debugWriter struct {
+	log  *slog.Logger
+	from string
+}
+
+func (w debugWriter) Write(p []byte) (int, error) {
+	w.log.Debug(strings.TrimRight(string(p), "\n"), "from", w.from)
+	return len(p), nil
+}

@@ -1,0 +1,213 @@
+package rootless
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/rootless-containers/rootlesskit/v3/pkg/parent"
+	"github.com/rootless-containers/rootlesskit/v3/pkg/port/builtin"
+	"golang.org/x/sys/unix"
+)
+
+// ErrHeld says that another daemon owns the run directory. The text names its
+// PID.
+var ErrHeld = errors.New("run directory is in use")
+
+// ErrRoot says that Run was called by the machine's root.
+var ErrRoot = errors.New("subpod is rootless: run it as an ordinary user")
+
+// Names of files in the node's state directory. The first two are
+// rootlesskit's.
+const (
+	fileChildPID   = parent.StateFileChildPID
+	fileAPISocket  = parent.StateFileAPISock
+	fileNetNS      = parent.StateFileNetNs
+	fileResolvConf = "resolv.conf"
+	fileConfig     = "config.json"
+	fileFacts      = "facts.json"
+)
+
+// Run makes the node, runs Config.Server in it and blocks until the node ends.
+// SIGTERM, SIGINT or the end of ctx stop the server first, then everything in
+// the node, and Run returns nil. SIGHUP restarts the server only.
+//
+// Errors: ErrHeld, ErrRoot, ErrBadConfig, ErrBadUplink, and those of
+// Preflight. A server that refuses its configuration (ExitConfig) ends the
+// node with an error. Inside a user namespace where the caller is uid 0 the
+// node is made with that ID range and network instead (Node.Nested).
+func Run(ctx context.Context, c Config) error {
+	c, err := c.resolve()
+	if err != nil {
+		return err
+	}
+	nested, err := inUserNamespace()
+	if err != nil {
+		return err
+	}
+	nested = nested && os.Geteuid() == 0
+	if !nested && os.Geteuid() == 0 {
+		return ErrRoot
+	}
+	if err := os.Setenv("PATH", withSbin(os.Getenv("PATH"))); err != nil {
+		return err
+	}
+	if err := c.makeDirs(); err != nil {
+		return err
+	}
+	release, err := hold(c.RunDir)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if err := prepareNodeDir(c); err != nil {
+		return err
+	}
+	if nested {
+		return runNested(ctx, c)
+	}
+	if err := Preflight(c); err != nil {
+		return err
+	}
+	return runParent(ctx, c)
+}
+
+// runParent is rootlesskit's parent: it blocks until the child has ended.
+func runParent(ctx context.Context, c Config) error {
+	redirectLogrus(c.Log)
+	dir := nodeDir(c.RunDir)
+	uplink, err := newUplink(c)
+	if err != nil {
+		return err
+	}
+	ports, err := builtin.NewParentDriver(debugWriter{c.Log, "port driver"}, dir, true, "auto")
+	if err != nil {
+		return fmt.Errorf("set up the port driver: %w", err)
+	}
+	cg := detectCgroup()
+	opt := parent.Opt{
+		PipeFDEnvKey:             envPipe,
+		ChildUseActivationEnvKey: envActivation,
+		StateDir:                 dir,
+		StateDirEnvKey:           envState,
+		NetworkDriver:            uplink,
+		PortDriver:               ports,
+		DetachNetNS:              true,
+		CreatePIDNS:              true,
+		CreateUTSNS:              true,
+		CreateIPCNS:              true,
+		CreateCgroupNS:           cg.unified && !c.HostCgroupNS,
+		Propagation:              "rprivate",
+		SubidSource:              parent.SubidSourceAuto,
+	}
+	if opt.CreateCgroupNS && cg.delegated() {
+		opt.EvacuateCgroup2 = nodeCgroup
+	}
+	// Rootlesskit forwards each signal to the child, and that one to the
+	// supervisor: a signal to ourselves is the way to stop.
+	stop := context.AfterFunc(ctx, func() { _ = unix.Kill(os.Getpid(), unix.SIGTERM) })
+	defer stop()
+	// Sockets of systemd's activation would reach the server in our place.
+	os.Unsetenv("LISTEN_FDS")
+	os.Unsetenv("LISTEN_PID")
+
+	c.Log.Debug("making the node", "dir", dir, "uplink", c.Uplink, "cgroup", cg)
+	err = parent.Parent(opt)
+	if code, silent := exitCode(err); err != nil && silent {
+		return &exitError{"the node", code}
+	}
+	if err != nil {
+		return explainStart(c, err)
+	}
+	return nil
+}
+
+// hold makes this process the only owner of runDir until release is called or
+// it ends. ErrHeld when another one is.
+func hold(runDir string) (release func(), err error) {
+	name := lockFile(runDir)
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open the lock file: %w", err)
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		b, _ := os.ReadFile(name)
+		f.Close()
+		return nil, fmt.Errorf("%w: %s is held by the daemon with PID %s", ErrHeld, runDir, strings.TrimSpace(string(b)))
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", name, err)
+	}
+	if err = f.Truncate(0); err == nil {
+		_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("write %s: %w", name, err)
+	}
+	// The file stays: removing it would let two daemons lock different inodes.
+	return func() { f.Close() }, nil
+}
+
+func lockFile(runDir string) string { return filepath.Join(runDir, "daemon.lock") }
+
+// prepareNodeDir empties the state directory of an earlier node and leaves the
+// configuration there for the processes to come.
+func prepareNodeDir(c Config) error {
+	dir := nodeDir(c.RunDir)
+	if err := parent.InitStateDir(dir); err != nil {
+		return fmt.Errorf("clear %s: %w", dir, err)
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		return err
+	}
+	return writeJSON(filepath.Join(dir, fileConfig), c)
+}
+
+// loadConfig reads what prepareNodeDir wrote; dir comes from the environment.
+func loadConfig(dir string) (Config, error) {
+	var c Config
+	if dir == "" {
+		return c, fmt.Errorf("%s is not set", envState)
+	}
+	return c, readJSON(filepath.Join(dir, fileConfig), &c)
+}
+
+// writeJSON replaces the file at once, so that a reader sees all or nothing.
+func writeJSON(name string, v any) error {
+	b, err := json.MarshalIndent(v, "", "\t")
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", name, err)
+	}
+	tmp := name + ".new"
+	if err := os.WriteFile(tmp, append(b, '\n'), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, name)
+}
+
+func readJSON(name string, v any) error {
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("decode %s: %w", name, err)
+	}
+	return nil
+}
+
+func ownerOf(st os.FileInfo) int {
+	if s, ok := st.Sys().(*syscall.Stat_t); ok {
+		return int(s.Uid)
+	}
+	return -1
+}

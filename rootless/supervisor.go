@@ -1,0 +1,160 @@
+package rootless
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ExitConfig is the exit code (EX_CONFIG of sysexits.h) with which a server
+// says that starting it again is of no use: the node ends with the same code.
+const ExitConfig = 78
+
+const (
+	// stopTimeout is how long the server may take to end after SIGTERM.
+	stopTimeout = 20 * time.Second
+	// A server that ends by itself is started again after a pause that doubles
+	// from minPause to maxPause; one that ran for steadyAfter starts anew.
+	minPause    = 100 * time.Millisecond
+	maxPause    = 10 * time.Second
+	steadyAfter = 30 * time.Second
+)
+
+// supervisor keeps one server running.
+type supervisor struct {
+	argv    []string
+	log     *slog.Logger
+	signals <-chan os.Signal
+	pause   time.Duration
+}
+
+// verdict is what follows the end of a server.
+type verdict int
+
+const (
+	restart verdict = iota // it ended by itself
+	reload                 // SIGHUP: start the next one now
+	finish                 // SIGTERM, SIGINT: end the node
+)
+
+// runSupervisorRole supervises the server of the node of this process.
+func runSupervisorRole() error {
+	c, err := loadConfig(os.Getenv(envState))
+	if err != nil {
+		return fmt.Errorf("read the node's configuration: %w", err)
+	}
+	// Parent and child forward every signal they get: none but these may end us.
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
+	signal.Ignore(unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGPIPE, unix.SIGALRM, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU)
+	s := &supervisor{argv: c.Server, log: newLogger(c, "supervisor"), signals: signals, pause: minPause}
+	return s.run()
+}
+
+func (s *supervisor) run() error {
+	for {
+		started := time.Now()
+		v, err := s.serve()
+		if code, known := exitCode(err); err != nil && known && code == ExitConfig {
+			s.log.Error("the server refuses its configuration")
+			return &exitError{"the server", code}
+		}
+		if v == restart {
+			if time.Since(started) > steadyAfter {
+				s.pause = minPause
+			}
+			s.log.Error("the server has ended; containers keep running", "error", err, "restart_in", s.pause)
+			v = s.wait(s.pause)
+			s.pause = min(2*s.pause, maxPause)
+		}
+		switch v {
+		case finish:
+			return nil
+		case reload:
+			s.pause = minPause
+			s.log.Info("starting the server anew", "path", s.argv[0])
+		}
+	}
+}
+
+// serve runs one server until its end. The verdict is restart unless a signal
+// asked for the end.
+func (s *supervisor) serve() (verdict, error) {
+	// A signal that is already there wins over a start.
+	select {
+	case sig := <-s.signals:
+		if sig != unix.SIGHUP {
+			return finish, nil
+		}
+	default:
+	}
+	cmd := exec.Command(s.argv[0], s.argv[1:]...)
+	cmd.Env = cleanEnv(os.Environ())
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	// A process group of its own: what is sent to the supervisor's does not
+	// reach conmon, which the server starts.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		return restart, fmt.Errorf("start the server: %w", err)
+	}
+	s.log.Debug("server started", "pid", cmd.Process.Pid, "path", cmd.Path)
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	select {
+	case err := <-ended:
+		return restart, explainEnd(err)
+	case sig := <-s.signals:
+		v := finish
+		if sig == unix.SIGHUP {
+			v = reload
+		}
+		return s.stop(cmd, ended, v), nil
+	}
+}
+
+// stop ends the server in good order, or after stopTimeout by force. A SIGTERM
+// that comes while a reload waits turns it into the end.
+func (s *supervisor) stop(cmd *exec.Cmd, ended <-chan error, v verdict) verdict {
+	_ = cmd.Process.Signal(unix.SIGTERM)
+	timeout := time.NewTimer(stopTimeout)
+	defer timeout.Stop()
+	for {
+		select {
+		case <-ended:
+			return v
+		case sig := <-s.signals:
+			if sig != unix.SIGHUP {
+				v = finish
+			}
+		case <-timeout.C:
+			s.log.Error("the server does not end after SIGTERM: killing it", "pid", cmd.Process.Pid, "after", stopTimeout)
+			_ = cmd.Process.Kill()
+		}
+	}
+}
+
+// wait passes d, or less when a signal comes.
+func (s *supervisor) wait(d time.Duration) verdict {
+	select {
+	case <-time.After(d):
+		return restart
+	case sig := <-s.signals:
+		if sig == unix.SIGHUP {
+			return reload
+		}
+		return finish
+	}
+}
+
+func explainEnd(err error) error {
+	if err == nil {
+		return fmt.Errorf("exit status 0 without being asked to end")
+	}
+	return err
+}
