@@ -1,0 +1,176 @@
+package oci
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Streams are the client's ends of an exec or attach. Nil ones are not
+// connected.
+type Streams struct {
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	// TTY: there is one stream for both outputs, and Resize is listened to.
+	TTY    bool
+	Resize <-chan TerminalSize
+}
+
+// TerminalSize is in character cells.
+type TerminalSize struct{ Width, Height uint16 }
+
+// conmon puts the stream in front of each packet of output: 2 is stdout.
+const stderrPacket = 3
+
+// Attach connects the streams to the container's own until it ends (nil) or
+// ctx is done (its error); the container runs on then. The end of Stdin closes
+// the container's stdin only if it was created with StdinOnce. Any number of
+// clients may be attached. ErrNotRunning when no conmon listens.
+func (e *Executor) Attach(ctx context.Context, id string, f Facts, s Streams) error {
+	conn, err := dialAttach(f.Bundle)
+	if err != nil {
+		return fmt.Errorf("attach to container %s: %w", id, err)
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	// conmon writes to its clients without a time limit, and one that does not
+	// read would keep it from writing the exit file: let go of it in time.
+	go func() {
+		if f.Init.Wait(ctx) == nil {
+			select {
+			case <-ended(ctx, f.Conmon):
+			case <-time.After(2 * leftoverGrace):
+				conn.Close()
+			}
+		}
+	}()
+	if s.Stdin != nil && f.Stdin {
+		go sendStdin(conn, s.Stdin)
+	}
+	if f.Terminal && s.Resize != nil {
+		go e.resize(ctx, f, s.Resize)
+	}
+	err = receiveOutput(conn, s)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+
+// dialAttach connects to the attach socket through a descriptor of its
+// directory: sun_path holds 108 bytes only (unix(7)).
+func dialAttach(bundle string) (*net.UnixConn, error) {
+	dir, err := unix.Open(bundle, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		if err == unix.ENOENT {
+			return nil, ErrNotRunning
+		}
+		return nil, fmt.Errorf("open %s: %w", bundle, err)
+	}
+	defer unix.Close(dir)
+	name := fmt.Sprintf("/proc/self/fd/%d/%s", dir, attachSocket)
+	conn, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: name, Net: "unixpacket"})
+	if errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ENOENT) {
+		return nil, ErrNotRunning
+	}
+	return conn, err
+}
+
+// sendStdin ends with the client's stream or with the connection. Packets are
+// kept below conmon's buffer of 32 KiB.
+func sendStdin(conn *net.UnixConn, stdin io.Reader) {
+	buf := make([]byte, 8<<10)
+	for {
+		n, err := stdin.Read(buf)
+		if n > 0 {
+			if _, err := conn.Write(buf[:n]); err != nil {
+				return
+			}
+		}
+		if err != nil {
+			_ = conn.CloseWrite()
+			return
+		}
+	}
+}
+
+// receiveOutput copies packets to the streams until conmon closes the
+// connection.
+func receiveOutput(conn *net.UnixConn, s Streams) error {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := conn.Read(buf)
+		if n > 1 {
+			w := s.Stdout
+			if buf[0] == stderrPacket {
+				w = s.Stderr
+			}
+			if w != nil {
+				if _, err := w.Write(buf[1:n]); err != nil {
+					return fmt.Errorf("write to the attached client: %w", err)
+				}
+			}
+		}
+		switch {
+		case err == nil:
+		case errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET), errors.Is(err, net.ErrClosed):
+			return nil
+		default:
+			return fmt.Errorf("read from conmon: %w", err)
+		}
+	}
+}
+
+// resize hands terminal sizes on to conmon, the latest one if they come fast:
+// conmon 2.1 loses all but the first of the lines that it reads at once.
+func (e *Executor) resize(ctx context.Context, f Facts, sizes <-chan TerminalSize) {
+	for {
+		var size TerminalSize
+		var ok bool
+		select {
+		case <-ctx.Done():
+			return
+		case size, ok = <-sizes:
+		}
+		if !ok {
+			return
+		}
+		size, sizes = latest(size, sizes)
+		if err := control(f, fmt.Sprintf("1 %d %d\n", size.Height, size.Width)); err != nil {
+			if !errors.Is(err, ErrNotRunning) && !errors.Is(err, os.ErrClosed) {
+				e.log.Warn("cannot resize the container's terminal", "error", err)
+			}
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// latest takes what is waiting in the channel; a closed channel becomes nil.
+func latest(size TerminalSize, sizes <-chan TerminalSize) (TerminalSize, <-chan TerminalSize) {
+	for {
+		select {
+		case next, ok := <-sizes:
+			if !ok {
+				return size, nil
+			}
+			size = next
+		default:
+			return size, sizes
+		}
+	}
+}

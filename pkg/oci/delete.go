@@ -1,0 +1,130 @@
+package oci
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/subpod/subpod/pkg/proc"
+)
+
+// Delete kills what is left of the container and removes the runtime's state,
+// the cgroup, the exit file and our and conmon's files in the bundle; the
+// bundle too if it is empty then. The log stays. It may be repeated.
+func (e *Executor) Delete(ctx context.Context, id string, f Facts) error {
+	if err := checkID(id); err != nil {
+		return err
+	}
+	rt, err := e.handler(f.Handler)
+	if err != nil {
+		return err
+	}
+	return e.remove(ctx, rt, id, f)
+}
+
+// remove takes every step whatever the one before it came to.
+func (e *Executor) remove(ctx context.Context, rt *runtime, id string, f Facts) error {
+	errs := []error{
+		f.kill(ctx),
+		f.endConmon(ctx),
+		rt.forget(ctx, id, f),
+		removeFile(e.exitFile(id)),
+	}
+	if f.Bundle != "" {
+		for _, name := range bundleFiles {
+			errs = append(errs, removeFile(filepath.Join(f.Bundle, name)))
+		}
+		_ = os.Remove(f.Bundle) // the caller's if it holds anything else
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("remove container %s: %w", id, err)
+	}
+	return nil
+}
+
+// kill ends every process of the container and waits for init's end.
+func (f Facts) kill(ctx context.Context) error {
+	if err := ignoreGone(f.Init.Signal(syscall.SIGKILL)); err != nil {
+		return err
+	}
+	if err := f.Init.Wait(ctx); err != nil {
+		return fmt.Errorf("wait for the container's init to end: %w", err)
+	}
+	if f.PIDNamespace == "own" {
+		return nil // the kernel has ended the others together with init
+	}
+	for {
+		err := f.signalMembers(syscall.SIGKILL)
+		if errors.Is(err, proc.ErrGone) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the container's processes to end: %w", ctx.Err())
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// endConmon gives conmon time to write the exit file that Wait reads, then
+// kills it.
+func (f Facts) endConmon(ctx context.Context) error {
+	if !f.Init.IsZero() {
+		grace, cancel := context.WithTimeout(ctx, conmonGrace)
+		defer cancel()
+		if f.Conmon.Wait(grace) == nil {
+			return nil
+		}
+	}
+	if err := ignoreGone(f.Conmon.Signal(syscall.SIGKILL)); err != nil {
+		return err
+	}
+	return f.Conmon.Wait(ctx)
+}
+
+// forget removes the runtime's state of a container without processes. Where
+// that is a directory and nothing else, it is removed without calling the
+// runtime.
+func (rt *runtime) forget(ctx context.Context, id string, f Facts) error {
+	dir := rt.stateDir(id)
+	if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if rt.crun && !f.PlainDelete && !f.Init.IsZero() {
+		if st, err := readCrunStatus(dir); err == nil && st.CgroupPath != nil && *st.CgroupPath == "" && st.PID == f.Init.PID {
+			return os.RemoveAll(dir)
+		}
+	}
+	return rt.call(ctx, "delete", "--force", id)
+}
+
+// crunStatus is the part of crun's status file that is used here.
+type crunStatus struct {
+	PID        int     `json:"pid"`
+	StartTime  uint64  `json:"process-start-time"`
+	CgroupPath *string `json:"cgroup-path"`
+	Bundle     string  `json:"bundle"`
+}
+
+func readCrunStatus(dir string) (st crunStatus, err error) {
+	b, err := os.ReadFile(filepath.Join(dir, "status"))
+	if err != nil {
+		return st, err
+	}
+	return st, json.Unmarshal(b, &st)
+}
+
+func removeFile(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}

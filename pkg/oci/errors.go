@@ -1,0 +1,94 @@
+package oci
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+var (
+	// ErrNotRunning says that the container's init has ended, or was not
+	// started yet where the call needs that.
+	ErrNotRunning = errors.New("container is not running")
+	// ErrCommandNotFound says that the container has no such executable. It is
+	// found with errors.Is in a *RuntimeError.
+	ErrCommandNotFound = errors.New("command not found in the container")
+	// ErrTimeout says that an exec ran longer than its timeout and was killed.
+	ErrTimeout = errors.New("exec timed out and was killed")
+	// ErrNoHandler names a runtime handler that is not configured.
+	ErrNoHandler = errors.New("runtime handler is not configured")
+	// ErrNoCgroup says that resources cannot be changed because no cgroup is
+	// delegated to this node.
+	ErrNoCgroup = errors.New("no cgroup is delegated, resource limits cannot be changed")
+)
+
+// RuntimeError is a failure that the OCI runtime reported, in its own words.
+type RuntimeError struct {
+	Op      string // "create", "start", "exec", "update", "delete"
+	Handler string
+	Message string
+	// ExitCode is the runtime's own exit code, -1 where conmon does not tell it.
+	ExitCode int
+}
+
+func (e *RuntimeError) Error() string {
+	if e.Message == "" {
+		return fmt.Sprintf("%s %s failed with exit code %d and said nothing", e.Handler, e.Op, e.ExitCode)
+	}
+	return fmt.Sprintf("%s %s: %s", e.Handler, e.Op, e.Message)
+}
+
+// Is makes errors.Is(err, ErrCommandNotFound) true where the runtime says so.
+func (e *RuntimeError) Is(target error) bool {
+	return target == ErrCommandNotFound && notFound.MatchString(e.Message)
+}
+
+// The words of crun, of runc for a bare name, and of runc for a path.
+var notFound = regexp.MustCompile("executable file (`.*` )?not found in \\$PATH|exec: \".*\": stat .*: no such file or directory")
+
+// runtimeWords takes the error messages out of a runtime's output. With
+// --log-format=json both crun and runc write one object a line; what is not
+// such an object (a crash, another runtime) is kept as it is. Warnings are
+// left out when there is an error.
+func runtimeWords(out string) string {
+	var errs, rest []string
+	for line := range strings.Lines(out) {
+		line = strings.TrimSpace(line)
+		if line == "" {
+			continue
+		}
+		var l struct{ Level, Msg string }
+		if json.Unmarshal([]byte(line), &l) != nil || l.Msg == "" {
+			rest = append(rest, line)
+			continue
+		}
+		switch l.Level {
+		case "error", "fatal", "panic", "":
+			// runc writes the same message to its log and to stderr.
+			if len(errs) == 0 || errs[len(errs)-1] != l.Msg {
+				errs = append(errs, l.Msg)
+			}
+		default:
+			rest = append(rest, l.Msg)
+		}
+	}
+	if len(errs) > 0 {
+		return strings.Join(errs, "; ")
+	}
+	return strings.Join(rest, "; ")
+}
+
+// loggedErrors is runtimeWords for a log file that is read although the call
+// may have gone well: only errors count.
+func loggedErrors(log string) string {
+	var errs []string
+	for line := range strings.Lines(log) {
+		var l struct{ Level, Msg string }
+		if json.Unmarshal([]byte(line), &l) == nil && l.Level == "error" && l.Msg != "" {
+			errs = append(errs, l.Msg)
+		}
+	}
+	return strings.Join(errs, "; ")
+}

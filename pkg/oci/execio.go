@@ -1,0 +1,166 @@
+package oci
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// output copies from a pipe or terminal to a writer in the background.
+type output struct {
+	from *os.File
+	to   io.Writer
+	done chan struct{}
+}
+
+func copyOutput(from *os.File, to io.Writer) *output {
+	o := &output{from: from, to: to, done: make(chan struct{})}
+	go func() {
+		defer close(o.done)
+		buf := make([]byte, 32<<10)
+		for {
+			n, err := o.from.Read(buf)
+			o.write(buf[:n])
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return o
+}
+
+// write drops what a broken writer does not take: the command must not hang on
+// a client that is gone.
+func (o *output) write(b []byte) {
+	if o.to == nil || len(b) == 0 {
+		return
+	}
+	if _, err := o.to.Write(b); err != nil {
+		o.to = nil
+	}
+}
+
+// finish ends the copying after what is in the pipe now, although processes
+// may still hold its other end. patience is given to a terminal, where what was
+// written arrives a moment later.
+func (o *output) finish(ctx context.Context, patience time.Duration) {
+	if patience > 0 {
+		select {
+		case <-o.done:
+		case <-time.After(patience):
+		}
+	}
+	_ = o.from.SetReadDeadline(time.Unix(1, 0))
+	select {
+	case <-o.done:
+	case <-ctx.Done():
+		return // the client does not read
+	}
+	conn, err := o.from.SyscallConn()
+	if err != nil {
+		return
+	}
+	buf := make([]byte, 64<<10)
+	for range 64 { // a pipe holds 1 MiB at most; a busy writer is not waited for
+		var n int
+		err := conn.Control(func(fd uintptr) { n, _ = unix.Read(int(fd), buf) })
+		if err != nil || n <= 0 {
+			return
+		}
+		o.write(buf[:n])
+	}
+}
+
+// pipes are the three streams of a command without a terminal. The command
+// writes to them itself, the runtime only hands them on.
+type pipes struct {
+	theirs  []*os.File
+	stdin   *os.File
+	outputs []*output
+	names   []string
+}
+
+func newPipes(cmd *exec.Cmd, s Streams) (execIO, error) {
+	p := &pipes{}
+	if s.Stdin != nil {
+		r, w, err := os.Pipe()
+		if err != nil {
+			return nil, err
+		}
+		p.theirs, p.stdin, cmd.Stdin = append(p.theirs, r), w, r
+		go func() {
+			_, _ = io.Copy(w, s.Stdin)
+			w.Close()
+		}()
+	}
+	var err error
+	add := func(w io.Writer) io.Writer {
+		if w == nil || err != nil {
+			return nil
+		}
+		r, theirs, pipeErr := os.Pipe()
+		if pipeErr != nil {
+			err = pipeErr
+			return nil
+		}
+		var st unix.Stat_t
+		if err = unix.Fstat(int(theirs.Fd()), &st); err == nil {
+			p.names = append(p.names, fmt.Sprintf("pipe:[%d]", st.Ino))
+		}
+		p.theirs = append(p.theirs, theirs)
+		p.outputs = append(p.outputs, copyOutput(r, w))
+		return theirs
+	}
+	if w := add(s.Stdout); w != nil {
+		cmd.Stdout = w
+	}
+	if w := add(s.Stderr); w != nil {
+		cmd.Stderr = w
+	}
+	if err != nil {
+		p.close()
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *pipes) started() { closeAll(p.theirs) }
+
+func (p *pipes) finish(ctx context.Context) {
+	for _, o := range p.outputs {
+		o.finish(ctx, 0)
+	}
+}
+
+func (p *pipes) close() {
+	closeAll(p.theirs)
+	if p.stdin != nil {
+		p.stdin.Close()
+	}
+	for _, o := range p.outputs {
+		o.from.Close()
+	}
+}
+
+func (p *pipes) holds(link string) bool {
+	for _, n := range p.names {
+		if n == link {
+			return true
+		}
+	}
+	return false
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		if err := f.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+			continue
+		}
+	}
+}

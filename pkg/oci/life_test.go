@@ -1,0 +1,243 @@
+package oci
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+func TestLife(t *testing.T) {
+	eachHandler(t, func(t *testing.T, handler string) {
+		e := executor(t)
+		b := create(t, e, container{handler: handler, args: sh("echo out; echo err >&2; printf part; exit 7")})
+		if _, err := b.exec(0, "/bin/true"); !errors.Is(err, ErrNotRunning) {
+			t.Errorf("exec before the start: %v, want ErrNotRunning", err)
+		}
+		b.start()
+		x := b.wait()
+		if x.Code != 7 || x.Unknown || x.OOMKilled || time.Since(x.At) > time.Minute {
+			t.Errorf("exit %+v, want code 7 just now", x)
+		}
+		if again := b.wait(); again != x {
+			t.Errorf("second Wait %+v, first %+v", again, x)
+		}
+		want := []string{"stdout F out", "stderr F err", "stdout P part"}
+		got := b.logLines()
+		for _, w := range want {
+			if !strings.Contains(strings.Join(got, "\n")+"\n", w+"\n") {
+				t.Errorf("log %q lacks %q", got, w)
+			}
+		}
+		if err := b.Signal(context.Background(), b.id, b.facts, syscall.SIGTERM, false); !errors.Is(err, ErrNotRunning) {
+			t.Errorf("signal after the end: %v, want ErrNotRunning", err)
+		}
+		if _, err := b.exec(0, "/bin/true"); !errors.Is(err, ErrNotRunning) {
+			t.Errorf("exec after the end: %v, want ErrNotRunning", err)
+		}
+		for range 2 {
+			if err := e.Delete(context.Background(), b.id, b.facts); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := os.Stat(b.facts.Bundle); !os.IsNotExist(err) {
+			t.Errorf("bundle after Delete: %v", err)
+		}
+		if _, err := os.Stat(b.log); err != nil {
+			t.Errorf("log after Delete: %v", err)
+		}
+	})
+}
+
+func TestFactsSurviveJSON(t *testing.T) {
+	e := executor(t)
+	b := create(t, e, container{args: sh("trap 'exit 3' TERM; echo ready; while :; do sleep 0.05; done")})
+	b.start()
+	data, err := json.Marshal(b.facts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back Facts
+	if err := json.Unmarshal(data, &back); err != nil || back != b.facts {
+		t.Fatalf("facts %+v came back as %+v (%v)", b.facts, back, err)
+	}
+	// Another Executor over the same directory, as after a restart.
+	again, err := New(context.Background(), Options{
+		Handlers: map[string]Handler{"crun": {Name: "crun"}}, RunDir: e.runDir, CgroupManager: "disabled",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the trap is set", func() bool { return len(b.logLines()) > 0 })
+	if err := again.Signal(context.Background(), b.id, back, syscall.SIGTERM, false); err != nil {
+		t.Fatal(err)
+	}
+	if x, err := again.Wait(context.Background(), b.id, back); err != nil || x.Code != 3 {
+		t.Errorf("exit %+v, %v; want code 3", x, err)
+	}
+}
+
+func TestSignalExitCode(t *testing.T) {
+	e := executor(t)
+	b := create(t, e, container{}).start()
+	if err := b.Signal(context.Background(), b.id, b.facts, syscall.SIGKILL, false); err != nil {
+		t.Fatal(err)
+	}
+	if x := b.wait(); x.Code != 128+9 || x.Unknown {
+		t.Errorf("exit %+v, want 137", x)
+	}
+}
+
+func TestSignalAll(t *testing.T) {
+	e := executor(t)
+	b := create(t, e, container{args: sh("trap 'echo term; exit 4' TERM; sh -c 'trap \"echo child\" TERM; echo ready; while :; do sleep 0.02; done' & wait; wait")}).start()
+	eventually(t, "the child runs", func() bool { return len(b.logLines()) == 1 })
+	if err := b.Signal(context.Background(), b.id, b.facts, syscall.SIGTERM, true); err != nil {
+		t.Fatal(err)
+	}
+	if x := b.wait(); x.Code != 4 {
+		t.Errorf("exit %+v, want 4", x)
+	}
+}
+
+func TestDeleteWithoutStart(t *testing.T) {
+	eachHandler(t, func(t *testing.T, handler string) {
+		e := executor(t)
+		b := create(t, e, container{handler: handler})
+		if err := e.Delete(context.Background(), b.id, b.facts); err != nil {
+			t.Fatal(err)
+		}
+		if b.facts.Init.Alive() || b.facts.Conmon.Alive() {
+			t.Error("init or conmon lives after Delete")
+		}
+	})
+}
+
+func TestCreateErrors(t *testing.T) {
+	eachHandler(t, func(t *testing.T, handler string) {
+		e := executor(t)
+		_, err := tryCreate(t, e, container{handler: handler, args: []string{"/no/such"}})
+		var rerr *RuntimeError
+		if !errors.As(err, &rerr) || !errors.Is(err, ErrCommandNotFound) || !strings.Contains(rerr.Message, "/no/such") {
+			t.Errorf("missing path: %v", err)
+		}
+		_, err = tryCreate(t, e, container{handler: handler, args: []string{"nosuch"}})
+		if !errors.Is(err, ErrCommandNotFound) {
+			t.Errorf("missing name: %v", err)
+		}
+		_, err = tryCreate(t, e, container{handler: handler, change: func(s *specs.Spec) {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/x", Type: "bind", Source: "/no/such/source", Options: []string{"bind"}})
+		}})
+		if !errors.As(err, &rerr) || !strings.Contains(rerr.Message, "/no/such/source") || errors.Is(err, ErrCommandNotFound) {
+			t.Errorf("missing bind source: %v", err)
+		}
+		entries, err := os.ReadDir(filepath.Join(e.runDir, "containers"))
+		if err != nil || len(entries) > 0 {
+			t.Errorf("bundles left after failed creates: %v, %v", entries, err)
+		}
+	})
+}
+
+func TestCreateTwice(t *testing.T) {
+	e := executor(t)
+	s := createSpec(t, e, container{})
+	f, err := e.Create(context.Background(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Create(context.Background(), s); err == nil || !strings.Contains(err.Error(), "already exists") {
+		t.Errorf("second create: %v", err)
+	}
+	// The failed one must not have harmed the first.
+	if err := e.Start(context.Background(), s.ID, f); err != nil {
+		t.Error(err)
+	}
+	if err := e.Delete(context.Background(), s.ID, f); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestCreateCancelled(t *testing.T) {
+	e := executor(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	s := createSpec(t, e, container{change: func(s *specs.Spec) {
+		s.Hooks = &specs.Hooks{Prestart: []specs.Hook{{Path: "/bin/sleep", Args: []string{"sleep", "30"}}}}
+	}})
+	time.AfterFunc(200*time.Millisecond, cancel)
+	begin := time.Now()
+	_, err := e.Create(ctx, s)
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled create: %v", err)
+	}
+	if d := time.Since(begin); d > 5*time.Second {
+		t.Errorf("cancelled create took %v", d)
+	}
+}
+
+func TestParallelCreates(t *testing.T) {
+	e := executor(t)
+	rootfs(t, e)
+	var wg sync.WaitGroup
+	for i := range 8 {
+		c := createSpec(t, e, container{handler: handlers[i%2], args: sh("exit 5")})
+		wg.Go(func() {
+			ctx := context.Background()
+			f, err := e.Create(ctx, c)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if err := e.Start(ctx, c.ID, f); err != nil {
+				t.Error(err)
+			}
+			if x, err := e.Wait(ctx, c.ID, f); err != nil || x.Code != 5 {
+				t.Errorf("exit %+v, %v", x, err)
+			}
+			if err := e.Delete(ctx, c.ID, f); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestSweep(t *testing.T) {
+	e := executor(t)
+	keep := create(t, e, container{}).start()
+	var orphans []*box
+	for _, c := range []container{{}, {pid: "host"}, {handler: "runc"}} {
+		b, err := tryCreate(t, e, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		orphans = append(orphans, b.start())
+	}
+	if err := os.WriteFile(e.exitFile(newID()), []byte("0"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Sweep(context.Background(), func(id string) bool { return id == keep.id }); err != nil {
+		t.Error(err)
+	}
+	for _, b := range orphans {
+		if b.facts.Init.Alive() || b.facts.Conmon.Alive() {
+			t.Errorf("orphan of %s is alive", b.facts.Handler)
+		}
+		if _, err := os.Stat(b.facts.Bundle); !os.IsNotExist(err) {
+			t.Errorf("bundle of an orphan of %s: %v", b.facts.Handler, err)
+		}
+	}
+	if ids, err := e.IDs(context.Background()); err != nil || len(ids) != 1 || ids[0] != keep.id {
+		t.Errorf("IDs %v, %v", ids, err)
+	}
+	if _, err := keep.exec(0, "/bin/true"); err != nil {
+		t.Errorf("the live container after the sweep: %v", err)
+	}
+}

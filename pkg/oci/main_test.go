@@ -1,0 +1,431 @@
+package oci
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// The tests run real containers. They need a user namespace with 65536 IDs and
+// mount, PID, network, IPC and UTS namespaces of their own, so the test binary
+// runs itself again in such namespaces. As root the range is simply taken (in
+// there nothing is root any more); an unprivileged user needs uidmap's
+// newuidmap and would have to be in /etc/subuid, so start the tests as root or
+// inside a node.
+const inNamespace = "SUBPOD_OCI_TEST_NAMESPACE"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(inNamespace) == "" {
+		os.Exit(enterNamespace())
+	}
+	if err := prepareNamespace(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+func enterNamespace() int {
+	// Absolute arguments only: the directory may be out of reach in there.
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), inNamespace+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 1400000, Size: 65536}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID |
+			syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS,
+		UidMappings: ids, GidMappings: ids, GidMappingsEnableSetgroups: true,
+		Credential: &syscall.Credential{Uid: 0, Gid: 0},
+	}
+	if os.Getuid() != 0 {
+		own := func(id int) []syscall.SysProcIDMap {
+			return []syscall.SysProcIDMap{{ContainerID: 0, HostID: id, Size: 1}}
+		}
+		cmd.SysProcAttr.UidMappings, cmd.SysProcAttr.GidMappings = own(os.Getuid()), own(os.Getgid())
+		cmd.SysProcAttr.GidMappingsEnableSetgroups, cmd.SysProcAttr.Credential = false, nil
+	}
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return exit.ExitCode()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "enter namespaces:", err)
+		return 1
+	}
+	return 0
+}
+
+// prepareNamespace does what the node does: shared propagation, an own /proc,
+// and a hybrid cgroup tree hidden behind a tmpfs.
+func prepareNamespace() error {
+	mounts := []struct {
+		source, target, fstype string
+		flags                  uintptr
+	}{
+		{"", "/", "", unix.MS_REC | unix.MS_SHARED},
+		{"proc", "/proc", "proc", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC},
+	}
+	for _, m := range mounts {
+		if err := unix.Mount(m.source, m.target, m.fstype, m.flags, ""); err != nil {
+			return fmt.Errorf("mount %s on %s: %w", m.source, m.target, err)
+		}
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs("/sys/fs/cgroup", &st); err == nil && st.Type != unix.CGROUP2_SUPER_MAGIC {
+		if err := unix.Mount("tmpfs", "/sys/fs/cgroup", "tmpfs", 0, "mode=755"); err != nil {
+			return fmt.Errorf("hide /sys/fs/cgroup: %w", err)
+		}
+	}
+	// We are PID 1 here: orphans such as conmon become our children, and
+	// somebody must reap them. The real node has rootlesskit for that.
+	go reap()
+	return nil
+}
+
+func reap() {
+	for {
+		var info unix.Siginfo
+		// Look without reaping: children of os/exec are waited for by it.
+		if err := unix.Waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
+			time.Sleep(5 * time.Millisecond)
+			continue
+		}
+		for _, pid := range zombies() {
+			var ws unix.WaitStatus
+			_, _ = unix.Wait4(pid, &ws, unix.WNOHANG, nil)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// zombies returns our zombie children that we did not start: they have another
+// parent death and are sessions or runtimes of conmon's.
+func zombies() []int {
+	var found []int
+	all, _ := pids()
+	for _, pid := range all {
+		st, err := readProcStat(pid)
+		if err != nil || st.state != 'Z' || st.ppid != 1 || st.session == mySession {
+			continue
+		}
+		found = append(found, pid)
+	}
+	return found
+}
+
+var mySession = func() int { st, _ := readProcStat(os.Getpid()); return st.session }()
+
+// executor makes an Executor with both runtimes and, at the end of the test,
+// proves that nothing of it is left.
+func executor(t testing.TB) *Executor {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "oci")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := openFiles(t)
+	e, err := New(context.Background(), Options{
+		Handlers:      map[string]Handler{"crun": {Name: "crun"}, "runc": {Name: "runc"}},
+		RunDir:        dir,
+		CgroupManager: "disabled",
+		Log:           slog.New(slog.NewTextHandler(testLog{t}, &slog.HandlerOptions{Level: slog.LevelWarn})),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mounts := mountTable(t)
+	t.Cleanup(func() {
+		checkNothingLeft(t, e)
+		if after := mountTable(t); after != mounts {
+			t.Errorf("mounts changed:\nbefore\n%s\nafter\n%s", mounts, after)
+		}
+		for deadline := time.Now().Add(2 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			after := openFiles(t)
+			if len(after) <= len(before) {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Errorf("open files grew:\nbefore %q\nafter %q", before, after)
+				break
+			}
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return e
+}
+
+type testLog struct{ t testing.TB }
+
+func (l testLog) Write(b []byte) (int, error) { l.t.Log(strings.TrimSpace(string(b))); return len(b), nil }
+
+func checkNothingLeft(t testing.TB, e *Executor) {
+	t.Helper()
+	for _, dir := range []string{e.exitDir, e.execDir, e.handlers["crun"].root, e.handlers["runc"].root} {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			t.Error(err)
+		}
+		for _, d := range entries {
+			t.Errorf("left behind: %s/%s", dir, d.Name())
+		}
+	}
+	_ = filepath.WalkDir(e.runDir, func(p string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type()&(fs.ModeSocket|fs.ModeNamedPipe) != 0 {
+			t.Errorf("left behind: %s", p)
+		}
+		return nil
+	})
+	all, _ := pids()
+	for _, pid := range all {
+		if _, _, ok := e.ownConmon(pid); ok {
+			t.Errorf("conmon %d is left", pid)
+		}
+	}
+}
+
+func openFiles(t testing.TB) []string {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var files []string
+	for _, d := range entries {
+		if l, err := os.Readlink("/proc/self/fd/" + d.Name()); err == nil && !strings.HasPrefix(l, "/proc/") {
+			files = append(files, l)
+		}
+	}
+	return files
+}
+
+func mountTable(t testing.TB) string {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// container describes a test container.
+type container struct {
+	handler   string // "" = crun
+	args      []string
+	pid       string // "own" (default), "host" or a path
+	terminal  bool
+	stdin     bool
+	stdinOnce bool
+	noLog     bool
+	bpf       string
+	change    func(*specs.Spec)
+}
+
+func sh(script string) []string { return []string{"/bin/sh", "-c", script} }
+
+// box is a created container.
+type box struct {
+	*Executor
+	t     testing.TB
+	id    string
+	facts Facts
+	log   string
+	spec  *specs.Spec
+}
+
+func newID() string {
+	b := make([]byte, 32)
+	_, _ = rand.Read(b)
+	return hex.EncodeToString(b)
+}
+
+// create makes a container and deletes it at the end of the test.
+func create(t testing.TB, e *Executor, c container) *box {
+	t.Helper()
+	b, err := tryCreate(t, e, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := e.Delete(context.Background(), b.id, b.facts); err != nil {
+			t.Error(err)
+		}
+	})
+	return b
+}
+
+func tryCreate(t testing.TB, e *Executor, c container) (*box, error) {
+	t.Helper()
+	s := createSpec(t, e, c)
+	b := &box{Executor: e, t: t, id: s.ID, log: s.LogPath, spec: s.Spec}
+	var err error
+	b.facts, err = e.Create(context.Background(), s)
+	return b, err
+}
+
+func createSpec(t testing.TB, e *Executor, c container) CreateSpec {
+	t.Helper()
+	s := CreateSpec{
+		ID: newID(), Handler: c.handler, Spec: baseSpec(t, e, c),
+		Terminal: c.terminal, Stdin: c.stdin, StdinOnce: c.stdinOnce, SeccompBPF: c.bpf,
+	}
+	if s.Handler == "" {
+		s.Handler = "crun"
+	}
+	s.Bundle = filepath.Join(e.runDir, "containers", s.ID)
+	if !c.noLog {
+		s.LogPath = filepath.Join(t.TempDir(), "0.log")
+	}
+	return s
+}
+
+// rootfs makes one root file system per Executor, from Debian's busybox-static.
+func rootfs(t testing.TB, e *Executor) string {
+	t.Helper()
+	dir := filepath.Join(e.runDir, "rootfs")
+	if _, err := os.Stat(dir); err == nil {
+		return dir
+	}
+	for _, d := range []string{"bin", "proc", "dev", "tmp", "etc", "sys", "root"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(filepath.Join(dir, "tmp"), 0o1777); err != nil {
+		t.Fatal(err)
+	}
+	busybox, err := os.ReadFile("/bin/busybox")
+	if err != nil {
+		t.Fatalf("the tests' containers need Debian's busybox-static: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "bin/busybox"), busybox, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"sh", "true", "sleep", "cat", "stty", "head", "yes", "echo", "setsid", "id", "chmod", "mkdir", "ps"} {
+		if err := os.Symlink("busybox", filepath.Join(dir, "bin", name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "bin/notexec"), []byte("text\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func baseSpec(t testing.TB, e *Executor, c container) *specs.Spec {
+	t.Helper()
+	args := c.args
+	if args == nil {
+		args = []string{"/bin/sleep", "1000"}
+	}
+	caps := []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_SETUID", "CAP_SETGID", "CAP_KILL", "CAP_SETPCAP"}
+	s := &specs.Spec{
+		Version: "1.0.2",
+		Root:    &specs.Root{Path: rootfs(t, e)},
+		Process: &specs.Process{
+			Args: args, Cwd: "/", Env: []string{"PATH=/bin", "TERM=xterm"},
+			Capabilities: &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
+		},
+		Mounts: []specs.Mount{
+			{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
+			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
+			{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"}},
+		},
+		Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: "mount"}, {Type: "ipc"}, {Type: "uts"}}},
+	}
+	switch c.pid {
+	case "", "own":
+		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "pid"})
+	case "host":
+	default:
+		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "pid", Path: c.pid})
+	}
+	if c.change != nil {
+		c.change(s)
+	}
+	return s
+}
+
+func (b *box) start() *box {
+	b.t.Helper()
+	if err := b.Start(context.Background(), b.id, b.facts); err != nil {
+		b.t.Fatal(err)
+	}
+	return b
+}
+
+func (b *box) wait() Exit {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	x, err := b.Wait(ctx, b.id, b.facts)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return x
+}
+
+func (b *box) process(args ...string) *specs.Process {
+	p := *b.spec.Process
+	p.Args = args
+	return &p
+}
+
+func (b *box) exec(timeout time.Duration, args ...string) (ExecResult, error) {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	return b.ExecSync(ctx, b.id, b.facts, ExecSpec{Process: b.process(args...), Timeout: timeout})
+}
+
+// logLines returns the log as "stream tag text".
+func (b *box) logLines() []string {
+	b.t.Helper()
+	data, err := os.ReadFile(b.log)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	var lines []string
+	for line := range strings.Lines(string(data)) {
+		stamp, rest, ok := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		if _, err := time.Parse(time.RFC3339Nano, stamp); err != nil || !ok {
+			b.t.Fatalf("log line %q does not begin with a time: %v", line, err)
+		}
+		lines = append(lines, rest)
+	}
+	return lines
+}
+
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within 10 s: %s", what)
+		}
+	}
+}
+
+var handlers = []string{"crun", "runc"}
+
+func eachHandler(t *testing.T, test func(t *testing.T, handler string)) {
+	for _, h := range slices.Clone(handlers) {
+		t.Run(h, func(t *testing.T) { test(t, h) })
+	}
+}

@@ -1,0 +1,137 @@
+package oci
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/subpod/subpod/pkg/proc"
+)
+
+// IDs returns the containers that any handler has state of.
+func (e *Executor) IDs(context.Context) ([]string, error) {
+	var ids []string
+	for _, rt := range e.handlers {
+		entries, err := os.ReadDir(rt.root)
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range entries {
+			if d.IsDir() && validID.MatchString(d.Name()) && !slices.Contains(ids, d.Name()) {
+				ids = append(ids, d.Name())
+			}
+		}
+	}
+	return ids, nil
+}
+
+// Sweep removes what belongs to no live container: processes, conmons, runtime
+// state, exit files and what interrupted execs left. It is meant for the
+// server's start, before any request is served. It goes on after an error and
+// returns all of them.
+func (e *Executor) Sweep(ctx context.Context, live func(id string) bool) error {
+	orphans, errs := e.orphans(ctx, live)
+	for id, f := range orphans {
+		e.log.Info("removing orphaned container", "container", id, "handler", f.Handler)
+		for _, rt := range e.handlers {
+			if err := e.remove(ctx, rt, id, f); err != nil {
+				errs = append(errs, err)
+			}
+		}
+	}
+	entries, err := os.ReadDir(e.exitDir)
+	errs = append(errs, err)
+	for _, d := range entries {
+		if !live(d.Name()) {
+			errs = append(errs, removeFile(filepath.Join(e.exitDir, d.Name())))
+		}
+	}
+	entries, err = os.ReadDir(e.execDir)
+	errs = append(errs, err)
+	for _, d := range entries {
+		errs = append(errs, os.RemoveAll(filepath.Join(e.execDir, d.Name())))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("sweep orphaned containers: %w", err)
+	}
+	return nil
+}
+
+// orphans pieces the facts of containers without a record together, from the
+// runtimes' state and the conmons' command lines.
+func (e *Executor) orphans(ctx context.Context, live func(id string) bool) (map[string]Facts, []error) {
+	found := map[string]Facts{}
+	ids, err := e.IDs(ctx)
+	errs := []error{err}
+	for _, id := range ids {
+		if !live(id) {
+			found[id] = e.factsFromState(id)
+		}
+	}
+	all, err := pids()
+	errs = append(errs, err)
+	for _, pid := range all {
+		id, bundle, ok := e.ownConmon(pid)
+		if !ok || live(id) {
+			continue
+		}
+		f := found[id]
+		f.Bundle = bundle
+		if f.Conmon, err = proc.Identify(pid); err == nil {
+			found[id] = f
+		}
+	}
+	return found, errs
+}
+
+func (e *Executor) factsFromState(id string) Facts {
+	f := Facts{PIDNamespace: "host"}
+	for _, rt := range e.handlers {
+		dir := rt.stateDir(id)
+		if st, err := readCrunStatus(dir); err == nil {
+			f.Handler, f.Bundle, f.Init = rt.name, st.Bundle, proc.ID{PID: st.PID, StartTime: st.StartTime}
+		} else if b, err := os.ReadFile(filepath.Join(dir, "state.json")); err == nil {
+			var st struct {
+				PID       int    `json:"init_process_pid"`
+				StartTime uint64 `json:"init_process_start"`
+			}
+			if json.Unmarshal(b, &st) == nil {
+				f.Handler, f.Init = rt.name, proc.ID{PID: st.PID, StartTime: st.StartTime}
+			}
+		}
+	}
+	if f.Init.Alive() {
+		f.MountNS, _ = mountNSOf(f.Init.PID)
+	}
+	f.PlainDelete = true
+	return f
+}
+
+// ownConmon reports whether a process is a conmon of ours: one that writes its
+// exit file into our directory.
+func (e *Executor) ownConmon(pid int) (id, bundle string, ok bool) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if err != nil {
+		return "", "", false
+	}
+	var exitDir string
+	args := bytes.Split(b, []byte{0})
+	for i := 1; i+1 < len(args); i++ {
+		switch value := string(args[i+1]); string(args[i]) {
+		case "--exit-dir":
+			exitDir = value
+		case "--cid":
+			id = value
+		case "--bundle":
+			bundle = value
+		case "--runtime":
+			i = len(args) // what follows is the runtime's
+		}
+	}
+	return id, bundle, exitDir == e.exitDir && validID.MatchString(id)
+}

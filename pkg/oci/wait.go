@@ -1,0 +1,147 @@
+package oci
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/subpod/subpod/pkg/proc"
+)
+
+// Exit is how a container ended.
+type Exit struct {
+	Code      int32 // 128 + signal when a signal ended it
+	At        time.Time
+	OOMKilled bool
+	// Unknown: conmon was killed before it could write the exit code down. Code
+	// is 137 then and At the time at which the end was noticed.
+	Unknown bool
+}
+
+const unknownExitCode = 137
+
+// How long conmon may take to write the exit file after init has ended, until
+// what the container left behind, and then conmon itself, is killed.
+const (
+	leftoverGrace = time.Second
+	conmonGrace   = 5 * time.Second
+)
+
+// Wait returns once the container's init has ended, also when that was long
+// ago. It may be called any number of times and from any number of goroutines;
+// it holds no thread and does not poll. It never hangs on conmon: when conmon
+// was killed it goes on until init ends.
+func (e *Executor) Wait(ctx context.Context, id string, f Facts) (Exit, error) {
+	if err := checkID(id); err != nil {
+		return Exit{}, err
+	}
+	if x, ok, err := e.readExit(id, f); ok || err != nil {
+		return x, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	conmon, init := ended(ctx, f.Conmon), ended(ctx, f.Init)
+	var err error
+	select {
+	case err = <-conmon:
+	case err = <-init:
+		if err == nil {
+			err = e.hurryConmon(ctx, f, conmon)
+		}
+		init = closed
+	}
+	if err != nil {
+		return Exit{}, err
+	}
+	if x, ok, err := e.readExit(id, f); ok || err != nil {
+		return x, err
+	}
+	if err := <-init; err != nil {
+		return Exit{}, err
+	}
+	e.log.Warn("conmon ended before its container, exit code unknown", "container", id, "conmon", f.Conmon.PID)
+	return Exit{Code: unknownExitCode, At: time.Now(), OOMKilled: f.oomKilled(), Unknown: true}, nil
+}
+
+// hurryConmon waits for conmon's end after that of init. A process that init
+// left behind and that writes without end keeps conmon reading, so it goes
+// first. A conmon that still does not end is stuck and cannot be helped.
+func (e *Executor) hurryConmon(ctx context.Context, f Facts, conmon <-chan error) error {
+	after := func(d time.Duration, act func() error) (bool, error) {
+		select {
+		case err := <-conmon:
+			return true, err
+		case <-time.After(d):
+			return false, act()
+		}
+	}
+	leftover := func() error { return ignoreGone(f.signalMembers(syscall.SIGKILL)) }
+	if done, err := after(leftoverGrace, leftover); done || err != nil {
+		return err
+	}
+	kill := func() error {
+		e.log.Warn("conmon does not end after its container, killing it", "conmon", f.Conmon.PID)
+		return ignoreGone(f.Conmon.Signal(syscall.SIGKILL))
+	}
+	if done, err := after(conmonGrace, kill); done || err != nil {
+		return err
+	}
+	return <-conmon
+}
+
+// closed stands for a process that has ended.
+var closed = func() <-chan error { c := make(chan error); close(c); return c }()
+
+// ended delivers when the process has ended (nil) or ctx is done. The wait is
+// in the poller and ends with ctx.
+func ended(ctx context.Context, id proc.ID) <-chan error {
+	if id.IsZero() {
+		return closed
+	}
+	c := make(chan error, 1)
+	go func() { c <- id.Wait(ctx) }()
+	return c
+}
+
+// readExit reads conmon's exit file, which is renamed into place complete.
+func (e *Executor) readExit(id string, f Facts) (x Exit, ok bool, err error) {
+	file, err := os.Open(e.exitFile(id))
+	if errors.Is(err, os.ErrNotExist) {
+		return Exit{}, false, nil
+	}
+	if err != nil {
+		return Exit{}, false, err
+	}
+	defer file.Close()
+	fi, err := file.Stat()
+	if err != nil {
+		return Exit{}, false, err
+	}
+	b := make([]byte, 16)
+	n, err := file.Read(b)
+	if err != nil {
+		return Exit{}, false, fmt.Errorf("read %s: %w", file.Name(), err)
+	}
+	code, err := strconv.ParseInt(strings.TrimSpace(string(b[:n])), 10, 32)
+	if err != nil {
+		return Exit{}, false, fmt.Errorf("exit file %s: %w", file.Name(), err)
+	}
+	x = Exit{Code: int32(code), At: fi.ModTime(), OOMKilled: f.oomKilled()}
+	if code < 0 {
+		x.Code, x.Unknown = unknownExitCode, true
+	}
+	return x, true, nil
+}
+
+// oomKilled: conmon leaves a file when the kernel reports an OOM kill in the
+// container's cgroup.
+func (f Facts) oomKilled() bool {
+	_, err := os.Stat(filepath.Join(f.Bundle, oomFile))
+	return err == nil
+}
