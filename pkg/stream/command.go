@@ -1,0 +1,237 @@
+package stream
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+	"k8s.io/streaming/pkg/httpstream/wsstream"
+	utilexec "k8s.io/utils/exec"
+)
+
+// session is an exec or an attach, to be run over some protocol.
+type session struct {
+	options remotecommand.Options
+	attach  bool
+	run     func(ctx context.Context, s Streams) (exit int32, err error)
+}
+
+func newExecSession(b Backend, req *runtimeapi.ExecRequest) *session {
+	return &session{
+		options: remotecommand.Options{Stdin: req.Stdin, Stdout: req.Stdout, Stderr: req.Stderr, TTY: req.Tty},
+		run: func(ctx context.Context, s Streams) (int32, error) {
+			return b.Exec(ctx, req.ContainerId, req.Cmd, s)
+		},
+	}
+}
+
+func newAttachSession(b Backend, req *runtimeapi.AttachRequest) *session {
+	return &session{
+		options: remotecommand.Options{Stdin: req.Stdin, Stdout: req.Stdout, Stderr: req.Stderr, TTY: req.Tty},
+		attach:  true,
+		run: func(ctx context.Context, s Streams) (int32, error) {
+			return 0, b.Attach(ctx, req.ContainerId, s)
+		},
+	}
+}
+
+// serveCommand runs an exec or attach over the protocol that the client asks for.
+func (s *Server) serveCommand(w http.ResponseWriter, r *http.Request, sess *session) {
+	idle, creation := s.options.IdleTimeout, s.options.CreationTimeout
+	switch {
+	case wsstream.IsWebSocketRequestWithStreamCloseProtocol(r):
+		s.serveV5(w, r, sess)
+	case sess.attach:
+		remotecommand.ServeAttach(w, r, sess, "", "", "", &sess.options, idle, creation, remotecommand.SupportedStreamingProtocols)
+	default:
+		remotecommand.ServeExec(w, r, sess, "", "", "", nil, &sess.options, idle, creation, remotecommand.SupportedStreamingProtocols)
+	}
+}
+
+// ExecInContainer implements remotecommand.Executor. Names and command are
+// those of the session, not of the call.
+func (sess *session) ExecInContainer(ctx context.Context, _, _, _ string, _ []string, in io.Reader, out, errw io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize, _ time.Duration) error {
+	exit, err := sess.run(ctx, sess.streams(ctx, in, out, errw, resize))
+	if err == nil && exit != 0 {
+		// This type is what makes the library send an exit code instead of
+		// an internal error.
+		return utilexec.CodeExitError{Code: int(exit), Err: fmt.Errorf("command terminated with exit code %d", exit)}
+	}
+	return err
+}
+
+// AttachContainer implements remotecommand.Attacher.
+func (sess *session) AttachContainer(ctx context.Context, _, _, _ string, in io.Reader, out, errw io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) error {
+	_, err := sess.run(ctx, sess.streams(ctx, in, out, errw, resize))
+	return err
+}
+
+// streams picks what the request asked for: over a WebSocket the library hands
+// out all of them.
+func (sess *session) streams(ctx context.Context, in io.Reader, out, errw io.Writer, resize <-chan remotecommand.TerminalSize) Streams {
+	st := Streams{TTY: sess.options.TTY}
+	if sess.options.Stdin {
+		st.Stdin = in
+	}
+	if sess.options.Stdout {
+		st.Stdout = out
+	}
+	if sess.options.Stderr {
+		st.Stderr = errw
+	}
+	switch {
+	case resize == nil:
+	case st.TTY:
+		sizes := make(chan TerminalSize)
+		st.Resize = sizes
+		go latest(ctx, resize, sizes)
+	default:
+		// Unread sizes would stop the connection's reader, and with it stdin.
+		go func() {
+			for range resize {
+			}
+		}()
+	}
+	return st
+}
+
+// latest hands on terminal sizes, and forgets those that nobody took before the
+// next one came: a process that does not look at its terminal's size must not
+// hold up its stdin. It ends with in or ctx, and closes out.
+func latest(ctx context.Context, in <-chan remotecommand.TerminalSize, out chan<- TerminalSize) {
+	defer close(out)
+	var size TerminalSize
+	var ready chan<- TerminalSize // nil, and so never chosen, when there is nothing to hand on
+	for in != nil || ready != nil {
+		select {
+		case s, ok := <-in:
+			if !ok {
+				in = nil
+				continue
+			}
+			size, ready = TerminalSize(s), out
+		case ready <- size:
+			ready = nil
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// The channels of v5.channel.k8s.io, by number.
+const (
+	channelStdin = iota
+	channelStdout
+	channelStderr
+	channelError
+	channelResize
+	channelCount
+)
+
+// serveV5 runs a session over the WebSocket subprotocol v5.channel.k8s.io: that
+// of version 4, and a message {255, N} from the client ends channel N.
+func (s *Server) serveV5(w http.ResponseWriter, r *http.Request, sess *session) {
+	channels := make([]wsstream.ChannelType, channelCount)
+	set := func(n int, wanted bool, t wsstream.ChannelType) {
+		if channels[n] = wsstream.IgnoreChannel; wanted {
+			channels[n] = t
+		}
+	}
+	set(channelStdin, sess.options.Stdin, wsstream.ReadChannel)
+	set(channelStdout, sess.options.Stdout, wsstream.WriteChannel)
+	set(channelStderr, sess.options.Stderr, wsstream.WriteChannel)
+	set(channelError, true, wsstream.WriteChannel)
+	set(channelResize, true, wsstream.ReadChannel)
+	conn := wsstream.NewConn(map[string]wsstream.ChannelProtocolConfig{
+		remotecommand.StreamProtocolV5Name: {Binary: true, Channels: channels},
+	})
+	conn.SetIdleTimeout(s.options.IdleTimeout)
+	_, streams, err := conn.Open(w, r)
+	if err != nil {
+		s.options.Log.Debug("WebSocket handshake failed", "error", err)
+		return
+	}
+	defer conn.Close()
+
+	// An empty message says that the session is open.
+	ready := streams[channelError]
+	for n, wanted := range []bool{channelStdout: sess.options.Stdout, channelStderr: sess.options.Stderr} {
+		if wanted {
+			ready = streams[n]
+			break
+		}
+	}
+	if _, err := ready.Write(nil); err != nil {
+		return
+	}
+	resize := make(chan remotecommand.TerminalSize)
+	go readSizes(r.Context(), streams[channelResize], resize)
+	exit, err := sess.run(r.Context(), sess.streams(r.Context(), streams[channelStdin], streams[channelStdout], streams[channelStderr], resize))
+	if _, err := streams[channelError].Write(status(exit, err)); err != nil {
+		s.options.Log.Debug("client was gone before the exit status", "error", err)
+	}
+}
+
+// maxSize bounds one terminal size in JSON.
+const maxSize = 4096
+
+// readSizes hands on the terminal sizes that a client sends, a JSON object
+// each, until the stream ends, is malformed, or ctx is done; then it closes out.
+func readSizes(ctx context.Context, r io.Reader, out chan<- remotecommand.TerminalSize) {
+	defer close(out)
+	bounded := &io.LimitedReader{R: r}
+	decoder := json.NewDecoder(bounded)
+	for {
+		bounded.N = maxSize
+		var size remotecommand.TerminalSize
+		if decoder.Decode(&size) != nil {
+			// What still comes is thrown away: the connection's reader would
+			// wait for us otherwise, and with it stdin.
+			_, _ = io.Copy(io.Discard, r)
+			return
+		}
+		select {
+		case out <- size:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// status is what the error channel carries at the end: a metav1.Status in JSON,
+// with the exit code as a cause (remotecommand protocol, version 4).
+func status(exit int32, err error) []byte {
+	type cause struct {
+		Reason  string `json:"reason"`
+		Message string `json:"message"`
+	}
+	type details struct {
+		Causes []cause `json:"causes"`
+	}
+	st := struct {
+		Status  string   `json:"status"`
+		Message string   `json:"message,omitempty"`
+		Reason  string   `json:"reason,omitempty"`
+		Details *details `json:"details,omitempty"`
+		Code    int      `json:"code,omitempty"`
+	}{Status: "Success"}
+	switch {
+	case err != nil:
+		st.Status, st.Reason, st.Code = "Failure", "InternalError", http.StatusInternalServerError
+		st.Message = err.Error()
+	case exit != 0:
+		st.Status, st.Reason = "Failure", remotecommand.NonZeroExitCodeReason
+		st.Message = fmt.Sprintf("command terminated with exit code %d", exit)
+		st.Details = &details{[]cause{{remotecommand.ExitCodeCauseType, fmt.Sprint(exit)}}}
+	}
+	text, err := json.Marshal(st)
+	if err != nil { // strings and numbers: cannot be
+		return []byte(`{"status":"Failure","reason":"InternalError"}`)
+	}
+	return text
+}

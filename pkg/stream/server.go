@@ -1,0 +1,240 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"sync"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// Server serves streaming sessions. Make one with New.
+type Server struct {
+	backend Backend
+	options Options
+	base    *url.URL
+	tokens  tokens
+	http    *http.Server
+
+	mu       sync.Mutex
+	conns    map[*clientConn]struct{}
+	sessions sync.WaitGroup
+	isClosed bool
+}
+
+func (s *Server) newHTTPServer() *http.Server {
+	mux := http.NewServeMux()
+	for _, kind := range []string{kindExec, kindAttach, kindPortForward} {
+		for _, method := range []string{http.MethodGet, http.MethodPost} {
+			mux.HandleFunc(method+" /"+kind+"/{token}", func(w http.ResponseWriter, r *http.Request) {
+				s.open(kind, w, r)
+			})
+		}
+	}
+	return &http.Server{
+		Handler:           mux,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       time.Minute, // between requests; a session is none
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(s.options.Log.Handler(), slog.LevelDebug),
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			if cc, ok := c.(*clientConn); ok {
+				return cc.ctx
+			}
+			return ctx
+		},
+	}
+}
+
+// open runs the session that a token stands for.
+func (s *Server) open(kind string, w http.ResponseWriter, r *http.Request) {
+	request, ok := s.tokens.take(kind, r.PathValue("token"))
+	if !ok {
+		http.Error(w, "unknown, used or expired token", http.StatusNotFound)
+		return
+	}
+	if !s.begin() {
+		http.Error(w, ErrClosed.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	defer s.sessions.Done()
+	start := time.Now()
+	switch req := request.(type) {
+	case *runtimeapi.ExecRequest:
+		s.serveCommand(w, r, newExecSession(s.backend, req))
+	case *runtimeapi.AttachRequest:
+		s.serveCommand(w, r, newAttachSession(s.backend, req))
+	case *runtimeapi.PortForwardRequest:
+		s.servePortForward(w, r, req)
+	}
+	// A client that opened fewer streams than it announced leaves the library
+	// with a connection that nobody closes.
+	if c, ok := r.Context().Value(connKey{}).(*clientConn); ok {
+		_ = c.Close()
+	}
+	s.options.Log.Debug("streaming session ended", "kind", kind, "duration", time.Since(start))
+}
+
+// begin counts a session in, unless the server is closed.
+func (s *Server) begin() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.isClosed {
+		return false
+	}
+	s.sessions.Add(1)
+	return true
+}
+
+func (s *Server) closed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.isClosed
+}
+
+// Serve serves on all listeners, and closes them at its end. It returns nil
+// after Close, or else the error of the first listener that failed.
+func (s *Server) Serve(listeners ...net.Listener) error {
+	errs := make(chan error, len(listeners))
+	for _, l := range listeners {
+		go func() { errs <- s.http.Serve(&listener{Listener: l, server: s}) }()
+	}
+	var first error
+	for range listeners {
+		if err := <-errs; err != nil && !errors.Is(err, http.ErrServerClosed) && first == nil {
+			first = fmt.Errorf("serve streaming sessions: %w", err)
+		}
+		_ = s.http.Close() // one gone, all gone
+	}
+	return first
+}
+
+// Close ends all sessions and listeners, and waits until the backend's calls
+// have returned. It is idempotent.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	s.isClosed = true
+	conns := make([]*clientConn, 0, len(s.conns))
+	for c := range s.conns {
+		conns = append(conns, c)
+	}
+	s.mu.Unlock()
+	err := s.http.Close()
+	// http.Server forgets connections that a session took over.
+	for _, c := range conns {
+		_ = c.Close()
+	}
+	s.sessions.Wait()
+	return err
+}
+
+// listener wraps what it accepts into clientConns.
+type listener struct {
+	net.Listener
+	server *Server
+}
+
+// Accept implements net.Listener.
+func (l *listener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	c := &clientConn{Conn: conn, server: l.server}
+	ctx, cancel := context.WithCancel(context.Background())
+	c.ctx, c.gone = context.WithValue(ctx, connKey{}, c), cancel
+	l.server.mu.Lock()
+	l.server.conns[c] = struct{}{}
+	isClosed := l.server.isClosed
+	l.server.mu.Unlock()
+	if isClosed {
+		_ = c.Close()
+	}
+	return c, nil
+}
+
+// connKey finds the clientConn in the context of a request.
+type connKey struct{}
+
+// clientConn is a client's connection with a context that ends with it. HTTP's
+// own context outlives the client once a session has taken the connection over;
+// but every protocol here keeps reading, so that a client's end is seen as the
+// error of a read.
+type clientConn struct {
+	net.Conn
+	server *Server
+	ctx    context.Context
+	gone   context.CancelFunc
+}
+
+// Read implements net.Conn.
+func (c *clientConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	// Taking a connection over from HTTP stops a read by its deadline.
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		c.gone()
+	}
+	return n, err
+}
+
+// Close implements net.Conn.
+func (c *clientConn) Close() error {
+	c.gone()
+	c.server.mu.Lock()
+	delete(c.server.conns, c)
+	c.server.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// ListenFunc opens a listener, as net.Listen does, in some network namespace.
+type ListenFunc func(network, address string) (net.Listener, error)
+
+// Listen opens the same port of addr through each of the functions: one in the
+// host's and one in the node's network namespace, so that one URL is good in
+// both. With port 0 it looks for a port that is free everywhere. On an error
+// nothing is left open.
+func Listen(addr netip.Addr, port uint16, funcs ...ListenFunc) ([]net.Listener, error) {
+	const tries = 32
+	var err error
+	for range tries {
+		var ls []net.Listener
+		if ls, err = listenAll(netip.AddrPortFrom(addr, port), funcs); err == nil || port != 0 {
+			return ls, err
+		}
+	}
+	return nil, err
+}
+
+func listenAll(at netip.AddrPort, funcs []ListenFunc) (ls []net.Listener, err error) {
+	defer func() {
+		if err != nil {
+			for _, l := range ls {
+				_ = l.Close()
+			}
+			ls = nil
+		}
+	}()
+	for i, listen := range funcs {
+		l, err := listen("tcp", at.String())
+		if err != nil {
+			return ls, fmt.Errorf("listen for streaming sessions on %s (namespace %d of %d): %w", at, i+1, len(funcs), err)
+		}
+		ls = append(ls, l)
+		if at.Port() == 0 {
+			tcp, ok := l.Addr().(*net.TCPAddr)
+			if !ok {
+				return ls, fmt.Errorf("listen for streaming sessions: %s is no TCP address", l.Addr())
+			}
+			at = netip.AddrPortFrom(at.Addr(), uint16(tcp.Port))
+		}
+	}
+	return ls, nil
+}
