@@ -1,0 +1,207 @@
+// Package cgroup answers what a rootless runtime may do with cgroups here, makes
+// the paths of pods and containers, reads their statistics and removes them.
+//
+// Only cgroup v2 can be delegated to an unprivileged user (the kernel's
+// cgroup-v2.rst, "Delegation"). On a v1 or hybrid machine, or without
+// delegation, everything here says so and limits are off.
+package cgroup
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Mount is where the cgroup file system is.
+const Mount = "/sys/fs/cgroup"
+
+// LeafName is the cgroup that the daemon's own processes live in, below the root
+// of what was delegated: a cgroup that passes controllers on may hold no process
+// itself.
+const LeafName = "subpod-daemon"
+
+// Drivers, as the config and the CRI's RuntimeConfig know them.
+const (
+	DriverCgroupfs = "cgroupfs"
+	DriverSystemd  = "systemd"
+	DriverDisabled = "disabled"
+)
+
+// Facts is what this process may do with cgroups. The zero Facts means that
+// nothing is possible.
+type Facts struct {
+	Version     int  // 1, 2, or 0 when there is no cgroup file system
+	Hybrid      bool // v1 controllers beside a v2 tree
+	Delegated   bool // Root is writable
+	Controllers []string
+	Root        string // absolute directory below Mount under which pods go; "" when disabled
+	Driver      string // one of the Driver constants
+	Reason      string // in words: why this driver, and what would change it
+}
+
+// Has reports whether limits of a controller can be set.
+func (f Facts) Has(controller string) bool { return slices.Contains(f.Controllers, controller) }
+
+// Enabled reports whether containers get cgroups at all.
+func (f Facts) Enabled() bool { return f.Driver == DriverCgroupfs || f.Driver == DriverSystemd }
+
+// probe is where Detect looks; tests give another one.
+type probe struct {
+	mount, self string
+	bus         string // the user bus socket, "" when there is none
+}
+
+// Detect looks at the machine. It changes nothing. wanted is the configured
+// driver: "auto" (or ""), or one of the Driver constants; one that cannot work
+// gives DriverDisabled and its reason.
+func Detect(wanted string) Facts {
+	return probe{mount: Mount, self: "/proc/self/cgroup", bus: userBus()}.detect(wanted)
+}
+
+func (p probe) detect(wanted string) Facts {
+	f := Facts{Driver: DriverDisabled}
+	own, v1, err := ownCgroup(p.self)
+	var st unix.Statfs_t
+	mountErr := unix.Statfs(p.mount, &st)
+	switch {
+	case wanted == DriverDisabled:
+		f.Reason = "cgroups are disabled in the configuration"
+	case err != nil:
+		f.Reason = "no cgroups: " + err.Error()
+	case v1:
+		f.Version, f.Hybrid = 1, own != ""
+		f.Reason = "this machine uses cgroup v1 controllers, which cannot be delegated to a user; " +
+			"boot with systemd.unified_cgroup_hierarchy=1"
+	case mountErr != nil || st.Type != unix.CGROUP2_SUPER_MAGIC:
+		f.Version = 2
+		f.Reason = p.mount + " is not a cgroup v2 file system here"
+	default:
+		f.Version = 2
+		p.chooseV2(&f, wanted, own)
+	}
+	return f
+}
+
+// chooseV2 prefers a subtree that this process may write itself.
+func (p probe) chooseV2(f *Facts, wanted, own string) {
+	root := filepath.Join(p.mount, own)
+	if filepath.Base(root) == LeafName {
+		root = filepath.Dir(root)
+	}
+	writeErr := writable(root)
+	f.Delegated = writeErr == nil
+	if f.Delegated && wanted != DriverSystemd {
+		f.Driver, f.Root = DriverCgroupfs, root
+		f.Controllers = controllers(root)
+		f.Reason = "cgroup " + root + " is writable"
+		return
+	}
+	if wanted != DriverCgroupfs && p.bus != "" {
+		if slice := userSlice(p.mount, own); slice != "" {
+			f.Driver, f.Root = DriverSystemd, slice
+			f.Controllers = controllers(slice)
+			f.Reason = "systemd's user manager makes scopes below " + slice
+			return
+		}
+	}
+	f.Reason = fmt.Sprintf("cgroup %s is not delegated (%v) and no systemd user manager was found; "+
+		"start subpod as a systemd user service with Delegate=yes", root, writeErr)
+}
+
+// writable checks what delegation gives (cgroup-v2.rst, "Model of Delegation"):
+// the directory, cgroup.procs and cgroup.subtree_control.
+func writable(dir string) error {
+	for _, name := range []string{"", "cgroup.procs", "cgroup.subtree_control"} {
+		path := filepath.Join(dir, name)
+		if err := unix.Faccessat(unix.AT_FDCWD, path, unix.W_OK, unix.AT_EACCESS); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	return nil
+}
+
+// ownCgroup returns this process's v2 cgroup ("" without one) and whether any v1
+// hierarchy exists.
+func ownCgroup(path string) (own string, v1 bool, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", false, err
+	}
+	defer f.Close()
+	found := false
+	s := bufio.NewScanner(f)
+	for s.Scan() {
+		parts := strings.SplitN(s.Text(), ":", 3)
+		if len(parts) != 3 {
+			continue
+		}
+		found = true
+		if parts[0] == "0" {
+			own = parts[2]
+		} else {
+			v1 = true
+		}
+	}
+	if err := s.Err(); err != nil {
+		return "", false, err
+	}
+	if !found {
+		return "", false, errors.New(path + " is empty")
+	}
+	return own, v1, nil
+}
+
+func controllers(dir string) []string {
+	b, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
+	if err != nil {
+		return nil
+	}
+	return strings.Fields(string(b))
+}
+
+// userSlice returns the directory of user@UID.service that own lies in, or that
+// belongs to this session's user.
+func userSlice(mount, own string) string {
+	parts := strings.Split(own, "/")
+	for i, part := range parts {
+		if strings.HasPrefix(part, "user@") && strings.HasSuffix(part, ".service") {
+			return filepath.Join(mount, filepath.Join(parts[:i+1]...))
+		}
+		uid, isUser := strings.CutPrefix(strings.TrimSuffix(part, ".slice"), "user-")
+		if isUser {
+			dir := filepath.Join(mount, filepath.Join(parts[:i+1]...), "user@"+uid+".service")
+			if _, err := os.Stat(dir); err == nil {
+				return dir
+			}
+		}
+	}
+	return ""
+}
+
+// userBus returns the socket of the user's D-Bus, which the OCI runtime asks for
+// scopes.
+func userBus() string {
+	if a, ok := strings.CutPrefix(os.Getenv("DBUS_SESSION_BUS_ADDRESS"), "unix:path="); ok {
+		path, _, _ := strings.Cut(a, ",")
+		if _, err := os.Stat(path); err == nil {
+			return path
+		}
+	}
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
+		if path := filepath.Join(dir, "bus"); exists(path) && exists(filepath.Join(dir, "systemd")) {
+			return path
+		}
+	}
+	return ""
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}

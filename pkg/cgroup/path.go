@@ -1,0 +1,105 @@
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"path/filepath"
+	"strings"
+)
+
+// ErrBadParent says that a cgroup_parent cannot be used with the driver.
+var ErrBadParent = errors.New("bad cgroup parent")
+
+// defaultParent is where pods without a cgroup_parent go, and defaultSlice the
+// same for systemd.
+const (
+	defaultParent = "/subpod"
+	defaultSlice  = "subpod.slice"
+	scopePrefix   = "subpod"
+)
+
+// Pod says where a pod's containers go.
+type Pod struct {
+	// Parent is the cgroup path below the delegated root (cgroupfs), or the name
+	// of a slice (systemd).
+	Parent string
+	// Dir is the pod's directory; "" when cgroups are disabled.
+	Dir string
+
+	facts Facts
+}
+
+// PodPath places a pod. parent is LinuxPodSandboxConfig.cgroup_parent: a path in
+// cgroupfs syntax, of which the systemd driver takes the last element, a slice.
+// With a parent (a kubelet made it) the pod's cgroup is the parent itself; without
+// one it is made under the delegated root. ErrBadParent when the driver cannot use
+// it. With cgroups disabled every parent is accepted and unused; the caller has
+// said so once, with Facts.Reason.
+func (f Facts) PodPath(parent, podID string) (Pod, error) {
+	if !f.Enabled() {
+		return Pod{facts: f}, nil
+	}
+	if len(parent) > 4096 || strings.ContainsAny(parent, "\x00\n") || hasDotDot(parent) {
+		return Pod{}, fmt.Errorf("%w: %q", ErrBadParent, parent)
+	}
+	if f.Driver == DriverSystemd {
+		return f.slicePath(parent)
+	}
+	if parent == "" {
+		parent = path.Join(defaultParent, podID)
+	}
+	parent = path.Clean("/" + parent)
+	// A kubelet outside of the delegated subtree's cgroup namespace names it from
+	// the top.
+	if rel, ok := strings.CutPrefix(parent, f.rootPath()+"/"); ok && f.rootPath() != "/" {
+		parent = "/" + rel
+	}
+	return Pod{Parent: parent, Dir: filepath.Join(f.Root, parent), facts: f}, nil
+}
+
+func (f Facts) slicePath(parent string) (Pod, error) {
+	slice := defaultSlice
+	if parent != "" {
+		slice = path.Base(parent)
+	}
+	name, ok := strings.CutSuffix(slice, ".slice")
+	if !ok || name == "" || strings.HasPrefix(name, "-") || strings.HasSuffix(name, "-") || strings.Contains(name, "--") {
+		return Pod{}, fmt.Errorf("%w: %q: the systemd driver wants the name of a slice", ErrBadParent, parent)
+	}
+	// "a-b.slice" lies in "a.slice" (systemd.slice(5)).
+	dir := f.Root
+	for i, r := range name + "-" {
+		if r == '-' {
+			dir = filepath.Join(dir, name[:i]+".slice")
+		}
+	}
+	return Pod{Parent: slice, Dir: dir, facts: f}, nil
+}
+
+// Container returns the OCI cgroupsPath of a container in the pod, and the
+// directory that it will have; both "" when cgroups are disabled.
+func (p Pod) Container(id string) (cgroupsPath, dir string) {
+	switch p.facts.Driver {
+	case DriverSystemd:
+		return p.Parent + ":" + scopePrefix + ":" + id, filepath.Join(p.Dir, scopePrefix+"-"+id+".scope")
+	case DriverCgroupfs:
+		dir = filepath.Join(p.Dir, id)
+		return path.Join(p.facts.rootPath(), p.Parent, id), dir
+	}
+	return "", ""
+}
+
+// rootPath is Root as the OCI runtime names it: from the top of the mount.
+func (f Facts) rootPath() string {
+	return path.Clean("/" + strings.TrimPrefix(f.Root, Mount))
+}
+
+func hasDotDot(p string) bool {
+	for part := range strings.SplitSeq(p, "/") {
+		if part == ".." {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,154 @@
+package ocispec
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	mobyseccomp "github.com/moby/profiles/seccomp"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/pkg/ocispec/seccompbpf"
+)
+
+// maxProfile bounds a profile file; maxCached the number of kept profiles.
+const (
+	maxProfile = 4 << 20
+	maxCached  = 64
+)
+
+// SeccompCache keeps profiles that were resolved and compiled, by their content
+// and the capabilities that they were resolved for. Safe for concurrent use.
+type SeccompCache struct {
+	mu      sync.Mutex
+	entries map[[sha256.Size]byte]seccompEntry
+}
+
+type seccompEntry struct {
+	profile []byte // JSON of specs.LinuxSeccomp: each container gets its own copy
+	bpf     string
+}
+
+// NewSeccompCache returns an empty cache.
+func NewSeccompCache() *SeccompCache {
+	return &SeccompCache{entries: map[[sha256.Size]byte]seccompEntry{}}
+}
+
+// seccomp resolves the container's profile; privileged containers have none.
+func (b *builder) seccomp() error {
+	kind, ref, err := profile(b.sec.Seccomp, b.sec.SeccompProfilePath) //nolint:staticcheck // deprecated, still sent
+	if err != nil || b.sec.Privileged || kind == runtimeapi.SecurityProfile_Unconfined {
+		return err
+	}
+	var content []byte
+	switch kind {
+	case runtimeapi.SecurityProfile_RuntimeDefault:
+		if !b.Host.Seccomp {
+			b.warn("this kernel has no seccomp: the default profile is left out")
+			return nil
+		}
+		if b.SeccompDefault != "" {
+			if content, err = readProfile(b.SeccompDefault); err != nil {
+				return err
+			}
+		}
+	case runtimeapi.SecurityProfile_Localhost:
+		if !b.Host.Seccomp {
+			return invalid("seccomp profile %s: this kernel has no seccomp", ref)
+		}
+		if !filepath.IsAbs(ref) {
+			return invalid("seccomp profile %.80q is not an absolute path", ref)
+		}
+		if content, err = readProfile(ref); err != nil {
+			return invalid("%w", err)
+		}
+	default:
+		return invalid("unknown seccomp profile type %d", kind)
+	}
+	entry, err := b.Host.Cache.get(content, b.spec.Process.Capabilities.Bounding)
+	if err != nil {
+		return invalid("seccomp profile %s: %w", ref, err)
+	}
+	if string(entry.profile) == "null" {
+		return nil // an empty profile
+	}
+	b.out.SeccompBPF = entry.bpf
+	b.spec.Linux.Seccomp = &specs.LinuxSeccomp{}
+	return json.Unmarshal(entry.profile, b.spec.Linux.Seccomp)
+}
+
+// get resolves and compiles a profile; empty content means the built-in default.
+func (c *SeccompCache) get(content []byte, bounding []string) (seccompEntry, error) {
+	if c == nil {
+		return resolveProfile(content, bounding)
+	}
+	h := sha256.New()
+	fmt.Fprintf(h, "%d %s\n%s", len(content), content, strings.Join(bounding, " "))
+	key := [sha256.Size]byte(h.Sum(nil))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e, ok := c.entries[key]; ok {
+		return e, nil
+	}
+	e, err := resolveProfile(content, bounding)
+	if err != nil {
+		return e, err
+	}
+	if len(c.entries) >= maxCached {
+		clear(c.entries)
+	}
+	c.entries[key] = e
+	return e, nil
+}
+
+func resolveProfile(content []byte, bounding []string) (seccompEntry, error) {
+	// The profile's conditions look at the bounding set only.
+	subject := &specs.Spec{Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{Bounding: bounding}}}
+	var resolved *specs.LinuxSeccomp
+	var err error
+	if len(content) == 0 {
+		resolved, err = mobyseccomp.GetDefaultProfile(subject)
+	} else {
+		resolved, err = mobyseccomp.LoadProfile(string(content), subject)
+	}
+	if err != nil {
+		return seccompEntry{}, err
+	}
+	var e seccompEntry
+	if e.profile, err = json.Marshal(resolved); err != nil || resolved == nil {
+		return e, err
+	}
+	bpf, err := seccompbpf.Compile(resolved)
+	if errors.Is(err, seccompbpf.ErrUnsupported) {
+		return e, nil
+	}
+	e.bpf = base64.StdEncoding.EncodeToString(bpf)
+	return e, err
+}
+
+func readProfile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("seccomp profile: %w", err)
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("seccomp profile %s is not a regular file", path)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, maxProfile+1))
+	if err != nil {
+		return nil, fmt.Errorf("seccomp profile: %w", err)
+	}
+	if len(b) == 0 || len(b) > maxProfile {
+		return nil, fmt.Errorf("seccomp profile %s has %d bytes: empty or more than %d", path, len(b), maxProfile)
+	}
+	return b, nil
+}
