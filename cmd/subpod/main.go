@@ -45,6 +45,7 @@ func newRoot() *cobra.Command {
 		newServer(flags),
 		newNsenter(flags),
 		newReload(flags),
+		newLoad(flags),
 		newVersion(),
 	)
 	return cmd

@@ -2,16 +2,121 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
 
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+
+	"github.com/subpod/subpod/netns"
 	"github.com/subpod/subpod/pkg/config"
+	"github.com/subpod/subpod/pkg/cri"
+	"github.com/subpod/subpod/pkg/stream"
 	"github.com/subpod/subpod/rootless"
 )
 
-// runServer serves until ctx ends.
-func runServer(ctx context.Context, _ *config.Config, _ *rootless.Node) error {
-	if err := rootless.Notify("READY=1"); err != nil {
+// stopGrace is how long requests under way may take to end when the server stops.
+const stopGrace = 5 * time.Second
+
+// runServer serves until ctx ends. Containers go on running after it.
+func runServer(ctx context.Context, cfg *config.Config, node *rootless.Node) error {
+	begin := time.Now()
+	nodeNet, err := netns.OpenNode(node.NetNS)
+	if err != nil {
 		return err
 	}
-	<-ctx.Done()
-	return nil
+	defer nodeNet.Close()
+	parts, err := newParts(ctx, cfg, node, nodeNet)
+	if err != nil {
+		return err
+	}
+	defer parts.close()
+
+	listener, err := listenUnix(cfg.Daemon.Socket)
+	if err != nil {
+		return err
+	}
+	streaming, err := stream.Listen(cfg.Streaming.Address, uint16(cfg.Streaming.Port), streamListeners(node, nodeNet)...)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	ready := make(chan struct{})
+	server := cri.NewServer(parts.service, ready)
+
+	var group errgroup.Group
+	stopped, stop := context.WithCancel(ctx)
+	defer stop()
+	serve := func(what string, run func() error) {
+		group.Go(func() error {
+			defer stop()
+			if err := run(); err != nil {
+				return fmt.Errorf("%s: %w", what, err)
+			}
+			return nil
+		})
+	}
+	serve("serve CRI", func() error { return server.Serve(listener) })
+	serve("serve streams", func() error { return parts.service.Stream.Serve(streaming...) })
+	group.Go(func() error {
+		<-stopped.Done()
+		shutDown(server)
+		return parts.service.Stream.Close()
+	})
+	if err := parts.runtime.Recover(ctx); err != nil {
+		stop()
+		return errors.Join(err, group.Wait())
+	}
+	close(ready)
+	slog.Info("serving", "socket", cfg.Daemon.Socket, "took", time.Since(begin).Round(time.Millisecond))
+	if err := rootless.Notify("READY=1"); err != nil {
+		slog.Warn("the service manager could not be told", "error", err)
+	}
+	return group.Wait()
+}
+
+// shutDown lets requests end, then ends those that do not.
+func shutDown(server *grpc.Server) {
+	done := make(chan struct{})
+	go func() {
+		server.GracefulStop()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(stopGrace):
+		server.Stop()
+	}
+}
+
+// streamListeners make the streaming server reachable from the host and from
+// inside the node.
+func streamListeners(node *rootless.Node, nodeNet *netns.Node) []stream.ListenFunc {
+	if node.NetNS == "" {
+		return []stream.ListenFunc{net.Listen} // one network for both
+	}
+	return []stream.ListenFunc{net.Listen, nodeNet.Listen}
+}
+
+// listenUnix makes the socket that only its owner may use. The caller holds the
+// state, so a socket that is there already is a dead server's.
+func listenUnix(path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("make the socket's directory: %w", err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("remove the old socket: %w", err)
+	}
+	old := unix.Umask(0o177)
+	l, err := net.Listen("unix", path)
+	unix.Umask(old)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
+	}
+	return l, nil
 }

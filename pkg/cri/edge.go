@@ -112,6 +112,7 @@ var codeOf = []struct {
 var typed = []struct{ err, kubelet error }{
 	{storage.ErrRegistryUnavailable, crierrors.ErrRegistryUnavailable},
 	{storage.ErrSignature, crierrors.ErrSignatureValidationFailed},
+	{pod.ErrImageVolume, crierrors.ErrImageVolumeMountFailed},
 }
 
 // withCode gives an error of the core its gRPC code.

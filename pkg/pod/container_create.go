@@ -189,19 +189,19 @@ func (r *Runtime) specInput(ctx context.Context, p state.Pod, c state.Container,
 		return ocispec.Input{}, err
 	}
 	return ocispec.Input{
-		PodID:              p.ID,
-		ID:                 c.ID,
-		Pod:                p.Config.V,
-		Container:          c.Config.V,
-		Image:              image.Config,
-		Rootfs:             c.Facts.Rootfs,
-		Namespaces:         ns,
-		Files:              r.podFiles(p.ID, p.Facts.Shm),
-		Mounts:             mounts,
-		Host:               r.Host,
-		Handler:            p.Handler,
-		SeccompProfileRoot: r.SeccompRoot,
-		CDISpecDirs:        r.CDISpecDirs,
+		PodID:          p.ID,
+		ID:             c.ID,
+		Pod:            p.Config.V,
+		Container:      c.Config.V,
+		Image:          image.Config,
+		Rootfs:         c.Facts.Rootfs,
+		Namespaces:     ns,
+		Files:          r.podFiles(p.ID, p.Facts.Shm),
+		Mounts:         mounts,
+		Host:           r.Host,
+		Handler:        p.Handler,
+		SeccompDefault: r.SeccompProfile,
+		CDISpecDirs:    r.CDISpecDirs,
 	}, nil
 }
 

@@ -11,12 +11,12 @@ import (
 
 // DNS says what a pod without a dns_config of its own gets.
 type DNS struct {
-	// Servers replace the host's name servers (slirp4netns forwards to the
-	// host's resolver, also where that listens on loopback only); empty means
-	// the host's own.
-	Servers []string
-	// HostFile is the host's resolv.conf, for search domains and options.
+	// HostFile is the host's resolv.conf.
 	HostFile string
+	// UplinkFile names the servers to use instead of the host's: slirp4netns
+	// forwards to the host's resolver, also where that listens on loopback only,
+	// and follows its changes. "" where there are none.
+	UplinkFile string
 }
 
 // resolvConf renders resolv.conf(5) for a pod.
@@ -28,13 +28,15 @@ func (d DNS) resolvConf(cfg *runtimeapi.DNSConfig) ([]byte, error) {
 	if err != nil && !os.IsNotExist(err) {
 		return nil, fmt.Errorf("read the host's resolv.conf: %w", err)
 	}
-	if len(d.Servers) == 0 {
+	if d.UplinkFile == "" {
 		return host, nil
 	}
-	var out bytes.Buffer
-	for _, s := range d.Servers {
-		fmt.Fprintf(&out, "nameserver %s\n", s)
+	uplink, err := os.ReadFile(d.UplinkFile)
+	if err != nil {
+		return nil, fmt.Errorf("read the uplink's resolv.conf: %w", err)
 	}
+	var out bytes.Buffer
+	out.Write(uplink)
 	for line := range strings.Lines(string(host)) {
 		switch f := strings.Fields(line); {
 		case len(f) > 0 && (f[0] == "search" || f[0] == "domain" || f[0] == "options"):

@@ -2,16 +2,21 @@ package pod
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"time"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/netns"
 	"github.com/subpod/subpod/pkg/oci"
 	"github.com/subpod/subpod/pkg/ocispec"
 	"github.com/subpod/subpod/pkg/state"
+	"github.com/subpod/subpod/pkg/stream"
 )
 
 // ExecSync runs cmd in a running container and returns its output; timeout 0
@@ -51,9 +56,9 @@ func (r *Runtime) Attach(ctx context.Context, id string, s oci.Streams) error {
 	return r.Executor.Attach(ctx, c.ID, *c.Facts.Runtime, s)
 }
 
-// PortForward joins the stream to a port on the pod's loopback. A pod on the
+// PortForward joins the client to a port on the pod's loopback. A pod on the
 // node's network is reached on the node's loopback.
-func (r *Runtime) PortForward(ctx context.Context, podID string, port int32, stream io.ReadWriteCloser) error {
+func (r *Runtime) PortForward(ctx context.Context, podID string, port int32, client io.ReadWriteCloser) error {
 	p, err := r.readyPod(podID)
 	if err != nil {
 		return err
@@ -66,7 +71,7 @@ func (r *Runtime) PortForward(ctx context.Context, podID string, port int32, str
 	if err != nil {
 		return fmt.Errorf("forward to port %d of pod sandbox %s: %w", port, p.ID, err)
 	}
-	return relay(ctx, stream, conn)
+	return stream.Forward(ctx, client, conn)
 }
 
 // CheckExec says whether a stream to the container can be opened now.
@@ -129,40 +134,20 @@ func (r *Runtime) readyPod(id string) (state.Pod, error) {
 	return p, nil
 }
 
-func (r *Runtime) execProcess(c state.Container, cmd []string, tty bool) (*oci.Process, error) {
+func (r *Runtime) execProcess(c state.Container, cmd []string, tty bool) (*specs.Process, error) {
 	if len(cmd) == 0 {
 		return nil, fmt.Errorf("%w: exec in container %s: no command", ErrInvalid, c.ID)
 	}
-	spec, err := oci.ReadSpec(c.Facts.Runtime.Bundle)
+	text, err := os.ReadFile(filepath.Join(c.Facts.Runtime.Bundle, "config.json"))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("read the spec of container %s: %w", c.ID, err)
 	}
-	return ocispec.ExecProcess(spec, cmd, tty), nil
-}
-
-// relay copies both ways until both directions have ended or the context has.
-func relay(ctx context.Context, a io.ReadWriteCloser, b io.ReadWriteCloser) error {
-	stop := context.AfterFunc(ctx, func() { a.Close(); b.Close() })
-	defer stop()
-	defer a.Close()
-	defer b.Close()
-	toA := make(chan error, 1)
-	go func() {
-		_, err := io.Copy(a, b)
-		a.Close() // the pod has said all: so has the stream
-		toA <- err
-	}()
-	_, err := io.Copy(b, a)
-	if half, ok := b.(interface{ CloseWrite() error }); ok {
-		_ = half.CloseWrite()
-	} else {
-		b.Close()
+	// Only the process is of interest: the rest is large.
+	var spec struct {
+		Process *specs.Process `json:"process"`
 	}
-	if readErr := <-toA; err == nil {
-		err = readErr
+	if err := json.Unmarshal(text, &spec); err != nil {
+		return nil, fmt.Errorf("read the spec of container %s: %w", c.ID, err)
 	}
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return err
+	return ocispec.ExecProcess(&specs.Spec{Process: spec.Process}, cmd, tty), nil
 }

@@ -15,17 +15,21 @@ import (
 	"github.com/subpod/subpod/pkg/state"
 )
 
-// ErrMountSource says that the source of a mount cannot be used: a host path
-// that is missing, an image or a path in it that is not there.
-var ErrMountSource = errors.New("mount source cannot be used")
+var (
+	// ErrMountSource says that the host path of a mount cannot be used: most
+	// often it is missing.
+	ErrMountSource = errors.New("mount source cannot be used")
+	// ErrImageVolume says that an image, or a path in it, cannot be mounted.
+	ErrImageVolume = errors.New("image volume cannot be mounted")
+)
 
 // imageMounts lists the image volumes that resolveMounts will mount for the
 // container; they are in the record before it does.
-func imageMounts(c state.Container) []state.ImageMount {
-	var out []state.ImageMount
+func imageMounts(c state.Container) []string {
+	var out []string
 	for i, m := range c.Config.V.Mounts {
-		if ref := m.GetImage().GetImage(); ref != "" {
-			out = append(out, state.ImageMount{ImageID: ref, Key: fmt.Sprintf("%s-%d", c.ID, i)})
+		if m.GetImage().GetImage() != "" {
+			out = append(out, fmt.Sprintf("%s-%d", c.ID, i))
 		}
 	}
 	return out
@@ -34,16 +38,16 @@ func imageMounts(c state.Container) []state.ImageMount {
 // resolveMounts returns the container's mounts with every source an existing
 // path of the node: links followed (proto: Mount.host_path), images mounted.
 func (r *Runtime) resolveMounts(ctx context.Context, c state.Container) ([]*runtimeapi.Mount, error) {
-	images := c.Facts.ImageMounts
+	keys := c.Facts.ImageMounts
 	out := make([]*runtimeapi.Mount, 0, len(c.Config.V.Mounts))
 	for _, m := range c.Config.V.Mounts {
 		m = proto.CloneOf(m)
 		if m.GetImage().GetImage() != "" {
-			source, err := r.mountImage(ctx, images[0], m)
+			source, err := r.mountImage(ctx, keys[0], m)
 			if err != nil {
 				return nil, err
 			}
-			images = images[1:]
+			keys = keys[1:]
 			m.HostPath, m.Image, m.ImageSubPath, m.Readonly = source, nil, "", true
 		} else {
 			source, err := filepath.EvalSymlinks(m.HostPath)
@@ -64,13 +68,13 @@ func absolute(path string) error {
 	return errors.New("the path is not absolute")
 }
 
-func (r *Runtime) mountImage(ctx context.Context, im state.ImageMount, m *runtimeapi.Mount) (string, error) {
+func (r *Runtime) mountImage(ctx context.Context, key string, m *runtimeapi.Mount) (string, error) {
 	if m.HostPath != "" {
 		return "", fmt.Errorf("%w: the mount on %s has both a host path and an image", ErrInvalid, m.ContainerPath)
 	}
-	root, err := r.Images.MountImage(ctx, im.ImageID, im.Key)
+	root, err := r.Images.MountImage(ctx, m.Image.Image, key)
 	if err != nil {
-		return "", fmt.Errorf("%w: image volume on %s: %w", ErrMountSource, m.ContainerPath, err)
+		return "", fmt.Errorf("%w on %s: %w", ErrImageVolume, m.ContainerPath, err)
 	}
 	if m.ImageSubPath == "" {
 		return root, nil
@@ -81,7 +85,7 @@ func (r *Runtime) mountImage(ctx context.Context, im state.ImageMount, m *runtim
 		_, err = os.Lstat(path)
 	}
 	if err != nil {
-		return "", fmt.Errorf("%w: image volume on %s: image_sub_path %q: %w", ErrMountSource, m.ContainerPath, m.ImageSubPath, err)
+		return "", fmt.Errorf("%w on %s: image_sub_path %q: %w", ErrImageVolume, m.ContainerPath, m.ImageSubPath, err)
 	}
 	return path, nil
 }
@@ -97,15 +101,15 @@ func (r *Runtime) containerNamespaces(p state.Pod, cfg *runtimeapi.ContainerConf
 	want := cfg.GetLinux().GetSecurityContext().GetNamespaceOptions()
 	switch want.GetPid() {
 	case runtimeapi.NamespaceMode_POD:
-		if want == nil && p.Facts.PIDNS == "" {
+		if want == nil && p.Facts.Pins.PID == "" {
 			break // nothing asked for, and the pod shares none
 		}
-		if p.Facts.PIDNS == "" {
+		if p.Facts.Pins.PID == "" {
 			return ns, fmt.Errorf("%w: container %q asks for the pod's PID namespace, and the pod sandbox was not made with one", ErrInvalid, cfg.Metadata.Name)
 		}
-		ns.PID = p.Facts.PIDNS
+		ns.PID = p.Facts.Pins.PID
 	case runtimeapi.NamespaceMode_NODE:
-		ns.PID = ocispec.HostNamespace
+		ns.PID = ocispec.PIDNode
 	case runtimeapi.NamespaceMode_TARGET:
 		target, err := r.State.Container(want.GetTargetId())
 		if err != nil || target.PodID != p.ID {

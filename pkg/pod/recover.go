@@ -100,12 +100,12 @@ func (r *Runtime) losePod(ctx context.Context, p state.Pod, reason string) error
 
 // broken says what a ready pod sandbox has lost; "" when it is whole.
 func (r *Runtime) broken(p state.Pod) string {
-	for _, pin := range []string{p.Facts.Pins.Net, p.Facts.Pins.IPC, p.Facts.Pins.UTS, p.Facts.Pins.User, p.Facts.PIDNS} {
+	for _, pin := range []string{p.Facts.Pins.Net, p.Facts.Pins.IPC, p.Facts.Pins.UTS, p.Facts.Pins.User, p.Facts.Pins.PID} {
 		if pin != "" && !isNamespace(pin) {
 			return fmt.Sprintf("its namespace %s is gone", filepath.Base(pin))
 		}
 	}
-	if !p.Facts.Keeper.IsZero() && !p.Facts.Keeper.Alive() {
+	if keeper := p.Facts.Pins.Keeper; !keeper.IsZero() && !keeper.Alive() {
 		return "the keeper of its PID namespace has ended"
 	}
 	return ""
@@ -137,7 +137,7 @@ func (r *Runtime) recoverContainer(ctx context.Context, c state.Container, reboo
 	case c.Facts.Runtime == nil:
 		return nil // waits for StartContainer to tell its StartError
 	}
-	if c.State() == runtimeapi.ContainerState_CONTAINER_CREATED && r.Executor.Started(c.ID, *c.Facts.Runtime) {
+	if c.State() == runtimeapi.ContainerState_CONTAINER_CREATED && c.Facts.Runtime.Started() {
 		// The server died between the start and its record.
 		var err error
 		if c, err = r.State.UpdateContainer(c.ID, func(c *state.Container) error {

@@ -33,7 +33,7 @@ func (r *Runtime) UpdateContainer(ctx context.Context, id string, change *runtim
 	if change == nil {
 		return nil
 	}
-	limits, warnings, err := ocispec.Resources(change, r.Host)
+	limits, warnings, err := ocispec.Resources(change, r.Cgroup)
 	if err != nil {
 		return err
 	}

@@ -62,7 +62,7 @@ type Options struct {
 	UIDs, GIDs     []storage.IDMap
 	Cgroup         cgroup.Facts
 	DefaultHandler string
-	SeccompRoot    string
+	SeccompProfile string
 	CDISpecDirs    []string
 	DNS            DNS
 	Events         *events.Bus

@@ -95,11 +95,6 @@ func (r *Runtime) makePod(ctx context.Context, p state.Pod) error {
 	if facts.Pins, err = netns.Pin(ctx, spec); err != nil {
 		return err
 	}
-	if ns.GetPid() == runtimeapi.NamespaceMode_POD {
-		if err := r.startKeeper(ctx, &p, dir); err != nil {
-			return err
-		}
-	}
 	if facts.NetworkAsked {
 		if err := r.setupNetwork(ctx, &p); err != nil {
 			return err
@@ -115,22 +110,16 @@ func (r *Runtime) makePod(ctx context.Context, p state.Pod) error {
 	return r.State.PutPod(p)
 }
 
-func (r *Runtime) startKeeper(ctx context.Context, p *state.Pod, dir string) error {
-	keeper, pin, err := netns.StartPIDKeeper(ctx, netns.KeeperSpec{Dir: dir, UserNS: p.Facts.Pins.User})
-	if err != nil {
-		return err
-	}
-	p.Facts.Keeper, p.Facts.PIDNS = keeper, pin
-	// At once: nothing but the record knows the process.
-	return r.State.PutPod(*p)
-}
-
 func (r *Runtime) setupNetwork(ctx context.Context, p *state.Pod) error {
 	result, err := r.Network.Setup(ctx, r.networkPod(*p))
 	if err != nil {
 		return fmt.Errorf("set up the network: %w", err)
 	}
 	p.Facts.Network = &result
+	_, later := netns.SplitSysctls(p.Config.V.GetLinux().GetSysctls())
+	if len(later) > 0 {
+		return netns.ApplySysctls(p.Facts.Pins.Net, later)
+	}
 	return nil
 }
 
@@ -154,13 +143,18 @@ func (r *Runtime) pinSpec(dir string, cfg *runtimeapi.PodSandboxConfig) (netns.P
 		return netns.PinSpec{}, err
 	}
 	ownNet := !onNode(ns.GetNetwork())
+	sysctls, later := netns.SplitSysctls(cfg.GetLinux().GetSysctls())
+	if !ownNet && len(later) > 0 {
+		return netns.PinSpec{}, fmt.Errorf("%w: sysctls of interfaces, in a pod sandbox on the node's network", ErrInvalid)
+	}
 	return netns.PinSpec{
 		Dir:      dir,
 		Net:      ownNet,
 		IPC:      !onNode(ns.GetIpc()),
 		UTS:      ownNet, // a pod on the node's network has the node's name
 		Hostname: cfg.Hostname,
-		Sysctls:  cfg.GetLinux().GetSysctls(),
+		PID:      ns.GetPid() == runtimeapi.NamespaceMode_POD,
+		Sysctls:  sysctls,
 		UserNS:   userNS,
 	}, nil
 }

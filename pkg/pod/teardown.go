@@ -6,10 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	"github.com/subpod/subpod/netns"
-	"github.com/subpod/subpod/pkg/proc"
 	"github.com/subpod/subpod/pkg/state"
 )
 
@@ -19,9 +17,6 @@ func (r *Runtime) teardownPod(ctx context.Context, p state.Pod) error {
 	var errs []error
 	if p.Facts.NetworkAsked {
 		errs = append(errs, r.Network.Teardown(ctx, p.ID))
-	}
-	if err := p.Facts.Keeper.Signal(syscall.SIGKILL); err != nil && !errors.Is(err, proc.ErrGone) {
-		errs = append(errs, err)
 	}
 	dir := r.podDir(p.ID)
 	errs = append(errs,
@@ -50,8 +45,8 @@ func (r *Runtime) cleanContainer(ctx context.Context, c state.Container) error {
 		}
 	}
 	errs = append(errs, r.Images.UnmountRootfs(ctx, c.ID))
-	for _, m := range c.Facts.ImageMounts {
-		errs = append(errs, r.Images.UnmountImage(ctx, m.ImageID, m.Key))
+	for _, key := range c.Facts.ImageMounts {
+		errs = append(errs, r.Images.UnmountImage(ctx, key))
 	}
 	errs = append(errs, r.removeCgroup(ctx, c.Facts.Cgroup))
 	if err := errors.Join(errs...); err != nil {

@@ -17,7 +17,6 @@ import (
 
 	"github.com/subpod/subpod/netns"
 	"github.com/subpod/subpod/pkg/oci"
-	"github.com/subpod/subpod/pkg/proc"
 )
 
 // Pod is the record of one pod sandbox.
@@ -43,9 +42,6 @@ type PodFacts struct {
 	// NetworkAsked is set before the network is set up, so that a crash in the
 	// middle still tears it down.
 	NetworkAsked bool `json:"networkAsked,omitempty"`
-	// Keeper holds the shared PID namespace, PIDNS is its pin.
-	Keeper proc.ID `json:"keeper,omitzero"`
-	PIDNS  string  `json:"pidns,omitempty"`
 	// Shm is the mounted /dev/shm of the pod.
 	Shm    string `json:"shm,omitempty"`
 	Cgroup string `json:"cgroup,omitempty"`
@@ -93,7 +89,7 @@ type ContainerFacts struct {
 	Rootfs   string `json:"rootfs,omitempty"`
 	LogPath  string `json:"logPath,omitempty"`
 	// ImageMounts are the keys of the image volumes mounted for the container.
-	ImageMounts []ImageMount `json:"imageMounts,omitempty"`
+	ImageMounts []string `json:"imageMounts,omitempty"`
 	// Runtime is nil until the OCI runtime has made the container.
 	Runtime    *oci.Facts `json:"runtime,omitempty"`
 	StopSignal int        `json:"stopSignal,omitempty"`
@@ -102,12 +98,6 @@ type ContainerFacts struct {
 	// Cleaned is set once nothing of the exited container but its log, its
 	// root file system layer and this record is left.
 	Cleaned bool `json:"cleaned,omitempty"`
-}
-
-// ImageMount is an image volume mounted for a container.
-type ImageMount struct {
-	ImageID string `json:"imageId"`
-	Key     string `json:"key"`
 }
 
 // User is the identity of the container's first process.

@@ -1,0 +1,185 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os/exec"
+	"path/filepath"
+
+	"github.com/subpod/subpod/netns"
+	"github.com/subpod/subpod/netns/bridge"
+	"github.com/subpod/subpod/pkg/cgroup"
+	"github.com/subpod/subpod/pkg/config"
+	"github.com/subpod/subpod/pkg/cri"
+	"github.com/subpod/subpod/pkg/events"
+	"github.com/subpod/subpod/pkg/oci"
+	"github.com/subpod/subpod/pkg/ocispec"
+	"github.com/subpod/subpod/pkg/pod"
+	"github.com/subpod/subpod/pkg/state"
+	"github.com/subpod/subpod/pkg/stats"
+	"github.com/subpod/subpod/pkg/stream"
+	"github.com/subpod/subpod/rootless"
+	"github.com/subpod/subpod/storage"
+)
+
+// parts are what a server is made of.
+type parts struct {
+	state   *state.Store
+	images  *storage.Store
+	events  *events.Bus
+	runtime *pod.Runtime
+	service *cri.Service
+}
+
+func (p *parts) close() {
+	if p.runtime != nil {
+		p.runtime.Close()
+	}
+	if p.events != nil {
+		p.events.Close()
+	}
+	var errs []error
+	if p.images != nil {
+		errs = append(errs, p.images.Close())
+	}
+	if p.state != nil {
+		errs = append(errs, p.state.Close())
+	}
+	if err := errors.Join(errs...); err != nil {
+		slog.Error("closing the stores failed", "error", err)
+	}
+}
+
+// newParts opens and wires everything; what was opened is closed on an error.
+func newParts(ctx context.Context, cfg *config.Config, node *rootless.Node, nodeNet *netns.Node) (_ *parts, err error) {
+	p := &parts{events: events.New(0)}
+	defer func() {
+		if err != nil {
+			p.close()
+		}
+	}()
+	if p.state, err = state.Open(filepath.Join(cfg.Daemon.DataDir, "state.db")); err != nil {
+		return nil, err
+	}
+	if p.images, err = storage.Open(ctx, storageOptions(cfg, node)); err != nil {
+		return nil, err
+	}
+	cg := cgroup.Detect(cfg.Runtime.CgroupManager)
+	if !cg.Enabled() {
+		slog.Warn("containers run without resource limits", "reason", cg.Reason)
+	}
+	executor, err := oci.New(ctx, ociOptions(cfg, cg))
+	if err != nil {
+		return nil, err
+	}
+	network, err := bridge.New(bridge.Options{
+		Node:     nodeNet,
+		StateDir: filepath.Join(cfg.Daemon.DataDir, "net"),
+		Subnets:  cfg.Network.Subnets,
+		Name:     cfg.Network.Bridge,
+		MTU:      cfg.Network.MTU,
+		Ports:    hostPorts(node),
+		Log:      slog.Default(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	host, err := ocispec.DetectHost(cg)
+	if err != nil {
+		return nil, err
+	}
+	p.runtime = pod.New(pod.Options{
+		RunDir:         cfg.Daemon.RunDir,
+		Node:           node.Identity,
+		State:          p.state,
+		Images:         p.images,
+		Executor:       executor,
+		Network:        network,
+		NodeNetNS:      node.NetNS,
+		Host:           host,
+		UIDs:           idMaps(node.UIDMap),
+		GIDs:           idMaps(node.GIDMap),
+		Cgroup:         cg,
+		DefaultHandler: cfg.Runtime.DefaultHandler,
+		SeccompProfile: cfg.Runtime.SeccompProfile,
+		CDISpecDirs:    cfg.Runtime.CDISpecDirs,
+		DNS:            pod.DNS{HostFile: "/etc/resolv.conf", UplinkFile: node.ResolvConf},
+		Events:         p.events,
+		Log:            slog.Default(),
+	})
+	streams, err := stream.New(p.runtime, stream.Options{IdleTimeout: cfg.Streaming.IdleTimeout.Duration})
+	if err != nil {
+		return nil, err
+	}
+	p.service = &cri.Service{
+		Version: buildVersion(),
+		Runtime: p.runtime,
+		Images:  p.images,
+		Network: network,
+		Stream:  streams,
+		Events:  p.events,
+		Stats:   stats.New(),
+		Cgroup:  cg,
+		Info:    func() map[string]any { return info(cfg, node, cg, p.images.Info()) },
+		Log:     slog.Default(),
+	}
+	return p, nil
+}
+
+func storageOptions(cfg *config.Config, node *rootless.Node) storage.Options {
+	return storage.Options{
+		Root:                 filepath.Join(cfg.Daemon.DataDir, "storage"),
+		RunRoot:              filepath.Join(cfg.Daemon.RunDir, "storage"),
+		Driver:               cfg.Storage.Driver,
+		MountProgram:         cfg.Storage.MountProgram,
+		AdditionalStores:     cfg.Storage.AdditionalImageStores,
+		IgnoreChownErrors:    cfg.Storage.IgnoreChownErrors,
+		RegistriesConf:       cfg.Images.RegistriesConf,
+		PolicyJSON:           cfg.Images.Policy,
+		AuthFile:             cfg.Images.AuthFile,
+		CertsDir:             cfg.Images.CertsDir,
+		MaxParallelDownloads: cfg.Images.MaxParallelDownloads,
+		PullTimeout:          cfg.Images.PullTimeout.Duration,
+		Pinned:               cfg.Images.Pinned,
+		Log:                  slog.Default(),
+	}
+}
+
+// ociOptions leaves out handlers that are not installed, but for the default
+// one: without it nothing can run, and the executor says so.
+func ociOptions(cfg *config.Config, cg cgroup.Facts) oci.Options {
+	o := oci.Options{
+		Conmon:        cfg.Runtime.ConmonPath,
+		Handlers:      map[string]oci.Handler{},
+		RunDir:        cfg.Daemon.RunDir,
+		CgroupManager: cg.Driver,
+		Log:           slog.Default(),
+	}
+	for name, h := range cfg.Runtime.Handlers {
+		if _, err := exec.LookPath(h.Path); err != nil && name != cfg.Runtime.DefaultHandler {
+			slog.Info("a runtime handler is not installed", "handler", name, "path", h.Path)
+			continue
+		}
+		o.Handlers[name] = oci.Handler{Name: name, Path: h.Path, Args: h.Args}
+	}
+	return o
+}
+
+func idMaps(in []rootless.IDMap) []storage.IDMap {
+	out := make([]storage.IDMap, len(in))
+	for i, m := range in {
+		out[i] = storage.IDMap(m)
+	}
+	return out
+}
+
+// info is what the verbose status tells.
+func info(cfg *config.Config, node *rootless.Node, cg cgroup.Facts, images storage.Info) map[string]any {
+	return map[string]any{
+		"config":  cfg,
+		"node":    node,
+		"cgroup":  cg,
+		"storage": images,
+	}
+}
