@@ -67,9 +67,7 @@ func (f *forwarder) wait() {
 	f.mu.Lock()
 	f.ended = true
 	f.mu.Unlock()
-	if c, ok := f.ctx.Value(connKey{}).(*clientConn); ok {
-		_ = c.Close() // ends f.ctx
-	}
+	endSession(f.ctx) // ends f.ctx, if there may be connections at all
 	f.active.Wait()
 }
 

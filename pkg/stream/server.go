@@ -11,9 +11,12 @@ import (
 	"net/url"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/go-logr/logr"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
 )
 
 // Server serves streaming sessions. Make one with New.
@@ -51,6 +54,11 @@ func (s *Server) newHTTPServer() *http.Server {
 			}
 			return ctx
 		},
+		ConnState: func(c net.Conn, state http.ConnState) {
+			if cc, ok := c.(*clientConn); ok && state == http.StateHijacked {
+				cc.taken.Store(true)
+			}
+		},
 	}
 }
 
@@ -77,9 +85,7 @@ func (s *Server) open(kind string, w http.ResponseWriter, r *http.Request) {
 	}
 	// A client that opened fewer streams than it announced leaves the library
 	// with a connection that nobody closes.
-	if c, ok := r.Context().Value(connKey{}).(*clientConn); ok {
-		_ = c.Close()
-	}
+	endSession(r.Context())
 	s.options.Log.Debug("streaming session ended", "kind", kind, "duration", time.Since(start))
 }
 
@@ -150,6 +156,9 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 	c := &clientConn{Conn: conn, server: l.server}
 	ctx, cancel := context.WithCancel(context.Background())
+	// What the library has to say of a session goes to our log. (What it says
+	// without a context goes to klog, which is main's to direct.)
+	ctx = klog.NewContext(ctx, logr.FromSlogHandler(debugOnly{l.server.options.Log.Handler()}))
 	c.ctx, c.gone = context.WithValue(ctx, connKey{}, c), cancel
 	l.server.mu.Lock()
 	l.server.conns[c] = struct{}{}
@@ -159,6 +168,21 @@ func (l *listener) Accept() (net.Conn, error) {
 		_ = c.Close()
 	}
 	return c, nil
+}
+
+// debugOnly logs everything at the level debug: the library calls it an error
+// when a client hangs up.
+type debugOnly struct{ slog.Handler }
+
+// Enabled implements slog.Handler.
+func (d debugOnly) Enabled(ctx context.Context, _ slog.Level) bool {
+	return d.Handler.Enabled(ctx, slog.LevelDebug)
+}
+
+// Handle implements slog.Handler.
+func (d debugOnly) Handle(ctx context.Context, r slog.Record) error {
+	r.Level = slog.LevelDebug
+	return d.Handler.Handle(ctx, r)
 }
 
 // connKey finds the clientConn in the context of a request.
@@ -173,6 +197,15 @@ type clientConn struct {
 	server *Server
 	ctx    context.Context
 	gone   context.CancelFunc
+	taken  atomic.Bool // over from HTTP, by a session
+}
+
+// endSession closes the connection of a request's context if a session has
+// taken it over. One that is HTTP's still has an answer to deliver.
+func endSession(ctx context.Context) {
+	if c, ok := ctx.Value(connKey{}).(*clientConn); ok && c.taken.Load() {
+		_ = c.Close()
+	}
 }
 
 // Read implements net.Conn.
