@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -97,7 +98,7 @@ func exitCode(err error) (code int, silent bool) {
 	// Rootlesskit's reaper has its own type for the end of its command.
 	var sys interface{ Sys() any }
 	if errors.As(err, &sys) {
-		if ws, ok := sys.Sys().(unix.WaitStatus); ok && ws.Exited() {
+		if ws, ok := sys.Sys().(syscall.WaitStatus); ok && ws.Exited() {
 			return ws.ExitStatus(), true
 		}
 	}

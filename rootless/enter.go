@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -118,7 +119,7 @@ func runForwarding(ctx context.Context, cmd *exec.Cmd) (int, error) {
 			if !errors.As(err, &exit) {
 				return -1, fmt.Errorf("run nsenter: %w", err)
 			}
-			if ws, ok := exit.Sys().(interface{ Signal() unix.Signal }); ok && exit.ExitCode() < 0 {
+			if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
 				return 128 + int(ws.Signal()), nil
 			}
 			return exit.ExitCode(), nil

@@ -66,3 +66,23 @@ func (w debugWriter) Write(p []byte) (int, error) {
 	w.log.Debug(strings.TrimRight(string(p), "\n"), "from", w.from)
 	return len(p), nil
 }
+
+// tail passes on what a program says and keeps the end of it for an error. Its
+// text may be read once the program has ended.
+type tail struct {
+	next io.Writer
+	last []byte
+}
+
+// tailSize is enough for the last lines of a program that gives up, in bytes.
+const tailSize = 1024
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.last = append(t.last, p...)
+	if over := len(t.last) - tailSize; over > 0 {
+		t.last = t.last[over:]
+	}
+	return t.next.Write(p)
+}
+
+func (t *tail) String() string { return strings.TrimSpace(string(t.last)) }

@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -147,6 +148,7 @@ func superviseAndReap() error {
 			continue
 		}
 		if ws, ended := reap(p.Pid); ended {
+			killOrphans()
 			if ws.ExitStatus() == 0 {
 				return nil
 			}
@@ -154,6 +156,28 @@ func superviseAndReap() error {
 		}
 	}
 	return nil
+}
+
+// killOrphans ends what the kernel ends in a PID namespace: each process that is
+// still below this one becomes its child when its own parent has ended.
+func killOrphans() {
+	if os.Getpid() == 1 {
+		return
+	}
+	for {
+		files, _ := filepath.Glob("/proc/self/task/*/children")
+		for _, f := range files {
+			b, _ := os.ReadFile(f)
+			for _, child := range strings.Fields(string(b)) {
+				if pid, err := strconv.Atoi(child); err == nil {
+					_ = unix.Kill(pid, unix.SIGKILL)
+				}
+			}
+		}
+		if _, err := unix.Wait4(-1, nil, 0, nil); errors.Is(err, unix.ECHILD) {
+			return
+		}
+	}
 }
 
 // reap collects all children that have ended, and tells when pid is among them.

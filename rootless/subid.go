@@ -109,6 +109,9 @@ func currentUser() (*user.User, error) {
 	uid := strconv.Itoa(os.Geteuid())
 	out, getentErr := exec.Command("getent", "passwd", uid).Output()
 	f := strings.Split(strings.TrimSpace(string(out)), ":")
+	if name, home := os.Getenv("USER"), os.Getenv("HOME"); (getentErr != nil || len(f) < 7) && name != "" && home != "" {
+		return &user.User{Username: name, Uid: uid, Gid: strconv.Itoa(os.Getegid()), HomeDir: home}, nil
+	}
 	if getentErr != nil || len(f) < 7 {
 		return nil, fmt.Errorf("uid %s has no name (neither /etc/passwd nor getent passwd knows it): set USER and HOME: %w", uid, err)
 	}

@@ -36,9 +36,7 @@ func newUplink(c Config) (network.ParentDriver, error) {
 	)
 	switch c.Uplink {
 	case UplinkSlirp:
-		// Its sandbox does not work with a detached network namespace
-		// (slirp4netns issue 317).
-		d, err = slirp4netns.NewParentDriver(out, c.SlirpBinary, c.MTU, nil, "", c.DisableHostLoopback, "", false, false, false)
+		d, err = newSlirp(c)
 	case UplinkPasta:
 		// No implicit forwarding: host ports are the port driver's.
 		d, err = pasta.NewParentDriver(out, c.PastaBinary, c.MTU, nil, "", "", c.DisableHostLoopback, false, false)

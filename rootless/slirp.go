@@ -1,0 +1,160 @@
+package rootless
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/rootless-containers/rootlesskit/v3/pkg/api"
+	"github.com/rootless-containers/rootlesskit/v3/pkg/messages"
+	"github.com/rootless-containers/rootlesskit/v3/pkg/network/parentutils"
+	"golang.org/x/sys/unix"
+)
+
+// What slirp4netns serves by default (slirp4netns(1)).
+const (
+	slirpTap     = "tap0"
+	slirpAddress = "10.0.2.100"
+	slirpBits    = 24
+	slirpGateway = "10.0.2.2"
+	slirpDNS     = "10.0.2.3"
+	slirpMTU     = 65520
+	// slirpReady is how long it may take to open the tap.
+	slirpReady = 10 * time.Second
+)
+
+// slirp is the slirp4netns uplink, a rootlesskit network driver. Unlike
+// rootlesskit's own it starts a slirp4netns that has died again: tap, address
+// and routes stay in the node network namespace, so pods only see a pause.
+type slirp struct {
+	binary              string
+	mtu                 int
+	disableHostLoopback bool
+	log                 *slog.Logger
+}
+
+func newSlirp(c Config) (slirp, error) {
+	path, err := exec.LookPath(c.SlirpBinary)
+	if err != nil {
+		return slirp{}, err
+	}
+	s := slirp{binary: path, mtu: c.MTU, disableHostLoopback: c.DisableHostLoopback, log: c.Log}
+	if s.mtu == 0 {
+		s.mtu = slirpMTU
+	}
+	return s, nil
+}
+
+// Info implements network.ParentDriver.
+func (s slirp) Info(context.Context) (*api.NetworkDriverInfo, error) {
+	return &api.NetworkDriverInfo{
+		Driver:  UplinkSlirp,
+		DNS:     []net.IP{net.ParseIP(slirpDNS)},
+		ChildIP: net.ParseIP(slirpAddress),
+	}, nil
+}
+
+// MTU implements network.ParentDriver.
+func (s slirp) MTU() int { return s.mtu }
+
+// ConfigureNetwork implements network.ParentDriver.
+func (s slirp) ConfigureNetwork(childPID int, _, netns string) (*messages.ParentInitNetworkDriverCompleted, func() error, error) {
+	if err := parentutils.PrepareTap(childPID, netns, slirpTap); err != nil {
+		return nil, nil, fmt.Errorf("make %s in the node network namespace: %w", slirpTap, err)
+	}
+	args := []string{"--mtu", strconv.Itoa(s.mtu), "--ready-fd", "3"}
+	if s.disableHostLoopback {
+		args = append(args, "--disable-host-loopback")
+	}
+	// No sandbox: it does not work with a namespace given by path (slirp4netns
+	// issue 317).
+	args = append(args, fmt.Sprintf("--userns-path=/proc/%d/ns/user", childPID), "--netns-type=path", netns, slirpTap)
+	ctx, cancel := context.WithCancel(context.Background())
+	ready, ended := make(chan error, 1), make(chan struct{})
+	go s.keepRunning(ctx, args, ready, ended)
+	stop := func() error {
+		cancel()
+		<-ended
+		return nil
+	}
+	if err := <-ready; err != nil {
+		return nil, stop, err
+	}
+	return &messages.ParentInitNetworkDriverCompleted{
+		Dev: slirpTap, MTU: s.mtu, DNS: []string{slirpDNS},
+		IP: slirpAddress, Netmask: slirpBits, Gateway: slirpGateway,
+	}, stop, nil
+}
+
+// keepRunning runs slirp4netns until ctx ends. The first start's result goes to
+// ready; a failure there ends it all.
+func (s slirp) keepRunning(ctx context.Context, args []string, ready chan<- error, ended chan<- struct{}) {
+	defer close(ended)
+	runtime.LockOSThread() // its death signal is tied to this thread
+	pause := minPause
+	for first := true; ; first = false {
+		started := time.Now()
+		cmd, err := s.start(ctx, args)
+		if first {
+			ready <- err
+			if err != nil {
+				return
+			}
+		} else if err == nil {
+			s.log.Info("the uplink works again", "program", s.binary, "pid", cmd.Process.Pid)
+		}
+		if err == nil {
+			err = cmd.Wait()
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		if time.Since(started) > steadyAfter {
+			pause = minPause
+		}
+		s.log.Error("the uplink has ended: pods have no way out", "program", s.binary, "error", err, "restart_in", pause)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, maxPause)
+	}
+}
+
+// start returns once slirp4netns says that it serves the tap.
+func (s slirp) start(ctx context.Context, args []string) (*exec.Cmd, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	cmd := exec.CommandContext(ctx, s.binary, args...)
+	said := &tail{next: debugWriter{s.log, UplinkSlirp}}
+	cmd.Stdout, cmd.Stderr = said, said
+	cmd.ExtraFiles = []*os.File{w}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
+	err = cmd.Start()
+	w.Close()
+	if err != nil {
+		return nil, fmt.Errorf("start slirp4netns: %w", err)
+	}
+	if err := r.SetReadDeadline(time.Now().Add(slirpReady)); err != nil {
+		return nil, errors.Join(err, cmd.Process.Kill(), cmd.Wait())
+	}
+	// It writes "1", or ends and closes the pipe.
+	if n, err := r.Read(make([]byte, 1)); n == 0 {
+		_ = cmd.Process.Kill()
+		waitErr := cmd.Wait()
+		return nil, fmt.Errorf("%v does not get ready (%w): %w: %s", cmd.Args, err, waitErr, said)
+	}
+	return cmd, nil
+}
