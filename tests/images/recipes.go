@@ -193,7 +193,7 @@ LogLevel notice
 // nothing else, setuid root where the name says what for.
 func static(cache, name string) (*layer, error) {
 	bin := filepath.Join(cache, name)
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", bin, "./tests/images/static/"+name)
+	cmd := exec.Command(goCommand(), "build", "-trimpath", "-ldflags", "-s -w", "-o", bin, "./tests/images/static/"+name)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("build %s: %w: %s", name, err, out)
@@ -206,4 +206,12 @@ func static(cache, name string) (*layer, error) {
 	}
 	l.copy("/"+name, mode, bin)
 	return l, nil
+}
+
+// goCommand is the go that runs this program, when the Makefile says which.
+func goCommand() string {
+	if command := os.Getenv("GO"); command != "" {
+		return command
+	}
+	return "go"
 }

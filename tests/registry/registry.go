@@ -26,6 +26,7 @@ type Options struct {
 	Binary   string   // docker-registry
 	Dir      string   // what it stores; made when missing
 	ReadOnly bool     // refuse pushes: Dir may then be anyone's
+	Port     int      // 0: a free one
 	Prefix   []string // a command to run it by, such as nsenter
 }
 
@@ -102,11 +103,11 @@ func config(o Options, dir string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `version: 0.1
 log: {level: info, accesslog: {disabled: true}}
-http: {addr: "127.0.0.1:0", secret: tests, relativeurls: true}
+http: {addr: "127.0.0.1:%d", secret: tests, relativeurls: true}
 storage:
   filesystem: {rootdirectory: %q}
   delete: {enabled: true}
-`, dir)
+`, o.Port, dir)
 	if o.ReadOnly {
 		b.WriteString("  maintenance: {readonly: {enabled: true}, uploadpurging: {enabled: false}}\n")
 	}

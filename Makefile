@@ -1,0 +1,89 @@
+# 'make help' lists what can be made. Root is not needed, but for what is missing
+# on the machine ('make deps'). Everything that is fetched or built for the tests
+# is kept in .cache.
+
+GO      := tests/go.sh
+TAGS    := containers_image_openpgp exclude_graphdriver_btrfs exclude_graphdriver_devicemapper
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+BUILD   := CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -tags "$(TAGS)" -ldflags "$(LDFLAGS)"
+TEST    := CGO_ENABLED=0 $(GO) test -buildvcs=false -tags "$(TAGS)"
+USER    := $(CURDIR)/tests/user.sh
+SOURCES := $(shell find cmd pkg rootless storage netns configs -name '*.go' -o -name '*.toml' -o -name '*.json' 2>/dev/null) go.mod go.sum
+
+# cmd/subpod-node, where it exists, is the small binary that keeps the node.
+BINARIES := $(patsubst cmd/%,bin/%,$(wildcard cmd/subpod cmd/subpod-node))
+
+.DEFAULT_GOAL := build
+
+.PHONY: help
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+.PHONY: deps
+deps: ## Install what is missing on this machine (needs root or sudo for that)
+	@tests/deps.sh
+
+.PHONY: build
+build: $(BINARIES) ## Build bin/subpod
+
+bin/%: $(SOURCES)
+	$(BUILD) -o $@ ./cmd/$*
+
+.PHONY: demo
+demo: deps ## Run a pod from nothing, and clean up
+	@$(MAKE) --no-print-directory build
+	@tests/demo.sh
+
+.PHONY: test
+test: deps ## Install what is missing, build, and run everything
+	@$(MAKE) --no-print-directory build lint
+	@$(MAKE) --no-print-directory test-unit
+	@$(MAKE) --no-print-directory test-tools test-images
+	@$(MAKE) --no-print-directory test-cri
+	@$(MAKE) --no-print-directory test-critest
+
+.PHONY: lint
+lint: ## gofmt and go vet
+	@unformatted=$$($(shell $(GO) env GOROOT)/bin/gofmt -l cmd pkg rootless storage netns configs tests 2>/dev/null); \
+	if [ -n "$$unformatted" ]; then echo "gofmt: $$unformatted" >&2; exit 1; fi
+	CGO_ENABLED=0 $(GO) vet -tags "$(TAGS)" ./...
+
+# The tests of the packages run as an ordinary user, each in what it needs.
+UNIT = $(shell $(GO) list -tags "$(TAGS)" ./... | grep -vE '/tests/(cri|critest|bench)$$')
+
+.PHONY: test-unit
+test-unit: ## The tests of the packages, and the rules of the house
+	$(TEST) -exec $(USER) -timeout 10m $(UNIT)
+
+.PHONY: test-cri
+test-cri: build test-tools test-images ## Walk the daemon through crictl
+	$(TEST) -count=1 -timeout 20m ./tests/cri
+
+.PHONY: test-critest
+test-critest: build test-tools test-images ## The Kubernetes project's CRI validation suite
+	$(TEST) -count=1 -timeout 30m -v ./tests/critest
+
+.PHONY: test-tools
+test-tools: .cache/bin/crictl .cache/bin/critest ## Build crictl and critest, pinned in tests/tools
+
+.cache/bin/crictl: tests/tools/go.mod
+	cd tests/tools && CGO_ENABLED=0 ../go.sh build -trimpath -ldflags "-s -w" -o ../../$@ sigs.k8s.io/cri-tools/cmd/crictl
+
+.cache/bin/critest: tests/tools/go.mod
+	cd tests/tools && CGO_ENABLED=0 ../go.sh test -c -trimpath -ldflags "-s -w" -o ../../$@ sigs.k8s.io/cri-tools/cmd/critest
+
+.PHONY: test-images
+test-images: ## Build the images that the tests run, from Debian's packages
+	@tests/images/fetch.sh
+	@GO=$$($(GO) --which) CGO_ENABLED=0 $(GO) run ./tests/images fill
+
+.PHONY: bench
+bench: build test-tools test-images ## Measure pods, and compare with bare crun
+	CGO_ENABLED=0 $(GO) build -buildvcs=false -o .cache/bin/bench ./tests/bench
+	@$(USER) .cache/bin/bench
+
+.PHONY: clean
+clean: ## Remove what was built, fetched and made for the tests
+	rm -rf bin .cache
+	tests/user.sh --remove

@@ -1,0 +1,157 @@
+package critest
+
+import (
+	"encoding/xml"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// outcome of one spec.
+type outcome struct {
+	status string // "passed", "failed", "skipped"
+	words  string // the first line of the failure
+}
+
+// outcomes by spec name.
+type outcomes map[string]outcome
+
+// list is a committed list: spec name → reason.
+type list map[string]string
+
+// report is the part of JUnit's format, as ginkgo writes it, that is read here.
+type report struct {
+	Suites []struct {
+		Cases []struct {
+			Name    string    `xml:"name,attr"`
+			Status  string    `xml:"status,attr"`
+			Failure *struct { // failed
+				Message string `xml:"message,attr"`
+			} `xml:"failure"`
+			Error *struct { // panicked, timed out, interrupted
+				Message string `xml:"message,attr"`
+			} `xml:"error"`
+			Skipped *struct{} `xml:"skipped"`
+		} `xml:"testcase"`
+	} `xml:"testsuite"`
+}
+
+// parse reads ginkgo's JUnit report. Benchmarks and what belongs to no spec
+// (BeforeSuite, reports) are left out, unless it failed.
+func parse(data []byte) (outcomes, error) {
+	var r report
+	if err := xml.Unmarshal(data, &r); err != nil {
+		return nil, fmt.Errorf("critest's report: %w", err)
+	}
+	results := outcomes{}
+	for _, suite := range r.Suites {
+		for _, c := range suite.Cases {
+			o := outcome{status: "passed"}
+			switch {
+			case c.Failure != nil:
+				o = outcome{"failed", firstLine(c.Failure.Message)}
+			case c.Error != nil:
+				o = outcome{"failed", c.Status + ": " + firstLine(c.Error.Message)}
+			case c.Skipped != nil:
+				o.status = "skipped"
+			}
+			name, isSpec := strings.CutPrefix(c.Name, "[It] ")
+			name = strings.Join(strings.Fields(name), " ")
+			if strings.Contains(name, "enchmark") || (!isSpec && o.status != "failed") {
+				continue
+			}
+			if _, twice := results[name]; twice {
+				return nil, fmt.Errorf("two specs are named %q", name)
+			}
+			results[name] = o
+		}
+	}
+	if len(results) == 0 {
+		return nil, fmt.Errorf("critest's report has no spec in it")
+	}
+	return results, nil
+}
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(strings.TrimSpace(s), "\n")
+	return line
+}
+
+// readList reads lines of "spec name TAB reason"; # begins a comment line.
+func readList(file string) (list, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	l := list{}
+	for i, line := range strings.Split(string(data), "\n") {
+		if strings.TrimSpace(line) == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		name, reason, _ := strings.Cut(line, "\t")
+		name, reason = strings.TrimSpace(name), strings.TrimSpace(reason)
+		if name == "" || reason == "" {
+			return nil, fmt.Errorf("%s:%d: want a spec's name, a tab, and the reason", file, i+1)
+		}
+		if _, twice := l[name]; twice {
+			return nil, fmt.Errorf("%s:%d: %q is listed twice", file, i+1, name)
+		}
+		l[name] = reason
+	}
+	return l, nil
+}
+
+// compare returns what is not as the lists say, in words.
+func compare(results outcomes, known, allowed list) (problems []string) {
+	for name, o := range results {
+		_, mayFail := known[name]
+		_, maySkip := allowed[name]
+		switch {
+		case o.status == "failed" && !mayFail:
+			problems = append(problems, fmt.Sprintf("failed: %s: %s", name, o.words))
+		case o.status == "skipped" && !maySkip:
+			problems = append(problems, fmt.Sprintf("skipped without being in skipped.txt: %s", name))
+		case o.status != "failed" && mayFail:
+			problems = append(problems, fmt.Sprintf("%s now: take it out of known-failures.txt: %s", o.status, name))
+		}
+	}
+	for _, names := range []list{known, allowed} {
+		for name := range names {
+			if _, ran := results[name]; !ran {
+				problems = append(problems, fmt.Sprintf("listed, and no such spec: %s", name))
+			}
+		}
+	}
+	slices.Sort(problems)
+	return problems
+}
+
+func (o outcomes) count() string {
+	n := map[string]int{}
+	for _, r := range o {
+		n[r.status]++
+	}
+	return fmt.Sprintf("%d passed, %d failed, %d skipped", n["passed"], n["failed"], n["skipped"])
+}
+
+func (o outcomes) only(pattern *regexp.Regexp) outcomes {
+	some := outcomes{}
+	for name, r := range o {
+		if pattern.MatchString(name) {
+			some[name] = r
+		}
+	}
+	return some
+}
+
+func (l list) only(pattern *regexp.Regexp) list {
+	some := list{}
+	for name, reason := range l {
+		if pattern.MatchString(name) {
+			some[name] = reason
+		}
+	}
+	return some
+}

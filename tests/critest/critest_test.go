@@ -1,0 +1,124 @@
+// Package critest runs the CRI validation suite of the Kubernetes project against
+// the daemon, from inside the node, and compares the outcome with two committed
+// lists. A spec that fails without being in known-failures.txt fails the test, and
+// so does one that is listed and passes: the list can only shrink. A spec that is
+// skipped without being in skipped.txt (what a machine may lack) fails it too.
+package critest
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/subpod/subpod/tests/leak"
+	"github.com/subpod/subpod/tests/node"
+)
+
+func TestMain(m *testing.M) { node.Main(m) }
+
+var focus = flag.String("focus", "", "run only the specs whose name matches, and compare only these")
+
+func TestCritest(t *testing.T) {
+	known, err := readList("known-failures.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	allowed, err := readList("skipped.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := node.Start(t, node.Options{})
+	// The bridge and its rules are made for the first pod and stay.
+	before := look(t, n)
+	report := filepath.Join(n.Dir, "junit.xml")
+	start := time.Now()
+	log, runErr := run(t, n, report)
+	data, err := os.ReadFile(report)
+	if err != nil {
+		t.Fatalf("critest has written no report: %v\n%s\n%v", runErr, tail(log, 100), err)
+	}
+	results, err := parse(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if *focus != "" {
+		pattern := regexp.MustCompile(*focus)
+		results = results.only(pattern)
+		known, allowed = known.only(pattern), allowed.only(pattern)
+	}
+	for _, problem := range compare(results, known, allowed) {
+		t.Error(problem)
+	}
+	if t.Failed() {
+		keep(t, log, data)
+	}
+	removeAll(n)
+	for _, left := range leak.Left(before, func() leak.Snapshot { return look(t, n) }) {
+		// What the first pod has made stays.
+		if !strings.HasPrefix(left, "rule ") && !strings.HasPrefix(left, "link subpod") {
+			t.Errorf("left in the node: %s", left)
+		}
+	}
+	t.Logf("critest took %.0f s", time.Since(start).Seconds())
+	fmt.Println("critest:", results.count())
+}
+
+// run starts critest in the node. It wants a working directory that any user can
+// pass through, and a /tmp to write to.
+func run(t *testing.T, n *node.Node, report string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
+	defer cancel()
+	endpoint := "unix://" + n.Socket
+	args := []string{
+		"nsenter", "--", "env", "-C", "/tmp", node.Path(t, node.Critest),
+		"-runtime-endpoint=" + endpoint, "-image-endpoint=" + endpoint,
+		"-runtime-service-timeout=40s", "-ginkgo.junit-report=" + report, "-ginkgo.no-color",
+	}
+	if *focus != "" {
+		args = append(args, "-ginkgo.focus="+*focus)
+	}
+	cmd := n.Command(ctx, node.Path(t, node.Subpod), args...)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+func look(t *testing.T, n *node.Node) leak.Snapshot {
+	s, err := leak.Node(n.TryEnter, n.RunDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// removeAll takes away what failed specs have left: that is their fault.
+func removeAll(n *node.Node) {
+	for _, id := range strings.Fields(n.Crictl("pods", "-q")) {
+		n.TryCrictl("rmp", "-f", id)
+	}
+}
+
+// keep writes log and report where they can be read after the run.
+func keep(t *testing.T, log string, report []byte) {
+	dir := os.Getenv("SUBPOD_KEEP_DIR")
+	if dir == "" {
+		t.Logf("the end of critest's output (SUBPOD_KEEP_DIR=DIR keeps all of it):\n%s", tail(log, 60))
+		return
+	}
+	if err := os.WriteFile(filepath.Join(dir, "critest.log"), []byte(log), 0o644); err != nil {
+		t.Log(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "critest.xml"), report, 0o644); err != nil {
+		t.Log(err)
+	}
+}
+
+func tail(text string, lines int) string {
+	all := strings.Split(strings.TrimSpace(text), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
