@@ -1,0 +1,206 @@
+// Package bridge is the built-in pod network: a Linux bridge in the node network
+// namespace with one veth per pod, addresses from durable claims, masquerading
+// to the uplink and host ports by nftables. It needs no other program.
+package bridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"github.com/subpod/subpod/netns"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Options say where and how to make the network.
+type Options struct {
+	Node     *netns.Node // required
+	StateDir string      // required: address claims, and the subnets set by SetPodCIDR
+	// Subnets of pods, at most one per family. Empty: chosen so that they collide
+	// with no route of the host or the node.
+	Subnets []netip.Prefix
+	Name    string // of the bridge; "" = "subpod0"
+	MTU     int    // bytes; 0 = that of the uplink, 65520 without one
+	// Ports publishes host ports on the real host; nil = in the node network
+	// namespace only.
+	Ports PortForwarder
+	Log   *slog.Logger
+}
+
+// HostPort is one published port of a pod.
+type HostPort struct {
+	Proto      string     // "tcp" or "udp"
+	HostIP     netip.Addr // zero = all addresses of both families
+	HostPort   uint16
+	TargetIP   netip.Addr // the pod's
+	TargetPort uint16
+}
+
+// PortForwarder makes ports of the real host lead into the node network
+// namespace. Its methods may be called concurrently.
+type PortForwarder interface {
+	// Expose forwards the port. When exactly this is being forwarded already (by
+	// an earlier run of the server), that is taken over. release ends the
+	// forwarding and is idempotent. Errors wrap netns.ErrPortTaken where that is
+	// the reason.
+	Expose(ctx context.Context, p HostPort) (release func(context.Context) error, err error)
+	// Keep ends every forwarding that is not in live. Called once at server start.
+	Keep(ctx context.Context, live []HostPort) error
+}
+
+// Bridge implements netns.Network.
+type Bridge struct {
+	node     *netns.Node
+	log      *slog.Logger
+	forward  PortForwarder
+	stateDir string
+	name     string
+	links    *links
+	rules    *rules
+	ipam     *ipam
+
+	mu       sync.Mutex // guards what follows
+	ready    bool
+	mtu      int // 0 until Reconcile when it is to be the uplink's
+	ifindex  int
+	current  []netip.Prefix     // subnets of new pods, IPv4 first
+	prefixes []netip.Prefix     // all subnets with a gateway address on the bridge
+	pods     map[string]*podNet // by pod ID
+	ports    map[portKey]string // host port → pod ID
+}
+
+// podNet is what the network holds for one pod.
+type podNet struct {
+	mu       sync.Mutex
+	gone     bool // torn down and no longer in Bridge.pods
+	result   *netns.Result
+	elements []element
+	releases []func(context.Context) error
+}
+
+var _ netns.Network = (*Bridge)(nil)
+
+// New reads the address claims and decides on the subnets. It changes nothing in
+// the kernel: that is Reconcile's, which must come before Setup.
+func New(o Options) (*Bridge, error) {
+	if o.Node == nil || o.StateDir == "" {
+		return nil, errors.New("pod network: the node and a state directory are required")
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	if o.Name == "" {
+		o.Name = "subpod0"
+	}
+	if len(o.Name) >= unix.IFNAMSIZ {
+		return nil, fmt.Errorf("pod network: bridge name %q is longer than %d bytes", o.Name, unix.IFNAMSIZ-1)
+	}
+	claims, err := openIPAM(filepath.Join(o.StateDir, "addresses"))
+	if err != nil {
+		return nil, fmt.Errorf("pod network: %w", err)
+	}
+	links, err := openLinks(o.Node)
+	if err != nil {
+		return nil, fmt.Errorf("pod network: %w", err)
+	}
+	b := &Bridge{
+		node: o.Node, log: o.Log, forward: o.Ports, stateDir: o.StateDir, name: o.Name, mtu: o.MTU,
+		links: links, rules: &rules{node: o.Node, bridge: o.Name}, ipam: claims,
+		pods: map[string]*podNet{}, ports: map[portKey]string{},
+	}
+	if b.current, err = b.decideSubnets(o.Subnets); err != nil {
+		links.close()
+		return nil, fmt.Errorf("pod network: %w", err)
+	}
+	return b, nil
+}
+
+// Close releases the sockets. Pods stay connected.
+func (b *Bridge) Close() error {
+	b.links.close()
+	return nil
+}
+
+// Subnets returns the subnets of pods made from now on, IPv4 first.
+func (b *Bridge) Subnets() []netip.Prefix {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.current)
+}
+
+// Status implements netns.Network.
+func (b *Bridge) Status(ctx context.Context) error {
+	b.mu.Lock()
+	ready := b.ready
+	b.mu.Unlock()
+	if !ready {
+		return fmt.Errorf("%w: not reconciled yet", netns.ErrNotReady)
+	}
+	link, err := b.links.rt.LinkByName(b.name)
+	if err != nil {
+		return fmt.Errorf("%w: bridge %s: %w", netns.ErrNotReady, b.name, err)
+	}
+	if link.Attrs().RawFlags&unix.IFF_UP == 0 {
+		return fmt.Errorf("%w: bridge %s is down", netns.ErrNotReady, b.name)
+	}
+	if err := b.rules.present(); err != nil {
+		return fmt.Errorf("%w: %w", netns.ErrNotReady, err)
+	}
+	return nil
+}
+
+// lockPod returns the locked entry of the pod, made when create says so, else nil
+// for an unknown pod.
+func (b *Bridge) lockPod(id string, create bool) *podNet {
+	for {
+		b.mu.Lock()
+		p := b.pods[id]
+		if p == nil {
+			if !create {
+				b.mu.Unlock()
+				return nil
+			}
+			p = &podNet{}
+			b.pods[id] = p
+		}
+		b.mu.Unlock()
+		p.mu.Lock()
+		if !p.gone {
+			return p
+		}
+		p.mu.Unlock() // torn down while we waited
+	}
+}
+
+// links are the netlink sockets of the node network namespace.
+type links struct {
+	rt  *netlink.Handle
+	raw *rawSocket
+}
+
+func openLinks(node *netns.Node) (*links, error) {
+	l := &links{}
+	err := node.Do(func() (err error) {
+		// The sockets keep the namespace of the thread that makes them.
+		if l.rt, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+			return err
+		}
+		l.raw, err = openRaw()
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open netlink in the node network namespace: %w", err)
+	}
+	return l, nil
+}
+
+func (l *links) close() {
+	l.rt.Close()
+	l.raw.close()
+}

@@ -1,0 +1,223 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/subpod/subpod/netns"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// portKey is what only one pod can have: a host port on an address. The
+// unspecified address of a family stands for all of its addresses.
+type portKey struct {
+	proto  string
+	hostIP netip.Addr
+	port   uint16
+}
+
+// element is one entry of the rules' maps: portKey → address and port of a pod of
+// the same family.
+type element struct {
+	portKey
+	target netip.AddrPort
+}
+
+func protoNumber(name string) byte {
+	switch name {
+	case "tcp":
+		return unix.IPPROTO_TCP
+	case "udp":
+		return unix.IPPROTO_UDP
+	case "sctp":
+		return unix.IPPROTO_SCTP
+	}
+	return 0
+}
+
+// hostIPs returns the addresses that a mapping names, one per family when it
+// names none.
+func hostIPs(m netns.PortMapping) []netip.Addr {
+	if !m.HostIP.IsValid() {
+		return []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
+	}
+	return []netip.Addr{m.HostIP.Unmap().WithZone("")}
+}
+
+// elementsOf returns the entries of a pod. A mapping on an address of a family
+// that the pod lacks has none: addresses are not translated between families.
+func elementsOf(ports []netns.PortMapping, ips []netip.Addr) []element {
+	var out []element
+	for _, m := range ports {
+		for _, host := range hostIPs(m) {
+			i := slices.IndexFunc(ips, func(a netip.Addr) bool { return a.Is4() == host.Is4() })
+			if i < 0 {
+				continue
+			}
+			e := element{portKey{m.Proto, host, m.HostPort}, netip.AddrPortFrom(ips[i], m.ContainerPort)}
+			if !slices.Contains(out, e) {
+				out = append(out, e)
+			}
+		}
+	}
+	return out
+}
+
+// forwardsOf returns what the port forwarder has to do for a pod. SCTP is not
+// forwarded from the real host.
+func forwardsOf(ports []netns.PortMapping, ips []netip.Addr) []HostPort {
+	var out []HostPort
+	for _, m := range ports {
+		if m.Proto == "sctp" {
+			continue
+		}
+		target := ips[0]
+		if m.HostIP.IsValid() {
+			i := slices.IndexFunc(ips, func(a netip.Addr) bool { return a.Is4() == m.HostIP.Unmap().Is4() })
+			if i >= 0 {
+				target = ips[i]
+			}
+		}
+		f := HostPort{m.Proto, m.HostIP, m.HostPort, target, m.ContainerPort}
+		if !slices.Contains(out, f) {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+// claimPorts gives the pod its host ports, or none and ErrPortTaken.
+func (b *Bridge) claimPorts(podID string, ports []netns.PortMapping) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var keys []portKey
+	for _, m := range ports {
+		for _, host := range hostIPs(m) {
+			k := portKey{m.Proto, host, m.HostPort}
+			if o := b.ports[k]; o != "" && o != podID {
+				return fmt.Errorf("%w: %s port %d on %s by pod %s", netns.ErrPortTaken, k.proto, k.port, k.hostIP, o)
+			}
+			keys = append(keys, k)
+		}
+	}
+	for _, k := range keys {
+		b.ports[k] = podID
+	}
+	return nil
+}
+
+func (b *Bridge) freePorts(podID string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for k, o := range b.ports {
+		if o == podID {
+			delete(b.ports, k)
+		}
+	}
+}
+
+// publish makes the pod's host ports lead to it, in the node network namespace
+// and on the real host.
+func (b *Bridge) publish(ctx context.Context, pod netns.Pod, ips []netip.Addr, p *podNet) error {
+	if len(pod.Ports) == 0 {
+		return nil
+	}
+	if len(ips) == 0 {
+		return fmt.Errorf("%w: host ports for a pod without an address", netns.ErrBadPod)
+	}
+	if err := b.claimPorts(pod.ID, pod.Ports); err != nil {
+		return err
+	}
+	// Noted before it is done: whatever happens, unpublish tries to remove it.
+	p.elements = elementsOf(pod.Ports, ips)
+	if err := b.rules.add(p.elements); err != nil {
+		return err
+	}
+	if err := b.forgetFlows(p.elements); err != nil {
+		return err
+	}
+	return b.expose(ctx, forwardsOf(pod.Ports, ips), p)
+}
+
+func (b *Bridge) expose(ctx context.Context, ports []HostPort, p *podNet) error {
+	if b.forward == nil {
+		return nil
+	}
+	for _, f := range ports {
+		release, err := b.forward.Expose(ctx, f)
+		if release != nil {
+			p.releases = append(p.releases, release)
+		}
+		if err != nil {
+			return fmt.Errorf("publish %s port %d: %w", f.Proto, f.HostPort, err)
+		}
+	}
+	return nil
+}
+
+// unpublish undoes publish. What fails stays in p.
+func (b *Bridge) unpublish(ctx context.Context, podID string, p *podNet) error {
+	var errs []error
+	p.releases = slices.DeleteFunc(p.releases, func(release func(context.Context) error) bool {
+		err := release(ctx)
+		errs = append(errs, err)
+		return err == nil
+	})
+	if len(p.elements) > 0 {
+		err := b.rules.remove(p.elements)
+		if err == nil {
+			err = b.forgetFlows(p.elements)
+		}
+		if err == nil {
+			p.elements = nil
+		}
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("withdraw host ports: %w", err)
+	}
+	b.freePorts(podID)
+	return nil
+}
+
+// flowsTo matches tracked UDP flows to one of the host ports.
+type flowsTo []element
+
+// MatchConntrackFlow implements netlink.CustomConntrackFilter.
+func (f flowsTo) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
+	if flow.Forward.Protocol != unix.IPPROTO_UDP {
+		return false
+	}
+	return slices.ContainsFunc(f, func(e element) bool { return e.port == flow.Forward.DstPort })
+}
+
+// forgetFlows drops what connection tracking knows of UDP traffic to the ports. A
+// client that goes on sending from one port would otherwise stay bound to what
+// the port led to when its first datagram came.
+func (b *Bridge) forgetFlows(elements []element) error {
+	udp := slices.DeleteFunc(slices.Clone(elements), func(e element) bool { return e.proto != "udp" })
+	if len(udp) == 0 {
+		return nil
+	}
+	err := b.node.Do(func() error {
+		h, err := netlink.NewHandle(unix.NETLINK_NETFILTER)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		var errs []error
+		for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
+			_, err := h.ConntrackDeleteFilters(netlink.ConntrackTable, family, flowsTo(udp))
+			errs = append(errs, err)
+		}
+		return errors.Join(errs...)
+	})
+	if err != nil {
+		return fmt.Errorf("drop tracked UDP flows: %w", err)
+	}
+	return nil
+}

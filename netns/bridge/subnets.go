@@ -1,0 +1,222 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// cidrFile holds what SetPodCIDR said last, one subnet a line.
+const cidrFile = "podcidr"
+
+// candidates are the subnets that are tried in this order when none is given.
+// 10.0.2.0/24 and fd00::/64 belong to slirp4netns.
+func candidates() []netip.Prefix {
+	var out []netip.Prefix
+	for i := 88; i < 128; i++ {
+		out = append(out, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i)}), 16))
+	}
+	for i := 30; i >= 20; i-- { // for hosts with a route for all of 10.0.0.0/8
+		out = append(out, netip.PrefixFrom(netip.AddrFrom4([4]byte{172, byte(i)}), 16))
+	}
+	for i := 240; i >= 112; i -= 16 {
+		out = append(out, netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 168, byte(i)}), 20))
+	}
+	for i := 0x88; i < 0x98; i++ {
+		out = append(out, netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, 0x10, 0x00, byte(i)}), 64))
+	}
+	return out
+}
+
+// decideSubnets returns the subnets of new pods: those of SetPodCIDR, else the
+// configured ones, else those that the bridge has, else free ones.
+func (b *Bridge) decideSubnets(configured []netip.Prefix) ([]netip.Prefix, error) {
+	if stored, err := readCIDRs(b.stateDir); err != nil || len(stored) > 0 {
+		return b.usable(stored), err
+	}
+	if len(configured) > 0 {
+		subnets, err := checkSubnets(configured)
+		return b.usable(subnets), err
+	}
+	have, err := b.bridgePrefixes()
+	if err != nil {
+		return nil, err
+	}
+	taken, err := b.routes()
+	if err != nil {
+		return nil, err
+	}
+	var out []netip.Prefix
+	for _, v4 := range []bool{true, false} {
+		family := func(p netip.Prefix) bool { return p.Addr().Is4() == v4 }
+		if i := slices.IndexFunc(have, family); i >= 0 {
+			out = append(out, have[i])
+			continue
+		}
+		i := slices.IndexFunc(candidates(), func(c netip.Prefix) bool {
+			return family(c) && !slices.ContainsFunc(taken, c.Overlaps)
+		})
+		if i >= 0 {
+			out = append(out, candidates()[i])
+		}
+	}
+	if out = b.usable(out); len(out) == 0 {
+		return nil, errors.New("every subnet that could be used collides with a route of the host: configure one")
+	}
+	return out, nil
+}
+
+// usable leaves out IPv6 when the kernel lacks it.
+func (b *Bridge) usable(subnets []netip.Prefix) []netip.Prefix {
+	var off bool
+	_ = b.node.Do(func() error { off = ipv6Off("all"); return nil })
+	if !off {
+		return subnets
+	}
+	return slices.DeleteFunc(slices.Clone(subnets), func(p netip.Prefix) bool {
+		if p.Addr().Is6() {
+			b.log.Warn("no IPv6 in the node network namespace: pods get no IPv6 addresses", "subnet", p)
+		}
+		return p.Addr().Is6()
+	})
+}
+
+// checkSubnets returns the subnets in order, IPv4 first, or says what is wrong.
+func checkSubnets(subnets []netip.Prefix) ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	for _, s := range subnets {
+		if !s.IsValid() || s.Addr().Is4In6() {
+			return nil, fmt.Errorf("subnet %v is not valid", s)
+		}
+		if s.Addr().BitLen()-s.Bits() < 2 {
+			return nil, fmt.Errorf("subnet %s is too small for a gateway and a pod", s)
+		}
+		if slices.ContainsFunc(out, func(o netip.Prefix) bool { return o.Addr().Is4() == s.Addr().Is4() }) {
+			return nil, fmt.Errorf("subnet %s: only one subnet per address family can be used", s)
+		}
+		out = append(out, s.Masked())
+	}
+	slices.SortFunc(out, func(a, b netip.Prefix) int { return a.Addr().Compare(b.Addr()) })
+	return out, nil
+}
+
+// routes returns the destinations that the host and the node network namespace
+// have routes for. Default routes, and halves and quarters of everything that
+// stand for one, do not count.
+func (b *Bridge) routes() ([]netip.Prefix, error) {
+	// The server's own threads are in the host's network namespace.
+	host, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("read the host's routes: %w", err)
+	}
+	defer host.Close()
+	var out []netip.Prefix
+	for _, h := range []*netlink.Handle{host, b.links.rt} {
+		list, err := h.RouteList(nil, netlink.FAMILY_ALL)
+		if err != nil {
+			return nil, fmt.Errorf("read routes: %w", err)
+		}
+		for _, r := range list {
+			if r.Dst == nil {
+				continue
+			}
+			if p := prefixOf(r.Dst); p.Bits() >= 4 {
+				out = append(out, p)
+			}
+		}
+	}
+	return out, nil
+}
+
+// bridgePrefixes returns the subnets that the bridge has gateway addresses in.
+func (b *Bridge) bridgePrefixes() ([]netip.Prefix, error) {
+	link, err := b.links.rt.LinkByName(b.name)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look at bridge %s: %w", b.name, err)
+	}
+	addrs, err := b.links.rt.AddrList(link, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("addresses of bridge %s: %w", b.name, err)
+	}
+	var out []netip.Prefix
+	for _, a := range addrs {
+		if p := prefixOf(a.IPNet); !p.Addr().IsLinkLocalUnicast() {
+			out = append(out, p.Masked())
+		}
+	}
+	return out, nil
+}
+
+// SetPodCIDR implements netns.Network. The subnets are kept for later runs of
+// the server.
+func (b *Bridge) SetPodCIDR(ctx context.Context, cidrs []netip.Prefix) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	subnets, err := checkSubnets(cidrs)
+	if err != nil {
+		return fmt.Errorf("set the pods' subnets: %w", err)
+	}
+	if len(subnets) == 0 {
+		return nil // nothing said: nothing changes
+	}
+	if err := writeCIDRs(b.stateDir, subnets); err != nil {
+		return fmt.Errorf("set the pods' subnets: %w", err)
+	}
+	subnets = b.usable(subnets)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ready {
+		if err := b.addGateways(subnets); err != nil {
+			return fmt.Errorf("set the pods' subnets: %w", err)
+		}
+		if err := b.rules.setSubnets(b.prefixes); err != nil {
+			return fmt.Errorf("set the pods' subnets: %w", err)
+		}
+	}
+	b.current = subnets
+	return nil
+}
+
+func readCIDRs(dir string) ([]netip.Prefix, error) {
+	text, err := os.ReadFile(filepath.Join(dir, cidrFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the stored subnets: %w", err)
+	}
+	var out []netip.Prefix
+	for _, line := range strings.Fields(string(text)) {
+		p, err := netip.ParsePrefix(line)
+		if err != nil {
+			return nil, fmt.Errorf("read the stored subnets in %s: %w", filepath.Join(dir, cidrFile), err)
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+func writeCIDRs(dir string, subnets []netip.Prefix) error {
+	var text strings.Builder
+	for _, s := range subnets {
+		fmt.Fprintln(&text, s)
+	}
+	path := filepath.Join(dir, cidrFile)
+	if err := os.WriteFile(path+".new", []byte(text.String()), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
