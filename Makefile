@@ -79,9 +79,8 @@ test-images: ## Build the images that the tests run, from Debian's packages
 	@GO=$$($(GO) --which) CGO_ENABLED=0 $(GO) run ./tests/images fill
 
 .PHONY: bench
-bench: build test-tools test-images ## Measure pods, and compare with bare crun
-	CGO_ENABLED=0 $(GO) build -buildvcs=false -o .cache/bin/bench ./tests/bench
-	@$(USER) .cache/bin/bench
+bench: build test-tools test-images ## Measure pods, and compare with bare crun (BENCH="-runs 100 -driver native")
+	@$(TEST) -count=1 -timeout 20m ./tests/bench -v -run '^TestBench$$' $(BENCH)
 
 .PHONY: clean
 clean: ## Remove what was built, fetched and made for the tests

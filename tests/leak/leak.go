@@ -148,6 +148,20 @@ func subordinate(file string) (ranges [][2]int) {
 	return ranges
 }
 
+// Process is a running process.
+type Process struct {
+	PID  int
+	Name string // as in /proc/PID/comm
+}
+
+// Descendants lists the processes below pid.
+func Descendants(pid int) (all []Process) {
+	for _, p := range descendants(pid) {
+		all = append(all, Process{p.pid, p.binary})
+	}
+	return all
+}
+
 type process struct {
 	pid, parent          int
 	state, start, binary string
