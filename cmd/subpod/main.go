@@ -9,11 +9,15 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/subpod/subpod/netns"
 	"github.com/subpod/subpod/rootless"
+	"github.com/subpod/subpod/storage"
 )
 
 func main() {
 	rootless.Dispatch()
+	netns.Dispatch()
+	storage.Dispatch()
 	err := newRoot().Execute()
 	var code exitStatus
 	switch {

@@ -17,8 +17,6 @@ import (
 	"github.com/subpod/subpod/pkg/ocispec"
 	"github.com/subpod/subpod/pkg/pod"
 	"github.com/subpod/subpod/pkg/state"
-	"github.com/subpod/subpod/pkg/stats"
-	"github.com/subpod/subpod/pkg/stream"
 	"github.com/subpod/subpod/rootless"
 	"github.com/subpod/subpod/storage"
 )
@@ -108,21 +106,15 @@ func newParts(ctx context.Context, cfg *config.Config, node *rootless.Node, node
 		Events:         p.events,
 		Log:            slog.Default(),
 	})
-	streams, err := stream.New(p.runtime, stream.Options{IdleTimeout: cfg.Streaming.IdleTimeout.Duration})
-	if err != nil {
-		return nil, err
-	}
 	p.service = &cri.Service{
-		Version: buildVersion(),
-		Runtime: p.runtime,
-		Images:  p.images,
-		Network: network,
-		Stream:  streams,
-		Events:  p.events,
-		Stats:   stats.New(),
-		Cgroup:  cg,
-		Info:    func() map[string]any { return info(cfg, node, cg, p.images.Info()) },
-		Log:     slog.Default(),
+		RuntimeVersion: buildVersion(),
+		Runtime:        p.runtime,
+		Images:         p.images,
+		Network:        network,
+		Events:         p.events,
+		Cgroup:         cg,
+		Info:           func() map[string]any { return info(cfg, node, cg, p.images.Info()) },
+		Log:            slog.Default(),
 	}
 	return p, nil
 }
@@ -132,7 +124,7 @@ func storageOptions(cfg *config.Config, node *rootless.Node) storage.Options {
 		Root:                 filepath.Join(cfg.Daemon.DataDir, "storage"),
 		RunRoot:              filepath.Join(cfg.Daemon.RunDir, "storage"),
 		Driver:               cfg.Storage.Driver,
-		MountProgram:         cfg.Storage.MountProgram,
+		MountProgram:         lookUp(cfg.Storage.MountProgram),
 		AdditionalStores:     cfg.Storage.AdditionalImageStores,
 		IgnoreChownErrors:    cfg.Storage.IgnoreChownErrors,
 		RegistriesConf:       cfg.Images.RegistriesConf,
@@ -164,6 +156,15 @@ func ociOptions(cfg *config.Config, cg cgroup.Facts) oci.Options {
 		o.Handlers[name] = oci.Handler{Name: name, Path: h.Path, Args: h.Args}
 	}
 	return o
+}
+
+// lookUp finds a program in PATH; what is not there stays as it is, for the
+// error of whoever needs it.
+func lookUp(program string) string {
+	if path, err := exec.LookPath(program); err == nil {
+		return path
+	}
+	return program
 }
 
 func idMaps(in []rootless.IDMap) []storage.IDMap {

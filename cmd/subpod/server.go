@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -42,9 +43,20 @@ func runServer(ctx context.Context, cfg *config.Config, node *rootless.Node) err
 	if err != nil {
 		return err
 	}
-	streaming, err := stream.Listen(cfg.Streaming.Address, uint16(cfg.Streaming.Port), streamListeners(node, nodeNet)...)
+	address, err := netip.ParseAddr(cfg.Streaming.Address)
+	if err != nil {
+		return errors.Join(fmt.Errorf("streaming.address: %w", err), listener.Close())
+	}
+	streaming, err := stream.Listen(address, uint16(cfg.Streaming.Port), streamListeners(node, nodeNet)...)
 	if err != nil {
 		return errors.Join(err, listener.Close())
+	}
+	parts.service.Stream, err = stream.New(parts.runtime, stream.Options{
+		BaseURL:     "http://" + streaming[0].Addr().String(),
+		IdleTimeout: cfg.Streaming.IdleTimeout.Duration,
+	})
+	if err != nil {
+		return err
 	}
 	ready := make(chan struct{})
 	server := cri.NewServer(parts.service, ready)

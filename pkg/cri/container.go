@@ -6,8 +6,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -98,9 +96,6 @@ func (s *Service) ExecSync(ctx context.Context, req *runtimeapi.ExecSyncRequest)
 
 // Exec returns the URL where a command in a container can be streamed.
 func (s *Service) Exec(_ context.Context, req *runtimeapi.ExecRequest) (*runtimeapi.ExecResponse, error) {
-	if err := checkStreams(req.Stdin, req.Stdout, req.Stderr, req.Tty); err != nil {
-		return nil, err
-	}
 	if err := s.Runtime.CheckExec(req.ContainerId, req.Cmd); err != nil {
 		return nil, err
 	}
@@ -113,9 +108,6 @@ func (s *Service) Exec(_ context.Context, req *runtimeapi.ExecRequest) (*runtime
 
 // Attach returns the URL where a container's own streams can be joined.
 func (s *Service) Attach(_ context.Context, req *runtimeapi.AttachRequest) (*runtimeapi.AttachResponse, error) {
-	if err := checkStreams(req.Stdin, req.Stdout, req.Stderr, req.Tty); err != nil {
-		return nil, err
-	}
 	if err := s.Runtime.CheckAttach(req.ContainerId, req.Tty); err != nil {
 		return nil, err
 	}
@@ -124,17 +116,6 @@ func (s *Service) Attach(_ context.Context, req *runtimeapi.AttachRequest) (*run
 		return nil, err
 	}
 	return &runtimeapi.AttachResponse{Url: url}, nil
-}
-
-// checkStreams holds a request to the rules of ExecRequest and AttachRequest.
-func checkStreams(stdin, stdout, stderr, tty bool) error {
-	switch {
-	case !stdin && !stdout && !stderr:
-		return status.Error(codes.InvalidArgument, "one of stdin, stdout and stderr must be set")
-	case tty && stderr:
-		return status.Error(codes.InvalidArgument, "tty and stderr cannot both be set: a terminal has one output")
-	}
-	return nil
 }
 
 // seconds turns a timeout of a request into a duration; less than nothing is

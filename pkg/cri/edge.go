@@ -15,10 +15,12 @@ import (
 	crierrors "k8s.io/cri-api/pkg/errors"
 
 	"github.com/subpod/subpod/netns"
+	"github.com/subpod/subpod/pkg/cgroup"
 	"github.com/subpod/subpod/pkg/oci"
 	"github.com/subpod/subpod/pkg/ocispec"
 	"github.com/subpod/subpod/pkg/pod"
 	"github.com/subpod/subpod/pkg/state"
+	"github.com/subpod/subpod/pkg/stream"
 	"github.com/subpod/subpod/rootless"
 	"github.com/subpod/subpod/storage"
 )
@@ -98,11 +100,21 @@ var codeOf = []struct {
 	{pod.ErrInvalid, codes.InvalidArgument},
 	{pod.ErrMountSource, codes.FailedPrecondition},
 	{ocispec.ErrInvalid, codes.InvalidArgument},
+	{stream.ErrInvalid, codes.InvalidArgument},
+	{stream.ErrBusy, codes.ResourceExhausted},
+	{stream.ErrClosed, codes.Unavailable},
+	{cgroup.ErrBadParent, codes.InvalidArgument},
+	{netns.ErrBadPod, codes.InvalidArgument},
+	{netns.ErrPortTaken, codes.AlreadyExists},
+	{netns.ErrNoAddress, codes.ResourceExhausted},
+	{netns.ErrNotReady, codes.Unavailable},
+	{storage.ErrReadOnlyImage, codes.FailedPrecondition},
+	{storage.ErrUnsupported, codes.FailedPrecondition},
+	{storage.ErrIDRange, codes.FailedPrecondition},
 	{netns.ErrSysctl, codes.InvalidArgument},
 	{oci.ErrCommandNotFound, codes.InvalidArgument},
 	{pod.ErrWrongState, codes.FailedPrecondition},
 	{oci.ErrNotRunning, codes.FailedPrecondition},
-	{rootless.ErrPortTaken, codes.AlreadyExists},
 	{rootless.ErrPortPrivileged, codes.PermissionDenied},
 }
 

@@ -136,7 +136,7 @@ func (s *Service) ImageFsInfo(ctx context.Context, _ *runtimeapi.ImageFsInfoRequ
 	}
 	return &runtimeapi.ImageFsInfoResponse{
 		ImageFilesystems:     []*runtimeapi.FilesystemUsage{usage(info.Mountpoint, info.UsedBytes, info.InodesUsed)},
-		ContainerFilesystems: []*runtimeapi.FilesystemUsage{usage(info.Containers.Mountpoint, info.Containers.UsedBytes, info.Containers.InodesUsed)},
+		ContainerFilesystems: []*runtimeapi.FilesystemUsage{usage(info.Mountpoint, info.Containers.Bytes, info.Containers.Inodes)},
 	}, nil
 }
 

@@ -21,7 +21,7 @@ func (s *Service) Version(context.Context, *runtimeapi.VersionRequest) (*runtime
 	return &runtimeapi.VersionResponse{
 		Version:           kubeletAPIVersion,
 		RuntimeName:       "subpod",
-		RuntimeVersion:    s.Version,
+		RuntimeVersion:    s.RuntimeVersion,
 		RuntimeApiVersion: "v1",
 	}, nil
 }

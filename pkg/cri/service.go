@@ -18,7 +18,6 @@ import (
 	"github.com/subpod/subpod/pkg/control"
 	"github.com/subpod/subpod/pkg/events"
 	"github.com/subpod/subpod/pkg/pod"
-	"github.com/subpod/subpod/pkg/stats"
 	"github.com/subpod/subpod/pkg/stream"
 	"github.com/subpod/subpod/storage"
 )
@@ -32,14 +31,13 @@ type Service struct {
 	runtimeapi.UnsafeRuntimeServiceServer
 	runtimeapi.UnsafeImageServiceServer
 
-	Version string // of subpod, semantic
-	Runtime *pod.Runtime
-	Images  *storage.Store
-	Network netns.Network
-	Stream  *stream.Server
-	Events  *events.Bus
-	Stats   *stats.Collector
-	Cgroup  cgroup.Facts
+	RuntimeVersion string // of subpod, semantic
+	Runtime        *pod.Runtime
+	Images         *storage.Store
+	Network        netns.Network
+	Stream         *stream.Server
+	Events         *events.Bus
+	Cgroup         cgroup.Facts
 	// Info is what Status tells with verbose set.
 	Info func() map[string]any
 	Log  *slog.Logger
