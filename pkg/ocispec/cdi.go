@@ -74,4 +74,3 @@ func (b *builder) bindInjected(hostPaths map[string]string) error {
 	}
 	return nil
 }
-

@@ -58,4 +58,3 @@ func write(src, dst, arch string) error {
 	sort.Strings(out)
 	return os.WriteFile(dst, []byte(strings.Join(out, "\n")+"\n"), 0o644)
 }
-
