@@ -23,13 +23,15 @@ func TestInvalidRequests(t *testing.T) {
 		t.Fatal(err)
 	}
 	cases := map[string]func() (string, error){
-		"exec nil":          func() (string, error) { return s.Exec(nil) },
-		"exec no id":        func() (string, error) { return s.Exec(&runtimeapi.ExecRequest{Cmd: []string{"x"}, Stdout: true}) },
-		"exec no command":   func() (string, error) { return s.Exec(&runtimeapi.ExecRequest{ContainerId: "c", Stdout: true}) },
-		"exec no stream":    func() (string, error) { return s.Exec(&runtimeapi.ExecRequest{ContainerId: "c", Cmd: []string{"x"}}) },
-		"attach nil":        func() (string, error) { return s.Attach(nil) },
-		"attach tty+stderr": func() (string, error) { return s.Attach(&runtimeapi.AttachRequest{ContainerId: "c", Tty: true, Stderr: true}) },
-		"forward nil":       func() (string, error) { return s.PortForward(nil) },
+		"exec nil":        func() (string, error) { return s.Exec(nil) },
+		"exec no id":      func() (string, error) { return s.Exec(&runtimeapi.ExecRequest{Cmd: []string{"x"}, Stdout: true}) },
+		"exec no command": func() (string, error) { return s.Exec(&runtimeapi.ExecRequest{ContainerId: "c", Stdout: true}) },
+		"exec no stream":  func() (string, error) { return s.Exec(&runtimeapi.ExecRequest{ContainerId: "c", Cmd: []string{"x"}}) },
+		"attach nil":      func() (string, error) { return s.Attach(nil) },
+		"attach tty+stderr": func() (string, error) {
+			return s.Attach(&runtimeapi.AttachRequest{ContainerId: "c", Tty: true, Stderr: true})
+		},
+		"forward nil": func() (string, error) { return s.PortForward(nil) },
 		"forward port 0": func() (string, error) {
 			return s.PortForward(&runtimeapi.PortForwardRequest{PodSandboxId: "p", Port: []int32{80, 0}})
 		},

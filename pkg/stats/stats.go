@@ -1,0 +1,221 @@
+// Package stats measures containers and pod sandboxes for CRI: from their
+// cgroups where a controller is there, and from /proc for what it does not tell.
+package stats
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/pkg/cgroup"
+	"github.com/subpod/subpod/pkg/proc"
+)
+
+// Container says what to measure.
+type Container struct {
+	// Attributes are handed on as they are; the ID is taken from them.
+	Attributes *runtimeapi.ContainerAttributes
+	// Cgroup is the container's cgroup v2 directory, "" when it has none.
+	Cgroup string
+	// Init is the container's main process as seen from this process. When it
+	// is gone, only the writable layer is measured.
+	Init proc.ID
+	// The rest is for metrics only.
+	Image     string
+	StartedAt time.Time
+	Resources *runtimeapi.LinuxContainerResources
+}
+
+// Pod says what to measure of a pod sandbox.
+type Pod struct {
+	Attributes *runtimeapi.PodSandboxAttributes
+	// Cgroup is the pod's cgroup v2 directory; "" means that its numbers are
+	// the sums of its containers'.
+	Cgroup string
+	// NetNS is the path of the pod's own network namespace; "" for a pod on the
+	// node's network, whose traffic cannot be told apart: it has no network
+	// statistics.
+	NetNS string
+	// Interface is the default interface in NetNS, "" for "eth0".
+	Interface  string
+	Containers []Container
+}
+
+// Usage is what a file system tree takes.
+type Usage struct{ Bytes, Inodes uint64 }
+
+// Options of a Collector.
+type Options struct {
+	// RootfsUsage measures the writable layer of a container (storage's
+	// Store.RootfsUsage). It may be slow: its result is kept for a while, longer
+	// the longer it took. Nil: no file system statistics.
+	RootfsUsage func(ctx context.Context, containerID string) (Usage, error)
+	// Mountpoint is where the file system of the writable layers is mounted.
+	Mountpoint string
+	Log        *slog.Logger
+}
+
+// Collector measures, and remembers what rates and cumulative counts need. All
+// methods may be called concurrently.
+type Collector struct {
+	options Options
+
+	mu     sync.Mutex
+	memory map[string]*memory // by container or pod ID
+}
+
+// memory is what is kept of one container or pod between measurements.
+type memory struct {
+	cpu, faults, majorFaults counter
+	rate                     rate
+
+	layer     Usage
+	layerAt   time.Time
+	layerTook time.Duration
+}
+
+// New makes a Collector.
+func New(o Options) *Collector {
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	return &Collector{options: o, memory: map[string]*memory{}}
+}
+
+// Forget drops what is remembered of containers and pods that were removed. It
+// is idempotent.
+func (c *Collector) Forget(ids ...string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, id := range ids {
+		delete(c.memory, id)
+	}
+}
+
+// with runs f on the memory of id.
+func (c *Collector) with(id string, f func(*memory)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m := c.memory[id]
+	if m == nil {
+		m = &memory{}
+		c.memory[id] = m
+	}
+	f(m)
+}
+
+// counter keeps a cumulative count from falling when what was counted is gone:
+// a process that ended without being waited for takes its time with it.
+type counter struct{ lost, last uint64 }
+
+func (k *counter) update(v uint64) uint64 {
+	if v < k.last {
+		k.lost += k.last - v
+	}
+	k.last = v
+	return k.lost + v
+}
+
+// minWindow is the shortest time over which a rate is taken: below it the
+// granularity of the counters (10 ms in /proc) shows.
+const minWindow = time.Second
+
+// rate is CPU time per time, over the last window of at least minWindow.
+type rate struct {
+	at    time.Time
+	usage uint64 // nanoseconds
+	cores *runtimeapi.UInt64Value
+}
+
+// update returns nanocores; nil until there were two samples far enough apart.
+func (r *rate) update(at time.Time, usage uint64) *runtimeapi.UInt64Value {
+	window := at.Sub(r.at)
+	switch {
+	case r.at.IsZero() || usage < r.usage:
+		*r = rate{at: at, usage: usage}
+	case window >= minWindow:
+		cores := uint64(float64(usage-r.usage) / window.Seconds())
+		*r = rate{at, usage, value(cores)}
+	}
+	return r.cores
+}
+
+func value(v uint64) *runtimeapi.UInt64Value { return &runtimeapi.UInt64Value{Value: v} }
+
+// measured is one container or pod at one moment, whatever the numbers are from.
+// CPU and Memory are nil when nothing runs.
+type measured struct {
+	cgroup.Stats
+	processes, threads uint64
+	usage              uint64 // CPU time in nanoseconds, never falling
+	nanoCores          *runtimeapi.UInt64Value
+	faults, majors     uint64
+}
+
+// measure measures all containers with at most one pass through /proc.
+func (c *Collector) measure(containers []Container) map[string]*measured {
+	all := make(map[string]*measured, len(containers))
+	var table *processes
+	for _, ct := range containers {
+		m := &measured{Stats: cgroup.Stats{At: time.Now()}}
+		all[ct.Attributes.GetId()] = m
+		if ct.Cgroup != "" {
+			if s, err := cgroup.Read(ct.Cgroup); err == nil {
+				m.Stats = s
+				m.processes = countProcesses(ct.Cgroup)
+			} else {
+				c.options.Log.Debug("cgroup statistics", "container", ct.Attributes.GetId(), "error", err)
+			}
+		}
+		if m.CPU == nil || m.Memory == nil || m.Pids == nil {
+			if table == nil {
+				table = readProcesses()
+			}
+			table.fill(m, ct.Init)
+		}
+		if m.Pids != nil {
+			m.threads = m.Pids.Current
+		}
+		c.accumulate(ct.Attributes.GetId(), m)
+	}
+	return all
+}
+
+// accumulate turns momentary counts into ones that never fall, and rates.
+func (c *Collector) accumulate(id string, m *measured) {
+	c.with(id, func(k *memory) {
+		if m.CPU != nil {
+			m.usage = k.cpu.update(m.CPU.UsageUsec * 1000)
+			m.nanoCores = k.rate.update(m.At, m.usage)
+		}
+		if m.Memory != nil {
+			m.faults = k.faults.update(m.Memory.Stat["pgfault"])
+			m.majors = k.majorFaults.update(m.Memory.Stat["pgmajfault"])
+		}
+	})
+}
+
+// layer returns the usage of a container's writable layer and when it was
+// measured; false when it is not known.
+func (c *Collector) layer(ctx context.Context, id string) (Usage, time.Time, bool) {
+	if c.options.RootfsUsage == nil {
+		return Usage{}, time.Time{}, false
+	}
+	var kept memory
+	c.with(id, func(m *memory) { kept = *m })
+	// At most a twentieth of the time goes into measuring.
+	if age := time.Since(kept.layerAt); !kept.layerAt.IsZero() && age < max(10*time.Second, 20*kept.layerTook) {
+		return kept.layer, kept.layerAt, true
+	}
+	start := time.Now()
+	u, err := c.options.RootfsUsage(ctx, id)
+	if err != nil {
+		c.options.Log.Debug("usage of the writable layer", "container", id, "error", err)
+		return Usage{}, time.Time{}, false
+	}
+	c.with(id, func(m *memory) { m.layer, m.layerAt, m.layerTook = u, start, time.Since(start) })
+	return u, start, true
+}
