@@ -66,7 +66,6 @@ func (e *Executor) Attach(ctx context.Context, id string, f Facts, s Streams) er
 	return err
 }
 
-
 // dialAttach connects to the attach socket through a descriptor of its
 // directory: sun_path holds 108 bytes only (unix(7)).
 func dialAttach(bundle string) (*net.UnixConn, error) {

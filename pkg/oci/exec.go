@@ -3,11 +3,12 @@ package oci
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -81,16 +82,12 @@ func (e *Executor) Exec(ctx context.Context, id string, f Facts, p *specs.Proces
 	if err != nil {
 		return -1, fmt.Errorf("encode process: %w", err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "process.json"), b, 0o600); err != nil {
+	x := &execution{rt: rt, facts: f, dir: dir}
+	if err := os.WriteFile(x.processFile(), b, 0o600); err != nil {
 		return -1, err
 	}
-	x := &execution{rt: rt, facts: f, dir: dir}
-	defer func() {
-		if x.io != nil {
-			x.io.close()
-		}
-	}()
-	if err := x.start(id, s); err != nil {
+	defer x.close()
+	if err := x.start(e, id, s); err != nil {
 		return -1, fmt.Errorf("exec in container %s: %w", id, err)
 	}
 	code, err := x.wait(ctx)
@@ -100,100 +97,113 @@ func (e *Executor) Exec(ctx context.Context, id string, f Facts, p *specs.Proces
 	if code == 0 {
 		return 0, nil
 	}
-	log, err := os.ReadFile(x.logFile())
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return -1, err
-	}
-	if words := loggedErrors(string(log)); words != "" {
+	if words := x.failure(); words != "" {
 		return -1, &RuntimeError{Op: "exec", Handler: rt.name, Message: words, ExitCode: int(code)}
+	}
+	if code < 0 {
+		return -1, fmt.Errorf("exec in container %s: conmon was killed, the exit code is lost", id)
 	}
 	return code, nil
 }
 
-// execution is one command that the runtime executes in a container. The
-// runtime stays its parent until it ends.
+// execution is one command that the runtime executes in a container. Its parent
+// is the runtime itself or, where the runtime would wait for more than the
+// command, a conmon.
 type execution struct {
 	rt     *runtime
 	facts  Facts
 	dir    string
 	cmd    *exec.Cmd
-	parent proc.ID // the runtime's process
+	parent proc.ID
+	sync   *os.File // conmon's answers; nil without conmon
 	io     execIO
 }
 
 // execIO connects an execution to the client's streams.
 type execIO interface {
-	// started closes what only the runtime needs.
+	// started closes what only the command needs.
 	started()
 	// finish delivers the output up to now; ctx ends the wait for a slow client.
 	finish(ctx context.Context)
 	close()
-	// holds reports whether an open file of a process is one of the outputs.
+	// holds reports whether an open file of a process is one of the streams.
 	holds(link string) bool
 }
 
-func (x *execution) logFile() string { return filepath.Join(x.dir, "log") }
-func (x *execution) pidFile() string { return filepath.Join(x.dir, "pid") }
+func (x *execution) logFile() string     { return filepath.Join(x.dir, "log") }
+func (x *execution) pidFile() string     { return filepath.Join(x.dir, "pid") }
+func (x *execution) processFile() string { return filepath.Join(x.dir, "process.json") }
 
-func (x *execution) start(id string, s Streams) (err error) {
-	args := []string{"--log=" + x.logFile(), "exec", "--process", filepath.Join(x.dir, "process.json"), "--pid-file", x.pidFile()}
-	switch {
-	case !s.TTY:
-		x.cmd = x.rt.command(append(args, id)...)
-		x.io, err = newPipes(x.cmd, s)
-	case x.rt.crun:
-		var t *terminal
-		if t, err = newConsoleSocket(x.dir, s); err == nil {
-			x.cmd = x.rt.command(append(args, "--console-socket", t.socket, id)...)
-			x.io = t
+func (x *execution) start(e *Executor, id string, s Streams) error {
+	var options []string
+	var console *terminal
+	if s.TTY {
+		var err error
+		if console, err = newConsoleSocket(x.dir, s); err != nil {
+			return err
 		}
-	default:
-		// runc takes a console socket only when it detaches, and then the exit
-		// code is lost. It copies between the container's terminal and its own.
-		x.cmd = x.rt.command(append(args, id)...)
-		x.io, err = newPTY(x.cmd, s)
+		x.io = console
+		options = []string{"--console-socket", console.socket}
 	}
-	if err != nil {
-		x.io = nil
-		return err
+	// crun becomes the parent of what the command leaves behind in a shared PID
+	// namespace and waits for it too. runc without --detach copies the streams
+	// and waits until nobody holds them.
+	if x.rt.crun && x.facts.PIDNamespace != "host" {
+		args := []string{"--log=" + x.logFile(), "exec", "--process", x.processFile(), "--pid-file", x.pidFile()}
+		x.cmd = x.rt.command(slices.Concat(args, options, []string{id})...)
+	} else {
+		x.cmd = exec.Command(e.conmon, x.conmonArgs(id, options)...)
+		x.cmd.Dir = x.dir // where conmon would write "oom"
+		sync, theirs, err := os.Pipe()
+		if err != nil {
+			return err
+		}
+		defer theirs.Close()
+		x.sync = sync
+		x.cmd.ExtraFiles = []*os.File{theirs}
+		x.cmd.Env = append(runtimeEnv(""), "_OCI_SYNCPIPE=3")
+	}
+	if console == nil {
+		p, err := newPipes(x.cmd, s)
+		if err != nil {
+			return err
+		}
+		x.io = p
 	}
 	if err := x.cmd.Start(); err != nil {
 		return err
 	}
 	x.io.started()
+	var err error
 	x.parent, err = proc.Identify(x.cmd.Process.Pid)
 	return err
 }
 
-// wait returns the command's exit code, or the context's cause after it has
-// killed the execution.
+// conmonArgs lets conmon run a detached exec and wait for the command. With the
+// log driver "passthrough" the command has our streams and conmon has none.
+func (x *execution) conmonArgs(id string, options []string) []string {
+	argv := x.rt.argv("--log=" + x.logFile())
+	args := []string{
+		"--api-version", "1", "--sync", "--exec",
+		"--cid", id, "--cuuid", id,
+		"--exec-process-spec", x.processFile(),
+		"--container-pidfile", x.pidFile(),
+		"--log-path", "passthrough", "--log-level", "error",
+		"--runtime", argv[0],
+	}
+	for _, a := range argv[1:] {
+		args = append(args, "--runtime-arg="+a)
+	}
+	for _, o := range options {
+		args = append(args, "--runtime-opt="+o)
+	}
+	return args
+}
+
+// wait returns the command's exit code (-1 if it is not known), or the
+// context's cause after it has killed the execution.
 func (x *execution) wait(ctx context.Context) (int32, error) {
-	watch, cancel := context.WithCancel(ctx)
-	defer cancel()
-	runtime := ended(watch, x.parent)
-	var command <-chan exitInfo
-	if !x.rt.crun || x.facts.PIDNamespace == "host" {
-		// The runtime may go on when the command has ended: runc until its
-		// children let go of the output, crun until those have ended that it
-		// became the parent of.
-		command = x.commandExit(watch)
-	}
-	var err error
-	var exit exitInfo
-	select {
-	case err = <-runtime:
-	case exit = <-command:
-		select {
-		case err = <-runtime:
-			exit.known = false
-		case <-time.After(100 * time.Millisecond):
-			if exit.known {
-				_ = x.parent.Signal(syscall.SIGKILL)
-			} else {
-				err = <-runtime
-			}
-		}
-	}
+	err := x.parent.Wait(ctx)
 	if err != nil {
 		x.kill()
 	}
@@ -204,67 +214,46 @@ func (x *execution) wait(ctx context.Context) (int32, error) {
 		return -1, context.Cause(ctx)
 	case err != nil:
 		return -1, err
-	case exit.known:
-		return exit.code, nil
+	case x.sync != nil:
+		return x.conmonExit()
+	case x.cmd.ProcessState == nil:
+		return -1, fmt.Errorf("exit code of %s exec: someone else has taken it", x.rt.name)
 	}
-	return exitCode(x.cmd.ProcessState), nil
-}
-
-func exitCode(st *os.ProcessState) int32 {
-	ws, ok := st.Sys().(syscall.WaitStatus)
-	if ok && ws.Signaled() {
-		return 128 + int32(ws.Signal())
+	ws := x.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	if ws.Signaled() {
+		return 128 + int32(ws.Signal()), nil
 	}
-	return int32(st.ExitCode())
+	return int32(ws.ExitStatus()), nil
 }
 
-// exitInfo is the end of a command; the code is known from Linux 6.15 on.
-type exitInfo struct {
-	code  int32
-	known bool
+// conmonExit reads what conmon has written: the command's PID, then its exit
+// code. Nothing but an error, or nothing at all, says that there was no command.
+func (x *execution) conmonExit() (int32, error) {
+	_ = x.sync.SetReadDeadline(time.Now().Add(time.Second))
+	dec := json.NewDecoder(io.LimitReader(x.sync, 64<<10))
+	code := int32(-1)
+	for n := 0; n < 2; n++ {
+		var m struct{ Data int32 }
+		if dec.Decode(&m) != nil {
+			return -1, nil
+		}
+		code = m.Data
+	}
+	return code, nil
 }
 
-// commandExit delivers once when the command itself has ended. Nothing comes
-// when it has ended too fast to be seen, and the runtime then ends as well.
-func (x *execution) commandExit(ctx context.Context) <-chan exitInfo {
-	c := make(chan exitInfo, 1)
-	go func() {
-		id, err := x.command(ctx)
-		if err != nil {
-			return
-		}
-		pidfd, err := id.Open()
-		if err != nil {
-			return
-		}
-		defer pidfd.Close()
-		if id.Wait(ctx) != nil {
-			return
-		}
-		var exit exitInfo
-		// Its parent reaps it in a moment, and only then is the code there.
-		for range 20 {
-			if exit.code, exit.known = pidfdExit(pidfd); exit.known {
-				break
-			}
-			time.Sleep(time.Millisecond)
-		}
-		c <- exit
-	}()
-	return c
+// failure returns the runtime's words if it could not run the command.
+func (x *execution) failure() string {
+	log, _ := os.ReadFile(x.logFile())
+	return loggedErrors(string(log))
 }
 
-// command returns the command's process once the runtime has written its PID.
-func (x *execution) command(ctx context.Context) (proc.ID, error) {
-	for {
-		if pid, err := readPID(x.pidFile()); err == nil {
-			return proc.Identify(pid)
-		}
-		select {
-		case <-ctx.Done():
-			return proc.ID{}, ctx.Err()
-		case <-time.After(time.Millisecond):
-		}
+func (x *execution) close() {
+	if x.io != nil {
+		x.io.close()
+	}
+	if x.sync != nil {
+		x.sync.Close()
 	}
 }
 
@@ -314,10 +303,10 @@ func (x *execution) processes(command, session int) []proc.ID {
 		return false
 	}
 	for pid, st := range stats {
-		if pid == x.parent.PID || st.state == 'Z' || st.state == 'X' {
+		if pid == x.parent.PID || pid == x.facts.Init.PID || st.state == 'Z' || st.state == 'X' {
 			continue
 		}
-		if !below(pid) && (session == 0 || st.session != session) && !x.holdsOutput(pid) {
+		if !below(pid) && (session == 0 || st.session != session) && !x.holdsStream(pid) {
 			continue
 		}
 		if id, err := proc.Identify(pid); err == nil {
@@ -327,20 +316,16 @@ func (x *execution) processes(command, session int) []proc.ID {
 	return found
 }
 
-// holdsOutput looks at the open files of the container's processes only.
-func (x *execution) holdsOutput(pid int) bool {
+// holdsStream reports whether a process of the container has one of the
+// command's streams open.
+func (x *execution) holdsStream(pid int) bool {
 	if !x.facts.isMember(pid) {
 		return false
 	}
 	dir := fmt.Sprintf("/proc/%d/fd", pid)
-	names, err := os.ReadDir(dir)
-	if err != nil {
-		return false
-	}
-	for _, n := range names {
-		if link, err := os.Readlink(filepath.Join(dir, n.Name())); err == nil && x.io.holds(link) {
-			return true
-		}
-	}
-	return false
+	names, _ := os.ReadDir(dir)
+	return slices.ContainsFunc(names, func(n os.DirEntry) bool {
+		link, err := os.Readlink(filepath.Join(dir, n.Name()))
+		return err == nil && x.io.holds(link)
+	})
 }

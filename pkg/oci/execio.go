@@ -2,11 +2,11 @@ package oci
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -83,10 +83,10 @@ type pipes struct {
 	theirs  []*os.File
 	stdin   *os.File
 	outputs []*output
-	names   []string
+	links   []string // the outputs as /proc/PID/fd shows them
 }
 
-func newPipes(cmd *exec.Cmd, s Streams) (execIO, error) {
+func newPipes(cmd *exec.Cmd, s Streams) (*pipes, error) {
 	p := &pipes{}
 	if s.Stdin != nil {
 		r, w, err := os.Pipe()
@@ -111,7 +111,7 @@ func newPipes(cmd *exec.Cmd, s Streams) (execIO, error) {
 		}
 		var st unix.Stat_t
 		if err = unix.Fstat(int(theirs.Fd()), &st); err == nil {
-			p.names = append(p.names, fmt.Sprintf("pipe:[%d]", st.Ino))
+			p.links = append(p.links, fmt.Sprintf("pipe:[%d]", st.Ino))
 		}
 		p.theirs = append(p.theirs, theirs)
 		p.outputs = append(p.outputs, copyOutput(r, w))
@@ -148,19 +148,10 @@ func (p *pipes) close() {
 	}
 }
 
-func (p *pipes) holds(link string) bool {
-	for _, n := range p.names {
-		if n == link {
-			return true
-		}
-	}
-	return false
-}
+func (p *pipes) holds(link string) bool { return slices.Contains(p.links, link) }
 
 func closeAll(files []*os.File) {
 	for _, f := range files {
-		if err := f.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
-			continue
-		}
+		f.Close()
 	}
 }

@@ -16,22 +16,3 @@ func mountNSID(ns *os.File) uint64 {
 	}
 	return id
 }
-
-// pidfdExit returns the exit code of an ended process that someone else has
-// reaped. Kernels before 6.15 do not tell.
-func pidfdExit(pidfd *os.File) (code int32, ok bool) {
-	conn, err := pidfd.SyscallConn()
-	if err != nil {
-		return 0, false
-	}
-	info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
-	ctlErr := conn.Control(func(fd uintptr) { err = unix.IoctlPidfdInfo(int(fd), &info) })
-	if ctlErr != nil || err != nil || info.Mask&unix.PIDFD_INFO_EXIT == 0 {
-		return 0, false
-	}
-	ws := unix.WaitStatus(info.Exit_code)
-	if ws.Signaled() {
-		return 128 + int32(ws.Signal()), true
-	}
-	return int32(ws.ExitStatus()), true
-}

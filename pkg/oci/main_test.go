@@ -27,23 +27,21 @@ import (
 // there nothing is root any more); an unprivileged user needs uidmap's
 // newuidmap and would have to be in /etc/subuid, so start the tests as root or
 // inside a node.
-const inNamespace = "SUBPOD_OCI_TEST_NAMESPACE"
+const namespaceStage = "SUBPOD_OCI_TEST_STAGE"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(inNamespace) == "" {
+	switch os.Getenv(namespaceStage) {
+	case "":
 		os.Exit(enterNamespace())
-	}
-	if err := prepareNamespace(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+	case "init":
+		os.Exit(runTests())
 	}
 	os.Exit(m.Run())
 }
 
 func enterNamespace() int {
-	// Absolute arguments only: the directory may be out of reach in there.
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), inNamespace+"=1")
+	cmd.Env = append(os.Environ(), namespaceStage+"=init")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 1400000, Size: 65536}}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
@@ -92,44 +90,37 @@ func prepareNamespace() error {
 			return fmt.Errorf("hide /sys/fs/cgroup: %w", err)
 		}
 	}
-	// We are PID 1 here: orphans such as conmon become our children, and
-	// somebody must reap them. The real node has rootlesskit for that.
-	go reap()
 	return nil
 }
 
-func reap() {
+// runTests is PID 1 of the namespace: it reaps what is orphaned, such as
+// conmon, as rootlesskit does in the node, while the tests run in a child.
+func runTests() int {
+	if err := prepareNamespace(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	if err := os.Setenv(namespaceStage, "tests"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	tests, err := syscall.ForkExec("/proc/self/exe", os.Args, &syscall.ProcAttr{Env: os.Environ(), Files: []uintptr{0, 1, 2}})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "run the tests:", err)
+		return 1
+	}
 	for {
-		var info unix.Siginfo
-		// Look without reaping: children of os/exec are waited for by it.
-		if err := unix.Waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
-			time.Sleep(5 * time.Millisecond)
-			continue
+		var ws syscall.WaitStatus
+		pid, err := syscall.Wait4(-1, &ws, 0, nil)
+		if err != nil && err != syscall.EINTR {
+			fmt.Fprintln(os.Stderr, "wait for the tests:", err)
+			return 1
 		}
-		for _, pid := range zombies() {
-			var ws unix.WaitStatus
-			_, _ = unix.Wait4(pid, &ws, unix.WNOHANG, nil)
+		if pid == tests {
+			return ws.ExitStatus()
 		}
-		time.Sleep(5 * time.Millisecond)
 	}
 }
-
-// zombies returns our zombie children that we did not start: they have another
-// parent death and are sessions or runtimes of conmon's.
-func zombies() []int {
-	var found []int
-	all, _ := pids()
-	for _, pid := range all {
-		st, err := readProcStat(pid)
-		if err != nil || st.state != 'Z' || st.ppid != 1 || st.session == mySession {
-			continue
-		}
-		found = append(found, pid)
-	}
-	return found
-}
-
-var mySession = func() int { st, _ := readProcStat(os.Getpid()); return st.session }()
 
 // executor makes an Executor with both runtimes and, at the end of the test,
 // proves that nothing of it is left.
@@ -174,7 +165,10 @@ func executor(t testing.TB) *Executor {
 
 type testLog struct{ t testing.TB }
 
-func (l testLog) Write(b []byte) (int, error) { l.t.Log(strings.TrimSpace(string(b))); return len(b), nil }
+func (l testLog) Write(b []byte) (int, error) {
+	l.t.Log(strings.TrimSpace(string(b)))
+	return len(b), nil
+}
 
 func checkNothingLeft(t testing.TB, e *Executor) {
 	t.Helper()
@@ -318,7 +312,7 @@ func rootfs(t testing.TB, e *Executor) string {
 	if err := os.WriteFile(filepath.Join(dir, "bin/busybox"), busybox, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"sh", "true", "sleep", "cat", "stty", "head", "yes", "echo", "setsid", "id", "chmod", "mkdir", "ps"} {
+	for _, name := range []string{"sh", "true", "sleep", "cat", "stty", "head", "yes", "echo", "setsid", "id", "chmod", "mkdir", "rmdir", "ps"} {
 		if err := os.Symlink("busybox", filepath.Join(dir, "bin", name)); err != nil {
 			t.Fatal(err)
 		}

@@ -2,16 +2,12 @@ package oci
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,10 +15,9 @@ import (
 
 // terminal is the one stream of a command with a terminal: we hold its master.
 type terminal struct {
-	socket   string // where crun sends the master to
+	socket   string // where the runtime sends the master to
 	listener *net.UnixListener
 	dir      *os.File
-	slave    *os.File // runc's, until it is started
 	streams  Streams
 	ready    chan struct{} // closed when there will be no other master
 	stop     context.CancelFunc
@@ -33,22 +28,20 @@ type terminal struct {
 	out    *output
 }
 
-func newTerminal(s Streams) (*terminal, context.Context) {
-	ctx, stop := context.WithCancel(context.Background())
-	return &terminal{streams: s, ready: make(chan struct{}), stop: stop}, ctx
-}
-
 // newConsoleSocket listens for the terminal's master, which the runtime opens
 // in the container and sends over (SCM_RIGHTS).
 func newConsoleSocket(dir string, s Streams) (*terminal, error) {
-	t, ctx := newTerminal(s)
+	ctx, stop := context.WithCancel(context.Background())
+	t := &terminal{streams: s, ready: make(chan struct{}), stop: stop}
 	var err error
 	if t.dir, err = os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
+		stop()
 		return nil, err
 	}
 	// Through a descriptor: sun_path holds 108 bytes only.
 	addr := &net.UnixAddr{Name: fmt.Sprintf("/proc/self/fd/%d/console", t.dir.Fd()), Net: "unix"}
 	if t.listener, err = net.ListenUnix("unix", addr); err != nil {
+		stop()
 		t.dir.Close()
 		return nil, fmt.Errorf("console socket: %w", err)
 	}
@@ -97,36 +90,6 @@ func pollable(fd int, name string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// newPTY gives the runtime a terminal of its own as all three streams.
-func newPTY(cmd *exec.Cmd, s Streams) (*terminal, error) {
-	t, ctx := newTerminal(s)
-	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open /dev/ptmx: %w", err)
-	}
-	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
-	if err == nil {
-		err = unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0)
-	}
-	if err == nil {
-		t.slave, err = os.OpenFile("/dev/pts/"+strconv.Itoa(n), os.O_RDWR|unix.O_NOCTTY, 0)
-	}
-	if err != nil {
-		unix.Close(fd)
-		return nil, fmt.Errorf("make a pseudo-terminal: %w", err)
-	}
-	master, err := pollable(fd, "ptmx")
-	if err != nil {
-		t.slave.Close()
-		return nil, err
-	}
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = t.slave, t.slave, t.slave
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
-	t.use(ctx, master)
-	close(t.ready)
-	return t, nil
-}
-
 // use connects the streams to the master.
 func (t *terminal) use(ctx context.Context, master *os.File) {
 	t.mu.Lock()
@@ -167,16 +130,12 @@ func setSize(master *os.File, size TerminalSize) {
 	})
 }
 
-func (t *terminal) started() {
-	if t.slave != nil {
-		t.slave.Close()
-	}
-}
+func (t *terminal) started() {}
 
 func (t *terminal) finish(ctx context.Context) {
-	if t.listener != nil {
-		t.listener.Close() // nothing will come any more
-	}
+	// The command has ended: a terminal that is not here yet never comes, unless
+	// it waits in the queue.
+	_ = t.listener.SetDeadline(time.Now().Add(10 * time.Millisecond))
 	<-t.ready
 	t.mu.Lock()
 	out := t.out
@@ -188,15 +147,8 @@ func (t *terminal) finish(ctx context.Context) {
 
 func (t *terminal) close() {
 	t.stop()
-	if t.listener != nil {
-		t.listener.Close()
-		t.dir.Close()
-	}
-	if t.slave != nil {
-		if err := t.slave.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
-			return
-		}
-	}
+	t.listener.Close()
+	t.dir.Close()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.closed = true
@@ -205,5 +157,5 @@ func (t *terminal) close() {
 	}
 }
 
-// holds is false: closing the master hangs the terminal up for all that hold it.
+// holds is false: closing the master hangs the terminal up for all that have it.
 func (t *terminal) holds(string) bool { return false }

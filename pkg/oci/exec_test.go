@@ -1,0 +1,236 @@
+package oci
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+func TestExecSync(t *testing.T) {
+	eachHandler(t, func(t *testing.T, handler string) {
+		e := executor(t)
+		b := create(t, e, container{handler: handler}).start()
+		r, err := b.exec(0, sh("echo out; echo err >&2; exit 9")...)
+		if err != nil || r.ExitCode != 9 || string(r.Stdout) != "out\n" || string(r.Stderr) != "err\n" {
+			t.Errorf("%q %q %d %v", r.Stdout, r.Stderr, r.ExitCode, err)
+		}
+		if r, err := b.exec(0, sh("kill -TERM $$")...); err != nil || r.ExitCode != 128+15 {
+			t.Errorf("killed by a signal: %+v, %v; want code 143", r, err)
+		}
+		// What a command writes to stderr is not a runtime's failure, also when
+		// it looks like one.
+		r, err = b.exec(0, sh(`echo '{"level":"error","msg":"executable file not found in $PATH"}' >&2; exit 1`)...)
+		if err != nil || r.ExitCode != 1 {
+			t.Errorf("forged failure: %+v, %v", r, err)
+		}
+	})
+}
+
+func TestExecRightAfterStart(t *testing.T) {
+	e := executor(t)
+	for range 20 {
+		b := create(t, e, container{noLog: true}).start()
+		if r, err := b.exec(0, "/bin/true"); err != nil || r.ExitCode != 0 {
+			t.Fatalf("exec right after the start: %+v, %v", r, err)
+		}
+	}
+}
+
+func TestExecErrors(t *testing.T) {
+	eachHandler(t, func(t *testing.T, handler string) {
+		e := executor(t)
+		b := create(t, e, container{handler: handler}).start()
+		for _, cmd := range []string{"/no/such", "nosuch"} {
+			_, err := b.exec(0, cmd)
+			var rerr *RuntimeError
+			if !errors.As(err, &rerr) || !errors.Is(err, ErrCommandNotFound) || rerr.Op != "exec" {
+				t.Errorf("%s: %v", cmd, err)
+			}
+		}
+		_, err := b.exec(0, "/bin/notexec")
+		var rerr *RuntimeError
+		if !errors.As(err, &rerr) || errors.Is(err, ErrCommandNotFound) || !strings.Contains(strings.ToLower(rerr.Message), "permission denied") {
+			t.Errorf("not executable: %v", err)
+		}
+	})
+}
+
+func TestExecAsUser(t *testing.T) {
+	eachHandler(t, func(t *testing.T, handler string) {
+		e := executor(t)
+		b := create(t, e, container{handler: handler}).start()
+		p := b.process(sh("id -u; echo x > /dev/stdout")...)
+		p.User.UID, p.User.GID = 1000, 1000
+		p.Capabilities = nil
+		r, err := e.ExecSync(context.Background(), b.id, b.facts, ExecSpec{Process: p})
+		if err != nil || string(r.Stdout) != "1000\nx\n" {
+			t.Errorf("%q %q %v", r.Stdout, r.Stderr, err)
+		}
+	})
+}
+
+func TestExecOutputIsBounded(t *testing.T) {
+	e := executor(t)
+	b := create(t, e, container{}).start()
+	r, err := b.exec(0, sh("yes | head -c 17825792; exit 2")...)
+	if err != nil || r.ExitCode != 2 || len(r.Stdout) != maxOutput {
+		t.Errorf("%d bytes, code %d, %v; want %d bytes, code 2", len(r.Stdout), r.ExitCode, err, maxOutput)
+	}
+}
+
+// A child that goes on in the background and holds the output must not hold up
+// the answer, and must not be killed.
+func TestExecDoesNotWaitForDaemons(t *testing.T) {
+	for _, c := range []container{{handler: "crun"}, {handler: "runc"}, {handler: "crun", pid: "host"}, {handler: "runc", pid: "host"}} {
+		t.Run(c.handler+"/"+c.pid, func(t *testing.T) {
+			e := executor(t)
+			b := create(t, e, c).start()
+			begin := time.Now()
+			r, err := b.exec(0, sh("sleep 20 & echo done; exit 3")...)
+			if err != nil || r.ExitCode != 3 || string(r.Stdout) != "done\n" {
+				t.Errorf("%q %d %v", r.Stdout, r.ExitCode, err)
+			}
+			if d := time.Since(begin); d > 5*time.Second {
+				t.Errorf("took %v", d)
+			}
+			if members, err := b.facts.members(); err != nil || len(members) != 2 {
+				t.Errorf("processes left: %v, %v; want init and the daemon", members, err)
+			}
+		})
+	}
+}
+
+func TestExecTimeoutKillsAll(t *testing.T) {
+	for _, c := range []container{{handler: "crun"}, {handler: "runc"}, {handler: "crun", pid: "host"}} {
+		t.Run(c.handler+"/"+c.pid, func(t *testing.T) {
+			e := executor(t)
+			b := create(t, e, c).start()
+			begin := time.Now()
+			// A child, one in its own session, and a daemon whose parent is gone.
+			r, err := b.exec(500*time.Millisecond, sh("echo begun; sleep 100 & setsid sleep 101 & (setsid sleep 102 &); sleep 103")...)
+			if !errors.Is(err, ErrTimeout) || string(r.Stdout) != "begun\n" {
+				t.Errorf("%q, %v; want ErrTimeout", r.Stdout, err)
+			}
+			if d := time.Since(begin); d < 500*time.Millisecond || d > 5*time.Second {
+				t.Errorf("took %v", d)
+			}
+			members, err := b.facts.members()
+			if err != nil || len(members) != 1 || members[0] != b.facts.Init {
+				t.Errorf("processes left: %v, %v; want only init", members, err)
+			}
+		})
+	}
+}
+
+func TestExecEndsWithContext(t *testing.T) {
+	e := executor(t)
+	b := create(t, e, container{}).start()
+	for _, tty := range []bool{false, true} {
+		ctx, cancel := context.WithCancel(context.Background())
+		time.AfterFunc(200*time.Millisecond, cancel)
+		_, err := e.Exec(ctx, b.id, b.facts, b.process("/bin/sleep", "100"), Streams{Stdout: io.Discard, TTY: tty})
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("tty %v: %v", tty, err)
+		}
+		if members, err := b.facts.members(); err != nil || len(members) != 1 {
+			t.Errorf("tty %v: processes left: %v, %v", tty, members, err)
+		}
+	}
+}
+
+func TestExecStdin(t *testing.T) {
+	eachHandler(t, func(t *testing.T, handler string) {
+		e := executor(t)
+		b := create(t, e, container{handler: handler}).start()
+		in := strings.Repeat("0123456789\n", 100000)
+		var out bytes.Buffer
+		code, err := e.Exec(context.Background(), b.id, b.facts, b.process("/bin/cat"), Streams{Stdin: strings.NewReader(in), Stdout: &out})
+		if err != nil || code != 0 || out.String() != in {
+			t.Errorf("code %d, %v, %d bytes of %d", code, err, out.Len(), len(in))
+		}
+		// A stdin that never ends does not keep a command that has ended.
+		r, w := io.Pipe()
+		defer w.Close()
+		code, err = e.Exec(context.Background(), b.id, b.facts, b.process(sh("exit 6")...), Streams{Stdin: r})
+		if err != nil || code != 6 {
+			t.Errorf("open stdin: code %d, %v", code, err)
+		}
+	})
+}
+
+func TestExecTerminal(t *testing.T) {
+	eachHandler(t, func(t *testing.T, handler string) {
+		e := executor(t)
+		b := create(t, e, container{handler: handler}).start()
+		stdin, type_ := io.Pipe()
+		var out syncBuffer
+		sizes := make(chan TerminalSize, 1)
+		done := make(chan error, 1)
+		var code int32
+		go func() {
+			var err error
+			code, err = e.Exec(context.Background(), b.id, b.facts, b.process(sh("test -t 0 && echo terminal; while read x; do stty size; test $x = end && exit 8; done")...),
+				Streams{Stdin: stdin, Stdout: &out, TTY: true, Resize: sizes})
+			done <- err
+		}()
+		eventually(t, "there is a terminal", func() bool { return strings.Contains(out.String(), "terminal\r\n") })
+		sizes <- TerminalSize{Width: 132, Height: 43}
+		eventually(t, "the new size is seen", func() bool {
+			_, _ = io.WriteString(type_, "go\n")
+			time.Sleep(20 * time.Millisecond)
+			return strings.Contains(out.String(), "43 132\r\n")
+		})
+		_, _ = io.WriteString(type_, "end\n")
+		if err := <-done; err != nil || code != 8 {
+			t.Errorf("code %d, %v, output %q", code, err, out.String())
+		}
+		type_.Close()
+		// Everything written is there, also by a command that ends at once.
+		for range 10 {
+			var out bytes.Buffer
+			code, err := e.Exec(context.Background(), b.id, b.facts, b.process(sh("echo 1; echo 2; exit 1")...), Streams{Stdout: &out, TTY: true})
+			if err != nil || code != 1 || out.String() != "1\r\n2\r\n" {
+				t.Errorf("code %d, %v, %q", code, err, out.String())
+			}
+		}
+		if _, err := e.Exec(context.Background(), b.id, b.facts, b.process("/no/such"), Streams{Stdout: io.Discard, TTY: true}); !errors.Is(err, ErrCommandNotFound) {
+			t.Errorf("missing command: %v", err)
+		}
+	})
+}
+
+func TestParallelExecs(t *testing.T) {
+	e := executor(t)
+	b := create(t, e, container{}).start()
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			if r, err := b.exec(0, sh("echo a; exit 1")...); err != nil || r.ExitCode != 1 || string(r.Stdout) != "a\n" {
+				t.Errorf("%+v %v", r, err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}

@@ -1,0 +1,157 @@
+package oci
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func TestWaitMany(t *testing.T) {
+	e := executor(t)
+	b := create(t, e, container{args: sh("sleep 0.2; exit 11")}).start()
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			if x := b.wait(); x.Code != 11 {
+				t.Errorf("exit %+v", x)
+			}
+		})
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := e.Wait(ctx, b.id, b.facts); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Wait with a short context: %v", err)
+	}
+	wg.Wait()
+}
+
+func TestWaitWithoutConmon(t *testing.T) {
+	e := executor(t)
+	b := create(t, e, container{}).start()
+	if err := b.facts.Conmon.Signal(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+	defer cancel()
+	if x, err := e.Wait(ctx, b.id, b.facts); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("conmon is dead, init is not: %+v, %v", x, err)
+	}
+	if r, err := b.exec(0, "/bin/true"); err != nil || r.ExitCode != 0 {
+		t.Errorf("exec without conmon: %+v, %v", r, err)
+	}
+	if err := b.Signal(context.Background(), b.id, b.facts, syscall.SIGKILL, false); err != nil {
+		t.Fatal(err)
+	}
+	if x := b.wait(); !x.Unknown || x.Code != 137 {
+		t.Errorf("exit %+v, want unknown", x)
+	}
+}
+
+func TestWaitStuckConmon(t *testing.T) {
+	e := executor(t)
+	b := create(t, e, container{}).start()
+	if err := b.facts.Conmon.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Signal(context.Background(), b.id, b.facts, syscall.SIGKILL, false); err != nil {
+		t.Fatal(err)
+	}
+	if x := b.wait(); !x.Unknown {
+		t.Errorf("exit %+v, want unknown", x)
+	}
+	if b.facts.Conmon.Alive() {
+		t.Error("the stuck conmon lives on")
+	}
+}
+
+// A process that outlives init and writes without end keeps conmon reading.
+func TestWaitLeftoverWriter(t *testing.T) {
+	e := executor(t)
+	s := createSpec(t, e, container{pid: "host", args: sh("yes & yes & yes & yes & sleep 0.1; exit 6")})
+	s.LogPath = "/dev/null"
+	f, err := e.Create(context.Background(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := (&box{Executor: e, t: t, id: s.ID, facts: f}).start()
+	t.Cleanup(func() {
+		if err := e.Delete(context.Background(), s.ID, f); err != nil {
+			t.Error(err)
+		}
+	})
+	begin := time.Now()
+	if x := b.wait(); x.Code != 6 || x.Unknown {
+		t.Errorf("exit %+v, want 6", x)
+	}
+	if d := time.Since(begin); d > 5*time.Second {
+		t.Errorf("took %v", d)
+	}
+}
+
+// A quiet process that outlives init holds nothing up; Delete ends it.
+func TestLeftoverProcess(t *testing.T) {
+	e := executor(t)
+	for _, withID := range []bool{true, false} { // false: as on kernels before 6.8
+		b := create(t, e, container{pid: "host", args: sh("sleep 100 & exit 0")})
+		if b.facts.MountNS.ID == 0 {
+			t.Log("this kernel has no mount namespace IDs")
+		}
+		if !withID {
+			b.facts.MountNS.ID = 0
+		}
+		b.start()
+		if x := b.wait(); x.Code != 0 {
+			t.Errorf("exit %+v", x)
+		}
+		members, err := b.facts.members()
+		if err != nil || len(members) != 1 {
+			t.Fatalf("left over %v, %v; want one process", members, err)
+		}
+		if err := e.Delete(context.Background(), b.id, b.facts); err != nil {
+			t.Error(err)
+		}
+		if members[0].Alive() {
+			t.Error("it is alive after Delete")
+		}
+	}
+}
+
+func TestSharedPIDNamespace(t *testing.T) {
+	e := executor(t)
+	keeper := create(t, e, container{args: sh("trap '' TERM; while :; do sleep 1; done")}).start()
+	ns := filepath.Join("/proc", itoa(keeper.facts.Init.PID), "ns/pid")
+	b := create(t, e, container{pid: ns, args: sh("sleep 100 & exit 2")}).start()
+	if x := b.wait(); x.Code != 2 {
+		t.Errorf("exit %+v, want 2", x)
+	}
+	members, err := b.facts.members()
+	if err != nil || len(members) != 1 {
+		t.Fatalf("left over %v, %v; want one process", members, err)
+	}
+	if err := e.Delete(context.Background(), b.id, b.facts); err != nil {
+		t.Error(err)
+	}
+	if members[0].Alive() || !keeper.facts.Init.Alive() {
+		t.Error("Delete must end the container's own processes and no others")
+	}
+}
+
+// conmon writes an empty file "oom" into the directory where it was started.
+func TestOOMFile(t *testing.T) {
+	e := executor(t)
+	b := create(t, e, container{args: sh("exit 137")}).start()
+	if dir, err := os.Readlink(filepath.Join("/proc", itoa(b.facts.Conmon.PID), "cwd")); err == nil && dir != b.facts.Bundle {
+		t.Errorf("conmon runs in %s, not in the bundle %s", dir, b.facts.Bundle)
+	}
+	if err := os.WriteFile(filepath.Join(b.facts.Bundle, "oom"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if x := b.wait(); !x.OOMKilled || x.Code != 137 {
+		t.Errorf("exit %+v, want an OOM kill", x)
+	}
+}
