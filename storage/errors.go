@@ -1,0 +1,206 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/containers/image/v5/docker"
+	"github.com/containers/image/v5/signature"
+	imagestorage "github.com/containers/image/v5/storage"
+	"github.com/docker/distribution/registry/api/errcode"
+	v2 "github.com/docker/distribution/registry/api/v2"
+	"golang.org/x/sys/unix"
+)
+
+// What can go wrong, for errors.Is. The error that wraps a sentinel says what
+// was tried, what happened and what to do.
+var (
+	// ErrNotUsable says that this host or directory can't hold a store.
+	ErrNotUsable = errors.New("storage is not usable")
+	// ErrHeld says that another process has the store open.
+	ErrHeld = errors.New("storage is held by another process")
+	// ErrBadReference says that an image name can't be parsed.
+	ErrBadReference = errors.New("bad image reference")
+	// ErrImageNotFound says that the image is not in the store, or, from Pull,
+	// that the registry does not have it.
+	ErrImageNotFound = errors.New("image not found")
+	// ErrImageInUse says that a root file system or image mount needs the image.
+	ErrImageInUse = errors.New("image is in use")
+	// ErrReadOnlyImage says that the image belongs to an additional, read-only store.
+	ErrReadOnlyImage = errors.New("image is in a read-only store")
+	// ErrUnauthorized says that the registry refused the credentials, or wants some.
+	ErrUnauthorized = errors.New("registry refused access")
+	// ErrRegistryUnavailable says that the registry can't be reached, answers
+	// with a server error or sends nothing. Trying again later may help.
+	ErrRegistryUnavailable = errors.New("registry unavailable")
+	// ErrSignature says that policy.json does not allow the image.
+	ErrSignature = errors.New("image rejected by policy")
+	// ErrCorrupt says that content does not match its digest or can't be unpacked.
+	ErrCorrupt = errors.New("image is corrupt")
+	// ErrUnsupported says that the image is of a kind that can't run here:
+	// another platform, Docker schema 1, or no container image at all.
+	ErrUnsupported = errors.New("image is not supported")
+	// ErrIDRange says that a file of the image has an owner outside of the
+	// user namespace.
+	ErrIDRange = errors.New("image needs more user or group IDs")
+	// ErrNoSpace says that the disk (or quota) is full.
+	ErrNoSpace = errors.New("no space left for images")
+	// ErrRootfsNotFound says that no root file system has this ID.
+	ErrRootfsNotFound = errors.New("root file system not found")
+	// ErrBadID says that an ID can't name a root file system, or that it
+	// already names one of another image.
+	ErrBadID = errors.New("bad root file system ID")
+)
+
+// errStalled is the cause of a pull's end by lack of progress.
+var errStalled = errors.New("no progress")
+
+// classify wraps an error of a pull or load in the sentinel that fits it. An
+// error that fits none comes back as it is.
+func classify(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	if cause := context.Cause(ctx); errors.Is(cause, errStalled) {
+		return fmt.Errorf("%w: %w (%v)", ErrRegistryUnavailable, cause, err)
+	} else if cause != nil {
+		return fmt.Errorf("%w: %v", cause, err)
+	}
+	for _, s := range []error{ErrBadReference, ErrImageNotFound, ErrUnauthorized, ErrSignature, ErrCorrupt, ErrUnsupported, ErrNotUsable} {
+		if errors.Is(err, s) {
+			return err // judged where it happened
+		}
+	}
+	if s := sentinelOf(err); s != nil {
+		if hint := hintFor(err); hint != "" {
+			return fmt.Errorf("%w: %w; %s", s, err, hint)
+		}
+		return fmt.Errorf("%w: %w", s, err)
+	}
+	return err
+}
+
+func sentinelOf(err error) error {
+	var policy signature.PolicyRequirementError
+	switch {
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return ErrNoSpace
+	case errors.As(err, &policy):
+		return ErrSignature
+	case errors.Is(err, imagestorage.ErrBlobDigestMismatch), errors.Is(err, imagestorage.ErrBlobSizeMismatch):
+		return ErrCorrupt
+	}
+	if s := registrySentinel(err); s != nil {
+		return s
+	}
+	if s := textSentinel(err); s != nil {
+		return s
+	}
+	return networkSentinel(err)
+}
+
+// registrySentinel judges by what a registry answered: the error code of the
+// distribution specification first, the HTTP status otherwise.
+func registrySentinel(err error) error {
+	var unauthorized docker.ErrUnauthorizedForCredentials
+	if errors.As(err, &unauthorized) {
+		return ErrUnauthorized
+	}
+	if errors.Is(err, docker.ErrTooManyRequests) {
+		return ErrRegistryUnavailable
+	}
+	var list errcode.Errors
+	if errors.As(err, &list) && len(list) > 0 {
+		return registrySentinel(list[0])
+	}
+	var coder errcode.ErrorCoder
+	if errors.As(err, &coder) {
+		switch coder.ErrorCode() {
+		case errcode.ErrorCodeUnauthorized, errcode.ErrorCodeDenied:
+			return ErrUnauthorized
+		case errcode.ErrorCodeTooManyRequests, errcode.ErrorCodeUnavailable:
+			return ErrRegistryUnavailable
+		case v2.ErrorCodeManifestUnknown, v2.ErrorCodeNameUnknown, v2.ErrorCodeNameInvalid, v2.ErrorCodeTagInvalid:
+			return ErrImageNotFound
+		case v2.ErrorCodeBlobUnknown, v2.ErrorCodeDigestInvalid:
+			return ErrCorrupt
+		}
+	}
+	var status docker.UnexpectedHTTPStatusError
+	if errors.As(err, &status) {
+		return statusSentinel(status.StatusCode)
+	}
+	return nil
+}
+
+func statusSentinel(code int) error {
+	switch {
+	case code == http.StatusUnauthorized, code == http.StatusForbidden:
+		return ErrUnauthorized
+	case code == http.StatusNotFound:
+		return ErrImageNotFound
+	case code == http.StatusTooManyRequests, code >= 500:
+		return ErrRegistryUnavailable
+	}
+	return nil
+}
+
+// textSentinel judges by text, where the libraries give nothing else: layers
+// are unpacked by a child process whose error is what it printed, and digest
+// and status errors of containers/image have no exported type.
+func textSentinel(err error) error {
+	text := err.Error()
+	for _, t := range []struct {
+		part     string
+		sentinel error
+	}{
+		{"no space left on device", ErrNoSpace},
+		{"disk quota exceeded", ErrNoSpace},
+		{"insufficient UIDs or GIDs", ErrIDRange},
+		{"unpacking failed", ErrCorrupt},
+		{"Digest did not match", ErrCorrupt},
+		{"digest mismatch", ErrCorrupt},
+		{"does not match provided manifest digest", ErrCorrupt},
+		{"does not match expected digest", ErrCorrupt},
+		{"does not match config's DiffID", ErrCorrupt},
+		{"StatusCode: 404", ErrImageNotFound},
+		{"StatusCode: 401", ErrUnauthorized},
+		{"StatusCode: 403", ErrUnauthorized},
+		{"StatusCode: 429", ErrRegistryUnavailable},
+		{"StatusCode: 5", ErrRegistryUnavailable},
+	} {
+		if strings.Contains(text, t.part) {
+			return t.sentinel
+		}
+	}
+	return nil
+}
+
+func networkSentinel(err error) error {
+	var opErr *net.OpError
+	var urlErr *url.Error
+	if errors.As(err, &opErr) || errors.As(err, &urlErr) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+		return ErrRegistryUnavailable
+	}
+	return nil
+}
+
+// hintFor says what to do about an error that users meet often.
+func hintFor(err error) string {
+	text := err.Error()
+	switch {
+	case strings.Contains(text, "server gave HTTP response to HTTPS client"):
+		return "for a registry without TLS set insecure = true for it in registries.conf"
+	case strings.Contains(text, "x509: certificate signed by unknown authority"):
+		return "put the registry's CA certificate in certs.d/HOST:PORT/ca.crt"
+	case strings.Contains(text, "insufficient UIDs or GIDs"):
+		return "this user namespace has " + idRanges()
+	}
+	return ""
+}

@@ -1,0 +1,290 @@
+package storage
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/containers/image/v5/docker/archive"
+	"github.com/containers/image/v5/docker/reference"
+	"github.com/containers/image/v5/image"
+	"github.com/containers/image/v5/manifest"
+	"github.com/containers/image/v5/oci/layout"
+	"github.com/containers/image/v5/pkg/compression"
+	"github.com/containers/image/v5/types"
+	"github.com/containers/storage/pkg/chrootarchive"
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// annotationContainerdName is how containerd and BuildKit write an image's full
+// name into an OCI layout.
+const annotationContainerdName = "io.containerd.image.name"
+
+// Load brings images into the store from a file or directory:
+// "oci:DIR[:REF]", "oci-archive:FILE[:REF]", "docker-archive:FILE[:REF]", or a
+// bare path, whose kind is found by its content. Without REF all images are
+// loaded. An OCI image is named by its annotations, if these hold a full name;
+// otherwise it is known by its ID only. The policy applies as for Pull.
+// ErrBadReference, ErrImageNotFound (no such file or REF), ErrCorrupt,
+// ErrUnsupported, ErrSignature, ErrNoSpace.
+func (s *Store) Load(ctx context.Context, source string) ([]Image, error) {
+	var images []Image
+	err := s.transfer(ctx, func(t *transfer) error {
+		// Local files don't stall, and a big one takes its time.
+		t.active.Store(0)
+		kind, path, ref, err := s.splitSource(source)
+		if err != nil {
+			return err
+		}
+		switch kind {
+		case "oci":
+			images, err = s.loadLayout(t, path, ref)
+		case "oci-archive":
+			images, err = s.loadOCIArchive(t, path, ref)
+		case "docker-archive":
+			images, err = s.loadDockerArchive(t, path, ref)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("load %s: %w", source, err)
+	}
+	return images, nil
+}
+
+// splitSource takes a source of Load apart.
+func (s *Store) splitSource(source string) (kind, path, ref string, err error) {
+	for _, k := range []string{"oci", "oci-archive", "docker-archive"} {
+		if rest, ok := strings.CutPrefix(source, k+":"); ok {
+			path, ref, _ = strings.Cut(rest, ":")
+			kind = k
+			break
+		}
+	}
+	if kind == "" {
+		path = source
+	}
+	st, err := os.Stat(path)
+	if err != nil {
+		return "", "", "", fmt.Errorf("%w: %w", ErrImageNotFound, err)
+	}
+	if kind == "" {
+		kind, err = detect(path, st.IsDir())
+	}
+	return kind, path, ref, err
+}
+
+// detect tells what kind of image a path holds.
+func detect(path string, isDir bool) (string, error) {
+	if isDir {
+		if _, err := os.Stat(filepath.Join(path, v1.ImageLayoutFile)); err != nil {
+			return "", fmt.Errorf("%w: the directory %s is no OCI layout", ErrUnsupported, path)
+		}
+		return "oci", nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrImageNotFound, err)
+	}
+	defer f.Close()
+	stream, _, err := compression.AutoDecompress(f)
+	if err != nil {
+		return "", fmt.Errorf("%w: %s: %w", ErrCorrupt, path, err)
+	}
+	defer stream.Close()
+	kind := ""
+	for tr := tar.NewReader(stream); ; {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return "", fmt.Errorf("%w: %s is no image archive: %w", ErrCorrupt, path, err)
+		}
+		switch filepath.Clean(h.Name) {
+		case "manifest.json":
+			// docker save writes both forms into one file; only this one has all tags.
+			return "docker-archive", nil
+		case v1.ImageLayoutFile:
+			kind = "oci-archive"
+		}
+	}
+	if kind == "" {
+		return "", fmt.Errorf("%w: %s is neither a Docker nor an OCI archive", ErrUnsupported, path)
+	}
+	return kind, nil
+}
+
+func (s *Store) loadOCIArchive(t *transfer, path, ref string) ([]Image, error) {
+	dir := filepath.Join(t.tmp, "layout")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	// Unpacked by a helper that can't leave dir, since the archive may be hostile.
+	if err := chrootarchive.Untar(f, dir, nil); err != nil {
+		return nil, fmt.Errorf("unpacking failed: %w", err)
+	}
+	return s.loadLayout(t, dir, ref)
+}
+
+func (s *Store) loadLayout(t *transfer, dir, ref string) ([]Image, error) {
+	list, err := layout.List(dir)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	var images []Image
+	for i, entry := range list {
+		notes := entry.ManifestDescriptor.Annotations
+		if ref != "" && ref != notes[v1.AnnotationRefName] && ref != notes[annotationContainerdName] {
+			continue
+		}
+		// By index: two entries may have the same annotation.
+		src, err := layout.NewIndexReference(dir, i)
+		if err != nil {
+			return nil, err
+		}
+		img, err := s.loadOne(t, src, layoutNames(notes))
+		if err != nil {
+			return nil, err
+		}
+		images = append(images, img)
+	}
+	if len(images) == 0 {
+		return nil, fmt.Errorf("%w: no image %q in %s", ErrImageNotFound, ref, dir)
+	}
+	return images, nil
+}
+
+// layoutNames finds a full name in the annotations of an OCI index. A lone tag
+// ("latest") names nothing.
+func layoutNames(notes map[string]string) []reference.Named {
+	for _, name := range []string{notes[annotationContainerdName], notes[v1.AnnotationRefName]} {
+		if !strings.ContainsAny(name, "/:") {
+			continue
+		}
+		if named, err := parseReference(name); err == nil {
+			return []reference.Named{named}
+		}
+	}
+	return nil
+}
+
+func (s *Store) loadDockerArchive(t *transfer, path, ref string) ([]Image, error) {
+	sys, err := s.systemContext(nil, t.tmp)
+	if err != nil {
+		return nil, err
+	}
+	reader, err := archive.NewReader(sys, path)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	defer reader.Close()
+	list, err := reader.List()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	want := ""
+	if ref != "" {
+		named, err := parseReference(ref)
+		if err != nil {
+			return nil, err
+		}
+		want = named.String()
+	}
+	var images []Image
+	for _, refs := range list {
+		var names []reference.Named
+		for _, r := range refs {
+			if named := r.DockerReference(); named != nil && (want == "" || named.String() == want) {
+				names = append(names, named)
+			}
+		}
+		if want != "" && len(names) == 0 {
+			continue
+		}
+		img, err := s.loadOne(t, refs[0], names)
+		if err != nil {
+			return nil, err
+		}
+		images = append(images, img)
+	}
+	if len(images) == 0 {
+		return nil, fmt.Errorf("%w: no image %q in %s", ErrImageNotFound, ref, path)
+	}
+	return images, nil
+}
+
+// loadOne copies one image into the store and gives it names.
+func (s *Store) loadOne(t *transfer, ref types.ImageReference, names []reference.Named) (Image, error) {
+	sys, err := s.systemContext(nil, t.tmp)
+	if err != nil {
+		return Image{}, err
+	}
+	source, err := ref.NewImageSource(t.ctx, sys)
+	if err != nil {
+		return Image{}, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	src := &openSource{ImageReference: ref, source: source}
+	defer src.closeUnlessUsed()
+	id, err := s.localID(t.ctx, sys, source)
+	if err != nil {
+		return Image{}, err
+	}
+	if err := s.copy(t, sys, src, nil, id, nil); err != nil {
+		return Image{}, err
+	}
+	for _, n := range names {
+		if err := s.cs.AddNames(id, []string{n.String()}); err != nil {
+			return Image{}, fmt.Errorf("name image %s: %w", id, err)
+		}
+	}
+	return s.Image(t.ctx, id)
+}
+
+// localID returns the ID that the image behind src will have, after the same
+// checks as for a pull.
+func (s *Store) localID(ctx context.Context, sys *types.SystemContext, src types.ImageSource) (string, error) {
+	raw, mime, err := src.GetManifest(ctx, nil)
+	if err != nil {
+		return "", err
+	}
+	var instance *digest.Digest
+	if manifest.MIMETypeIsMultiImage(mime) {
+		list, err := manifest.ListFromBlob(raw, mime)
+		if err != nil {
+			return "", fmt.Errorf("%w: %w", ErrCorrupt, err)
+		}
+		d, err := list.ChooseInstance(sys)
+		if err != nil {
+			return "", fmt.Errorf("%w: %w", ErrUnsupported, err)
+		}
+		instance = &d
+	} else if err := checkPlatform(ctx, sys, src); err != nil {
+		return "", err
+	}
+	img, err := image.FromUnparsedImage(ctx, sys, image.UnparsedInstance(src, instance))
+	if err != nil {
+		return "", err
+	}
+	config, err := img.ConfigBlob(ctx)
+	if err != nil {
+		return "", err
+	}
+	if !json.Valid(bytes.TrimSpace(config)) {
+		return "", fmt.Errorf("%w: the image's configuration is no JSON", ErrCorrupt)
+	}
+	return digest.FromBytes(config).Encoded(), nil
+}

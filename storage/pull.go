@@ -1,0 +1,304 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"time"
+
+	imagecopy "github.com/containers/image/v5/copy"
+	"github.com/containers/image/v5/docker"
+	"github.com/containers/image/v5/docker/reference"
+	"github.com/containers/image/v5/image"
+	"github.com/containers/image/v5/manifest"
+	imagestorage "github.com/containers/image/v5/storage"
+	"github.com/containers/image/v5/types"
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// PullRequest names an image to pull.
+type PullRequest struct {
+	Ref  string
+	Auth *Auth
+	// Progress, if set, is told about the download now and then, from another
+	// goroutine, one call at a time. It must not block.
+	Progress func(Progress)
+}
+
+// Progress of a pull.
+type Progress struct {
+	// Downloaded and Total are bytes of the blobs whose download has begun. Total
+	// grows as more begin.
+	Downloaded, Total int64
+	// Blobs begun, and among these done or found in the store already.
+	Blobs, Done int
+}
+
+// Pull brings the image that r.Ref names up to date with its registry and
+// returns it. The same reference with the same credentials is pulled once at a
+// time: other callers wait for that pull, and a caller that gives up does not
+// end it for the others. Nothing is left behind on failure.
+//
+// ErrBadReference, ErrImageNotFound, ErrUnauthorized, ErrRegistryUnavailable,
+// ErrSignature, ErrCorrupt, ErrUnsupported, ErrIDRange, ErrNoSpace, or the
+// error of ctx.
+func (s *Store) Pull(ctx context.Context, r PullRequest) (Image, error) {
+	named, err := parseReference(r.Ref)
+	if err != nil {
+		return Image{}, err
+	}
+	img, err := s.pulls.join(ctx, flightKey(named, r.Auth), r.Progress, func(ctx context.Context, progress func(Progress)) (Image, error) {
+		return s.pull(ctx, named, r.Auth, progress)
+	})
+	if err != nil {
+		return Image{}, fmt.Errorf("pull %s: %w", named, err)
+	}
+	return img, nil
+}
+
+func (s *Store) pull(ctx context.Context, named reference.Named, auth *Auth, progress func(Progress)) (Image, error) {
+	began := time.Now()
+	var img Image
+	err := s.transfer(ctx, func(t *transfer) error {
+		sys, err := s.systemContext(auth, t.tmp)
+		if err != nil {
+			return err
+		}
+		src, err := openDocker(t.ctx, sys, named)
+		if err != nil {
+			return err
+		}
+		img, err = s.fromRegistry(t, sys, named, src, progress)
+		return err
+	})
+	if err != nil {
+		return Image{}, err
+	}
+	s.log.Info("image pulled", "ref", named.String(), "image", img.ID, "bytes", img.Size, "took", time.Since(began).Round(time.Millisecond))
+	return img, nil
+}
+
+// fromRegistry copies the image behind src into the store, unless it is there.
+func (s *Store) fromRegistry(t *transfer, sys *types.SystemContext, named reference.Named, src *openSource, progress func(Progress)) (Image, error) {
+	defer src.closeUnlessUsed()
+	found, err := s.inspect(t.ctx, sys, src.source, named)
+	if err != nil {
+		return Image{}, err
+	}
+	byDigest, err := reference.WithDigest(reference.TrimNamed(named), found.top)
+	if err != nil {
+		return Image{}, err
+	}
+	if img, ok := s.upToDate(named, byDigest); ok {
+		policy, err := s.policy()
+		if err != nil {
+			return Image{}, err
+		}
+		defer policy.Destroy()
+		if _, err := policy.IsRunningImageAllowed(t.ctx, image.UnparsedInstance(src.source, found.instance)); err != nil {
+			return Image{}, err
+		}
+		return img, nil
+	}
+	if err := s.copy(t, sys, src, named, "", progress); err != nil {
+		return Image{}, err
+	}
+	img, err := s.cs.Image(named.String())
+	if err != nil {
+		return Image{}, fmt.Errorf("find the image just pulled: %w", err)
+	}
+	if err := s.cs.AddNames(img.ID, []string{byDigest.String()}); err != nil {
+		return Image{}, fmt.Errorf("name the image just pulled: %w", err)
+	}
+	return s.Image(t.ctx, img.ID)
+}
+
+// upToDate returns the image that has both names already.
+func (s *Store) upToDate(names ...reference.Named) (Image, bool) {
+	img, err := s.cs.Image(names[0].String())
+	if err != nil {
+		return Image{}, false
+	}
+	for _, n := range names {
+		if !slices.Contains(img.Names, n.String()) {
+			return Image{}, false
+		}
+	}
+	out, err := s.describe(img)
+	return out, err == nil
+}
+
+// copy runs containers/image's copy from src into the store. name may be nil:
+// then id, the image's ID, must be given.
+func (s *Store) copy(t *transfer, sys *types.SystemContext, src types.ImageReference, name reference.Named, id string, progress func(Progress)) error {
+	policy, err := s.policy()
+	if err != nil {
+		return err
+	}
+	defer policy.Destroy()
+	dest, err := imagestorage.Transport.NewStoreReference(s.cs, name, id)
+	if err != nil {
+		return err
+	}
+	if err := t.markDirty(); err != nil {
+		return err
+	}
+	events := make(chan types.ProgressProperties, 64)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		t.watch(events, progress)
+	}()
+	_, err = imagecopy.Image(t.ctx, policy, dest, src, &imagecopy.Options{
+		SourceCtx: sys, DestinationCtx: sys,
+		Progress: events, ProgressInterval: 500 * time.Millisecond,
+		MaxParallelDownloads: uint(s.opts.MaxParallelDownloads),
+	})
+	close(events)
+	<-watched
+	return err
+}
+
+// manifestFacts are what a registry's manifest says about an image.
+type manifestFacts struct {
+	top      digest.Digest  // of the manifest or index that the reference names
+	instance *digest.Digest // of this platform's manifest, nil without an index
+}
+
+// inspect reads the manifest behind src and refuses what can't run here before
+// any layer is downloaded.
+func (s *Store) inspect(ctx context.Context, sys *types.SystemContext, src types.ImageSource, named reference.Named) (manifestFacts, error) {
+	var f manifestFacts
+	raw, mime, err := src.GetManifest(ctx, nil)
+	if err != nil {
+		return f, err
+	}
+	if f.top, err = manifest.Digest(raw); err != nil {
+		return f, err
+	}
+	if d, ok := named.(reference.Digested); ok {
+		if f.top != d.Digest() {
+			match, err := manifest.MatchesDigest(raw, d.Digest())
+			if err != nil {
+				return f, err
+			}
+			if !match {
+				return f, fmt.Errorf("%w: the registry sent a manifest with digest %s", ErrCorrupt, f.top)
+			}
+			f.top = d.Digest()
+		}
+	}
+	mime = manifest.NormalizedMIMEType(mime)
+	if mime == manifest.DockerV2Schema1MediaType || mime == manifest.DockerV2Schema1SignedMediaType {
+		guess := manifest.GuessMIMEType(raw)
+		if guess == manifest.DockerV2Schema1MediaType || guess == manifest.DockerV2Schema1SignedMediaType {
+			return f, fmt.Errorf("%w: it is of Docker schema 1, which registries gave up in 2024: push it again with a current tool", ErrUnsupported)
+		}
+		mime = guess
+	}
+	if !manifest.MIMETypeIsMultiImage(mime) {
+		if _, err := manifest.FromBlob(raw, mime); err != nil {
+			return f, fmt.Errorf("%w: its manifest: %w", ErrCorrupt, err)
+		}
+		return f, checkPlatform(ctx, sys, src)
+	}
+	list, err := manifest.ListFromBlob(raw, mime)
+	if err != nil {
+		return f, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	instance, err := list.ChooseInstance(sys)
+	if err != nil {
+		return f, fmt.Errorf("%w: its index has no image for %s/%s: %w", ErrUnsupported, runtime.GOOS, runtime.GOARCH, err)
+	}
+	f.instance = &instance
+	return f, nil
+}
+
+// checkPlatform reads the configuration of a single image.
+func checkPlatform(ctx context.Context, sys *types.SystemContext, src types.ImageSource) error {
+	unparsed := image.UnparsedInstance(src, nil)
+	img, err := image.FromUnparsedImage(ctx, sys, unparsed)
+	if err != nil {
+		return err
+	}
+	switch t := img.ConfigInfo().MediaType; t {
+	case "", v1.MediaTypeImageConfig, manifest.DockerV2Schema2ConfigMediaType, "application/octet-stream":
+	default:
+		return fmt.Errorf("%w: it is no container image (its configuration is of type %s)", ErrUnsupported, t)
+	}
+	config, err := img.OCIConfig(ctx)
+	if err != nil {
+		return err
+	}
+	if config.OS != "" && config.OS != runtime.GOOS || !runsHere(config.Architecture) {
+		return fmt.Errorf("%w: it is made for %s/%s, this machine is %s/%s", ErrUnsupported,
+			config.OS, config.Architecture, runtime.GOOS, runtime.GOARCH)
+	}
+	return nil
+}
+
+// runsHere reports whether this machine's processor runs programs for arch.
+func runsHere(arch string) bool {
+	switch {
+	case arch == "" || arch == runtime.GOARCH:
+		return true
+	case runtime.GOARCH == "amd64":
+		return arch == "386"
+	case runtime.GOARCH == "arm64":
+		return arch == "arm"
+	}
+	return false
+}
+
+// openSource is an image reference whose source is open already, so that
+// inspecting and copying share one connection, one login and one manifest.
+type openSource struct {
+	types.ImageReference
+	source types.ImageSource
+	used   bool
+}
+
+func openDocker(ctx context.Context, sys *types.SystemContext, named reference.Named) (*openSource, error) {
+	ref, err := docker.NewReference(named)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrBadReference, err)
+	}
+	src, err := ref.NewImageSource(ctx, sys)
+	if err != nil {
+		return nil, err
+	}
+	return &openSource{ImageReference: ref, source: src}, nil
+}
+
+// NewImageSource hands out the open source, once.
+func (o *openSource) NewImageSource(ctx context.Context, sys *types.SystemContext) (types.ImageSource, error) {
+	if o.used {
+		return nil, errors.New("the source of this image was handed out already")
+	}
+	o.used = true
+	return o.source, nil
+}
+
+func (o *openSource) closeUnlessUsed() {
+	if !o.used {
+		o.source.Close()
+	}
+}
+
+// tmpDir is where blobs wait to be unpacked: on the store's own disk.
+func (s *Store) tmpDir() string { return filepath.Join(s.own, "tmp") }
+
+// dirtyDir holds a mark for each image whose content may not be on the disk yet.
+func (s *Store) dirtyDir() string { return filepath.Join(s.own, "unsynced") }
+
+func makeTmp(parent string) (string, error) {
+	if err := os.MkdirAll(parent, 0o700); err != nil {
+		return "", err
+	}
+	return os.MkdirTemp(parent, "pull-")
+}

@@ -1,0 +1,201 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	cstorage "github.com/containers/storage"
+)
+
+// recover puts the store in order at its opening. Nothing else uses it yet.
+// Each step goes on where one thing fails: what can't be repaired is logged,
+// and must not keep everything else from starting.
+func (s *Store) recover(ctx context.Context) error {
+	if err := os.RemoveAll(s.tmpDir()); err != nil {
+		s.log.Warn("old temporary files left behind", "error", err)
+	}
+	if err := os.RemoveAll(filepath.Join(s.overlayHome(), "staging")); err != nil {
+		s.log.Warn("old staged layers left behind", "error", err)
+	}
+	for _, dir := range []string{s.tmpDir(), s.dirtyDir()} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("%w: %w", ErrNotUsable, err)
+		}
+	}
+	s.removeProbes()
+	if err := s.removeUnsynced(); err != nil {
+		s.log.Warn("images of an interrupted pull can't be removed", "error", err)
+	}
+	if err := s.sweepLayers(); err != nil {
+		s.log.Warn("layers of no image left behind", "error", err)
+	}
+	// Facts are gathered now, while no pull holds up the layer store.
+	_, err := s.Images(ctx)
+	return err
+}
+
+// removeProbes takes away what a chooseDriver that was killed left.
+func (s *Store) removeProbes() {
+	probes, _ := filepath.Glob(filepath.Join(s.opts.Root, ".probe*"))
+	for _, p := range probes {
+		if err := errors.Join(unmount(filepath.Join(p, "merged")), os.RemoveAll(p)); err != nil {
+			s.log.Warn("old probe left behind", "error", err)
+		}
+	}
+}
+
+// removeUnsynced removes images that were written shortly before the machine
+// went down: their records are on the disk, the content of their files perhaps
+// is not, and an empty library breaks a container in ways nobody understands.
+// They are pulled again when they are needed.
+func (s *Store) removeUnsynced() error {
+	marks, err := os.ReadDir(s.dirtyDir())
+	if err != nil {
+		return err
+	}
+	var since time.Time
+	for _, m := range marks {
+		path := filepath.Join(s.dirtyDir(), m.Name())
+		if at, ok := unsyncedSince(path); ok && (since.IsZero() || at.Before(since)) {
+			since = at
+		}
+	}
+	if !since.IsZero() {
+		if err := s.removeImagesSince(since); err != nil {
+			return err
+		}
+	} else if len(marks) > 0 {
+		// Same boot: the content is in the page cache at worst.
+		if err := syncFS(s.opts.Root); err != nil {
+			return err
+		}
+	}
+	for _, m := range marks {
+		if err := os.Remove(filepath.Join(s.dirtyDir(), m.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// unsyncedSince reads a mark: when the pull began, and whether the machine has
+// gone down since. An unreadable mark was being written when that happened, and
+// nothing of the image was there yet.
+func unsyncedSince(path string) (time.Time, bool) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return time.Time{}, false
+	}
+	boot, at, _ := strings.Cut(strings.TrimSpace(string(data)), " ")
+	nano, err := strconv.ParseInt(at, 10, 64)
+	if err != nil || boot == bootID() {
+		return time.Time{}, false
+	}
+	return time.Unix(0, nano), true
+}
+
+// removeImagesSince removes images with a layer made since then.
+func (s *Store) removeImagesSince(since time.Time) error {
+	images, err := s.cs.Images()
+	if err != nil {
+		return err
+	}
+	var errs error
+	for i := range images {
+		if images[i].ReadOnly || !s.hasLayerSince(&images[i], since) {
+			continue
+		}
+		s.log.Warn("image removed: the machine went down before it was all on the disk; pull it again",
+			"image", images[i].ID, "names", images[i].Names)
+		if _, err := s.cs.DeleteImage(images[i].ID, true); err != nil {
+			errs = errors.Join(errs, err)
+		}
+		s.forget(images[i].ID)
+	}
+	return errs
+}
+
+func (s *Store) hasLayerSince(img *cstorage.Image, since time.Time) bool {
+	for id := img.TopLayer; id != ""; {
+		layer, err := s.cs.Layer(id)
+		if err != nil {
+			return true
+		}
+		if !layer.ReadOnly && !layer.Created.Before(since) {
+			return true
+		}
+		id = layer.Parent
+	}
+	return false
+}
+
+// sweepLayers removes layers that no image needs: of pulls that failed or were
+// killed. Nothing may be pulling meanwhile.
+func (s *Store) sweepLayers() error {
+	layers, err := s.cs.Layers()
+	if err != nil {
+		return err
+	}
+	images, err := s.cs.Images()
+	if err != nil {
+		return err
+	}
+	parent, mine := map[string]string{}, map[string]bool{}
+	children := map[string]int{}
+	for _, l := range layers {
+		parent[l.ID] = l.Parent
+		if !l.ReadOnly {
+			mine[l.ID] = true
+			children[l.Parent]++
+		}
+	}
+	needed := map[string]bool{}
+	for i := range images {
+		for _, top := range append([]string{images[i].TopLayer}, images[i].MappedTopLayers...) {
+			for id := top; id != "" && !needed[id]; id = parent[id] {
+				needed[id] = true
+			}
+		}
+	}
+	var errs error
+	for id := range mine {
+		// Leaves first, then upwards as parents become leaves.
+		for id != "" && mine[id] && !needed[id] && children[id] == 0 {
+			if err := s.cs.DeleteLayer(id); err != nil && !errors.Is(err, cstorage.ErrLayerUnknown) {
+				errs = errors.Join(errs, fmt.Errorf("remove layer %s: %w", id, err))
+				break
+			}
+			delete(mine, id)
+			s.log.Debug("layer of no image removed", "layer", id)
+			id = parent[id]
+			children[id]--
+		}
+	}
+	return errors.Join(errs, s.sweepLayerDirs(parent))
+}
+
+// sweepLayerDirs removes directories of the driver that are no layer's.
+func (s *Store) sweepLayerDirs(known map[string]string) error {
+	driver, err := s.cs.GraphDriver()
+	if err != nil {
+		return err
+	}
+	dirs, err := driver.ListLayers()
+	if err != nil {
+		return err
+	}
+	var errs error
+	for _, id := range dirs {
+		if _, ok := known[id]; !ok && fullID.MatchString(id) {
+			errs = errors.Join(errs, driver.Remove(id))
+		}
+	}
+	return errs
+}

@@ -1,0 +1,42 @@
+package storage
+
+import (
+	"os"
+	"strconv"
+
+	"github.com/containers/storage/pkg/reexec"
+)
+
+// Dispatch runs the helper that containers/storage has re-executed this binary
+// for, and exits; in any other process it returns at once. Call it first thing
+// in main, and in TestMain of tests that pull.
+//
+// A pull runs one helper per new layer ("storage-untar": it enters the layer's
+// directory by chroot, so that no symlink of a hostile layer leads outside).
+// It can't be avoided through the library's interface; it costs the start of
+// this binary, once per layer.
+func Dispatch() {
+	if reexec.Init() {
+		os.Exit(0)
+	}
+}
+
+// setRootlessMarkers tells containers/*, which has no other interface for this
+// than the environment, that uid 0 here is an unprivileged user in a user
+// namespace, and where that user's home is. It keeps the user's storage.conf,
+// which is about another store, from being applied to ours.
+func setRootlessMarkers(uid int, home string) error {
+	for k, v := range map[string]string{
+		"_CONTAINERS_USERNS_CONFIGURED": "done",
+		"_CONTAINERS_ROOTLESS_UID":      strconv.Itoa(uid),
+		"CONTAINERS_STORAGE_CONF":       os.DevNull,
+		"STORAGE_DRIVER":                "",
+		"STORAGE_OPTS":                  "",
+		"HOME":                          home,
+	} {
+		if err := os.Setenv(k, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,241 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/containers/image/v5/types"
+	"golang.org/x/sys/unix"
+)
+
+// transfer is one pull or load under way: a temporary directory, and a context
+// that ends when nothing moves any more.
+type transfer struct {
+	s      *Store
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	tmp    string
+	mark   string // file in dirtyDir, "" before anything is written
+
+	last   atomic.Int64 // time of the last progress, Unix nanoseconds
+	active atomic.Int64 // blobs that are being downloaded
+}
+
+// transfer runs do and cleans up after it: temporary files always, layers of no
+// image if it failed. On success the content is written through to the disk in
+// the background; until that is done a mark tells the next start.
+func (s *Store) transfer(ctx context.Context, do func(*transfer) error) error {
+	s.pulls.gate.RLock()
+	tmp, err := makeTmp(s.tmpDir())
+	if err != nil {
+		s.pulls.gate.RUnlock()
+		return classify(ctx, fmt.Errorf("make a directory for blobs: %w", err))
+	}
+	t := &transfer{s: s, tmp: tmp}
+	t.ctx, t.cancel = context.WithCancelCause(ctx)
+	defer t.cancel(nil)
+	t.progressed()
+	stop := make(chan struct{})
+	go t.guard(stop)
+	err = classify(t.ctx, do(t))
+	close(stop)
+	if rmErr := os.RemoveAll(tmp); rmErr != nil {
+		s.log.Warn("temporary directory left behind", "path", tmp, "error", rmErr)
+	}
+	s.pulls.gate.RUnlock()
+	if err != nil {
+		s.sweepAfterFailure(t)
+		return err
+	}
+	t.writeThrough()
+	return nil
+}
+
+// sweepAfterFailure removes layers that belong to no image. While others pull,
+// theirs look just the same, so it waits for them in the background.
+func (s *Store) sweepAfterFailure(t *transfer) {
+	sweep := func() {
+		defer s.pulls.gate.Unlock()
+		if err := s.sweepLayers(); err != nil {
+			s.log.Warn("layers of a failed pull left behind until the next start", "error", err)
+		}
+		t.unmark()
+	}
+	if t.mark == "" {
+		return
+	}
+	if s.pulls.gate.TryLock() {
+		sweep()
+		return
+	}
+	s.work.Go(func() {
+		s.pulls.gate.Lock()
+		sweep()
+	})
+}
+
+// markDirty notes, on the disk, that an image is being written.
+func (t *transfer) markDirty() error {
+	if t.mark != "" {
+		return nil
+	}
+	mark := filepath.Join(t.s.dirtyDir(), filepath.Base(t.tmp))
+	f, err := os.OpenFile(mark, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("mark pull: %w", err)
+	}
+	defer f.Close()
+	t.mark = mark
+	// The boot tells a killed process (content is safe in the page cache) from a
+	// machine that went down.
+	if _, err := fmt.Fprintf(f, "%s %d\n", bootID(), time.Now().UnixNano()); err != nil {
+		return fmt.Errorf("mark pull: %w", err)
+	}
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("mark pull: %w", err)
+	}
+	return syncDir(t.s.dirtyDir())
+}
+
+func (t *transfer) unmark() {
+	if t.mark != "" {
+		os.Remove(t.mark)
+	}
+}
+
+// writeThrough syncs the store's file system in the background.
+func (t *transfer) writeThrough() {
+	if t.mark == "" {
+		return
+	}
+	t.s.work.Go(func() {
+		if err := syncFS(t.s.opts.Root); err != nil {
+			t.s.log.Warn("image not written through to the disk", "error", err)
+			return
+		}
+		t.unmark()
+	})
+}
+
+func (t *transfer) progressed() { t.last.Store(time.Now().UnixNano()) }
+
+// watch follows the copy's events: they are progress, for the guard and for
+// whoever asked.
+func (t *transfer) watch(events <-chan types.ProgressProperties, tell func(Progress)) {
+	var p Progress
+	for e := range events {
+		t.progressed()
+		switch e.Event {
+		case types.ProgressEventNewArtifact:
+			t.active.Add(1)
+			p.Blobs++
+			p.Total += max(e.Artifact.Size, 0)
+		case types.ProgressEventRead:
+			p.Downloaded += int64(e.OffsetUpdate)
+		case types.ProgressEventDone:
+			t.active.Add(-1)
+			p.Downloaded += int64(e.OffsetUpdate)
+			p.Done++
+		case types.ProgressEventSkipped:
+			p.Blobs++
+			p.Done++
+		}
+		if tell != nil {
+			tell(p)
+		}
+	}
+}
+
+// guard cancels the transfer when nothing has moved for PullTimeout. Unpacking
+// is not waiting: it counts as long as a helper runs and nothing downloads.
+// Partial pulls report no progress; their staged files grow instead.
+func (t *transfer) guard(stop <-chan struct{}) {
+	limit := t.s.opts.PullTimeout
+	tick := time.NewTicker(max(limit/8, 10*time.Millisecond))
+	defer tick.Stop()
+	var seen Usage
+	for {
+		select {
+		case <-stop:
+			return
+		case <-t.ctx.Done():
+			return
+		case <-tick.C:
+		}
+		idle := time.Since(time.Unix(0, t.last.Load()))
+		if idle < limit/4 {
+			continue
+		}
+		if t.active.Load() == 0 && unpacking() {
+			t.progressed()
+			continue
+		}
+		if now := t.written(); now != seen {
+			seen = now
+			t.progressed()
+			continue
+		}
+		if idle >= limit {
+			t.cancel(fmt.Errorf("%w for %v", errStalled, limit))
+			return
+		}
+	}
+}
+
+// written measures what the transfer has put on the disk so far.
+func (t *transfer) written() Usage {
+	blobs, _ := diskUsage(t.ctx, t.tmp)
+	staged, _ := diskUsage(t.ctx, filepath.Join(t.s.overlayHome(), "staging"))
+	return Usage{Bytes: blobs.Bytes + staged.Bytes, Inodes: blobs.Inodes + staged.Inodes}
+}
+
+// unpacking reports whether a helper of containers/storage is unpacking a layer:
+// a child of ours with that name (see Dispatch).
+func unpacking() bool {
+	lists, err := filepath.Glob("/proc/self/task/*/children")
+	if err != nil || len(lists) == 0 {
+		return true // the kernel doesn't say: don't time out
+	}
+	for _, list := range lists {
+		pids, _ := os.ReadFile(list)
+		for _, pid := range strings.Fields(string(pids)) {
+			cmdline, _ := os.ReadFile("/proc/" + pid + "/cmdline")
+			if name, _, _ := strings.Cut(string(cmdline), "\x00"); strings.HasPrefix(name, "storage-") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func bootID() string {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "unknown-" + strconv.Itoa(os.Getpid())
+	}
+	return strings.TrimSpace(string(id))
+}
+
+func syncFS(path string) error {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Syncfs(fd)
+}
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

@@ -1,0 +1,147 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+)
+
+// Usage of disk: bytes as blocks actually taken, and inodes, as du(1) counts.
+type Usage struct {
+	Bytes, Inodes uint64
+}
+
+// FSInfo says where images and writable layers are and what they take.
+type FSInfo struct {
+	// Mountpoint is the store's root. A caller asks the file system there for
+	// its capacity.
+	Mountpoint string
+	// UsedBytes and InodesUsed are those of the image layers in the store
+	// (without additional stores).
+	UsedBytes, InodesUsed uint64
+	// Containers are the writable layers of root file systems.
+	Containers Usage
+}
+
+// layerUsage remembers the usage of image layers, which never changes.
+type layerUsage struct {
+	mu    sync.Mutex
+	known map[string]Usage
+}
+
+// FSInfo returns what images and writable layers take on the disk.
+func (s *Store) FSInfo(ctx context.Context) (FSInfo, error) {
+	info := FSInfo{Mountpoint: s.opts.Root}
+	list, err := s.cs.Images()
+	if err != nil {
+		return info, err
+	}
+	seen := map[string]bool{}
+	for i := range list {
+		if list[i].ReadOnly {
+			continue
+		}
+		f, err := s.factsOf(&list[i])
+		if err != nil {
+			continue // Images logs it
+		}
+		for _, id := range f.chain {
+			if seen[id] {
+				continue
+			}
+			seen[id] = true
+			u, err := s.layerUsage(ctx, id)
+			if err != nil {
+				return info, err
+			}
+			info.UsedBytes += u.Bytes
+			info.InodesUsed += u.Inodes
+		}
+	}
+	ids, err := s.RootfsIDs(ctx)
+	if err != nil {
+		return info, err
+	}
+	for _, id := range ids {
+		u, err := s.RootfsUsage(ctx, id)
+		if err != nil && !errors.Is(err, ErrRootfsNotFound) {
+			return info, err
+		}
+		info.Containers.Bytes += u.Bytes
+		info.Containers.Inodes += u.Inodes
+	}
+	return info, nil
+}
+
+// RootfsUsage returns what the writable layer of a root file system takes.
+// ErrRootfsNotFound.
+func (s *Store) RootfsUsage(ctx context.Context, id string) (Usage, error) {
+	if !validID.MatchString(id) || !exists(s.rootfsDir(id)) {
+		return Usage{}, ErrRootfsNotFound
+	}
+	return diskUsage(ctx, filepath.Join(s.rootfsDir(id), "upper"))
+}
+
+func (s *Store) layerUsage(ctx context.Context, id string) (Usage, error) {
+	dir := s.diffDir(id)
+	s.usage.mu.Lock()
+	u, ok := s.usage.known[id]
+	s.usage.mu.Unlock()
+	if ok {
+		return u, nil
+	}
+	u, err := diskUsage(ctx, dir)
+	if err != nil {
+		return u, err
+	}
+	s.usage.mu.Lock()
+	s.usage.known[id] = u
+	s.usage.mu.Unlock()
+	return u, nil
+}
+
+// diskUsage adds up the tree below dir, counting hard links once. What
+// disappears meanwhile is left out; a missing dir is empty.
+func diskUsage(ctx context.Context, dir string) (Usage, error) {
+	var u Usage
+	linked := map[uint64]bool{}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		st, ok := info.Sys().(*syscall.Stat_t)
+		if !ok {
+			return nil
+		}
+		if st.Nlink > 1 && st.Mode&syscall.S_IFMT != syscall.S_IFDIR {
+			if linked[st.Ino] {
+				return nil
+			}
+			linked[st.Ino] = true
+		}
+		u.Bytes += uint64(st.Blocks) * 512
+		u.Inodes++
+		if u.Inodes%1024 == 0 {
+			return ctx.Err()
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return u, err
+	}
+	return u, nil
+}
