@@ -40,6 +40,7 @@ type Facts struct {
 	Hybrid      bool // v1 controllers beside a v2 tree
 	Delegated   bool // Root is writable
 	Controllers []string
+	Swap        bool   // swap can be limited
 	Root        string // absolute directory below Mount under which pods go; "" when disabled
 	Driver      string // one of the Driver constants
 	Reason      string // in words: why this driver, and what would change it
@@ -74,16 +75,18 @@ func (p probe) detect(wanted string) Facts {
 		f.Reason = "cgroups are disabled in the configuration"
 	case err != nil:
 		f.Reason = "no cgroups: " + err.Error()
+	case mountErr == nil && st.Type == unix.CGROUP2_SUPER_MAGIC && own != "":
+		// What is mounted decides, as for OCI runtimes and the kubelet: a private
+		// view of v2 may have been made on a hybrid machine.
+		f.Version = 2
+		p.chooseV2(&f, wanted, own)
 	case v1:
 		f.Version, f.Hybrid = 1, own != ""
 		f.Reason = "this machine uses cgroup v1 controllers, which cannot be delegated to a user; " +
 			"boot with systemd.unified_cgroup_hierarchy=1"
-	case mountErr != nil || st.Type != unix.CGROUP2_SUPER_MAGIC:
-		f.Version = 2
-		f.Reason = p.mount + " is not a cgroup v2 file system here"
 	default:
 		f.Version = 2
-		p.chooseV2(&f, wanted, own)
+		f.Reason = p.mount + " is not a cgroup v2 file system here"
 	}
 	return f
 }
@@ -99,6 +102,7 @@ func (p probe) chooseV2(f *Facts, wanted, own string) {
 	if f.Delegated && wanted != DriverSystemd {
 		f.Driver, f.Root = DriverCgroupfs, root
 		f.Controllers = controllers(root)
+		f.Swap = exists(filepath.Join(root, "memory.swap.max"))
 		f.Reason = "cgroup " + root + " is writable"
 		return
 	}
@@ -106,6 +110,7 @@ func (p probe) chooseV2(f *Facts, wanted, own string) {
 		if slice := userSlice(p.mount, own); slice != "" {
 			f.Driver, f.Root = DriverSystemd, slice
 			f.Controllers = controllers(slice)
+			f.Swap = exists(filepath.Join(slice, "memory.swap.max"))
 			f.Reason = "systemd's user manager makes scopes below " + slice
 			return
 		}

@@ -14,10 +14,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-const (
-	typeBind = "bind"
-	typeNone = "none"
-)
+const typeBind = "bind"
 
 // mounts lays out the container's file systems: the kernel's own, the pod's
 // files, then the request's, each of which replaces what would be at its path.
@@ -75,8 +72,8 @@ func (b *builder) kernelMounts() []specs.Mount {
 	}
 	if b.ownsIPC() {
 		out = append(out, specs.Mount{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}})
-	} else if _, err := os.Stat("/dev/mqueue"); err == nil {
-		out = append(out, b.bind("/dev/mqueue", "/dev/mqueue", "rbind", "nosuid", "noexec", "nodev"))
+	} else if _, err := os.Stat(filepath.Join(b.Host.DevRoot, "mqueue")); err == nil {
+		out = append(out, b.bind("/dev/mqueue", filepath.Join(b.Host.DevRoot, "mqueue"), "rbind", "nosuid", "noexec", "nodev"))
 	}
 	out = append(out, sys)
 	// A cgroup mount shows something only where containers have cgroups.
@@ -166,17 +163,15 @@ func (b *builder) requestedMount(m *runtimeapi.Mount) (specs.Mount, error) {
 	if err != nil {
 		return none, invalid("mount on %s: %w", dst, err)
 	}
-	options := []string{"rbind"}
-	propagation, err := b.propagation(m, src)
-	if err != nil {
-		return none, invalid("mount on %s: %w", dst, err)
-	}
-	options = append(options, propagation)
 	access, err := b.access(m, info.IsDir())
 	if err != nil {
 		return none, invalid("mount on %s: %w", dst, err)
 	}
-	options = append(options, access)
+	propagation, err := b.propagation(m, src)
+	if err != nil {
+		return none, invalid("mount on %s: %w", dst, err)
+	}
+	options := []string{"rbind", propagation, access}
 	for _, o := range m.GetMountOptions() {
 		if !slices.Contains(mountOptions, o) {
 			return none, invalid("mount on %s: mount option %.40q is not one of %v", dst, o, mountOptions)
@@ -199,8 +194,7 @@ func (b *builder) requestedMount(m *runtimeapi.Mount) (specs.Mount, error) {
 // is mounted, not how.
 var mountOptions = []string{
 	"noexec", "exec", "nodev", "dev", "nosuid", "suid", "noatime", "atime", "relatime", "norelatime",
-	"strictatime", "nostrictatime", "nodiratime", "diratime", "ro", "rro", "rnoexec", "rnodev", "rnosuid",
-	"nosymfollow", "sync", "dirsync",
+	"strictatime", "nostrictatime", "nodiratime", "diratime", "nosymfollow", "sync", "dirsync",
 }
 
 func destination(p string) (string, error) {

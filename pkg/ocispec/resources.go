@@ -81,11 +81,15 @@ func (l *limits) can(controller string, what ...string) bool {
 	if l.facts.Enabled() && l.facts.Has(controller) {
 		return true
 	}
+	l.note(controller, what...)
+	return false
+}
+
+func (l *limits) note(controller string, what ...string) {
 	if l.dropped == nil {
 		l.dropped = map[string][]string{}
 	}
 	l.dropped[controller] = append(l.dropped[controller], what...)
-	return false
 }
 
 func (l *limits) warnings() []string {
@@ -133,7 +137,14 @@ func (l *limits) memory(r *runtimeapi.LinuxContainerResources) error {
 		return invalid("memory_swap_limit_in_bytes %d is less than the memory limit %d, which it includes", swap, limit)
 	}
 	if limit != 0 && l.can("memory", "memory_limit_in_bytes") {
-		l.out.Memory = &specs.LinuxMemory{Limit: &limit, Swap: &limit}
+		l.out.Memory = &specs.LinuxMemory{Limit: &limit}
+		if l.facts.Swap {
+			l.out.Memory.Swap = &limit
+		}
+	}
+	if swap != 0 && !l.facts.Swap && l.facts.Has("memory") {
+		l.note("memory (swap)", "memory_swap_limit_in_bytes")
+		return nil
 	}
 	if swap != 0 && l.can("memory", "memory_swap_limit_in_bytes") {
 		if l.out.Memory == nil {

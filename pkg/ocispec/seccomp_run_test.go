@@ -106,8 +106,10 @@ func TestSeccompUnconfined(t *testing.T) {
 		return
 	}
 	for name, set := range map[string]func(*runtimeapi.LinuxContainerSecurityContext){
-		"none":       func(s *runtimeapi.LinuxContainerSecurityContext) {},
-		"unconfined": func(s *runtimeapi.LinuxContainerSecurityContext) { s.Seccomp = &runtimeapi.SecurityProfile{ProfileType: 1} },
+		"none": func(s *runtimeapi.LinuxContainerSecurityContext) {},
+		"unconfined": func(s *runtimeapi.LinuxContainerSecurityContext) {
+			s.Seccomp = &runtimeapi.SecurityProfile{ProfileType: 1}
+		},
 		"privileged": func(s *runtimeapi.LinuxContainerSecurityContext) {
 			s.Privileged, s.Seccomp = true, &runtimeapi.SecurityProfile{}
 		},

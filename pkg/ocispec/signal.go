@@ -15,7 +15,7 @@ const sigRTMin, sigRTMax = 34, 64
 // stopSignal is the container's, else the image's, else SIGTERM.
 func (b *builder) stopSignal() (syscall.Signal, error) {
 	if s := b.Container.StopSignal; s != runtimeapi.Signal_SIGNAL_RUNTIME_DEFAULT {
-		name := strings.NewReplacer("PLUS", "+", "MINUS", "-").Replace(s.String())
+		name := strings.NewReplacer("SIGNAL_", "", "PLUS", "+", "MINUS", "-").Replace(s.String())
 		sig, ok := ParseSignal(name)
 		if !ok {
 			return 0, invalid("stop signal %q", s)

@@ -1,0 +1,81 @@
+package cgroup
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestDetectHere: whatever this machine is, the answer must hold together.
+func TestDetectHere(t *testing.T) {
+	for _, wanted := range []string{"auto", DriverCgroupfs, DriverSystemd, DriverDisabled} {
+		f := Detect(wanted)
+		t.Logf("%s: %+v", wanted, f)
+		if f.Reason == "" {
+			t.Error("no reason")
+		}
+		if f.Enabled() != (f.Root != "") || wanted == DriverDisabled && f.Enabled() {
+			t.Errorf("enabled %t with root %q", f.Enabled(), f.Root)
+		}
+		if f.Version == 1 && f.Enabled() {
+			t.Error("v1 cannot be delegated")
+		}
+	}
+}
+
+// TestDetectV1 reads the forms of /proc/self/cgroup.
+func TestDetectV1(t *testing.T) {
+	for text, want := range map[string]Facts{
+		"9:name=systemd:/\n0::/\n": {Version: 1, Hybrid: true},
+		"4:memory:/x\n3:cpu:/\n":   {Version: 1},
+		"0::/user.slice\n":         {Version: 2}, // but the mount is not cgroup2
+		"":                         {},
+	} {
+		self := filepath.Join(t.TempDir(), "cgroup")
+		if err := os.WriteFile(self, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		f := probe{mount: t.TempDir(), self: self}.detect("auto")
+		if f.Version != want.Version || f.Hybrid != want.Hybrid || f.Driver != DriverDisabled || f.Reason == "" {
+			t.Errorf("%q: %+v", text, f)
+		}
+	}
+}
+
+func TestPaths(t *testing.T) {
+	fs := Facts{Driver: DriverCgroupfs, Root: Mount + "/user.slice/app"}
+	top := Facts{Driver: DriverCgroupfs, Root: Mount}
+	sd := Facts{Driver: DriverSystemd, Root: Mount + "/user.slice/user@1000.service"}
+	for _, c := range []struct {
+		facts                  Facts
+		parent, path, dir, err string
+	}{
+		{fs, "/kubepods/burstable/podX", "/user.slice/app/kubepods/burstable/podX/c", Mount + "/user.slice/app/kubepods/burstable/podX/c", ""},
+		{fs, "kubepods", "/user.slice/app/kubepods/c", Mount + "/user.slice/app/kubepods/c", ""},
+		{fs, "/user.slice/app/kubepods", "/user.slice/app/kubepods/c", Mount + "/user.slice/app/kubepods/c", ""},
+		{fs, "", "/user.slice/app/subpod/p/c", Mount + "/user.slice/app/subpod/p/c", ""},
+		{top, "/kubepods", "/kubepods/c", Mount + "/kubepods/c", ""},
+		{fs, "/a/../../b", "", "", "bad cgroup parent"},
+		{fs, "/a\nb", "", "", "bad cgroup parent"},
+		{sd, "/kubepods.slice/kubepods-burstable.slice", "kubepods-burstable.slice:subpod:c",
+			Mount + "/user.slice/user@1000.service/kubepods.slice/kubepods-burstable.slice/subpod-c.scope", ""},
+		{sd, "", "subpod.slice:subpod:c", Mount + "/user.slice/user@1000.service/subpod.slice/subpod-c.scope", ""},
+		{sd, "/kubepods/pod1", "", "", "wants the name of a slice"},
+		{sd, "a--b.slice", "", "", "wants the name of a slice"},
+		{Facts{Driver: DriverDisabled}, "/../anything", "", "", ""},
+	} {
+		pod, err := c.facts.PodPath(c.parent, "p")
+		if c.err != "" {
+			if !errors.Is(err, ErrBadParent) || !strings.Contains(err.Error(), c.err) {
+				t.Errorf("%q: %v", c.parent, err)
+			}
+			continue
+		}
+		path, dir := pod.Container("c")
+		if err != nil || path != c.path || dir != c.dir {
+			t.Errorf("%q: path %q dir %q err %v", c.parent, path, dir, err)
+		}
+	}
+}
