@@ -28,7 +28,9 @@ type netInterface struct {
 
 // readNetworks reads the counters of all pods' network namespaces, in the order
 // of pods. It enters each on one OS thread, which ends with it: a thread that
-// stayed would keep the last namespace alive.
+// stayed would keep the last namespace alive. (A process that was started with
+// Pdeathsig dies with the thread that started it, and Go may have used this one:
+// nothing in the server may be started so.)
 func readNetworks(pods []Pod) []network {
 	out := make([]network, len(pods))
 	needed := false

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -54,10 +55,9 @@ func startContainer(t *testing.T, id, script string) Container {
 	t.Helper()
 	c := exec.Command("sh", "-c", script)
 	c.Stderr = os.Stderr
-	c.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET,
-		Pdeathsig:  syscall.SIGKILL,
-	}
+	// No Pdeathsig: it fires when the starting thread ends, and readNetworks
+	// ends threads.
+	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET}
 	out, err := c.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -172,20 +172,21 @@ func TestStoppedContainer(t *testing.T) {
 	}
 }
 
+// addVeth gives the container an interface, whose other end is ours.
+func addVeth(t *testing.T, name string, ct Container) *netlink.Veth {
+	t.Helper()
+	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "host-" + name}, PeerName: name, PeerNamespace: netlink.NsPid(ct.Init.PID)}
+	if err := netlink.LinkAdd(veth); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = netlink.LinkDel(veth) })
+	return veth
+}
+
 func TestNetwork(t *testing.T) {
 	ct := startContainer(t, "c", "echo ready; exec sleep 1000")
 	for _, name := range []string{"eth0", "net1"} {
-		veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "host-" + name}, PeerName: name, PeerNamespace: netlink.NsPid(ct.Init.PID)}
-		if err := netlink.LinkAdd(veth); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, args := range [][]string{{"eth0"}, {"net1"}} {
-		link, err := netlink.LinkByName("host-" + args[0])
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := netlink.LinkSetUp(link); err != nil {
+		if err := netlink.LinkSetUp(addVeth(t, name, ct)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -195,12 +196,15 @@ func TestNetwork(t *testing.T) {
 		{Attributes: &runtimeapi.PodSandboxAttributes{Id: "p"}, NetNS: ns},
 		{Attributes: &runtimeapi.PodSandboxAttributes{Id: "q"}, NetNS: ns, Interface: "net1"},
 	}
-	c := New(Options{})
+	c := New(Options{Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))})
 	got := c.Pods(t.Context(), pods)
 	if got[0].Linux.Network != nil {
 		t.Errorf("a namespace that is not there: %v", got[0].Linux.Network)
 	}
 	n := got[1].Linux.Network
+	if n == nil || got[2].Linux.Network == nil {
+		t.Fatalf("got %v and %v", n, got[2].Linux.Network)
+	}
 	if n.DefaultInterface.GetName() != "eth0" || len(n.Interfaces) != 1 || n.Interfaces[0].Name != "net1" || n.Timestamp <= 0 {
 		t.Fatalf("got %v", n)
 	}
@@ -213,7 +217,11 @@ func TestNetwork(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		d := c.Pods(t.Context(), pods[1:2])[0].Linux.Network.DefaultInterface
+		now := c.Pods(t.Context(), pods[1:2])[0].Linux.Network
+		d := now.GetDefaultInterface()
+		if d == nil {
+			t.Fatalf("the default interface is gone: %v", now)
+		}
 		if d.TxBytes.Value > 0 && d.RxBytes.Value > 0 {
 			break
 		}
@@ -368,10 +376,7 @@ func TestMetrics(t *testing.T) {
 		Cgroup: writeCgroup(t, cgroupFiles), Image: "img", StartedAt: time.Unix(1700000000, 5),
 		Resources: &runtimeapi.LinuxContainerResources{CpuPeriod: 100000, CpuQuota: -1, MemoryLimitInBytes: 5000000}}
 	run := startContainer(t, "run", "echo ready; exec sleep 1000")
-	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "host-m"}, PeerName: "eth0", PeerNamespace: netlink.NsPid(run.Init.PID)}
-	if err := netlink.LinkAdd(veth); err != nil {
-		t.Fatal(err)
-	}
+	addVeth(t, "eth0", run)
 	pod := Pod{Attributes: &runtimeapi.PodSandboxAttributes{Id: "p", Metadata: &runtimeapi.PodSandboxMetadata{Name: "pod", Namespace: "ns"}},
 		NetNS: fmt.Sprintf("/proc/%d/ns/net", run.Init.PID), Containers: []Container{ct, run}}
 	got := c.Metrics(t.Context(), []Pod{pod})[0]
