@@ -121,9 +121,10 @@ func New(o Options) (*Bridge, error) {
 	return b, nil
 }
 
-// Close releases the sockets. Pods stay connected.
+// Close releases the sockets; it comes before that of the node. Pods stay connected.
 func (b *Bridge) Close() error {
 	b.links.close()
+	b.rules.close()
 	return nil
 }
 

@@ -19,6 +19,7 @@ const tableName = "subpod"
 type rules struct {
 	node   *netns.Node
 	bridge string
+	conn   *nftables.Conn // used on the node's thread only
 }
 
 var (
@@ -72,16 +73,34 @@ func (s sets) mapOf(e element) *nftables.Set {
 
 // transact runs f and sends what it collected as one transaction: all or nothing.
 func (r *rules) transact(f func(c *nftables.Conn) error) error {
-	return r.node.Do(func() error {
-		// A socket per transaction: one that failed leaves nothing unread behind.
-		c, err := nftables.New()
+	return r.node.Do(func() (err error) {
+		// One socket for all: closing one after a deletion waits for the kernel to
+		// free what was deleted, 10 ms.
+		if r.conn == nil {
+			if r.conn, err = nftables.New(nftables.AsLasting()); err != nil {
+				return err
+			}
+		}
+		if err = f(r.conn); err == nil {
+			err = r.conn.Flush()
+		}
 		if err != nil {
-			return err
+			// What is still unsent or unread must not meet the next transaction.
+			_ = r.conn.CloseLasting()
+			r.conn = nil
 		}
-		if err := f(c); err != nil {
-			return err
+		return err
+	})
+}
+
+// close releases the socket. The rules stay.
+func (r *rules) close() {
+	_ = r.node.Do(func() error {
+		if r.conn != nil {
+			_ = r.conn.CloseLasting()
+			r.conn = nil
 		}
-		return c.Flush()
+		return nil
 	})
 }
 

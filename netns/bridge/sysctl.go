@@ -5,8 +5,12 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/netip"
 	"os"
 	"strconv"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // sysctls makes the node a router. It runs on the node's thread: /proc/sys/net
@@ -22,6 +26,11 @@ func (b *Bridge) sysctls() error {
 	}
 	if ipv6Off("all") {
 		return nil
+	}
+	for _, name := range carrierEnds(b) {
+		if err := setSysctl("net/ipv6/conf/"+name+"/disable_ipv6", 1); err != nil {
+			b.log.Debug("IPv6 stays on for a carrier port", "interface", name, "error", err)
+		}
 	}
 	// A router ignores router advertisements, unless told not to (value 2).
 	links, err := net.Interfaces()
@@ -39,7 +48,27 @@ func (b *Bridge) sysctls() error {
 	if err := setSysctl("net/ipv6/conf/all/forwarding", 1); err != nil {
 		b.log.Warn("pods will not reach other networks by IPv6", "error", err)
 	}
+	if err := b.routeIPv6Loopback(); err != nil {
+		b.log.Warn("host ports will not answer on ::1", "error", err)
+	}
 	return nil
+}
+
+func carrierEnds(b *Bridge) []string {
+	port, peer := b.carrierNames()
+	return []string{port, peer}
+}
+
+// routeIPv6Loopback is what IPv6 has for route_localnet: a route for ::1 on the
+// bridge lets answers of pods in once connection tracking has given them back
+// their real destination. Packets that come with ::1 are dropped earlier, by the
+// kernel itself. Where br_netfilter handles IPv6 (bridge-nf-call-ip6tables=1) that
+// check comes too late, and ::1 does not work. The metric keeps lo in front.
+func (b *Bridge) routeIPv6Loopback() error {
+	return b.links.rt.RouteReplace(&netlink.Route{
+		LinkIndex: b.ifindex, Dst: ipNet(netip.PrefixFrom(netip.IPv6Loopback(), 128)),
+		Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL, Priority: 4096,
+	})
 }
 
 // setSysctl writes the value unless it is there already: /proc/sys may be

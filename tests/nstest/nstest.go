@@ -37,11 +37,16 @@ const firstID = 100000
 // there: func TestMain(m *testing.M) { os.Exit(nstest.Main(m, nstest.Options{…})) }.
 // Tests that cannot have their namespaces fail; they are never skipped.
 func Main(m *testing.M, o Options) int {
-	if os.Getenv(marker) != "" {
+	switch os.Getenv(marker) {
+	case "1":
 		if err := inside(o); err != nil {
 			fmt.Fprintln(os.Stderr, "nstest: set up the test namespaces:", err)
 			return 1
 		}
+		// A test that runs its own binary again finds everything set up.
+		os.Setenv(marker, "inside")
+		return m.Run()
+	case "inside":
 		return m.Run()
 	}
 	cmd, err := command(o)

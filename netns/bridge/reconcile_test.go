@@ -1,0 +1,392 @@
+package bridge
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/subpod/subpod/netns"
+)
+
+// claims lists the address claims on disk: address → pod.
+func (w *world) claims() map[string]string {
+	w.t.Helper()
+	dir := filepath.Join(w.dir, "state", "addresses")
+	entries, err := os.ReadDir(dir)
+	must(w.t, err)
+	out := map[string]string{}
+	for _, e := range entries {
+		out[e.Name()], err = os.Readlink(filepath.Join(dir, e.Name()))
+		must(w.t, err)
+	}
+	return out
+}
+
+func TestServerRestart(t *testing.T) {
+	w := newWorld(t)
+	b := w.bridge(Options{})
+	live := w.pod("live", netns.PortMapping{Proto: "tcp", HostPort: 8080, ContainerPort: 80})
+	dead := w.pod("dead", netns.PortMapping{Proto: "tcp", HostPort: 8081, ContainerPort: 80})
+	r := w.setup(b, live)
+	w.setup(b, dead)
+	w.serve(live.NetNS, "live", 80)
+	conn, err := netns.DialIn(context.Background(), w.outside, "udp", "192.0.2.2:1")
+	must(t, err)
+	conn.Close()
+
+	// The server is killed, the node lives. While it is away, somebody flushes the
+	// rules and takes the pod's link out of the bridge.
+	rules := w.nft()
+	must(t, w.node.Do(func() error {
+		out, err := exec.Command("nft", "flush", "ruleset").CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		link, err := b.links.rt.LinkByName(vethName(live.ID))
+		return errors.Join(err, b.links.rt.LinkSetNoMaster(link))
+	}))
+	if err := b.Status(context.Background()); !errors.Is(err, netns.ErrNotReady) {
+		t.Errorf("Status without rules: %v", err)
+	}
+	b2 := w.bridge(Options{}, live)
+	must(t, b2.Status(context.Background()))
+	w.wantAnswer(w.nodeNS, "tcp", "127.0.0.1:8080", "live", "")
+	w.wantAnswer(w.outside, "tcp", "192.0.2.2:8080", "live", "192.0.2.1")
+	if got := w.setup(b2, live); fmt.Sprint(got) != fmt.Sprint(r) {
+		t.Errorf("Setup after the restart gave %+v, before %+v", got, r)
+	}
+	for addr, pod := range w.claims() {
+		if pod != live.ID {
+			t.Errorf("%s is still claimed by pod %s", addr, pod)
+		}
+	}
+	if n := w.vethCount(); n != 1 {
+		t.Errorf("%d links of pods, want only that of the live one", n)
+	}
+	if now := w.nft(); now == rules || strings.Contains(now, "8081") || !strings.Contains(now, "8080") {
+		t.Errorf("rules after the restart:\n%s", now)
+	}
+	// New pods do not get a live pod's address or port.
+	next := w.pod("next", netns.PortMapping{Proto: "tcp", HostPort: 8080, ContainerPort: 80})
+	if _, err := b2.Setup(context.Background(), next); !errors.Is(err, netns.ErrPortTaken) {
+		t.Errorf("port of a pod from before the restart: %v, want ErrPortTaken", err)
+	}
+}
+
+func TestLostClaimsAreReadFromThePod(t *testing.T) {
+	w := newWorld(t)
+	pod := w.pod("one")
+	r := w.setup(w.bridge(Options{}), pod)
+	must(t, os.RemoveAll(filepath.Join(w.dir, "state")))
+	b := w.bridge(Options{}, pod)
+	if got := b.ipam.of(pod.ID); !slices.Equal(got, r.IPs) {
+		t.Errorf("addresses %v, the pod uses %v", got, r.IPs)
+	}
+}
+
+func TestNodeReboot(t *testing.T) {
+	w := newWorld(t)
+	w.setup(w.bridge(Options{}), w.pod("old"))
+	fresh := newWorld(t)
+	must(t, os.RemoveAll(filepath.Join(fresh.dir, "state")))
+	must(t, os.Rename(filepath.Join(w.dir, "state"), filepath.Join(fresh.dir, "state")))
+	b := fresh.bridge(Options{})
+	must(t, b.Status(context.Background()))
+	if c := fresh.claims(); len(c) != 0 {
+		t.Errorf("claims of pods that died with the node: %v", c)
+	}
+	pod := fresh.pod("new")
+	fresh.setup(b, pod)
+	fresh.serve(fresh.outside, "outside", 80)
+	fresh.wantAnswer(pod.NetNS, "tcp", "192.0.2.1:80", "outside", "192.0.2.2")
+}
+
+// A crash may come after any step of Setup. Whatever was made by then, Reconcile
+// and another Setup or a Teardown must cope with it.
+func TestCrashAtEveryStep(t *testing.T) {
+	ports := []netns.PortMapping{{Proto: "tcp", HostPort: 8080, ContainerPort: 80}}
+	for steps := range 4 {
+		for _, then := range []string{"Setup", "Teardown", "Reconcile"} {
+			t.Run(fmt.Sprintf("%d steps, then %s", steps, then), func(t *testing.T) {
+				w := newWorld(t)
+				b := w.bridge(Options{})
+				pod := w.pod("one", ports...)
+				partialSetup(t, b, pod, steps)
+				live := []netns.Pod{pod}
+				if then == "Reconcile" {
+					live = nil
+				}
+				b = w.bridge(Options{}, live...)
+				switch then {
+				case "Setup":
+					w.setup(b, pod)
+					w.serve(pod.NetNS, "one", 80)
+					w.wantAnswer(w.nodeNS, "tcp", "127.0.0.1:8080", "one", "")
+					must(t, b.Teardown(context.Background(), pod.ID))
+				case "Teardown":
+					must(t, b.Teardown(context.Background(), pod.ID))
+				}
+				if c := w.claims(); len(c) != 0 {
+					t.Errorf("claims are left: %v", c)
+				}
+				if rules := w.nft(); strings.Contains(rules, "8080") {
+					t.Errorf("rules are left:\n%s", rules)
+				}
+			})
+		}
+	}
+}
+
+// partialSetup does the first steps of Setup and forgets about them.
+func partialSetup(t *testing.T, b *Bridge, pod netns.Pod, steps int) {
+	if steps == 0 { // killed between the claims of two families
+		must(t, os.Symlink(pod.ID, filepath.Join(b.ipam.dir, addrAt(b.current[0], 77).String())))
+		return
+	}
+	addrs, err := b.ipam.claim(pod.ID, b.current)
+	must(t, err)
+	prefixes, err := b.withSubnets(addrs)
+	must(t, err)
+	if steps > 1 {
+		must(t, b.attach(pod, b.ifindex, b.mtu, macOf(addrs[0])))
+	}
+	if steps > 2 {
+		_, err := b.address(pod.NetNS, prefixes, 0, b.mtu)
+		must(t, err)
+		must(t, b.rules.add(elementsOf(pod.Ports, addrs)))
+	}
+}
+
+func TestSetPodCIDR(t *testing.T) {
+	w := newWorld(t)
+	b := w.bridge(Options{})
+	ctx := context.Background()
+	old := w.pod("old")
+	r := w.setup(b, old)
+	cidr := []netip.Prefix{netip.MustParsePrefix("fd00:10:244::/64"), netip.MustParsePrefix("10.244.3.0/24")}
+	must(t, b.SetPodCIDR(ctx, cidr))
+	must(t, b.SetPodCIDR(ctx, nil)) // kubelet without a pod CIDR says so
+	fresh := w.pod("fresh")
+	r2 := w.setup(b, fresh)
+	if !cidr[1].Contains(r2.IPs[0]) || !cidr[0].Contains(r2.IPs[1]) {
+		t.Errorf("addresses %v, want in %v", r2.IPs, cidr)
+	}
+	w.serve(old.NetNS, "old", 80)
+	w.serve(w.outside, "outside", 80)
+	check := func() {
+		t.Helper()
+		w.wantAnswer(fresh.NetNS, "tcp", hostPort(r.IPs[0], 80), "old", "")
+		w.wantAnswer(old.NetNS, "tcp", "192.0.2.1:80", "outside", "192.0.2.2")
+		w.wantAnswer(fresh.NetNS, "tcp", "192.0.2.1:80", "outside", "192.0.2.2")
+	}
+	check()
+	b = w.bridge(Options{}, old, fresh) // the CIDR is remembered, the old subnet still served
+	check()
+	third := w.pod("third")
+	if r3 := w.setup(b, third); !cidr[1].Contains(r3.IPs[0]) {
+		t.Errorf("after a restart address %v, want in %v", r3.IPs, cidr)
+	}
+	b = w.bridge(Options{}, fresh, third)
+	if slices.Contains(b.prefixes, netip.PrefixFrom(r.IPs[0], 16).Masked()) {
+		t.Errorf("the old subnet is still on the bridge without a pod in it: %v", b.prefixes)
+	}
+	for _, bad := range []string{"10.0.0.1/32", "::ffff:10.0.0.0/104"} {
+		if err := b.SetPodCIDR(ctx, []netip.Prefix{netip.MustParsePrefix(bad)}); err == nil {
+			t.Errorf("subnet %s was accepted", bad)
+		}
+	}
+}
+
+func TestSubnetRunsOut(t *testing.T) {
+	w := newWorld(t)
+	b := w.bridge(Options{Subnets: []netip.Prefix{netip.MustParsePrefix("10.9.0.0/29")}})
+	var last netns.Pod
+	seen := map[netip.Addr]bool{}
+	for i := range 5 { // of 8: network, gateway, broadcast
+		last = w.pod(fmt.Sprint(i))
+		r := w.setup(b, last)
+		if len(r.IPs) != 1 || seen[r.IPs[0]] {
+			t.Fatalf("addresses %v after %v", r.IPs, seen)
+		}
+		seen[r.IPs[0]] = true
+	}
+	if _, err := b.Setup(context.Background(), w.pod("too many")); !errors.Is(err, netns.ErrNoAddress) {
+		t.Errorf("error %v, want ErrNoAddress", err)
+	}
+	must(t, b.Teardown(context.Background(), last.ID))
+	w.setup(b, w.pod("again"))
+}
+
+func TestPodWithoutIPv6(t *testing.T) {
+	w := newWorld(t)
+	b := w.bridge(Options{})
+	pod := w.pod("one")
+	must(t, netns.ApplySysctls(pod.NetNS, map[string]string{"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv6.conf.default.disable_ipv6": "1"}))
+	if r := w.setup(b, pod); len(r.IPs) != 1 || !r.IPs[0].Is4() || len(r.Gateways) != 1 {
+		t.Errorf("result %+v, want IPv4 only", r)
+	}
+}
+
+// Killed with SIGKILL at any moment, the claims must stay right: the child claims
+// and reports without end, and is killed in the middle.
+func TestClaimsSurviveKill(t *testing.T) {
+	dir := t.TempDir()
+	subnets := []netip.Prefix{netip.MustParsePrefix("10.9.0.0/20"), netip.MustParsePrefix("fd09::/64")}
+	reported := map[string]string{} // address → pod, as told before the kill
+	for round := range 5 {
+		cmd := exec.Command("/proc/self/exe", "-test.run=^TestClaimForever$")
+		cmd.Env = append(os.Environ(), "CLAIM_DIR="+dir, fmt.Sprint("CLAIM_ROUND=", round))
+		out, err := cmd.StdoutPipe()
+		must(t, err)
+		must(t, cmd.Start())
+		lines := bufio.NewScanner(out)
+		for range 100 + 37*round {
+			if !lines.Scan() {
+				t.Fatal("the claiming process ended by itself")
+			}
+			f := strings.Fields(lines.Text())
+			for _, a := range f[1:] {
+				if o, taken := reported[a]; taken {
+					t.Fatalf("%s was given to %s and to %s", a, o, f[0])
+				}
+				reported[a] = f[0]
+			}
+		}
+		must(t, cmd.Process.Kill())
+		_ = cmd.Wait()
+		// What it told between the last line read and the kill.
+		m, err := openIPAM(dir)
+		must(t, err)
+		for a, pod := range m.owner {
+			reported[a.String()] = pod
+		}
+	}
+	m, err := openIPAM(dir)
+	must(t, err)
+	for a, pod := range reported {
+		if got := m.owner[netip.MustParseAddr(a)]; got != pod {
+			t.Errorf("%s belongs to %q, was given to %q", a, got, pod)
+		}
+	}
+	// A claim cut in two is completed.
+	for pod := range m.byPod {
+		if addrs, err := m.claim(pod, subnets); err != nil || len(addrs) != 2 {
+			t.Errorf("claim of %s: %v, %v", pod, addrs, err)
+		}
+	}
+	must(t, m.releaseAllBut(nil))
+	if left, _ := os.ReadDir(dir); len(left) != 0 {
+		t.Errorf("%d claims are left", len(left))
+	}
+}
+
+// TestClaimForever is the child of TestClaimsSurviveKill.
+func TestClaimForever(t *testing.T) {
+	dir := os.Getenv("CLAIM_DIR")
+	if dir == "" {
+		t.Skip("runs only as the child of TestClaimsSurviveKill")
+	}
+	m, err := openIPAM(dir)
+	must(t, err)
+	for i := 0; ; i++ {
+		pod := fmt.Sprint("pod-", os.Getenv("CLAIM_ROUND"), "-", i)
+		addrs, err := m.claim(pod, []netip.Prefix{netip.MustParsePrefix("10.9.0.0/20"), netip.MustParsePrefix("fd09::/64")})
+		must(t, err)
+		if _, err := fmt.Println(pod, addrs[0], addrs[1]); err != nil {
+			os.Exit(1)
+		}
+	}
+}
+
+func TestEightTimesHundredPods(t *testing.T) {
+	w := newWorld(t)
+	b := w.bridge(Options{})
+	ctx := context.Background()
+	before := w.nft()
+	var mu sync.Mutex
+	inUse := map[netip.Addr]string{}
+	var wg sync.WaitGroup
+	for worker := range 8 {
+		wg.Go(func() {
+			for i := range 100 {
+				name := fmt.Sprint(worker, "-", i)
+				if err := oneLife(ctx, w, b, name, uint16(10000+worker*100+i), &mu, inUse); err != nil {
+					t.Errorf("pod %s: %v", name, err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if c := w.claims(); len(c) != 0 {
+		t.Errorf("claims are left: %v", c)
+	}
+	if after := w.nft(); after != before {
+		t.Errorf("rules are left:\n%s", after)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.pods) != 0 || len(b.ports) != 0 {
+		t.Errorf("%d pods and %d ports are left in memory", len(b.pods), len(b.ports))
+	}
+	eventually(t, "all links go with their namespaces", func() bool { return w.vethCount() == 0 })
+	if left, _ := os.ReadDir(filepath.Join(w.dir, "pods")); len(left) != 0 {
+		t.Errorf("%d pin directories are left", len(left))
+	}
+}
+
+func oneLife(ctx context.Context, w *world, b *Bridge, name string, port uint16, mu *sync.Mutex, inUse map[netip.Addr]string) error {
+	dir := filepath.Join(w.dir, "pods", name)
+	pins, err := netns.Pin(ctx, netns.PinSpec{Dir: dir, Net: true, IPC: true, UTS: true, Hostname: name})
+	if err != nil {
+		return err
+	}
+	pod := netns.Pod{ID: podID(name), NetNS: pins.Net, Ports: []netns.PortMapping{{Proto: "tcp", HostPort: port, ContainerPort: 80}}}
+	r, err := b.Setup(ctx, pod)
+	if err != nil {
+		return err
+	}
+	mu.Lock()
+	for _, a := range r.IPs {
+		if o, taken := inUse[a]; taken {
+			err = fmt.Errorf("address %s is that of pod %s", a, o)
+		}
+		inUse[a] = name
+	}
+	mu.Unlock()
+	if err != nil {
+		return err
+	}
+	mu.Lock()
+	for _, a := range r.IPs {
+		delete(inUse, a)
+	}
+	mu.Unlock()
+	return errors.Join(b.Teardown(ctx, pod.ID), netns.Unpin(dir), os.Remove(dir))
+}
+
+func TestBandwidth(t *testing.T) {
+	w := newWorld(t)
+	b := w.bridge(Options{})
+	pod := w.pod("slow")
+	pod.IngressRate, pod.EgressRate = 80_000_000, 40_000_000 // 10 and 5 MB/s
+	r := w.setup(b, pod)
+	for _, x := range []struct {
+		from, to, addr string
+		rate           float64
+	}{{w.nodeNS, pod.NetNS, r.IPs[0].String(), 10e6}, {pod.NetNS, w.nodeNS, r.Gateways[0].String(), 5e6}} {
+		got := throughput(t, x.from, x.to, x.addr)
+		if got > x.rate*1.25 || got < x.rate*0.5 {
+			t.Errorf("%.1f MB/s to %s, limited to %.1f", got/1e6, x.addr, x.rate/1e6)
+		}
+	}
+}
