@@ -17,6 +17,7 @@ import (
 	"github.com/subpod/subpod/pkg/ocispec"
 	"github.com/subpod/subpod/pkg/pod"
 	"github.com/subpod/subpod/pkg/state"
+	"github.com/subpod/subpod/pkg/stats"
 	"github.com/subpod/subpod/rootless"
 	"github.com/subpod/subpod/storage"
 )
@@ -104,6 +105,7 @@ func newParts(ctx context.Context, cfg *config.Config, node *rootless.Node, node
 		CDISpecDirs:    cfg.Runtime.CDISpecDirs,
 		DNS:            pod.DNS{HostFile: "/etc/resolv.conf", UplinkFile: node.ResolvConf},
 		Events:         p.events,
+		Stats:          newStats(p.images),
 		Log:            slog.Default(),
 	})
 	p.service = &cri.Service{
@@ -117,6 +119,17 @@ func newParts(ctx context.Context, cfg *config.Config, node *rootless.Node, node
 		Log:            slog.Default(),
 	}
 	return p, nil
+}
+
+func newStats(images *storage.Store) *stats.Collector {
+	return stats.New(stats.Options{
+		RootfsUsage: func(ctx context.Context, id string) (stats.Usage, error) {
+			u, err := images.RootfsUsage(ctx, id)
+			return stats.Usage(u), err
+		},
+		Mountpoint: images.Info().Root,
+		Log:        slog.Default(),
+	})
 }
 
 func storageOptions(cfg *config.Config, node *rootless.Node) storage.Options {

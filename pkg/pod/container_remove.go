@@ -46,6 +46,7 @@ func (r *Runtime) RemoveContainer(ctx context.Context, id string) error {
 	if err := r.State.DeleteContainer(c.ID); err != nil {
 		return err
 	}
+	r.Stats.Forget(c.ID)
 	r.ctrNames.free(containerName(c.PodID, c.Config.V.GetMetadata()), c.ID)
 	r.emitContainerDeleted(c)
 	return nil

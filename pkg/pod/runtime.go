@@ -26,6 +26,7 @@ import (
 	"github.com/subpod/subpod/pkg/oci"
 	"github.com/subpod/subpod/pkg/ocispec"
 	"github.com/subpod/subpod/pkg/state"
+	"github.com/subpod/subpod/pkg/stats"
 	"github.com/subpod/subpod/storage"
 )
 
@@ -66,6 +67,7 @@ type Options struct {
 	CDISpecDirs    []string
 	DNS            DNS
 	Events         *events.Bus
+	Stats          *stats.Collector
 	Log            *slog.Logger
 }
 

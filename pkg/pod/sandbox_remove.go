@@ -37,6 +37,7 @@ func (r *Runtime) RemovePod(ctx context.Context, id string) error {
 	if err := r.State.DeletePod(p.ID); err != nil {
 		return err
 	}
+	r.Stats.Forget(p.ID)
 	r.podNames.free(podName(p.Config.V.GetMetadata()), p.ID)
 	r.emitPodDeleted(p)
 	return nil
