@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
+	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -216,5 +217,58 @@ func TestRuntimeWords(t *testing.T) {
 		if got := runtimeWords(in); got != want {
 			t.Errorf("runtimeWords(%q) = %q, want %q", in, got, want)
 		}
+	}
+}
+
+func TestConmonArgs(t *testing.T) {
+	e := &Executor{conmon: "/usr/bin/conmon", exitDir: "/run/u/exits"}
+	rt := &runtime{path: "/usr/bin/crun", global: []string{"--root=/run/u/oci/crun", "--log-format=json", "--cgroup-manager=disabled"}}
+	s := CreateSpec{ID: "c1", Bundle: "/run/u/containers/c1", LogPath: "/var/log/pods/p/0.log", Terminal: true, Stdin: true}
+	const want = `--api-version 1 --cid c1 --cuuid c1 --bundle /run/u/containers/c1 --full-attach
+--conmon-pidfile /run/u/containers/c1/conmon.pid --container-pidfile /run/u/containers/c1/init.pid
+--exit-dir /run/u/exits --log-path k8s-file:/var/log/pods/p/0.log --no-sync-log --runtime /usr/bin/crun
+--runtime-arg=--root=/run/u/oci/crun --runtime-arg=--log-format=json --runtime-arg=--cgroup-manager=disabled
+--terminal --stdin --leave-stdin-open`
+	if got := strings.Join(e.conmonArgs(rt, s), " "); got != strings.ReplaceAll(want, "\n", " ") {
+		t.Errorf("conmon's arguments are\n%s\nwant\n%s", got, want)
+	}
+}
+
+// No file of ours, of conmon or of the runtime may be open in a container.
+func TestNoFilesLeakIn(t *testing.T) {
+	eachHandler(t, func(t *testing.T, handler string) {
+		e := executor(t)
+		b := create(t, e, container{handler: handler}).start()
+		if fds, err := os.ReadDir(filepath.Join("/proc", itoa(b.facts.Init.PID), "fd")); err != nil || len(fds) != 3 {
+			t.Errorf("init has %d open files (%v), want 3", len(fds), err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		done := make(chan error, 1)
+		go func() {
+			_, err := e.Exec(ctx, b.id, b.facts, b.process("/bin/sleep", "100"), Streams{Stdout: io.Discard, Stderr: io.Discard})
+			done <- err
+		}()
+		eventually(t, "the exec runs with 3 open files", func() bool {
+			members, _ := b.facts.members()
+			for _, m := range members {
+				exe, _ := os.Readlink(filepath.Join("/proc", itoa(m.PID), "exe"))
+				fds, _ := os.ReadDir(filepath.Join("/proc", itoa(m.PID), "fd"))
+				if m != b.facts.Init && exe == "/bin/busybox" && len(fds) == 3 {
+					return true
+				}
+			}
+			return false
+		})
+		cancel()
+		<-done
+	})
+}
+
+func TestUpdateWithoutCgroup(t *testing.T) {
+	e := executor(t)
+	b := create(t, e, container{}).start()
+	if err := e.Update(context.Background(), b.id, b.facts, &specs.LinuxResources{}); !errors.Is(err, ErrNoCgroup) {
+		t.Errorf("update: %v, want ErrNoCgroup", err)
 	}
 }
