@@ -31,6 +31,9 @@ const image = "docker.io/library/busybox:latest"
 // workload ends at SIGTERM at once, as the first process of its PID namespace.
 var workload = []string{"sh", "-c", "trap 'exit 0' TERM; sleep 1000000 & wait"}
 
+// ownPID is what the kubelet asks for by default.
+var ownPID = &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER}
+
 func TestMain(m *testing.M) {
 	if len(os.Args) > 2 && os.Args[1] == floorArg {
 		// Inside the floor's namespaces; not a test.
@@ -115,7 +118,8 @@ type running struct{ pod, container string }
 func (b *bench) up(ctx context.Context, name string, took series) (r running, err error) {
 	sandbox := &runtimeapi.PodSandboxConfig{
 		Metadata:     &runtimeapi.PodSandboxMetadata{Name: name, Namespace: "bench", Uid: name},
-		LogDirectory: filepath.Join(b.logs, name), Linux: &runtimeapi.LinuxPodSandboxConfig{},
+		LogDirectory: filepath.Join(b.logs, name), Linux: &runtimeapi.LinuxPodSandboxConfig{
+			SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: ownPID}},
 	}
 	if err := os.MkdirAll(sandbox.LogDirectory, 0o700); err != nil {
 		return r, err
@@ -133,7 +137,8 @@ func (b *bench) up(ctx context.Context, name string, took series) (r running, er
 		resp, err := b.cri.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: r.pod, SandboxConfig: sandbox,
 			Config: &runtimeapi.ContainerConfig{
 				Metadata: &runtimeapi.ContainerMetadata{Name: "c"}, Image: &runtimeapi.ImageSpec{Image: image},
-				Command: workload, LogPath: "c.log", Linux: &runtimeapi.LinuxContainerConfig{},
+				Command: workload, LogPath: "c.log", Linux: &runtimeapi.LinuxContainerConfig{
+					SecurityContext: &runtimeapi.LinuxContainerSecurityContext{NamespaceOptions: ownPID}},
 			}})
 		r.container = resp.GetContainerId()
 		return err

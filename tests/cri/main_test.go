@@ -32,7 +32,7 @@ func podConfig(n *node.Node, name string, changes ...obj) obj {
 		"log_directory": filepath.Join(n.Dir, "logs", name),
 		"labels":        obj{"app": name},
 		"annotations":   obj{"example.com/note": "kept as it is"},
-		"linux":         obj{},
+		"linux":         linux(ownPID),
 	}
 	merge(config, changes)
 	return config
@@ -46,10 +46,19 @@ func containerConfig(name string, command []string, changes ...obj) obj {
 		"command":  command,
 		"log_path": name + "/0.log",
 		"labels":   obj{"container": name},
-		"linux":    obj{},
+		"linux":    linux(ownPID),
 	}
 	merge(config, changes)
 	return config
+}
+
+// ownPID is what the kubelet asks for: the zero value of the field means a PID
+// namespace that the pod's containers share.
+var ownPID = obj{"pid": 1}
+
+// linux asks for namespaces.
+func linux(namespaces obj) obj {
+	return obj{"security_context": obj{"namespace_options": namespaces}}
 }
 
 func merge(into obj, changes []obj) {
@@ -87,6 +96,13 @@ func runPod(t *testing.T, n *node.Node, name string, args []string, changes ...o
 
 var hex64 = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
+// in returns the same pod for a subtest.
+func (p *pod) in(n *node.Node) *pod {
+	sub := *p
+	sub.n = n
+	return &sub
+}
+
 // create makes a container of the pod without starting it.
 func (p *pod) create(name string, command []string, changes ...obj) string {
 	path := p.n.File("container-"+p.name+"-"+name+".json", containerConfig(name, command, changes...))
@@ -108,13 +124,14 @@ func sleeper() []string { return sh("trap 'exit 0' TERM; while :; do sleep 0.1; 
 // containerStatus is what the tests read of crictl inspect.
 type containerStatus struct {
 	Status struct {
-		ID, State, Reason, Message, ImageRef, LogPath string
-		ExitCode                                      int
-		Image                                         struct{ Image string }
-		CreatedAt, StartedAt, FinishedAt              string
-		Labels                                        map[string]string
-		Metadata                                      struct{ Name string }
-		Mounts                                        []struct{ ContainerPath, HostPath string }
+		ID, State, Reason, Message       string
+		ImageRef, ImageID, LogPath       string
+		ExitCode                         int
+		Image                            struct{ Image string }
+		CreatedAt, StartedAt, FinishedAt string
+		Labels                           map[string]string
+		Metadata                         struct{ Name string }
+		Mounts                           []struct{ ContainerPath, HostPath string }
 	}
 	Info map[string]any
 }

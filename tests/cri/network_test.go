@@ -39,6 +39,7 @@ func TestNetwork(t *testing.T) {
 	address := web.ip()
 
 	t.Run("pod to pod", func(t *testing.T) {
+		n := n.For(t)
 		if address == client.ip() || net.ParseIP(address) == nil {
 			t.Fatalf("addresses %q and %q", address, client.ip())
 		}
@@ -51,6 +52,7 @@ func TestNetwork(t *testing.T) {
 		})
 	})
 	t.Run("pod to the world", func(t *testing.T) {
+		n := n.For(t)
 		host := hostAddress(t)
 		l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
 		if err != nil {
@@ -63,10 +65,12 @@ func TestNetwork(t *testing.T) {
 		expect(t, "page", n.Crictl("exec", "-s", id, "wget", "-qO-", "-T", "5", server.URL), "the world")
 	})
 	t.Run("dns_config", func(t *testing.T) {
+		n := n.For(t)
 		out := n.Crictl("exec", "-s", id, "cat", "/etc/resolv.conf")
 		expect(t, "resolv.conf", out, "nameserver 10.99.0.10", "search tests.svc.cluster.local", "options ndots:5")
 	})
 	t.Run("host's DNS", func(t *testing.T) {
+		n := n.For(t)
 		out := n.Crictl("exec", "-s", webContainer, "cat", "/etc/resolv.conf")
 		expect(t, "resolv.conf", out, "nameserver ")
 		if strings.Contains(out, "nameserver 127.") {
@@ -74,6 +78,7 @@ func TestNetwork(t *testing.T) {
 		}
 	})
 	t.Run("hosts", func(t *testing.T) {
+		n := n.For(t)
 		out := n.Crictl("exec", "-s", id, "cat", "/etc/hosts")
 		expect(t, "hosts", out, "127.0.0.1", "localhost")
 	})
@@ -81,6 +86,7 @@ func TestNetwork(t *testing.T) {
 		expect(t, "page", get(t, fmt.Sprintf("http://127.0.0.1:%d/", port)), "Welcome to nginx")
 	})
 	t.Run("host port keeps the client's address", func(t *testing.T) {
+		n := n.For(t)
 		eventually(t, "access log", func() error {
 			log := n.Crictl("logs", webContainer)
 			if !strings.Contains(log, "GET / HTTP/1.1\" 200") {
@@ -90,10 +96,12 @@ func TestNetwork(t *testing.T) {
 		})
 	})
 	t.Run("host port from inside the node", func(t *testing.T) {
+		n := n.For(t)
 		out := n.Enter("bash", "-c", fmt.Sprintf("exec 3<>/dev/tcp/127.0.0.1/%d; printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3", port))
 		expect(t, "page", out, "Welcome to nginx")
 	})
 	t.Run("host port is free again", func(t *testing.T) {
+		n := n.For(t)
 		n.Crictl("stopp", web.id)
 		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err != nil {
@@ -102,14 +110,16 @@ func TestNetwork(t *testing.T) {
 		l.Close()
 	})
 	t.Run("host network", func(t *testing.T) {
-		host := runPod(t, n, "hostnet", nil, obj{"linux": obj{"security_context": obj{"namespace_options": obj{"network": 2}}}})
-		id := host.run("c", sleeper(), obj{"linux": obj{"security_context": obj{"namespace_options": obj{"network": 2}}}})
+		n := n.For(t)
+		host := runPod(t, n, "hostnet", nil, obj{"linux": linux(obj{"network": 2, "pid": 1})})
+		id := host.in(n).run("c", sleeper(), obj{"linux": linux(obj{"network": 2, "pid": 1})})
 		inside := strings.TrimSpace(n.Enter("readlink", "/proc/self/ns/net"))
 		if got := n.Crictl("exec", "-s", id, "readlink", "/proc/self/ns/net"); got != inside {
 			t.Errorf("network namespace %s, the node's is %s", got, inside)
 		}
 	})
 	t.Run("host port taken", func(t *testing.T) {
+		n := n.For(t)
 		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err != nil {
 			t.Fatal(err)

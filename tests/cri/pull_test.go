@@ -2,6 +2,7 @@ package cri
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"net/http"
@@ -111,14 +112,9 @@ func TestPullOverTLS(t *testing.T) {
 
 // TestBadPulls: each has its error and its code, and leaves nothing in the store.
 func TestBadPulls(t *testing.T) {
-	corrupt := front(t, registry.FrontOptions{Fault: func(w http.ResponseWriter, r *http.Request) bool {
-		if r.Method != http.MethodGet || !strings.Contains(r.URL.Path, "/blobs/") || strings.Contains(r.URL.Path, "/uploads/") {
-			return false
-		}
-		w.Header().Set("Content-Type", "application/octet-stream")
-		w.Write([]byte("\x1f\x8b these are not the bytes that you are looking for"))
-		return true
-	}})
+	config, layer := blobsOf(t, busybox)
+	corruptConfig := front(t, registry.FrontOptions{Fault: otherBytes(config)})
+	corruptLayer := front(t, registry.FrontOptions{Fault: otherBytes(layer)})
 	broken := front(t, registry.FrontOptions{Fault: func(w http.ResponseWriter, r *http.Request) bool {
 		http.Error(w, "out of order", http.StatusInternalServerError)
 		return true
@@ -134,7 +130,7 @@ func TestBadPulls(t *testing.T) {
 	t.Cleanup(func() { close(release) })
 	healthy := front(t, registry.FrontOptions{})
 	n := node.Start(t, node.Options{
-		Registries: insecure(corrupt, broken, hanging, healthy) + "[[registry]]\nlocation = \"127.0.0.1:1\"\ninsecure = true\n",
+		Registries: insecure(corruptConfig, corruptLayer, broken, hanging, healthy) + "[[registry]]\nlocation = \"127.0.0.1:1\"\ninsecure = true\n",
 		Config:     "[images]\npull_timeout = \"2s\"\n",
 	})
 	cri := n.CRI()
@@ -148,7 +144,8 @@ func TestBadPulls(t *testing.T) {
 		{"no such tag", healthy.Addr + "/docker.io/library/busybox:none", codes.NotFound, []string{"busybox:none"}},
 		{"not a reference", "Not A Reference!", codes.InvalidArgument, []string{"Not A Reference!"}},
 		{"empty", "", codes.InvalidArgument, nil},
-		{"corrupt layer", corrupt.Addr + path, codes.DataLoss, []string{corrupt.Addr}},
+		{"corrupt config", corruptConfig.Addr + path, codes.DataLoss, []string{corruptConfig.Addr, "digest"}},
+		{"corrupt layer", corruptLayer.Addr + path, codes.DataLoss, []string{corruptLayer.Addr}},
 		// Unknown, with the word that the kubelet knows in front of the message.
 		{"registry answers 500", broken.Addr + path, codes.Unknown, []string{"RegistryUnavailable", "500"}},
 		{"registry hangs", hanging.Addr + path, codes.Unknown, []string{"RegistryUnavailable"}},
@@ -177,10 +174,48 @@ func TestBadPulls(t *testing.T) {
 	storeIsEmpty(t, n)
 }
 
+// blobsOf returns the digests of an image's configuration and first layer.
+func blobsOf(t *testing.T, image string) (config, layer string) {
+	t.Helper()
+	repository, tag, _ := strings.Cut(image, ":")
+	req, err := http.NewRequest(http.MethodGet, "http://"+node.Registry(t)+"/v2/"+repository+"/manifests/"+tag, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Accept", "application/vnd.oci.image.manifest.v1+json")
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	var manifest struct {
+		Config struct{ Digest string }
+		Layers []struct{ Digest string }
+	}
+	if err := json.NewDecoder(res.Body).Decode(&manifest); err != nil || len(manifest.Layers) == 0 {
+		t.Fatalf("manifest of %s: %+v, %v", image, manifest, err)
+	}
+	return manifest.Config.Digest, manifest.Layers[0].Digest
+}
+
+// otherBytes answers a request for one blob by something else.
+func otherBytes(digest string) func(http.ResponseWriter, *http.Request) bool {
+	return func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Method != http.MethodGet || !strings.HasSuffix(r.URL.Path, "/blobs/"+digest) {
+			return false
+		}
+		w.Header().Set("Content-Type", "application/octet-stream")
+		w.Write([]byte("\x1f\x8b these are not the bytes that you are looking for"))
+		return true
+	}
+}
+
 // storeIsEmpty checks that no blob or layer is on the disk.
 func storeIsEmpty(t *testing.T, n *node.Node) {
 	t.Helper()
-	out := n.Enter("find", n.DataDir, n.Home+"/.cache", "/var/tmp", "-type", "f", "-size", "+100k", "!", "-name", "state.db")
+	// The daemon's user is root there, over all subordinate users.
+	out := n.Enter("sh", "-c", `find "$@" -type f -size +100k ! -name state.db 2>/dev/null; true`, "sh",
+		n.DataDir, n.Home+"/.cache", n.Home+"/.local", os.Getenv("TMPDIR"), n.XDG)
 	if out != "" {
 		t.Errorf("on the disk without an image:\n%s", out)
 	}

@@ -111,6 +111,7 @@ func TestStreams(t *testing.T) {
 	id := p.run("main", sleeper())
 
 	t.Run("exec", func(t *testing.T) {
+		n := n.For(t)
 		s := start(t, n, "exec", "-i", id, "sh", "-c", "read line; echo \"read $line\"; echo err >&2; exit 9")
 		s.say("first\n")
 		s.waitFor("read first")
@@ -120,6 +121,7 @@ func TestStreams(t *testing.T) {
 		}
 	})
 	t.Run("exec reads to the end of input", func(t *testing.T) {
+		n := n.For(t)
 		s := start(t, n, "exec", "-i", id, "wc", "-c")
 		s.say(strings.Repeat("x", 300000))
 		s.in.Close()
@@ -129,6 +131,7 @@ func TestStreams(t *testing.T) {
 		}
 	})
 	t.Run("exec on a terminal", func(t *testing.T) {
+		n := n.For(t)
 		s := startTerminal(t, n, "exec", "-it", id, "sh")
 		s.say("tty; stty size\n")
 		s.waitFor("/dev/pts/")
@@ -139,6 +142,7 @@ func TestStreams(t *testing.T) {
 		}
 	})
 	t.Run("a client that goes away ends its command", func(t *testing.T) {
+		n := n.For(t)
 		s := start(t, n, "exec", "-i", id, "sleep", "8642")
 		isThere := func(want bool) func() error {
 			return func() error {
@@ -154,7 +158,8 @@ func TestStreams(t *testing.T) {
 		eventually(t, "the command is gone", isThere(false))
 	})
 	t.Run("attach", func(t *testing.T) {
-		id := p.run("echoer", sh("while read line; do echo \"you said $line\"; done"), obj{"stdin": true})
+		n := n.For(t)
+		id := p.in(n).run("echoer", sh("while read line; do echo \"you said $line\"; done"), obj{"stdin": true})
 		s := start(t, n, "attach", "-i", id)
 		time.Sleep(300 * time.Millisecond) // output before the attachment is in the log alone
 		s.say("hello\n")
@@ -167,7 +172,8 @@ func TestStreams(t *testing.T) {
 		expect(t, "logs", n.Crictl("logs", id), "you said hello")
 	})
 	t.Run("attach on a terminal", func(t *testing.T) {
-		id := p.run("terminal", []string{"sh"}, obj{"stdin": true, "tty": true})
+		n := n.For(t)
+		id := p.in(n).run("terminal", []string{"sh"}, obj{"stdin": true, "tty": true})
 		s := startTerminal(t, n, "attach", "-it", id)
 		s.say("echo $((6*7)); stty size\n")
 		s.waitFor("42")
@@ -179,7 +185,8 @@ func TestStreams(t *testing.T) {
 		s.end()
 	})
 	t.Run("logs -f", func(t *testing.T) {
-		id := p.run("counter", sh("for i in 1 2 3; do echo line $i; sleep 0.3; done"))
+		n := n.For(t)
+		id := p.in(n).run("counter", sh("for i in 1 2 3; do echo line $i; sleep 0.3; done"))
 		s := start(t, n, "logs", "-f", id)
 		s.waitFor("line 1")
 		s.waitFor("line 3")
@@ -187,8 +194,8 @@ func TestStreams(t *testing.T) {
 			t.Errorf("logs -f of a container that has ended: exit code %d: %s", code, s.text())
 		}
 	})
-	t.Run("logs reopened", func(t *testing.T) { reopen(t, n, p) })
-	t.Run("port-forward", func(t *testing.T) { portForward(t, n, p) })
+	t.Run("logs reopened", func(t *testing.T) { reopen(t, n.For(t), p.in(n.For(t))) })
+	t.Run("port-forward", func(t *testing.T) { portForward(t, n.For(t), p.in(n.For(t))) })
 }
 
 // reopen moves the log away, as the kubelet does to rotate it.

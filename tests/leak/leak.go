@@ -43,19 +43,31 @@ func Left(before Snapshot, take func() Snapshot) []string {
 }
 
 // Host looks at the machine, at what can be this user's: all descendants of this
-// process, mounts that a user can make or that lie below dirs, listening sockets
-// of the user, and temporary files of the user and its subordinate users. Node
+// process and the ports that they listen on, mounts that a user can make or that
+// lie below dirs, and temporary files of the user and its subordinate users. Node
 // directories themselves (dirs) are for their owner to remove.
 func Host(dirs ...string) Snapshot {
 	s := Snapshot{}
+	sockets := map[string]bool{}
 	for _, p := range descendants(os.Getpid()) {
 		s[fmt.Sprintf("process %d@%s", p.pid, p.start)] = p.words()
+		links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", p.pid))
+		for _, link := range links {
+			if target, err := os.Readlink(link); err == nil && strings.HasPrefix(target, "socket:[") {
+				sockets[strings.TrimSuffix(target[len("socket:["):], "]")] = true
+			}
+		}
 	}
 	s.hostMounts(dirs)
-	for _, file := range []string{"tcp", "tcp6", "udp", "udp6"} {
-		data, err := os.ReadFile("/proc/self/net/" + file)
-		if err == nil {
-			s.listeners(file, string(data), os.Getuid())
+	for _, table := range tables {
+		data, err := os.ReadFile("/proc/self/net/" + table)
+		if err != nil {
+			continue
+		}
+		for _, l := range listeners(table, string(data)) {
+			if sockets[l.inode] {
+				s[fmt.Sprintf("port %s %s:%d", table, l.host, l.port)] = ""
+			}
 		}
 	}
 	s.temporary()
@@ -79,12 +91,19 @@ func (s Snapshot) hostMounts(dirs []string) {
 	}
 }
 
-// listeners adds the sockets in a /proc/net table that wait for a peer. uid -1 is
-// anyone.
-func (s Snapshot) listeners(table, data string, uid int) {
+var tables = []string{"tcp", "tcp6", "udp", "udp6"}
+
+type listener struct {
+	host  string // in the table's own notation
+	port  uint64
+	inode string
+}
+
+// listeners returns the sockets in a /proc/net table that wait for a peer.
+func listeners(table, data string) (all []listener) {
 	for line := range strings.Lines(data) {
 		f := strings.Fields(line)
-		if len(f) < 8 || (uid >= 0 && f[7] != strconv.Itoa(uid)) {
+		if len(f) < 10 {
 			continue
 		}
 		// 0A is LISTEN; an unconnected UDP socket is in state 07.
@@ -93,8 +112,9 @@ func (s Snapshot) listeners(table, data string, uid int) {
 		}
 		host, port, _ := strings.Cut(f[1], ":")
 		n, _ := strconv.ParseUint(port, 16, 16)
-		s[fmt.Sprintf("port %s %s:%d", table, host, n)] = ""
+		all = append(all, listener{host, n, f[9]})
 	}
+	return all
 }
 
 // temporary adds files in the usual places that belong to this user or one of its
@@ -270,7 +290,10 @@ func Node(inside Output, runDir string) (Snapshot, error) {
 func (s Snapshot) section(name, body string) {
 	switch name {
 	case "tcp", "tcp6", "udp", "udp6":
-		s.listeners(name, body, -1)
+		// A server that was started again has taken another streaming port.
+		for i, l := range listeners(name, body) {
+			s[fmt.Sprintf("port %s, number %d", name, i+1)] = fmt.Sprintf("(%s:%d)", l.host, l.port)
+		}
 		return
 	case "processes":
 		s.processes(body)

@@ -31,14 +31,27 @@ func TestHostSeesWhatIsLeft(t *testing.T) {
 	cmd.Process.Kill()
 	cmd.Wait()
 
+	// A child that listens; the test's own sockets are its own affair.
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, port, _ := net.SplitHostPort(l.Addr().String())
+	file, err := l.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	child := exec.Command("sleep", "97532")
+	child.ExtraFiles = []*os.File{file}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
 	if !has("port", "tcp 0100007F:"+port) {
 		t.Error("a listening port was not seen")
 	}
+	child.Process.Kill()
+	child.Wait()
+	file.Close()
 	l.Close()
 
 	dir, err := os.MkdirTemp("/var/tmp", "leak")

@@ -25,7 +25,6 @@ type Options struct {
 	Registries string   // registries.conf; "" is registry.Conf of Registry
 	Prefix     []string // a command to run the daemon by, such as unshare
 	Env        []string // more environment for the daemon
-	NoLeaks    bool     // the test itself breaks things: no comparison at the end
 }
 
 // Node is a running daemon, and where to find it.
@@ -81,9 +80,20 @@ func Prepare(t testing.TB, o Options) *Node {
 	if o.Config != "" {
 		n.WriteHome(".config/subpod/subpod.toml", o.Config)
 	}
+	// The whole suite can be run with another driver or runtime handler.
+	if extra := os.Getenv("SUBPOD_TEST_CONFIG"); extra != "" {
+		n.WriteHome(".config/subpod/subpod.toml.d/test.toml", extra)
+	}
 	n.before = leak.Host(n.XDG, n.Dir)
 	t.Cleanup(n.cleanUp)
 	return n
+}
+
+// For returns the same node for a subtest, which is the one that fails then.
+func (n *Node) For(t testing.TB) *Node {
+	sub := *n
+	sub.t = t
+	return &sub
 }
 
 func mkdirTemp(t testing.TB, base string) string {
@@ -130,11 +140,11 @@ func (n *Node) Run() {
 		}
 		select {
 		case <-n.done:
-			n.t.Fatalf("the daemon ended: %v\n%s", n.exit, n.Log())
+			n.t.Fatalf("the daemon ended: %v", n.exit)
 		case <-time.After(50 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
-			n.t.Fatalf("the daemon does not serve after %v: %v\n%s", StartTimeout, err, n.Log())
+			n.t.Fatalf("the daemon does not serve after %v: %v", StartTimeout, err)
 		}
 	}
 }
@@ -165,6 +175,7 @@ func (n *Node) Launch(args ...string) {
 func (n *Node) Wait(timeout time.Duration) error {
 	select {
 	case <-n.done:
+		n.stopped = true
 		return n.exit
 	case <-time.After(timeout):
 		return fmt.Errorf("the daemon still runs after %v", timeout)
@@ -174,15 +185,18 @@ func (n *Node) Wait(timeout time.Duration) error {
 // PID of the daemon's first process.
 func (n *Node) PID() int { return n.cmd.Process.Pid }
 
-// Stop ends the daemon by SIGTERM and compares what is left with what was there
-// before.
+// Stop ends the daemon by SIGTERM, if it still runs, and compares what is left
+// with what was there before.
 func (n *Node) Stop() {
 	n.t.Helper()
 	if n.stopped || n.cmd == nil {
 		return
 	}
-	n.stopped = true
-	if err := n.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	pid := n.cmd.Process.Pid
+	if len(n.opts.Prefix) > 0 {
+		pid = -pid // the command in front of the daemon may not pass signals on
+	}
+	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
 		n.t.Errorf("SIGTERM to the daemon: %v", err)
 	}
 	if err := n.Wait(30 * time.Second); err != nil {
@@ -190,17 +204,21 @@ func (n *Node) Stop() {
 		n.cmd.Process.Kill()
 		<-n.done
 	}
-	if !n.opts.NoLeaks {
-		for _, left := range leak.Left(n.before, func() leak.Snapshot { return leak.Host(n.XDG, n.Dir) }) {
-			n.t.Errorf("left behind by the node: %s", left)
-		}
+	n.checkLeaks()
+}
+
+func (n *Node) checkLeaks() {
+	n.t.Helper()
+	for _, left := range leak.Left(n.before, func() leak.Snapshot { return leak.Host(n.XDG, n.Dir) }) {
+		n.t.Errorf("left behind by the node: %s", left)
 	}
 }
 
 func (n *Node) cleanUp() {
 	n.Stop()
+	n.checkLeaks()
 	if n.t.Failed() && n.log != nil {
-		n.t.Logf("the daemon's log:\n%s", n.Log())
+		n.t.Logf("the end of the daemon's log:\n%s", n.Log())
 	}
 	leak.KillDescendants(n.before)
 	for _, dir := range []string{n.Dir, n.XDG} {
@@ -275,7 +293,7 @@ func (n *Node) output(name string, args ...string) (string, error) {
 	return stdout.String(), err
 }
 
-// log keeps the last 64 KiB.
+// log keeps the last 16 KiB.
 type log struct {
 	mu  sync.Mutex
 	buf []byte
@@ -285,7 +303,7 @@ func (l *log) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.buf = append(l.buf, p...)
-	if over := len(l.buf) - 64<<10; over > 0 {
+	if over := len(l.buf) - 16<<10; over > 0 {
 		l.buf = l.buf[over:]
 	}
 	return len(p), nil
