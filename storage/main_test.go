@@ -158,9 +158,7 @@ func processesNaming(text string) []string {
 	return found
 }
 
-// pinnedID makes a container ID for tests.
+// containerID makes a container ID for tests.
 func containerID(n byte) string {
 	return strings.Repeat(string([]byte{"0123456789abcdef"[n>>4], "0123456789abcdef"[n&15]}), 32)
 }
-
-func runChild(mode string) int { return 2 }

@@ -45,7 +45,11 @@ func (m overlayMount) mountNative() error {
 		// The writable layer of a container never outlives the machine.
 		extra = append(extra, "volatile")
 		// Left by a mount that was not undone; the kernel refuses it otherwise.
-		if err := os.RemoveAll(filepath.Join(m.work, "work", "incompat", "volatile")); err != nil {
+		work := m.work
+		if !filepath.IsAbs(work) {
+			work = filepath.Join(m.base, work)
+		}
+		if err := os.RemoveAll(filepath.Join(work, "work", "incompat", "volatile")); err != nil {
 			return err
 		}
 	}

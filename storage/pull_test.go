@@ -252,17 +252,17 @@ func TestPullHostile(t *testing.T) {
 		hook func(http.ResponseWriter, *http.Request) bool
 		want error
 	}{
-		"500 everywhere":            {status(any, 500), ErrRegistryUnavailable},
-		"500 manifest":              {status(isManifest, 500), ErrRegistryUnavailable},
-		"503 blob":                  {status(isBlob, 503), ErrRegistryUnavailable},
-		"404 manifest":              {status(isManifest, 404), ErrImageNotFound},
-		"403 manifest":              {status(isManifest, 403), ErrUnauthorized},
-		"hang everywhere":           {hang(any, nil), ErrRegistryUnavailable},
-		"hang before blob":          {hang(isBlob, nil), ErrRegistryUnavailable},
-		"hang in blob":              {hang(isBlob, good[:len(good)/2]), ErrRegistryUnavailable},
-		"wrong digest":              {body(wrong, len(wrong)), ErrCorrupt},
+		"500 everywhere":    {status(any, 500), ErrRegistryUnavailable},
+		"500 manifest":      {status(isManifest, 500), ErrRegistryUnavailable},
+		"503 blob":          {status(isBlob, 503), ErrRegistryUnavailable},
+		"404 manifest":      {status(isManifest, 404), ErrImageNotFound},
+		"403 manifest":      {status(isManifest, 403), ErrUnauthorized},
+		"hang everywhere":   {hang(any, nil), ErrRegistryUnavailable},
+		"hang before blob":  {hang(isBlob, nil), ErrRegistryUnavailable},
+		"hang in blob":      {hang(isBlob, good[:len(good)/2]), ErrRegistryUnavailable},
+		"wrong digest":      {body(wrong, len(wrong)), ErrCorrupt},
 		"truncated at once": {body(good[:len(good)/2], len(good)), ErrRegistryUnavailable},
-		"truncated blob":   {body(good[:len(good)/2], len(good)/2), ErrCorrupt},
+		"truncated blob":    {body(good[:len(good)/2], len(good)/2), ErrCorrupt},
 		"manifest is junk": {func(w http.ResponseWriter, r *http.Request) bool {
 			if isManifest(r) {
 				w.Header().Set("Content-Type", v1.MediaTypeImageManifest)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -106,6 +107,9 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 		return nil, err
 	}
 	forwardLogrus(o.Log)
+	// Descriptors that this process was itself left with by whoever started it
+	// must not live on in fuse-overlayfs. (Before Linux 5.11 they do.)
+	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
 	s := &Store{
 		opts: o, log: o.Log, own: filepath.Join(o.Root, "subpod"),
 		pinned: pinnedNames(o.Pinned, o.Log), facts: map[string]*facts{},

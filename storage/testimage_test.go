@@ -157,9 +157,9 @@ func sample(t testing.TB, mark string) built {
 			Labels: map[string]string{"mark": mark}, WorkingDir: "/srv"},
 		layers: []layer{
 			{"etc": {typeflag: tar.TypeDir}, "etc/mark": {content: mark}, "etc/gone": {content: "deleted above"},
-				"data": {typeflag: tar.TypeDir, mode: 0o750, uid: 1002, gid: 1003},
+				"data":     {typeflag: tar.TypeDir, mode: 0o750, uid: 1002, gid: 1003},
 				"data/old": {content: "hidden by an opaque directory"}, "data/owned": {content: "x", uid: 1002, gid: 1003, mode: 0o600},
-				"bin": {typeflag: tar.TypeDir}, "bin/sh": {content: "#!", mode: 0o4755}, "bin/ash": {typeflag: tar.TypeLink, link: "bin/sh"}},
+				"bin": {typeflag: tar.TypeDir}, "bin/sh": {content: "#!", mode: 0o4755}, "bin/zsh": {typeflag: tar.TypeLink, link: "bin/sh", mode: 0o4755}},
 			{"etc/.wh.gone": {}, "data": {typeflag: tar.TypeDir, mode: 0o750, uid: 1002, gid: 1003}, "data/.wh..wh..opq": {},
 				"data/new": {content: "new", uid: 65533, gid: 65533}, "lib": {typeflag: tar.TypeSymlink, link: "usr/lib"}},
 		},

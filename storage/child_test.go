@@ -1,0 +1,87 @@
+package storage
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+)
+
+// childOrder tells a re-executed test binary what to do with a store. It stands
+// for a server that will be killed.
+type childOrder struct {
+	Options Options
+	Rootfs  RootfsSpec
+	Pull    string
+	Load    string
+}
+
+// runChild does what the order in the environment says and then waits to be
+// killed.
+func runChild(order string) int {
+	var o childOrder
+	if err := json.Unmarshal([]byte(order), &o); err != nil {
+		fmt.Println("error", err)
+		return 1
+	}
+	o.Options.Log = slog.New(slog.DiscardHandler)
+	s, err := Open(context.Background(), o.Options)
+	if err != nil {
+		fmt.Println("error", err)
+		return 1
+	}
+	if o.Load != "" {
+		_, err = s.Load(context.Background(), o.Load)
+		s.Close()
+		fmt.Println("ready")
+	} else if o.Pull != "" {
+		fmt.Println("ready")
+		_, err = s.Pull(context.Background(), PullRequest{Ref: o.Pull})
+	} else {
+		var r Rootfs
+		r, err = s.CreateRootfs(context.Background(), o.Rootfs)
+		fmt.Println("ready", r.Path)
+	}
+	if err != nil {
+		fmt.Println("error", err)
+		return 1
+	}
+	time.Sleep(time.Hour)
+	return 0
+}
+
+// startChild starts a process that carries out order, and returns what it says
+// once it is ready and the function that kills it with SIGKILL.
+func startChild(t *testing.T, order childOrder) (said string, kill func()) {
+	t.Helper()
+	order.Options.Log = nil
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), childMode+"="+string(mustJSON(t, order)))
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	kill = func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	}
+	t.Cleanup(kill)
+	timer := time.AfterFunc(20*time.Second, kill)
+	line, err := bufio.NewReader(out).ReadString('\n')
+	timer.Stop()
+	word, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
+	if err != nil || word != "ready" {
+		t.Fatalf("child said %q, %v", line, err)
+	}
+	return rest, kill
+}
