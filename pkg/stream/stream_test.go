@@ -119,9 +119,15 @@ func runTTY(c *exec.Cmd, s Streams) error {
 	if err != nil {
 		return err
 	}
+	raw, err := ptmx.SyscallConn() // which a Close in between does not harm
+	if err != nil {
+		return err
+	}
 	go func() {
 		for size := range s.Resize {
-			_ = unix.IoctlSetWinsize(int(ptmx.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Col: size.Width, Row: size.Height})
+			_ = raw.Control(func(fd uintptr) {
+				_ = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Col: size.Width, Row: size.Height})
+			})
 		}
 	}()
 	if s.Stdin != nil {
