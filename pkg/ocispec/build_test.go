@@ -62,6 +62,15 @@ func TestInvalid(t *testing.T) {
 		"permissions": func(in *Input) {
 			in.Container.Devices = []*runtimeapi.Device{{HostPath: "/dev/null", Permissions: "x"}}
 		},
+		"is not below": func(in *Input) {
+			in.Host.DevRoot = "/dev"
+			in.Container.Devices = []*runtimeapi.Device{{HostPath: "/", ContainerPath: "/x"}}
+		},
+		"is not a regular file": func(in *Input) {
+			fifo := filepath.Join(in.Rootfs, "fifo")
+			must(t, syscall.Mkfifo(fifo, 0o600))
+			seccomp(2, fifo)(in)
+		},
 		"not an absolute path":     seccomp(2, "relative.json"),
 		"no such file":             seccomp(2, "/no/such.json"),
 		"with a localhost_ref":     seccomp(0, "/x"),

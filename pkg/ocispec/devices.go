@@ -13,8 +13,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxDevices bounds how many device nodes one directory or the host's /dev gives.
-const maxDevices = 1024
+// maxDevices bounds how many device nodes one directory or the host's /dev gives,
+// maxEntries how many files are looked at for them.
+const (
+	maxDevices = 1024
+	maxEntries = 1 << 14
+)
 
 // devices binds host devices: mknod(2) needs real root. What a bound device lets
 // the container do is what the daemon's user may do with it; the device cgroup that
@@ -54,6 +58,9 @@ func (b *builder) device(host, dst string) error {
 		return invalid("device %s: %w", dst, err)
 	}
 	if info.IsDir() {
+		if root := b.Host.DevRoot; root == "" || !strings.HasPrefix(src+"/", root+"/") {
+			return invalid("device directory %s is not below %s", host, root)
+		}
 		found, err := deviceNodes(src)
 		if err != nil {
 			return invalid("device directory %s: %w", host, err)
@@ -114,7 +121,9 @@ func deviceNodes(dir string) ([]string, error) {
 	if dir == "" {
 		return nil, nil
 	}
+	seen := 0
 	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+		seen++
 		switch {
 		case errors.Is(err, os.ErrPermission) || errors.Is(err, os.ErrNotExist):
 			return nil
@@ -125,7 +134,7 @@ func deviceNodes(dir string) ([]string, error) {
 		case d.Type()&fs.ModeDevice != 0:
 			out = append(out, p)
 		}
-		if len(out) > maxDevices {
+		if len(out) >= maxDevices || seen >= maxEntries {
 			return fs.SkipAll
 		}
 		return nil

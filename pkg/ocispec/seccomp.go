@@ -3,17 +3,18 @@ package ocispec
 import (
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
 	mobyseccomp "github.com/moby/profiles/seccomp"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/ocispec/seccompbpf"
@@ -33,7 +34,7 @@ type SeccompCache struct {
 }
 
 type seccompEntry struct {
-	profile []byte // JSON of specs.LinuxSeccomp: each container gets its own copy
+	profile *specs.LinuxSeccomp // nil: an empty profile; shared, so read only
 	bpf     string
 }
 
@@ -77,12 +78,15 @@ func (b *builder) seccomp() error {
 	if err != nil {
 		return invalid("seccomp profile %s: %w", ref, err)
 	}
-	if string(entry.profile) == "null" {
-		return nil // an empty profile
+	if entry.profile == nil {
+		return nil
 	}
 	b.out.SeccompBPF = entry.bpf
-	b.spec.Linux.Seccomp = &specs.LinuxSeccomp{}
-	return json.Unmarshal(entry.profile, b.spec.Linux.Seccomp)
+	own := *entry.profile
+	own.Syscalls = slices.Clone(own.Syscalls)
+	own.Architectures = slices.Clone(own.Architectures)
+	b.spec.Linux.Seccomp = &own
+	return nil
 }
 
 // get resolves and compiles a profile; empty content means the built-in default.
@@ -112,21 +116,17 @@ func (c *SeccompCache) get(content []byte, bounding []string) (seccompEntry, err
 func resolveProfile(content []byte, bounding []string) (seccompEntry, error) {
 	// The profile's conditions look at the bounding set only.
 	subject := &specs.Spec{Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{Bounding: bounding}}}
-	var resolved *specs.LinuxSeccomp
+	var e seccompEntry
 	var err error
 	if len(content) == 0 {
-		resolved, err = mobyseccomp.GetDefaultProfile(subject)
+		e.profile, err = mobyseccomp.GetDefaultProfile(subject)
 	} else {
-		resolved, err = mobyseccomp.LoadProfile(string(content), subject)
+		e.profile, err = mobyseccomp.LoadProfile(string(content), subject)
 	}
-	if err != nil {
-		return seccompEntry{}, err
-	}
-	var e seccompEntry
-	if e.profile, err = json.Marshal(resolved); err != nil || resolved == nil {
+	if err != nil || e.profile == nil {
 		return e, err
 	}
-	bpf, err := seccompbpf.Compile(resolved)
+	bpf, err := seccompbpf.Compile(e.profile)
 	if errors.Is(err, seccompbpf.ErrUnsupported) {
 		return e, nil
 	}
@@ -135,7 +135,7 @@ func resolveProfile(content []byte, bounding []string) (seccompEntry, error) {
 }
 
 func readProfile(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO must not block
 	if err != nil {
 		return nil, fmt.Errorf("seccomp profile: %w", err)
 	}
