@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -234,37 +233,7 @@ func (b *Bridge) bridgeLink() (netlink.Link, error) {
 	if err := rt.LinkSetUp(link); err != nil {
 		return nil, fmt.Errorf("bring up bridge %s: %w", b.name, err)
 	}
-	return link, b.keepCarrier(link)
-}
-
-// keepCarrier gives the bridge a port that is always up. Without one, it loses
-// its carrier with the last pod, and the kernel takes up to a second to notice
-// that the next pod brings it back; until then the bridge drops packets.
-func (b *Bridge) keepCarrier(bridge netlink.Link) error {
-	attrs := netlink.NewLinkAttrs()
-	attrs.MTU, attrs.Flags = b.mtu, net.FlagUp
-	port := &netlink.Veth{LinkAttrs: attrs}
-	port.Name, port.PeerName = b.carrierNames()
-	if err := b.links.rt.LinkAdd(port); err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("make carrier port of bridge %s: %w", b.name, err)
-	}
-	for _, name := range []string{port.Name, port.PeerName} {
-		link, err := b.links.rt.LinkByName(name)
-		if err == nil && name == port.PeerName {
-			// Else it would answer for the gateway with its own hardware address.
-			err = b.links.rt.LinkSetARPOff(link)
-		}
-		if err == nil {
-			err = b.links.rt.LinkSetUp(link)
-		}
-		if err == nil && name == port.Name && link.Attrs().MasterIndex != bridge.Attrs().Index {
-			err = b.links.rt.LinkSetMasterByIndex(link, bridge.Attrs().Index)
-		}
-		if err != nil {
-			return fmt.Errorf("set up carrier port %s: %w", name, err)
-		}
-	}
-	return nil
+	return link, nil
 }
 
 // addGateways gives the bridge its address in each subnet. b.mu is held.
@@ -284,13 +253,6 @@ func (b *Bridge) addGateways(subnets []netip.Prefix) error {
 		}
 	}
 	return nil
-}
-
-// carrierNames returns the names of the port that is always up and of its peer,
-// which leads nowhere.
-func (b *Bridge) carrierNames() (port, peer string) {
-	stem := b.name[:min(len(b.name), unix.IFNAMSIZ-3)]
-	return stem + "-c", stem + "-d"
 }
 
 // uplinkMTU returns the MTU of the default route's interface, or the biggest that

@@ -65,6 +65,9 @@ func (b *Bridge) connect(ctx context.Context, pod netns.Pod, p *podNet) (netns.R
 	if err := b.limitIngress(pod, mtu); err != nil {
 		return netns.Result{}, err
 	}
+	if err := b.awaitLink(ctx, vethName(pod.ID), ifindex); err != nil {
+		return netns.Result{}, err
+	}
 	result := resultOf(prefixes, mtu)
 	result.MAC = mac.String()
 	if err := b.publish(ctx, pod, result.IPs, p); err != nil {

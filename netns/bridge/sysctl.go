@@ -27,11 +27,6 @@ func (b *Bridge) sysctls() error {
 	if ipv6Off("all") {
 		return nil
 	}
-	for _, name := range carrierEnds(b) {
-		if err := setSysctl("net/ipv6/conf/"+name+"/disable_ipv6", 1); err != nil {
-			b.log.Debug("IPv6 stays on for a carrier port", "interface", name, "error", err)
-		}
-	}
 	// A router ignores router advertisements, unless told not to (value 2).
 	links, err := net.Interfaces()
 	if err != nil {
@@ -52,11 +47,6 @@ func (b *Bridge) sysctls() error {
 		b.log.Warn("host ports will not answer on ::1", "error", err)
 	}
 	return nil
-}
-
-func carrierEnds(b *Bridge) []string {
-	port, peer := b.carrierNames()
-	return []string{port, peer}
 }
 
 // routeIPv6Loopback is what IPv6 has for route_localnet: a route for ::1 on the

@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/subpod/subpod/netns"
 	"github.com/vishvananda/netlink"
@@ -164,6 +166,37 @@ func (b *Bridge) enslave(link netlink.Link, ifindex int) error {
 		return err
 	}
 	return b.links.raw.setPort(link.Attrs().Index, hairpin())
+}
+
+// linkTimeout bounds the wait for a link that is up on both ends. Old kernels may
+// take a second (linkwatch.c limits the rate).
+const linkTimeout = 3 * time.Second
+
+// awaitLink returns when the pod's bridge port and the bridge pass packets. The
+// kernel brings a link into service a little after its carrier is there, and a
+// first packet that comes too early costs its sender a second. Since Linux 6.8,
+// asking for a link finishes that work at once (linkwatch_sync_dev).
+func (b *Bridge) awaitLink(ctx context.Context, port string, bridge int) error {
+	ctx, cancel := context.WithTimeout(ctx, linkTimeout)
+	defer cancel()
+	up := func(l netlink.Link, err error) (bool, error) {
+		return err == nil && l.Attrs().OperState == netlink.OperUp, err
+	}
+	for {
+		// In this order: the port gives the bridge its carrier.
+		ok, err := up(b.links.rt.LinkByName(port))
+		if ok {
+			ok, err = up(b.links.rt.LinkByIndex(bridge))
+		}
+		if ok || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("bridge port %s does not come up: %w", port, ctx.Err())
+		case <-time.After(time.Millisecond):
+		}
+	}
 }
 
 // address gives the pod's interface its addresses and default routes, and takes
