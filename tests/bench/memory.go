@@ -5,6 +5,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -35,9 +36,10 @@ func memory(n *node.Node) map[string]usage {
 func kindOf(pid int) string {
 	cmdline, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	args := strings.Split(string(cmdline), "\x00")
-	name := args[0][strings.LastIndexByte(args[0], '/')+1:]
+	exe, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	name := filepath.Base(strings.TrimSuffix(exe, " (deleted)"))
 	switch {
-	case name == "sh" || name == "sleep":
+	case name == "busybox" || name == "sh" || name == "sleep":
 		return "workload"
 	case strings.HasPrefix(name, "subpod") && len(args) > 1:
 		return name + " " + args[1]
