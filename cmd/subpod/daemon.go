@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
 
 	"github.com/subpod/subpod/pkg/config"
 	"github.com/subpod/subpod/rootless"
@@ -114,7 +115,9 @@ func newServer(flags *configFlags) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			slog.SetDefault(newLog(cfg, level))
+			log := newLog(cfg, level)
+			slog.SetDefault(log)
+			klog.SetSlogLogger(log) // of the streaming library
 			node, err := rootless.Load(cfg.Daemon.RunDir)
 			if err != nil {
 				return err
