@@ -8,9 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
-	"time"
-
-	"github.com/subpod/subpod/pkg/proc"
 )
 
 // Delete kills what is left of the container and removes the runtime's state,
@@ -58,18 +55,21 @@ func (f Facts) kill(ctx context.Context) error {
 	if f.PIDNamespace == "own" {
 		return nil // the kernel has ended the others together with init
 	}
-	for {
-		err := f.signalMembers(syscall.SIGKILL)
-		if errors.Is(err, proc.ErrGone) {
-			return nil
-		}
-		if err != nil {
+	for { // what forks while it is being killed is found the next time
+		members, err := f.members()
+		if err != nil || len(members) == 0 {
 			return err
 		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("wait for the container's processes to end: %w", ctx.Err())
-		case <-time.After(time.Millisecond):
+		for _, m := range members {
+			if err := ignoreGone(m.Signal(syscall.SIGKILL)); err != nil {
+				return err
+			}
+		}
+		// An exiting process leaves its namespace before it has ended.
+		for _, m := range members {
+			if err := m.Wait(ctx); err != nil {
+				return fmt.Errorf("wait for the container's process %d to end: %w", m.PID, err)
+			}
 		}
 	}
 }

@@ -203,7 +203,9 @@ func openFiles(t testing.TB) []string {
 	}
 	var files []string
 	for _, d := range entries {
-		if l, err := os.Readlink("/proc/self/fd/" + d.Name()); err == nil && !strings.HasPrefix(l, "/proc/") {
+		l, err := os.Readlink("/proc/self/fd/" + d.Name())
+		// Go's poller appears with its first use and stays.
+		if err == nil && !strings.HasPrefix(l, "/proc/") && l != "anon_inode:[eventpoll]" && l != "anon_inode:[eventfd]" {
 			files = append(files, l)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/moby/sys/mountinfo"
@@ -81,6 +82,11 @@ func (rt *runtime) command(args ...string) *exec.Cmd {
 // call runs the runtime to its end. A failure is a *RuntimeError.
 func (rt *runtime) call(ctx context.Context, op string, args ...string) error {
 	argv := rt.argv(append([]string{op}, args...)...)
+	if rt.crun {
+		// crun writes the state to a hook's stdin and dies of SIGPIPE if the hook
+		// ends without reading it. What is ignored stays so across execve(2).
+		argv = append([]string{"/bin/sh", "-c", `trap "" PIPE; exec "$@"`, "crun"}, argv...)
+	}
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Env = runtimeEnv("")
 	cmd.WaitDelay = time.Second
@@ -94,7 +100,11 @@ func (rt *runtime) call(ctx context.Context, op string, args ...string) error {
 	case ctx.Err() != nil:
 		return fmt.Errorf("%s %s: %w", rt.name, op, ctx.Err())
 	case errors.As(err, &exit):
-		return &RuntimeError{Op: op, Handler: rt.name, Message: runtimeWords(out.String()), ExitCode: exit.ExitCode()}
+		words := runtimeWords(out.String())
+		if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+			words = strings.TrimSpace(words + " (ended by signal: " + ws.Signal().String() + ")")
+		}
+		return &RuntimeError{Op: op, Handler: rt.name, Message: words, ExitCode: exit.ExitCode()}
 	}
 	return fmt.Errorf("run %s %s: %w", rt.path, op, err)
 }

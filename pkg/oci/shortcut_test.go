@@ -272,3 +272,27 @@ func TestUpdateWithoutCgroup(t *testing.T) {
 		t.Errorf("update: %v, want ErrNoCgroup", err)
 	}
 }
+
+// conmon ignores SIGPIPE; a container's command must not inherit that.
+func TestSIGPIPEIsNotIgnored(t *testing.T) {
+	eachHandler(t, func(t *testing.T, handler string) {
+		e := executor(t)
+		b := create(t, e, container{handler: handler}).start()
+		const show = `while read k v; do case $k in SigIgn:|SigBlk:) echo $k $v;; esac; done < /proc/self/status`
+		r, err := b.exec(0, sh(show)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		status, err := os.ReadFile(filepath.Join("/proc", itoa(b.facts.Init.PID), "status"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, line := range append(strings.Split(string(status), "\n"), strings.Split(string(r.Stdout), "\n")...) {
+			k, v, _ := strings.Cut(line, ":")
+			mask, err := strconv.ParseUint(strings.TrimSpace(v), 16, 64)
+			if (k == "SigIgn" || k == "SigBlk") && (err != nil || mask&(1<<(unix.SIGPIPE-1)) != 0) {
+				t.Errorf("%s", line)
+			}
+		}
+	})
+}
