@@ -50,8 +50,8 @@ type Executor struct {
 // New checks conmon and every handler, finds out which shortcuts each handler
 // allows and, where the mount namespace is ours to change, binds crun read-only
 // over itself (crun then skips copying itself on every call). It may be called
-// again in the same namespace: what is already there is kept. A handler whose
-// binary is missing is left out with a warning, as long as another is there.
+// again in the same namespace: what is already there is kept. A missing binary
+// is an error; the caller leaves out what it can do without.
 func New(ctx context.Context, o Options) (*Executor, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
@@ -84,23 +84,12 @@ func New(ctx context.Context, o Options) (*Executor, error) {
 	if len(o.Handlers) == 0 {
 		return nil, errors.New("no runtime handler is configured")
 	}
-	var missing []error
 	for name, h := range o.Handlers {
 		rt, err := newRuntime(ctx, name, h, o)
-		if errors.Is(err, exec.ErrNotFound) || errors.Is(err, os.ErrNotExist) {
-			missing = append(missing, err)
-			continue
-		}
 		if err != nil {
 			return nil, err
 		}
 		e.handlers[name] = rt
-	}
-	if len(e.handlers) == 0 {
-		return nil, errors.Join(missing...)
-	}
-	for _, err := range missing {
-		o.Log.Warn("leaving a runtime handler out", "error", err)
 	}
 	return e, nil
 }
