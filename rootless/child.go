@@ -1,9 +1,11 @@
 package rootless
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 
 	"github.com/rootless-containers/rootlesskit/v3/pkg/child"
 	"github.com/rootless-containers/rootlesskit/v3/pkg/port"
@@ -26,7 +28,7 @@ func runChild() error {
 	if err := os.Setenv(envRole, roleSupervisor); err != nil {
 		return err
 	}
-	return child.Child(child.Opt{
+	err = child.Child(child.Opt{
 		PipeFDEnvKey:              envPipe,
 		RunActivationHelperEnvKey: envActivationHelper,
 		ChildUseActivationEnvKey:  envActivation,
@@ -41,6 +43,12 @@ func runChild() error {
 		Propagation:               "rslave",
 		Reaper:                    true,
 	})
+	var program *exec.ExitError
+	if code := exitCode(err); err != nil && code != 1 && !errors.As(err, &program) {
+		// The end of the supervisor, which has said why.
+		return &exitError{"the supervisor", code}
+	}
+	return err
 }
 
 // nodeView prepares the node's file system at the one moment when rootlesskit

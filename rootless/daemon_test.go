@@ -461,3 +461,28 @@ func TestServerFails(t *testing.T) {
 		t.Errorf("exit code %d, want %d", code, ExitConfig)
 	}
 }
+
+// A child that dies while rootlesskit sets up the node ends the daemon with an
+// error; rootlesskit alone would wait for it for ever. One program that the
+// child needs is missing, at the two moments when the parent waits for it.
+func TestStartFails(t *testing.T) {
+	for _, missing := range []string{"mount", "ip"} {
+		t.Run(missing, func(t *testing.T) {
+			c := testConfig(t)
+			c.Uplink = UplinkNone
+			// The parent's check finds the program, the child's run of it fails.
+			dir := t.TempDir()
+			script := "#!/bin/sh\necho no " + missing + " today >&2\nexit 9\n"
+			if err := os.WriteFile(filepath.Join(dir, missing), []byte(script), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			d := startDaemon(t, c, "env", "PATH="+dir+":"+os.Getenv("PATH"))
+			if code := d.wait(); code == 0 {
+				t.Error("exit code 0")
+			}
+			if !strings.Contains(d.log.String(), "no "+missing+" today") {
+				t.Error("the daemon does not say why")
+			}
+		})
+	}
+}

@@ -74,14 +74,15 @@ func exit(err error) {
 	if err == nil {
 		os.Exit(0)
 	}
-	code, silent := exitCode(err)
-	if !silent {
+	var said *exitError
+	if !errors.As(err, &said) {
 		fmt.Fprintf(os.Stderr, "subpod: %v\n", err)
 	}
-	os.Exit(code)
+	os.Exit(exitCode(err))
 }
 
-// exitError carries the exit code of a process that has explained itself.
+// exitError carries the exit code of a process that has said itself what was
+// wrong.
 type exitError struct {
 	what string
 	code int
@@ -89,20 +90,20 @@ type exitError struct {
 
 func (e *exitError) Error() string { return fmt.Sprintf("%s ended with exit code %d", e.what, e.code) }
 
-// exitCode returns the exit code for err, and whether everything is said.
-func exitCode(err error) (code int, silent bool) {
+// exitCode returns the exit code of the process that err is about, or 1.
+func exitCode(err error) int {
 	var own *exitError
 	if errors.As(err, &own) {
-		return own.code, true
+		return own.code
 	}
-	// Rootlesskit's reaper has its own type for the end of its command.
+	// Both os/exec and the reaper of rootlesskit have such a type.
 	var sys interface{ Sys() any }
 	if errors.As(err, &sys) {
-		if ws, ok := sys.Sys().(syscall.WaitStatus); ok && ws.Exited() {
-			return ws.ExitStatus(), true
+		if ws, ok := sys.Sys().(syscall.WaitStatus); ok && ws.Exited() && ws.ExitStatus() != 0 {
+			return ws.ExitStatus()
 		}
 	}
-	return 1, false
+	return 1
 }
 
 // runUnshare is the part of unshare(1) that rootlesskit uses: "-n CMD ARG…"

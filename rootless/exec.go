@@ -16,7 +16,8 @@ import (
 const NodeBinary = "subpod-node"
 
 // Exec replaces this process by NodeBinary, found beside this executable, which
-// then does what Run does. Where there is none it calls Run itself.
+// then does what Run does. Where there is none this process does so, and ends
+// with the node's exit code. Exec returns only when the start itself fails.
 func Exec(c Config) error {
 	exe, err := os.Executable()
 	if err != nil {
@@ -24,7 +25,7 @@ func Exec(c Config) error {
 	}
 	path := filepath.Join(filepath.Dir(exe), NodeBinary)
 	if unix.Access(path, unix.X_OK) != nil {
-		return Run(context.Background(), c)
+		exit(Run(context.Background(), c))
 	}
 	b, err := json.Marshal(c)
 	if err != nil {

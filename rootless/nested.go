@@ -79,16 +79,13 @@ func startNested(ctx context.Context, c Config, namespaces uintptr) error {
 }
 
 func nestedResult(err error) error {
-	code, known := exitCode(err)
 	switch {
 	case err == nil:
 		return nil
-	case known && code == exitNoProc:
+	case exitCode(err) == exitNoProc:
 		return errNoProc
-	case known:
-		return &exitError{"the node", code}
 	default:
-		return fmt.Errorf("the node's first process: %w", err)
+		return fmt.Errorf("the node has ended: %w", err)
 	}
 }
 

@@ -54,9 +54,9 @@ func Preflight(c Config) error {
 	return errors.Join(problems...)
 }
 
-// explainStart adds what the host says about a failed start.
+// explainStart adds what the host says about a node that could not be made.
 func explainStart(c Config, err error) error {
-	err = fmt.Errorf("make the node: %w", err)
+	err = fmt.Errorf("the node has ended: %w", err)
 	if p := probeUserNS(c); p != nil {
 		return errors.Join(err, p)
 	}

@@ -118,11 +118,7 @@ func runParent(ctx context.Context, c Config) error {
 	os.Unsetenv("LISTEN_PID")
 
 	c.Log.Debug("making the node", "dir", dir, "uplink", c.Uplink, "cgroup", cg)
-	err = parent.Parent(opt)
-	if code, silent := exitCode(err); err != nil && silent {
-		return &exitError{"the node", code}
-	}
-	if err != nil {
+	if err := runRootlesskit(opt); err != nil {
 		return explainStart(c, err)
 	}
 	return nil

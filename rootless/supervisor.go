@@ -61,9 +61,9 @@ func (s *supervisor) run() error {
 	for {
 		started := time.Now()
 		v, err := s.serve()
-		if code, known := exitCode(err); err != nil && known && code == ExitConfig {
+		if err != nil && exitCode(err) == ExitConfig {
 			s.log.Error("the server refuses its configuration")
-			return &exitError{"the server", code}
+			return &exitError{"the server", ExitConfig}
 		}
 		if v == restart {
 			if time.Since(started) > steadyAfter {
