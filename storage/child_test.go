@@ -8,9 +8,12 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/containers/storage/pkg/lockfile"
 )
 
 // childOrder tells a re-executed test binary what to do with a store. It stands
@@ -20,6 +23,8 @@ type childOrder struct {
 	Rootfs  RootfsSpec
 	Pull    string
 	Load    string
+	// LockLayers takes the layer lock of the store at Options.Root, no more.
+	LockLayers bool
 }
 
 // runChild does what the order in the environment says and then waits to be
@@ -29,6 +34,16 @@ func runChild(order string) int {
 	if err := json.Unmarshal([]byte(order), &o); err != nil {
 		fmt.Println("error", err)
 		return 1
+	}
+	if o.LockLayers {
+		lock, err := lockfile.GetLockFile(filepath.Join(o.Options.Root, "overlay-layers", "layers.lock"))
+		if err != nil {
+			fmt.Println("error", err)
+			return 1
+		}
+		lock.Lock()
+		fmt.Println("ready")
+		time.Sleep(time.Hour)
 	}
 	o.Options.Log = slog.New(slog.DiscardHandler)
 	s, err := Open(context.Background(), o.Options)

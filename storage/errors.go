@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 
 	"github.com/containers/image/v5/docker"
@@ -77,7 +78,9 @@ func classify(ctx context.Context, err error) error {
 			return err // judged where it happened
 		}
 	}
-	if s := sentinelOf(err); s != nil {
+	if s := sentinelOf(err); s == ErrIDRange {
+		return fmt.Errorf("%w: %s", s, explainOwner(err))
+	} else if s != nil {
 		if hint := hintFor(err); hint != "" {
 			return fmt.Errorf("%w: %w; %s", s, err, hint)
 		}
@@ -166,6 +169,10 @@ func textSentinel(err error) error {
 		{"unpacking failed", ErrCorrupt},
 		{"Digest did not match", ErrCorrupt},
 		{"digest mismatch", ErrCorrupt},
+		{"corrupt input", ErrCorrupt},
+		{"invalid checksum", ErrCorrupt},
+		{"gzip: invalid", ErrCorrupt},
+		{"magic number mismatch", ErrCorrupt},
 		{"does not match provided manifest digest", ErrCorrupt},
 		{"does not match expected digest", ErrCorrupt},
 		{"does not match config's DiffID", ErrCorrupt},
@@ -199,8 +206,18 @@ func hintFor(err error) string {
 		return "for a registry without TLS set insecure = true for it in registries.conf"
 	case strings.Contains(text, "x509: certificate signed by unknown authority"):
 		return "put the registry's CA certificate in certs.d/HOST:PORT/ca.crt"
-	case strings.Contains(text, "insufficient UIDs or GIDs"):
-		return "this user namespace has " + idRanges()
 	}
 	return ""
+}
+
+var wantedOwner = regexp.MustCompile(`requested (\d+):(\d+) for ([^)]+)\)`)
+
+// explainOwner says which file of an image has an owner that is not mapped. The
+// library's text gives advice for Podman, so only its facts are kept.
+func explainOwner(err error) string {
+	m := wantedOwner.FindStringSubmatch(err.Error())
+	if m == nil {
+		return err.Error()
+	}
+	return fmt.Sprintf("%s belongs to user %s and group %s, but this user namespace has %s; or set ignore_chown_errors", m[3], m[1], m[2], idRanges())
 }

@@ -38,8 +38,6 @@ const annotationContainerdName = "io.containerd.image.name"
 func (s *Store) Load(ctx context.Context, source string) ([]Image, error) {
 	var images []Image
 	err := s.transfer(ctx, func(t *transfer) error {
-		// Local files don't stall, and a big one takes its time.
-		t.active.Store(0)
 		kind, path, ref, err := s.splitSource(source)
 		if err != nil {
 			return err
@@ -51,6 +49,9 @@ func (s *Store) Load(ctx context.Context, source string) ([]Image, error) {
 			images, err = s.loadOCIArchive(t, path, ref)
 		case "docker-archive":
 			images, err = s.loadDockerArchive(t, path, ref)
+		}
+		if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+			return fmt.Errorf("%w: %w", ErrCorrupt, err)
 		}
 		return err
 	})
