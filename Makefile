@@ -11,8 +11,9 @@ TEST    := CGO_ENABLED=0 $(GO) test -buildvcs=false -tags "$(TAGS)"
 USER    := $(CURDIR)/tests/user.sh
 SOURCES := $(shell find cmd pkg rootless storage netns configs -name '*.go' -o -name '*.toml' -o -name '*.json' 2>/dev/null) go.mod go.sum
 
-# cmd/subpod-node, where it exists, is the small binary that keeps the node.
-BINARIES := $(patsubst cmd/%,bin/%,$(wildcard cmd/subpod cmd/subpod-node))
+# The command, the server that it starts in the node, and the small program that
+# keeps the node.
+BINARIES := bin/subpod bin/subpod-server bin/subpod-node
 
 .DEFAULT_GOAL := build
 
@@ -25,7 +26,7 @@ deps: ## Install what is missing on this machine (needs root or sudo for that)
 	@tests/deps.sh
 
 .PHONY: build
-build: $(BINARIES) ## Build bin/subpod
+build: $(BINARIES) ## Build bin/subpod, bin/subpod-server and bin/subpod-node
 
 bin/%: $(SOURCES)
 	$(BUILD) -o $@ ./cmd/$*

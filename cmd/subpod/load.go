@@ -7,10 +7,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/subpod/subpod/pkg/cli"
 	"github.com/subpod/subpod/pkg/client"
 )
 
-func newLoad(flags *configFlags) *cobra.Command {
+func newLoad(flags *cli.Flags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "load SOURCE...",
 		Short: "Load images from files",
@@ -20,7 +21,7 @@ an archive (of OCI or of Docker), or one of
 		Example: "  subpod load busybox.tar\n  subpod load oci:./layout:example.com/app:v1",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, sources []string) error {
-			cfg, err := flags.load()
+			cfg, err := flags.Load()
 			if err != nil {
 				return err
 			}

@@ -1,5 +1,5 @@
 // Command subpod is a CRI container runtime for ordinary users: the daemon that
-// makes the node, the server in it, and the client commands.
+// makes the node, and the client commands.
 package main
 
 import (
@@ -9,15 +9,12 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/subpod/subpod/netns"
+	"github.com/subpod/subpod/pkg/cli"
 	"github.com/subpod/subpod/rootless"
-	"github.com/subpod/subpod/storage"
 )
 
 func main() {
 	rootless.Dispatch()
-	netns.Dispatch()
-	storage.Dispatch()
 	err := newRoot().Execute()
 	var code exitStatus
 	switch {
@@ -43,10 +40,9 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	flags := addConfigFlags(cmd)
+	flags := cli.AddFlags(cmd)
 	cmd.AddCommand(
 		newDaemon(flags),
-		newServer(flags),
 		newNsenter(flags),
 		newReload(flags),
 		newLoad(flags),

@@ -5,10 +5,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/subpod/subpod/pkg/cli"
 	"github.com/subpod/subpod/rootless"
 )
 
-func newNsenter(flags *configFlags) *cobra.Command {
+func newNsenter(flags *cli.Flags) *cobra.Command {
 	var opts rootless.EnterOptions
 	cmd := &cobra.Command{
 		Use:   "nsenter [flags] -- COMMAND [ARG...]",
@@ -17,7 +18,7 @@ func newNsenter(flags *configFlags) *cobra.Command {
 network namespaces. This is where a kubelet belongs. Without a command it is a
 shell.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cfg, err := flags.load()
+			cfg, err := flags.Load()
 			if err != nil {
 				return err
 			}

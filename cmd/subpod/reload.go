@@ -3,10 +3,11 @@ package main
 import (
 	"github.com/spf13/cobra"
 
+	"github.com/subpod/subpod/pkg/cli"
 	"github.com/subpod/subpod/rootless"
 )
 
-func newReload(flags *configFlags) *cobra.Command {
+func newReload(flags *cli.Flags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "reload",
 		Short: "Restart the server; containers keep running",
@@ -15,7 +16,7 @@ configuration that is there now. Containers keep running. Settings of the node
 itself ([node]) take effect when the daemon is restarted.`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			cfg, err := flags.load()
+			cfg, err := flags.Load()
 			if err != nil {
 				return err
 			}

@@ -38,7 +38,7 @@ func serverPID(t *testing.T, n *node.Node) int {
 		}
 		cmdline, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 		args := strings.Split(string(cmdline), "\x00")
-		if len(args) > 1 && strings.Contains(args[0], "subpod") && args[1] == "server" {
+		if strings.HasSuffix(args[0], "/subpod-server") {
 			servers = append(servers, pid)
 		}
 	}
@@ -49,7 +49,7 @@ func serverPID(t *testing.T, n *node.Node) int {
 			}
 		}
 	}
-	t.Fatalf("no process 'subpod server' below the daemon %d (servers: %v)", n.PID(), servers)
+	t.Fatalf("no process 'subpod-server' below the daemon %d (servers: %v)", n.PID(), servers)
 	return 0
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/subpod/subpod/netns"
 	"github.com/subpod/subpod/netns/bridge"
 	"github.com/subpod/subpod/pkg/cgroup"
+	"github.com/subpod/subpod/pkg/cli"
 	"github.com/subpod/subpod/pkg/config"
 	"github.com/subpod/subpod/pkg/cri"
 	"github.com/subpod/subpod/pkg/events"
@@ -109,7 +110,7 @@ func newParts(ctx context.Context, cfg *config.Config, node *rootless.Node, node
 		Log:            slog.Default(),
 	})
 	p.service = &cri.Service{
-		RuntimeVersion: buildVersion(),
+		RuntimeVersion: cli.Version(version),
 		Runtime:        p.runtime,
 		Images:         p.images,
 		Network:        network,

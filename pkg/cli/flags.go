@@ -1,8 +1,9 @@
-package main
+// Package cli is what the command lines of subpod's programs have in common: the
+// flags that say where the configuration is, the log and the version.
+package cli
 
 import (
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -12,9 +13,9 @@ import (
 	"github.com/subpod/subpod/pkg/config"
 )
 
-// configFlags are the flags that every command has: where the configuration
-// is, and what is different this time.
-type configFlags struct {
+// Flags are the flags that every command has: where the configuration is, and
+// what is different this time.
+type Flags struct {
 	file string
 	// values holds the value of each flag that stands for a configuration key.
 	values map[string]*string
@@ -30,8 +31,9 @@ var overrideFlags = []struct{ name, key, usage string }{
 	{"log-level", "daemon.log_level", "debug, info, warn or error"},
 }
 
-func addConfigFlags(cmd *cobra.Command) *configFlags {
-	f := &configFlags{cmd: cmd, values: map[string]*string{}}
+// AddFlags adds the flags to a root command.
+func AddFlags(cmd *cobra.Command) *Flags {
+	f := &Flags{cmd: cmd, values: map[string]*string{}}
 	p := cmd.PersistentFlags()
 	p.StringVar(&f.file, "config", "", "configuration file (default: the standard places)")
 	for _, o := range overrideFlags {
@@ -40,8 +42,8 @@ func addConfigFlags(cmd *cobra.Command) *configFlags {
 	return f
 }
 
-// load reads the configuration, with paths expanded.
-func (f *configFlags) load() (*config.Config, error) {
+// Load reads the configuration, with paths expanded.
+func (f *Flags) Load() (*config.Config, error) {
 	if err := setRuntimeDir(); err != nil {
 		return nil, err
 	}
@@ -56,7 +58,7 @@ func (f *configFlags) load() (*config.Config, error) {
 	return cfg, cfg.Resolve(os.Getenv)
 }
 
-func (f *configFlags) overrides() (map[string]string, error) {
+func (f *Flags) overrides() (map[string]string, error) {
 	out := map[string]string{}
 	for _, o := range overrideFlags {
 		if !f.cmd.PersistentFlags().Changed(o.name) {
@@ -78,8 +80,8 @@ func (f *configFlags) overrides() (map[string]string, error) {
 	return out, nil
 }
 
-// args returns the flags in a form for another process of ours.
-func (f *configFlags) args() ([]string, error) {
+// Args returns the flags in a form for another program of subpod's.
+func (f *Flags) Args() ([]string, error) {
 	overrides, err := f.overrides()
 	if err != nil {
 		return nil, err
@@ -113,10 +115,3 @@ func setRuntimeDir() error {
 	return os.Setenv("XDG_RUNTIME_DIR", dir)
 }
 
-func logLevel(cfg *config.Config) (slog.Level, error) {
-	var l slog.Level
-	if err := l.UnmarshalText([]byte(cfg.Daemon.LogLevel)); err != nil {
-		return 0, fmt.Errorf("daemon.log_level: %w", err)
-	}
-	return l, nil
-}
