@@ -30,7 +30,7 @@ func setRootlessMarkers(uid int, home string) error {
 		"_CONTAINERS_USERNS_CONFIGURED": "done",
 		"_CONTAINERS_ROOTLESS_UID":      strconv.Itoa(uid),
 		"CONTAINERS_STORAGE_CONF":       os.DevNull,
-		"STORAGE_DRIVER":                "",
+		"STORAGE_DRIVER":                "overlay", // ours is given explicitly; "" makes the library warn
 		"STORAGE_OPTS":                  "",
 		"HOME":                          home,
 	} {

@@ -1,0 +1,117 @@
+package storage
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	imagecopy "github.com/containers/image/v5/copy"
+	"github.com/containers/image/v5/docker"
+	"github.com/containers/image/v5/oci/layout"
+	"github.com/containers/image/v5/pkg/compression"
+	"github.com/containers/image/v5/signature"
+	"github.com/containers/image/v5/types"
+	"github.com/opencontainers/go-digest"
+)
+
+// pushChunked pushes an image with its layers as zstd:chunked.
+func pushChunked(t *testing.T, host, name string, img built) {
+	t.Helper()
+	src, err := layout.NewReference(writeLayout(t, filepath.Join(t.TempDir(), digest.FromString(name).Encoded()[:8]), map[string]built{"x": img}), "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dest, err := docker.ParseReference("//" + host + "/" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	policy, err := signature.NewPolicyContext(&signature.Policy{Default: signature.PolicyRequirements{signature.NewPRInsecureAcceptAnything()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer policy.Destroy()
+	_, err = imagecopy.Image(context.Background(), policy, dest, src, &imagecopy.Options{
+		DestinationCtx: &types.SystemContext{CompressionFormat: &compression.ZstdChunked,
+			DockerInsecureSkipTLSVerify: types.OptionalBoolTrue, BlobInfoCacheDir: t.TempDir()},
+		ForceCompressionFormat: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Of a zstd:chunked layer only the files that are new are downloaded.
+func TestPartialPull(t *testing.T) {
+	for _, driver := range []string{DriverFuse, DriverNative} {
+		t.Run(driver, func(t *testing.T) {
+			r := startRegistry(t, false)
+			var sent atomic.Int64
+			target, err := url.Parse(r.url)
+			if err != nil {
+				t.Fatal(err)
+			}
+			proxy := httputil.NewSingleHostReverseProxy(target)
+			proxy.ModifyResponse = func(resp *http.Response) error {
+				resp.Body = countedBody{resp.Body, &sent}
+				return nil
+			}
+			front := httptest.NewServer(proxy)
+			t.Cleanup(front.Close)
+			host := strings.TrimPrefix(front.URL, "http://")
+
+			files := layer{}
+			for i := range 100 {
+				files[fmt.Sprintf("f%02d", i)] = entry{content: random(20000 + i), uid: i}
+			}
+			one := build(t, imageSpec{layers: []layer{files}})
+			files["f50"] = entry{content: random(30000)}
+			files[".wh.gone"] = entry{}
+			two := build(t, imageSpec{layers: []layer{files}})
+			o := testOptions(t, t.TempDir(), driver)
+			insecureConf(t, o, host)
+			s := openStore(t, o) // first: it tells the libraries where home is
+			pushChunked(t, r.host, "app:one", one)
+			pushChunked(t, r.host, "app:two", two)
+			pullRef(t, s, host+"/app:one")
+			first := sent.Swap(0)
+			img := pullRef(t, s, host+"/app:two")
+			second := sent.Load()
+			t.Logf("downloaded %d bytes, then %d", first, second)
+			if second > first/4 {
+				t.Errorf("the second pull downloaded %d bytes, the first %d: not a partial pull", second, first)
+			}
+			if img.ID != two.id() {
+				t.Errorf("ID %s, want the config digest %s", img.ID, two.id())
+			}
+			root, err := s.CreateRootfs(context.Background(), RootfsSpec{ID: containerID(1), ImageID: img.ID})
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantFile(t, filepath.Join(root.Path, "f50"), random(30000), 0o644, 0, 0)
+			wantFile(t, filepath.Join(root.Path, "f99"), random(20099), 0o644, 99, 0)
+			if exists(filepath.Join(root.Path, ".wh.gone")) {
+				t.Error("a whiteout is visible")
+			}
+			wantClean(t, s, 2)
+		})
+	}
+}
+
+type countedBody struct {
+	io.ReadCloser
+	n *atomic.Int64
+}
+
+func (c countedBody) Read(p []byte) (int, error) {
+	n, err := c.ReadCloser.Read(p)
+	c.n.Add(int64(n))
+	return n, err
+}
