@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -29,14 +30,15 @@ var (
 // Its methods may be called concurrently. What they return is a copy; messages
 // and slices inside are shared and must not be changed.
 type Store struct {
-	db         *bolt.DB
+	disk       *disk
 	pods       table[Pod]
 	containers table[Container]
 }
 
-// Open opens or makes the store in the file. ErrHeld when another process has
-// it open, ErrTooNew when its version is unknown here.
-func Open(file string) (*Store, error) {
+// Open opens or makes the store in the file, with a journal beside it. ErrHeld
+// when another process has it open, ErrTooNew when its version is unknown here.
+// log is told when the disk refuses what memory and journal already hold.
+func Open(file string, log *slog.Logger) (*Store, error) {
 	db, err := bolt.Open(file, 0o600, &bolt.Options{Timeout: 3 * time.Second, NoFreelistSync: true, FreelistType: bolt.FreelistMapType})
 	if errors.Is(err, bolt.ErrTimeout) {
 		return nil, fmt.Errorf("open %s: %w", file, ErrHeld)
@@ -44,34 +46,48 @@ func Open(file string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open state %s: %w", file, err)
 	}
-	s := &Store{db: db}
-	s.pods = table[Pod]{db: db, bucket: []byte("pods"), kind: "pod sandbox"}
-	s.containers = table[Container]{db: db, bucket: []byte("containers"), kind: "container"}
-	if err := s.load(); err != nil {
+	if err := prepare(db); err != nil {
 		return nil, errors.Join(fmt.Errorf("read state %s: %w", file, err), db.Close())
+	}
+	d, err := openDisk(db, file+".journal", func(err error) {
+		log.Error("the state cannot be written to the disk; it is tried again", "file", file, "error", err)
+	})
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	s := &Store{
+		disk:       d,
+		pods:       table[Pod]{disk: d, bucket: podBucket, kind: "pod sandbox"},
+		containers: table[Container]{disk: d, bucket: containerBucket, kind: "container"},
+	}
+	if err := errors.Join(s.pods.load(), s.containers.load()); err != nil {
+		return nil, errors.Join(fmt.Errorf("read state %s: %w", file, err), s.Close())
 	}
 	return s, nil
 }
 
-func (s *Store) load() error {
-	if err := s.db.Update(func(tx *bolt.Tx) error {
+const (
+	podBucket       = "pods"
+	containerBucket = "containers"
+)
+
+// prepare migrates the database and makes its buckets.
+func prepare(db *bolt.DB) error {
+	return db.Update(func(tx *bolt.Tx) error {
 		if err := migrate(tx); err != nil {
 			return err
 		}
-		for _, b := range [][]byte{s.pods.bucket, s.containers.bucket} {
-			if _, err := tx.CreateBucketIfNotExists(b); err != nil {
+		for _, b := range []string{podBucket, containerBucket} {
+			if _, err := tx.CreateBucketIfNotExists([]byte(b)); err != nil {
 				return err
 			}
 		}
 		return nil
-	}); err != nil {
-		return err
-	}
-	return errors.Join(s.pods.load(), s.containers.load())
+	})
 }
 
-// Close releases the file.
-func (s *Store) Close() error { return s.db.Close() }
+// Close brings the file up to date and releases it.
+func (s *Store) Close() error { return s.disk.close() }
 
 // PutPod writes a new record.
 func (s *Store) PutPod(p Pod) error { return s.pods.put(p.ID, p) }
@@ -126,8 +142,8 @@ func (s *Store) DeleteContainer(id string) error { return s.containers.remove(id
 
 // table is one bucket of the file and its decoded copy in memory.
 type table[T any] struct {
-	db     *bolt.DB
-	bucket []byte
+	disk   *disk
+	bucket string
 	kind   string
 
 	// write orders the writers of this table: read, change, persist, publish.
@@ -138,8 +154,8 @@ type table[T any] struct {
 
 func (t *table[T]) load() error {
 	t.rows = map[string]T{}
-	return t.db.View(func(tx *bolt.Tx) error {
-		return tx.Bucket(t.bucket).ForEach(func(k, v []byte) error {
+	return t.disk.db.View(func(tx *bolt.Tx) error {
+		return tx.Bucket([]byte(t.bucket)).ForEach(func(k, v []byte) error {
 			var row T
 			if err := json.Unmarshal(v, &row); err != nil {
 				return fmt.Errorf("%s %s: %w", t.kind, k, err)
@@ -155,9 +171,7 @@ func (t *table[T]) persist(id string, row T) error {
 	if err != nil {
 		return fmt.Errorf("encode %s %s: %w", t.kind, id, err)
 	}
-	if err := t.db.Update(func(tx *bolt.Tx) error {
-		return tx.Bucket(t.bucket).Put([]byte(id), text)
-	}); err != nil {
+	if err := t.disk.write(t.bucket, id, text); err != nil {
 		return fmt.Errorf("write %s %s: %w", t.kind, id, err)
 	}
 	t.mu.Lock()
@@ -222,9 +236,7 @@ func (t *table[T]) update(id string, change func(*T) error) (T, error) {
 func (t *table[T]) remove(id string) error {
 	t.write.Lock()
 	defer t.write.Unlock()
-	if err := t.db.Update(func(tx *bolt.Tx) error {
-		return tx.Bucket(t.bucket).Delete([]byte(id))
-	}); err != nil {
+	if err := t.disk.write(t.bucket, id, nil); err != nil {
 		return fmt.Errorf("delete %s %s: %w", t.kind, id, err)
 	}
 	t.mu.Lock()

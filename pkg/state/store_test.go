@@ -3,7 +3,11 @@ package state
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
+	"log/slog"
+	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -14,7 +18,7 @@ import (
 
 func open(t *testing.T, file string) *Store {
 	t.Helper()
-	s, err := Open(file)
+	s, err := Open(file, slog.Default())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +117,7 @@ func TestLookupByPrefix(t *testing.T) {
 func TestOnlyOneProcessHoldsTheStore(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "state.db")
 	open(t, file)
-	if _, err := Open(file); !errors.Is(err, ErrHeld) {
+	if _, err := Open(file, slog.Default()); !errors.Is(err, ErrHeld) {
 		t.Errorf("second open: %v, want ErrHeld", err)
 	}
 }
@@ -121,13 +125,13 @@ func TestOnlyOneProcessHoldsTheStore(t *testing.T) {
 func TestNewerStoreIsRefused(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "state.db")
 	s := open(t, file)
-	if err := s.db.Update(func(tx *bolt.Tx) error {
+	if err := s.disk.db.Update(func(tx *bolt.Tx) error {
 		return tx.Bucket(metaBucket).Put(versionKey, binary.BigEndian.AppendUint64(nil, 999))
 	}); err != nil {
 		t.Fatal(err)
 	}
 	s.Close()
-	if _, err := Open(file); !errors.Is(err, ErrTooNew) {
+	if _, err := Open(file, slog.Default()); !errors.Is(err, ErrTooNew) {
 		t.Errorf("open of version 999: %v, want ErrTooNew", err)
 	}
 }
@@ -146,6 +150,142 @@ func TestStateOfAContainer(t *testing.T) {
 	} {
 		if got := (&Container{Status: tc.status}).State(); got != tc.want {
 			t.Errorf("%+v: %s, want %s", tc.status, got, tc.want)
+		}
+	}
+}
+
+// copyFiles takes the files as a kill of the process leaves them.
+func copyFiles(t *testing.T, file string) string {
+	t.Helper()
+	to := filepath.Join(t.TempDir(), "state.db")
+	for _, suffix := range []string{"", ".journal"} {
+		text, err := os.ReadFile(file + suffix)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(to+suffix, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return to
+}
+
+func TestAKilledProcessLosesNothing(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "state.db")
+	s := open(t, file)
+	if err := s.PutPod(samplePod()); err != nil {
+		t.Fatal(err)
+	}
+	other := samplePod()
+	other.ID = "gone"
+	if err := errors.Join(s.PutPod(other), s.DeletePod("gone")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.UpdatePod("aabb", func(p *Pod) error { p.Status.Phase = PodReady; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	copied := open(t, copyFiles(t, file)) // at once: the database knows nothing yet
+	if p, err := copied.Pod("aabb"); err != nil || p.Status.Phase != PodReady {
+		t.Errorf("after a kill: %+v, %v", p, err)
+	}
+	if _, err := copied.Pod("gone"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("a deleted record after a kill: %v", err)
+	}
+}
+
+// A power cut leaves the database as of some flush, and any beginning of any
+// journal since: also one that is older than the database.
+func TestAPowerCutLeavesAConsistentState(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "state.db")
+	s := open(t, file)
+	phases := []PodPhase{PodCreating, PodReady, PodStopping, PodNotReady}
+	p := samplePod()
+	for _, phase := range phases[:2] {
+		p.Status.Phase = phase
+		if err := s.PutPod(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	old, err := os.ReadFile(file + ".journal")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.disk.flush()
+	flushed := copyFiles(t, file) // holds Ready
+	for _, phase := range phases[2:] {
+		p.Status.Phase = phase
+		if err := s.PutPod(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	journal, err := os.ReadFile(file + ".journal")
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := func(what string, journal []byte, want ...PodPhase) {
+		t.Helper()
+		cut := copyFiles(t, flushed)
+		if err := os.WriteFile(cut+".journal", journal, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s, err := Open(cut, slog.Default())
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		defer s.Close()
+		if p, err := s.Pod("aabb"); err != nil || !slices.Contains(want, p.Status.Phase) {
+			t.Errorf("%s: phase %q, %v; want one of %q", what, p.Status.Phase, err, want)
+		}
+	}
+	check("a journal older than the database", old, PodReady)
+	check("the whole journal", journal, PodNotReady)
+	for n := 0; n < len(journal); n += 7 {
+		check(fmt.Sprintf("cut after %d bytes", n), journal[:n], PodReady, PodStopping)
+		torn := append(slices.Clone(journal[:n]), make([]byte, len(journal)-n)...)
+		check(fmt.Sprintf("zeros after %d bytes", n), torn, PodReady, PodStopping)
+	}
+}
+
+func TestWritesGoOnWhileTheDatabaseFollows(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "state.db")
+	s := open(t, file)
+	for i := range 500 {
+		p := samplePod()
+		p.ID = fmt.Sprintf("pod%03d", i%50)
+		p.Handler = fmt.Sprint(i)
+		if err := s.PutPod(p); err != nil {
+			t.Fatal(err)
+		}
+		if i%40 == 0 {
+			s.disk.flush()
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := os.Stat(file + ".journal"); err != nil || st.Size() != 0 {
+		t.Errorf("the journal after Close: %v, %v", st, err)
+	}
+	s = open(t, file)
+	for i := range 50 {
+		if p, err := s.Pod(fmt.Sprintf("pod%03d", i)); err != nil || p.Handler != fmt.Sprint(450+i) {
+			t.Errorf("pod%03d: %q, %v", i, p.Handler, err)
+		}
+	}
+}
+
+func BenchmarkUpdatePod(b *testing.B) {
+	s, err := Open(filepath.Join(b.TempDir(), "state.db"), slog.Default())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	if err := s.PutPod(samplePod()); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if _, err := s.UpdatePod("aabb", func(p *Pod) error { p.Handler = "x"; return nil }); err != nil {
+			b.Fatal(err)
 		}
 	}
 }
