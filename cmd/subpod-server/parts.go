@@ -59,7 +59,7 @@ func newParts(ctx context.Context, cfg *config.Config, node *rootless.Node, node
 			p.close()
 		}
 	}()
-	if p.state, err = state.Open(filepath.Join(cfg.Daemon.DataDir, "state.db")); err != nil {
+	if p.state, err = state.Open(filepath.Join(cfg.Daemon.DataDir, "state.db"), slog.Default()); err != nil {
 		return nil, err
 	}
 	if p.images, err = storage.Open(ctx, storageOptions(cfg, node)); err != nil {
@@ -133,8 +133,13 @@ func newStats(images *storage.Store) *stats.Collector {
 	})
 }
 
+// mountDir is where root file systems are mounted: a directory of the node's own
+// /run that the root of a pod's own user namespace may pass through, which the
+// user's directories are not.
+const mountDir = "/run/subpod-rootfs"
+
 func storageOptions(cfg *config.Config, node *rootless.Node) storage.Options {
-	return storage.Options{
+	o := storage.Options{
 		Root:                 filepath.Join(cfg.Daemon.DataDir, "storage"),
 		RunRoot:              filepath.Join(cfg.Daemon.RunDir, "storage"),
 		Driver:               cfg.Storage.Driver,
@@ -150,6 +155,10 @@ func storageOptions(cfg *config.Config, node *rootless.Node) storage.Options {
 		Pinned:               cfg.Images.Pinned,
 		Log:                  slog.Default(),
 	}
+	if !node.Nested {
+		o.MountDir = mountDir
+	}
+	return o
 }
 
 // ociOptions leaves out handlers that are not installed, but for the default

@@ -70,39 +70,62 @@ func (e *Executor) conmonArgs(rt *runtime, s CreateSpec) []string {
 	return args
 }
 
-// startConmon runs conmon, which runs the runtime's create, and waits until the
-// container exists. It fills in f.Conmon and f.Init as soon as each is known,
-// also when it returns an error.
-func (e *Executor) startConmon(ctx context.Context, rt *runtime, s CreateSpec, f *Facts) error {
-	sync, child, err := os.Pipe()
+// conmonStart is a conmon that has been started and waits for the word to call
+// the runtime.
+type conmonStart struct {
+	cmd   *exec.Cmd
+	words bytes.Buffer
+	start *os.File // conmon reads from it before it does anything
+	sync  *os.File // conmon answers there
+}
+
+// startConmon starts conmon up to the point where it would call the runtime.
+// The caller must abandon what it gets.
+func (e *Executor) startConmon(rt *runtime, s CreateSpec) (_ *conmonStart, err error) {
+	c := &conmonStart{cmd: exec.Command(e.conmon, e.conmonArgs(rt, s)...)}
+	sync, syncEnd, err := os.Pipe()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer sync.Close()
-	cmd := exec.Command(e.conmon, e.conmonArgs(rt, s)...)
-	cmd.Dir = s.Bundle // conmon writes "oom" where it was started
-	cmd.ExtraFiles = []*os.File{child}
-	// _OCI_STARTPIPE is left out: conmon waits on it only so that it can be put
-	// into a cgroup first, and clone3 does that in one step.
-	cmd.Env = append(runtimeEnv(e.sockDir), "_OCI_SYNCPIPE=3")
-	cmd.WaitDelay = 10 * time.Second
-	var words bytes.Buffer
-	cmd.Stderr = &words
+	defer syncEnd.Close()
+	startEnd, start, err := os.Pipe()
+	if err != nil {
+		sync.Close()
+		return nil, err
+	}
+	defer startEnd.Close()
+	c.sync, c.start = sync, start
+	c.cmd.Dir = s.Bundle // conmon writes "oom" where it was started
+	c.cmd.ExtraFiles = []*os.File{syncEnd, startEnd}
+	c.cmd.Env = append(runtimeEnv(e.sockDir), "_OCI_SYNCPIPE=3", "_OCI_STARTPIPE=4")
+	c.cmd.WaitDelay = 10 * time.Second
+	c.cmd.Stderr = &c.words
 	if s.ConmonCgroup != "" {
 		dir, err := os.Open(s.ConmonCgroup)
 		if err != nil {
-			child.Close()
-			return fmt.Errorf("cgroup for conmon: %w", err)
+			c.abandon()
+			return nil, fmt.Errorf("cgroup for conmon: %w", err)
 		}
 		defer dir.Close()
-		cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
+		c.cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
 	}
-	err = cmd.Run() // the first process ends as soon as conmon has daemonized
-	child.Close()
-	if err != nil {
-		return fmt.Errorf("start %s: %w: %s", e.conmon, err, strings.TrimSpace(words.String()))
+	if err := c.cmd.Start(); err != nil {
+		c.abandon()
+		return nil, fmt.Errorf("start %s: %w", e.conmon, err)
 	}
-	pid, err := readPID(filepath.Join(s.Bundle, conmonPIDFile))
+	return c, nil
+}
+
+// create lets conmon call the runtime's create and waits until the container
+// exists. It fills in f.Conmon and f.Init as soon as each is known, also when
+// it returns an error.
+func (c *conmonStart) create(ctx context.Context, rt *runtime, bundle string, f *Facts) error {
+	_, err := c.start.Write([]byte{0})
+	// The first process ends as soon as conmon has daemonized.
+	if err = errors.Join(err, c.cmd.Wait()); err != nil {
+		return fmt.Errorf("start %s: %w: %s", c.cmd.Path, err, strings.TrimSpace(c.words.String()))
+	}
+	pid, err := readPID(filepath.Join(bundle, conmonPIDFile))
 	if err != nil {
 		return err
 	}
@@ -110,17 +133,28 @@ func (e *Executor) startConmon(ctx context.Context, rt *runtime, s CreateSpec, f
 	if f.Conmon, err = proc.Identify(pid); err != nil && !errors.Is(err, proc.ErrGone) {
 		return err
 	}
-	if pid, err = readSync(ctx, rt, sync); err != nil {
+	if pid, err = readSync(ctx, rt, c.sync); err != nil {
 		return err
 	}
 	if f.Conmon.IsZero() {
-		return fmt.Errorf("conmon ended right after it had made container %s", s.ID)
+		return errors.New("conmon ended right after it had made the container")
 	}
 	f.Init, err = proc.Identify(pid)
 	if err != nil {
-		return fmt.Errorf("init of container %s (process %d): %w", s.ID, pid, err)
+		return fmt.Errorf("the container's init (process %d): %w", pid, err)
 	}
 	return nil
+}
+
+// abandon ends a conmon that was not told to call the runtime, and frees what
+// belongs to the start. After create only the latter is left to do.
+func (c *conmonStart) abandon() {
+	if c.cmd.Process != nil && c.cmd.ProcessState == nil {
+		_ = c.cmd.Process.Kill()
+		_ = c.cmd.Wait()
+	}
+	c.start.Close()
+	c.sync.Close()
 }
 
 // readSync reads conmon's answer to a create: init's PID, or the runtime's

@@ -27,6 +27,9 @@ type CreateSpec struct {
 	// conmon's and our files lie in it, not the root file system.
 	Bundle string
 	Spec   *specs.Spec
+	// Complete, when set, is called while conmon starts, which takes as long as
+	// mounting a root file system, and fills in Spec and SeccompBPF.
+	Complete func(context.Context, *CreateSpec) error
 	// LogPath is the absolute path of the log in CRI format; "" = no log. Its
 	// directory must exist.
 	LogPath                    string
@@ -80,12 +83,11 @@ func (e *Executor) Create(ctx context.Context, s CreateSpec) (Facts, error) {
 	if err != nil {
 		return Facts{}, err
 	}
-	useBPF := s.SeccompBPF != "" && rt.bpf.Load() && canUseBPF(s.Spec)
-	f, err := e.create(ctx, rt, s, useBPF)
+	f, err := e.create(ctx, rt, &s)
 	if errors.Is(err, errBPFIgnored) {
 		e.log.Warn("runtime ignores compiled seccomp filters, profiles are compiled by it from now on", "handler", rt.name)
 		rt.bpf.Store(false)
-		f, err = e.create(ctx, rt, s, false)
+		f, err = e.create(ctx, rt, &s)
 	}
 	return f, err
 }
@@ -97,8 +99,6 @@ func checkCreate(s CreateSpec) error {
 	switch {
 	case !filepath.IsAbs(s.Bundle):
 		return fmt.Errorf("bundle %q is not an absolute path", s.Bundle)
-	case s.Spec == nil || s.Spec.Root == nil || s.Spec.Process == nil || s.Spec.Linux == nil:
-		return errors.New("spec needs root, process and linux")
 	case s.LogPath != "" && !filepath.IsAbs(s.LogPath):
 		return fmt.Errorf("log path %q is not absolute", s.LogPath)
 	case strings.Contains(s.LogPath, ":"):
@@ -107,7 +107,21 @@ func checkCreate(s CreateSpec) error {
 	return nil
 }
 
-func (e *Executor) create(ctx context.Context, rt *runtime, s CreateSpec, useBPF bool) (f Facts, err error) {
+// complete returns once the specification is there and can be used.
+func (s *CreateSpec) complete(ctx context.Context) error {
+	if s.Complete != nil {
+		if err := s.Complete(ctx, s); err != nil {
+			return err
+		}
+		s.Complete = nil
+	}
+	if s.Spec == nil || s.Spec.Root == nil || s.Spec.Process == nil || s.Spec.Linux == nil {
+		return errors.New("spec needs root, process and linux")
+	}
+	return nil
+}
+
+func (e *Executor) create(ctx context.Context, rt *runtime, s *CreateSpec) (f Facts, err error) {
 	if err := os.MkdirAll(s.Bundle, 0o700); err != nil {
 		return Facts{}, fmt.Errorf("make bundle: %w", err)
 	}
@@ -115,11 +129,8 @@ func (e *Executor) create(ctx context.Context, rt *runtime, s CreateSpec, useBPF
 		return Facts{}, fmt.Errorf("remove old exit file: %w", err)
 	}
 	f = Facts{
-		Handler: s.Handler, Bundle: s.Bundle, LogPath: s.LogPath, Rootfs: rootfsPath(s),
-		Terminal: s.Terminal, Stdin: s.Stdin, StdinOnce: s.StdinOnce, PIDNamespace: pidNamespace(s.Spec),
-	}
-	if h := s.Spec.Hooks; h != nil {
-		f.PlainStart, f.PlainDelete = len(h.Poststart) > 0, len(h.Poststop) > 0
+		Handler: s.Handler, Bundle: s.Bundle, LogPath: s.LogPath,
+		Terminal: s.Terminal, Stdin: s.Stdin, StdinOnce: s.StdinOnce,
 	}
 	// A file of an earlier container here may be the reason of what is tried now.
 	if _, err := os.Lstat(rt.stateDir(s.ID)); err == nil {
@@ -131,10 +142,23 @@ func (e *Executor) create(ctx context.Context, rt *runtime, s CreateSpec, useBPF
 			f = Facts{}
 		}
 	}()
-	if err := writeConfig(s, useBPF); err != nil {
+	conmon, err := e.startConmon(rt, *s)
+	if err != nil {
 		return f, err
 	}
-	if err := e.startConmon(ctx, rt, s, &f); err != nil {
+	defer conmon.abandon()
+	if err := s.complete(ctx); err != nil {
+		return f, err
+	}
+	f.Rootfs, f.PIDNamespace = rootfsPath(*s), pidNamespace(s.Spec)
+	if h := s.Spec.Hooks; h != nil {
+		f.PlainStart, f.PlainDelete = len(h.Poststart) > 0, len(h.Poststop) > 0
+	}
+	useBPF := s.SeccompBPF != "" && rt.bpf.Load() && canUseBPF(s.Spec)
+	if err := writeConfig(*s, useBPF); err != nil {
+		return f, err
+	}
+	if err := conmon.create(ctx, rt, s.Bundle, &f); err != nil {
 		return f, err
 	}
 	if useBPF {

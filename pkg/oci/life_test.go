@@ -146,6 +146,19 @@ func TestCreateErrors(t *testing.T) {
 	})
 }
 
+func TestCreateWithoutASpecification(t *testing.T) {
+	e := executor(t)
+	s := createSpec(t, e, container{})
+	boom := errors.New("boom")
+	s.Complete = func(context.Context, *CreateSpec) error { return boom }
+	if _, err := e.Create(context.Background(), s); !errors.Is(err, boom) {
+		t.Errorf("error %v, want boom", err)
+	}
+	if _, err := os.Stat(s.Bundle); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the bundle is left: %v", err)
+	}
+}
+
 func TestCreateTwice(t *testing.T) {
 	e := executor(t)
 	s := createSpec(t, e, container{})

@@ -96,26 +96,11 @@ func (r *Runtime) makeContainer(ctx context.Context, p state.Pod, c state.Contai
 	if err := r.State.PutContainer(c); err != nil {
 		return err
 	}
-	rootfs, err := r.Images.CreateRootfs(ctx, r.rootfsSpec(p, c))
-	if err != nil {
+	if err := r.createInRuntime(ctx, &c, p.Handler, func(ctx context.Context, s *oci.CreateSpec) error {
+		out, err := r.buildSpec(ctx, p, &c, image, cgroupsPath)
+		s.Spec, s.SeccompBPF = out.Spec, out.SeccompBPF
 		return err
-	}
-	facts.Rootfs = rootfs.Path
-	in, err := r.specInput(ctx, p, c, image)
-	if err != nil {
-		return err
-	}
-	in.CgroupsPath = cgroupsPath
-	out, err := ocispec.Build(in)
-	if err != nil {
-		return err
-	}
-	for _, w := range out.Warnings {
-		r.Log.Warn("part of a container's configuration cannot be honoured", "container", c.ID, "what", w)
-	}
-	facts.StopSignal = int(out.StopSignal)
-	facts.User = state.User{UID: out.Spec.Process.User.UID, GID: out.Spec.Process.User.GID, Groups: out.Spec.Process.User.AdditionalGids}
-	if err := r.createInRuntime(ctx, p, &c, out); err != nil {
+	}); err != nil {
 		return err
 	}
 	c.Status.Created = true
@@ -129,9 +114,34 @@ func (r *Runtime) makeContainer(ctx context.Context, p state.Pod, c state.Contai
 	return nil
 }
 
+// buildSpec mounts the root file system and builds the OCI specification for it.
+func (r *Runtime) buildSpec(ctx context.Context, p state.Pod, c *state.Container, image storage.Image, cgroupsPath string) (ocispec.Output, error) {
+	rootfs, err := r.Images.CreateRootfs(ctx, r.rootfsSpec(p, *c))
+	if err != nil {
+		return ocispec.Output{}, err
+	}
+	c.Facts.Rootfs = rootfs.Path
+	in, err := r.specInput(ctx, p, *c, image)
+	if err != nil {
+		return ocispec.Output{}, err
+	}
+	in.CgroupsPath = cgroupsPath
+	out, err := ocispec.Build(in)
+	if err != nil {
+		return ocispec.Output{}, err
+	}
+	for _, w := range out.Warnings {
+		r.Log.Warn("part of a container's configuration cannot be honoured", "container", c.ID, "what", w)
+	}
+	user := out.Spec.Process.User
+	c.Facts.StopSignal = int(out.StopSignal)
+	c.Facts.User = state.User{UID: user.UID, GID: user.GID, Groups: user.AdditionalGids}
+	return out, nil
+}
+
 // createInRuntime has the OCI runtime make the container up to the point where
-// its process waits to be started.
-func (r *Runtime) createInRuntime(ctx context.Context, p state.Pod, c *state.Container, out ocispec.Output) error {
+// its process waits to be started. build is called meanwhile.
+func (r *Runtime) createInRuntime(ctx context.Context, c *state.Container, handler string, build func(context.Context, *oci.CreateSpec) error) error {
 	bundle := r.containerDir(c.ID)
 	if err := os.MkdirAll(bundle, 0o711); err != nil {
 		return fmt.Errorf("make the bundle: %w", err)
@@ -143,15 +153,14 @@ func (r *Runtime) createInRuntime(ctx context.Context, p state.Pod, c *state.Con
 	}
 	cfg := c.Config.V
 	made, err := r.Executor.Create(ctx, oci.CreateSpec{
-		ID:         c.ID,
-		Handler:    p.Handler,
-		Bundle:     bundle,
-		Spec:       out.Spec,
-		SeccompBPF: out.SeccompBPF,
-		LogPath:    c.Facts.LogPath,
-		Terminal:   cfg.Tty,
-		Stdin:      cfg.Stdin,
-		StdinOnce:  cfg.StdinOnce,
+		ID:        c.ID,
+		Handler:   handler,
+		Bundle:    bundle,
+		Complete:  build,
+		LogPath:   c.Facts.LogPath,
+		Terminal:  cfg.Tty,
+		Stdin:     cfg.Stdin,
+		StdinOnce: cfg.StdinOnce,
 	})
 	if errors.Is(err, oci.ErrCommandNotFound) {
 		c.Status.StartError = err.Error()
