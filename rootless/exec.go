@@ -11,8 +11,8 @@ import (
 )
 
 // NodeBinary is the name of a small program that is nothing but Dispatch. Parent,
-// child and supervisor live as long as the node: in it they take a third of the
-// memory that they take in the full program.
+// child and supervisor live as long as the node: in it they take half of the
+// memory that they take in subpod, and a third of what they take in the server's.
 const NodeBinary = "subpod-node"
 
 // Exec replaces this process by NodeBinary, found beside this executable, which
