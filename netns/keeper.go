@@ -58,7 +58,7 @@ func pause() {
 }
 
 // DefaultKeeper returns the command of the PID keeper: catatonit when a static
-// one is in PATH (about 0.1 MiB of memory), else our own binary (which must call
+// one is in PATH (0.7 MiB of memory), else our own binary (which must call
 // Dispatch).
 func DefaultKeeper() ([]string, error) {
 	if path, err := exec.LookPath("catatonit"); err == nil && checkStatic(path) == nil {

@@ -114,7 +114,11 @@ func New(o Options) (*Bridge, error) {
 		links: links, rules: &rules{node: o.Node, bridge: o.Name}, ipam: claims,
 		pods: map[string]*podNet{}, ports: map[portKey]string{},
 	}
-	if b.current, err = b.decideSubnets(o.Subnets); err != nil {
+	b.current, err = b.decideSubnets(o.Subnets)
+	if err == nil && len(b.current) == 0 {
+		err = errors.New("no subnet for pods: there is no IPv6 here, configure an IPv4 one")
+	}
+	if err != nil {
 		links.close()
 		return nil, fmt.Errorf("pod network: %w", err)
 	}

@@ -289,7 +289,8 @@ func routeLoopback(gw netip.Addr) error {
 	if err != nil {
 		return err
 	}
-	if err := h.LinkSetDown(lo); err != nil {
+	// With the address goes the local route.
+	if err := h.AddrDel(lo, &netlink.Addr{IPNet: ipNet(netip.MustParsePrefix("127.0.0.1/8"))}); err != nil {
 		return err
 	}
 	eth, err := h.LinkByName(podInterface)

@@ -82,7 +82,7 @@ func forwardsOf(ports []netns.PortMapping, ips []netip.Addr) []HostPort {
 				target = ips[i]
 			}
 		}
-		f := HostPort{m.Proto, m.HostIP, m.HostPort, target, m.ContainerPort}
+		f := HostPort{m.Proto, m.HostIP.Unmap(), m.HostPort, target, m.ContainerPort}
 		if !slices.Contains(out, f) {
 			out = append(out, f)
 		}
@@ -137,9 +137,7 @@ func (b *Bridge) publish(ctx context.Context, pod netns.Pod, ips []netip.Addr, p
 	if err := b.rules.add(p.elements); err != nil {
 		return err
 	}
-	if err := b.forgetFlows(p.elements); err != nil {
-		return err
-	}
+	b.forgetFlows(p.elements)
 	return b.expose(ctx, forwardsOf(pod.Ports, ips), p)
 }
 
@@ -170,9 +168,7 @@ func (b *Bridge) unpublish(ctx context.Context, podID string, p *podNet) error {
 	if len(p.elements) > 0 {
 		err := b.rules.remove(p.elements)
 		if err == nil {
-			err = b.forgetFlows(p.elements)
-		}
-		if err == nil {
+			b.forgetFlows(p.elements)
 			p.elements = nil
 		}
 		errs = append(errs, err)
@@ -197,11 +193,12 @@ func (f flowsTo) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 
 // forgetFlows drops what connection tracking knows of UDP traffic to the ports. A
 // client that goes on sending from one port would otherwise stay bound to what
-// the port led to when its first datagram came.
-func (b *Bridge) forgetFlows(elements []element) error {
+// the port led to when its first datagram came. A kernel that cannot do this is no
+// reason to refuse the pod.
+func (b *Bridge) forgetFlows(elements []element) {
 	udp := slices.DeleteFunc(slices.Clone(elements), func(e element) bool { return e.proto != "udp" })
 	if len(udp) == 0 {
-		return nil
+		return
 	}
 	err := b.node.Do(func() error {
 		h, err := netlink.NewHandle(unix.NETLINK_NETFILTER)
@@ -217,7 +214,6 @@ func (b *Bridge) forgetFlows(elements []element) error {
 		return errors.Join(errs...)
 	})
 	if err != nil {
-		return fmt.Errorf("drop tracked UDP flows: %w", err)
+		b.log.Warn("UDP clients of a host port may stay bound to where it led before", "error", err)
 	}
-	return nil
 }

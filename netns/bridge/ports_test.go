@@ -84,9 +84,8 @@ func TestPodsCannotReachTheNodesLoopback(t *testing.T) {
 	b := w.bridge(Options{})
 	pod := w.pod("one")
 	r := w.setup(b, pod)
-	l, err := w.node.Listen("tcp", "127.0.0.1:9000")
-	must(t, err)
-	defer l.Close()
+	w.serve(w.nodeNS, "node", 9000)
+	w.wantAnswer(w.nodeNS, "tcp", "127.0.0.1:9000", "node", "127.0.0.1")
 	// A pod with CAP_NET_ADMIN could route 127.0.0.0/8 to the node.
 	must(t, netns.ApplySysctls(pod.NetNS, map[string]string{"net.ipv4.conf.all.route_localnet": "1"}))
 	must(t, netns.In(pod.NetNS, func() error { return routeLoopback(r.Gateways[0]) }))

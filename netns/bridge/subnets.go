@@ -172,10 +172,14 @@ func (b *Bridge) SetPodCIDR(ctx context.Context, cidrs []netip.Prefix) error {
 	if len(subnets) == 0 {
 		return nil // nothing said: nothing changes
 	}
+	usable := b.usable(subnets)
+	if len(usable) == 0 {
+		return fmt.Errorf("set the pods' subnets: %v: there is no IPv6 here", cidrs)
+	}
 	if err := writeCIDRs(b.stateDir, subnets); err != nil {
 		return fmt.Errorf("set the pods' subnets: %w", err)
 	}
-	subnets = b.usable(subnets)
+	subnets = usable
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.ready {
