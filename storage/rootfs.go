@@ -327,6 +327,19 @@ func searchable(path string) error {
 	}
 }
 
+// Nestable reports whether CreateRootfs can show IDs as a nested user namespace
+// needs them; the error says why not. ErrNotUsable.
+func (s *Store) Nestable() error {
+	if s.driver.name == DriverVFS || s.driver.fuse == "" {
+		return fmt.Errorf("%w: a nested user namespace needs fuse-overlayfs", ErrNotUsable)
+	}
+	dir := s.opts.MountDir
+	if dir == "" {
+		dir = s.own
+	}
+	return searchable(dir)
+}
+
 // userOf names a root file system or image mount that needs the image, or "".
 func (s *Store) userOf(imageID string) (string, error) {
 	for _, parent := range []string{s.rootfsDir(""), s.imageMountDir("")} {

@@ -125,6 +125,7 @@ var typed = []struct{ err, kubelet error }{
 	{storage.ErrRegistryUnavailable, crierrors.ErrRegistryUnavailable},
 	{storage.ErrSignature, crierrors.ErrSignatureValidationFailed},
 	{pod.ErrImageVolume, crierrors.ErrImageVolumeMountFailed},
+	{ocispec.ErrRecursiveReadOnly, crierrors.ErrRROUnsupported},
 }
 
 // withCode gives an error of the core its gRPC code.

@@ -45,6 +45,8 @@ type Features struct {
 	OwnCgroupView bool
 	// RecursiveReadOnlyMounts: the mount option "rro" is known.
 	RecursiveReadOnlyMounts bool
+	// IDMappedMounts: the ID mappings of a mount are known.
+	IDMappedMounts bool
 }
 
 // runtime is a Handler with what was found out about it.
@@ -144,7 +146,7 @@ func newRuntime(ctx context.Context, name string, h Handler, o Options) (*runtim
 	rt.crun = strings.HasPrefix(line, "crun version ")
 	rt.bpf.Store(rt.crun)
 	rt.feat = Features{Path: path, Version: line, FifoStart: rt.crun}
-	rt.feat.RecursiveReadOnlyMounts = knowsRRO(ctx, path, line)
+	rt.feat.RecursiveReadOnlyMounts, rt.feat.IDMappedMounts = mountFeatures(ctx, path, line)
 
 	rt.global = []string{"--root=" + rt.root, "--log-format=json"}
 	switch {
@@ -170,20 +172,26 @@ func newRuntime(ctx context.Context, name string, h Handler, o Options) (*runtim
 
 var crunVersion = regexp.MustCompile(`^crun version (\d+)\.(\d+)`)
 
-// knowsRRO asks "features" (runc 1.1, crun 1.9) for the mount option rro. crun
-// has the option since 1.4.
-func knowsRRO(ctx context.Context, path, version string) bool {
-	var f struct{ MountOptions []string }
+// mountFeatures asks "features" (runc 1.1, crun 1.9) for the mount option rro and
+// for ID-mapped mounts. An older crun has the former since 1.4, the latter in 1.8
+// at the latest.
+func mountFeatures(ctx context.Context, path, version string) (rro, idmap bool) {
+	var f struct {
+		MountOptions []string
+		Linux        struct {
+			MountExtensions struct{ IDMap struct{ Enabled bool } }
+		}
+	}
 	if out, err := exec.CommandContext(ctx, path, "features").Output(); err == nil && json.Unmarshal(out, &f) == nil {
-		return slices.Contains(f.MountOptions, "rro")
+		return slices.Contains(f.MountOptions, "rro"), f.Linux.MountExtensions.IDMap.Enabled
 	}
 	m := crunVersion.FindStringSubmatch(version)
 	if m == nil {
-		return false
+		return false, false
 	}
 	major, _ := strconv.Atoi(m[1])
 	minor, _ := strconv.Atoi(m[2])
-	return major > 1 || major == 1 && minor >= 4
+	return major > 1 || major == 1 && minor >= 4, major > 1 || major == 1 && minor >= 8
 }
 
 // bindReadOnly binds a file over itself, read-only, in this mount namespace. It

@@ -18,6 +18,10 @@ import (
 // ErrInvalid wraps every complaint about the request itself.
 var ErrInvalid = errors.New("invalid container configuration")
 
+// ErrRecursiveReadOnly says that a mount cannot be made read-only with all that is
+// mounted below it (RROUnsupported in k8s.io/cri-api/pkg/errors).
+var ErrRecursiveReadOnly = errors.New("recursive read-only mounts are not supported")
+
 func invalid(format string, args ...any) error {
 	return fmt.Errorf("%w: %w", ErrInvalid, fmt.Errorf(format, args...))
 }
@@ -42,6 +46,10 @@ type Namespaces struct {
 // leaves one out. A container mount on the same path wins.
 type Files struct{ ResolvConf, Hosts, Hostname, Shm string }
 
+// Runtime is what the container's OCI runtime can do. What it cannot, it would
+// leave out without a word.
+type Runtime struct{ RecursiveReadOnlyMounts, IDMappedMounts bool }
+
 // Input is everything that Build looks at.
 type Input struct {
 	PodID, ID string
@@ -61,6 +69,7 @@ type Input struct {
 	// disabled.
 	CgroupsPath string
 	Handler     string
+	Runtime     Runtime
 	// SeccompDefault is a profile file that replaces the built-in RuntimeDefault;
 	// "" = built in.
 	SeccompDefault string

@@ -16,6 +16,9 @@ func (b *builder) idMapped(mount *specs.Mount, m *runtimeapi.Mount) error {
 	if b.Namespaces.User == "" {
 		return errors.New("ID mappings need a pod with a user namespace of its own")
 	}
+	if !b.Runtime.IDMappedMounts {
+		return fmt.Errorf("ID mappings: the runtime handler %q does not know ID-mapped mounts", b.Handler)
+	}
 	if len(m.GetUidMappings()) == 0 || len(m.GetGidMappings()) == 0 {
 		return errors.New("ID mappings for users and for groups must come together")
 	}

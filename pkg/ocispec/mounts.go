@@ -2,6 +2,7 @@ package ocispec
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path"
 	"path/filepath"
@@ -172,12 +173,10 @@ func (b *builder) requestedMount(m *runtimeapi.Mount) (specs.Mount, error) {
 		return none, invalid("mount on %s: %w", dst, err)
 	}
 	options := []string{"rbind", propagation, access}
-	for _, o := range m.GetMountOptions() {
-		if !slices.Contains(mountOptions, o) {
-			return none, invalid("mount on %s: mount option %.40q is not one of %v", dst, o, mountOptions)
-		}
-		options = append(options, o)
+	if err := b.checkMountOptions(src, m.GetMountOptions()); err != nil {
+		return none, invalid("mount on %s: %w", dst, err)
 	}
+	options = append(options, m.GetMountOptions()...)
 	if m.GetSelinuxRelabel() && b.Host.SELinux {
 		b.warn("mount on %s: SELinux relabelling needs root and was left out", dst)
 	}
@@ -188,13 +187,6 @@ func (b *builder) requestedMount(m *runtimeapi.Mount) (specs.Mount, error) {
 		}
 	}
 	return mount, nil
-}
-
-// mountOptions are the options that a request may add. Others would change what
-// is mounted, not how.
-var mountOptions = []string{
-	"noexec", "exec", "nodev", "dev", "nosuid", "suid", "noatime", "atime", "relatime", "norelatime",
-	"strictatime", "nostrictatime", "nodiratime", "diratime", "nosymfollow", "sync", "dirsync",
 }
 
 func destination(p string) (string, error) {
@@ -239,7 +231,9 @@ func (b *builder) access(m *runtimeapi.Mount, isDir bool) (string, error) {
 	case m.GetRecursiveReadOnly() && m.GetPropagation() != runtimeapi.MountPropagation_PROPAGATION_PRIVATE:
 		return "", errors.New("recursive_read_only with a propagation other than private")
 	case m.GetRecursiveReadOnly() && !b.Host.RecursiveReadOnly:
-		return "", errors.New("recursive_read_only needs Linux 5.12 or newer")
+		return "", fmt.Errorf("%w: it needs Linux 5.12 or newer", ErrRecursiveReadOnly)
+	case m.GetRecursiveReadOnly() && !b.Runtime.RecursiveReadOnlyMounts:
+		return "", fmt.Errorf("%w by the runtime handler %q", ErrRecursiveReadOnly, b.Handler)
 	case m.GetRecursiveReadOnly() && isDir:
 		return "rro", nil
 	case m.GetReadonly() || image:

@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 
-	securejoin "github.com/cyphar/filepath-securejoin"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -72,20 +70,18 @@ func (r *Runtime) mountImage(ctx context.Context, key string, m *runtimeapi.Moun
 	if m.HostPath != "" {
 		return "", fmt.Errorf("%w: the mount on %s has both a host path and an image", ErrInvalid, m.ContainerPath)
 	}
-	root, err := r.Images.MountImage(ctx, m.Image.Image, key)
+	// The kubelet sends an ID, other clients any reference.
+	image, err := r.Images.Image(ctx, m.Image.Image)
 	if err != nil {
 		return "", fmt.Errorf("%w on %s: %w", ErrImageVolume, m.ContainerPath, err)
 	}
-	if m.ImageSubPath == "" {
-		return root, nil
-	}
-	// The image is hostile: its links must not lead out of it.
-	path, err := securejoin.SecureJoin(root, m.ImageSubPath)
-	if err == nil {
-		_, err = os.Lstat(path)
-	}
+	root, err := r.Images.MountImage(ctx, image.ID, key)
 	if err != nil {
-		return "", fmt.Errorf("%w on %s: image_sub_path %q: %w", ErrImageVolume, m.ContainerPath, m.ImageSubPath, err)
+		return "", fmt.Errorf("%w on %s: %w", ErrImageVolume, m.ContainerPath, err)
+	}
+	path, err := ocispec.ImageSubPath(root, m.ImageSubPath)
+	if err != nil {
+		return "", fmt.Errorf("%w on %s: %w", ErrImageVolume, m.ContainerPath, err)
 	}
 	return path, nil
 }
@@ -99,6 +95,9 @@ func (r *Runtime) containerNamespaces(p state.Pod, cfg *runtimeapi.ContainerConf
 		ns.Net = r.NodeNetNS
 	}
 	want := cfg.GetLinux().GetSecurityContext().GetNamespaceOptions()
+	if err := sharedNamespaces(podNS, want); err != nil {
+		return ns, fmt.Errorf("%w: container %q: %w", ErrInvalid, cfg.Metadata.Name, err)
+	}
 	switch want.GetPid() {
 	case runtimeapi.NamespaceMode_POD:
 		if want == nil && p.Facts.Pins.PID == "" {
@@ -121,4 +120,22 @@ func (r *Runtime) containerNamespaces(p state.Pod, cfg *runtimeapi.ContainerConf
 		ns.PID = fmt.Sprintf("/proc/%d/ns/pid", target.Facts.Runtime.Init.PID)
 	}
 	return ns, nil
+}
+
+// sharedNamespaces checks that a container asks for the network and IPC namespaces
+// of its pod sandbox. POD is the zero value, so it may also mean that nothing was
+// asked for.
+func sharedNamespaces(pod, container *runtimeapi.NamespaceOption) error {
+	for _, n := range []struct {
+		what           string
+		pod, container runtimeapi.NamespaceMode
+	}{
+		{"network", pod.GetNetwork(), container.GetNetwork()},
+		{"ipc", pod.GetIpc(), container.GetIpc()},
+	} {
+		if n.container != n.pod && n.container != runtimeapi.NamespaceMode_POD {
+			return fmt.Errorf("%s namespace mode %s, and its pod sandbox has %s: containers share what the pod sandbox has", n.what, n.container, n.pod)
+		}
+	}
+	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -217,11 +218,34 @@ func validatePod(cfg *runtimeapi.PodSandboxConfig) error {
 	if sc := cfg.GetLinux().GetSecurityContext(); sc.GetRunAsGroup() != nil && sc.GetRunAsUser() == nil {
 		return fmt.Errorf("%w: the pod sandbox has run_as_group without run_as_user", ErrInvalid)
 	}
-	ns := namespaceOptions(cfg)
-	if ns.GetNetwork() == runtimeapi.NamespaceMode_TARGET || ns.GetIpc() == runtimeapi.NamespaceMode_TARGET || ns.GetPid() == runtimeapi.NamespaceMode_TARGET {
-		return fmt.Errorf("%w: namespace mode TARGET is for containers, not for a pod sandbox", ErrInvalid)
+	if err := validateNamespaces(namespaceOptions(cfg)); err != nil {
+		return err
 	}
 	return validatePorts(cfg)
+}
+
+// validateNamespaces: a pod sandbox can share its PID namespace among the
+// containers or leave it to each; network and IPC they always share.
+func validateNamespaces(ns *runtimeapi.NamespaceOption) error {
+	const (
+		pod       = runtimeapi.NamespaceMode_POD
+		container = runtimeapi.NamespaceMode_CONTAINER
+		node      = runtimeapi.NamespaceMode_NODE
+	)
+	for _, n := range []struct {
+		what  string
+		mode  runtimeapi.NamespaceMode
+		known []runtimeapi.NamespaceMode
+	}{
+		{"network", ns.GetNetwork(), []runtimeapi.NamespaceMode{pod, node}},
+		{"ipc", ns.GetIpc(), []runtimeapi.NamespaceMode{pod, node}},
+		{"pid", ns.GetPid(), []runtimeapi.NamespaceMode{pod, container, node}},
+	} {
+		if !slices.Contains(n.known, n.mode) {
+			return fmt.Errorf("%w: %s namespace mode %s: a pod sandbox can have %v", ErrInvalid, n.what, n.mode, n.known)
+		}
+	}
+	return nil
 }
 
 func validatePorts(cfg *runtimeapi.PodSandboxConfig) error {
