@@ -20,7 +20,7 @@ make_archive() {
 	mkdir -p "$root/.cache/demo" && work=$(mktemp -d "$root/.cache/demo/XXXXXX")
 	(cd "$work" && apt-get -q -o APT::Sandbox::User="$(id -un)" download busybox-static && dpkg-deb -x ./*.deb .) ||
 		fail "cannot download busybox-static: is the package archive reachable?"
-	busybox=$(find "$work" -name busybox -type f | head -n 1)
+	busybox=$(find "$work" -path "*bin/busybox" -type f -perm -100)
 	CGO_ENABLED=0 tests/go.sh run ./tests/images archive -busybox "$busybox" -o "$archive"
 	rm -rf "$work"
 }
@@ -86,6 +86,7 @@ cat >"$HOME/pod.json" <<JSON
 JSON
 cat >"$HOME/container.json" <<JSON
 {"metadata": {"name": "web"}, "image": {"image": "$image"}, "log_path": "web.log", "linux": {},
+ "labels": {"io.kubernetes.pod.name": "demo", "io.kubernetes.pod.namespace": "default"},
  "command": ["sh", "-c", "mkdir /www; echo \"hello from \$(hostname), \$(id -un) in a pod of an ordinary user\" >/www/index.html; echo ready; exec httpd -f -vv -p 80 -h /www"]}
 JSON
 pod=$(show crictl runp "$HOME/pod.json")

@@ -124,19 +124,26 @@ chown -R "$uid:$gid" "$dir" "$run"
 chmod 0700 "$dir/home" "$run"
 become="setpriv --reuid $uid --regid $gid --init-groups --inh-caps=-all --pdeathsig TERM"
 
-# A test binary that go test has built lies in a directory of root's.
-if [ -f "$1" ] && ! $become test -x "$(realpath "$1")"; then
-	mkdir "$dir/cmd"
-	cp "$1" "$dir/cmd/$name"
-	command=$dir/cmd/$name
+# The source tree may lie in a directory of root's. Then it is shown at a place
+# that the user can reach, in a mount namespace of the command's own. So may a
+# test binary that go test has built: it is copied.
+tree=$(cd "$(dirname "$0")/.." && pwd)
+reachable=false
+if $become test -r "$tree/go.mod"; then reachable=true; fi
+if [ -f "$1" ]; then
+	command=$(realpath "$1")
 	shift
+	case $command in
+	"$tree"/*) $reachable || command=$dir/tree${command#"$tree"} ;;
+	*) if ! $become test -x "$command"; then
+		mkdir "$dir/cmd"
+		cp "$command" "$dir/cmd/$name"
+		command=$dir/cmd/$name
+	fi ;;
+	esac
 	set -- "$command" "$@"
 fi
-
-# So may the source tree: show it at a place that the user can reach, in a
-# mount namespace of the command's own.
-tree=$(cd "$(dirname "$0")/.." && pwd)
-if $become test -r "$tree/go.mod"; then
+if $reachable; then
 	enter $become "$@"
 	exit
 fi

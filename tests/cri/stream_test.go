@@ -102,6 +102,11 @@ func (s *session) end() int {
 	return s.cmd.ProcessState.ExitCode()
 }
 
+// waitForSize prints the terminal's size once it has one: it is told after the
+// connection is made. The terminal echoes this text, so it must not hold the
+// answer.
+const waitForSize = `until stty size >/tmp/size 2>/dev/null; do sleep 0.05; done; echo "size: $(cat /tmp/size)"`
+
 func TestStreams(t *testing.T) {
 	n := node.Start(t, node.Options{})
 	n.Crictl("pull", busybox)
@@ -133,9 +138,9 @@ func TestStreams(t *testing.T) {
 	t.Run("exec on a terminal", func(t *testing.T) {
 		n := n.For(t)
 		s := startTerminal(t, n, "exec", "-it", id, "sh")
-		s.say("tty; stty size\n")
+		s.say("tty; " + waitForSize + "\n")
 		s.waitFor("/dev/pts/")
-		s.waitFor("33 77")
+		s.waitFor("size: 33 77")
 		s.say("exit\n")
 		if code := s.end(); code != 0 {
 			t.Errorf("exit code %d: %s", code, s.text())
@@ -164,7 +169,7 @@ func TestStreams(t *testing.T) {
 		time.Sleep(300 * time.Millisecond) // output before the attachment is in the log alone
 		s.say("hello\n")
 		s.waitFor("you said hello")
-		s.cmd.Process.Signal(os.Interrupt)
+		s.cmd.Process.Kill() // crictl has no key to detach
 		s.end()
 		if state := inspect(n, id).Status.State; state != "CONTAINER_RUNNING" {
 			t.Errorf("after detaching the container is %s", state)
@@ -175,9 +180,9 @@ func TestStreams(t *testing.T) {
 		n := n.For(t)
 		id := p.in(n).run("terminal", []string{"sh"}, obj{"stdin": true, "tty": true})
 		s := startTerminal(t, n, "attach", "-it", id)
-		s.say("echo $((6*7)); stty size\n")
+		s.say("echo $((6*7)); " + waitForSize + "\n")
 		s.waitFor("42")
-		s.waitFor("33 77")
+		s.waitFor("size: 33 77")
 		s.say("exit 5\n")
 		if status := waitExited(t, n, id).Status; status.ExitCode != 5 {
 			t.Errorf("exit code %d, want 5", status.ExitCode)
@@ -235,7 +240,12 @@ func reopen(t *testing.T, n *node.Node, p *pod) {
 }
 
 func portForward(t *testing.T, n *node.Node, p *pod) {
-	p.run("web", nil, obj{"image": obj{"image": nginx}})
+	web := p.run("web", nil, obj{"image": obj{"image": nginx}})
+	// A refused connection ends the client.
+	eventually(t, "nginx listens", func() error {
+		_, err := n.TryCrictl("exec", "-s", web, "wget", "-qO-", "http://127.0.0.1/")
+		return err
+	})
 	s := start(t, n, "port-forward", p.id, ":80")
 	s.waitFor("Forwarding from 127.0.0.1:")
 	_, rest, _ := strings.Cut(s.text(), "127.0.0.1:")

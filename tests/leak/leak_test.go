@@ -54,7 +54,7 @@ func TestHostSeesWhatIsLeft(t *testing.T) {
 	file.Close()
 	l.Close()
 
-	dir, err := os.MkdirTemp("/var/tmp", "leak")
+	dir, err := os.MkdirTemp("/var/tmp", "subpod-leak")
 	if err != nil {
 		t.Fatal(err)
 	}
