@@ -425,26 +425,37 @@ func TestHeld(t *testing.T) {
 	}
 }
 
-// A server that always fails is started again with growing pauses; one that
-// refuses its configuration ends the node.
+// serverExits makes the servers of c end at once with the given code.
+func serverExits(t *testing.T, c Config, code int) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(c.DataDir, "exit-with"), []byte(strconv.Itoa(code)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// starts returns when the servers of d have started that end at once.
+func starts(c Config) []string {
+	b, _ := os.ReadFile(filepath.Join(c.DataDir, "starts"))
+	return strings.Fields(string(b))
+}
+
+// A server that has been ready once is started again for ever, with growing
+// pauses; one that refuses its configuration ends the node.
 func TestServerFails(t *testing.T) {
 	c := testConfig(t)
-	write := func(code string) {
-		if err := os.WriteFile(filepath.Join(c.DataDir, "exit-with"), []byte(code), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	write("1")
 	d := startDaemon(t, c)
-	var starts []string
-	d.eventually("four starts", func() bool {
-		b, _ := os.ReadFile(filepath.Join(c.DataDir, "starts"))
-		starts = strings.Fields(string(b))
-		return len(starts) >= 4
-	})
+	first := d.server(0)
+	if err := d.load().Ready(); err != nil {
+		t.Fatal(err)
+	}
+	serverExits(t, c, 1)
+	if err := unix.Kill(hostPID(t, d.load(), first.PID), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	d.eventually("four starts", func() bool { return len(starts(c)) >= maxFirstFailures+1 })
 	var last time.Time
-	least := minPause / 2
-	for i, s := range starts[:4] {
+	least := minPause
+	for i, s := range starts(c)[:4] {
 		at, err := time.Parse(time.RFC3339Nano, s)
 		if err != nil {
 			t.Fatal(err)
@@ -456,9 +467,30 @@ func TestServerFails(t *testing.T) {
 		}
 		last = at
 	}
-	write(strconv.Itoa(ExitConfig))
+	serverExits(t, c, ExitConfig)
 	if code := d.wait(); code != ExitConfig {
 		t.Errorf("exit code %d, want %d", code, ExitConfig)
+	}
+}
+
+// A server that has never been ready and always fails ends the node, with the
+// server's exit code and a word of how it came.
+func TestServerNeverReady(t *testing.T) {
+	c := testConfig(t)
+	serverExits(t, c, 9)
+	begin := time.Now()
+	d := startDaemon(t, c)
+	if code := d.wait(); code != 9 {
+		t.Errorf("exit code %d, want the server's 9", code)
+	}
+	if took := time.Since(begin); took > 10*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	if n := len(starts(c)); n != maxFirstFailures {
+		t.Errorf("%d starts, want %d", n, maxFirstFailures)
+	}
+	if !strings.Contains(d.log.String(), "the server cannot start") {
+		t.Error("the daemon does not say what has happened")
 	}
 }
 

@@ -1,10 +1,29 @@
 package rootless
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 )
+
+// Ready says that the server serves: to the supervisor, which from now on starts
+// it again however often it fails, and to the service manager (see Notify).
+// Idempotent. The server calls it, inside the node.
+func (n *Node) Ready() error {
+	err := os.WriteFile(filepath.Join(nodeDir(n.RunDir), fileReady), nil, 0o600)
+	if err != nil {
+		err = fmt.Errorf("tell the supervisor that the server is ready: %w", err)
+	}
+	return errors.Join(err, Notify("READY=1"))
+}
+
+// wasReady reports whether a server has been ready in the node of runDir.
+func wasReady(runDir string) bool {
+	_, err := os.Stat(filepath.Join(nodeDir(runDir), fileReady))
+	return err == nil
+}
 
 // Notify tells the service manager the state of the service, as in
 // sd_notify(3): "READY=1", "RELOADING=1", "STATUS=…". It does nothing when no

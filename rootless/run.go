@@ -32,6 +32,7 @@ const (
 	fileResolvConf = "resolv.conf"
 	fileConfig     = "config.json"
 	fileFacts      = "facts.json"
+	fileReady      = "ready"
 )
 
 // Run makes the node, runs Config.Server in it and blocks until the node ends.

@@ -24,6 +24,10 @@ const (
 	minPause    = 100 * time.Millisecond
 	maxPause    = 10 * time.Second
 	steadyAfter = 30 * time.Second
+	// maxFirstFailures is how often a server may end at once in a node in which
+	// none has ever served. What is wrong then is there to stay, and whoever has
+	// just typed the command is waiting to hear of it.
+	maxFirstFailures = 3
 )
 
 // supervisor keeps one server running.
@@ -32,6 +36,10 @@ type supervisor struct {
 	log     *slog.Logger
 	signals <-chan os.Signal
 	pause   time.Duration
+	// ready reports whether a server has ever served in this node.
+	ready func() bool
+	// failures counts the servers that have ended at once before that.
+	failures int
 }
 
 // verdict is what follows the end of a server.
@@ -53,7 +61,8 @@ func runSupervisorRole() error {
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 	signal.Ignore(unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGPIPE, unix.SIGALRM, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU)
-	s := &supervisor{argv: c.Server, log: newLogger(c, "supervisor"), signals: signals, pause: minPause}
+	s := &supervisor{argv: c.Server, log: newLogger(c, "supervisor"), signals: signals, pause: minPause,
+		ready: func() bool { return wasReady(c.RunDir) }}
 	return s.run()
 }
 
@@ -66,8 +75,14 @@ func (s *supervisor) run() error {
 			return &exitError{"the server", ExitConfig}
 		}
 		if v == restart {
-			if time.Since(started) > steadyAfter {
+			steady := time.Since(started) > steadyAfter
+			if steady {
 				s.pause = minPause
+			}
+			if s.givesUp(steady) {
+				s.log.Error("the server cannot start: it has ended at once each time, and said why above",
+					"starts", s.failures, "error", err)
+				return &exitError{"the server", exitCode(err)}
 			}
 			s.log.Error("the server has ended; containers keep running", "error", err, "restart_in", s.pause)
 			v = s.wait(s.pause)
@@ -77,10 +92,21 @@ func (s *supervisor) run() error {
 		case finish:
 			return nil
 		case reload:
-			s.pause = minPause
+			s.pause, s.failures = minPause, 0
 			s.log.Info("starting the server anew", "path", s.argv[0])
 		}
 	}
+}
+
+// givesUp counts the end of a server. A node in which one has served goes on for
+// ever: its containers are worth more than a clear message.
+func (s *supervisor) givesUp(steady bool) bool {
+	if steady || s.ready() {
+		s.failures = 0
+		return false
+	}
+	s.failures++
+	return s.failures >= maxFirstFailures
 }
 
 // serve runs one server until its end. The verdict is restart unless a signal

@@ -86,8 +86,8 @@ func runServer(ctx context.Context, cfg *config.Config, node *rootless.Node) err
 	}
 	close(ready)
 	slog.Info("serving", "socket", cfg.Daemon.Socket, "took", time.Since(begin).Round(time.Millisecond))
-	if err := rootless.Notify("READY=1"); err != nil {
-		slog.Warn("the service manager could not be told", "error", err)
+	if err := node.Ready(); err != nil {
+		slog.Warn("not everybody could be told that the server is ready", "error", err)
 	}
 	return group.Wait()
 }
