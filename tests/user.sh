@@ -17,20 +17,59 @@ export PATH
 
 say() { echo "user.sh: $*" >&2; }
 
+# IDs enough for the node and for two pods with user namespaces of their own,
+# whose ranges the kubelet puts at multiples of 65536.
+count=196608
+
 # next_range FILE: the first subordinate ID above all given ones.
 next_range() {
 	awk -F: 'BEGIN { n = 100000 } $2 + $3 > n { n = $2 + $3 } END { print n }' "$1" /dev/null
 }
 
+# room FILE FIRST: whether nobody else has an ID of FIRST up to FIRST + count.
+room() {
+	awk -F: -v me="$user" -v first="$2" -v count="$count" \
+		'$1 != me && $2 < first + count && $2 + $3 > first { exit 1 }' "$1"
+}
+
+# give_range uid|gid: one range of count IDs. A smaller one that is there (useradd
+# makes it, or an older version of this script) is widened in place where there is
+# room: files of it may be around.
+give_range() {
+	file=/etc/sub$1
+	own=$(awk -F: -v me="$user" '$1 == me { print $2 "-" $2 + $3 - 1 "-" $3 }' "$file")
+	for range in $own; do
+		[ "${range##*-}" -lt "$count" ] || return 0
+	done
+	# usermod refuses to change an account that runs something.
+	if [ -n "$own" ] && pgrep -u "$user" >/dev/null; then
+		say "$user keeps its small range of sub${1}s for now: it has processes"
+		return 0
+	fi
+	first=${own%%-*}
+	if [ -z "$first" ] || ! room "$file" "$first"; then
+		first=$(next_range "$file")
+	fi
+	for range in $own; do
+		usermod "--del-sub${1}s" "${range%-*}" "$user"
+	done
+	usermod "--add-sub${1}s" "$first-$((first + count - 1))" "$user"
+}
+
 make_user() {
+	# One at a time: tests of several packages may start together.
+	exec 9>/var/lock/subpod-test-user
+	flock 9
 	id "$user" >/dev/null 2>&1 ||
 		useradd --create-home --shell /bin/sh --comment "$comment" "$user" >&2
 	touch /etc/subuid /etc/subgid
 	for kind in uid gid; do
-		grep -q "^$user:" "/etc/sub$kind" && continue
-		first=$(next_range "/etc/sub$kind")
-		usermod "--add-sub${kind}s" "$first-$((first + 65535))" "$user"
+		# The range of an account that someone else has made is theirs to widen.
+		if [ "$(getent passwd "$user" | cut -d: -f5)" = "$comment" ] || ! grep -q "^$user:" "/etc/sub$kind"; then
+			give_range "$kind"
+		fi
 	done
+	exec 9>&-
 }
 
 if [ "${1-}" = --remove ]; then
@@ -50,7 +89,7 @@ else
 	if [ "$(id -u)" != 0 ] && ! grep -q -e "^$user:" -e "^$(id -u):" /etc/subuid 2>/dev/null &&
 		! getsubids "$user" >/dev/null 2>&1; then
 		say "$user has no subordinate IDs. Type:"
-		say "  sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $user"
+		say "  sudo usermod --add-subuids 100000-296607 --add-subgids 100000-296607 $user"
 		exit 1
 	fi
 fi
