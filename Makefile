@@ -50,16 +50,18 @@ lint: ## gofmt and go vet
 	if [ -n "$$unformatted" ]; then echo "gofmt: $$unformatted" >&2; exit 1; fi
 	CGO_ENABLED=0 $(GO) vet -tags "$(TAGS)" ./...
 
-# The tests of the packages run as an ordinary user, each in what it needs.
-UNIT = $(shell $(GO) list -tags "$(TAGS)" ./... | grep -vE '/tests/(cri|critest|bench)$$')
+# Packages below tests/ drive the built daemon, but for these.
+UNIT   = $(shell $(GO) list -tags "$(TAGS)" ./... | grep -v /tests/) ./tests/arch ./tests/leak
+DAEMON = $(shell $(GO) list -tags "$(TAGS)" ./tests/... | grep -vE '/tests/(arch|leak|critest|bench)$$')
 
+# The tests of the packages run as an ordinary user, each in what it needs.
 .PHONY: test-unit
 test-unit: ## The tests of the packages, and the rules of the house
 	$(TEST) -exec $(USER) -timeout 10m $(UNIT)
 
 .PHONY: test-cri
-test-cri: build test-tools test-images ## Walk the daemon through crictl
-	$(TEST) -count=1 -timeout 20m ./tests/cri
+test-cri: build test-tools test-images ## Walk the daemon through crictl, and look at every field of the CRI
+	$(TEST) -count=1 -p 1 -timeout 20m $(DAEMON)
 
 .PHONY: test-critest
 test-critest: build test-tools test-images ## The Kubernetes project's CRI validation suite

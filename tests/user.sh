@@ -138,6 +138,13 @@ name=$(basename "$1")
 trap clean EXIT
 trap 'exit 129' HUP; trap 'exit 130' INT; trap 'exit 143' TERM
 
+# Tests that build something do so in a tree that may be another user's, and with
+# caches outside the new home.
+if ! $root && [ -n "${HOME:-}" ]; then
+	export GOPATH="${GOPATH:-$HOME/go}" GOCACHE="${GOCACHE:-$HOME/.cache/go-build}"
+fi
+export GOFLAGS="${GOFLAGS:-} -buildvcs=false -modcacherw"
+
 SUBPOD_TEST_DIR=$dir
 TMPDIR=$dir/tmp
 SUBPOD_USER_BUS=${DBUS_SESSION_BUS_ADDRESS:-}
@@ -182,6 +189,11 @@ if [ -f "$1" ]; then
 	esac
 	set -- "$command" "$@"
 fi
+# What its tests build by Go is kept for the next time.
+at=$tree
+$reachable || at=$dir/tree
+mkdir -p "$tree/.cache/user" && chown "$uid:$gid" "$tree/.cache/user"
+export GOCACHE="$at/.cache/user/build" GOMODCACHE="$at/.cache/user/mod"
 if $reachable; then
 	enter $become "$@"
 	exit
