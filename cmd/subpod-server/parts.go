@@ -91,6 +91,7 @@ func newParts(ctx context.Context, cfg *config.Config, node *rootless.Node, node
 	}
 	p.runtime = pod.New(pod.Options{
 		RunDir:         cfg.Daemon.RunDir,
+		LogDir:         filepath.Join(cfg.Daemon.DataDir, "logs"),
 		Node:           node.Identity,
 		State:          p.state,
 		Images:         p.images,

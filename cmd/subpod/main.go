@@ -1,11 +1,12 @@
 // Command subpod is a CRI container runtime for ordinary users: the daemon that
-// makes the node, and the client commands.
+// makes the node, and the commands that talk to the server in it.
 package main
 
 import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -17,14 +18,10 @@ func main() {
 	rootless.Dispatch()
 	err := newRoot().Execute()
 	var code exitStatus
-	switch {
-	case err == nil:
-		return
-	case errors.As(err, &code):
-		os.Exit(int(code))
+	if err != nil && !errors.As(err, &code) {
+		fmt.Fprintln(os.Stderr, "subpod:", strings.ReplaceAll(err.Error(), "\n", "\nsubpod: "))
 	}
-	fmt.Fprintln(os.Stderr, "subpod:", err)
-	os.Exit(1)
+	os.Exit(exitCode(err))
 }
 
 // exitStatus ends the process with the code of a command that has said itself
@@ -35,18 +32,57 @@ func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)
 
 func newRoot() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:           "subpod",
-		Short:         "Rootless container runtime with a CRI endpoint",
+		Use:   "subpod",
+		Short: "Rootless container runtime with a CRI endpoint",
+		Long: `Runs containers and Kubernetes pods as an ordinary user. The daemon serves the
+Container Runtime Interface on a unix socket; the other commands are its clients.
+
+Exit codes: 1 failed, 2 wrong usage, 3 no such container, pod or image, 4 no
+daemon. "run" and "exec" end with the code of the command that they ran: 125
+when subpod itself failed, 126 when the command cannot be executed, 127 when
+there is none of that name.`,
+		Example: `  subpod run -it --rm busybox sh
+  subpod play pod.yaml
+  subpod ps`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	flags := cli.AddFlags(cmd)
-	cmd.AddCommand(
-		newDaemon(flags),
-		newNsenter(flags),
-		newReload(flags),
-		newLoad(flags),
-		newVersion(),
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		hint := ""
+		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+			hint = "; did you mean " + strings.Join(near, " or ") + "?"
+		}
+		return usagef("there is no command %q%s (see subpod --help)", args[0], hint)
+	}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	cmd.SuggestionsMinimumDistance = 2
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usageError{fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())}
+	})
+	a := &app{cli.AddFlags(cmd)}
+	cmd.AddGroup(
+		&cobra.Group{ID: groupContainers, Title: "Containers and pods:"},
+		&cobra.Group{ID: groupImages, Title: "Images:"},
+		&cobra.Group{ID: groupNode, Title: "The daemon and its node:"},
 	)
+	add := func(group string, list ...*cobra.Command) {
+		for _, c := range list {
+			c.GroupID = group
+			cmd.AddCommand(c)
+		}
+	}
+	add(groupContainers, newRun(a), newPs(a), newPods(a), newLogs(a), newExec(a), newAttach(a), newStop(a), newRm(a))
+	add(groupImages, newPull(a), newImages(a), newRmi(a), newTag(a), newLoad(a.flags), newSave(a), newLogin(a), newLogout(a))
+	add(groupNode, newDaemon(a.flags), newReload(a.flags), newNsenter(a.flags), newVersion())
 	return cmd
 }
+
+// Groups of commands in the help.
+const (
+	groupContainers = "containers"
+	groupImages     = "images"
+	groupNode       = "node"
+)

@@ -24,4 +24,3 @@ func newVersion() *cobra.Command {
 		},
 	}
 }
-

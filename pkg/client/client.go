@@ -3,9 +3,11 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
+	"sync"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -17,7 +19,10 @@ import (
 // maxMessage is the size of the largest message, in bytes, as the server has it.
 const maxMessage = 16 << 20
 
-// Client speaks to the daemon behind a unix socket.
+// ErrNoDaemon says that nothing listens on the socket.
+var ErrNoDaemon = errors.New("no daemon answers")
+
+// Client speaks to the daemon behind a unix socket. Its errors are *Error.
 type Client struct {
 	runtimeapi.RuntimeServiceClient
 	runtimeapi.ImageServiceClient
@@ -25,34 +30,123 @@ type Client struct {
 }
 
 // Dial makes a client for the socket. It fails at once when nothing listens
-// there.
+// there: ErrNoDaemon.
 func Dial(socket string) (*Client, error) {
-	probe, err := net.Dial("unix", socket)
+	first, err := net.Dial("unix", socket)
 	if err != nil {
 		hint := "start it with `subpod daemon`"
 		if os.IsPermission(err) {
 			hint = "only the user that runs the daemon may use it"
 		}
-		return nil, fmt.Errorf("no daemon answers on %s: %w (%s)", socket, err, hint)
+		return nil, fmt.Errorf("%w on %s: %w (%s)", ErrNoDaemon, socket, err, hint)
 	}
-	probe.Close()
-	conn, err := grpc.NewClient("unix://"+socket,
+	conn, err := grpc.NewClient("passthrough:///"+socket,
+		grpc.WithContextDialer(dialer(first)),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)))
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
+		grpc.WithUnaryInterceptor(unaryErrors),
+		grpc.WithStreamInterceptor(streamErrors),
+		grpc.WithAuthority("localhost"),
+		grpc.WithNoProxy(),
+		grpc.WithDisableServiceConfig())
 	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", socket, err)
+		return nil, errors.Join(fmt.Errorf("connect to %s: %w", socket, err), first.Close())
 	}
 	return &Client{runtimeapi.NewRuntimeServiceClient(conn), runtimeapi.NewImageServiceClient(conn), conn}, nil
 }
 
+// dialer hands out the connection that is there, then makes new ones.
+func dialer(first net.Conn) func(context.Context, string) (net.Conn, error) {
+	var mu sync.Mutex
+	return func(ctx context.Context, socket string) (net.Conn, error) {
+		mu.Lock()
+		conn := first
+		first = nil
+		mu.Unlock()
+		if conn != nil {
+			return conn, nil
+		}
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", socket)
+	}
+}
+
+// Close ends the connection.
+func (c *Client) Close() error { return c.conn.Close() }
+
 // Load loads images from a file or directory (control.LoadRequest.Source).
 func (c *Client) Load(ctx context.Context, source string) ([]control.LoadedImage, error) {
-	resp, err := control.Load(ctx, c.conn, &control.LoadRequest{Source: source})
+	resp, err := control.Call[control.LoadResponse](ctx, c.conn, "Load", &control.LoadRequest{Source: source})
 	if err != nil {
 		return nil, err
 	}
 	return resp.Images, nil
 }
 
-// Close ends the connection.
-func (c *Client) Close() error { return c.conn.Close() }
+// Pull pulls an image and returns its ID; progress may be nil.
+func (c *Client) Pull(ctx context.Context, ref string, progress func(*control.PullEvent)) (id string, err error) {
+	err = control.Receive(ctx, c.conn, "Pull", &control.PullRequest{Ref: ref}, func(e *control.PullEvent) error {
+		id = e.ID
+		if progress != nil {
+			progress(e)
+		}
+		return nil
+	})
+	return id, err
+}
+
+// Save hands the pieces of an archive of images to write.
+func (c *Client) Save(ctx context.Context, req *control.SaveRequest, write func([]byte) error) error {
+	return control.Receive(ctx, c.conn, "Save", req, func(chunk *control.Chunk) error { return write(chunk.Data) })
+}
+
+// Tag gives an image one more name.
+func (c *Client) Tag(ctx context.Context, source, target string) error {
+	_, err := control.Call[control.Empty](ctx, c.conn, "Tag", &control.TagRequest{Source: source, Target: target})
+	return err
+}
+
+// Untag takes a name away from an image, which goes with its last one.
+func (c *Client) Untag(ctx context.Context, name string, force bool) (*control.UntagResponse, error) {
+	return control.Call[control.UntagResponse](ctx, c.conn, "Untag", &control.UntagRequest{Name: name, Force: force})
+}
+
+// Login tries and stores credentials, and returns the file that holds them.
+func (c *Client) Login(ctx context.Context, req *control.LoginRequest) (file string, err error) {
+	resp, err := control.Call[control.LoginResponse](ctx, c.conn, "Login", req)
+	if err != nil {
+		return "", err
+	}
+	return resp.File, nil
+}
+
+// Logout removes stored credentials.
+func (c *Client) Logout(ctx context.Context, req *control.LogoutRequest) error {
+	_, err := control.Call[control.Empty](ctx, c.conn, "Logout", req)
+	return err
+}
+
+// Wait returns once a container has exited.
+func (c *Client) Wait(ctx context.Context, id string) (*control.WaitResponse, error) {
+	return control.Call[control.WaitResponse](ctx, c.conn, "Wait", &control.WaitRequest{ContainerID: id})
+}
+
+// Signal sends a signal to a container's process.
+func (c *Client) Signal(ctx context.Context, id string, signal int) error {
+	_, err := control.Call[control.Empty](ctx, c.conn, "Signal", &control.SignalRequest{ContainerID: id, Signal: signal})
+	return err
+}
+
+// Top lists a container's processes.
+func (c *Client) Top(ctx context.Context, id string) ([]control.Process, error) {
+	resp, err := control.Call[control.TopResponse](ctx, c.conn, "Top", &control.TopRequest{ContainerID: id})
+	if err != nil {
+		return nil, err
+	}
+	return resp.Processes, nil
+}
+
+// Session runs a session until it ends.
+func (c *Client) Session(ctx context.Context, req control.SessionRequest, s control.Streams) (*control.SessionExit, error) {
+	return control.Session(ctx, c.conn, req, s)
+}

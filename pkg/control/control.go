@@ -5,38 +5,49 @@ package control
 
 import (
 	"context"
-	"encoding/json"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/encoding"
 )
 
 // Service is the name of the service.
 const Service = "subpod.v1.Control"
 
-// LoadRequest asks for images to be loaded from a file or directory that the
-// daemon's user can read.
-type LoadRequest struct {
-	// Source is "oci:DIR[:REF]", "oci-archive:FILE[:REF]",
-	// "docker-archive:FILE[:REF]" or a path; paths are absolute.
-	Source string `json:"source"`
-}
+// ReasonTrailer is the gRPC trailer that says what an error is about where the
+// gRPC code alone does not, by one of the reasons below. CRI calls have it too.
+const ReasonTrailer = "subpod-reason"
 
-// LoadResponse lists what was loaded.
-type LoadResponse struct {
-	Images []LoadedImage `json:"images"`
-}
-
-// LoadedImage is one image that was loaded.
-type LoadedImage struct {
-	ID   string   `json:"id"`
-	Tags []string `json:"tags"`
-}
+// Reasons of errors.
+const (
+	ReasonCommandNotFound      = "CommandNotFound"
+	ReasonCommandNotExecutable = "CommandNotExecutable"
+	ReasonImageNotFound        = "ImageNotFound"
+	ReasonNotLoggedIn          = "NotLoggedIn"
+)
 
 // Server is what serves the calls.
 type Server interface {
 	// Load loads images from files.
 	Load(context.Context, *LoadRequest) (*LoadResponse, error)
+	// Pull pulls an image and tells how it goes.
+	Pull(context.Context, *PullRequest, func(*PullEvent) error) error
+	// Save writes images as an archive.
+	Save(context.Context, *SaveRequest, func(*Chunk) error) error
+	// Tag gives an image one more name.
+	Tag(context.Context, *TagRequest) (*Empty, error)
+	// Untag takes a name away; the image goes with its last one.
+	Untag(context.Context, *UntagRequest) (*UntagResponse, error)
+	// Login tries credentials at a registry and stores them in auth.json.
+	Login(context.Context, *LoginRequest) (*LoginResponse, error)
+	// Logout removes credentials from auth.json.
+	Logout(context.Context, *LogoutRequest) (*Empty, error)
+	// Wait returns once a container has exited.
+	Wait(context.Context, *WaitRequest) (*WaitResponse, error)
+	// Signal sends a signal to a container's process.
+	Signal(context.Context, *SignalRequest) (*Empty, error)
+	// Top lists a container's processes.
+	Top(context.Context, *TopRequest) (*TopResponse, error)
+	// Session joins a client's streams to a container or a pod's port.
+	Session(context.Context, *SessionStreams) (*SessionExit, error)
 }
 
 // Register adds the service to a gRPC server.
@@ -46,44 +57,18 @@ func Register(s grpc.ServiceRegistrar, impl Server) {
 		HandlerType: (*Server)(nil),
 		Methods: []grpc.MethodDesc{
 			{MethodName: "Load", Handler: unary("Load", impl.Load)},
+			{MethodName: "Tag", Handler: unary("Tag", impl.Tag)},
+			{MethodName: "Untag", Handler: unary("Untag", impl.Untag)},
+			{MethodName: "Login", Handler: unary("Login", impl.Login)},
+			{MethodName: "Logout", Handler: unary("Logout", impl.Logout)},
+			{MethodName: "Wait", Handler: unary("Wait", impl.Wait)},
+			{MethodName: "Signal", Handler: unary("Signal", impl.Signal)},
+			{MethodName: "Top", Handler: unary("Top", impl.Top)},
+		},
+		Streams: []grpc.StreamDesc{
+			{StreamName: "Pull", ServerStreams: true, Handler: serverStream(impl.Pull)},
+			{StreamName: "Save", ServerStreams: true, Handler: serverStream(impl.Save)},
+			{StreamName: "Session", ServerStreams: true, ClientStreams: true, Handler: serveSession(impl.Session)},
 		},
 	}, impl)
 }
-
-// Load calls Server.Load on the other end.
-func Load(ctx context.Context, conn grpc.ClientConnInterface, req *LoadRequest) (*LoadResponse, error) {
-	return invoke[LoadResponse](ctx, conn, "Load", req)
-}
-
-func invoke[Resp any](ctx context.Context, conn grpc.ClientConnInterface, method string, req any) (*Resp, error) {
-	resp := new(Resp)
-	if err := conn.Invoke(ctx, "/"+Service+"/"+method, req, resp, grpc.CallContentSubtype(codecName)); err != nil {
-		return nil, err
-	}
-	return resp, nil
-}
-
-func unary[Req, Resp any](method string, call func(context.Context, *Req) (*Resp, error)) grpc.MethodHandler {
-	return func(srv any, ctx context.Context, decode func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
-		req := new(Req)
-		if err := decode(req); err != nil {
-			return nil, err
-		}
-		handle := func(ctx context.Context, req any) (any, error) { return call(ctx, req.(*Req)) }
-		if interceptor == nil {
-			return handle(ctx, req)
-		}
-		return interceptor(ctx, req, &grpc.UnaryServerInfo{Server: srv, FullMethod: "/" + Service + "/" + method}, handle)
-	}
-}
-
-// codecName is the content subtype of the service's messages.
-const codecName = "json"
-
-func init() { encoding.RegisterCodec(codec{}) }
-
-type codec struct{}
-
-func (codec) Name() string                       { return codecName }
-func (codec) Marshal(v any) ([]byte, error)      { return json.Marshal(v) }
-func (codec) Unmarshal(data []byte, v any) error { return json.Unmarshal(data, v) }

@@ -1,12 +1,15 @@
 package cri
 
 import (
+	"bufio"
 	"context"
+	"sync"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/subpod/subpod/pkg/control"
+	"github.com/subpod/subpod/storage"
 )
 
 // Load loads images from files: the CRI has no call for it.
@@ -23,4 +26,96 @@ func (s *Service) Load(ctx context.Context, req *control.LoadRequest) (*control.
 		resp.Images = append(resp.Images, control.LoadedImage{ID: image.ID, Tags: image.RepoTags})
 	}
 	return resp, nil
+}
+
+// Pull is PullImage that tells how it goes.
+func (s *Service) Pull(ctx context.Context, req *control.PullRequest, send func(*control.PullEvent) error) error {
+	if req.Ref == "" {
+		return status.Error(codes.InvalidArgument, "the request names no image")
+	}
+	// The store must not wait for a slow client: it leaves the latest state in a
+	// box of one.
+	var mu sync.Mutex
+	var latest control.PullEvent
+	news := make(chan struct{}, 1)
+	done := make(chan error, 1)
+	go func() {
+		image, err := s.Images.Pull(ctx, storage.PullRequest{Ref: req.Ref, Progress: func(p storage.Progress) {
+			mu.Lock()
+			latest = control.PullEvent{Downloaded: p.Downloaded, Total: p.Total, Layers: p.Blobs, Done: p.Done}
+			mu.Unlock()
+			select {
+			case news <- struct{}{}:
+			default:
+			}
+		}})
+		mu.Lock()
+		latest.ID = image.ID
+		mu.Unlock()
+		done <- err
+	}()
+	read := func() *control.PullEvent {
+		mu.Lock()
+		defer mu.Unlock()
+		e := latest
+		return &e
+	}
+	for {
+		select {
+		case <-news:
+			if err := send(read()); err != nil {
+				return err
+			}
+		case err := <-done:
+			if err != nil {
+				return err
+			}
+			return send(read())
+		}
+	}
+}
+
+// chunkSize is that of the pieces in which byte streams are sent.
+const chunkSize = 256 << 10
+
+// chunks is a writer that sends what it gets.
+type chunks func(*control.Chunk) error
+
+// Write implements io.Writer.
+func (send chunks) Write(p []byte) (int, error) {
+	if err := send(&control.Chunk{Data: p}); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// Save sends images as an archive.
+func (s *Service) Save(ctx context.Context, req *control.SaveRequest, send func(*control.Chunk) error) error {
+	w := bufio.NewWriterSize(chunks(send), chunkSize)
+	if err := s.Images.Save(ctx, req.Names, req.Format, w); err != nil {
+		return err
+	}
+	return w.Flush()
+}
+
+// Tag gives an image one more name.
+func (s *Service) Tag(ctx context.Context, req *control.TagRequest) (*control.Empty, error) {
+	return &control.Empty{}, s.Images.Tag(ctx, req.Source, req.Target)
+}
+
+// Untag takes a name away from an image.
+func (s *Service) Untag(ctx context.Context, req *control.UntagRequest) (*control.UntagResponse, error) {
+	done, err := s.Images.Untag(ctx, req.Name, req.Force)
+	return &control.UntagResponse{Untagged: done.Names, Deleted: done.Deleted}, err
+}
+
+// Login tries and stores credentials.
+func (s *Service) Login(ctx context.Context, req *control.LoginRequest) (*control.LoginResponse, error) {
+	file, err := s.Images.Login(ctx, req.Registry, req.Username, req.Password)
+	return &control.LoginResponse{File: file}, err
+}
+
+// Logout removes stored credentials.
+func (s *Service) Logout(ctx context.Context, req *control.LogoutRequest) (*control.Empty, error) {
+	return &control.Empty{}, s.Images.Logout(ctx, req.Registry, req.All)
 }

@@ -11,11 +11,13 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	crierrors "k8s.io/cri-api/pkg/errors"
 
 	"github.com/subpod/subpod/netns"
 	"github.com/subpod/subpod/pkg/cgroup"
+	"github.com/subpod/subpod/pkg/control"
 	"github.com/subpod/subpod/pkg/oci"
 	"github.com/subpod/subpod/pkg/ocispec"
 	"github.com/subpod/subpod/pkg/pod"
@@ -55,7 +57,11 @@ func (e *edge) serve(ctx context.Context, method string, handle func() error) (e
 			err = status.Errorf(codes.Internal, "%s: internal error, see the log", method)
 		}
 	}()
-	err = withCode(handle())
+	err = handle()
+	if reason := reasonOf(err); reason != "" {
+		_ = grpc.SetTrailer(ctx, metadata.Pairs(control.ReasonTrailer, reason))
+	}
+	err = withCode(err)
 	level := slog.LevelDebug
 	if code := status.Code(err); code != codes.OK && code != codes.NotFound && code != codes.Canceled {
 		level = slog.LevelWarn
@@ -91,6 +97,7 @@ var codeOf = []struct {
 	{state.ErrNotFound, codes.NotFound},
 	{state.ErrAmbiguous, codes.InvalidArgument},
 	{storage.ErrImageNotFound, codes.NotFound},
+	{storage.ErrNotLoggedIn, codes.NotFound},
 	{storage.ErrBadReference, codes.InvalidArgument},
 	{storage.ErrUnauthorized, codes.PermissionDenied},
 	{storage.ErrImageInUse, codes.FailedPrecondition},
@@ -113,6 +120,7 @@ var codeOf = []struct {
 	{storage.ErrIDRange, codes.FailedPrecondition},
 	{netns.ErrSysctl, codes.InvalidArgument},
 	{oci.ErrCommandNotFound, codes.InvalidArgument},
+	{oci.ErrCommandNotExecutable, codes.InvalidArgument},
 	{pod.ErrWrongState, codes.FailedPrecondition},
 	{oci.ErrNotRunning, codes.FailedPrecondition},
 	{rootless.ErrPortPrivileged, codes.PermissionDenied},
@@ -126,6 +134,27 @@ var typed = []struct{ err, kubelet error }{
 	{storage.ErrSignature, crierrors.ErrSignatureValidationFailed},
 	{pod.ErrImageVolume, crierrors.ErrImageVolumeMountFailed},
 	{ocispec.ErrRecursiveReadOnly, crierrors.ErrRROUnsupported},
+}
+
+// reasons lists what our own client tells apart where one gRPC code has several
+// meanings.
+var reasons = []struct {
+	err    error
+	reason string
+}{
+	{oci.ErrCommandNotFound, control.ReasonCommandNotFound},
+	{oci.ErrCommandNotExecutable, control.ReasonCommandNotExecutable},
+	{storage.ErrImageNotFound, control.ReasonImageNotFound},
+	{storage.ErrNotLoggedIn, control.ReasonNotLoggedIn},
+}
+
+func reasonOf(err error) string {
+	for _, r := range reasons {
+		if errors.Is(err, r.err) {
+			return r.reason
+		}
+	}
+	return ""
 }
 
 // withCode gives an error of the core its gRPC code.

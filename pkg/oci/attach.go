@@ -20,6 +20,9 @@ type Streams struct {
 	// TTY: there is one stream for both outputs, and Resize is listened to.
 	TTY    bool
 	Resize <-chan TerminalSize
+	// Attached, if set, is called by Attach once it is connected: what the
+	// container writes from then on is not missed.
+	Attached func()
 }
 
 // TerminalSize is in character cells.
@@ -58,6 +61,9 @@ func (e *Executor) Attach(ctx context.Context, id string, f Facts, s Streams) er
 	}
 	if f.Terminal && s.Resize != nil {
 		go e.resize(ctx, f, s.Resize)
+	}
+	if s.Attached != nil {
+		s.Attached()
 	}
 	err = receiveOutput(conn, s)
 	if ctx.Err() != nil {

@@ -15,6 +15,9 @@ var (
 	// ErrCommandNotFound says that the container has no such executable. It is
 	// found with errors.Is in a *RuntimeError.
 	ErrCommandNotFound = errors.New("command not found in the container")
+	// ErrCommandNotExecutable says that the container's command is no file that
+	// may be executed. It is found with errors.Is in a *RuntimeError.
+	ErrCommandNotExecutable = errors.New("command cannot be executed in the container")
 	// ErrTimeout says that an exec ran longer than its timeout and was killed.
 	ErrTimeout = errors.New("exec timed out and was killed")
 	// ErrNoHandler names a runtime handler that is not configured.
@@ -40,13 +43,23 @@ func (e *RuntimeError) Error() string {
 	return fmt.Sprintf("%s %s: %s", e.Handler, e.Op, e.Message)
 }
 
-// Is makes errors.Is(err, ErrCommandNotFound) true where the runtime says so.
+// Is makes errors.Is true for ErrCommandNotFound and ErrCommandNotExecutable
+// where the runtime says so.
 func (e *RuntimeError) Is(target error) bool {
-	return target == ErrCommandNotFound && notFound.MatchString(e.Message)
+	switch target {
+	case ErrCommandNotFound:
+		return notFound.MatchString(e.Message)
+	case ErrCommandNotExecutable:
+		return notExecutable.MatchString(e.Message)
+	}
+	return false
 }
 
 // The words of crun, of runc for a bare name, and of runc for a path.
 var notFound = regexp.MustCompile("executable file (`.*` )?not found in \\$PATH|exec: \".*\": stat .*: no such file or directory")
+
+// The words of crun and runc for a file without the permission, or a directory.
+var notExecutable = regexp.MustCompile("open executable: (Permission denied|Operation not permitted|Is a directory)|exec(utable)?:? .*(permission denied|is a directory)|the path `.*` (is not a regular file|is a directory)")
 
 // runtimeWords takes the error messages out of a runtime's output. With
 // --log-format=json both crun and runc write one object a line; what is not

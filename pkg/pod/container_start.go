@@ -50,7 +50,7 @@ func (r *Runtime) StartContainer(ctx context.Context, id string) error {
 		return fmt.Errorf("%w: start container %s: it is %s", ErrWrongState, c.ID, stateWord(c))
 	}
 	now := time.Now()
-	err = errors.New(c.Status.StartError)
+	err = commandNotFound(c)
 	if c.Facts.Runtime != nil {
 		err = r.Executor.Start(ctx, c.ID, *c.Facts.Runtime)
 	}

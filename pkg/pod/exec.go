@@ -48,8 +48,9 @@ func (r *Runtime) Exec(ctx context.Context, id string, cmd []string, s oci.Strea
 }
 
 // Attach joins the streams to the container's own process until either ends.
+// Attached before the start, a client misses nothing.
 func (r *Runtime) Attach(ctx context.Context, id string, s oci.Streams) error {
-	c, err := r.running(id)
+	c, err := r.attachable(id)
 	if err != nil {
 		return err
 	}
@@ -86,7 +87,7 @@ func (r *Runtime) CheckExec(id string, cmd []string) error {
 // CheckAttach says whether a client can attach to the container now; tty must
 // be as the container was made (proto: AttachRequest.tty).
 func (r *Runtime) CheckAttach(id string, tty bool) error {
-	c, err := r.running(id)
+	c, err := r.attachable(id)
 	if err != nil {
 		return err
 	}
@@ -121,6 +122,18 @@ func (r *Runtime) running(id string) (state.Container, error) {
 		return c, fmt.Errorf("%w: container %s is not running, it is %s", ErrWrongState, c.ID, stateWord(c))
 	}
 	return c, nil
+}
+
+// attachable returns a container that runs, or waits to be started.
+func (r *Runtime) attachable(id string) (state.Container, error) {
+	c, err := r.State.Container(id)
+	if err != nil {
+		return c, err
+	}
+	if c.State() == runtimeapi.ContainerState_CONTAINER_CREATED && c.Facts.Runtime != nil {
+		return c, nil
+	}
+	return r.running(c.ID)
 }
 
 func (r *Runtime) readyPod(id string) (state.Pod, error) {

@@ -49,6 +49,9 @@ const cleanupTimeout = 60 * time.Second
 type Options struct {
 	// RunDir holds what ends with the node: pins, bundles, pod files.
 	RunDir string
+	// LogDir holds a directory of logs for each pod that subpod's own commands
+	// have made.
+	LogDir string
 	// Node is the identity of the node (rootless.Node.Identity); another one in
 	// a record says that the node has been rebooted since.
 	Node     string

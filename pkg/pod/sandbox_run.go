@@ -15,6 +15,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/netns"
+	"github.com/subpod/subpod/pkg/labels"
 	"github.com/subpod/subpod/pkg/state"
 )
 
@@ -42,7 +43,7 @@ func (r *Runtime) RunPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, 
 		Config:    state.Msg(cfg),
 		Handler:   handler,
 		CreatedAt: time.Now(),
-		Facts:     state.PodFacts{Node: r.Node, NetworkAsked: !onNode(namespaceOptions(cfg).GetNetwork())},
+		Facts:     state.PodFacts{Node: r.Node, NetworkAsked: wantsNetwork(cfg)},
 		Status:    state.PodStatus{Phase: state.PodCreating},
 	}
 	err = r.makePod(ctx, p)
@@ -122,6 +123,11 @@ func (r *Runtime) setupNetwork(ctx context.Context, p *state.Pod) error {
 		return netns.ApplySysctls(p.Facts.Pins.Net, later)
 	}
 	return nil
+}
+
+// wantsNetwork reports whether the pod sandbox is to be joined to the pod network.
+func wantsNetwork(cfg *runtimeapi.PodSandboxConfig) bool {
+	return !onNode(namespaceOptions(cfg).GetNetwork()) && cfg.Annotations[labels.Network] != labels.NoNetwork
 }
 
 // networkPod is the pod sandbox as the network knows it.

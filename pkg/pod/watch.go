@@ -41,6 +41,9 @@ func (r *Runtime) watchContainer(c state.Container) *watch {
 		r.mu.Lock()
 		delete(r.watches, c.ID)
 		r.mu.Unlock()
+		if r.ctx.Err() == nil {
+			r.whenDone(r.ctx, c.PodID)
+		}
 	})
 	return w
 }

@@ -1,0 +1,145 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/subpod/subpod/pkg/cli"
+	"github.com/subpod/subpod/pkg/client"
+	"github.com/subpod/subpod/pkg/config"
+)
+
+// Exit codes, which scripts may rely on. "run" and "exec" have the command's
+// own code, or one of the last three.
+const (
+	exitError         = 1
+	exitUsage         = 2
+	exitNotFound      = 3
+	exitNoDaemon      = 4
+	exitRun           = 125 // subpod could not run the command
+	exitNotExecutable = 126
+	exitNoCommand     = 127
+)
+
+// app is what the commands that talk to the daemon share.
+type app struct{ flags *cli.Flags }
+
+// connection is a configuration and a client of its daemon.
+type connection struct {
+	*client.Client
+	config *config.Config
+}
+
+// connect connects to a daemon that runs. client.ErrNoDaemon.
+func (a *app) connect() (*connection, error) {
+	cfg, err := a.flags.Load()
+	if err != nil {
+		return nil, err
+	}
+	c, err := client.Dial(cfg.Daemon.Socket)
+	if err != nil {
+		return nil, err
+	}
+	return &connection{c, cfg}, nil
+}
+
+// connectOrStart connects to the daemon, and starts one in the background where
+// none runs.
+func (a *app) connectOrStart() (*connection, error) {
+	conn, err := a.connect()
+	if !errors.Is(err, client.ErrNoDaemon) {
+		return conn, err
+	}
+	if _, err := a.startDaemon(true); err != nil {
+		return nil, err
+	}
+	return a.connect()
+}
+
+// run makes a command's function of one that wants a connection.
+func (a *app) run(do func(cmd *cobra.Command, conn *connection, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		conn, err := a.connect()
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		return do(cmd, conn, args)
+	}
+}
+
+// runStarting is run for commands that start the daemon where none runs.
+func (a *app) runStarting(do func(cmd *cobra.Command, conn *connection, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		conn, err := a.connectOrStart()
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		return do(cmd, conn, args)
+	}
+}
+
+// errUsage says that a command was called wrongly.
+var errUsage = errors.New("usage")
+
+// usageError is errUsage in the words of err.
+type usageError struct{ err error }
+
+func (e usageError) Error() string        { return e.err.Error() }
+func (e usageError) Unwrap() error        { return e.err }
+func (e usageError) Is(target error) bool { return target == errUsage }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// exactly, atLeast and between check the number of arguments.
+func exactly(n int) cobra.PositionalArgs        { return usageArgs(cobra.ExactArgs(n)) }
+func atLeast(n int) cobra.PositionalArgs        { return usageArgs(cobra.MinimumNArgs(n)) }
+func between(min, max int) cobra.PositionalArgs { return usageArgs(cobra.RangeArgs(min, max)) }
+
+func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if err := check(cmd, args); err != nil {
+			return usageError{fmt.Errorf("%w\nUsage: %s", err, cmd.UseLine())}
+		}
+		return nil
+	}
+}
+
+// exitCode is the code that stands for err.
+func exitCode(err error) int {
+	var code exitStatus
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &code):
+		return int(code)
+	case errors.Is(err, errUsage):
+		return exitUsage
+	case errors.Is(err, client.ErrNoDaemon):
+		return exitNoDaemon
+	case errors.Is(err, client.ErrNotFound), client.IsNotFound(err):
+		return exitNotFound
+	}
+	return exitError
+}
+
+// warn tells what the user should know and what is no error.
+func warn(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "subpod: warning: "+format+"\n", args...)
+}
+
+// each does something to each argument, goes on after an error, and tells all
+// errors.
+func each(args []string, do func(arg string) error) error {
+	var errs []error
+	for _, arg := range args {
+		if err := do(arg); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}

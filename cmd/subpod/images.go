@@ -1,0 +1,200 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/pkg/client"
+)
+
+// imageRow is an image as "images" lists it: one row for each tag.
+type imageRow struct {
+	ID       string    `json:"id"`
+	Name     string    `json:"name"` // full, with its tag; "" without one
+	Digests  []string  `json:"digests,omitempty"`
+	Size     uint64    `json:"size"`
+	Created  time.Time `json:"created,omitzero"`
+	Platform string    `json:"platform,omitempty"`
+	Pinned   bool      `json:"pinned,omitempty"`
+}
+
+func newImages(a *app) *cobra.Command {
+	var quiet bool
+	var out *format
+	cmd := &cobra.Command{
+		Use:     "images [flags] [NAME]",
+		Short:   "List images",
+		Example: "  subpod images\n  subpod images -o 'go-template={{.name}} {{.size}}'",
+		Args:    between(0, 1),
+		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) error {
+			if err := out.check(); err != nil {
+				return err
+			}
+			rows, err := imageRows(cmd.Context(), conn.Client, args)
+			if err != nil {
+				return err
+			}
+			if quiet {
+				var ids []string
+				for _, r := range rows {
+					ids = append(ids, r.ID)
+				}
+				for _, id := range slices.Compact(ids) {
+					fmt.Fprintln(cmd.OutOrStdout(), id)
+				}
+				return nil
+			}
+			return printList(cmd.OutOrStdout(), out, rows, []column[imageRow]{
+				{"IMAGE", func(r imageRow) string {
+					if r.Name == "" {
+						return "<none>"
+					}
+					return r.Name
+				}},
+				{"IMAGE ID", func(r imageRow) string { return shortID(r.ID) }},
+				{"CREATED", func(r imageRow) string { return ago(r.Created) }},
+				{"SIZE", func(r imageRow) string { return bytesText(r.Size) }},
+			})
+		}),
+		ValidArgsFunction: a.completeImages,
+	}
+	out = addFormat(cmd)
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "IDs only")
+	return cmd
+}
+
+func imageRows(ctx context.Context, c *client.Client, args []string) ([]imageRow, error) {
+	req := &runtimeapi.ListImagesRequest{}
+	if len(args) == 1 {
+		req.Filter = &runtimeapi.ImageFilter{Image: &runtimeapi.ImageSpec{Image: args[0]}}
+	}
+	list, err := c.ListImages(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	if len(args) == 1 && len(list.Images) == 0 {
+		return nil, fmt.Errorf("image %q: %w", args[0], client.ErrNotFound)
+	}
+	var rows []imageRow
+	for _, i := range list.Images {
+		row := imageRow{ID: i.Id, Digests: i.RepoDigests, Size: i.Size, Pinned: i.Pinned}
+		info, err := imageInfo(ctx, c, i.Id)
+		if err != nil && !client.IsNotFound(err) {
+			return nil, err
+		}
+		row.Created = info.Created
+		if info.OS != "" {
+			row.Platform = info.OS + "/" + info.Architecture
+		}
+		if len(i.RepoTags) == 0 {
+			rows = append(rows, row)
+		}
+		for _, tag := range i.RepoTags {
+			row.Name = tag
+			rows = append(rows, row)
+		}
+	}
+	slices.SortStableFunc(rows, func(a, b imageRow) int { return strings.Compare(a.Name, b.Name) })
+	return rows, nil
+}
+
+// verboseImage is what the verbose status of an image tells.
+type verboseImage struct {
+	Digest       string            `json:"digest"`
+	OS           string            `json:"os"`
+	Architecture string            `json:"architecture"`
+	Created      time.Time         `json:"created"`
+	Labels       map[string]string `json:"labels"`
+	ImageSpec    struct {
+		Config json.RawMessage `json:"config"`
+	} `json:"imageSpec"`
+}
+
+func imageInfo(ctx context.Context, c *client.Client, ref string) (verboseImage, error) {
+	var info verboseImage
+	st, err := c.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: ref}, Verbose: true})
+	if err != nil {
+		return info, err
+	}
+	if st.Image == nil {
+		return info, fmt.Errorf("image %q: %w", ref, client.ErrNotFound)
+	}
+	if err := json.Unmarshal([]byte(st.Info["info"]), &info); err != nil {
+		return info, fmt.Errorf("decode the status of image %s: %w", ref, err)
+	}
+	return info, nil
+}
+
+func newPull(a *app) *cobra.Command {
+	var quiet bool
+	cmd := &cobra.Command{
+		Use:   "pull [flags] IMAGE...",
+		Short: "Bring images up to date with their registry",
+		Long: `Pulls images with the credentials of auth.json (see "subpod login") and the
+registries.conf, policy.json and certs.d that Podman and Buildah use too.`,
+		Example: "  subpod pull busybox\n  subpod pull quay.io/podman/hello:latest",
+		Args:    atLeast(1),
+		RunE: a.runStarting(func(cmd *cobra.Command, conn *connection, args []string) error {
+			return each(args, func(ref string) error { return pull(cmd.Context(), conn.Client, ref, quiet) })
+		}),
+	}
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "do not show the progress")
+	return cmd
+}
+
+func newRmi(a *app) *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use:     "rmi [flags] IMAGE...",
+		Short:   "Remove names of images, and images without a name",
+		Long:    `Takes the name away; the image goes with its last one. An ID removes the image.`,
+		Example: "  subpod rmi busybox:1.36\n  subpod rmi 9f2a3c",
+		Args:    atLeast(1),
+		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) error {
+			return each(args, func(ref string) error {
+				done, err := conn.Untag(cmd.Context(), ref, force)
+				if client.IsNotFound(err) && force {
+					return nil
+				}
+				if err != nil {
+					return err
+				}
+				for _, name := range done.Untagged {
+					fmt.Fprintln(cmd.OutOrStdout(), "untagged:", name)
+				}
+				if done.Deleted != "" {
+					fmt.Fprintln(cmd.OutOrStdout(), "deleted:", done.Deleted)
+				}
+				return nil
+			})
+		}),
+		ValidArgsFunction: a.completeImages,
+	}
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "also an image with several names; one that is not there is fine")
+	return cmd
+}
+
+func newTag(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:               "tag IMAGE NAME...",
+		Short:             "Give an image more names",
+		Example:           "  subpod tag busybox registry.example.com/me/busybox:v1",
+		Args:              atLeast(2),
+		ValidArgsFunction: a.completeImages,
+		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) error {
+			var errs []error
+			for _, name := range args[1:] {
+				errs = append(errs, conn.Tag(cmd.Context(), args[0], name))
+			}
+			return errors.Join(errs...)
+		}),
+	}
+}

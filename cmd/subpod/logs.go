@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/pkg/client"
+	"github.com/subpod/subpod/pkg/logs"
+)
+
+func newLogs(a *app) *cobra.Command {
+	var o logs.Options
+	var since string
+	cmd := &cobra.Command{
+		Use:     "logs [flags] CONTAINER",
+		Short:   "Show what a container has written",
+		Example: "  subpod logs web\n  subpod logs -f --tail 20 web\n  subpod logs --since 10m --timestamps web/nginx",
+		Args:    exactly(1),
+		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) (err error) {
+			if o.Since, err = parseSince(since, time.Now()); err != nil {
+				return err
+			}
+			ctx, stop := signal.NotifyContext(cmd.Context(), unix.SIGINT, unix.SIGTERM)
+			defer stop()
+			return showLog(ctx, conn.Client, args[0], o, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		}),
+		ValidArgsFunction: a.completeContainers,
+	}
+	cmd.Flags().BoolVarP(&o.Follow, "follow", "f", false, "go on until the container ends")
+	cmd.Flags().StringVar(&since, "since", "", "only what is newer: a duration (10m) or a time (2006-01-02T15:04:05Z)")
+	cmd.Flags().IntVarP(&o.Tail, "tail", "n", -1, "only the last lines")
+	cmd.Flags().BoolVarP(&o.Timestamps, "timestamps", "t", false, "show times")
+	return cmd
+}
+
+// parseSince reads a duration before now, or a time.
+func parseSince(s string, now time.Time) (time.Time, error) {
+	if s == "" {
+		return time.Time{}, nil
+	}
+	if d, err := time.ParseDuration(s); err == nil && d >= 0 {
+		return now.Add(-d), nil
+	}
+	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", time.DateTime, time.DateOnly} {
+		if t, err := time.ParseInLocation(layout, s, time.Local); err == nil {
+			return t, nil
+		}
+	}
+	return time.Time{}, usagef("--since %s: a duration such as 10m, or a time such as 2006-01-02T15:04:05Z, is wanted", s)
+}
+
+func showLog(ctx context.Context, c *client.Client, ref string, o logs.Options, stdout, stderr io.Writer) error {
+	x, err := c.Container(ctx, ref)
+	if err != nil {
+		return err
+	}
+	st, err := c.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: x.Id})
+	if err != nil {
+		return err
+	}
+	if st.Status.LogPath == "" {
+		return fmt.Errorf("container %s keeps no log: it was made with --rm, or without a log path", x.Name())
+	}
+	if _, err := os.Stat(st.Status.LogPath); os.IsNotExist(err) && st.Status.State == runtimeapi.ContainerState_CONTAINER_CREATED {
+		return nil // nothing written yet
+	}
+	if o.Follow {
+		waited, cancel := context.WithCancel(ctx)
+		defer cancel()
+		o.Ended = endOf(waited, c, x.Id)
+	}
+	err = logs.Read(ctx, st.Status.LogPath, o, stdout, stderr)
+	if ctx.Err() != nil {
+		return nil // the user has seen enough
+	}
+	return err
+}
+
+// endOf returns a function that tells whether the container has ended.
+func endOf(ctx context.Context, c *client.Client, id string) func() bool {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for ctx.Err() == nil {
+			_, err := c.Wait(ctx, id)
+			if err == nil || client.IsNotFound(err) {
+				return
+			}
+			select { // not started yet, or the server is being replaced
+			case <-ctx.Done():
+			case <-time.After(time.Second):
+			}
+		}
+	}()
+	return func() bool {
+		select {
+		case <-ended:
+			return true
+		default:
+			return false
+		}
+	}
+}

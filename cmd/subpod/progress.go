@@ -1,0 +1,121 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/subpod/subpod/pkg/client"
+	"github.com/subpod/subpod/pkg/control"
+	"github.com/subpod/subpod/pkg/terminal"
+)
+
+// pull pulls an image and shows how it goes on standard error: a bar on a
+// terminal, else a line now and then. The ID goes to standard output of "pull"
+// only, so that "run" has its own clean.
+func pull(ctx context.Context, c *client.Client, ref string, quiet bool) error {
+	p := &progress{ref: ref, began: time.Now(), live: terminal.Is(os.Stderr)}
+	show := p.show
+	if quiet {
+		show = nil
+	} else {
+		p.start()
+	}
+	id, err := c.Pull(ctx, ref, show)
+	if !quiet {
+		p.end(id, err)
+	}
+	return err
+}
+
+// progress shows a pull.
+type progress struct {
+	ref   string
+	began time.Time
+	live  bool
+	last  time.Time
+	shown string
+	now   control.PullEvent
+}
+
+const (
+	lineInterval = 5 * time.Second
+	liveInterval = 80 * time.Millisecond
+)
+
+func (p *progress) start() {
+	p.last = time.Now()
+	if p.live {
+		p.draw(fmt.Sprintf("%s: asking the registry", p.ref))
+		return
+	}
+	fmt.Fprintf(os.Stderr, "pulling %s\n", p.ref)
+}
+
+func (p *progress) show(e *control.PullEvent) {
+	p.now = *e
+	interval := lineInterval
+	if p.live {
+		interval = liveInterval
+	}
+	if time.Since(p.last) < interval || e.Layers == 0 {
+		return
+	}
+	p.last = time.Now()
+	if p.live {
+		p.draw(p.line())
+		return
+	}
+	fmt.Fprintf(os.Stderr, "%s\n", p.line())
+}
+
+// line is "busybox: [=====>    ] 3/5 layers, 12.1M of 40.2M, 8.3M/s".
+func (p *progress) line() string {
+	e := p.now
+	rate := float64(e.Downloaded) / max(time.Since(p.began).Seconds(), 0.001)
+	text := fmt.Sprintf("%d/%d layers, %s", e.Done, e.Layers, bytesText(uint64(e.Downloaded)))
+	if e.Total > 0 {
+		text += " of " + bytesText(uint64(e.Total))
+	}
+	text += fmt.Sprintf(", %s/s", bytesText(uint64(rate)))
+	if e.Total > 0 && e.Downloaded >= e.Total {
+		text += ", unpacking"
+	}
+	if !p.live || e.Total <= 0 {
+		return p.ref + ": " + text
+	}
+	const width = 24
+	full := int(min(e.Downloaded*width/e.Total, width))
+	bar := strings.Repeat("=", full)
+	if full < width {
+		bar += ">" + strings.Repeat(" ", width-full-1)
+	}
+	return fmt.Sprintf("%s: [%s] %s", p.ref, bar, text)
+}
+
+// draw writes over the line before.
+func (p *progress) draw(text string) {
+	if w, _, err := terminal.Size(os.Stderr); err == nil && w > 1 && len(text) > int(w)-1 {
+		text = text[:int(w)-1]
+	}
+	fmt.Fprintf(os.Stderr, "\r%s\x1b[K", text)
+	p.shown = text
+}
+
+func (p *progress) end(id string, err error) {
+	if p.live {
+		fmt.Fprint(os.Stderr, "\r\x1b[K")
+	}
+	if err != nil {
+		return
+	}
+	took := time.Since(p.began)
+	what := "up to date"
+	if p.now.Downloaded > 0 {
+		what = fmt.Sprintf("%d layers, %s in %s, %s/s", p.now.Layers, bytesText(uint64(p.now.Downloaded)),
+			took.Round(100*time.Millisecond), bytesText(uint64(float64(p.now.Downloaded)/took.Seconds())))
+	}
+	fmt.Fprintf(os.Stderr, "pulled %s: %s (%s)\n", p.ref, what, shortID(id))
+}

@@ -1,0 +1,286 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/pkg/client"
+	"github.com/subpod/subpod/pkg/labels"
+)
+
+// containerRow is a container as "ps" lists it.
+type containerRow struct {
+	ID       string            `json:"id"`
+	Name     string            `json:"name"`
+	Image    string            `json:"image"`
+	Command  string            `json:"command,omitempty"`
+	State    string            `json:"state"`
+	ExitCode *int32            `json:"exitCode,omitempty"`
+	Created  time.Time         `json:"created"`
+	Started  time.Time         `json:"started,omitzero"`
+	Finished time.Time         `json:"finished,omitzero"`
+	Ports    []string          `json:"ports,omitempty"`
+	Pod      string            `json:"pod"`
+	PodID    string            `json:"podId"`
+	Labels   map[string]string `json:"labels,omitempty"`
+}
+
+func (r containerRow) status() string {
+	switch r.State {
+	case "exited":
+		return fmt.Sprintf("Exited (%d) %s", *r.ExitCode, ago(r.Finished))
+	case "running":
+		return "Up " + duration(time.Since(r.Started))
+	}
+	return strings.ToUpper(r.State[:1]) + r.State[1:]
+}
+
+func newPs(a *app) *cobra.Command {
+	var all, quiet bool
+	var out *format
+	cmd := &cobra.Command{
+		Use:   "ps [flags]",
+		Short: "List containers",
+		Example: `  subpod ps
+  subpod ps -a -o json
+  subpod ps -o 'go-template={{.name}} {{.image}}'`,
+		Args: exactly(0),
+		RunE: a.run(func(cmd *cobra.Command, conn *connection, _ []string) error {
+			if err := out.check(); err != nil {
+				return err
+			}
+			rows, err := containerRows(cmd.Context(), conn.Client, all)
+			if err != nil {
+				return err
+			}
+			if quiet {
+				for _, r := range rows {
+					fmt.Fprintln(cmd.OutOrStdout(), r.ID)
+				}
+				return nil
+			}
+			return printList(cmd.OutOrStdout(), out, rows, []column[containerRow]{
+				{"CONTAINER ID", func(r containerRow) string { return shortID(r.ID) }},
+				{"IMAGE", func(r containerRow) string { return r.Image }},
+				{"COMMAND", func(r containerRow) string { return shorten(r.Command, 24) }},
+				{"STATUS", containerRow.status},
+				{"PORTS", func(r containerRow) string { return strings.Join(r.Ports, ", ") }},
+				{"NAME", func(r containerRow) string { return r.Name }},
+			})
+		}),
+	}
+	out = addFormat(cmd)
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "also containers that do not run")
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "IDs only")
+	return cmd
+}
+
+func containerRows(ctx context.Context, c *client.Client, all bool) ([]containerRow, error) {
+	list, err := c.Containers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var rows []containerRow
+	ports := map[string][]string{}
+	for _, x := range list {
+		if !all && x.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
+			continue
+		}
+		st, err := c.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: x.Id})
+		if client.IsNotFound(err) {
+			continue // removed meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		if _, ok := ports[x.PodSandboxId]; !ok {
+			if ports[x.PodSandboxId], err = podPorts(ctx, c, x.PodSandboxId); err != nil && !client.IsNotFound(err) {
+				return nil, err
+			}
+		}
+		rows = append(rows, newContainerRow(x, st.Status, ports[x.PodSandboxId]))
+	}
+	slices.SortFunc(rows, func(a, b containerRow) int { return b.Created.Compare(a.Created) })
+	return rows, nil
+}
+
+func newContainerRow(x client.Container, st *runtimeapi.ContainerStatus, ports []string) containerRow {
+	r := containerRow{
+		ID: x.Id, Name: x.Name(), Image: imageName(x.Image), State: stateName(st.State), Command: x.Annotations[labels.Command],
+		Created: nanoTime(st.CreatedAt), Started: nanoTime(st.StartedAt), Finished: nanoTime(st.FinishedAt),
+		Pod: client.PodName(x.Pod), PodID: x.PodSandboxId, Labels: x.Labels,
+	}
+	if st.State == runtimeapi.ContainerState_CONTAINER_EXITED {
+		r.ExitCode = &st.ExitCode
+	}
+	if st.State == runtimeapi.ContainerState_CONTAINER_RUNNING {
+		r.Ports = ports
+	}
+	return r
+}
+
+// podPorts lists a pod's host ports, as "0.0.0.0:8080->80/tcp".
+func podPorts(ctx context.Context, c *client.Client, id string) ([]string, error) {
+	config, err := podConfig(ctx, c, id)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, m := range config.PortMappings {
+		if m.HostPort == 0 {
+			continue
+		}
+		ip := m.HostIP
+		if ip == "" {
+			ip = "*"
+		}
+		out = append(out, fmt.Sprintf("%s:%d->%d/%s", ip, m.HostPort, m.ContainerPort, strings.ToLower(runtimeapi.Protocol(m.Protocol).String())))
+	}
+	return out, nil
+}
+
+// sandboxConfig is what the verbose status of a pod tells of its configuration.
+type sandboxConfig struct {
+	LogDirectory string `json:"log_directory"`
+	PortMappings []struct {
+		HostIP        string `json:"host_ip"`
+		HostPort      int32  `json:"host_port"`
+		ContainerPort int32  `json:"container_port"`
+		Protocol      int32  `json:"protocol"`
+	} `json:"port_mappings"`
+}
+
+func podConfig(ctx context.Context, c *client.Client, id string) (sandboxConfig, error) {
+	var info struct{ Config sandboxConfig }
+	st, err := c.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: id, Verbose: true})
+	if err != nil {
+		return info.Config, err
+	}
+	if err := json.Unmarshal([]byte(st.Info["info"]), &info); err != nil {
+		return info.Config, fmt.Errorf("decode the status of pod sandbox %s: %w", id, err)
+	}
+	return info.Config, nil
+}
+
+func imageName(i *runtimeapi.ImageSpec) string {
+	if n := i.GetUserSpecifiedImage(); n != "" {
+		return n
+	}
+	return i.GetImage()
+}
+
+func stateName(s runtimeapi.ContainerState) string {
+	return strings.ToLower(strings.TrimPrefix(s.String(), "CONTAINER_"))
+}
+
+func nanoTime(n int64) time.Time {
+	if n == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, n)
+}
+
+func shorten(s string, n int) string {
+	s = strings.Join(strings.Fields(s), " ")
+	if r := []rune(s); len(r) > n {
+		return string(r[:n-1]) + "…"
+	}
+	return s
+}
+
+// podRow is a pod as "pods" lists it.
+type podRow struct {
+	ID         string            `json:"id"`
+	Name       string            `json:"name"`
+	Namespace  string            `json:"namespace"`
+	State      string            `json:"state"`
+	Created    time.Time         `json:"created"`
+	IPs        []string          `json:"ips,omitempty"`
+	Ports      []string          `json:"ports,omitempty"`
+	Containers []string          `json:"containers,omitempty"`
+	Handler    string            `json:"runtimeHandler"`
+	Labels     map[string]string `json:"labels,omitempty"`
+}
+
+func newPods(a *app) *cobra.Command {
+	var quiet bool
+	var out *format
+	cmd := &cobra.Command{
+		Use:     "pods [flags]",
+		Short:   "List pod sandboxes",
+		Example: "  subpod pods\n  subpod pods -o yaml",
+		Args:    exactly(0),
+		RunE: a.run(func(cmd *cobra.Command, conn *connection, _ []string) error {
+			if err := out.check(); err != nil {
+				return err
+			}
+			rows, err := podRows(cmd.Context(), conn.Client)
+			if err != nil {
+				return err
+			}
+			if quiet {
+				for _, r := range rows {
+					fmt.Fprintln(cmd.OutOrStdout(), r.ID)
+				}
+				return nil
+			}
+			return printList(cmd.OutOrStdout(), out, rows, []column[podRow]{
+				{"POD ID", func(r podRow) string { return shortID(r.ID) }},
+				{"STATE", func(r podRow) string { return r.State }},
+				{"CREATED", func(r podRow) string { return ago(r.Created) }},
+				{"CONTAINERS", func(r podRow) string { return fmt.Sprint(len(r.Containers)) }},
+				{"IP", func(r podRow) string { return strings.Join(r.IPs, ", ") }},
+				{"NAME", func(r podRow) string { return r.Name }},
+			})
+		}),
+	}
+	out = addFormat(cmd)
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "IDs only")
+	return cmd
+}
+
+func podRows(ctx context.Context, c *client.Client) ([]podRow, error) {
+	pods, err := c.Pods(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var rows []podRow
+	for _, p := range pods {
+		st, err := c.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: p.Id})
+		if client.IsNotFound(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		r := podRow{
+			ID: p.Id, Name: client.PodName(p), Namespace: p.Metadata.GetNamespace(), Created: nanoTime(p.CreatedAt), State: "notready",
+			Handler: p.RuntimeHandler, Labels: p.Labels,
+		}
+		if p.State == runtimeapi.PodSandboxState_SANDBOX_READY {
+			r.State = "ready"
+		}
+		if ip := st.Status.GetNetwork().GetIp(); ip != "" {
+			r.IPs = append(r.IPs, ip)
+		}
+		for _, ip := range st.Status.GetNetwork().GetAdditionalIps() {
+			r.IPs = append(r.IPs, ip.Ip)
+		}
+		for _, x := range st.ContainersStatuses {
+			r.Containers = append(r.Containers, x.GetMetadata().GetName())
+		}
+		if r.Ports, err = podPorts(ctx, c, p.Id); err != nil && !client.IsNotFound(err) {
+			return nil, err
+		}
+		rows = append(rows, r)
+	}
+	slices.SortFunc(rows, func(a, b podRow) int { return b.Created.Compare(a.Created) })
+	return rows, nil
+}

@@ -1,0 +1,318 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/pkg/client"
+	"github.com/subpod/subpod/pkg/control"
+	"github.com/subpod/subpod/pkg/terminal"
+)
+
+func newRun(a *app) *cobra.Command {
+	o := &runOptions{}
+	cmd := &cobra.Command{
+		Use:   "run [flags] IMAGE [COMMAND [ARG...]]",
+		Short: "Run a command in a new container",
+		Long: `Runs a container in a pod of its own, and starts the daemon where none runs.
+The image is pulled when it is not there. The exit code is that of the command;
+125 when subpod itself failed, 126 when the command cannot be executed, 127 when
+there is none of that name.
+
+Without -i, -t or -d the output is streamed and signals are passed on. With -it,
+ctrl-p ctrl-q leaves the container running.
+
+Containers have the default seccomp profile, masked paths and the default
+capabilities; "root" in them is the user who runs the daemon.`,
+		Example: `  subpod run --rm busybox echo hello
+  subpod run -it --rm -v "$PWD:/src" -w /src golang:1.26 bash
+  subpod run -d --name web -p 8080:80 nginx
+  subpod run --rm --ephemeral-node alpine ./test.sh     (in CI: nothing is left running)`,
+		Args: atLeast(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runCode(runRun(cmd.Context(), a, o, args))
+		},
+	}
+	o.addFlags(cmd)
+	return cmd
+}
+
+func runRun(ctx context.Context, a *app, o *runOptions, args []string) (err error) {
+	if err := o.check(); err != nil {
+		return err
+	}
+	conn, err := a.connect()
+	if errors.Is(err, client.ErrNoDaemon) {
+		var d *ownDaemon
+		if d, err = a.startDaemon(!o.ephemeral); err != nil {
+			return err
+		}
+		if o.ephemeral && d != nil {
+			defer d.stop()
+		}
+		conn, err = a.connect()
+	}
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return o.run(ctx, conn, args)
+}
+
+func (o *runOptions) run(ctx context.Context, conn *connection, args []string) (err error) {
+	if o.name == "" {
+		o.name = newName(args[0])
+	} else if err := nameIsFree(ctx, conn.Client, o.name); err != nil {
+		return err
+	}
+	if err := o.warnings(ctx, conn.Client); err != nil {
+		return err
+	}
+	pod, ctr, err := o.configs(conn.config, args)
+	if err != nil {
+		return err
+	}
+	if o.pull == "always" {
+		if err := pull(ctx, conn.Client, args[0], o.quiet); err != nil {
+			return err
+		}
+	}
+	if pod.LogDirectory != "" {
+		if err := os.MkdirAll(pod.LogDirectory, 0o700); err != nil {
+			return fmt.Errorf("make the log directory: %w", err)
+		}
+	}
+	sandbox, err := conn.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: pod, RuntimeHandler: o.handler})
+	if err != nil {
+		return err
+	}
+	id, err := o.create(ctx, conn.Client, sandbox.PodSandboxId, pod, ctr)
+	if err == nil {
+		err = o.start(ctx, conn.Client, id, pod)
+	}
+	var code exitStatus
+	if err != nil && !errors.As(err, &code) {
+		// It never ran: nothing is left of it.
+		err = errors.Join(err, removePod(context.WithoutCancel(ctx), conn, sandbox.PodSandboxId, pod.LogDirectory))
+	}
+	return err
+}
+
+// create makes the container, and pulls the image when it is missing.
+func (o *runOptions) create(ctx context.Context, c *client.Client, podID string, pod *runtimeapi.PodSandboxConfig, ctr *runtimeapi.ContainerConfig) (string, error) {
+	req := &runtimeapi.CreateContainerRequest{PodSandboxId: podID, Config: ctr, SandboxConfig: pod}
+	resp, err := c.CreateContainer(ctx, req)
+	if client.HasReason(err, control.ReasonImageNotFound) && o.pull != "never" {
+		if err := pull(ctx, c, ctr.Image.Image, o.quiet); err != nil {
+			return "", err
+		}
+		resp, err = c.CreateContainer(ctx, req)
+	}
+	return resp.GetContainerId(), err
+}
+
+// start starts the container, and stays with it unless it is to be detached.
+func (o *runOptions) start(ctx context.Context, c *client.Client, id string, pod *runtimeapi.PodSandboxConfig) error {
+	if o.detach {
+		if _, err := c.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: id}); err != nil {
+			return err
+		}
+		fmt.Println(id)
+		return nil
+	}
+	s := &session{client: c, containerID: id, tty: o.tty, stdin: o.interactive, signals: true}
+	exit, err := s.run(ctx, control.SessionRequest{Kind: control.SessionAttach, Start: true, Wait: true})
+	if errors.Is(err, errDetached) {
+		fmt.Fprintf(os.Stderr, "\r\nsubpod: %s goes on without you: subpod attach %s\n", o.name, o.name)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if exit.Code != 0 {
+		return exitStatus(exit.Code)
+	}
+	return nil
+}
+
+// forwarded are the signals that are passed on to a container's process.
+var forwarded = []os.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2}
+
+// session joins this process's streams to a container.
+type session struct {
+	client      *client.Client
+	containerID string
+	tty, stdin  bool
+	signals     bool // pass them on
+}
+
+// errDetached says that the user has left with ctrl-p ctrl-q.
+var errDetached = errors.New("detached")
+
+func (s *session) run(ctx context.Context, req control.SessionRequest) (*control.SessionExit, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	req.ContainerID, req.TTY = s.containerID, s.tty
+	streams := control.Streams{Output: os.Stdout, Errors: os.Stderr}
+	if s.stdin {
+		streams.Input = os.Stdin
+	}
+	if s.tty && terminal.Is(os.Stdin) && s.stdin {
+		restore, err := terminal.Raw(os.Stdin)
+		if err != nil {
+			return nil, err
+		}
+		defer restore()
+		streams.Input = &detacher{input: os.Stdin, detach: func() { cancel(errDetached) }}
+	}
+	if s.tty && terminal.Is(os.Stdout) {
+		sizes := make(chan control.Size, 1)
+		streams.Sizes = sizes
+		go watchSize(ctx, sizes)
+	}
+	if s.signals {
+		caught := make(chan os.Signal, 16)
+		signal.Notify(caught, forwarded...)
+		defer signal.Stop(caught)
+		go s.passOn(ctx, caught)
+	}
+	exit, err := s.client.Session(ctx, req, streams)
+	if errors.Is(context.Cause(ctx), errDetached) {
+		return nil, errDetached
+	}
+	return exit, err
+}
+
+func (s *session) passOn(ctx context.Context, caught <-chan os.Signal) {
+	for {
+		select {
+		case sig := <-caught:
+			// It may have ended by itself meanwhile.
+			_ = s.client.Signal(ctx, s.containerID, int(sig.(unix.Signal)))
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// watchSize sends the size of the terminal, now and when it changes.
+func watchSize(ctx context.Context, sizes chan<- control.Size) {
+	changed := make(chan os.Signal, 1)
+	signal.Notify(changed, unix.SIGWINCH)
+	defer signal.Stop(changed)
+	for {
+		if w, h, err := terminal.Size(os.Stdout); err == nil {
+			select {
+			case sizes <- control.Size{Width: w, Height: h}:
+			case <-ctx.Done():
+				return
+			}
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// detacher watches for ctrl-p ctrl-q.
+type detacher struct {
+	input   *os.File
+	detach  func()
+	escaped bool
+}
+
+const ctrlP, ctrlQ = 'p' & 0x1f, 'q' & 0x1f
+
+// Read implements io.Reader.
+func (d *detacher) Read(p []byte) (int, error) {
+	if len(p) < 2 {
+		return d.input.Read(p)
+	}
+	for {
+		n, err := d.input.Read(p[:len(p)-1])
+		out := p[:0:len(p)]
+		in := append([]byte(nil), p[:n]...)
+		for _, b := range in {
+			switch {
+			case d.escaped && b == ctrlQ:
+				d.detach()
+				return 0, errDetached
+			case d.escaped:
+				d.escaped = b == ctrlP
+				out = append(out, ctrlP)
+				if !d.escaped {
+					out = append(out, b)
+				}
+			case b == ctrlP:
+				d.escaped = true
+			default:
+				out = append(out, b)
+			}
+		}
+		if len(out) > 0 || err != nil {
+			return len(out), err
+		}
+	}
+}
+
+var notInName = regexp.MustCompile(`[^a-z0-9-]+`)
+
+// newName makes up a name from that of the image.
+func newName(image string) string {
+	base, _, _ := strings.Cut(path.Base(image), "@")
+	base, _, _ = strings.Cut(base, ":")
+	base = strings.Trim(notInName.ReplaceAllString(strings.ToLower(base), "-"), "-")
+	if base == "" {
+		base = "container"
+	}
+	return base[:min(len(base), 40)] + "-" + randomHex(3)
+}
+
+func randomHex(bytes int) string {
+	b := make([]byte, bytes)
+	_, _ = rand.Read(b) // never fails (crypto/rand)
+	return hex.EncodeToString(b)
+}
+
+// nameIsFree refuses a name that a pod has already.
+func nameIsFree(ctx context.Context, c *client.Client, name string) error {
+	pods, err := c.Pods(ctx)
+	if err != nil {
+		return err
+	}
+	for _, p := range pods {
+		if client.PodName(p) == name {
+			return fmt.Errorf("the name %s is taken by pod %s; remove it (subpod rm -f %s) or take another name", name, shortID(p.Id), name)
+		}
+	}
+	return nil
+}
+
+// removePod removes a pod with its logs, if these are ours.
+func removePod(ctx context.Context, conn *connection, id, logs string) error {
+	if _, err := conn.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: id}); err != nil {
+		return err
+	}
+	if _, err := conn.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: id}); err != nil {
+		return err
+	}
+	if logs != "" && filepath.Dir(logs) == logsDir(conn.config) {
+		return os.RemoveAll(logs)
+	}
+	return nil
+}

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/pkg/kube"
+	"github.com/subpod/subpod/pkg/labels"
+)
+
+// fillSecurity fills in what the container may do.
+func (o *runOptions) fillSecurity(pod *runtimeapi.PodSandboxConfig, ctr *runtimeapi.ContainerConfig) error {
+	ns := &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER}
+	switch o.network {
+	case "host":
+		ns.Network = runtimeapi.NamespaceMode_NODE
+		pod.Hostname = ""
+	case "none":
+		pod.Annotations[labels.Network] = labels.NoNetwork
+	}
+	sec := &runtimeapi.LinuxContainerSecurityContext{
+		NamespaceOptions: ns,
+		Privileged:       o.privileged,
+		ReadonlyRootfs:   o.readOnly,
+		Capabilities:     &runtimeapi.Capability{AddCapabilities: o.capAdd, DropCapabilities: o.capDrop},
+		Seccomp:          &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault},
+		MaskedPaths:      kube.MaskedPaths,
+		ReadonlyPaths:    kube.ReadonlyPaths,
+	}
+	if o.privileged {
+		sec.Seccomp.ProfileType = runtimeapi.SecurityProfile_Unconfined
+		sec.MaskedPaths, sec.ReadonlyPaths = nil, nil
+	}
+	if err := o.fillUser(sec); err != nil {
+		return err
+	}
+	for _, opt := range o.security {
+		if err := securityOption(sec, opt); err != nil {
+			return err
+		}
+	}
+	pod.Linux.SecurityContext.NamespaceOptions = ns
+	pod.Linux.SecurityContext.Privileged = o.privileged
+	ctr.Linux = &runtimeapi.LinuxContainerConfig{SecurityContext: sec}
+	return nil
+}
+
+func (o *runOptions) fillUser(sec *runtimeapi.LinuxContainerSecurityContext) error {
+	if o.user == "" {
+		return nil
+	}
+	user, group, hasGroup := strings.Cut(o.user, ":")
+	if uid, err := strconv.ParseUint(user, 10, 32); err == nil {
+		sec.RunAsUser = &runtimeapi.Int64Value{Value: int64(uid)}
+	} else if user != "" {
+		sec.RunAsUsername = user
+	} else {
+		return usagef("-u %s: UID[:GID] or a user name is wanted", o.user)
+	}
+	if hasGroup {
+		gid, err := strconv.ParseUint(group, 10, 32)
+		if err != nil {
+			return usagef("-u %s: the group must be a number", o.user)
+		}
+		sec.RunAsGroup = &runtimeapi.Int64Value{Value: int64(gid)}
+	}
+	return nil
+}
+
+func securityOption(sec *runtimeapi.LinuxContainerSecurityContext, opt string) error {
+	name, value, _ := strings.Cut(opt, "=")
+	if name == opt {
+		name, value, _ = strings.Cut(opt, ":")
+	}
+	switch name {
+	case "no-new-privileges":
+		on := value == ""
+		if !on {
+			var err error
+			if on, err = strconv.ParseBool(value); err != nil {
+				return usagef("--security-opt %s: true or false is wanted", opt)
+			}
+		}
+		sec.NoNewPrivs = on
+	case "seccomp":
+		switch value {
+		case "unconfined":
+			sec.Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Unconfined}
+		case "default", "runtime/default":
+			sec.Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}
+		default:
+			path, err := filepath.Abs(value)
+			if err != nil || value == "" {
+				return usagef("--security-opt %s: seccomp=FILE, seccomp=unconfined or seccomp=default", opt)
+			}
+			if _, err := os.Stat(path); err != nil {
+				return fmt.Errorf("--security-opt %s: %w", opt, err)
+			}
+			sec.Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: path}
+		}
+	default:
+		return usagef("--security-opt %s: seccomp=… and no-new-privileges are known", opt)
+	}
+	return nil
+}

@@ -1,0 +1,63 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/subpod/subpod/pkg/control"
+	"github.com/subpod/subpod/pkg/terminal"
+)
+
+func newSave(a *app) *cobra.Command {
+	req := &control.SaveRequest{}
+	var file string
+	cmd := &cobra.Command{
+		Use:     "save [flags] IMAGE...",
+		Short:   "Write images to an archive",
+		Long:    `Writes images to an archive that "subpod load", Podman and Docker can load.`,
+		Example: "  subpod save -o app.tar app:v1\n  subpod save busybox | ssh host subpod load /dev/stdin",
+		Args:    atLeast(1),
+		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) (err error) {
+			req.Names = args
+			if req.Format != "docker-archive" && req.Format != "oci-archive" {
+				return usagef("--format %s: docker-archive or oci-archive", req.Format)
+			}
+			var out io.Writer = os.Stdout
+			if file == "" && terminal.Is(os.Stdout) {
+				return usagef("an archive is not for a terminal: use -o FILE")
+			}
+			if file != "" {
+				f, err := os.CreateTemp(dirOf(file), ".save-*")
+				if err != nil {
+					return fmt.Errorf("write the archive: %w", err)
+				}
+				out = f
+				defer func() { err = finishFile(f, file, err) }()
+			}
+			return conn.Save(cmd.Context(), req, func(b []byte) error {
+				_, err := out.Write(b)
+				return err
+			})
+		}),
+		ValidArgsFunction: a.completeImages,
+	}
+	cmd.Flags().StringVarP(&file, "output", "o", "", "file to write (default: standard output)")
+	cmd.Flags().StringVar(&req.Format, "format", "docker-archive", "docker-archive, or oci-archive for one image")
+	return cmd
+}
+
+// finishFile gives a file that was written its name, or removes it.
+func finishFile(f *os.File, name string, err error) error {
+	err = errors.Join(err, f.Chmod(0o644), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), name)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name())
+	}
+	return err
+}

@@ -1,0 +1,191 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/pkg/client"
+	"github.com/subpod/subpod/pkg/labels"
+)
+
+func newStop(a *app) *cobra.Command {
+	var timeout int64
+	cmd := &cobra.Command{
+		Use:   "stop [flags] CONTAINER|POD...",
+		Short: "Stop containers, or all of a pod",
+		Long: `Sends the container's stop signal (SIGTERM, or the image's own) and SIGKILL when
+the time is over. What is stopped already is fine.`,
+		Example: "  subpod stop web\n  subpod stop -t 0 web db",
+		Args:    atLeast(1),
+		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) error {
+			if timeout < 0 {
+				return usagef("-t %d is less than nothing", timeout)
+			}
+			return each(args, func(ref string) error {
+				if err := stop(cmd.Context(), conn, ref, timeout); err != nil {
+					return err
+				}
+				fmt.Fprintln(cmd.OutOrStdout(), ref)
+				return nil
+			})
+		}),
+		ValidArgsFunction: a.completeBoth,
+	}
+	cmd.Flags().Int64VarP(&timeout, "time", "t", 10, "seconds until it is killed")
+	return cmd
+}
+
+func stop(ctx context.Context, conn *connection, ref string, timeout int64) error {
+	target, err := find(ctx, conn.Client, ref)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, x := range target.containers {
+		_, err := conn.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: x.Id, Timeout: timeout})
+		errs = append(errs, err)
+	}
+	if target.wholePod {
+		// Its network and host ports are free when this returns.
+		_, err := conn.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: target.pod.Id})
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// target is what a name on the command line means: a container, or a pod with
+// its containers.
+type target struct {
+	pod        *runtimeapi.PodSandbox
+	containers []client.Container
+	wholePod   bool
+}
+
+// find looks for a pod, then for a container. The container of a pod that "run"
+// has made stands for its pod.
+func find(ctx context.Context, c *client.Client, ref string) (target, error) {
+	pod, err := c.Pod(ctx, ref)
+	if errors.Is(err, client.ErrNotFound) {
+		x, err := c.Container(ctx, ref)
+		if err != nil {
+			if errors.Is(err, client.ErrNotFound) {
+				err = fmt.Errorf("container or pod %q: %w", ref, client.ErrNotFound)
+			}
+			return target{}, err
+		}
+		if x.Pod.Labels[labels.MadeBy] != "run" {
+			return target{pod: x.Pod, containers: []client.Container{x}}, nil
+		}
+		return target{pod: x.Pod, containers: []client.Container{x}, wholePod: true}, nil
+	}
+	if err != nil {
+		return target{}, err
+	}
+	all, err := c.Containers(ctx)
+	if err != nil {
+		return target{}, err
+	}
+	t := target{pod: pod, wholePod: true}
+	for _, x := range all {
+		if x.PodSandboxId == pod.Id {
+			t.containers = append(t.containers, x)
+		}
+	}
+	return t, nil
+}
+
+func newRm(a *app) *cobra.Command {
+	var force, all bool
+	cmd := &cobra.Command{
+		Use:     "rm [flags] CONTAINER|POD...",
+		Short:   "Remove containers, or pods with all their containers",
+		Example: "  subpod rm web\n  subpod rm -f web db\n  subpod rm --all",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if all {
+				return exactly(0)(cmd, args)
+			}
+			return atLeast(1)(cmd, args)
+		},
+		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) error {
+			if all {
+				var err error
+				if args, err = removable(cmd.Context(), conn.Client, force); err != nil {
+					return err
+				}
+			}
+			return each(args, func(ref string) error {
+				if err := remove(cmd.Context(), conn, ref, force); err != nil {
+					return err
+				}
+				fmt.Fprintln(cmd.OutOrStdout(), ref)
+				return nil
+			})
+		}),
+		ValidArgsFunction: a.completeBoth,
+	}
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "also what runs: it is killed")
+	cmd.Flags().BoolVar(&all, "all", false, "all pods in which nothing runs (with -f: all pods)")
+	return cmd
+}
+
+// removable lists the IDs of the pods in which nothing runs, or of all.
+func removable(ctx context.Context, c *client.Client, force bool) ([]string, error) {
+	pods, err := c.Pods(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list, err := c.Containers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	busy := map[string]bool{}
+	for _, x := range list {
+		busy[x.PodSandboxId] = busy[x.PodSandboxId] || x.State == runtimeapi.ContainerState_CONTAINER_RUNNING
+	}
+	var ids []string
+	for _, p := range pods {
+		if force || !busy[p.Id] {
+			ids = append(ids, p.Id)
+		}
+	}
+	return ids, nil
+}
+
+func remove(ctx context.Context, conn *connection, ref string, force bool) error {
+	t, err := find(ctx, conn.Client, ref)
+	if err != nil {
+		return err
+	}
+	for _, x := range t.containers {
+		if x.State == runtimeapi.ContainerState_CONTAINER_RUNNING && !force {
+			return fmt.Errorf("container %s is running: stop it first, or use -f", x.Name())
+		}
+	}
+	if t.wholePod {
+		config, err := podConfig(ctx, conn.Client, t.pod.Id)
+		if err != nil && !client.IsNotFound(err) {
+			return err
+		}
+		return removePod(ctx, conn, t.pod.Id, config.LogDirectory)
+	}
+	x := t.containers[0]
+	st, err := conn.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: x.Id})
+	if err != nil {
+		return err
+	}
+	if _, err := conn.RemoveContainer(ctx, &runtimeapi.RemoveContainerRequest{ContainerId: x.Id}); err != nil {
+		return err
+	}
+	if log := st.Status.LogPath; log != "" && filepath.Dir(filepath.Dir(log)) == logsDir(conn.config) {
+		if err := os.Remove(log); err != nil && !os.IsNotExist(err) {
+			return err
+		}
+	}
+	return nil
+}

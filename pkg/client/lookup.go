@@ -1,0 +1,161 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+var (
+	// ErrNotFound says that no container, pod or image has that name or ID.
+	ErrNotFound = errors.New("not found")
+	// ErrAmbiguous says that several have.
+	ErrAmbiguous = errors.New("ambiguous")
+)
+
+// DefaultNamespace is the Kubernetes namespace of what subpod's commands make.
+const DefaultNamespace = "default"
+
+// Container is a container with its pod sandbox.
+type Container struct {
+	*runtimeapi.Container
+	Pod *runtimeapi.PodSandbox
+}
+
+// Name is what people call the container: that of its pod where they are the
+// same, else POD/CONTAINER.
+func (c Container) Name() string {
+	pod, own := PodName(c.Pod), c.GetMetadata().GetName()
+	if c.Pod.GetMetadata().GetName() == own {
+		return pod
+	}
+	return pod + "/" + own
+}
+
+// PodName is what people call a pod sandbox: NAME, with NAMESPACE/ in front of
+// it when that is not the default one.
+func PodName(p *runtimeapi.PodSandbox) string {
+	m := p.GetMetadata()
+	if m.GetNamespace() == DefaultNamespace {
+		return m.GetName()
+	}
+	return m.GetNamespace() + "/" + m.GetName()
+}
+
+// Containers lists all containers, also those that have exited.
+func (c *Client) Containers(ctx context.Context) ([]Container, error) {
+	list, err := c.ListContainers(ctx, &runtimeapi.ListContainersRequest{})
+	if err != nil {
+		return nil, err
+	}
+	pods, err := c.Pods(ctx)
+	if err != nil {
+		return nil, err
+	}
+	byID := make(map[string]*runtimeapi.PodSandbox, len(pods))
+	for _, p := range pods {
+		byID[p.Id] = p
+	}
+	out := make([]Container, 0, len(list.Containers))
+	for _, ctr := range list.Containers {
+		if p := byID[ctr.PodSandboxId]; p != nil {
+			out = append(out, Container{ctr, p})
+		}
+	}
+	return out, nil
+}
+
+// Pods lists all pod sandboxes.
+func (c *Client) Pods(ctx context.Context) ([]*runtimeapi.PodSandbox, error) {
+	resp, err := c.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
+	return resp.GetItems(), err
+}
+
+// Container finds a container by its name (see Container.Name), by the name of
+// its pod if that has one container only, or by the beginning of its ID.
+// ErrNotFound, ErrAmbiguous.
+func (c *Client) Container(ctx context.Context, ref string) (Container, error) {
+	all, err := c.Containers(ctx)
+	if err != nil {
+		return Container{}, err
+	}
+	for _, match := range []func(Container) bool{
+		func(x Container) bool { return x.Id == ref },
+		func(x Container) bool { return x.Name() == ref },
+		func(x Container) bool { return PodName(x.Pod) == ref },
+		func(x Container) bool { return isPrefix(x.Id, ref) },
+		func(x Container) bool { return isPrefix(x.PodSandboxId, ref) },
+	} {
+		var found []Container
+		for _, x := range all {
+			if match(x) {
+				found = append(found, x)
+			}
+		}
+		switch {
+		case len(found) == 1:
+			return found[0], nil
+		case len(found) > 1:
+			// The newest of those that ran under one name, else a choice.
+			if latest, ok := newest(found); ok {
+				return latest, nil
+			}
+			names := make([]string, len(found))
+			for i, x := range found {
+				names[i] = x.Name()
+			}
+			return Container{}, fmt.Errorf("%w: %q may be any of %s", ErrAmbiguous, ref, strings.Join(names, ", "))
+		}
+	}
+	return Container{}, fmt.Errorf("container %q: %w", ref, ErrNotFound)
+}
+
+// newest picks the last attempt, if all are attempts of the same container.
+func newest(list []Container) (Container, bool) {
+	last := list[0]
+	for _, x := range list[1:] {
+		if x.Name() != last.Name() || x.PodSandboxId != last.PodSandboxId {
+			return last, false
+		}
+		if x.GetMetadata().GetAttempt() > last.GetMetadata().GetAttempt() {
+			last = x
+		}
+	}
+	return last, true
+}
+
+// Pod finds a pod sandbox by its name or the beginning of its ID. ErrNotFound,
+// ErrAmbiguous.
+func (c *Client) Pod(ctx context.Context, ref string) (*runtimeapi.PodSandbox, error) {
+	all, err := c.Pods(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, match := range []func(*runtimeapi.PodSandbox) bool{
+		func(p *runtimeapi.PodSandbox) bool { return p.Id == ref },
+		func(p *runtimeapi.PodSandbox) bool { return PodName(p) == ref },
+		func(p *runtimeapi.PodSandbox) bool { return isPrefix(p.Id, ref) },
+	} {
+		var found []*runtimeapi.PodSandbox
+		for _, p := range all {
+			if match(p) {
+				found = append(found, p)
+			}
+		}
+		if len(found) == 1 {
+			return found[0], nil
+		}
+		if len(found) > 1 {
+			return nil, fmt.Errorf("%w: %q may be any of %d pods; use an ID of \"subpod pods\"", ErrAmbiguous, ref, len(found))
+		}
+	}
+	return nil, fmt.Errorf("pod %q: %w", ref, ErrNotFound)
+}
+
+// minPrefix is how many digits of an ID name it.
+const minPrefix = 3
+
+func isPrefix(id, ref string) bool { return len(ref) >= minPrefix && strings.HasPrefix(id, ref) }

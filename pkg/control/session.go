@@ -1,0 +1,276 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"sync"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+)
+
+// A session joins a client's streams to those of a container (exec, attach) or
+// to a port of a pod. Both ends send frames: one byte that names the channel,
+// then data. The client's first frame is the SessionRequest; that it sends no
+// more means the end of stdin. The server's last one is the SessionExit; an
+// error is the gRPC status.
+const (
+	channelRequest = 'r' // SessionRequest, JSON
+	channelReady   = 'y' // empty: the streams are joined
+	channelInput   = '0'
+	channelOutput  = '1'
+	channelErrors  = '2'
+	channelResize  = 'w' // Size, JSON
+	channelEnd     = 'e' // empty: the end of the output (port-forward)
+	channelExit    = 'x' // SessionExit, JSON
+)
+
+// Kinds of sessions.
+const (
+	SessionExec        = "exec"
+	SessionAttach      = "attach"
+	SessionPortForward = "port-forward"
+)
+
+// SessionRequest opens a session.
+type SessionRequest struct {
+	Kind        string   `json:"kind"`
+	ContainerID string   `json:"containerId,omitempty"`
+	Command     []string `json:"command,omitempty"`
+	TTY         bool     `json:"tty,omitempty"`
+	Stdin       bool     `json:"stdin,omitempty"`
+	Output      bool     `json:"output,omitempty"` // stdout and stderr are wanted
+	// Start starts a created container once the streams are joined, so that
+	// nothing is missed; Wait keeps an attach open until the container has exited.
+	Start bool `json:"start,omitempty"`
+	Wait  bool `json:"wait,omitempty"`
+
+	PodID string `json:"podId,omitempty"`
+	Port  int32  `json:"port,omitempty"`
+}
+
+// Size of a terminal in character cells.
+type Size struct {
+	Width  uint16 `json:"width"`
+	Height uint16 `json:"height"`
+}
+
+// SessionExit is how a command, or a container that was waited for, ended.
+type SessionExit struct {
+	Code   int32  `json:"code"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// SessionStreams are a server's view of a session.
+type SessionStreams struct {
+	Request SessionRequest
+	Input   io.Reader
+	// Output and Errors send; so does Ready, once.
+	Output, Errors io.Writer
+	Sizes          <-chan Size
+	Ready          func()
+	// EndOutput tells the client that Output has ended.
+	EndOutput func() error
+}
+
+// messageStream is what both ends of a gRPC stream have in common.
+type messageStream interface {
+	SendMsg(m any) error
+	RecvMsg(m any) error
+}
+
+// frames sends and receives frames. Sending is safe for concurrent use.
+type frames struct {
+	stream messageStream
+	mu     sync.Mutex
+}
+
+func (f *frames) send(channel byte, data []byte) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.stream.SendMsg(wrapperspb.Bytes(append([]byte{channel}, data...)))
+}
+
+func (f *frames) sendJSON(channel byte, v any) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return f.send(channel, data)
+}
+
+func (f *frames) receive() (channel byte, data []byte, err error) {
+	var m wrapperspb.BytesValue
+	if err := f.stream.RecvMsg(&m); err != nil {
+		return 0, nil, err
+	}
+	if len(m.Value) == 0 {
+		return 0, nil, fmt.Errorf("a frame without a channel")
+	}
+	return m.Value[0], m.Value[1:], nil
+}
+
+// writer sends what is written to it, in pieces.
+type writer struct {
+	frames  *frames
+	channel byte
+}
+
+const maxFrame = 64 << 10
+
+// Write implements io.Writer.
+func (w writer) Write(p []byte) (n int, err error) {
+	for len(p) > 0 {
+		piece := p[:min(len(p), maxFrame)]
+		if err := w.frames.send(w.channel, piece); err != nil {
+			return n, err
+		}
+		n += len(piece)
+		p = p[len(piece):]
+	}
+	return n, nil
+}
+
+// serveSession reads a session's frames for the server's call.
+func serveSession(call func(context.Context, *SessionStreams) (*SessionExit, error)) grpc.StreamHandler {
+	return func(_ any, stream grpc.ServerStream) error {
+		f := &frames{stream: stream}
+		s := &SessionStreams{Output: writer{f, channelOutput}, Errors: writer{f, channelErrors}}
+		channel, data, err := f.receive()
+		if err != nil {
+			return err
+		}
+		if channel != channelRequest {
+			return fmt.Errorf("the first frame of a session is not a request")
+		}
+		if err := json.Unmarshal(data, &s.Request); err != nil {
+			return fmt.Errorf("decode the request of a session: %w", err)
+		}
+		input, feed := io.Pipe()
+		sizes := make(chan Size, 1)
+		s.Input, s.Sizes = input, sizes
+		s.Ready = sync.OnceFunc(func() { _ = f.send(channelReady, nil) })
+		s.EndOutput = func() error { return f.send(channelEnd, nil) }
+		ctx, cancel := context.WithCancel(stream.Context())
+		defer cancel()
+		go receiveInput(f, feed, sizes)
+		exit, err := call(ctx, s)
+		_ = input.CloseWithError(io.ErrClosedPipe)
+		if err != nil {
+			return err
+		}
+		return f.sendJSON(channelExit, exit)
+	}
+}
+
+// receiveInput hands a client's frames on until the client ends its side.
+func receiveInput(f *frames, input *io.PipeWriter, sizes chan Size) {
+	closed := false
+	for {
+		channel, data, err := f.receive()
+		if err != nil {
+			_ = input.CloseWithError(err)
+			return
+		}
+		switch channel {
+		case channelInput:
+			if !closed {
+				// Whoever reads has gone: what still comes is thrown away.
+				_, err := input.Write(data)
+				closed = err != nil
+			}
+		case channelEnd:
+			_ = input.Close()
+			closed = true
+		case channelResize:
+			var size Size
+			if json.Unmarshal(data, &size) != nil {
+				continue
+			}
+			select { // the latest one counts
+			case <-sizes:
+			default:
+			}
+			sizes <- size
+		}
+	}
+}
+
+// Streams are a client's streams. A nil one is not joined.
+type Streams struct {
+	Input          io.Reader
+	Output, Errors io.Writer
+	Sizes          <-chan Size
+	// Ready is called once the streams are joined.
+	Ready func()
+}
+
+// Session runs a session over conn until it ends. The end of s.Input is passed
+// on; a reader of it may stay behind, blocked, when the session is over.
+func Session(ctx context.Context, conn grpc.ClientConnInterface, req SessionRequest, s Streams) (*SessionExit, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, "/"+Service+"/Session")
+	if err != nil {
+		return nil, err
+	}
+	f := &frames{stream: stream}
+	req.Stdin, req.Output = s.Input != nil, s.Output != nil
+	if err := f.sendJSON(channelRequest, req); err != nil && err != io.EOF {
+		return nil, err
+	}
+	if s.Input != nil {
+		go func() {
+			// Errors of sending show where the answer is received.
+			_, _ = io.Copy(writer{f, channelInput}, s.Input)
+			_ = f.send(channelEnd, nil)
+		}()
+	}
+	if s.Sizes != nil {
+		go func() {
+			for {
+				select {
+				case size := <-s.Sizes:
+					_ = f.sendJSON(channelResize, size)
+				case <-ctx.Done():
+					return
+				}
+			}
+		}()
+	}
+	return receiveOutput(f, s)
+}
+
+func receiveOutput(f *frames, s Streams) (*SessionExit, error) {
+	for {
+		channel, data, err := f.receive()
+		if err != nil {
+			return nil, err
+		}
+		out := io.Writer(nil)
+		switch channel {
+		case channelOutput:
+			out = s.Output
+		case channelErrors:
+			out = s.Errors
+		case channelReady:
+			if s.Ready != nil {
+				s.Ready()
+			}
+		case channelEnd:
+			if c, ok := s.Output.(interface{ CloseWrite() error }); ok {
+				_ = c.CloseWrite()
+			}
+		case channelExit:
+			exit := &SessionExit{}
+			return exit, json.Unmarshal(data, exit)
+		}
+		if out != nil {
+			if _, err := out.Write(data); err != nil {
+				return nil, fmt.Errorf("write the session's output: %w", err)
+			}
+		}
+	}
+}

@@ -1,0 +1,128 @@
+package cri
+
+import (
+	"cmp"
+	"context"
+	"io"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/subpod/subpod/pkg/control"
+	"github.com/subpod/subpod/pkg/oci"
+)
+
+// Session joins a client's streams to a container or a pod's port.
+func (s *Service) Session(ctx context.Context, ss *control.SessionStreams) (*control.SessionExit, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	switch ss.Request.Kind {
+	case control.SessionExec:
+		return s.execSession(ctx, ss)
+	case control.SessionAttach:
+		return s.attachSession(ctx, ss)
+	case control.SessionPortForward:
+		ss.Ready()
+		err := s.Runtime.PortForward(ctx, ss.Request.PodID, ss.Request.Port, &forwardStream{ss})
+		return &control.SessionExit{}, err
+	}
+	return nil, status.Errorf(codes.InvalidArgument, "unknown kind of session %q", ss.Request.Kind)
+}
+
+func (s *Service) execSession(ctx context.Context, ss *control.SessionStreams) (*control.SessionExit, error) {
+	if err := s.Runtime.CheckExec(ss.Request.ContainerID, ss.Request.Command); err != nil {
+		return nil, err
+	}
+	ss.Ready()
+	code, err := s.Runtime.Exec(ctx, ss.Request.ContainerID, ss.Request.Command, sessionStreams(ctx, ss))
+	return &control.SessionExit{Code: code}, err
+}
+
+// attachSession joins the streams, then starts the container if it is asked to.
+func (s *Service) attachSession(ctx context.Context, ss *control.SessionStreams) (*control.SessionExit, error) {
+	req := ss.Request
+	if err := s.Runtime.CheckAttach(req.ContainerID, req.TTY); err != nil {
+		if req.Start { // made without a process: the start says why
+			err = cmp.Or(s.Runtime.StartContainer(ctx, req.ContainerID), err)
+		}
+		return nil, err
+	}
+	streams := sessionStreams(ctx, ss)
+	attached := make(chan struct{})
+	streams.Attached = func() { close(attached) }
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- s.Runtime.Attach(ctx, req.ContainerID, streams) }()
+	select {
+	case <-attached:
+	case err := <-done:
+		return &control.SessionExit{}, err
+	}
+	ss.Ready()
+	if req.Start {
+		if err := s.Runtime.StartContainer(ctx, req.ContainerID); err != nil {
+			cancel()
+			<-done
+			return nil, err
+		}
+	}
+	if err := <-done; err != nil || !req.Wait {
+		return &control.SessionExit{}, err
+	}
+	st, err := s.Runtime.WaitContainer(ctx, req.ContainerID)
+	return &control.SessionExit{Code: st.ExitCode, Reason: st.Reason}, err
+}
+
+func sessionStreams(ctx context.Context, ss *control.SessionStreams) oci.Streams {
+	out := oci.Streams{TTY: ss.Request.TTY}
+	if ss.Request.Stdin {
+		out.Stdin = ss.Input
+	}
+	if ss.Request.Output {
+		out.Stdout = ss.Output
+		if !out.TTY {
+			out.Stderr = ss.Errors
+		}
+	}
+	if !out.TTY {
+		return out
+	}
+	sizes := make(chan oci.TerminalSize)
+	out.Resize = sizes
+	go func() {
+		for {
+			select {
+			case size := <-ss.Sizes:
+				select {
+				case sizes <- oci.TerminalSize(size):
+				case <-ctx.Done():
+					return
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return out
+}
+
+// forwardStream is a session as a port-forward's stream.
+type forwardStream struct{ s *control.SessionStreams }
+
+// Read implements io.Reader.
+func (f *forwardStream) Read(p []byte) (int, error) { return f.s.Input.Read(p) }
+
+// Write implements io.Writer.
+func (f *forwardStream) Write(p []byte) (int, error) { return f.s.Output.Write(p) }
+
+// Close ends the output; the input goes on.
+func (f *forwardStream) Close() error { return f.s.EndOutput() }
+
+// Reset ends both directions.
+func (f *forwardStream) Reset() error {
+	if c, ok := f.s.Input.(io.Closer); ok {
+		return c.Close()
+	}
+	return nil
+}

@@ -1,0 +1,26 @@
+// Package labels names the labels and annotations that subpod's own commands
+// put on pod sandboxes.
+package labels
+
+const (
+	// MadeBy says which command has made a pod sandbox: "run" or "play".
+	MadeBy = "subpod.io/made-by"
+	// Play names the set of pods that one "subpod play" has made.
+	Play = "subpod.io/play"
+
+	// WhenDone is an annotation of a pod sandbox that says what becomes of it
+	// once none of its containers runs any more: Stop or Remove.
+	WhenDone = "subpod.io/when-done"
+	// Network is an annotation of a pod sandbox; NoNetwork leaves it with
+	// loopback alone.
+	Network = "subpod.io/network"
+	// Command is an annotation of a container: its command, for people.
+	Command = "subpod.io/command"
+)
+
+// Values of the annotations.
+const (
+	Stop      = "stop"
+	Remove    = "remove"
+	NoNetwork = "none"
+)

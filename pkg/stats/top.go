@@ -1,0 +1,108 @@
+package stats
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/subpod/subpod/pkg/proc"
+)
+
+// Process is one process of a container.
+type Process struct {
+	// PID and PPID are those of the innermost PID namespace of the process; Node
+	// is the PID in ours.
+	PID, PPID, Node int
+	UID             uint32 // as the node sees it
+	State           string // one letter (proc_pid_stat(5))
+	CPU             time.Duration
+	RSS             uint64 // bytes
+	Threads         int
+	Started         time.Time
+	Command         string // arguments, separated by spaces; [name] without any
+}
+
+// Processes lists the processes of the container whose main process is init, by
+// PID; none when it does not run.
+func Processes(init proc.ID) []Process {
+	all := readProcesses()
+	inner := map[int]int{}
+	var out []Process
+	boot := bootTime()
+	page := uint64(os.Getpagesize())
+	members := all.of(init)
+	for _, p := range members {
+		inner[p.pid] = innerPID(p.pid)
+	}
+	for _, p := range members {
+		resident, _ := pages(p.pid)
+		pr := Process{
+			PID: inner[p.pid], PPID: inner[p.ppid], Node: p.pid, State: string(p.state),
+			CPU: time.Duration(p.user+p.system) * tickUsec * time.Microsecond,
+			RSS: resident * page, Threads: int(p.threads),
+			Started: boot.Add(time.Duration(p.start) * tickUsec * time.Microsecond),
+			Command: commandLine(p.pid),
+		}
+		if st, err := os.Stat("/proc/" + strconv.Itoa(p.pid)); err == nil {
+			if s, ok := st.Sys().(*syscall.Stat_t); ok {
+				pr.UID = s.Uid
+			}
+		}
+		out = append(out, pr)
+	}
+	slices.SortFunc(out, func(a, b Process) int { return cmp.Compare(a.Node, b.Node) })
+	return out
+}
+
+// innerPID returns the last number of NSpid: that of the innermost namespace.
+func innerPID(pid int) int {
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
+	if err != nil {
+		return 0
+	}
+	for sc := bufio.NewScanner(bytes.NewReader(text)); sc.Scan(); {
+		if rest, ok := strings.CutPrefix(sc.Text(), "NSpid:"); ok {
+			f := strings.Fields(rest)
+			n, _ := strconv.Atoi(f[len(f)-1])
+			return n
+		}
+	}
+	return 0
+}
+
+const maxCommand = 4096
+
+func commandLine(pid int) string {
+	dir := "/proc/" + strconv.Itoa(pid)
+	text, _ := os.ReadFile(dir + "/cmdline")
+	text = bytes.TrimRight(text, "\x00")
+	if len(text) > maxCommand {
+		text = text[:maxCommand]
+	}
+	if len(text) > 0 {
+		return string(bytes.ReplaceAll(text, []byte{0}, []byte{' '}))
+	}
+	name, _ := os.ReadFile(dir + "/comm")
+	return "[" + strings.TrimSpace(string(name)) + "]"
+}
+
+// bootTime is when the clock of start times began (btime in proc_stat(5)).
+func bootTime() time.Time {
+	text, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return time.Time{}
+	}
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, "btime "); ok {
+			s, _ := strconv.ParseInt(strings.TrimSpace(rest), 10, 64)
+			return time.Unix(s, 0)
+		}
+	}
+	return time.Time{}
+}

@@ -1,0 +1,72 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/containers/image/v5/docker"
+	authconfig "github.com/containers/image/v5/pkg/docker/config"
+)
+
+// Login tries the credentials at the registry ("host[:port]", docker.io for "")
+// and, where they are good, writes them into the user's auth.json, or hands
+// them to the credential helper that is configured there. It returns where they
+// are. ErrUnauthorized, ErrRegistryUnavailable, ErrBadReference.
+func (s *Store) Login(ctx context.Context, registry, user, password string) (file string, err error) {
+	registry, err = registryName(registry)
+	if err != nil {
+		return "", err
+	}
+	if user == "" || password == "" {
+		return "", fmt.Errorf("%w: log in to %s: user name and password are needed", ErrUnauthorized, registry)
+	}
+	sys, err := s.systemContext(nil, s.tmpDir())
+	if err != nil {
+		return "", err
+	}
+	if err := docker.CheckAuth(ctx, sys, user, password, registry); err != nil {
+		return "", fmt.Errorf("log in to %s: %w", registry, classify(ctx, err))
+	}
+	file, err = authconfig.SetCredentials(sys, registry, user, password)
+	if err != nil {
+		return "", fmt.Errorf("store the credentials for %s: %w", registry, err)
+	}
+	return file, nil
+}
+
+// Logout removes the credentials for a registry, or all, from the user's
+// auth.json. ErrNotLoggedIn.
+func (s *Store) Logout(ctx context.Context, registry string, all bool) error {
+	sys, err := s.systemContext(nil, s.tmpDir())
+	if err != nil {
+		return err
+	}
+	if all {
+		return authconfig.RemoveAllAuthentication(sys)
+	}
+	if registry, err = registryName(registry); err != nil {
+		return err
+	}
+	err = authconfig.RemoveAuthentication(sys, registry)
+	if errors.Is(err, authconfig.ErrNotLoggedIn) {
+		return fmt.Errorf("%w: no credentials for %s are stored", ErrNotLoggedIn, registry)
+	}
+	return err
+}
+
+// ErrNotLoggedIn says that auth.json has no credentials for a registry.
+var ErrNotLoggedIn = errors.New("not logged in")
+
+// registryName checks the name of a registry.
+func registryName(name string) (string, error) {
+	name = strings.TrimSuffix(strings.TrimPrefix(strings.TrimPrefix(name, "https://"), "http://"), "/")
+	if name == "" {
+		return "docker.io", nil
+	}
+	if strings.ContainsAny(name, "/@ ") {
+		return "", fmt.Errorf("%w: %q is not the name of a registry", ErrBadReference, name)
+	}
+	return name, nil
+}

@@ -1,0 +1,136 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	imagecopy "github.com/containers/image/v5/copy"
+	"github.com/containers/image/v5/docker/archive"
+	"github.com/containers/image/v5/docker/reference"
+	ociarchive "github.com/containers/image/v5/oci/archive"
+	"github.com/containers/image/v5/signature"
+	imagestorage "github.com/containers/image/v5/storage"
+	"github.com/containers/image/v5/types"
+)
+
+// Save writes images as an archive that Load reads: "docker-archive", or
+// "oci-archive", which holds one image. ErrImageNotFound, ErrBadReference,
+// ErrUnsupported (format), ErrNoSpace (the archive is made in the store first).
+func (s *Store) Save(ctx context.Context, refs []string, format string, w io.Writer) error {
+	tmp, err := makeTmp(s.tmpDir())
+	if err != nil {
+		return classify(ctx, fmt.Errorf("make a directory for the archive: %w", err))
+	}
+	defer os.RemoveAll(tmp)
+	path := filepath.Join(tmp, "archive")
+	switch {
+	case len(refs) == 0:
+		return fmt.Errorf("%w: no image to save", ErrBadReference)
+	case format == "docker-archive":
+		err = s.saveDocker(ctx, refs, path, tmp)
+	case format == "oci-archive" && len(refs) == 1:
+		err = s.saveOCI(ctx, refs[0], path, tmp)
+	case format == "oci-archive":
+		return fmt.Errorf("%w: an oci-archive holds one image", ErrUnsupported)
+	default:
+		return fmt.Errorf("%w: format %q is neither docker-archive nor oci-archive", ErrUnsupported, format)
+	}
+	if err != nil {
+		return classify(ctx, fmt.Errorf("save: %w", err))
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = io.Copy(w, f)
+	return err
+}
+
+func (s *Store) saveDocker(ctx context.Context, refs []string, path, tmp string) (err error) {
+	sys, err := s.systemContext(nil, tmp)
+	if err != nil {
+		return err
+	}
+	out, err := archive.NewWriter(sys, path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, out.Close()) }()
+	for _, ref := range refs {
+		id, tagged, err := s.saved(ref)
+		if err != nil {
+			return err
+		}
+		dest, err := out.NewReference(tagged)
+		if err != nil {
+			return err
+		}
+		if err := s.copyOut(ctx, sys, id, dest); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Store) saveOCI(ctx context.Context, ref, path, tmp string) error {
+	sys, err := s.systemContext(nil, tmp)
+	if err != nil {
+		return err
+	}
+	id, tagged, err := s.saved(ref)
+	if err != nil {
+		return err
+	}
+	name := ""
+	if tagged != nil {
+		name = tagged.String()
+	}
+	dest, err := ociarchive.NewReference(path, name)
+	if err != nil {
+		return err
+	}
+	return s.copyOut(ctx, sys, id, dest)
+}
+
+// saved finds an image and the name that it has in the archive: the one that it
+// was asked by, if that is one of its tags.
+func (s *Store) saved(ref string) (id string, tagged reference.NamedTagged, err error) {
+	img, err := s.find(ref)
+	if err != nil {
+		return "", nil, err
+	}
+	if imageID(ref) == "" {
+		if named, err := parseReference(ref); err == nil {
+			for _, n := range img.Names {
+				if n == named.String() {
+					tagged, _ = named.(reference.NamedTagged)
+				}
+			}
+		}
+	}
+	return img.ID, tagged, nil
+}
+
+func (s *Store) copyOut(ctx context.Context, sys *types.SystemContext, id string, dest types.ImageReference) error {
+	// What is in the store has passed the policy on its way in.
+	policy, err := signature.NewPolicyContext(&signature.Policy{
+		Default: signature.PolicyRequirements{signature.NewPRInsecureAcceptAnything()},
+	})
+	if err != nil {
+		return err
+	}
+	defer policy.Destroy()
+	src, err := imagestorage.Transport.NewStoreReference(s.cs, nil, id)
+	if err != nil {
+		return err
+	}
+	_, err = imagecopy.Image(ctx, policy, dest, src, &imagecopy.Options{
+		SourceCtx: sys, DestinationCtx: sys, RemoveSignatures: true,
+	})
+	return err
+}

@@ -1,0 +1,78 @@
+package storage
+
+import (
+	"context"
+	"fmt"
+	"slices"
+)
+
+// Tag gives the image that ref names one more name, which it takes away from
+// any other image. Idempotent. ErrImageNotFound, ErrBadReference,
+// ErrReadOnlyImage.
+func (s *Store) Tag(ctx context.Context, ref, name string) error {
+	s.images.Lock()
+	defer s.images.Unlock()
+	img, err := s.find(ref)
+	if err != nil {
+		return err
+	}
+	named, err := parseReference(name)
+	if err != nil {
+		return err
+	}
+	if _, digests := splitNames([]string{named.String()}); len(digests) > 0 {
+		return fmt.Errorf("%w: %q holds a digest, which only a pull can give", ErrBadReference, name)
+	}
+	if img.ReadOnly {
+		return fmt.Errorf("%w: tag %s where it was made", ErrReadOnlyImage, ref)
+	}
+	if err := s.cs.AddNames(img.ID, []string{named.String()}); err != nil {
+		return fmt.Errorf("tag image %s as %s: %w", img.ID, named, err)
+	}
+	return nil
+}
+
+// Untagged says what Untag has done.
+type Untagged struct {
+	Names []string // that were taken away
+	// Deleted is the ID of the image, "" if it is still there.
+	Deleted string
+}
+
+// Untag takes the tag ref away from its image, and removes the image when that
+// was its last one. A ref that is an ID removes the image; with several tags
+// only if force is set. Unlike RemoveImage it tells when there is no such image.
+// ErrImageNotFound, ErrImageInUse, ErrReadOnlyImage, ErrBadReference.
+func (s *Store) Untag(ctx context.Context, ref string, force bool) (Untagged, error) {
+	s.images.Lock()
+	img, err := s.find(ref)
+	if err != nil {
+		s.images.Unlock()
+		return Untagged{}, err
+	}
+	tags, _ := splitNames(img.Names)
+	name := ""
+	if imageID(ref) == "" {
+		if named, err := parseReference(ref); err == nil && slices.Contains(tags, named.String()) {
+			name = named.String()
+		}
+	}
+	if name != "" && len(tags) > 1 {
+		defer s.images.Unlock()
+		if img.ReadOnly {
+			return Untagged{}, fmt.Errorf("%w: untag %s where it was made", ErrReadOnlyImage, ref)
+		}
+		if err := s.cs.RemoveNames(img.ID, []string{name}); err != nil {
+			return Untagged{}, fmt.Errorf("untag %s: %w", name, err)
+		}
+		return Untagged{Names: []string{name}}, nil
+	}
+	s.images.Unlock()
+	if name == "" && len(tags) > 1 && !force {
+		return Untagged{}, fmt.Errorf("%w: image %s has %d names: %s", ErrImageInUse, ref, len(tags), tags)
+	}
+	if err := s.RemoveImage(ctx, img.ID); err != nil {
+		return Untagged{}, err
+	}
+	return Untagged{Names: tags, Deleted: img.ID}, nil
+}
