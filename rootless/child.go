@@ -24,25 +24,31 @@ func runChild() error {
 	}
 	c.Log = newLogger(c, "child")
 	redirectLogrus(c.Log)
+	if err := restorePath(c); err != nil {
+		return err
+	}
 	// For the supervisor, which inherits the environment.
 	if err := os.Setenv(envRole, roleSupervisor); err != nil {
 		return err
 	}
-	err = child.Child(child.Opt{
+	opt := child.Opt{
 		PipeFDEnvKey:              envPipe,
 		RunActivationHelperEnvKey: envActivationHelper,
 		ChildUseActivationEnvKey:  envActivation,
 		StateDirEnvKey:            envState,
 		TargetCmd:                 []string{selfExe, roleSupervisor},
-		NetworkDriver:             newUplinkChild(c),
 		CopyUpDriver:              nodeView{c},
 		CopyUpDirs:                c.CopyUp,
-		DetachNetNS:               true,
-		PortDriver:                portChild{builtin.NewChildDriver(debugWriter{c.Log, "port driver"}), c.Log},
 		MountProcfs:               true,
 		Propagation:               "rslave",
 		Reaper:                    true,
-	})
+	}
+	if c.ownNetwork() {
+		opt.DetachNetNS = true
+		opt.NetworkDriver = newUplinkChild(c)
+		opt.PortDriver = portChild{builtin.NewChildDriver(debugWriter{c.Log, "port driver"}), c.Log}
+	}
+	err = child.Child(opt)
 	var program *exec.ExitError
 	if code := exitCode(err); err != nil && code != 1 && !errors.As(err, &program) {
 		// The end of the supervisor, which has said why.

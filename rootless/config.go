@@ -19,8 +19,13 @@ type Config struct {
 	// DataDir holds what outlives the node (the sources of the default binds).
 	DataDir string
 	// Uplink connects the node network namespace to the host: one of Uplinks.
-	// Empty means "slirp4netns".
+	// Empty means UplinkAuto.
 	Uplink string
+	// IDMapping is one of IDMappings; empty means IDsAuto.
+	IDMapping string
+	// UplinkReason and IDReason say why what was left to the host ("auto") came out
+	// as it did. Run sets them.
+	UplinkReason, IDReason string
 	// MTU of the uplink in bytes; 0 is the uplink's own best (65520).
 	MTU int
 	// SlirpBinary and PastaBinary are paths or names looked up in PATH.
@@ -77,10 +82,13 @@ func DefaultBinds(dataDir string) []Bind {
 // resolve returns a copy with the defaults filled in, or what is wrong with it.
 func (c Config) resolve() (Config, error) {
 	if c.Uplink == "" {
-		c.Uplink = UplinkSlirp
+		c.Uplink = UplinkAuto
 	}
 	if !slices.Contains(Uplinks(), c.Uplink) {
 		return c, fmt.Errorf("%w %q: known are %q", ErrBadUplink, c.Uplink, Uplinks())
+	}
+	if c.IDMapping == "" {
+		c.IDMapping = IDsAuto
 	}
 	if c.SlirpBinary == "" {
 		c.SlirpBinary = "slirp4netns"
@@ -103,6 +111,9 @@ func (c Config) resolve() (Config, error) {
 func (c Config) check() error {
 	if c.MTU < 0 || c.MTU > maxMTU {
 		return fmt.Errorf("%w: MTU %d, want 0 (automatic) to %d", ErrBadConfig, c.MTU, maxMTU)
+	}
+	if !slices.Contains(IDMappings(), c.IDMapping) {
+		return fmt.Errorf("%w: ID mapping %q: known are %q", ErrBadConfig, c.IDMapping, IDMappings())
 	}
 	if len(c.Server) == 0 {
 		return fmt.Errorf("%w: no server command", ErrBadConfig)

@@ -318,10 +318,7 @@ func checkFacts(t *testing.T, r report, outside *Node) {
 	if err := syscall.Stat(outside.NetNS, &st); err != nil || st.Ino != r.NodeNetNS {
 		t.Errorf("Node.NetNS from outside is %d (%v), from inside %d", st.Ino, err, r.NodeNetNS)
 	}
-	uids, gids, err := SubordinateIDs()
-	if err != nil {
-		t.Fatal(err)
-	}
+	uids, gids := ThisHost().SubordinateIDs()
 	checkIDMap(t, "uid", r.Node.UIDMap, os.Getuid(), uids)
 	checkIDMap(t, "gid", r.Node.GIDMap, os.Getgid(), gids)
 	if b, err := os.ReadFile(outside.ResolvConf); err != nil || string(b) != "nameserver "+slirpDNS+"\n" {

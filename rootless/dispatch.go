@@ -21,6 +21,7 @@ const (
 	envRole   = envPrefix + "NODE_ROLE"   // one of the roles below
 	envConfig = envPrefix + "NODE_CONFIG" // Config as JSON, for roleParent
 	envDir    = envPrefix + "WORK_DIR"    // for roleEnter
+	envIDs    = envPrefix + "ID_MAPPING"  // Config.IDMapping, for the links of replaceMappers
 
 	// Rootlesskit's socket activation is not used, but its keys must be set.
 	envActivation       = envPrefix + "ACTIVATION"
@@ -44,6 +45,12 @@ func Dispatch() {
 	// under the name of unshare(1).
 	if filepath.Base(os.Args[0]) == "unshare" {
 		exit(runUnshare(os.Args[1:]))
+	}
+	if os.Getenv(envIDs) != "" {
+		switch name := filepath.Base(os.Args[0]); name {
+		case linkGetSubIDs, linkNewUIDMap, linkNewGIDMap:
+			exit(runMapper(name, os.Args[1:]))
+		}
 	}
 	// The pipe comes before the role: the child sets the role for the process
 	// after it, and is itself executed again in between.

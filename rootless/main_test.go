@@ -29,12 +29,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(part(os.Args[2:]))
 	}
-	nested, err := inUserNamespace()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	if os.Geteuid() == 0 && !nested {
+	if os.Geteuid() == 0 && !ThisHost().InUserNS() {
 		exe, err := os.Executable()
 		if err == nil {
 			const script = "../tests/user.sh"

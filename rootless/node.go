@@ -30,7 +30,8 @@ type Node struct {
 	// Inside tells whether the caller is in the node.
 	Inside bool
 	// NetNS is the path of the node network namespace, valid for the caller.
-	// Empty in a nested node: it uses the network namespace it was started in.
+	// Empty in a nested node and with UplinkHost: these use the network namespace
+	// that they were started in.
 	NetNS string
 	// ResolvConf is a file that names the uplink's DNS server, which answers in
 	// the node network namespace. Empty where there is none.
@@ -53,10 +54,13 @@ type Node struct {
 	// CgroupEvacuated is the leaf below /sys/fs/cgroup that holds the daemon's
 	// own processes, when the cgroup was delegated. Empty otherwise.
 	CgroupEvacuated string
-	// Uplink in use.
-	Uplink string
-	// PortSocket is the API of the port driver; empty in a nested node, whose
-	// ports are those of its network namespace already.
+	// Uplink in use, one of the constants but UplinkAuto, and why.
+	Uplink, UplinkReason string
+	// IDMapping in use, one of the constants but IDsAuto, and why. Both are empty
+	// in a nested node.
+	IDMapping, IDReason string
+	// PortSocket is the API of the port driver; empty where NetNS is: ports are
+	// those of the network namespace already.
 	PortSocket string
 
 	init proc.ID // as seen in the node
@@ -72,13 +76,17 @@ type facts struct {
 	CgroupNS        bool
 	CgroupEvacuated string
 	Uplink          string
+	UplinkReason    string
+	IDMapping       string
+	IDReason        string
 }
 
 // writeFacts is called by the node's first process once its mounts are done.
 func writeFacts(c Config, cg cgroupFacts, nested bool) (err error) {
 	f := facts{Nested: nested, CgroupHybrid: cg.legacy}
 	if !nested {
-		f.Uplink = c.Uplink
+		f.Uplink, f.UplinkReason = c.Uplink, c.UplinkReason
+		f.IDMapping, f.IDReason = c.IDMapping, c.IDReason
 		f.CgroupNS = cg.unified && !c.HostCgroupNS
 	}
 	if f.CgroupNS && filepath.Base(cg.own) == nodeCgroup {
@@ -126,7 +134,8 @@ func Load(runDir string) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{
-		RunDir: runDir, Nested: f.Nested, Identity: f.Identity, Uplink: f.Uplink, init: f.Init,
+		RunDir: runDir, Nested: f.Nested, Identity: f.Identity, init: f.Init,
+		Uplink: f.Uplink, UplinkReason: f.UplinkReason, IDMapping: f.IDMapping, IDReason: f.IDReason,
 		CgroupHybrid: f.CgroupHybrid, CgroupNS: f.CgroupNS, CgroupEvacuated: f.CgroupEvacuated,
 	}
 	if err := n.locate(dir, f); err != nil {
@@ -139,7 +148,7 @@ func Load(runDir string) (*Node, error) {
 	if n.GIDMap, err = readIDMap(child, "gid_map"); err != nil {
 		return nil, err
 	}
-	if n.Nested {
+	if n.Nested || n.Uplink == UplinkHost {
 		return n, nil
 	}
 	n.PortSocket = filepath.Join(dir, fileAPISocket)
@@ -203,14 +212,14 @@ func Reload(runDir string) error {
 	return nil
 }
 
-// inUserNamespace reports whether this process is in a user namespace other
-// than the machine's first one, by its ID map (user_namespaces(7)).
-func inUserNamespace() (bool, error) {
-	m, err := readIDMap("self", "uid_map")
-	if err != nil {
-		return false, err
+// SingleID reports whether the node has one user and one group ID only.
+func (n *Node) SingleID() bool { return countIDs(n.UIDMap) == 1 || countIDs(n.GIDMap) == 1 }
+
+func countIDs(maps []IDMap) (n uint64) {
+	for _, m := range maps {
+		n += uint64(m.Size)
 	}
-	return len(m) != 1 || m[0] != IDMap{0, 0, 1<<32 - 1}, nil
+	return n
 }
 
 func readIDMap(pid, name string) ([]IDMap, error) {

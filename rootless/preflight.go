@@ -3,8 +3,9 @@ package rootless
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
-	"os/exec"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -16,6 +17,7 @@ var (
 	ErrNoSubIDs       = errors.New("no subordinate IDs")
 	ErrNoUserNS       = errors.New("user namespaces are not allowed")
 	ErrNoTun          = errors.New("/dev/net/tun cannot be used")
+	ErrNoFuse         = errors.New("/dev/fuse cannot be used")
 	ErrMissingProgram = errors.New("program not found")
 )
 
@@ -45,25 +47,37 @@ func Preflight(c Config) error {
 	if err != nil {
 		return err
 	}
-	var problems []error
-	for _, check := range []func(Config) *Problem{checkUserNS, checkPrograms, checkIDMapper, checkSubIDs, checkTun} {
-		if p := check(c); p != nil {
-			problems = append(problems, p)
+	h := ThisHost()
+	return preflight(h, c.settle(h))
+}
+
+func preflight(h Host, c Config) error {
+	problems := []*Problem{h.UserNS(), h.programs(c)}
+	if c.IDMapping == IDsSubordinate {
+		problems = append(problems, h.IDMappers(), h.SubIDs())
+	}
+	if c.Uplink == UplinkSlirp || c.Uplink == UplinkPasta {
+		problems = append(problems, h.Tun())
+	}
+	var errs []error
+	for _, p := range problems {
+		if p != nil {
+			errs = append(errs, p)
 		}
 	}
-	return errors.Join(problems...)
+	return errors.Join(errs...)
 }
 
 // explainStart adds what the host says about a node that could not be made.
-func explainStart(c Config, err error) error {
+func explainStart(err error) error {
 	err = fmt.Errorf("the node has ended: %w", err)
-	if p := probeUserNS(c); p != nil {
+	if p := ThisHost().probeUserNS(); p != nil {
 		return errors.Join(err, p)
 	}
 	return err
 }
 
-func checkPrograms(c Config) *Problem {
+func (h Host) programs(c Config) *Problem {
 	need := map[string]string{"ip": "iproute2", "nsenter": "util-linux", "mount": "mount"}
 	switch c.Uplink {
 	case UplinkSlirp:
@@ -72,50 +86,33 @@ func checkPrograms(c Config) *Problem {
 		need[c.PastaBinary] = "passt"
 	}
 	var missing, packages []string
-	for name, pkg := range need {
-		if _, err := exec.LookPath(name); err != nil {
-			missing, packages = append(missing, name), append(packages, pkg)
+	for _, name := range slices.Sorted(maps.Keys(need)) {
+		if _, err := h.LookPath(name); err != nil {
+			missing, packages = append(missing, name), append(packages, need[name])
 		}
 	}
 	if missing == nil {
 		return nil
 	}
 	return &Problem{ErrMissingProgram, strings.Join(missing, ", "),
-		"install the packages (Debian's names): sudo apt install " + strings.Join(packages, " ")}
+		"sudo apt install " + strings.Join(packages, " ") + "    # Debian's names"}
 }
 
-func checkTun(c Config) *Problem {
-	if c.Uplink == UplinkNone {
-		return nil
-	}
-	const dev = "/dev/net/tun"
-	f, err := os.OpenFile(dev, os.O_RDWR|unix.O_CLOEXEC, 0)
-	if err == nil {
-		f.Close()
-		return nil
-	}
-	fix := "sudo modprobe tun"
-	if errors.Is(err, os.ErrPermission) {
-		fix = "sudo chmod 0666 " + dev
-	}
-	return &Problem{ErrNoTun, fmt.Sprintf("uplink %s needs it: %v", c.Uplink, err), fix}
-}
-
-// checkIDMapper makes sure that the two programs are there and may do their
+// IDMappers makes sure that newuidmap and newgidmap are there and may do their
 // work: they need to be setuid root or to have a file capability, and to be
 // allowed to use it.
-func checkIDMapper(Config) *Problem {
+func (h Host) IDMappers() *Problem {
 	for _, name := range []string{"newuidmap", "newgidmap"} {
-		path, err := exec.LookPath(name)
+		path, err := h.LookPath(name)
 		if err != nil {
 			return &Problem{ErrNoIDMapper, name + " is not installed",
-				"install the package uidmap (Debian), shadow-utils (Fedora) or shadow (others): sudo apt install uidmap"}
+				"sudo apt install uidmap    # Debian; shadow-utils on Fedora, shadow elsewhere"}
 		}
 		st, err := os.Stat(path)
 		if err != nil {
 			return &Problem{ErrNoIDMapper, err.Error(), ""}
 		}
-		if st.Mode()&os.ModeSetuid != 0 && ownerOf(st) == 0 {
+		if st.Mode()&os.ModeSetuid != 0 && ownerOf(st) == h.RootUID {
 			continue
 		}
 		if n, err := unix.Getxattr(path, "security.capability", nil); err == nil && n > 0 {
@@ -124,7 +121,7 @@ func checkIDMapper(Config) *Problem {
 		return &Problem{ErrNoIDMapper, path + " is neither setuid root nor has file capabilities",
 			"sudo chmod u+s " + path}
 	}
-	if v, err := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0); err == nil && v == 1 {
+	if h.NoNewPrivs {
 		return &Problem{ErrNoIDMapper, "this process has no_new_privs set, under which setuid programs are without effect",
 			"start the daemon without it (systemd: NoNewPrivileges=no; containers: allowPrivilegeEscalation: true)"}
 	}

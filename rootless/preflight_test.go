@@ -15,7 +15,7 @@ import (
 
 var preflightSentinels = map[string]error{
 	"ErrNoIDMapper": ErrNoIDMapper, "ErrNoSubIDs": ErrNoSubIDs, "ErrNoUserNS": ErrNoUserNS,
-	"ErrNoTun": ErrNoTun, "ErrMissingProgram": ErrMissingProgram, "ErrBadUplink": ErrBadUplink,
+	"ErrNoTun": ErrNoTun, "ErrNoFuse": ErrNoFuse, "ErrMissingProgram": ErrMissingProgram, "ErrBadUplink": ErrBadUplink,
 }
 
 // preflightPart spoils the namespaces that it is started in, and prints what
@@ -36,7 +36,8 @@ func preflightPart(args []string) int {
 			return 1
 		}
 	}
-	err := Preflight(Config{RunDir: args[0], DataDir: args[0], Server: []string{"server"}})
+	err := Preflight(Config{RunDir: args[0], DataDir: args[0], Server: []string{"server"},
+		IDMapping: IDsSubordinate, Uplink: UplinkSlirp})
 	for name, sentinel := range preflightSentinels {
 		if errors.Is(err, sentinel) {
 			fmt.Println(name)
@@ -46,9 +47,9 @@ func preflightPart(args []string) int {
 	return 0
 }
 
-// preflight runs it with the given environment, as an unknown user (uid 54321)
+// runPreflight runs it with the given environment, as an unknown user (uid 54321)
 // with the capabilities to spoil its own namespaces if spoil says so.
-func preflight(t *testing.T, env []string, spoil ...string) string {
+func runPreflight(t *testing.T, env []string, spoil ...string) string {
 	t.Helper()
 	cmd := exec.Command(executable(t), append([]string{"part-preflight", t.TempDir()}, spoil...)...)
 	cmd.Env = append(os.Environ(), env...)
@@ -69,7 +70,7 @@ func preflight(t *testing.T, env []string, spoil ...string) string {
 }
 
 func TestPreflight(t *testing.T) {
-	if out := preflight(t, nil); out != "<nil>\n" {
+	if out := runPreflight(t, nil); out != "<nil>\n" {
 		t.Fatalf("this host should do, but Preflight says %s", out)
 	}
 	empty := t.TempDir()
@@ -91,12 +92,12 @@ func TestPreflight(t *testing.T) {
 			[]string{"ErrNoSubIDs\n", "uid 54321 has no name", "getent passwd"}},
 		{"range outside the window", []string{"USER=" + os.Getenv("USER"), "HOME=/"}, []string{"-"},
 			[]string{"ErrNoSubIDs\n", "is not mapped in the user namespace that we are in already"}},
-		{"no tun device", nil, []string{"no-tun"}, []string{"ErrNoTun\n", "sudo modprobe tun"}},
+		{"no tun device", nil, []string{"no-tun"}, []string{"ErrNoTun\n", "--device /dev/net/tun"}},
 		{"no user namespaces", nil, []string{"no-userns"},
 			[]string{"ErrNoUserNS\n", "user.max_user_namespaces is 0", "sudo sysctl --system"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			out := preflight(t, c.env, c.spoil...)
+			out := runPreflight(t, c.env, c.spoil...)
 			for _, w := range c.want {
 				if !strings.Contains(out, w) {
 					t.Errorf("%q is missing in\n%s", w, out)
@@ -133,34 +134,112 @@ func TestFixes(t *testing.T) {
 			t.Errorf("%v parsed as %v", bad, r)
 		}
 	}
-	want := "sudo tee /etc/apparmor.d/usr.local.bin.subpod <<'EOF'\nabi <abi/4.0>,\ninclude <tunables/global>\n\n" +
-		"profile usr.local.bin.subpod /usr/local/bin/subpod flags=(unconfined) {\n  userns,\n}\nEOF\n" +
-		"sudo apparmor_parser -r /etc/apparmor.d/usr.local.bin.subpod"
-	if got := apparmorFix("/usr/local/bin/subpod"); got != want {
-		t.Errorf("AppArmor profile:\n%s\nwant:\n%s", got, want)
+}
+
+// fakeHost is a machine in a directory, with nothing in it.
+func fakeHost(t *testing.T) Host {
+	root := t.TempDir()
+	return Host{Root: root, Path: filepath.Join(root, "bin"), UID: 54321, GID: 54321, Name: "sp-x", RootUID: os.Getuid(),
+		UIDMap: []IDMap{{0, 0, 1<<32 - 1}}, GIDMap: []IDMap{{0, 0, 1<<32 - 1}}, Executable: "/opt/bin/subpod-node",
+		TryUserNS: func() error { return nil }}
+}
+
+func (h Host) put(t *testing.T, name, content string, mode os.FileMode) {
+	t.Helper()
+	path := h.File(name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(path, mode); err != nil {
+		t.Fatal(err)
 	}
 }
 
 // An unknown name falls back from getsubids to the files, and finds nothing.
 func TestSubIDSources(t *testing.T) {
-	if got := rangesOf([]string{"sp-no-such-user"}, "/etc/subuid"); got != nil {
-		t.Errorf("ranges of nobody: %v", got)
+	h := fakeHost(t)
+	if uids, gids := h.SubordinateIDs(); uids != nil || gids != nil {
+		t.Errorf("ranges of nobody: %v, %v", uids, gids)
 	}
-	dir := t.TempDir()
-	file := filepath.Join(dir, "subuid")
-	if err := os.WriteFile(file, []byte("54321:400000:65536\nsp-x:500000:10\n"), 0o600); err != nil {
-		t.Fatal(err)
+	h.put(t, "/etc/subuid", "54321:400000:65536\nsp-x:500000:10\n", 0o600)
+	if uids, _ := h.SubordinateIDs(); fmt.Sprint(uids) != "[{400000 65536} {500000 10}]" {
+		t.Errorf("by name and uid from the file: %v", uids)
 	}
-	t.Setenv("PATH", dir) // no getsubids
-	if got := fmt.Sprint(rangesOf([]string{"sp-x", "54321"}, file)); got != "[{400000 65536} {500000 10}]" {
-		t.Errorf("by name and uid from the file: %s", got)
+	h.put(t, "/bin/getsubids", "#!/bin/sh\n[ \"$1 $2\" = \"-g sp-x\" ] && echo '0: sp-x 600000 65536'\n", 0o755)
+	if _, gids := h.SubordinateIDs(); fmt.Sprint(gids) != "[{600000 65536}]" {
+		t.Errorf("by getsubids: %v", gids)
 	}
-	script := "#!/bin/sh\n[ \"$1 $2\" = \"-g ldap\" ] && echo '0: ldap 600000 65536'\n"
-	if err := os.WriteFile(filepath.Join(dir, "getsubids"), []byte(script), 0o755); err != nil {
-		t.Fatal(err)
+}
+
+// What is left to the host comes out as the host is.
+func TestSettle(t *testing.T) {
+	window := []IDMap{{0, 100000, 65536}}
+	subIDs := func(t *testing.T, h *Host) {
+		h.put(t, "/etc/subuid", "sp-x:2000:60000\n", 0o644)
+		h.put(t, "/etc/subgid", "sp-x:2000:60000\n", 0o644)
 	}
-	if got := fmt.Sprint(rangesOf([]string{"ldap", "7"}, file, "-g")); got != "[{600000 65536}]" {
-		t.Errorf("by getsubids: %s", got)
+	tun := func(t *testing.T, h *Host) { h.put(t, "/dev/net/tun", "", 0o666) }
+	for _, c := range []struct {
+		name    string
+		change  []func(*testing.T, *Host)
+		ids     string
+		uplink  string
+		reasons string
+	}{
+		{"nothing on a plain host", nil, IDsSingle, UplinkSlirp, "sudo usermod --add-subuids 100000-165535"},
+		{"all there", []func(*testing.T, *Host){subIDs, tun}, IDsSubordinate, UplinkSlirp, ""},
+		{"setuid programs without effect", []func(*testing.T, *Host){subIDs, tun, func(t *testing.T, h *Host) {
+			h.NoNewPrivs = true
+			h.put(t, "/bin/newuidmap", "", 0o755|os.ModeSetuid)
+			h.put(t, "/bin/newgidmap", "", 0o755|os.ModeSetuid)
+		}}, IDsSingle, UplinkSlirp, "no_new_privs"},
+		{"newuidmap is missing: no way round it", []func(*testing.T, *Host){subIDs, tun}, IDsSubordinate, UplinkSlirp, ""},
+		{"an ordinary user in a container", []func(*testing.T, *Host){func(t *testing.T, h *Host) {
+			h.UIDMap, h.GIDMap = window, window
+		}}, IDsSingle, UplinkHost, "/dev/net/tun"},
+		{"subordinate IDs outside the container's", []func(*testing.T, *Host){func(t *testing.T, h *Host) {
+			h.UIDMap, h.GIDMap = window, window
+			h.put(t, "/etc/subuid", "sp-x:100000:65536\n", 0o644)
+			h.put(t, "/etc/subgid", "sp-x:100000:65536\n", 0o644)
+		}}, IDsSingle, UplinkHost, "is not mapped in the user namespace"},
+		{"root of a container", []func(*testing.T, *Host){func(t *testing.T, h *Host) {
+			h.UIDMap, h.GIDMap, h.UID = window, window, 0
+		}}, IDsOwn, UplinkHost, "root of a user namespace"},
+		{"Docker without a tun", []func(*testing.T, *Host){subIDs, func(t *testing.T, h *Host) {
+			h.put(t, "/.dockerenv", "", 0o644)
+		}}, IDsSubordinate, UplinkHost, "/.dockerenv"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h := fakeHost(t)
+			for _, change := range c.change {
+				change(t, &h)
+			}
+			got := Config{IDMapping: IDsAuto, Uplink: UplinkAuto}.settle(h)
+			if got.IDMapping != c.ids || got.Uplink != c.uplink || !strings.Contains(got.IDReason+got.UplinkReason, c.reasons) {
+				t.Errorf("IDs %s (%s), uplink %s (%s); want %s, %s, because of %q",
+					got.IDMapping, got.IDReason, got.Uplink, got.UplinkReason, c.ids, c.uplink, c.reasons)
+			}
+		})
+	}
+}
+
+func TestAppArmor(t *testing.T) {
+	h := fakeHost(t)
+	h.TryUserNS = func() error { return unix.EPERM }
+	if p := h.UserNS(); p != nil {
+		t.Errorf("without the restriction: %v", p)
+	}
+	h.put(t, "/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1\n", 0o644)
+	p := h.UserNS()
+	if p == nil || !errors.Is(p, ErrNoUserNS) || !strings.Contains(p.Fix, "/opt/bin/subpod doctor --apparmor-profile | sudo tee") {
+		t.Errorf("with the restriction: %v", p)
+	}
+	h.TryUserNS = func() error { return nil }
+	if p := h.UserNS(); p != nil {
+		t.Errorf("with a profile: %v", p)
 	}
 }
 
@@ -174,6 +253,7 @@ func TestBadConfig(t *testing.T) {
 		"long run dir":     func(c *Config) { c.RunDir = "/" + strings.Repeat("x", 90) },
 		"no server":        func(c *Config) { c.Server = nil },
 		"large MTU":        func(c *Config) { c.MTU = 65536 },
+		"ID mapping":       func(c *Config) { c.IDMapping = IDsOwn },
 		"copy-up of /":     func(c *Config) { c.CopyUp = []string{"/"} },
 		"unclean bind":     func(c *Config) { c.Binds = []Bind{{Source: "/a/../b", Target: "/c"}} },
 	} {
@@ -185,7 +265,7 @@ func TestBadConfig(t *testing.T) {
 	}
 	c := good
 	c.Uplink = "carrier-pigeon"
-	if _, err := c.resolve(); !errors.Is(err, ErrBadUplink) || !strings.Contains(err.Error(), `["slirp4netns" "pasta" "none"]`) {
+	if _, err := c.resolve(); !errors.Is(err, ErrBadUplink) || !strings.Contains(err.Error(), `["auto" "slirp4netns" "pasta" "none" "host"]`) {
 		t.Errorf("unknown uplink: %v", err)
 	}
 }

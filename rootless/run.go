@@ -42,22 +42,27 @@ const (
 // Errors: ErrHeld, ErrRoot, ErrBadConfig, ErrBadUplink, and those of
 // Preflight. A server that refuses its configuration (ExitConfig) ends the
 // node with an error. Inside a user namespace where the caller is uid 0 the
-// node is made with that ID range and network instead (Node.Nested).
+// node is made with that ID range and network instead (Node.Nested); without
+// CAP_SYS_ADMIN there, a user namespace with the same IDs is made in it.
 func Run(ctx context.Context, c Config) error {
 	c, err := c.resolve()
 	if err != nil {
 		return err
 	}
-	nested, err := inUserNamespace()
-	if err != nil {
-		return err
-	}
-	nested = nested && os.Geteuid() == 0
-	if !nested && os.Geteuid() == 0 {
-		return ErrRoot
-	}
 	if err := os.Setenv("PATH", withSbin(os.Getenv("PATH"))); err != nil {
 		return err
+	}
+	h := ThisHost()
+	if h.UID == 0 && !h.InUserNS() {
+		return ErrRoot
+	}
+	nested := h.UID == 0 && hasSysAdmin()
+	if !nested {
+		c = c.settle(h)
+		c.say()
+		if err := preflight(h, c); err != nil {
+			return err
+		}
 	}
 	if err := c.makeDirs(); err != nil {
 		return err
@@ -73,9 +78,6 @@ func Run(ctx context.Context, c Config) error {
 	if nested {
 		return runNested(ctx, c)
 	}
-	if err := Preflight(c); err != nil {
-		return err
-	}
 	return runParent(ctx, c)
 }
 
@@ -83,29 +85,24 @@ func Run(ctx context.Context, c Config) error {
 func runParent(ctx context.Context, c Config) error {
 	redirectLogrus(c.Log)
 	dir := nodeDir(c.RunDir)
-	uplink, err := newUplink(c)
-	if err != nil {
-		return err
-	}
-	ports, err := builtin.NewParentDriver(debugWriter{c.Log, "port driver"}, dir, true, "auto")
-	if err != nil {
-		return fmt.Errorf("set up the port driver: %w", err)
-	}
 	cg := detectCgroup()
 	opt := parent.Opt{
 		PipeFDEnvKey:             envPipe,
 		ChildUseActivationEnvKey: envActivation,
 		StateDir:                 dir,
 		StateDirEnvKey:           envState,
-		NetworkDriver:            uplink,
-		PortDriver:               ports,
-		DetachNetNS:              true,
 		CreatePIDNS:              true,
 		CreateUTSNS:              true,
 		CreateIPCNS:              true,
 		CreateCgroupNS:           cg.unified && !c.HostCgroupNS,
 		Propagation:              "rprivate",
 		SubidSource:              parent.SubidSourceAuto,
+	}
+	if err := addNetwork(&opt, c); err != nil {
+		return err
+	}
+	if err := replaceMappers(c); err != nil {
+		return fmt.Errorf("replace newuidmap: %w", err)
 	}
 	if opt.CreateCgroupNS && cg.delegated() {
 		opt.EvacuateCgroup2 = nodeCgroup
@@ -120,8 +117,25 @@ func runParent(ctx context.Context, c Config) error {
 
 	c.Log.Debug("making the node", "dir", dir, "uplink", c.Uplink, "cgroup", cg)
 	if err := runRootlesskit(opt); err != nil {
-		return explainStart(c, err)
+		return explainStart(err)
 	}
+	return nil
+}
+
+// addNetwork gives the node a network namespace, its uplink and the port driver.
+func addNetwork(opt *parent.Opt, c Config) error {
+	if !c.ownNetwork() {
+		return nil
+	}
+	uplink, err := newUplink(c)
+	if err != nil {
+		return err
+	}
+	ports, err := builtin.NewParentDriver(debugWriter{c.Log, "port driver"}, opt.StateDir, true, "auto")
+	if err != nil {
+		return fmt.Errorf("set up the port driver: %w", err)
+	}
+	opt.DetachNetNS, opt.NetworkDriver, opt.PortDriver = true, uplink, ports
 	return nil
 }
 

@@ -16,44 +16,43 @@ import (
 // user namespace of the caller.
 type SubIDs struct{ First, Size uint32 }
 
-// wantIDs is the size of range that images of distributions expect.
-const wantIDs = 65536
+// WantIDs is the size of range that images of distributions expect.
+const WantIDs = 65536
 
-// SubordinateIDs returns the ranges of the calling user: by getsubids(1), which
-// also knows of LDAP and its like, else from /etc/subuid and /etc/subgid, in
-// both cases by name and by uid.
-func SubordinateIDs() (uids, gids []SubIDs, err error) {
-	u, err := currentUser()
-	if err != nil {
-		return nil, nil, err
-	}
-	keys := []string{u.Username, u.Uid}
-	return rangesOf(keys, "/etc/subuid"), rangesOf(keys, "/etc/subgid", "-g"), nil
+// SubordinateIDs returns the ranges of the user: by getsubids(1), which also
+// knows of LDAP and its like, else from /etc/subuid and /etc/subgid, in both cases
+// by name and by uid.
+func (h Host) SubordinateIDs() (uids, gids []SubIDs) {
+	return h.rangesOf("/etc/subuid"), h.rangesOf("/etc/subgid", "-g")
 }
 
-func rangesOf(keys []string, file string, flags ...string) []SubIDs {
+func (h Host) rangesOf(file string, flags ...string) []SubIDs {
+	keys := []string{strconv.Itoa(h.UID)}
+	if h.Name != "" {
+		keys = append([]string{h.Name}, keys...)
+	}
 	var ranges []SubIDs
 	add := func(r SubIDs) {
 		if r.Size > 0 && !slices.Contains(ranges, r) {
 			ranges = append(ranges, r)
 		}
 	}
-	for _, key := range keys {
-		out, err := exec.Command("getsubids", append(slices.Clone(flags), key)...).Output()
-		if err != nil {
-			continue // not installed, or it knows no such user: the file decides
-		}
-		for line := range strings.Lines(string(out)) {
-			// "0: name 100000 65536"
-			if f := strings.Fields(line); len(f) == 4 {
-				add(parseRange(f[2], f[3]))
+	if getsubids, err := h.LookPath("getsubids"); err == nil {
+		for _, key := range keys {
+			// An error: it knows no such user.
+			out, _ := exec.Command(getsubids, append(slices.Clone(flags), key)...).Output()
+			for line := range strings.Lines(string(out)) {
+				// "0: name 100000 65536"
+				if f := strings.Fields(line); len(f) == 4 {
+					add(parseRange(f[2], f[3]))
+				}
 			}
 		}
 	}
 	if ranges != nil {
 		return ranges
 	}
-	for _, e := range readSubIDFile(file) {
+	for _, e := range readSubIDFile(h.File(file)) {
 		if slices.Contains(keys, e.owner) {
 			add(e.SubIDs)
 		}
@@ -125,36 +124,37 @@ func currentUser() (*user.User, error) {
 	return &user.User{Username: f[0], Uid: f[2], Gid: f[3], HomeDir: f[5]}, nil
 }
 
-func checkSubIDs(Config) *Problem {
-	u, err := currentUser()
-	if err != nil {
-		return &Problem{ErrNoSubIDs, err.Error(), ""}
+// SubIDs makes sure that the user has subordinate IDs, and that they can be
+// mapped from where we are.
+func (h Host) SubIDs() *Problem {
+	if h.nameErr != nil {
+		return &Problem{ErrNoSubIDs, h.nameErr.Error(), ""}
 	}
-	uids, gids, err := SubordinateIDs()
-	if err != nil {
-		return &Problem{ErrNoSubIDs, err.Error(), ""}
-	}
+	uids, gids := h.SubordinateIDs()
 	if uids == nil || gids == nil {
 		file := "/etc/subuid"
 		if uids != nil {
 			file = "/etc/subgid"
 		}
 		return &Problem{ErrNoSubIDs,
-			fmt.Sprintf("user %s (uid %s) has none in %s, and getsubids knows of none", u.Username, u.Uid, file),
-			subIDFix(u.Username, uids == nil, gids == nil)}
+			fmt.Sprintf("user %s (uid %d) has none in %s, and getsubids knows of none", h.Name, h.UID, file),
+			h.subIDFix(uids == nil, gids == nil)}
 	}
+	return h.checkWindow(uids, gids)
+}
+
+// checkWindow: only what is mapped in the user namespace around us can be mapped
+// in one that we make.
+func (h Host) checkWindow(uids, gids []SubIDs) *Problem {
 	for _, m := range []struct {
 		name   string
+		window []IDMap
 		ranges []SubIDs
-	}{{"uid_map", uids}, {"gid_map", gids}} {
-		window, err := readIDMap("self", m.name)
-		if err != nil {
-			return &Problem{ErrNoSubIDs, err.Error(), ""}
-		}
+	}{{"uid_map", h.UIDMap, uids}, {"gid_map", h.GIDMap, gids}} {
 		for _, r := range m.ranges {
-			if !mapped(window, r) {
+			if !mapped(m.window, r) {
 				return &Problem{ErrNoSubIDs, fmt.Sprintf("the range %d:%d of user %s is not mapped in the user namespace "+
-					"that we are in already (/proc/self/%s: %v)", r.First, r.Size, u.Username, m.name, window),
+					"that we are in already (/proc/self/%s: %v)", r.First, r.Size, h.Name, m.name, m.window),
 					"give the user, in this container's /etc/subuid and /etc/subgid, a range that lies in it"}
 			}
 		}
@@ -172,11 +172,11 @@ func mapped(window []IDMap, r SubIDs) bool {
 	return false
 }
 
-// subIDFix is the command that gives a user a range that is free on this host.
-func subIDFix(name string, needUIDs, needGIDs bool) string {
-	taken := append(readSubIDFile("/etc/subuid"), readSubIDFile("/etc/subgid")...)
+// subIDFix is the command that gives the user a range that is free on this host.
+func (h Host) subIDFix(needUIDs, needGIDs bool) string {
+	taken := append(readSubIDFile(h.File("/etc/subuid")), readSubIDFile(h.File("/etc/subgid"))...)
 	first := freeRange(taken)
-	span := fmt.Sprintf("%d-%d", first, first+wantIDs-1)
+	span := fmt.Sprintf("%d-%d", first, first+WantIDs-1)
 	cmd := "sudo usermod"
 	if needUIDs {
 		cmd += " --add-subuids " + span
@@ -184,10 +184,14 @@ func subIDFix(name string, needUIDs, needGIDs bool) string {
 	if needGIDs {
 		cmd += " --add-subgids " + span
 	}
+	name := h.Name
+	if name == "" {
+		name = strconv.Itoa(h.UID)
+	}
 	return cmd + " " + name
 }
 
-// freeRange returns the first multiple of wantIDs above the usual minimum
+// freeRange returns the first multiple of WantIDs above the usual minimum
 // (100000, login.defs(5)) that is above all ranges taken.
 func freeRange(taken []subIDEntry) uint32 {
 	first := uint32(100000)

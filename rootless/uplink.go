@@ -17,6 +17,12 @@ const (
 	UplinkSlirp = "slirp4netns"
 	UplinkPasta = "pasta"
 	UplinkNone  = "none" // loopback only; host ports still work
+	// UplinkHost makes no node network namespace: pods are in the network that the
+	// daemon was started in.
+	UplinkHost = "host"
+	// UplinkAuto is slirp4netns, but UplinkHost in a container that has no
+	// /dev/net/tun.
+	UplinkAuto = "auto"
 )
 
 // maxMTU is the largest that slirp4netns and pasta take.
@@ -26,7 +32,12 @@ const maxMTU = 65521
 var ErrBadUplink = errors.New("unknown uplink")
 
 // Uplinks lists the known values of Config.Uplink, the default first.
-func Uplinks() []string { return []string{UplinkSlirp, UplinkPasta, UplinkNone} }
+func Uplinks() []string {
+	return []string{UplinkAuto, UplinkSlirp, UplinkPasta, UplinkNone, UplinkHost}
+}
+
+// ownNetwork reports whether the node has a network namespace of its own.
+func (c Config) ownNetwork() bool { return c.Uplink != UplinkHost }
 
 func newUplink(c Config) (network.ParentDriver, error) {
 	out := debugWriter{c.Log, c.Uplink}

@@ -5,33 +5,55 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"strconv"
-	"strings"
+	"path/filepath"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// checkUserNS reads the switches with which distributions forbid user
-// namespaces. Ubuntu's AppArmor rule depends on the program, so where that is on
-// one is made for a try.
-func checkUserNS(c Config) *Problem {
-	if v, ok := sysctl("user/max_user_namespaces"); ok && v == 0 {
+// UserNS reads the switches with which distributions forbid user namespaces.
+// Ubuntu's AppArmor rule depends on the program, so where that is on one is made
+// for a try.
+func (h Host) UserNS() *Problem {
+	if v, ok := h.Sysctl("user/max_user_namespaces"); ok && v == 0 {
 		return &Problem{ErrNoUserNS, "the sysctl user.max_user_namespaces is 0",
 			"echo user.max_user_namespaces=28633 | sudo tee /etc/sysctl.d/90-subpod.conf\nsudo sysctl --system"}
 	}
-	if v, ok := sysctl("kernel/unprivileged_userns_clone"); ok && v == 0 {
+	if v, ok := h.Sysctl("kernel/unprivileged_userns_clone"); ok && v == 0 {
 		return &Problem{ErrNoUserNS, "the sysctl kernel.unprivileged_userns_clone is 0",
 			"echo kernel.unprivileged_userns_clone=1 | sudo tee /etc/sysctl.d/90-subpod.conf\nsudo sysctl --system"}
 	}
-	if v, ok := sysctl("kernel/apparmor_restrict_unprivileged_userns"); ok && v != 0 {
-		return probeUserNS(c)
+	if h.appArmorRestricts() {
+		return h.probeUserNS()
 	}
 	return nil
 }
 
+func (h Host) appArmorRestricts() bool {
+	v, ok := h.Sysctl("kernel/apparmor_restrict_unprivileged_userns")
+	return ok && v != 0
+}
+
 // probeUserNS makes a user namespace and mounts in it.
-func probeUserNS(Config) *Problem {
+func (h Host) probeUserNS() *Problem {
+	err := h.TryUserNS()
+	if err == nil {
+		return nil
+	}
+	what := "making one and mounting in it was refused: " + err.Error()
+	if h.appArmorRestricts() {
+		subpod := filepath.Join(filepath.Dir(h.Executable), "subpod")
+		return &Problem{ErrNoUserNS, what + "; AppArmor restricts them to programs with a profile " +
+			"(kernel.apparmor_restrict_unprivileged_userns)",
+			subpod + " doctor --apparmor-profile | sudo tee /etc/apparmor.d/subpod\n" +
+				"sudo apparmor_parser -r /etc/apparmor.d/subpod"}
+	}
+	return &Problem{ErrNoUserNS, what, "inside a container: allow the system calls clone, unshare, setns, mount " +
+		"(seccomp: Unconfined) and user namespaces (AppArmor, SELinux)"}
+}
+
+// tryUserNS does in a child what a node begins with.
+func tryUserNS() error {
 	var out bytes.Buffer
 	cmd := exec.Command(selfExe)
 	cmd.Env = append(cleanEnv(os.Environ()), envRole+"="+roleProbe)
@@ -42,18 +64,10 @@ func probeUserNS(Config) *Problem {
 		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}},
 		Pdeathsig:   unix.SIGKILL,
 	}
-	err := cmd.Run()
-	if err == nil {
-		return nil
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("%w %s", err, bytes.TrimSpace(out.Bytes()))
 	}
-	what := fmt.Sprintf("making one and mounting in it was refused (%v) %s", err, strings.TrimSpace(out.String()))
-	if v, ok := sysctl("kernel/apparmor_restrict_unprivileged_userns"); ok && v != 0 {
-		exe, _ := os.Executable()
-		return &Problem{ErrNoUserNS, what + "; AppArmor restricts them to programs with a profile " +
-			"(kernel.apparmor_restrict_unprivileged_userns)", apparmorFix(exe)}
-	}
-	return &Problem{ErrNoUserNS, what, "inside a container: allow the system calls clone, unshare, setns, mount " +
-		"(seccomp) and user namespaces (AppArmor, SELinux)"}
+	return nil
 }
 
 // runProbeRole does the first thing of a node that such rules refuse.
@@ -62,24 +76,4 @@ func runProbeRole() error {
 		return fmt.Errorf("mount: %w", err)
 	}
 	return nil
-}
-
-// apparmorFix is the command that gives the program at exe a profile which
-// allows user namespaces and nothing else special (apparmor.d(5)).
-func apparmorFix(exe string) string {
-	name := strings.ReplaceAll(strings.Trim(exe, "/"), "/", ".")
-	return "sudo tee /etc/apparmor.d/" + name + " <<'EOF'\n" +
-		"abi <abi/4.0>,\ninclude <tunables/global>\n\n" +
-		"profile " + name + " " + exe + " flags=(unconfined) {\n  userns,\n}\nEOF\n" +
-		"sudo apparmor_parser -r /etc/apparmor.d/" + name
-}
-
-// sysctl reads a number below /proc/sys.
-func sysctl(name string) (int, bool) {
-	b, err := os.ReadFile("/proc/sys/" + name)
-	if err != nil {
-		return 0, false
-	}
-	v, err := strconv.Atoi(strings.TrimSpace(string(b)))
-	return v, err == nil
 }

@@ -281,7 +281,7 @@ func testPortErrors(t *testing.T, n *Node, spec PortSpec) {
 	if _, err := n.Expose(t.Context(), spec); !errors.Is(err, ErrPortTaken) {
 		t.Errorf("a port that the host uses: %v, want ErrPortTaken", err)
 	}
-	start, ok := sysctl("net/ipv4/ip_unprivileged_port_start")
+	start, ok := ThisHost().Sysctl("net/ipv4/ip_unprivileged_port_start")
 	if !ok {
 		t.Fatal("no sysctl net.ipv4.ip_unprivileged_port_start")
 	}
