@@ -114,4 +114,3 @@ func setRuntimeDir() error {
 	}
 	return os.Setenv("XDG_RUNTIME_DIR", dir)
 }
-
