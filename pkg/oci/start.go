@@ -63,8 +63,9 @@ func openGate(path string) (done bool, err error) {
 	return err == nil, err
 }
 
-// started reports whether init executes the container's command, or has ended.
-func (f Facts) started() bool {
+// Started reports whether init executes the container's command, or has ended:
+// also what a server finds out that died between a start and its record.
+func (f Facts) Started() bool {
 	now, err := imageOf(f.Init.PID)
 	return err != nil || now != f.Before || !f.Init.Alive()
 }
@@ -73,11 +74,15 @@ func (f Facts) started() bool {
 // an exec into the container can fail. The kernel does not announce execve(2),
 // but it follows within a millisecond unless there are startContainer hooks.
 func awaitExec(ctx context.Context, f Facts) error {
-	for pause := 50 * time.Microsecond; !f.started(); pause = min(2*pause, 5*time.Millisecond) {
+	begin, pause := time.Now(), 100*time.Microsecond
+	for !f.Started() {
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("wait for the container's command to be executed: %w", context.Cause(ctx))
 		case <-time.After(pause):
+		}
+		if time.Since(begin) > 5*time.Millisecond {
+			pause = min(2*pause, 5*time.Millisecond)
 		}
 	}
 	return nil
@@ -89,7 +94,7 @@ func (e *Executor) running(ctx context.Context, rt *runtime, id string, f Facts)
 	if !f.Init.Alive() {
 		return fmt.Errorf("container %s: %w", id, ErrNotRunning)
 	}
-	if f.started() {
+	if f.Started() {
 		return nil
 	}
 	if _, err := os.Lstat(filepath.Join(rt.stateDir(id), "exec.fifo")); err == nil {
