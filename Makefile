@@ -43,6 +43,7 @@ test: deps ## Install what is missing, build, and run everything
 	@$(MAKE) --no-print-directory test-tools test-images
 	@$(MAKE) --no-print-directory test-cri
 	@$(MAKE) --no-print-directory test-critest
+	@$(MAKE) --no-print-directory test-crash
 
 .PHONY: lint
 lint: ## gofmt and go vet
@@ -52,7 +53,7 @@ lint: ## gofmt and go vet
 
 # Packages below tests/ drive the built daemon, but for these.
 UNIT   = $(shell $(GO) list -tags "$(TAGS)" ./... | grep -v /tests/) ./tests/arch ./tests/leak
-DAEMON = $(shell $(GO) list -tags "$(TAGS)" ./tests/... | grep -vE '/tests/(arch|leak|critest|bench)$$')
+DAEMON = $(shell $(GO) list -tags "$(TAGS)" ./tests/... | grep -vE '/tests/(arch|leak|critest|bench|crash)$$')
 
 # The tests of the packages run as an ordinary user, each in what it needs.
 .PHONY: test-unit
@@ -66,6 +67,18 @@ test-cri: build test-tools test-images ## Walk the daemon through crictl, and lo
 .PHONY: test-critest
 test-critest: build test-tools test-images ## The Kubernetes project's CRI validation suite
 	$(TEST) -count=1 -timeout 30m -v ./tests/critest
+
+.PHONY: test-crash
+test-crash: build test-tools test-images ## Crashes, pressure and time, a sample of each (CRASH="-run TestReload -v")
+	$(TEST) -count=1 -timeout 10m -short ./tests/crash $(CRASH)
+
+.PHONY: crash
+crash: build test-tools test-images ## Every crash at every step, 500 more at random, pressure, scale (CRASH="-run …")
+	$(TEST) -count=1 -timeout 120m -v ./tests/crash -skip '^TestSoak$$' $(CRASH)
+
+.PHONY: soak
+soak: build test-tools test-images ## 5,000 pod cycles, 8 at a time, and what is left of them
+	$(TEST) -count=1 -timeout 120m -v ./tests/crash -run '^TestSoak$$' $(CRASH)
 
 .PHONY: test-tools
 test-tools: .cache/bin/crictl .cache/bin/critest ## Build crictl and critest, pinned in tests/tools

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"time"
 )
 
 // Ready says that the server serves: to the supervisor, which from now on starts
@@ -19,10 +20,12 @@ func (n *Node) Ready() error {
 	return errors.Join(err, Notify("READY=1"))
 }
 
-// wasReady reports whether a server has been ready in the node of runDir.
-func wasReady(runDir string) bool {
-	_, err := os.Stat(filepath.Join(nodeDir(runDir), fileReady))
-	return err == nil
+// wasReady reports whether a server has become ready in the node of runDir since
+// a time.
+func wasReady(runDir string, since time.Time) bool {
+	// The kernel's clock for files is coarse.
+	fi, err := os.Stat(filepath.Join(nodeDir(runDir), fileReady))
+	return err == nil && fi.ModTime().After(since.Add(-20*time.Millisecond))
 }
 
 // Notify tells the service manager the state of the service, as in

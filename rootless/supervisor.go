@@ -19,10 +19,11 @@ const ExitConfig = 78
 const (
 	// stopTimeout is how long the server may take to end after SIGTERM.
 	stopTimeout = 20 * time.Second
-	// A server that ends by itself is started again after a pause that doubles
-	// from minPause to maxPause; one that ran for steadyAfter starts anew.
+	// A server that ends by itself is started again after a pause. It doubles
+	// from minPause to maxPause while the servers do not get so far as to serve
+	// and do not run for steadyAfter either.
 	minPause    = 100 * time.Millisecond
-	maxPause    = 10 * time.Second
+	maxPause    = 5 * time.Second
 	steadyAfter = 30 * time.Second
 	// maxFirstFailures is how often a server may end at once in a node in which
 	// none has ever served. What is wrong then is there to stay, and whoever has
@@ -36,8 +37,8 @@ type supervisor struct {
 	log     *slog.Logger
 	signals <-chan os.Signal
 	pause   time.Duration
-	// ready reports whether a server has ever served in this node.
-	ready func() bool
+	// ready reports whether a server has come to serve in this node since a time.
+	ready func(time.Time) bool
 	// failures counts the servers that have ended at once before that.
 	failures int
 }
@@ -62,7 +63,7 @@ func runSupervisorRole() error {
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 	signal.Ignore(unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGPIPE, unix.SIGALRM, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU)
 	s := &supervisor{argv: c.Server, log: newLogger(c, "supervisor"), signals: signals, pause: minPause,
-		ready: func() bool { return wasReady(c.RunDir) }}
+		ready: func(since time.Time) bool { return wasReady(c.RunDir, since) }}
 	return s.run()
 }
 
@@ -76,7 +77,7 @@ func (s *supervisor) run() error {
 		}
 		if v == restart {
 			steady := time.Since(started) > steadyAfter
-			if steady {
+			if steady || s.ready(started) {
 				s.pause = minPause
 			}
 			if s.givesUp(steady) {
@@ -101,7 +102,7 @@ func (s *supervisor) run() error {
 // givesUp counts the end of a server. A node in which one has served goes on for
 // ever: its containers are worth more than a clear message.
 func (s *supervisor) givesUp(steady bool) bool {
-	if steady || s.ready() {
+	if steady || s.ready(time.Time{}) {
 		s.failures = 0
 		return false
 	}
