@@ -174,7 +174,7 @@ func textSentinel(err error) error {
 		{"gzip: invalid", ErrCorrupt},
 		{"magic number mismatch", ErrCorrupt},
 		{"does not match provided manifest digest", ErrCorrupt},
-		{"does not match expected digest", ErrCorrupt},
+		{"does not match expected", ErrCorrupt}, // of a configuration or a layer
 		{"does not match config's DiffID", ErrCorrupt},
 		{"StatusCode: 404", ErrImageNotFound},
 		{"StatusCode: 401", ErrUnauthorized},

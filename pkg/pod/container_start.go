@@ -59,6 +59,9 @@ func (r *Runtime) StartContainer(ctx context.Context, id string) error {
 	}
 	if _, err := r.State.UpdateContainer(c.ID, func(c *state.Container) error {
 		c.Status.StartedAt = now
+		if !c.Status.FinishedAt.IsZero() {
+			c.Status.FinishedAt = later(c.Status.FinishedAt, now)
+		}
 		return nil
 	}); err != nil {
 		return err
@@ -67,16 +70,25 @@ func (r *Runtime) StartContainer(ctx context.Context, id string) error {
 	return nil
 }
 
+// later keeps an end from lying before its beginning: the end of a container is
+// the time of a file, whose clock is some milliseconds behind (time(7)).
+func later(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
+}
+
 // startFailed records the failure first, so that the watch, which sees the
 // process end, does not write another reason.
 func (r *Runtime) startFailed(ctx context.Context, c state.Container, now time.Time, cause error) error {
-	r.finish(c.ID, state.ContainerStatus{ExitCode: exitStartError, FinishedAt: now, Reason: reasonStartError, Message: cause.Error()})
+	recordErr := r.finish(c.ID, state.ContainerStatus{ExitCode: exitStartError, FinishedAt: now, Reason: reasonStartError, Message: cause.Error()})
 	ctx, cancel := r.detached(ctx)
 	defer cancel()
 	if err := r.cleanContainer(ctx, c); err != nil {
 		r.Log.Warn("a container that failed to start could not be cleaned up yet", "container", c.ID, "error", err)
 	}
-	return fmt.Errorf("%w: container %s: %w", ErrStart, c.ID, cause)
+	return errors.Join(fmt.Errorf("%w: container %s: %w", ErrStart, c.ID, cause), recordErr)
 }
 
 func stateWord(c state.Container) string {

@@ -35,8 +35,7 @@ func (r *Runtime) StopContainer(ctx context.Context, id string, grace time.Durat
 	if c.Facts.Runtime == nil {
 		// Made without a process (it could not have been started), or by a
 		// creation that failed: nothing runs.
-		r.finish(c.ID, state.ContainerStatus{ExitCode: exitUnknown, FinishedAt: time.Now(), Reason: reasonError, Message: c.Status.StartError})
-		return nil
+		return r.finish(c.ID, state.ContainerStatus{ExitCode: exitUnknown, FinishedAt: time.Now(), Reason: reasonError, Message: c.Status.StartError})
 	}
 	if grace > 0 && c.State() == runtimeapi.ContainerState_CONTAINER_RUNNING {
 		if err := r.signal(ctx, c, stopSignal(c), false); err != nil {

@@ -128,12 +128,12 @@ func (r *Runtime) recoverContainer(ctx context.Context, c state.Container, reboo
 		}
 		return nil
 	case rebooted:
-		r.finish(c.ID, state.ContainerStatus{
+		err := r.finish(c.ID, state.ContainerStatus{
 			ExitCode: exitUnknown, FinishedAt: time.Now(), Reason: reasonUnknown,
 			Message: "the node was rebooted while the container ran",
 		})
 		r.clean(c.ID)
-		return nil
+		return err
 	case c.Facts.Runtime == nil:
 		return nil // waits for StartContainer to tell its StartError
 	}

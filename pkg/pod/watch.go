@@ -71,28 +71,43 @@ func (r *Runtime) follow(c state.Container, w *watch) {
 	if status.FinishedAt.IsZero() {
 		status.FinishedAt = time.Now()
 	}
-	r.finish(c.ID, status)
+	for r.finish(c.ID, status) != nil {
+		// A full disk, most likely. Without its status the container would seem
+		// to run for ever.
+		select {
+		case <-time.After(finishRetry):
+		case <-r.ctx.Done():
+			return
+		}
+	}
 	close(w.done)
 	r.clean(c.ID)
 }
 
+// finishRetry is the pause before an exit status is written again that could
+// not be written.
+const finishRetry = time.Second
+
 // finish writes the exit status, unless one stands there already.
-func (r *Runtime) finish(id string, status state.ContainerStatus) {
+func (r *Runtime) finish(id string, status state.ContainerStatus) error {
 	_, err := r.State.UpdateContainer(id, func(c *state.Container) error {
 		if !c.Status.FinishedAt.IsZero() {
 			return nil
 		}
 		s := &c.Status
-		s.ExitCode, s.FinishedAt, s.Reason, s.Message = status.ExitCode, status.FinishedAt, status.Reason, status.Message
+		s.ExitCode, s.Reason, s.Message = status.ExitCode, status.Reason, status.Message
+		s.FinishedAt = later(status.FinishedAt, s.StartedAt)
 		return nil
 	})
 	if errors.Is(err, state.ErrNotFound) {
-		return
+		return nil
 	}
 	if err != nil {
 		r.Log.Error("an exit status could not be written", "container", id, "error", err)
+		return err
 	}
 	r.emitContainer(id, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT)
+	return nil
 }
 
 // clean frees what an exited container no longer needs. A failure is only
