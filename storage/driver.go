@@ -79,10 +79,16 @@ func chooseDriver(ctx context.Context, o Options) (choice, error) {
 			break
 		}
 		c.name, c.reason = DriverFuse, "auto: native overlay does not work: "+nativeErr.Error()
-		if fuseErr := tryFuse(); fuseErr != nil {
-			err = fmt.Errorf("no overlay works (vfs, which copies everything, must be asked for by name): %w",
-				errors.Join(nativeErr, fuseErr))
+		fuseErr := tryFuse()
+		if fuseErr == nil {
+			break
 		}
+		if o.AllowVFS {
+			c.name, c.reason = DriverVFS, fmt.Sprintf("auto, with allow_vfs: no overlay works: %v; %v", nativeErr, fuseErr)
+			break
+		}
+		err = fmt.Errorf("no overlay works (vfs, which copies everything, must be asked for by name or allowed by allow_vfs): %w",
+			errors.Join(nativeErr, fuseErr))
 	default:
 		err = fmt.Errorf("unknown driver %q: known are %s, %s, %s, %s", o.Driver, DriverFuse, DriverNative, DriverAuto, DriverVFS)
 	}
@@ -162,7 +168,7 @@ func probeFuse(ctx context.Context, root, program string) error {
 		}
 		f, devErr := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
 		if devErr != nil {
-			return fmt.Errorf("fuse-overlayfs: %w (/dev/fuse must be there and writable: %w)", err, devErr)
+			return fmt.Errorf("fuse-overlayfs: %w (/dev/fuse must be there and writable: %w; driver \"auto\" may do without)", err, devErr)
 		}
 		f.Close()
 		return err

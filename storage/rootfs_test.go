@@ -376,6 +376,48 @@ func TestDriverChoice(t *testing.T) {
 	}
 }
 
+// The root file system of a container is an overlay, on which the kernel mounts no
+// other. Without fuse-overlayfs nothing is left there but full copies, and these
+// are taken only where they are allowed.
+func TestLastRung(t *testing.T) {
+	base := t.TempDir()
+	dirs := map[string]string{}
+	for _, name := range []string{"lower", "upper", "work", "merged"} {
+		dirs[name] = filepath.Join(base, name)
+		if err := os.Mkdir(dirs[name], 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	data := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s,userxattr", dirs["lower"], dirs["upper"], dirs["work"])
+	if err := unix.Mount("overlay", dirs["merged"], "overlay", 0, data); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Unmount(dirs["merged"], unix.MNT_DETACH) })
+
+	o := testOptions(t, dirs["merged"], DriverAuto)
+	o.MountProgram = "/nonexistent/fuse-overlayfs"
+	_, err := Open(context.Background(), o)
+	if !errors.Is(err, ErrNotUsable) || !strings.Contains(err.Error(), "allow_vfs") || !strings.Contains(err.Error(), "native overlay on") {
+		t.Errorf("without permission: %v, want ErrNotUsable, why, and what would allow it", err)
+	}
+	o.AllowVFS = true
+	s := openStore(t, o)
+	info := s.Info()
+	if info.Driver != DriverVFS || !strings.Contains(info.Reason, "native overlay on") || !strings.Contains(info.Reason, "fuse-overlayfs") {
+		t.Errorf("with permission: %+v", info)
+	}
+	img := build(t, imageSpec{layers: []layer{{"f": {content: "copied"}}}})
+	loadInto(t, s, "example.com/app:v1", img)
+	r, err := s.CreateRootfs(context.Background(), RootfsSpec{ID: containerID(1), ImageID: img.id()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantFile(t, filepath.Join(r.Path, "f"), "copied", 0o644, 0, 0)
+	if err := s.DeleteRootfs(context.Background(), containerID(1)); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestStoreIsHeld(t *testing.T) {
 	o := testOptions(t, t.TempDir(), DriverNative)
 	openStore(t, o)

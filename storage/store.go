@@ -25,8 +25,10 @@ type Options struct {
 	Root, RunRoot string
 	// Driver is "fuse-overlayfs" (the default), "native" (the kernel's overlay),
 	// "auto" (native if it works here, else fuse-overlayfs) or "vfs" (full
-	// copies; never chosen unless named).
+	// copies; never chosen unless named, or allowed by AllowVFS).
 	Driver string
+	// AllowVFS lets DriverAuto take vfs where no overlay works.
+	AllowVFS bool
 	// MountProgram is the path of fuse-overlayfs; "" looks in PATH.
 	MountProgram string
 	// MountDir is where root file systems are mounted; "" mounts each below
@@ -138,6 +140,9 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 	if err := s.recover(ctx); err != nil {
 		s.cs.Shutdown(false)
 		return nil, err
+	}
+	if s.driver.name == DriverVFS {
+		s.log.Warn("every layer and every container is a full copy: slow, and many times as large", "driver", DriverVFS, "why", s.driver.reason)
 	}
 	s.log.Info("storage open", "root", o.Root, "driver", s.driver.name, "why", s.driver.reason)
 	return s, nil

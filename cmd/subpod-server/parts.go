@@ -73,15 +73,7 @@ func newParts(ctx context.Context, cfg *config.Config, node *rootless.Node, node
 	if err != nil {
 		return nil, err
 	}
-	network, err := bridge.New(bridge.Options{
-		Node:     nodeNet,
-		StateDir: filepath.Join(cfg.Daemon.DataDir, "net"),
-		Subnets:  cfg.Network.Subnets,
-		Name:     cfg.Network.Bridge,
-		MTU:      cfg.Network.MTU,
-		Ports:    hostPorts(node),
-		Log:      slog.Default(),
-	})
+	network, err := newNetwork(cfg, node, nodeNet)
 	if err != nil {
 		return nil, err
 	}
@@ -97,6 +89,7 @@ func newParts(ctx context.Context, cfg *config.Config, node *rootless.Node, node
 		Images:         p.images,
 		Executor:       executor,
 		Network:        network,
+		HostNetwork:    node.Uplink == rootless.UplinkHost,
 		NodeNetNS:      node.NetNS,
 		Host:           host,
 		UIDs:           idMaps(node.UIDMap),
@@ -117,10 +110,35 @@ func newParts(ctx context.Context, cfg *config.Config, node *rootless.Node, node
 		Network:        network,
 		Events:         p.events,
 		Cgroup:         cg,
+		MissingIDs:     missingIDs(node),
 		Info:           func() map[string]any { return info(cfg, node, cg, p.images.Info()) },
 		Log:            slog.Default(),
 	}
 	return p, nil
+}
+
+// newNetwork is the bridge, or nothing where pods have no network of their own.
+func newNetwork(cfg *config.Config, node *rootless.Node, nodeNet *netns.Node) (netns.Network, error) {
+	if node.Uplink == rootless.UplinkHost {
+		return netns.HostNetwork{}, nil
+	}
+	return bridge.New(bridge.Options{
+		Node:     nodeNet,
+		StateDir: filepath.Join(cfg.Daemon.DataDir, "net"),
+		Subnets:  cfg.Network.Subnets,
+		Name:     cfg.Network.Bridge,
+		MTU:      cfg.Network.MTU,
+		Ports:    hostPorts(node),
+		Log:      slog.Default(),
+	})
+}
+
+// missingIDs says why the node has one ID only; "" when it has more.
+func missingIDs(node *rootless.Node) string {
+	if !node.SingleID() {
+		return ""
+	}
+	return "the node has one user and one group ID: " + node.IDReason
 }
 
 func newStats(images *storage.Store) *stats.Collector {
@@ -146,7 +164,8 @@ func storageOptions(cfg *config.Config, node *rootless.Node) storage.Options {
 		Driver:               cfg.Storage.Driver,
 		MountProgram:         lookUp(cfg.Storage.MountProgram),
 		AdditionalStores:     cfg.Storage.AdditionalImageStores,
-		IgnoreChownErrors:    cfg.Storage.IgnoreChownErrors,
+		AllowVFS:             cfg.Storage.AllowVFS,
+		IgnoreChownErrors:    cfg.Storage.IgnoreChownErrors || node.SingleID(),
 		RegistriesConf:       cfg.Images.RegistriesConf,
 		PolicyJSON:           cfg.Images.Policy,
 		AuthFile:             cfg.Images.AuthFile,

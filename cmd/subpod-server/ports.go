@@ -15,10 +15,10 @@ import (
 // node's port driver.
 type portForwarder struct{ node *rootless.Node }
 
-// hostPorts returns what publishes host ports; nil in a nested node, whose
-// network is the one that it was started in.
+// hostPorts returns what publishes host ports; nil in a node whose network is the
+// one that it was started in.
 func hostPorts(node *rootless.Node) bridge.PortForwarder {
-	if node.Nested {
+	if node.PortSocket == "" {
 		return nil
 	}
 	return portForwarder{node}

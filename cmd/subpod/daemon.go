@@ -54,6 +54,7 @@ func nodeConfig(cfg *config.Config, flags *cli.Flags) (rootless.Config, error) {
 		RunDir:              cfg.Daemon.RunDir,
 		DataDir:             cfg.Daemon.DataDir,
 		Uplink:              cfg.Node.Uplink,
+		IDMapping:           cfg.Node.IDMapping,
 		MTU:                 cfg.Node.MTU,
 		SlirpBinary:         cfg.Node.Slirp4netnsPath,
 		PastaBinary:         cfg.Node.PastaPath,

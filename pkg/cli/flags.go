@@ -3,12 +3,14 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/subpod/subpod/pkg/config"
 )
@@ -27,7 +29,7 @@ var overrideFlags = []struct{ name, key, usage string }{
 	{"root", "daemon.data_dir", "directory for images and state"},
 	{"run", "daemon.run_dir", "directory for sockets and what lives as long as the node; the socket is there too"},
 	{"storage-driver", "storage.driver", "fuse-overlayfs, native, auto or vfs"},
-	{"uplink", "node.uplink", "slirp4netns, pasta or none"},
+	{"uplink", "node.uplink", "auto, slirp4netns, pasta, none or host"},
 	{"log-level", "daemon.log_level", "debug, info, warn or error"},
 }
 
@@ -102,15 +104,35 @@ func (f *Flags) Args() ([]string, error) {
 	return args, nil
 }
 
-// setRuntimeDir fills in the XDG_RUNTIME_DIR that su and sudo lose, while we
-// still have our own uid: inside the node it is 0.
+// setRuntimeDir fills in the XDG_RUNTIME_DIR that su and sudo lose, and that
+// containers never had, while we still have our own uid: inside the node it is 0.
 func setRuntimeDir() error {
 	if os.Getenv("XDG_RUNTIME_DIR") != "" {
 		return nil
 	}
 	dir := filepath.Join("/run/user", strconv.Itoa(os.Geteuid()))
-	if st, err := os.Stat(dir); err != nil || !st.IsDir() {
-		return nil // the configuration says what it needs it for
+	if unix.Access(dir, unix.W_OK) != nil {
+		dir = filepath.Join(os.TempDir(), "subpod-run-"+strconv.Itoa(os.Geteuid()))
+		if err := privateDir(dir); err != nil {
+			return fmt.Errorf("XDG_RUNTIME_DIR is not set, and there is no %s either: %w",
+				filepath.Join("/run/user", strconv.Itoa(os.Geteuid())), err)
+		}
 	}
 	return os.Setenv("XDG_RUNTIME_DIR", dir)
+}
+
+// privateDir makes a directory in a place where others may have made one of that
+// name before.
+func privateDir(dir string) error {
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Lstat(dir, &st); err != nil {
+		return fmt.Errorf("stat %s: %w", dir, err)
+	}
+	if st.Mode != unix.S_IFDIR|0o700 || int(st.Uid) != os.Geteuid() {
+		return fmt.Errorf("%s is not a directory of uid %d with mode 0700", dir, os.Geteuid())
+	}
+	return nil
 }

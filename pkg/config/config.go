@@ -40,8 +40,9 @@ type Daemon struct {
 
 // Node is section [node].
 type Node struct {
-	Uplink              string   `toml:"uplink"` // slirp4netns, pasta, none; rootless.Run refuses others
-	MTU                 int      `toml:"mtu"`    // bytes
+	Uplink              string   `toml:"uplink"`     // rootless.Uplinks lists them
+	IDMapping           string   `toml:"id_mapping"` // auto, subordinate, single
+	MTU                 int      `toml:"mtu"`        // bytes
 	Slirp4netnsPath     string   `toml:"slirp4netns_path" path:"command"`
 	PastaPath           string   `toml:"pasta_path" path:"command"`
 	DisableHostLoopback bool     `toml:"disable_host_loopback"`
@@ -51,7 +52,8 @@ type Node struct {
 
 // Storage is section [storage].
 type Storage struct {
-	Driver                string   `toml:"driver"` // fuse-overlayfs, native, auto, vfs
+	Driver                string   `toml:"driver"`    // fuse-overlayfs, native, auto, vfs
+	AllowVFS              bool     `toml:"allow_vfs"` // of auto
 	MountProgram          string   `toml:"mount_program" path:"command"`
 	AdditionalImageStores []string `toml:"additional_image_stores" path:"dir"`
 	IgnoreChownErrors     bool     `toml:"ignore_chown_errors"`

@@ -36,9 +36,13 @@ func (s *Service) Status(ctx context.Context, req *runtimeapi.StatusRequest) (*r
 	if !limits.Status {
 		limits.Reason, limits.Message = "CgroupNotDelegated", s.Cgroup.Reason
 	}
+	ids := &runtimeapi.RuntimeCondition{Type: "AllIDs", Status: s.MissingIDs == ""}
+	if !ids.Status {
+		ids.Reason, ids.Message = "SingleID", s.MissingIDs
+	}
 	resp := &runtimeapi.StatusResponse{
 		Status: &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{
-			{Type: runtimeapi.RuntimeReady, Status: true}, network, limits,
+			{Type: runtimeapi.RuntimeReady, Status: true}, network, limits, ids,
 		}},
 		RuntimeHandlers: s.Runtime.HandlerFeatures(),
 		Features:        &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true},

@@ -38,6 +38,8 @@ type Service struct {
 	Stream         *stream.Server
 	Events         *events.Bus
 	Cgroup         cgroup.Facts
+	// MissingIDs says why the node cannot have all IDs of images; "" when it can.
+	MissingIDs string
 	// Info is what Status tells with verbose set.
 	Info func() map[string]any
 	Log  *slog.Logger

@@ -240,9 +240,17 @@ func (b *builder) user() error {
 	if !mapped(uids, u.UID) {
 		return invalid("user ID %d is outside of the user namespace: %s", u.UID, describe(uids))
 	}
-	for _, g := range u.AdditionalGids {
-		if !mapped(gids, g) {
+	asked := append([]int64{int64(u.GID)}, b.sec.GetSupplementalGroups()...)
+	groups := u.AdditionalGids
+	u.AdditionalGids = nil
+	for _, g := range groups {
+		switch {
+		case mapped(gids, g):
+			u.AdditionalGids = append(u.AdditionalGids, g)
+		case slices.Contains(asked, int64(g)):
 			return invalid("group ID %d is outside of the user namespace: %s", g, describe(gids))
+		default:
+			b.warn("group %d of the image's group file is left out: it is outside of the user namespace", g)
 		}
 	}
 	b.spec.Process.User = u

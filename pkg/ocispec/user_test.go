@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -111,6 +112,29 @@ func TestHostileAccounts(t *testing.T) {
 	}); err != nil {
 		t.Errorf("an absolute link within the image: %v", err)
 	}
+}
+
+// With one ID only, groups that the image adds by itself are left out; what the
+// request asks for is refused.
+func TestSingleID(t *testing.T) {
+	one := []specs.LinuxIDMapping{{ContainerID: 0, HostID: 1000, Size: 1}}
+	in := goldenInput(t)
+	in.Host.UIDMap, in.Host.GIDMap, in.Image.User = one, one, ""
+	must(t, os.WriteFile(filepath.Join(in.Rootfs, "etc/group"), []byte("root:x:0:\nwheel:x:10:root\n"), 0o644))
+	must(t, os.WriteFile(filepath.Join(in.Rootfs, "etc/passwd"), []byte("root:x:0:0:root:/root:/bin/sh\n"), 0o644))
+	out, err := Build(in)
+	must(t, err)
+	if got := out.Spec.Process.User.AdditionalGids; !slices.Equal(got, []uint32{0}) {
+		t.Errorf("groups %v, want 0 alone", got)
+	}
+	if !strings.Contains(strings.Join(out.Warnings, "\n"), "group 10 of the image") {
+		t.Errorf("warnings: %q", out.Warnings)
+	}
+	in.secctx().SupplementalGroups = []int64{10}
+	wantInvalid(t, in, "group ID 10 is outside of the user namespace: it has the IDs 0-0")
+	in.secctx().SupplementalGroups = nil
+	in.secctx().RunAsUser, in.secctx().RunAsGroup = id(0), id(7)
+	wantInvalid(t, in, "group ID 7 is outside of the user namespace")
 }
 
 func make1MB() []byte { return []byte("daemon" + strings.Repeat("x", 1<<20)) }

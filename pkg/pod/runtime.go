@@ -59,6 +59,8 @@ type Options struct {
 	Images   *storage.Store
 	Executor *oci.Executor
 	Network  netns.Network
+	// HostNetwork: there is no pod network, all pods are on the node's.
+	HostNetwork bool
 	// NodeNetNS is the path of the node network namespace, for hostNetwork pods.
 	NodeNetNS string
 	Host      ocispec.Host

@@ -26,7 +26,11 @@ func (r *Runtime) RunPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, 
 	if err := validatePod(cfg); err != nil {
 		return "", err
 	}
-	handler, err := r.Handler(handler)
+	cfg, err := r.onHostNetwork(cfg)
+	if err != nil {
+		return "", err
+	}
+	handler, err = r.Handler(handler)
 	if err != nil {
 		return "", err
 	}
@@ -128,6 +132,32 @@ func (r *Runtime) setupNetwork(ctx context.Context, p *state.Pod) error {
 // wantsNetwork reports whether the pod sandbox is to be joined to the pod network.
 func wantsNetwork(cfg *runtimeapi.PodSandboxConfig) bool {
 	return !onNode(namespaceOptions(cfg).GetNetwork()) && cfg.Annotations[labels.Network] != labels.NoNetwork
+}
+
+// onHostNetwork puts a pod that wants a network on the node's where there is no
+// other. Nothing stands between the host's ports and the pod's then.
+func (r *Runtime) onHostNetwork(cfg *runtimeapi.PodSandboxConfig) (*runtimeapi.PodSandboxConfig, error) {
+	if !r.HostNetwork || !wantsNetwork(cfg) {
+		return cfg, nil
+	}
+	for _, m := range portMappings(cfg) {
+		if m.HostPort != m.ContainerPort {
+			return nil, fmt.Errorf("%w: host port %d cannot lead to port %d of the pod: pods are on the network that the daemon was started in (node.uplink); let the pod listen on the host port itself",
+				ErrInvalid, m.HostPort, m.ContainerPort)
+		}
+	}
+	cfg = proto.CloneOf(cfg)
+	if cfg.Linux == nil {
+		cfg.Linux = &runtimeapi.LinuxPodSandboxConfig{}
+	}
+	if cfg.Linux.SecurityContext == nil {
+		cfg.Linux.SecurityContext = &runtimeapi.LinuxSandboxSecurityContext{}
+	}
+	if cfg.Linux.SecurityContext.NamespaceOptions == nil {
+		cfg.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{}
+	}
+	cfg.Linux.SecurityContext.NamespaceOptions.Network = runtimeapi.NamespaceMode_NODE
+	return cfg, nil
 }
 
 // networkPod is the pod sandbox as the network knows it.
