@@ -65,7 +65,7 @@ func newParts(ctx context.Context, cfg *config.Config, node *rootless.Node, node
 	if p.images, err = storage.Open(ctx, storageOptions(cfg, node)); err != nil {
 		return nil, err
 	}
-	cg := cgroup.Detect(cfg.Runtime.CgroupManager)
+	cg := cgroup.Detect(cfg.Runtime.CgroupManager, node.CgroupEvacuated)
 	if !cg.Enabled() {
 		slog.Warn("containers run without resource limits", "reason", cg.Reason)
 	}

@@ -21,11 +21,6 @@ import (
 // Mount is where the cgroup file system is.
 const Mount = "/sys/fs/cgroup"
 
-// LeafName is the cgroup that the daemon's own processes live in, below the root
-// of what was delegated: a cgroup that passes controllers on may hold no process
-// itself.
-const LeafName = "subpod-daemon"
-
 // Drivers, as the config and the CRI's RuntimeConfig know them.
 const (
 	DriverCgroupfs = "cgroupfs"
@@ -36,14 +31,14 @@ const (
 // Facts is what this process may do with cgroups. The zero Facts means that
 // nothing is possible.
 type Facts struct {
-	Version     int  // 1, 2, or 0 when there is no cgroup file system
-	Hybrid      bool // v1 controllers beside a v2 tree
-	Delegated   bool // Root is writable
-	Controllers []string
-	Swap        bool   // swap can be limited
-	Root        string // absolute directory below Mount under which pods go; "" when disabled
-	Driver      string // one of the Driver constants
-	Reason      string // in words: why this driver, and what would change it
+	Version     int      // 1, 2, or 0 when there is no cgroup file system
+	Hybrid      bool     // v1 controllers beside a v2 tree
+	Delegated   bool     // limits can be set: Root is ours to divide
+	Controllers []string // those that Root passes on to what is below it
+	Swap        bool     // swap can be limited
+	Root        string   // absolute directory below Mount under which pods go; "" when disabled
+	Driver      string   // one of the Driver constants
+	Reason      string   // in words: why this driver, and what would change it
 }
 
 // Has reports whether limits of a controller can be set.
@@ -55,14 +50,18 @@ func (f Facts) Enabled() bool { return f.Driver == DriverCgroupfs || f.Driver ==
 // probe is where Detect looks; tests give another one.
 type probe struct {
 	mount, self string
+	leaf        string
 	bus         string // the user bus socket, "" when there is none
 }
 
 // Detect looks at the machine. It changes nothing. wanted is the configured
 // driver: "auto" (or ""), or one of the Driver constants; one that cannot work
-// gives DriverDisabled and its reason.
-func Detect(wanted string) Facts {
-	return probe{mount: Mount, self: "/proc/self/cgroup", bus: userBus()}.detect(wanted)
+// gives DriverDisabled and its reason. leaf is the name of the cgroup into which
+// the daemon's own processes have moved, "" when they have not: a cgroup that
+// passes controllers on may hold no process itself (cgroup-v2.rst, "No Internal
+// Process Constraint"), so pods go beside it.
+func Detect(wanted, leaf string) Facts {
+	return probe{mount: Mount, self: "/proc/self/cgroup", leaf: leaf, bus: userBus()}.detect(wanted)
 }
 
 func (p probe) detect(wanted string) Facts {
@@ -93,30 +92,39 @@ func (p probe) detect(wanted string) Facts {
 
 // chooseV2 prefers a subtree that this process may write itself.
 func (p probe) chooseV2(f *Facts, wanted, own string) {
-	root := filepath.Join(p.mount, own)
-	if filepath.Base(root) == LeafName {
-		root = filepath.Dir(root)
-	}
-	writeErr := writable(root)
-	f.Delegated = writeErr == nil
-	if f.Delegated && wanted != DriverSystemd {
-		f.Driver, f.Root = DriverCgroupfs, root
-		f.Controllers = controllers(root)
-		f.Swap = exists(filepath.Join(root, "memory.swap.max"))
-		f.Reason = "cgroup " + root + " is writable"
+	if wanted == DriverSystemd {
+		p.chooseSystemd(f, own)
 		return
 	}
-	if wanted != DriverCgroupfs && p.bus != "" {
-		if slice := userSlice(p.mount, own); slice != "" {
-			f.Driver, f.Root = DriverSystemd, slice
-			f.Controllers = controllers(slice)
-			f.Swap = exists(filepath.Join(slice, "memory.swap.max"))
-			f.Reason = "systemd's user manager makes scopes below " + slice
-			return
-		}
+	root := filepath.Join(p.mount, own)
+	if p.leaf == "" || filepath.Base(root) != p.leaf {
+		f.Reason = "the daemon's cgroup is not delegated to it alone; start subpod as a systemd user service with Delegate=yes"
+		return
 	}
-	f.Reason = fmt.Sprintf("cgroup %s is not delegated (%v) and no systemd user manager was found; "+
-		"start subpod as a systemd user service with Delegate=yes", root, writeErr)
+	root = filepath.Dir(root)
+	if err := writable(root); err != nil {
+		f.Reason = fmt.Sprintf("the daemon's cgroup is not delegated (%v); start subpod as a systemd user service with Delegate=yes", err)
+		return
+	}
+	f.Delegated, f.Driver, f.Root = true, DriverCgroupfs, root
+	f.Controllers = words(root, "cgroup.subtree_control")
+	f.Swap = f.Has("memory") && exists(filepath.Join(p.mount, own, "memory.swap.max"))
+	f.Reason = "cgroup " + root + " is delegated to the daemon"
+}
+
+func (p probe) chooseSystemd(f *Facts, own string) {
+	slice := userSlice(p.mount, own)
+	switch {
+	case p.bus == "":
+		f.Reason = "the systemd driver needs a user bus, and there is none: $XDG_RUNTIME_DIR/bus is missing (install dbus-user-session, log in again)"
+	case slice == "":
+		f.Reason = "the systemd driver needs a systemd user manager, and cgroup " + own + " belongs to none"
+	default:
+		f.Delegated, f.Driver, f.Root = true, DriverSystemd, slice
+		f.Controllers = words(slice, "cgroup.controllers")
+		f.Swap = exists(filepath.Join(slice, "memory.swap.max"))
+		f.Reason = "systemd's user manager makes scopes below " + slice
+	}
 }
 
 // writable checks what delegation gives (cgroup-v2.rst, "Model of Delegation"):
@@ -162,8 +170,9 @@ func ownCgroup(path string) (own string, v1 bool, err error) {
 	return own, v1, nil
 }
 
-func controllers(dir string) []string {
-	b, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
+// words reads a control file that holds a list; nil when it is not there.
+func words(dir, name string) []string {
+	b, err := os.ReadFile(filepath.Join(dir, name))
 	if err != nil {
 		return nil
 	}

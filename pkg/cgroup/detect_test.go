@@ -11,7 +11,7 @@ import (
 // TestDetectHere: whatever this machine is, the answer must hold together.
 func TestDetectHere(t *testing.T) {
 	for _, wanted := range []string{"auto", DriverCgroupfs, DriverSystemd, DriverDisabled} {
-		f := Detect(wanted)
+		f := Detect(wanted, "")
 		t.Logf("%s: %+v", wanted, f)
 		if f.Reason == "" {
 			t.Error("no reason")

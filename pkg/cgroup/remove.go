@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,7 +15,8 @@ import (
 )
 
 // Make makes the pod's cgroup with its parents and passes the controllers on to
-// it. Idempotent; nothing happens when cgroups are disabled or belong to systemd.
+// what is below it. Idempotent; nothing happens when cgroups are disabled or
+// belong to systemd.
 func (p Pod) Make() error {
 	if p.facts.Driver != DriverCgroupfs {
 		return nil
@@ -25,11 +27,28 @@ func (p Pod) Make() error {
 		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 			return fmt.Errorf("make pod cgroup: %w", err)
 		}
-		// A controller that cannot be passed on costs only its own limits; the
-		// OCI runtime names the one that it misses.
-		for _, c := range p.facts.Controllers {
-			_ = writeFile(dir, "cgroup.subtree_control", "+"+c)
+		if err := passOn(dir, p.facts.Controllers); err != nil {
+			return fmt.Errorf("make pod cgroup: %w", err)
 		}
+	}
+	return nil
+}
+
+// passOn lets the children of dir have the controllers. EBUSY: dir holds
+// processes itself.
+func passOn(dir string, controllers []string) error {
+	has := words(dir, "cgroup.subtree_control")
+	var add []string
+	for _, c := range controllers {
+		if !slices.Contains(has, c) {
+			add = append(add, "+"+c)
+		}
+	}
+	if len(add) == 0 {
+		return nil
+	}
+	if err := writeFile(dir, "cgroup.subtree_control", strings.Join(add, " ")); err != nil {
+		return fmt.Errorf("pass the controllers %q on: %w", add, err)
 	}
 	return nil
 }
@@ -87,4 +106,15 @@ func removeTree(dir string) error {
 		}
 	}
 	return nil
+}
+
+// writeFile writes one value to an existing control file. Control files must not
+// be created: a plain os.WriteFile would do so in a directory that is no cgroup.
+func writeFile(dir, name, value string) error {
+	fd, err := os.OpenFile(filepath.Join(dir, name), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = fd.WriteString(value)
+	return errors.Join(err, fd.Close())
 }

@@ -87,18 +87,16 @@ func insideTree(t *testing.T) {
 		check(t, unix.Mount(source, Mount, "", unix.MS_BIND|unix.MS_REC, ""))
 	}
 	dir := filepath.Join(Mount, filepath.Base(os.Getenv(treeMarker)))
-	f := Detect("auto")
+	if f := Detect("auto", ""); f.Enabled() {
+		t.Errorf("a cgroup with processes in it cannot be divided: %+v", f)
+	}
+	const leaf = "leaf"
+	check(t, os.Mkdir(filepath.Join(dir, leaf), 0o755))
+	check(t, writeFile(filepath.Join(dir, leaf), "cgroup.procs", "0"))
+	check(t, passOn(dir, words(dir, "cgroup.controllers")))
+	f := Detect("auto", leaf)
 	if f.Version != 2 || !f.Delegated || f.Driver != DriverCgroupfs || f.Root != dir {
 		t.Fatalf("%+v, want root %s", f, dir)
-	}
-	missing, err := EnterLeaf(f)
-	check(t, err)
-	t.Logf("controllers %v, not passed on: %v", f.Controllers, missing)
-	if again := Detect("auto"); again.Root != dir {
-		t.Errorf("after EnterLeaf the root is %s, want %s", again.Root, dir)
-	}
-	if _, err := EnterLeaf(f); err != nil {
-		t.Errorf("EnterLeaf a second time: %v", err)
 	}
 	containerInTree(t, f)
 }

@@ -128,7 +128,7 @@ func tempDir(t *testing.T) string {
 
 func testHost(t *testing.T) Host {
 	t.Helper()
-	h, err := DetectHost(cgroup.Detect("auto"))
+	h, err := DetectHost(cgroup.Detect("auto", ""))
 	must(t, err)
 	return h
 }

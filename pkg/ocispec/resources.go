@@ -37,7 +37,10 @@ func (b *builder) resources() error {
 		return invalid("oom_score_adj %d is not between -1000 and 1000", r.GetOomScoreAdj())
 	}
 	if score < b.Host.OOMScoreAdj {
-		b.warn("oom_score_adj %d is below the daemon's own: %d is used (lowering it needs CAP_SYS_RESOURCE on the host)", score, b.Host.OOMScoreAdj)
+		// 0 is also what stands there when nothing is asked for.
+		if score != 0 {
+			b.warn("oom_score_adj %d is below the daemon's own: %d is used (lowering it needs CAP_SYS_RESOURCE on the host)", score, b.Host.OOMScoreAdj)
+		}
 		score = b.Host.OOMScoreAdj
 	}
 	b.gen.SetProcessOOMScoreAdj(score)
