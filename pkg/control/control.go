@@ -48,6 +48,12 @@ type Server interface {
 	Top(context.Context, *TopRequest) (*TopResponse, error)
 	// Session joins a client's streams to a container or a pod's port.
 	Session(context.Context, *SessionStreams) (*SessionExit, error)
+	// CopyInfo tells what a path in a container is.
+	CopyInfo(context.Context, *CopyRequest) (*CopyInfoResponse, error)
+	// CopyOut sends a file or directory of a container as a tar stream.
+	CopyOut(context.Context, *CopyRequest, func(*Chunk) error) error
+	// CopyIn unpacks a tar stream in a directory of a container.
+	CopyIn(context.Context, func() (*CopyInChunk, error)) (*Empty, error)
 }
 
 // Register adds the service to a gRPC server.
@@ -64,10 +70,13 @@ func Register(s grpc.ServiceRegistrar, impl Server) {
 			{MethodName: "Wait", Handler: unary("Wait", impl.Wait)},
 			{MethodName: "Signal", Handler: unary("Signal", impl.Signal)},
 			{MethodName: "Top", Handler: unary("Top", impl.Top)},
+			{MethodName: "CopyInfo", Handler: unary("CopyInfo", impl.CopyInfo)},
 		},
 		Streams: []grpc.StreamDesc{
 			{StreamName: "Pull", ServerStreams: true, Handler: serverStream(impl.Pull)},
 			{StreamName: "Save", ServerStreams: true, Handler: serverStream(impl.Save)},
+			{StreamName: "CopyOut", ServerStreams: true, Handler: serverStream(impl.CopyOut)},
+			{StreamName: "CopyIn", ClientStreams: true, Handler: clientStream(impl.CopyIn)},
 			{StreamName: "Session", ServerStreams: true, ClientStreams: true, Handler: serveSession(impl.Session)},
 		},
 	}, impl)

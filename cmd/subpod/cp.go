@@ -1,0 +1,148 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/subpod/subpod/pkg/client"
+	"github.com/subpod/subpod/pkg/tree"
+)
+
+func newCp(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "cp SOURCE TARGET",
+		Short: "Copy files between a container and here",
+		Long: `Copies a file or directory; one side is CONTAINER:PATH, and "-" is a tar stream
+on standard input or output. A target that is a directory gets the source inside
+of it, under its name. The container need not run, and needs no tar. Files that
+are copied in belong to the container's root.`,
+		Example: `  subpod cp web:/etc/nginx/nginx.conf .
+  subpod cp ./site web:/usr/share/nginx/html
+  subpod cp web:/var/log - | tar t`,
+		Args: exactly(2),
+		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) error {
+			from, fromPath := splitCopy(args[0])
+			to, toPath := splitCopy(args[1])
+			switch {
+			case from != "" && to != "":
+				return usagef("one of the two must be a path here")
+			case from != "":
+				return copyOut(cmd.Context(), conn.Client, from, fromPath, args[1])
+			case to != "":
+				return copyIn(cmd.Context(), conn.Client, args[0], to, toPath)
+			}
+			return usagef("one of the two must be CONTAINER:PATH")
+		}),
+		ValidArgsFunction: a.completeContainers,
+	}
+}
+
+// splitCopy takes CONTAINER:PATH apart; a path with a slash before any colon is
+// one here.
+func splitCopy(arg string) (container, path string) {
+	i := strings.IndexByte(arg, ':')
+	if i <= 0 || arg[0] == '.' || arg[0] == '/' {
+		return "", arg
+	}
+	return arg[:i], arg[i+1:]
+}
+
+func copyOut(ctx context.Context, c *client.Client, ref, from, to string) error {
+	x, err := c.Container(ctx, ref)
+	if err != nil {
+		return err
+	}
+	if to == "-" {
+		return c.CopyOut(ctx, x.Id, from, os.Stdout)
+	}
+	dir, name, err := localTarget(to, path.Base(path.Clean("/"+from)))
+	if err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return fmt.Errorf("copy to %s: %w", to, err)
+	}
+	defer root.Close()
+	r, w := io.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		err := c.CopyOut(ctx, x.Id, from, w)
+		w.CloseWithError(err)
+		done <- err
+	}()
+	err = tree.Unpack(root, name, r)
+	r.CloseWithError(err)
+	if sent := <-done; sent != nil && !errors.Is(sent, io.ErrClosedPipe) {
+		return sent
+	}
+	return err
+}
+
+// localTarget says where a copy named base goes: into a directory that is there,
+// or to a new name.
+func localTarget(to, base string) (dir, name string, err error) {
+	st, err := os.Stat(to)
+	switch {
+	case err == nil && st.IsDir():
+		return to, base, nil
+	case err == nil, os.IsNotExist(err) && !strings.HasSuffix(to, "/"):
+		return filepath.Dir(to), filepath.Base(to), nil
+	case os.IsNotExist(err):
+		return "", "", fmt.Errorf("%s is no directory", to)
+	}
+	return "", "", err
+}
+
+func copyIn(ctx context.Context, c *client.Client, from, ref, to string) error {
+	x, err := c.Container(ctx, ref)
+	if err != nil {
+		return err
+	}
+	if from == "-" {
+		return c.CopyIn(ctx, x.Id, to, os.Stdin)
+	}
+	abs, err := filepath.Abs(from)
+	if err != nil {
+		return err
+	}
+	rootDir, err := os.Open("/")
+	if err != nil {
+		return err
+	}
+	defer rootDir.Close()
+	place, err := tree.At(rootDir, abs)
+	if err != nil {
+		return err
+	}
+	defer place.Close()
+	if !place.Exists {
+		return fmt.Errorf("copy %s: %w", from, tree.ErrNotFound)
+	}
+	info, err := c.CopyInfo(ctx, x.Id, to)
+	if err != nil {
+		return err
+	}
+	dir, name := to, filepath.Base(abs)
+	switch {
+	case info.IsDir:
+	case strings.HasSuffix(to, "/"):
+		return fmt.Errorf("%s is no directory in %s", to, x.Name())
+	case info.Exists && place.IsDir:
+		return fmt.Errorf("%s is a file in %s: a directory cannot be copied over it", to, x.Name())
+	default:
+		dir, name = path.Split(path.Clean("/" + to))
+	}
+	r, w := io.Pipe()
+	go func() { w.CloseWithError(tree.PackAs(place, name, w)) }()
+	defer r.Close()
+	return c.CopyIn(ctx, x.Id, dir, r)
+}

@@ -1,0 +1,114 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os/signal"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/pkg/client"
+)
+
+// eventRow is one event.
+type eventRow struct {
+	Time  time.Time `json:"time"`
+	Event string    `json:"event"` // created, started, stopped, deleted
+	Kind  string    `json:"kind"`  // pod, container
+	ID    string    `json:"id"`
+	Name  string    `json:"name"`
+	// ExitCode of a container that has stopped.
+	ExitCode *int32 `json:"exitCode,omitempty"`
+}
+
+func newEvents(a *app) *cobra.Command {
+	var follow bool
+	var out string
+	cmd := &cobra.Command{
+		Use:   "events [flags]",
+		Short: "Show what happens to pods and containers",
+		Long: `Shows events as they happen, until it is interrupted; without -f, until the first
+pause of a second.`,
+		Example: "  subpod events -f\n  subpod events -f -o json | jq .name",
+		Args:    exactly(0),
+		RunE: a.run(func(cmd *cobra.Command, conn *connection, _ []string) error {
+			if out != "table" && out != "json" && !strings.HasPrefix(out, templatePrefix) {
+				return usagef("-o %s: the formats are table, json and go-template=TEMPLATE", out)
+			}
+			ctx, stop := signal.NotifyContext(cmd.Context(), unix.SIGINT, unix.SIGTERM)
+			defer stop()
+			stream, err := conn.GetContainerEvents(ctx, &runtimeapi.GetEventsRequest{})
+			if err != nil {
+				return err
+			}
+			if !follow {
+				idle := time.AfterFunc(time.Second, stop)
+				defer idle.Stop()
+			}
+			for {
+				e, err := stream.Recv()
+				if errors.Is(err, io.EOF) || ctx.Err() != nil {
+					return nil
+				}
+				if err != nil {
+					return err
+				}
+				if err := printEvent(cmd.OutOrStdout(), out, newEventRow(e)); err != nil {
+					return err
+				}
+			}
+		}),
+	}
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on until it is interrupted")
+	cmd.Flags().StringVarP(&out, "output", "o", "table", "output format: table, json (an object a line), or go-template=TEMPLATE")
+	return cmd
+}
+
+func newEventRow(e *runtimeapi.ContainerEventResponse) eventRow {
+	st := e.GetPodSandboxStatus()
+	pod := client.PodName(&runtimeapi.PodSandbox{Metadata: st.GetMetadata()})
+	name, _ := strings.CutSuffix(strings.TrimPrefix(e.ContainerEventType.String(), "CONTAINER_"), "_EVENT")
+	row := eventRow{Time: nanoTime(e.CreatedAt), Event: strings.ToLower(name), Kind: "container", ID: e.ContainerId, Name: pod}
+	if e.ContainerId == st.GetId() {
+		row.Kind = "pod"
+		return row
+	}
+	for _, c := range e.ContainersStatuses {
+		if c.Id != e.ContainerId {
+			continue
+		}
+		row.Name = client.Container{
+			Container: &runtimeapi.Container{Metadata: c.Metadata},
+			Pod:       &runtimeapi.PodSandbox{Metadata: st.GetMetadata()},
+		}.Name()
+		if e.ContainerEventType == runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT {
+			row.ExitCode = &c.ExitCode
+		}
+	}
+	return row
+}
+
+func printEvent(w io.Writer, out string, row eventRow) error {
+	switch {
+	case out == "json":
+		return json.NewEncoder(w).Encode(row)
+	case strings.HasPrefix(out, templatePrefix):
+		tmpl, err := parseTemplate(strings.TrimPrefix(out, templatePrefix))
+		if err != nil {
+			return err
+		}
+		return executeTemplate(w, tmpl, row)
+	}
+	code := ""
+	if row.ExitCode != nil {
+		code = fmt.Sprintf(" (exit code %d)", *row.ExitCode)
+	}
+	_, err := fmt.Fprintf(w, "%s  %-9s %-8s %s  %s%s\n", row.Time.Format(time.RFC3339Nano), row.Kind, row.Event, shortID(row.ID), row.Name, code)
+	return err
+}

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os/signal"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/pkg/client"
+	"github.com/subpod/subpod/pkg/control"
+)
+
+func newPortForward(a *app) *cobra.Command {
+	var address string
+	cmd := &cobra.Command{
+		Use:   "port-forward [flags] POD [LOCAL_PORT:]PORT...",
+		Short: "Reach ports of a pod from here",
+		Long: `Listens here and joins each connection to a port on the pod's loopback, until it
+is interrupted. Without LOCAL_PORT it is the same as PORT; with ":PORT" a free one.`,
+		Example: "  subpod port-forward web 8080:80\n  subpod port-forward db :5432",
+		Args:    atLeast(2),
+		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) error {
+			ctx, stop := signal.NotifyContext(cmd.Context(), unix.SIGINT, unix.SIGTERM)
+			defer stop()
+			t, err := find(ctx, conn.Client, args[0])
+			if err != nil {
+				return err
+			}
+			f := &forwarder{client: conn.Client, podID: t.pod.Id}
+			defer f.close()
+			for _, arg := range args[1:] {
+				local, remote, err := parseForward(arg)
+				if err != nil {
+					return err
+				}
+				l, err := f.listen(ctx, net.JoinHostPort(address, strconv.Itoa(local)), remote)
+				if err != nil {
+					return err
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "%s -> %d\n", l.Addr(), remote)
+			}
+			<-ctx.Done()
+			return nil
+		}),
+		ValidArgsFunction: a.completePods,
+	}
+	cmd.Flags().StringVar(&address, "address", "127.0.0.1", "address to listen on")
+	return cmd
+}
+
+func parseForward(s string) (local, remote int, err error) {
+	l, r, two := strings.Cut(s, ":")
+	if !two {
+		r = l
+	}
+	remote, err = strconv.Atoi(r)
+	if err == nil && l != "" {
+		local, err = strconv.Atoi(l)
+	}
+	if err != nil || remote < 1 || remote > 65535 || local < 0 || local > 65535 {
+		return 0, 0, usagef("%s: [LOCAL_PORT:]PORT is wanted", s)
+	}
+	return local, remote, nil
+}
+
+// forwarder joins connections to ports of a pod.
+type forwarder struct {
+	client    *client.Client
+	podID     string
+	listeners []net.Listener
+	conns     sync.WaitGroup
+}
+
+func (f *forwarder) listen(ctx context.Context, address string, port int) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	f.listeners = append(f.listeners, l)
+	f.conns.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			f.conns.Go(func() {
+				defer conn.Close()
+				if err := forward(ctx, f.client, f.podID, port, conn); err != nil && ctx.Err() == nil {
+					warn("%v", err)
+				}
+			})
+		}
+	})
+	return l, nil
+}
+
+func (f *forwarder) close() {
+	for _, l := range f.listeners {
+		_ = l.Close()
+	}
+	f.conns.Wait()
+}
+
+// forward joins one connection until both directions have ended.
+func forward(ctx context.Context, c *client.Client, podID string, port int, conn net.Conn) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	_, err := c.Session(ctx, control.SessionRequest{Kind: control.SessionPortForward, PodID: podID, Port: int32(port)},
+		control.Streams{Input: conn, Output: conn})
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,257 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/pkg/client"
+)
+
+// inspected is one object in full, with what an ordinary user's runtime makes of
+// it in words.
+type inspected struct {
+	Kind    string          `json:"kind"` // container, pod, image
+	Name    string          `json:"name"`
+	Explain []string        `json:"explain,omitempty"`
+	Status  json.RawMessage `json:"status"`
+	Info    json.RawMessage `json:"info,omitempty"`
+}
+
+func newInspect(a *app) *cobra.Command {
+	var out *format
+	var kind string
+	cmd := &cobra.Command{
+		Use:   "inspect [flags] NAME|ID...",
+		Short: "Show all that is known of a container, pod or image",
+		Long: `Shows an object in full, and explains which IDs on the host stand for those in
+the container, how its root file system is mounted and how it is connected.`,
+		Example: "  subpod inspect web\n  subpod inspect --type image busybox\n  subpod inspect -o 'go-template={{index .explain 0}}' web",
+		Args:    atLeast(1),
+		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) error {
+			if err := out.check(); err != nil {
+				return err
+			}
+			switch kind {
+			case "", "container", "pod", "image":
+			default:
+				return usagef("--type %s: container, pod or image", kind)
+			}
+			var list []inspected
+			for _, ref := range args {
+				item, err := inspect(cmd.Context(), conn.Client, ref, kind)
+				if err != nil {
+					return err
+				}
+				list = append(list, item)
+			}
+			if out.value == "table" {
+				for _, item := range list {
+					fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", item.Kind, item.Name)
+					for _, line := range item.Explain {
+						fmt.Fprintf(cmd.OutOrStdout(), "  %s\n", line)
+					}
+				}
+				return nil
+			}
+			return printList(cmd.OutOrStdout(), out, list, nil)
+		}),
+		ValidArgsFunction: a.completeBoth,
+	}
+	out = addFormat(cmd)
+	must(cmd.Flags().Set("output", "json"))
+	cmd.Flags().Lookup("output").DefValue = "json"
+	cmd.Flags().Lookup("output").Usage = "output format: json, yaml, table (the explanation alone), or go-template=TEMPLATE"
+	cmd.Flags().StringVar(&kind, "type", "", "container, pod or image (default: whatever has the name, in this order)")
+	return cmd
+}
+
+func inspect(ctx context.Context, c *client.Client, ref, kind string) (inspected, error) {
+	for _, k := range []struct {
+		kind string
+		look func(context.Context, *client.Client, string) (inspected, error)
+	}{{"container", inspectContainer}, {"pod", inspectPod}, {"image", inspectImage}} {
+		if kind != "" && kind != k.kind {
+			continue
+		}
+		item, err := k.look(ctx, c, ref)
+		if kind != "" || !errors.Is(err, client.ErrNotFound) && !client.IsNotFound(err) {
+			return item, err
+		}
+	}
+	return inspected{}, fmt.Errorf("container, pod or image %q: %w", ref, client.ErrNotFound)
+}
+
+func protoJSON(m proto.Message) json.RawMessage {
+	text, err := protojson.MarshalOptions{EmitUnpopulated: false}.Marshal(m)
+	if err != nil {
+		return nil
+	}
+	return text
+}
+
+// containerFacts is what inspect reads of a container's verbose status.
+type containerFacts struct {
+	PID   int `json:"pid"`
+	Facts struct {
+		Rootfs string `json:"rootfs"`
+		Cgroup string `json:"cgroup"`
+		User   struct {
+			UID, GID uint32
+			Groups   []uint32
+		} `json:"user"`
+	} `json:"facts"`
+	Config struct {
+		Linux struct {
+			SecurityContext struct {
+				Privileged bool `json:"privileged"`
+				Seccomp    struct {
+					ProfileType  int    `json:"profile_type"`
+					LocalhostRef string `json:"localhost_ref"`
+				} `json:"seccomp"`
+			} `json:"security_context"`
+		} `json:"linux"`
+	} `json:"config"`
+}
+
+func inspectContainer(ctx context.Context, c *client.Client, ref string) (inspected, error) {
+	x, err := c.Container(ctx, ref)
+	if err != nil {
+		return inspected{}, err
+	}
+	st, err := c.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: x.Id, Verbose: true})
+	if err != nil {
+		return inspected{}, err
+	}
+	out := inspected{Kind: "container", Name: x.Name(), Status: protoJSON(st.Status), Info: json.RawMessage(st.Info["info"])}
+	var facts containerFacts
+	if err := json.Unmarshal(out.Info, &facts); err != nil {
+		return out, fmt.Errorf("decode the status of container %s: %w", x.Id, err)
+	}
+	node, err := readNode(ctx, c)
+	if err != nil {
+		return out, err
+	}
+	user := facts.Facts.User
+	say := func(format string, args ...any) { out.Explain = append(out.Explain, fmt.Sprintf(format, args...)) }
+	say("state: %s", stateWord(st.Status))
+	say("user: its first process is uid %d, gid %d in the container, which is uid %s, gid %s on the host",
+		user.UID, user.GID, hostID(node.Node.UIDMap, user.UID), hostID(node.Node.GIDMap, user.GID))
+	say("IDs: %s", explainMap(node.Node.UIDMap))
+	say("root file system: %s, because %s; writable layer on %s", node.Storage.Driver, node.Storage.Reason, node.Storage.BackingFS)
+	if facts.Facts.Cgroup != "" {
+		say("cgroup: %s", facts.Facts.Cgroup)
+	} else {
+		say("cgroup: none, so no limits: %s", node.Cgroup.Reason)
+	}
+	say("security: %s", explainSecurity(facts))
+	lines, err := explainNetwork(ctx, c, x.PodSandboxId, node)
+	out.Explain = append(out.Explain, lines...)
+	return out, err
+}
+
+func stateWord(st *runtimeapi.ContainerStatus) string {
+	word := stateName(st.State)
+	if st.State == runtimeapi.ContainerState_CONTAINER_EXITED {
+		word = fmt.Sprintf("exited with code %d (%s)", st.ExitCode, st.Reason)
+		if st.Message != "" {
+			word += ": " + st.Message
+		}
+	}
+	return word
+}
+
+func explainSecurity(f containerFacts) string {
+	sec := f.Config.Linux.SecurityContext
+	if sec.Privileged {
+		return "privileged: all that the node's root may do, which is an ordinary user to the host"
+	}
+	switch runtimeapi.SecurityProfile_ProfileType(sec.Seccomp.ProfileType) {
+	case runtimeapi.SecurityProfile_Unconfined:
+		return "no seccomp profile"
+	case runtimeapi.SecurityProfile_Localhost:
+		return "seccomp profile " + sec.Seccomp.LocalhostRef
+	}
+	return "the default seccomp profile"
+}
+
+// explainNetwork says how a pod is connected.
+func explainNetwork(ctx context.Context, c *client.Client, podID string, node nodeInfo) ([]string, error) {
+	st, err := c.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: podID})
+	if err != nil {
+		return nil, err
+	}
+	var lines []string
+	options := st.Status.GetLinux().GetNamespaces().GetOptions()
+	var ips []string
+	if ip := st.Status.GetNetwork().GetIp(); ip != "" {
+		ips = append(ips, ip)
+	}
+	for _, ip := range st.Status.GetNetwork().GetAdditionalIps() {
+		ips = append(ips, ip.Ip)
+	}
+	switch {
+	case options.GetNetwork() == runtimeapi.NamespaceMode_NODE:
+		lines = append(lines, "network: the node's own, behind "+uplinkName(node))
+	case len(ips) == 0:
+		lines = append(lines, "network: loopback alone")
+	default:
+		lines = append(lines, fmt.Sprintf("network: %s on the node's bridge; other hosts are reached through %s", strings.Join(ips, ", "), uplinkName(node)))
+	}
+	ports, err := podPorts(ctx, c, podID)
+	for _, p := range ports {
+		lines = append(lines, "port: "+p+", forwarded on the host itself")
+	}
+	return lines, err
+}
+
+func uplinkName(n nodeInfo) string {
+	if n.Node.Uplink == "" {
+		return "the network that the node was started in"
+	}
+	return n.Node.Uplink
+}
+
+func inspectPod(ctx context.Context, c *client.Client, ref string) (inspected, error) {
+	p, err := c.Pod(ctx, ref)
+	if err != nil {
+		return inspected{}, err
+	}
+	st, err := c.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: p.Id, Verbose: true})
+	if err != nil {
+		return inspected{}, err
+	}
+	node, err := readNode(ctx, c)
+	if err != nil {
+		return inspected{}, err
+	}
+	out := inspected{Kind: "pod", Name: client.PodName(p), Status: protoJSON(st.Status), Info: json.RawMessage(st.Info["info"])}
+	state := "ready"
+	if p.State != runtimeapi.PodSandboxState_SANDBOX_READY {
+		state = "not ready: nothing of it runs"
+	}
+	out.Explain = append(out.Explain, "state: "+state, "IDs: "+explainMap(node.Node.UIDMap))
+	lines, err := explainNetwork(ctx, c, p.Id, node)
+	out.Explain = append(out.Explain, lines...)
+	return out, err
+}
+
+func inspectImage(ctx context.Context, c *client.Client, ref string) (inspected, error) {
+	st, err := c.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: ref}, Verbose: true})
+	if err != nil {
+		return inspected{}, err
+	}
+	if st.Image == nil {
+		return inspected{}, fmt.Errorf("image %q: %w", ref, client.ErrNotFound)
+	}
+	out := inspected{Kind: "image", Name: ref, Status: protoJSON(st.Image), Info: json.RawMessage(st.Info["info"])}
+	out.Explain = append(out.Explain, "size: "+bytesText(st.Image.Size)+" unpacked", "names: "+strings.Join(st.Image.RepoTags, ", "))
+	return out, nil
+}

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/pkg/client"
+	"github.com/subpod/subpod/pkg/terminal"
+)
+
+// statsRow is what a container uses.
+type statsRow struct {
+	ID     string  `json:"id"`
+	Name   string  `json:"name"`
+	CPU    float64 `json:"cpuPercent"` // of one processor
+	Memory uint64  `json:"memoryBytes"`
+	Limit  uint64  `json:"memoryLimitBytes,omitempty"`
+	RSS    uint64  `json:"rssBytes"`
+	Disk   uint64  `json:"writableLayerBytes"`
+}
+
+func newStats(a *app) *cobra.Command {
+	var once bool
+	var interval time.Duration
+	var out *format
+	cmd := &cobra.Command{
+		Use:   "stats [flags] [CONTAINER...]",
+		Short: "Show what containers use, live",
+		Long: `Shows processor time, memory and disk of the running containers, anew every
+second on a terminal, else once.`,
+		Example: "  subpod stats\n  subpod stats --no-stream -o json",
+		Args:    cobra.ArbitraryArgs,
+		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) error {
+			if err := out.check(); err != nil {
+				return err
+			}
+			if interval < 100*time.Millisecond {
+				return usagef("--interval %v is too short", interval)
+			}
+			ctx, stop := signal.NotifyContext(cmd.Context(), unix.SIGINT, unix.SIGTERM)
+			defer stop()
+			live := !once && out.value == "table" && terminal.Is(os.Stdout)
+			s := &sampler{client: conn.Client, last: map[string]sample{}}
+			if _, err := s.rows(ctx, args); err != nil { // the rate needs two
+				return err
+			}
+			for wait := min(interval, 500*time.Millisecond); ; wait = interval {
+				select {
+				case <-ctx.Done():
+					return nil
+				case <-time.After(wait):
+				}
+				rows, err := s.rows(ctx, args)
+				if err != nil {
+					return err
+				}
+				if live {
+					fmt.Print("\x1b[H\x1b[J")
+				}
+				if err := printStats(cmd, out, rows); err != nil || !live {
+					return err
+				}
+			}
+		}),
+		ValidArgsFunction: a.completeContainers,
+	}
+	out = addFormat(cmd)
+	cmd.Flags().BoolVar(&once, "no-stream", false, "show it once")
+	cmd.Flags().DurationVar(&interval, "interval", time.Second, "time between two looks")
+	return cmd
+}
+
+func printStats(cmd *cobra.Command, out *format, rows []statsRow) error {
+	return printList(cmd.OutOrStdout(), out, rows, []column[statsRow]{
+		{"CONTAINER ID", func(r statsRow) string { return shortID(r.ID) }},
+		{"CPU", func(r statsRow) string { return fmt.Sprintf("%.1f%%", r.CPU) }},
+		{"MEMORY", func(r statsRow) string {
+			if r.Limit == 0 {
+				return bytesText(r.Memory)
+			}
+			return bytesText(r.Memory) + " of " + bytesText(r.Limit)
+		}},
+		{"RSS", func(r statsRow) string { return bytesText(r.RSS) }},
+		{"DISK", func(r statsRow) string { return bytesText(r.Disk) }},
+		{"NAME", func(r statsRow) string { return r.Name }},
+	})
+}
+
+// sample is the processor time of a container at a moment.
+type sample struct {
+	at  int64
+	cpu uint64
+}
+
+// sampler makes rates of two samples.
+type sampler struct {
+	client *client.Client
+	last   map[string]sample
+}
+
+func (s *sampler) rows(ctx context.Context, refs []string) ([]statsRow, error) {
+	list, err := s.client.Containers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	wanted := map[string]bool{}
+	for _, ref := range refs {
+		x, err := s.client.Container(ctx, ref)
+		if err != nil {
+			return nil, err
+		}
+		wanted[x.Id] = true
+	}
+	resp, err := s.client.ListContainerStats(ctx, &runtimeapi.ListContainerStatsRequest{})
+	if err != nil {
+		return nil, err
+	}
+	names := map[string]string{}
+	for _, x := range list {
+		names[x.Id] = x.Name()
+	}
+	var rows []statsRow
+	for _, st := range resp.Stats {
+		id := st.GetAttributes().GetId()
+		if len(wanted) > 0 && !wanted[id] {
+			continue
+		}
+		now := sample{st.GetCpu().GetTimestamp(), st.GetCpu().GetUsageCoreNanoSeconds().GetValue()}
+		row := statsRow{
+			ID: id, Name: names[id],
+			Memory: st.GetMemory().GetWorkingSetBytes().GetValue(),
+			RSS:    st.GetMemory().GetRssBytes().GetValue(),
+			Disk:   st.GetWritableLayer().GetUsedBytes().GetValue(),
+		}
+		if free := st.GetMemory().GetAvailableBytes().GetValue(); free > 0 {
+			row.Limit = row.Memory + free
+		}
+		if before, ok := s.last[id]; ok && now.at > before.at && now.cpu >= before.cpu {
+			row.CPU = float64(now.cpu-before.cpu) / float64(now.at-before.at) * 100
+		}
+		s.last[id] = now
+		rows = append(rows, row)
+	}
+	slices.SortFunc(rows, func(a, b statsRow) int { return strings.Compare(a.Name, b.Name) })
+	return rows, nil
+}

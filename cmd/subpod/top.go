@@ -1,0 +1,49 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/subpod/subpod/pkg/control"
+)
+
+func newTop(a *app) *cobra.Command {
+	var out *format
+	cmd := &cobra.Command{
+		Use:   "top [flags] CONTAINER",
+		Short: "List the processes of a container",
+		Long: `Lists the processes of a running container, without a ps in it. PIDs are those
+that the container sees, UIDs those of the node.`,
+		Example: "  subpod top web\n  subpod top -o json web",
+		Args:    exactly(1),
+		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) error {
+			if err := out.check(); err != nil {
+				return err
+			}
+			x, err := conn.Container(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			list, err := conn.Top(cmd.Context(), x.Id)
+			if err != nil {
+				return err
+			}
+			return printList(cmd.OutOrStdout(), out, list, []column[control.Process]{
+				{"PID", func(p control.Process) string { return fmt.Sprint(p.PID) }},
+				{"PPID", func(p control.Process) string { return fmt.Sprint(p.PPID) }},
+				{"UID", func(p control.Process) string { return fmt.Sprint(p.UID) }},
+				{"STATE", func(p control.Process) string { return p.State }},
+				{"THREADS", func(p control.Process) string { return fmt.Sprint(p.Threads) }},
+				{"RSS", func(p control.Process) string { return bytesText(p.RSS) }},
+				{"CPU", func(p control.Process) string { return p.CPU.Round(10 * time.Millisecond).String() }},
+				{"STARTED", func(p control.Process) string { return ago(p.Started) }},
+				{"COMMAND", func(p control.Process) string { return shorten(p.Command, 80) }},
+			})
+		}),
+		ValidArgsFunction: a.completeContainers,
+	}
+	out = addFormat(cmd)
+	return cmd
+}

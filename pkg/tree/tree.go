@@ -1,0 +1,261 @@
+// Package tree copies files as tar streams out of and into directories that a
+// stranger may have filled: no path, link or entry leads out of them.
+package tree
+
+import (
+	"archive/tar"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrNotFound says that there is no such path.
+var ErrNotFound = errors.New("no such file or directory")
+
+// Place is a path in a tree: the directory that holds it, links resolved, and
+// its name there. It must be closed.
+type Place struct {
+	*os.Root
+	// Name is "." where the path is a root itself.
+	Name string
+	// Exists and IsDir say what is there; a link counts as what it points to.
+	Exists, IsDir bool
+}
+
+// At finds path below the directory root, as a process would whose root it is:
+// absolute links and ".." stay inside. The last part need not exist.
+// ErrNotFound says that a directory above it does not.
+func At(root *os.File, name string) (*Place, error) {
+	clean := path.Clean("/" + name)
+	p := &Place{Name: "."}
+	if fd, err := openIn(root, clean); err == nil {
+		defer unix.Close(fd)
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			return nil, fmt.Errorf("stat %s: %w", name, err)
+		}
+		p.Exists, p.IsDir = true, st.Mode&unix.S_IFMT == unix.S_IFDIR
+		// The path without links: relative to the root that the descriptor has.
+		if clean, err = resolved(root, fd); err != nil {
+			return nil, fmt.Errorf("resolve %s: %w", name, err)
+		}
+	} else if err != unix.ENOENT {
+		return nil, fmt.Errorf("open %s: %w", name, err)
+	}
+	parent, base := path.Split(clean)
+	if base != "" {
+		p.Name = base
+	}
+	fd, err := openIn(root, parent)
+	if err == unix.ENOENT || err == unix.ENOTDIR {
+		return nil, fmt.Errorf("%s: %w", strings.TrimSuffix(parent, "/"), ErrNotFound)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", parent, err)
+	}
+	defer unix.Close(fd)
+	if p.Root, err = os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", fd)); err != nil {
+		return nil, fmt.Errorf("open %s: %w", parent, err)
+	}
+	return p, nil
+}
+
+// openIn opens a path with root as the root (openat2(2), RESOLVE_IN_ROOT).
+func openIn(root *os.File, name string) (int, error) {
+	return unix.Openat2(int(root.Fd()), name, &unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	})
+}
+
+// resolved returns the path of a descriptor below root.
+func resolved(root *os.File, fd int) (string, error) {
+	top, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", root.Fd()))
+	if err != nil {
+		return "", err
+	}
+	own, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+	if err != nil {
+		return "", err
+	}
+	if top == "/" {
+		return own, nil
+	}
+	rel, ok := strings.CutPrefix(own, top)
+	if !ok || rel != "" && rel[0] != '/' {
+		return "", fmt.Errorf("%s is not below %s", own, top)
+	}
+	return path.Clean("/" + rel), nil
+}
+
+// Pack writes what is at the place, and below it, as a tar stream whose first
+// entry is its name. Sockets are left out.
+func Pack(p *Place, w io.Writer) error { return PackAs(p, p.Name, w) }
+
+// PackAs is Pack with another name for what is at the place.
+func PackAs(p *Place, as string, w io.Writer) error {
+	out := tar.NewWriter(w)
+	err := fs.WalkDir(p.FS(), p.Name, func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		return packOne(p.Root, out, name, path.Join(as, below(p.Name, name)), info)
+	})
+	if err != nil {
+		return err
+	}
+	return out.Close()
+}
+
+// below is the part of a walked name that comes after its top.
+func below(top, name string) string {
+	switch {
+	case name == top:
+		return ""
+	case top == ".":
+		return name
+	}
+	return strings.TrimPrefix(name, top)
+}
+
+func packOne(root *os.Root, out *tar.Writer, name, as string, info fs.FileInfo) error {
+	link := ""
+	switch {
+	case info.Mode()&fs.ModeSocket != 0:
+		return nil
+	case info.Mode()&fs.ModeSymlink != 0:
+		var err error
+		if link, err = root.Readlink(name); err != nil {
+			return err
+		}
+	}
+	h, err := tar.FileInfoHeader(info, link)
+	if err != nil {
+		return err
+	}
+	h.Name = as
+	if info.IsDir() {
+		h.Name += "/"
+	}
+	h.Uname, h.Gname = "", ""
+	if err := out.WriteHeader(h); err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return nil
+	}
+	f, err := root.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	// A file that shrinks meanwhile ends in an error; what grows is cut.
+	_, err = io.CopyN(out, f, h.Size)
+	return err
+}
+
+// Unpack reads a tar stream into dir. The first part of each name is replaced
+// by rename, if that is not "". Files get the caller as their owner; devices and
+// other special files are refused.
+func Unpack(dir *os.Root, rename string, r io.Reader) error {
+	in := tar.NewReader(r)
+	for {
+		h, err := in.Next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read the stream: %w", err)
+		}
+		name := renamed(h.Name, rename)
+		if err := unpackOne(dir, name, h, rename, in); err != nil {
+			return fmt.Errorf("write %s: %w", name, err)
+		}
+	}
+}
+
+func renamed(name, rename string) string {
+	name = strings.TrimPrefix(path.Clean("/"+name), "/")
+	if name == "" {
+		name = "."
+	}
+	if rename == "" {
+		return name
+	}
+	if name == "." {
+		return rename
+	}
+	_, rest, _ := strings.Cut(name, "/")
+	return path.Join(rename, rest)
+}
+
+func unpackOne(dir *os.Root, name string, h *tar.Header, rename string, content io.Reader) error {
+	mode := h.FileInfo().Mode()
+	switch h.Typeflag {
+	case tar.TypeDir:
+		err := dir.Mkdir(name, mode.Perm()|0o700)
+		if errors.Is(err, fs.ErrExist) {
+			if st, statErr := dir.Stat(name); statErr == nil && st.IsDir() {
+				return nil // it keeps its mode
+			}
+		}
+		if err != nil {
+			return err
+		}
+		return dir.Chmod(name, mode.Perm()|0o700)
+	case tar.TypeReg:
+		if err := removeFile(dir, name); err != nil {
+			return err
+		}
+		f, err := dir.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(f, content)
+		return errors.Join(err, f.Chmod(mode.Perm()|mode&(fs.ModeSetuid|fs.ModeSetgid|fs.ModeSticky)), f.Close(),
+			ignorePermission(dir.Chtimes(name, h.ModTime, h.ModTime)))
+	case tar.TypeSymlink:
+		if err := removeFile(dir, name); err != nil {
+			return err
+		}
+		return dir.Symlink(h.Linkname, name)
+	case tar.TypeLink:
+		if err := removeFile(dir, name); err != nil {
+			return err
+		}
+		return dir.Link(renamed(h.Linkname, rename), name)
+	case tar.TypeXGlobalHeader:
+		return nil
+	}
+	return fmt.Errorf("a special file (tar type %q) cannot be copied", h.Typeflag)
+}
+
+// removeFile makes way for a new file; a directory is left alone, and in the way.
+func removeFile(dir *os.Root, name string) error {
+	err := dir.Remove(name)
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if errors.Is(err, syscall.ENOTEMPTY) || errors.Is(err, syscall.EISDIR) {
+		return fmt.Errorf("a directory of that name is there: %w", fs.ErrExist)
+	}
+	return err
+}
+
+func ignorePermission(err error) error {
+	if errors.Is(err, fs.ErrPermission) {
+		return nil
+	}
+	return err
+}
