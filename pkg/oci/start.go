@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -56,11 +57,85 @@ func openGate(path string) (done bool, err error) {
 		return false, err
 	}
 	defer fifo.Close()
-	if err := os.Remove(path); err != nil {
+	// Were this process to end here, init would find the fifo without a writer
+	// and read it again and again: see FinishStart.
+	if _, err := fifo.Write([]byte{0}); err != nil {
 		return false, err
 	}
-	_, err = fifo.Write([]byte{0})
-	return err == nil, err
+	return true, os.Remove(path)
+}
+
+// FinishStart ends a Start whose server died in it, and reports whether the
+// container's command has been executed now. It has not when nobody has called
+// Start, or when init has ended before.
+func (e *Executor) FinishStart(ctx context.Context, id string, f Facts) (executed bool, err error) {
+	rt, err := e.handler(f.Handler)
+	if err != nil {
+		return false, err
+	}
+	if err := checkID(id); err != nil {
+		return false, err
+	}
+	gate := filepath.Join(rt.stateDir(id), "exec.fifo")
+	_, statErr := os.Lstat(gate)
+	switch {
+	case statErr != nil:
+		return f.Started(), nil
+	case !f.Init.Alive():
+		// Init ended with the runtime's own exit code, or it ended by itself so
+		// soon that the server could not remove the fifo any more.
+		x, ok, err := e.readExit(id, f)
+		return ok && !x.Unknown && x.Code != 1 && x.Code < 128, err
+	case f.Started():
+		return true, removeFile(gate)
+	case !spins(f.Init.PID):
+		return false, nil
+	}
+	if err := f.frozen(ctx, func() error { _, err := openGate(gate); return err }); err != nil {
+		return false, fmt.Errorf("finish the start of container %s: %w", id, err)
+	}
+	return true, awaitExec(ctx, f)
+}
+
+// spins reports whether a process runs instead of sleeping. crun's init sleeps
+// until somebody opens the fifo, and from then on reads it without a pause.
+func spins(pid int) bool {
+	for range 3 {
+		if processState(pid) != 'R' {
+			return false
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return true
+}
+
+// frozen runs do while init is stopped: an init that spins takes a fifo that has
+// a writer again but no byte yet for an error.
+func (f Facts) frozen(ctx context.Context, do func() error) error {
+	if err := f.Init.Signal(unix.SIGSTOP); err != nil {
+		return err
+	}
+	for processState(f.Init.PID) == 'R' {
+		select {
+		case <-ctx.Done():
+			return errors.Join(context.Cause(ctx), f.Init.Signal(unix.SIGCONT))
+		case <-time.After(time.Millisecond):
+		}
+	}
+	return errors.Join(do(), f.Init.Signal(unix.SIGCONT))
+}
+
+// processState is the third field of /proc/PID/stat, 0 when there is none.
+func processState(pid int) byte {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	// The name before it may hold anything, brackets too.
+	if i := bytes.LastIndexByte(b, ')'); i >= 0 && i+2 < len(b) {
+		return b[i+2]
+	}
+	return 0
 }
 
 // Started reports whether init executes the container's command, or has ended:

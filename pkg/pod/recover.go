@@ -137,13 +137,9 @@ func (r *Runtime) recoverContainer(ctx context.Context, c state.Container, reboo
 	case c.Facts.Runtime == nil:
 		return nil // waits for StartContainer to tell its StartError
 	}
-	if c.State() == runtimeapi.ContainerState_CONTAINER_CREATED && c.Facts.Runtime.Started() {
-		// The server died between the start and its record.
+	if c.State() == runtimeapi.ContainerState_CONTAINER_CREATED {
 		var err error
-		if c, err = r.State.UpdateContainer(c.ID, func(c *state.Container) error {
-			c.Status.StartedAt = time.Now()
-			return nil
-		}); err != nil {
+		if c, err = r.finishStart(ctx, c); err != nil || c.State() == runtimeapi.ContainerState_CONTAINER_EXITED {
 			return err
 		}
 	}
@@ -158,6 +154,30 @@ func (r *Runtime) recoverContainer(ctx context.Context, c state.Container, reboo
 	case <-ctx.Done():
 		return fmt.Errorf("container %s has ended and its exit status does not come: %w", c.ID, ctx.Err())
 	}
+}
+
+// finishStart completes a StartContainer in which the server died; a container
+// that nobody has started stays as it is.
+func (r *Runtime) finishStart(ctx context.Context, c state.Container) (state.Container, error) {
+	executed, err := r.Executor.FinishStart(ctx, c.ID, *c.Facts.Runtime)
+	if err != nil {
+		return c, err
+	}
+	switch {
+	case executed:
+		return r.State.UpdateContainer(c.ID, func(c *state.Container) error {
+			c.Status.StartedAt = time.Now()
+			return nil
+		})
+	case c.Facts.Runtime.Init.Alive():
+		return c, nil
+	}
+	r.finish(c.ID, state.ContainerStatus{
+		ExitCode: exitStartError, FinishedAt: time.Now(), Reason: reasonStartError,
+		Message: "the container's process ended, while no server ran, before it executed the container's command",
+	})
+	r.clean(c.ID)
+	return r.State.Container(c.ID)
 }
 
 // livePods are the pod sandboxes whose network must stand.

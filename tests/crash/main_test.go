@@ -44,12 +44,25 @@ type rig struct {
 	*node.Node
 	t   testing.TB
 	cri node.Client
-	n   atomic.Int32 // names given out
+	n   *atomic.Int32 // names given out
+}
+
+// in is the same rig for a subtest, which is the one that fails then.
+func (r *rig) in(t testing.TB) *rig {
+	sub := *r
+	sub.t, sub.Node = t, r.For(t)
+	return &sub
 }
 
 func newRig(t testing.TB, o node.Options) *rig {
 	t.Helper()
-	r := &rig{Node: node.Start(t, o), t: t}
+	return startedRig(t, node.Start(t, o))
+}
+
+// startedRig is the rig of a node that runs.
+func startedRig(t testing.TB, n *node.Node) *rig {
+	t.Helper()
+	r := &rig{Node: n, t: t, n: new(atomic.Int32)}
 	r.cri = r.dial(t, backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.5, MaxDelay: 200 * time.Millisecond})
 	return r
 }
@@ -325,6 +338,9 @@ func (r *rig) warm() leak.Snapshot {
 	r.must("pull", r.pull(ctx, busybox))
 	r.must("warm up", p.up(ctx))
 	r.must("warm up", p.removePod(ctx))
+	r.must("warm up", r.pull(ctx, pulled))
+	r.must("warm up", r.removeImage(ctx, pulled))
+	r.must("warm up", r.pull(ctx, pulled))
 	return r.picture()
 }
 

@@ -146,7 +146,6 @@ func everyStep(t *testing.T, action inject.Action, stride int) {
 		t.Skip("the registers of this architecture are not known to tests/inject")
 	}
 	r := newRig(t, node.Options{Config: "[daemon]\nlog_level = \"debug\"\n"})
-	r.must("pull", r.pull(t.Context(), pulled))
 	before := r.warm()
 	if !testing.Short() {
 		stride = 1
@@ -194,6 +193,11 @@ func (f fault) run(before leak.Snapshot) (hit string, took time.Duration) {
 	defer cancel()
 	port := freePort(f.t)
 	p := f.r.newPod(sleeper, port)
+	defer func() {
+		if p.podID != "" && f.t.Failed() {
+			_ = p.removePod(ctx) // the next row starts from nothing
+		}
+	}()
 	if err := f.op.before(p, ctx); err != nil {
 		f.fatal("", "before it: %v", err)
 	}

@@ -1,0 +1,206 @@
+package crash
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/tests/leak"
+	"github.com/subpod/subpod/tests/node"
+)
+
+// saboteur runs the real program unless a file tells it what to do instead, once.
+const saboteur = `#!/bin/sh
+order=%[1]s
+case "$*" in *%[3]s*) ;; *) exec %[2]s "$@" ;; esac
+mv "$order" "$order.$$" 2>/dev/null || exec %[2]s "$@"
+read -r what <"$order.$$"
+rm -f "$order.$$"
+case $what in
+fail) echo "sabotage: it fails on purpose" >&2; exit 1 ;;
+die) kill -KILL $$ ;;
+hang) exec sleep 1000 ;;
+late) %[2]s "$@"; echo "sabotage: it fails after its work" >&2; exit 1 ;;
+esac
+`
+
+// sabotaged makes a node whose helper programs can be told to fail.
+func sabotaged(t *testing.T) (*rig, func(program, what string)) {
+	t.Helper()
+	n := node.Prepare(t, node.Options{})
+	var config strings.Builder
+	// Only the calls that make something are sabotaged; not "crun --version".
+	for _, h := range []struct{ name, section, key, when string }{
+		{"conmon", "[runtime]", "conmon_path", "--cid"},
+		{"crun", "[runtime.handlers.crun]", "path", "create"},
+		{"fuse-overlayfs", "[storage]", "mount_program", "lowerdir"},
+	} {
+		real, err := exec.LookPath(h.name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		script := filepath.Join(n.Dir, h.name)
+		text := fmt.Sprintf(saboteur, script+".order", real, h.when)
+		if err := os.WriteFile(script, []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&config, "%s\n%s = %q\n", h.section, h.key, script)
+	}
+	n.WriteHome(".config/subpod/subpod.toml", config.String())
+	n.Run()
+	r := startedRig(t, n)
+	return r, func(program, what string) {
+		order := filepath.Join(n.Dir, program+".order")
+		if what == "" {
+			_ = os.Remove(order)
+		} else if err := os.WriteFile(order, []byte(what+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestHelpersFail lets conmon, the OCI runtime and fuse-overlayfs fail, die, hang
+// and fail after their work was done. The client is told, the next request
+// succeeds, nothing is left.
+func TestHelpersFail(t *testing.T) {
+	r, order := sabotaged(t)
+	before := r.warm()
+	for _, program := range []string{"crun", "conmon", "fuse-overlayfs"} {
+		for _, what := range []string{"fail", "die", "hang", "late"} {
+			t.Run(program+" "+what, func(t *testing.T) {
+				r := r.in(t)
+				p := r.newPod(sleeper)
+				r.must("run", p.run(t.Context()))
+				order(program, what)
+				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+				defer cancel()
+				begin := time.Now()
+				err := p.create(ctx)
+				took := time.Since(begin)
+				order(program, "")
+				switch {
+				case err == nil && what != "late": // what has done its work may pass
+					t.Errorf("CreateContainer succeeded although %s was to %s", program, what)
+				case what == "hang" && took > 6*time.Second:
+					t.Errorf("CreateContainer took %v with a deadline of 3 s", took)
+				case what == "fail" && !strings.Contains(err.Error(), "on purpose"):
+					t.Errorf("the error does not carry what %s said: %v", program, err)
+				}
+				t.Logf("after %v: %v", took.Round(time.Millisecond), err)
+				if took, err := again(p.create); err != nil {
+					t.Fatalf("create again: %v after %v", err, took)
+				}
+				r.must("start", p.start(t.Context()))
+				_, err = p.exec(t.Context(), "true")
+				r.must("exec", err)
+				r.must("remove", p.removePod(t.Context()))
+				r.must("all is gone", r.settled(before))
+			})
+		}
+	}
+}
+
+// TestHelpersKilled kills what belongs to a running container.
+func TestHelpersKilled(t *testing.T) {
+	r := newRig(t, node.Options{})
+	before := r.warm()
+	for _, victim := range []string{"conmon", "fuse-overlayfs", "slirp4netns", "sh"} {
+		t.Run(victim, func(t *testing.T) {
+			r := r.in(t)
+			ctx := t.Context()
+			p, bystander := r.newPod(sleeper), r.newPod(sleeper)
+			r.must("up", p.up(ctx))
+			pid := r.child(victim)
+			if pid == 0 {
+				t.Fatalf("no process %s below the daemon", victim)
+			}
+			r.must("the bystander", bystander.up(ctx))
+			r.must("kill", syscall.Kill(pid, syscall.SIGKILL))
+			switch victim {
+			case "sh": // the container itself
+				eventually(t, "it has exited", converge, func() error { return p.isState(ctx, exited) })
+				if s, err := p.status(ctx); err != nil || s.ExitCode != 137 || s.Reason != "Error" {
+					t.Errorf("a killed container: %v, %v", s, err)
+				}
+			case "conmon":
+				_, err := p.exec(ctx, "true")
+				r.must("exec without conmon", err)
+				r.must("stop", p.stop(ctx))
+				if s, err := p.status(ctx); err != nil || s.ExitCode != 137 || s.Reason != "ContainerStatusUnknown" {
+					t.Errorf("a container without conmon ended as: %v, %v", s, err)
+				}
+			case "slirp4netns":
+				eventually(t, "there is another one", converge, func() error {
+					if r.child(victim) == 0 {
+						return errors.New("none")
+					}
+					return nil
+				})
+				_, err := p.exec(ctx, "true")
+				r.must("exec", err)
+			}
+			took, err := again(p.stop)
+			r.must(fmt.Sprintf("stop, after %v", took), err)
+			// The pod goes on: the next attempt of the container runs.
+			p.container.Metadata.Attempt++
+			r.must("the next attempt", works(ctx, p))
+			_, err = bystander.exec(ctx, "true")
+			r.must("the bystander", err)
+			r.must("remove", p.removePod(ctx))
+			r.must("remove", bystander.removePod(ctx))
+			r.must("all is gone", r.settled(before))
+		})
+	}
+}
+
+// TestKeeperKilled: the process that holds a shared PID namespace dies, and with it
+// the containers. The pod says so and can be removed.
+func TestKeeperKilled(t *testing.T) {
+	r := newRig(t, node.Options{})
+	before := r.warm()
+	p := r.newPod(sleeper)
+	shared := &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_POD}
+	p.sandbox.Linux.SecurityContext.NamespaceOptions = shared
+	p.container.Linux.SecurityContext.NamespaceOptions = shared
+	known := map[int]bool{}
+	for _, d := range leak.Descendants(r.PID()) {
+		known[d.PID] = true
+	}
+	ctx := t.Context()
+	r.must("run", p.run(ctx))
+	var keeper int
+	for _, d := range leak.Descendants(r.PID()) {
+		if !known[d.PID] {
+			keeper = d.PID
+		}
+	}
+	r.must("create", p.create(ctx))
+	r.must("start", p.start(ctx))
+	if keeper == 0 {
+		t.Fatal("no keeper")
+	}
+	r.must("kill", syscall.Kill(keeper, syscall.SIGKILL))
+	eventually(t, "the container has ended", converge, func() error { return p.isState(ctx, exited) })
+	p.container.Metadata.Attempt++
+	if err := p.create(ctx); err == nil {
+		t.Error("a container was created in a PID namespace that is dead")
+	} else {
+		t.Logf("create: %v", err)
+	}
+	r.must("remove", p.removePod(ctx))
+	r.must("all is gone", r.settled(before))
+	if err := p.start(ctx); status.Code(err) != codes.NotFound {
+		t.Errorf("start of a removed container: %v", err)
+	}
+}
