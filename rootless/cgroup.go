@@ -87,6 +87,12 @@ func mountCgroup(f cgroupFacts, ownNS bool) error {
 	switch {
 	case f.legacy:
 		return tmpfs()
+	case !f.unified:
+		// A container without cgroups has an empty directory of sysfs there, with
+		// which crun cannot begin anything either.
+		if err := tmpfs(); !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
 	case f.unified && ownNS:
 		err := unix.Mount("cgroup2", cgroupRoot, "cgroup2", flags, "")
 		if errors.Is(err, unix.EBUSY) {

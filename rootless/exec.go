@@ -23,6 +23,9 @@ func Exec(c Config) error {
 	if err != nil {
 		return err
 	}
+	if err := nameUser(c); err != nil {
+		return err
+	}
 	path := filepath.Join(filepath.Dir(exe), NodeBinary)
 	if unix.Access(path, unix.X_OK) != nil {
 		exit(Run(context.Background(), c))

@@ -106,7 +106,17 @@ func replaceMappers(c Config) error {
 			return err
 		}
 	}
-	// Rootlesskit asks for the name of the user, who may have none.
+	return nil
+}
+
+// nameUser sets USER and HOME where they are missing and nobody knows the user, as
+// in a container with a uid of its own choice: rootlesskit asks for both. It must
+// come before a library asks for the first time, whose answer is kept: hence
+// before the node's program is executed.
+func nameUser(c Config) error {
+	if _, err := currentUser(); err == nil {
+		return nil
+	}
 	for k, v := range map[string]string{"USER": strconv.Itoa(os.Geteuid()), "HOME": c.DataDir} {
 		if os.Getenv(k) == "" {
 			if err := os.Setenv(k, v); err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -48,7 +49,11 @@ func mountNode(c Config, copyUp []string, ownCgroupNS bool) error {
 		}
 	}
 	for _, b := range c.Binds {
-		if err := mountBind(ups, b); err != nil {
+		err := mountBind(ups, b)
+		if errors.Is(err, os.ErrNotExist) && slices.Contains(DefaultBinds(c.DataDir), b) {
+			continue // a small image of a container has no /var/lib, and no kubelet
+		}
+		if err != nil {
 			return err
 		}
 	}

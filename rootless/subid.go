@@ -101,11 +101,13 @@ func parseRange(first, size string) SubIDs {
 // sssd), which a static Go program cannot ask. Rootlesskit finds such a user
 // through the same environment.
 func currentUser() (*user.User, error) {
-	u, err := user.Current()
+	// Not user.Current: it remembers its first answer, and rootlesskit asks it after
+	// we have set what it looks for.
+	uid := strconv.Itoa(os.Geteuid())
+	u, err := user.LookupId(uid)
 	if err == nil {
 		return u, nil
 	}
-	uid := strconv.Itoa(os.Geteuid())
 	out, getentErr := exec.Command("getent", "passwd", uid).Output()
 	f := strings.Split(strings.TrimSpace(string(out)), ":")
 	if name, home := os.Getenv("USER"), os.Getenv("HOME"); (getentErr != nil || len(f) < 7) && name != "" && home != "" {

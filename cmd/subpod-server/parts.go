@@ -7,6 +7,8 @@ import (
 	"os/exec"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/subpod/subpod/netns"
 	"github.com/subpod/subpod/netns/bridge"
 	"github.com/subpod/subpod/pkg/cgroup"
@@ -175,7 +177,8 @@ func storageOptions(cfg *config.Config, node *rootless.Node) storage.Options {
 		Pinned:               cfg.Images.Pinned,
 		Log:                  slog.Default(),
 	}
-	if !node.Nested {
+	// A small image of a container has no /run.
+	if !node.Nested && unix.Access(filepath.Dir(mountDir), unix.W_OK) == nil {
 		o.MountDir = mountDir
 	}
 	return o

@@ -147,6 +147,7 @@ func (r *Runtime) onHostNetwork(cfg *runtimeapi.PodSandboxConfig) (*runtimeapi.P
 		}
 	}
 	cfg = proto.CloneOf(cfg)
+	cfg.Hostname = "" // it is the node's, as the network is
 	if cfg.Linux == nil {
 		cfg.Linux = &runtimeapi.LinuxPodSandboxConfig{}
 	}
