@@ -49,6 +49,15 @@ type Result struct {
 	IPs       []netip.Addr `json:"ips"`                // primary first
 	Gateways  []netip.Addr `json:"gateways,omitempty"` // one per family, in the order of IPs
 	MTU       int          `json:"mtu"`                // bytes
+	// Routes beside those of the addresses' own subnets, when CNI plugins made
+	// them; empty for the built-in bridge, whose Gateways have the default routes.
+	Routes []Route `json:"routes,omitempty"`
+}
+
+// Route is one route of a pod.
+type Route struct {
+	Dst     netip.Prefix `json:"dst"`
+	Gateway netip.Addr   `json:"gateway,omitzero"` // zero: directly on the link
 }
 
 // Network connects pods. Its methods may be called concurrently.

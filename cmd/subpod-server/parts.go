@@ -10,7 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/subpod/subpod/netns"
-	"github.com/subpod/subpod/netns/bridge"
 	"github.com/subpod/subpod/pkg/cgroup"
 	"github.com/subpod/subpod/pkg/cli"
 	"github.com/subpod/subpod/pkg/config"
@@ -32,6 +31,8 @@ type parts struct {
 	events  *events.Bus
 	runtime *pod.Runtime
 	service *cri.Service
+	// sweepPorts ends host ports that no recovered pod has taken over.
+	sweepPorts func(context.Context) error
 }
 
 func (p *parts) close() {
@@ -75,7 +76,9 @@ func newParts(ctx context.Context, cfg *config.Config, node *rootless.Node, node
 	if err != nil {
 		return nil, err
 	}
-	network, err := newNetwork(cfg, node, nodeNet)
+	ports := hostPorts(node)
+	p.sweepPorts = ports.sweep
+	network, err := newNetwork(cfg, node, nodeNet, ports)
 	if err != nil {
 		return nil, err
 	}
@@ -117,22 +120,6 @@ func newParts(ctx context.Context, cfg *config.Config, node *rootless.Node, node
 		Log:            slog.Default(),
 	}
 	return p, nil
-}
-
-// newNetwork is the bridge, or nothing where pods have no network of their own.
-func newNetwork(cfg *config.Config, node *rootless.Node, nodeNet *netns.Node) (netns.Network, error) {
-	if node.Uplink == rootless.UplinkHost {
-		return netns.HostNetwork{}, nil
-	}
-	return bridge.New(bridge.Options{
-		Node:     nodeNet,
-		StateDir: filepath.Join(cfg.Daemon.DataDir, "net"),
-		Subnets:  cfg.Network.Subnets,
-		Name:     cfg.Network.Bridge,
-		MTU:      cfg.Network.MTU,
-		Ports:    hostPorts(node),
-		Log:      slog.Default(),
-	})
 }
 
 // missingIDs says why the node has one ID only; "" when it has more.

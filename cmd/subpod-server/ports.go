@@ -4,28 +4,40 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
+	"sync"
 
 	"github.com/subpod/subpod/netns"
-	"github.com/subpod/subpod/netns/bridge"
 	"github.com/subpod/subpod/rootless"
 )
 
-// portForwarder publishes the pods' host ports on the real host, through the
-// node's port driver.
-type portForwarder struct{ node *rootless.Node }
+// portForwarder publishes host ports on the real host, through the node's port
+// driver. It implements netns.PortForwarder.
+type portForwarder struct {
+	node *rootless.Node
+
+	mu    sync.Mutex
+	taken map[int]bool // IDs of the driver that this server has asked for
+}
 
 // hostPorts returns what publishes host ports; nil in a node whose network is the
 // one that it was started in.
-func hostPorts(node *rootless.Node) bridge.PortForwarder {
+func hostPorts(node *rootless.Node) *portForwarder {
 	if node.PortSocket == "" {
 		return nil
 	}
-	return portForwarder{node}
+	return &portForwarder{node: node, taken: map[int]bool{}}
 }
 
-// Expose implements bridge.PortForwarder.
-func (f portForwarder) Expose(ctx context.Context, p bridge.HostPort) (func(context.Context) error, error) {
+// network is what a network gets: an interface that is nil without a driver.
+func (f *portForwarder) network() netns.PortForwarder {
+	if f == nil {
+		return nil
+	}
+	return f
+}
+
+// Expose implements netns.PortForwarder.
+func (f *portForwarder) Expose(ctx context.Context, p netns.HostPort) (func(context.Context) error, error) {
 	want := rootless.PortSpec(p)
 	id, err := f.node.Expose(ctx, want)
 	if errors.Is(err, rootless.ErrPortTaken) {
@@ -38,31 +50,52 @@ func (f portForwarder) Expose(ctx context.Context, p bridge.HostPort) (func(cont
 	if err != nil {
 		return nil, err
 	}
-	return func(ctx context.Context) error { return f.node.Unexpose(ctx, id) }, nil
+	f.mu.Lock()
+	f.taken[id] = true
+	f.mu.Unlock()
+	return func(ctx context.Context) error { return f.release(ctx, id) }, nil
 }
 
-func (f portForwarder) find(ctx context.Context, want rootless.PortSpec, taken error) (int, error) {
+func (f *portForwarder) release(ctx context.Context, id int) error {
+	if err := f.node.Unexpose(ctx, id); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	delete(f.taken, id)
+	f.mu.Unlock()
+	return nil
+}
+
+func (f *portForwarder) find(ctx context.Context, want rootless.PortSpec, taken error) (int, error) {
 	exposed, err := f.node.Exposed(ctx)
 	if err != nil {
 		return 0, errors.Join(taken, err)
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	for id, p := range exposed {
-		if p == want {
+		if p == want && !f.taken[id] {
 			return id, nil
 		}
 	}
 	return 0, taken
 }
 
-// Keep implements bridge.PortForwarder.
-func (f portForwarder) Keep(ctx context.Context, live []bridge.HostPort) error {
+// sweep ends the forwardings that an earlier run of the server made and this one
+// has not taken over. To be called once, when all pods are recovered.
+func (f *portForwarder) sweep(ctx context.Context) error {
+	if f == nil {
+		return nil
+	}
 	exposed, err := f.node.Exposed(ctx)
 	if err != nil {
 		return err
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	var errs []error
-	for id, p := range exposed {
-		if !slices.Contains(live, bridge.HostPort(p)) {
+	for id := range exposed {
+		if !f.taken[id] {
 			errs = append(errs, f.node.Unexpose(ctx, id))
 		}
 	}

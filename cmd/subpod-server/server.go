@@ -84,6 +84,9 @@ func runServer(ctx context.Context, cfg *config.Config, node *rootless.Node) err
 		stop()
 		return errors.Join(err, group.Wait())
 	}
+	if err := parts.sweepPorts(ctx); err != nil {
+		slog.Error("host ports of pods that are gone may still be forwarded", "error", err)
+	}
 	close(ready)
 	slog.Info("serving", "socket", cfg.Daemon.Socket, "took", time.Since(begin).Round(time.Millisecond))
 	if err := node.Ready(); err != nil {

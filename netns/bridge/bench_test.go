@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/subpod/subpod/netns"
+	"github.com/subpod/subpod/tests/nettest"
 )
 
 func BenchmarkPinSetup(b *testing.B)         { benchmark(b, true, nil) }
@@ -24,11 +25,11 @@ func benchmark(b *testing.B, up bool, ports []uint16) {
 		if !up {
 			b.StopTimer()
 		}
-		pod := netns.Pod{ID: podID(fmt.Sprint(i))}
+		pod := netns.Pod{ID: nettest.PodID(fmt.Sprint(i))}
 		for _, p := range ports {
 			pod.Ports = append(pod.Ports, netns.PortMapping{Proto: "tcp", HostPort: p, ContainerPort: p})
 		}
-		dir := filepath.Join(w.dir, pod.ID)
+		dir := filepath.Join(w.Dir, pod.ID)
 		pins, err := netns.Pin(ctx, netns.PinSpec{Dir: dir, Net: true, IPC: true, UTS: true, Hostname: "pod"})
 		if err != nil {
 			b.Fatal(err)

@@ -29,40 +29,20 @@ type Options struct {
 	MTU     int    // bytes; 0 = that of the uplink, 65520 without one
 	// Ports publishes host ports on the real host; nil = in the node network
 	// namespace only.
-	Ports PortForwarder
+	Ports netns.PortForwarder
 	Log   *slog.Logger
-}
-
-// HostPort is one published port of a pod.
-type HostPort struct {
-	Proto      string     // "tcp" or "udp"
-	HostIP     netip.Addr // zero = all addresses of both families
-	HostPort   uint16
-	TargetIP   netip.Addr // the pod's
-	TargetPort uint16
-}
-
-// PortForwarder makes ports of the real host lead into the node network
-// namespace. Its methods may be called concurrently.
-type PortForwarder interface {
-	// Expose forwards the port. When exactly this is being forwarded already (by
-	// an earlier run of the server), that is taken over. release ends the
-	// forwarding and is idempotent. Errors wrap netns.ErrPortTaken where that is
-	// the reason.
-	Expose(ctx context.Context, p HostPort) (release func(context.Context) error, err error)
-	// Keep ends every forwarding that is not in live. Called once at server start.
-	Keep(ctx context.Context, live []HostPort) error
 }
 
 // Bridge implements netns.Network.
 type Bridge struct {
 	node     *netns.Node
 	log      *slog.Logger
-	forward  PortForwarder
+	forward  netns.PortForwarder
 	stateDir string
 	name     string
 	links    *links
 	rules    *rules
+	claims   netns.PortClaims
 	ipam     *ipam
 
 	mu       sync.Mutex // guards what follows
@@ -72,7 +52,6 @@ type Bridge struct {
 	current  []netip.Prefix     // subnets of new pods, IPv4 first
 	prefixes []netip.Prefix     // all subnets with a gateway address on the bridge
 	pods     map[string]*podNet // by pod ID
-	ports    map[portKey]string // host port → pod ID
 }
 
 // podNet is what the network holds for one pod.
@@ -112,7 +91,7 @@ func New(o Options) (*Bridge, error) {
 	b := &Bridge{
 		node: o.Node, log: o.Log, forward: o.Ports, stateDir: o.StateDir, name: o.Name, mtu: o.MTU,
 		links: links, rules: &rules{node: o.Node, bridge: o.Name}, ipam: claims,
-		pods: map[string]*podNet{}, ports: map[portKey]string{},
+		pods: map[string]*podNet{},
 	}
 	b.current, err = b.decideSubnets(o.Subnets)
 	if err == nil && len(b.current) == 0 {
@@ -138,6 +117,9 @@ func (b *Bridge) Subnets() []netip.Prefix {
 	defer b.mu.Unlock()
 	return slices.Clone(b.current)
 }
+
+// InUse reports whether any pod has an address of the bridge's.
+func (b *Bridge) InUse() bool { return b.ipam.used() > 0 }
 
 // Status implements netns.Network.
 func (b *Bridge) Status(ctx context.Context) error {

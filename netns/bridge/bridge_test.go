@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/subpod/subpod/netns"
+	"github.com/subpod/subpod/tests/nettest"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -17,93 +18,93 @@ import (
 func TestPodsReachEachOtherAndTheOutside(t *testing.T) {
 	w := newWorld(t)
 	b := w.bridge(Options{})
-	p1, p2 := w.pod("one"), w.pod("two")
-	r1, r2 := w.setup(b, p1), w.setup(b, p2)
+	p1, p2 := w.Pod("one"), w.Pod("two")
+	r1, r2 := w.Setup(b, p1), w.Setup(b, p2)
 	if len(r1.IPs) != 2 || !r1.IPs[0].Is4() || !r1.IPs[1].Is6() || r1.MTU != 65520 || r1.Interface != "eth0" {
 		t.Fatalf("result %+v: want IPv4 before IPv6, MTU 65520, eth0", r1)
 	}
-	w.serve(p1.NetNS, "one", 80)
-	w.serve(w.outside, "outside", 80)
-	w.serve(w.nodeNS, "node", 80)
+	w.Serve(p1.NetNS, "one", 80)
+	w.Serve(w.Outside, "outside", 80)
+	w.Serve(w.NodeNS, "node", 80)
 	for i := range r1.IPs {
 		for _, network := range []string{"tcp", "udp"} {
-			w.wantAnswer(p2.NetNS, network, hostPort(r1.IPs[i], 80), "one", r2.IPs[i].String())
-			w.wantAnswer(w.nodeNS, network, hostPort(r1.IPs[i], 80), "one", r1.Gateways[i].String())
-			w.wantAnswer(p2.NetNS, network, hostPort(r2.Gateways[i], 80), "node", r2.IPs[i].String())
+			w.WantAnswer(p2.NetNS, network, nettest.HostPort(r1.IPs[i], 80), "one", r2.IPs[i].String())
+			w.WantAnswer(w.NodeNS, network, nettest.HostPort(r1.IPs[i], 80), "one", r1.Gateways[i].String())
+			w.WantAnswer(p2.NetNS, network, nettest.HostPort(r2.Gateways[i], 80), "node", r2.IPs[i].String())
 		}
 	}
-	w.wantAnswer(p1.NetNS, "tcp", "192.0.2.1:80", "outside", "192.0.2.2")
-	w.wantAnswer(p1.NetNS, "udp", "192.0.2.1:80", "outside", "192.0.2.2")
-	w.wantAnswer(p1.NetNS, "tcp", "[2001:db8::1]:80", "outside", "2001:db8::2")
+	w.WantAnswer(p1.NetNS, "tcp", "192.0.2.1:80", "outside", "192.0.2.2")
+	w.WantAnswer(p1.NetNS, "udp", "192.0.2.1:80", "outside", "192.0.2.2")
+	w.WantAnswer(p1.NetNS, "tcp", "[2001:db8::1]:80", "outside", "2001:db8::2")
 }
 
 func TestSetupAndTeardownAreIdempotent(t *testing.T) {
 	w := newWorld(t)
 	b := w.bridge(Options{})
 	ctx := context.Background()
-	pod := w.pod("one", netns.PortMapping{Proto: "tcp", HostPort: 8080, ContainerPort: 80})
-	r1 := w.setup(b, pod)
-	if r2 := w.setup(b, pod); !slices.Equal(r1.IPs, r2.IPs) {
+	pod := w.Pod("one", netns.PortMapping{Proto: "tcp", HostPort: 8080, ContainerPort: 80})
+	r1 := w.Setup(b, pod)
+	if r2 := w.Setup(b, pod); !slices.Equal(r1.IPs, r2.IPs) {
 		t.Errorf("second Setup gave %v, the first %v", r2.IPs, r1.IPs)
 	}
 	for range 2 {
-		must(t, b.Teardown(ctx, pod.ID))
+		nettest.Must(t, b.Teardown(ctx, pod.ID))
 	}
-	must(t, b.Teardown(ctx, podID("never seen")))
-	if left, _ := os.ReadDir(filepath.Join(w.dir, "state", "addresses")); len(left) != 0 {
+	nettest.Must(t, b.Teardown(ctx, nettest.PodID("never seen")))
+	if left, _ := os.ReadDir(filepath.Join(w.Dir, "state", "addresses")); len(left) != 0 {
 		t.Errorf("addresses are left: %v", left)
 	}
 	// The same pod again, in the same namespace, which still has the old link.
-	w.serve(pod.NetNS, "one", 80)
-	r3 := w.setup(b, pod)
-	w.wantAnswer(w.nodeNS, "tcp", hostPort(r3.IPs[0], 80), "one", "")
-	w.wantAnswer(w.nodeNS, "tcp", "127.0.0.1:8080", "one", "")
+	w.Serve(pod.NetNS, "one", 80)
+	r3 := w.Setup(b, pod)
+	w.WantAnswer(w.NodeNS, "tcp", nettest.HostPort(r3.IPs[0], 80), "one", "")
+	w.WantAnswer(w.NodeNS, "tcp", "127.0.0.1:8080", "one", "")
 	// A pod that has been torn down cannot be heard, even if its namespace lives.
-	must(t, b.Teardown(ctx, pod.ID))
-	w.wantNothing(w.nodeNS, "tcp", hostPort(r3.IPs[0], 80))
-	quiet := w.pod("quiet") // a socket of the test would hold the other's namespace
-	w.setup(b, quiet)
-	must(t, b.Teardown(ctx, quiet.ID))
-	must(t, netns.Unpin(filepath.Dir(quiet.NetNS)))
-	eventually(t, "the link goes with its namespace", func() bool { return w.vethCount() == 1 })
+	nettest.Must(t, b.Teardown(ctx, pod.ID))
+	w.WantNothing(w.NodeNS, "tcp", nettest.HostPort(r3.IPs[0], 80))
+	quiet := w.Pod("quiet") // a socket of the test would hold the other's namespace
+	w.Setup(b, quiet)
+	nettest.Must(t, b.Teardown(ctx, quiet.ID))
+	nettest.Must(t, netns.Unpin(filepath.Dir(quiet.NetNS)))
+	nettest.Eventually(t, "the link goes with its namespace", func() bool { return w.vethCount() == 1 })
 }
 
 func TestBadPods(t *testing.T) {
 	w := newWorld(t)
 	b := w.bridge(Options{})
-	ns := w.pin("pod")
+	ns := w.Pin("pod")
 	for name, pod := range map[string]netns.Pod{
 		"path as ID": {ID: "../../../../etc/passwd", NetNS: ns},
 		"short ID":   {ID: "abc", NetNS: ns},
-		"protocol":   {ID: podID("x"), NetNS: ns, Ports: []netns.PortMapping{{Proto: "icmp", HostPort: 1, ContainerPort: 1}}},
-		"port 0":     {ID: podID("x"), NetNS: ns, Ports: []netns.PortMapping{{Proto: "tcp", HostPort: 0, ContainerPort: 1}}},
+		"protocol":   {ID: nettest.PodID("x"), NetNS: ns, Ports: []netns.PortMapping{{Proto: "icmp", HostPort: 1, ContainerPort: 1}}},
+		"port 0":     {ID: nettest.PodID("x"), NetNS: ns, Ports: []netns.PortMapping{{Proto: "tcp", HostPort: 0, ContainerPort: 1}}},
 	} {
 		if _, err := b.Setup(context.Background(), pod); !errors.Is(err, netns.ErrBadPod) {
 			t.Errorf("%s: error %v, want ErrBadPod", name, err)
 		}
 	}
-	_, err := b.Setup(context.Background(), netns.Pod{ID: podID("x"), NetNS: filepath.Join(w.dir, "no-such-namespace")})
+	_, err := b.Setup(context.Background(), netns.Pod{ID: nettest.PodID("x"), NetNS: filepath.Join(w.Dir, "no-such-namespace")})
 	if err == nil {
 		t.Error("Setup in a missing namespace succeeded")
 	}
-	if left := b.ipam.of(podID("x")); len(left) != 0 {
+	if left := b.ipam.of(nettest.PodID("x")); len(left) != 0 {
 		t.Errorf("a failed Setup left addresses %v", left)
 	}
 }
 
 func TestNotReadyBeforeReconcile(t *testing.T) {
 	w := newWorld(t)
-	b, err := New(Options{Node: w.node, StateDir: t.TempDir()})
-	must(t, err)
+	b, err := New(Options{Node: w.Node, StateDir: t.TempDir()})
+	nettest.Must(t, err)
 	defer b.Close()
 	if err := b.Status(context.Background()); !errors.Is(err, netns.ErrNotReady) {
 		t.Errorf("Status before Reconcile: %v", err)
 	}
-	if _, err := b.Setup(context.Background(), w.pod("early")); !errors.Is(err, netns.ErrNotReady) {
+	if _, err := b.Setup(context.Background(), w.Pod("early")); !errors.Is(err, netns.ErrNotReady) {
 		t.Errorf("Setup before Reconcile: %v", err)
 	}
-	must(t, b.Reconcile(context.Background(), nil))
-	must(t, b.Status(context.Background()))
+	nettest.Must(t, b.Reconcile(context.Background(), nil))
+	nettest.Must(t, b.Status(context.Background()))
 }
 
 func TestSubnetsAvoidRoutesOfHostAndNode(t *testing.T) {
@@ -111,13 +112,13 @@ func TestSubnetsAvoidRoutesOfHostAndNode(t *testing.T) {
 	// The host (this very process) has 10.88.0.0/16, the node fd10:88::/64.
 	for ns, routes := range map[string][]string{
 		"":       {"10.88.3.0/24", "10.89.0.0/16"},
-		w.nodeNS: {"10.64.0.0/10", "fd10:88::/60"},
+		w.NodeNS: {"10.64.0.0/10", "fd10:88::/60"},
 	} {
-		must(t, netns.In(ns, func() error { return blackholes(routes, true) }))
+		nettest.Must(t, netns.In(ns, func() error { return blackholes(routes, true) }))
 		defer netns.In(ns, func() error { return blackholes(routes, false) })
 	}
-	b, err := New(Options{Node: w.node, StateDir: t.TempDir()})
-	must(t, err)
+	b, err := New(Options{Node: w.Node, StateDir: t.TempDir()})
+	nettest.Must(t, err)
 	defer b.Close()
 	got := b.Subnets()
 	want := []netip.Prefix{netip.MustParsePrefix("172.30.0.0/16"), netip.MustParsePrefix("fd10:89::/64")}

@@ -142,6 +142,13 @@ func (m *ipam) of(pod string) []netip.Addr {
 	return slices.Clone(m.byPod[pod])
 }
 
+// used returns how many pods have addresses.
+func (m *ipam) used() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.byPod)
+}
+
 // release frees the pod's addresses. Idempotent.
 func (m *ipam) release(pod string) error {
 	m.mu.Lock()

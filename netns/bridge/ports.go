@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// portKey is what only one pod can have: a host port on an address. The
-// unspecified address of a family stands for all of its addresses.
+// portKey is a host port on an address. The unspecified address of a family
+// stands for all of its addresses.
 type portKey struct {
 	proto  string
 	hostIP netip.Addr
@@ -39,21 +39,12 @@ func protoNumber(name string) byte {
 	return 0
 }
 
-// hostIPs returns the addresses that a mapping names, one per family when it
-// names none.
-func hostIPs(m netns.PortMapping) []netip.Addr {
-	if !m.HostIP.IsValid() {
-		return []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
-	}
-	return []netip.Addr{m.HostIP.Unmap().WithZone("")}
-}
-
 // elementsOf returns the entries of a pod. A mapping on an address of a family
 // that the pod lacks has none: addresses are not translated between families.
 func elementsOf(ports []netns.PortMapping, ips []netip.Addr) []element {
 	var out []element
 	for _, m := range ports {
-		for _, host := range hostIPs(m) {
+		for _, host := range m.HostIPs() {
 			i := slices.IndexFunc(ips, func(a netip.Addr) bool { return a.Is4() == host.Is4() })
 			if i < 0 {
 				continue
@@ -67,59 +58,6 @@ func elementsOf(ports []netns.PortMapping, ips []netip.Addr) []element {
 	return out
 }
 
-// forwardsOf returns what the port forwarder has to do for a pod. SCTP is not
-// forwarded from the real host.
-func forwardsOf(ports []netns.PortMapping, ips []netip.Addr) []HostPort {
-	var out []HostPort
-	for _, m := range ports {
-		if m.Proto == "sctp" {
-			continue
-		}
-		target := ips[0]
-		if m.HostIP.IsValid() {
-			i := slices.IndexFunc(ips, func(a netip.Addr) bool { return a.Is4() == m.HostIP.Unmap().Is4() })
-			if i >= 0 {
-				target = ips[i]
-			}
-		}
-		f := HostPort{m.Proto, m.HostIP.Unmap(), m.HostPort, target, m.ContainerPort}
-		if !slices.Contains(out, f) {
-			out = append(out, f)
-		}
-	}
-	return out
-}
-
-// claimPorts gives the pod its host ports, or none and ErrPortTaken.
-func (b *Bridge) claimPorts(podID string, ports []netns.PortMapping) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	var keys []portKey
-	for _, m := range ports {
-		for _, host := range hostIPs(m) {
-			k := portKey{m.Proto, host, m.HostPort}
-			if o := b.ports[k]; o != "" && o != podID {
-				return fmt.Errorf("%w: %s port %d on %s by pod %s", netns.ErrPortTaken, k.proto, k.port, k.hostIP, o)
-			}
-			keys = append(keys, k)
-		}
-	}
-	for _, k := range keys {
-		b.ports[k] = podID
-	}
-	return nil
-}
-
-func (b *Bridge) freePorts(podID string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for k, o := range b.ports {
-		if o == podID {
-			delete(b.ports, k)
-		}
-	}
-}
-
 // publish makes the pod's host ports lead to it, in the node network namespace
 // and on the real host.
 func (b *Bridge) publish(ctx context.Context, pod netns.Pod, ips []netip.Addr, p *podNet) error {
@@ -129,7 +67,7 @@ func (b *Bridge) publish(ctx context.Context, pod netns.Pod, ips []netip.Addr, p
 	if len(ips) == 0 {
 		return fmt.Errorf("%w: host ports for a pod without an address", netns.ErrBadPod)
 	}
-	if err := b.claimPorts(pod.ID, pod.Ports); err != nil {
+	if err := b.claims.Claim(pod); err != nil {
 		return err
 	}
 	// Noted before it is done: whatever happens, unpublish tries to remove it.
@@ -138,10 +76,10 @@ func (b *Bridge) publish(ctx context.Context, pod netns.Pod, ips []netip.Addr, p
 		return err
 	}
 	b.forgetFlows(p.elements)
-	return b.expose(ctx, forwardsOf(pod.Ports, ips), p)
+	return b.expose(ctx, netns.ForwardsOf(pod.Ports, ips), p)
 }
 
-func (b *Bridge) expose(ctx context.Context, ports []HostPort, p *podNet) error {
+func (b *Bridge) expose(ctx context.Context, ports []netns.HostPort, p *podNet) error {
 	if b.forward == nil {
 		return nil
 	}
@@ -176,7 +114,7 @@ func (b *Bridge) unpublish(ctx context.Context, podID string, p *podNet) error {
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("withdraw host ports: %w", err)
 	}
-	b.freePorts(podID)
+	b.claims.Free(podID)
 	return nil
 }
 

@@ -83,10 +83,10 @@ func (b *Bridge) adoptAddresses(pod netns.Pod) error {
 }
 
 // restore enters the live pods that have addresses, and returns what leads to them.
-func (b *Bridge) restore(live []netns.Pod) ([]element, map[*podNet][]HostPort, error) {
+func (b *Bridge) restore(live []netns.Pod) ([]element, map[*podNet][]netns.HostPort, error) {
 	var errs []error
 	var elements []element
-	forwards := map[*podNet][]HostPort{}
+	forwards := map[*podNet][]netns.HostPort{}
 	b.mu.Lock()
 	mtu := b.mtu
 	b.mu.Unlock()
@@ -97,7 +97,7 @@ func (b *Bridge) restore(live []netns.Pod) ([]element, map[*podNet][]HostPort, e
 		}
 		prefixes, err := b.withSubnets(addrs)
 		if err == nil {
-			err = b.claimPorts(pod.ID, pod.Ports)
+			err = b.claims.Claim(pod)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("network of pod %s: %w", pod.ID, err))
@@ -110,7 +110,7 @@ func (b *Bridge) restore(live []netns.Pod) ([]element, map[*podNet][]HostPort, e
 			p.result = &result
 			p.elements = elementsOf(pod.Ports, addrs)
 			elements = append(elements, p.elements...)
-			forwards[p] = forwardsOf(pod.Ports, addrs)
+			forwards[p] = netns.ForwardsOf(pod.Ports, addrs)
 		}
 		p.mu.Unlock()
 	}
@@ -147,15 +147,11 @@ func (b *Bridge) intact(pod netns.Pod, want []netip.Addr) bool {
 	return err == nil && !slices.ContainsFunc(want, missing)
 }
 
-func (b *Bridge) restoreForwards(ctx context.Context, forwards map[*podNet][]HostPort) error {
+func (b *Bridge) restoreForwards(ctx context.Context, forwards map[*podNet][]netns.HostPort) error {
 	if b.forward == nil {
 		return nil
 	}
-	var all []HostPort
-	for _, f := range forwards {
-		all = append(all, f...)
-	}
-	errs := []error{b.forward.Keep(ctx, all)}
+	var errs []error
 	for p, f := range forwards {
 		p.mu.Lock()
 		errs = append(errs, b.expose(ctx, f, p))

@@ -15,18 +15,19 @@ import (
 	"testing"
 
 	"github.com/subpod/subpod/netns"
+	"github.com/subpod/subpod/tests/nettest"
 )
 
 // claims lists the address claims on disk: address → pod.
 func (w *world) claims() map[string]string {
-	w.t.Helper()
-	dir := filepath.Join(w.dir, "state", "addresses")
+	w.T.Helper()
+	dir := filepath.Join(w.Dir, "state", "addresses")
 	entries, err := os.ReadDir(dir)
-	must(w.t, err)
+	nettest.Must(w.T, err)
 	out := map[string]string{}
 	for _, e := range entries {
 		out[e.Name()], err = os.Readlink(filepath.Join(dir, e.Name()))
-		must(w.t, err)
+		nettest.Must(w.T, err)
 	}
 	return out
 }
@@ -34,19 +35,19 @@ func (w *world) claims() map[string]string {
 func TestServerRestart(t *testing.T) {
 	w := newWorld(t)
 	b := w.bridge(Options{})
-	live := w.pod("live", netns.PortMapping{Proto: "tcp", HostPort: 8080, ContainerPort: 80})
-	dead := w.pod("dead", netns.PortMapping{Proto: "tcp", HostPort: 8081, ContainerPort: 80})
-	r := w.setup(b, live)
-	w.setup(b, dead)
-	w.serve(live.NetNS, "live", 80)
-	conn, err := netns.DialIn(context.Background(), w.outside, "udp", "192.0.2.2:1")
-	must(t, err)
+	live := w.Pod("live", netns.PortMapping{Proto: "tcp", HostPort: 8080, ContainerPort: 80})
+	dead := w.Pod("dead", netns.PortMapping{Proto: "tcp", HostPort: 8081, ContainerPort: 80})
+	r := w.Setup(b, live)
+	w.Setup(b, dead)
+	w.Serve(live.NetNS, "live", 80)
+	conn, err := netns.DialIn(context.Background(), w.Outside, "udp", "192.0.2.2:1")
+	nettest.Must(t, err)
 	conn.Close()
 
 	// The server is killed, the node lives. While it is away, somebody flushes the
 	// rules and takes the pod's link out of the bridge.
 	rules := w.nft()
-	must(t, w.node.Do(func() error {
+	nettest.Must(t, w.Node.Do(func() error {
 		out, err := exec.Command("nft", "flush", "ruleset").CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("%w: %s", err, out)
@@ -58,10 +59,10 @@ func TestServerRestart(t *testing.T) {
 		t.Errorf("Status without rules: %v", err)
 	}
 	b2 := w.bridge(Options{}, live)
-	must(t, b2.Status(context.Background()))
-	w.wantAnswer(w.nodeNS, "tcp", "127.0.0.1:8080", "live", "")
-	w.wantAnswer(w.outside, "tcp", "192.0.2.2:8080", "live", "192.0.2.1")
-	if got := w.setup(b2, live); fmt.Sprint(got) != fmt.Sprint(r) {
+	nettest.Must(t, b2.Status(context.Background()))
+	w.WantAnswer(w.NodeNS, "tcp", "127.0.0.1:8080", "live", "")
+	w.WantAnswer(w.Outside, "tcp", "192.0.2.2:8080", "live", "192.0.2.1")
+	if got := w.Setup(b2, live); fmt.Sprint(got) != fmt.Sprint(r) {
 		t.Errorf("Setup after the restart gave %+v, before %+v", got, r)
 	}
 	for addr, pod := range w.claims() {
@@ -76,7 +77,7 @@ func TestServerRestart(t *testing.T) {
 		t.Errorf("rules after the restart:\n%s", now)
 	}
 	// New pods do not get a live pod's address or port.
-	next := w.pod("next", netns.PortMapping{Proto: "tcp", HostPort: 8080, ContainerPort: 80})
+	next := w.Pod("next", netns.PortMapping{Proto: "tcp", HostPort: 8080, ContainerPort: 80})
 	if _, err := b2.Setup(context.Background(), next); !errors.Is(err, netns.ErrPortTaken) {
 		t.Errorf("port of a pod from before the restart: %v, want ErrPortTaken", err)
 	}
@@ -84,9 +85,9 @@ func TestServerRestart(t *testing.T) {
 
 func TestLostClaimsAreReadFromThePod(t *testing.T) {
 	w := newWorld(t)
-	pod := w.pod("one")
-	r := w.setup(w.bridge(Options{}), pod)
-	must(t, os.RemoveAll(filepath.Join(w.dir, "state")))
+	pod := w.Pod("one")
+	r := w.Setup(w.bridge(Options{}), pod)
+	nettest.Must(t, os.RemoveAll(filepath.Join(w.Dir, "state")))
 	b := w.bridge(Options{}, pod)
 	if got := b.ipam.of(pod.ID); !slices.Equal(got, r.IPs) {
 		t.Errorf("addresses %v, the pod uses %v", got, r.IPs)
@@ -95,19 +96,19 @@ func TestLostClaimsAreReadFromThePod(t *testing.T) {
 
 func TestNodeReboot(t *testing.T) {
 	w := newWorld(t)
-	w.setup(w.bridge(Options{}), w.pod("old"))
+	w.Setup(w.bridge(Options{}), w.Pod("old"))
 	fresh := newWorld(t)
-	must(t, os.RemoveAll(filepath.Join(fresh.dir, "state")))
-	must(t, os.Rename(filepath.Join(w.dir, "state"), filepath.Join(fresh.dir, "state")))
+	nettest.Must(t, os.RemoveAll(filepath.Join(fresh.Dir, "state")))
+	nettest.Must(t, os.Rename(filepath.Join(w.Dir, "state"), filepath.Join(fresh.Dir, "state")))
 	b := fresh.bridge(Options{})
-	must(t, b.Status(context.Background()))
+	nettest.Must(t, b.Status(context.Background()))
 	if c := fresh.claims(); len(c) != 0 {
 		t.Errorf("claims of pods that died with the node: %v", c)
 	}
-	pod := fresh.pod("new")
-	fresh.setup(b, pod)
-	fresh.serve(fresh.outside, "outside", 80)
-	fresh.wantAnswer(pod.NetNS, "tcp", "192.0.2.1:80", "outside", "192.0.2.2")
+	pod := fresh.Pod("new")
+	fresh.Setup(b, pod)
+	fresh.Serve(fresh.Outside, "outside", 80)
+	fresh.WantAnswer(pod.NetNS, "tcp", "192.0.2.1:80", "outside", "192.0.2.2")
 }
 
 // A crash may come after any step of Setup. Whatever was made by then, Reconcile
@@ -119,7 +120,7 @@ func TestCrashAtEveryStep(t *testing.T) {
 			t.Run(fmt.Sprintf("%d steps, then %s", steps, then), func(t *testing.T) {
 				w := newWorld(t)
 				b := w.bridge(Options{})
-				pod := w.pod("one", ports...)
+				pod := w.Pod("one", ports...)
 				partialSetup(t, b, pod, steps)
 				live := []netns.Pod{pod}
 				if then == "Reconcile" {
@@ -128,12 +129,12 @@ func TestCrashAtEveryStep(t *testing.T) {
 				b = w.bridge(Options{}, live...)
 				switch then {
 				case "Setup":
-					w.setup(b, pod)
-					w.serve(pod.NetNS, "one", 80)
-					w.wantAnswer(w.nodeNS, "tcp", "127.0.0.1:8080", "one", "")
-					must(t, b.Teardown(context.Background(), pod.ID))
+					w.Setup(b, pod)
+					w.Serve(pod.NetNS, "one", 80)
+					w.WantAnswer(w.NodeNS, "tcp", "127.0.0.1:8080", "one", "")
+					nettest.Must(t, b.Teardown(context.Background(), pod.ID))
 				case "Teardown":
-					must(t, b.Teardown(context.Background(), pod.ID))
+					nettest.Must(t, b.Teardown(context.Background(), pod.ID))
 				}
 				if c := w.claims(); len(c) != 0 {
 					t.Errorf("claims are left: %v", c)
@@ -149,20 +150,20 @@ func TestCrashAtEveryStep(t *testing.T) {
 // partialSetup does the first steps of Setup and forgets about them.
 func partialSetup(t *testing.T, b *Bridge, pod netns.Pod, steps int) {
 	if steps == 0 { // killed between the claims of two families
-		must(t, os.Symlink(pod.ID, filepath.Join(b.ipam.dir, addrAt(b.current[0], 77).String())))
+		nettest.Must(t, os.Symlink(pod.ID, filepath.Join(b.ipam.dir, addrAt(b.current[0], 77).String())))
 		return
 	}
 	addrs, err := b.ipam.claim(pod.ID, b.current)
-	must(t, err)
+	nettest.Must(t, err)
 	prefixes, err := b.withSubnets(addrs)
-	must(t, err)
+	nettest.Must(t, err)
 	if steps > 1 {
-		must(t, b.attach(pod, b.ifindex, b.mtu, macOf(addrs[0])))
+		nettest.Must(t, b.attach(pod, b.ifindex, b.mtu, macOf(addrs[0])))
 	}
 	if steps > 2 {
 		_, err := b.address(pod.NetNS, prefixes, 0, b.mtu)
-		must(t, err)
-		must(t, b.rules.add(elementsOf(pod.Ports, addrs)))
+		nettest.Must(t, err)
+		nettest.Must(t, b.rules.add(elementsOf(pod.Ports, addrs)))
 	}
 }
 
@@ -170,29 +171,29 @@ func TestSetPodCIDR(t *testing.T) {
 	w := newWorld(t)
 	b := w.bridge(Options{})
 	ctx := context.Background()
-	old := w.pod("old")
-	r := w.setup(b, old)
+	old := w.Pod("old")
+	r := w.Setup(b, old)
 	cidr := []netip.Prefix{netip.MustParsePrefix("fd00:10:244::/64"), netip.MustParsePrefix("10.244.3.0/24")}
-	must(t, b.SetPodCIDR(ctx, cidr))
-	must(t, b.SetPodCIDR(ctx, nil)) // kubelet without a pod CIDR says so
-	fresh := w.pod("fresh")
-	r2 := w.setup(b, fresh)
+	nettest.Must(t, b.SetPodCIDR(ctx, cidr))
+	nettest.Must(t, b.SetPodCIDR(ctx, nil)) // kubelet without a pod CIDR says so
+	fresh := w.Pod("fresh")
+	r2 := w.Setup(b, fresh)
 	if !cidr[1].Contains(r2.IPs[0]) || !cidr[0].Contains(r2.IPs[1]) {
 		t.Errorf("addresses %v, want in %v", r2.IPs, cidr)
 	}
-	w.serve(old.NetNS, "old", 80)
-	w.serve(w.outside, "outside", 80)
+	w.Serve(old.NetNS, "old", 80)
+	w.Serve(w.Outside, "outside", 80)
 	check := func() {
 		t.Helper()
-		w.wantAnswer(fresh.NetNS, "tcp", hostPort(r.IPs[0], 80), "old", "")
-		w.wantAnswer(old.NetNS, "tcp", "192.0.2.1:80", "outside", "192.0.2.2")
-		w.wantAnswer(fresh.NetNS, "tcp", "192.0.2.1:80", "outside", "192.0.2.2")
+		w.WantAnswer(fresh.NetNS, "tcp", nettest.HostPort(r.IPs[0], 80), "old", "")
+		w.WantAnswer(old.NetNS, "tcp", "192.0.2.1:80", "outside", "192.0.2.2")
+		w.WantAnswer(fresh.NetNS, "tcp", "192.0.2.1:80", "outside", "192.0.2.2")
 	}
 	check()
 	b = w.bridge(Options{}, old, fresh) // the CIDR is remembered, the old subnet still served
 	check()
-	third := w.pod("third")
-	if r3 := w.setup(b, third); !cidr[1].Contains(r3.IPs[0]) {
+	third := w.Pod("third")
+	if r3 := w.Setup(b, third); !cidr[1].Contains(r3.IPs[0]) {
 		t.Errorf("after a restart address %v, want in %v", r3.IPs, cidr)
 	}
 	b = w.bridge(Options{}, fresh, third)
@@ -212,26 +213,26 @@ func TestSubnetRunsOut(t *testing.T) {
 	var last netns.Pod
 	seen := map[netip.Addr]bool{}
 	for i := range 5 { // of 8: network, gateway, broadcast
-		last = w.pod(fmt.Sprint(i))
-		r := w.setup(b, last)
+		last = w.Pod(fmt.Sprint(i))
+		r := w.Setup(b, last)
 		if len(r.IPs) != 1 || seen[r.IPs[0]] {
 			t.Fatalf("addresses %v after %v", r.IPs, seen)
 		}
 		seen[r.IPs[0]] = true
 	}
-	if _, err := b.Setup(context.Background(), w.pod("too many")); !errors.Is(err, netns.ErrNoAddress) {
+	if _, err := b.Setup(context.Background(), w.Pod("too many")); !errors.Is(err, netns.ErrNoAddress) {
 		t.Errorf("error %v, want ErrNoAddress", err)
 	}
-	must(t, b.Teardown(context.Background(), last.ID))
-	w.setup(b, w.pod("again"))
+	nettest.Must(t, b.Teardown(context.Background(), last.ID))
+	w.Setup(b, w.Pod("again"))
 }
 
 func TestPodWithoutIPv6(t *testing.T) {
 	w := newWorld(t)
 	b := w.bridge(Options{})
-	pod := w.pod("one")
-	must(t, netns.ApplySysctls(pod.NetNS, map[string]string{"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv6.conf.default.disable_ipv6": "1"}))
-	if r := w.setup(b, pod); len(r.IPs) != 1 || !r.IPs[0].Is4() || len(r.Gateways) != 1 {
+	pod := w.Pod("one")
+	nettest.Must(t, netns.ApplySysctls(pod.NetNS, map[string]string{"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv6.conf.default.disable_ipv6": "1"}))
+	if r := w.Setup(b, pod); len(r.IPs) != 1 || !r.IPs[0].Is4() || len(r.Gateways) != 1 {
 		t.Errorf("result %+v, want IPv4 only", r)
 	}
 }
@@ -246,8 +247,8 @@ func TestClaimsSurviveKill(t *testing.T) {
 		cmd := exec.Command("/proc/self/exe", "-test.run=^TestClaimForever$")
 		cmd.Env = append(os.Environ(), "CLAIM_DIR="+dir, fmt.Sprint("CLAIM_ROUND=", round))
 		out, err := cmd.StdoutPipe()
-		must(t, err)
-		must(t, cmd.Start())
+		nettest.Must(t, err)
+		nettest.Must(t, cmd.Start())
 		lines := bufio.NewScanner(out)
 		for range 100 + 37*round {
 			if !lines.Scan() {
@@ -261,17 +262,17 @@ func TestClaimsSurviveKill(t *testing.T) {
 				reported[a] = f[0]
 			}
 		}
-		must(t, cmd.Process.Kill())
+		nettest.Must(t, cmd.Process.Kill())
 		_ = cmd.Wait()
 		// What it told between the last line read and the kill.
 		m, err := openIPAM(dir)
-		must(t, err)
+		nettest.Must(t, err)
 		for a, pod := range m.owner {
 			reported[a.String()] = pod
 		}
 	}
 	m, err := openIPAM(dir)
-	must(t, err)
+	nettest.Must(t, err)
 	for a, pod := range reported {
 		if got := m.owner[netip.MustParseAddr(a)]; got != pod {
 			t.Errorf("%s belongs to %q, was given to %q", a, got, pod)
@@ -283,7 +284,7 @@ func TestClaimsSurviveKill(t *testing.T) {
 			t.Errorf("claim of %s: %v, %v", pod, addrs, err)
 		}
 	}
-	must(t, m.releaseAllBut(nil))
+	nettest.Must(t, m.releaseAllBut(nil))
 	if left, _ := os.ReadDir(dir); len(left) != 0 {
 		t.Errorf("%d claims are left", len(left))
 	}
@@ -296,11 +297,11 @@ func TestClaimForever(t *testing.T) {
 		t.Skip("runs only as the child of TestClaimsSurviveKill")
 	}
 	m, err := openIPAM(dir)
-	must(t, err)
+	nettest.Must(t, err)
 	for i := 0; ; i++ {
 		pod := fmt.Sprint("pod-", os.Getenv("CLAIM_ROUND"), "-", i)
 		addrs, err := m.claim(pod, []netip.Prefix{netip.MustParsePrefix("10.9.0.0/20"), netip.MustParsePrefix("fd09::/64")})
-		must(t, err)
+		nettest.Must(t, err)
 		if _, err := fmt.Println(pod, addrs[0], addrs[1]); err != nil {
 			os.Exit(1)
 		}
@@ -335,22 +336,22 @@ func TestEightTimesHundredPods(t *testing.T) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.pods) != 0 || len(b.ports) != 0 {
-		t.Errorf("%d pods and %d ports are left in memory", len(b.pods), len(b.ports))
+	if len(b.pods) != 0 {
+		t.Errorf("%d pods are left in memory", len(b.pods))
 	}
-	eventually(t, "all links go with their namespaces", func() bool { return w.vethCount() == 0 })
-	if left, _ := os.ReadDir(filepath.Join(w.dir, "pods")); len(left) != 0 {
+	nettest.Eventually(t, "all links go with their namespaces", func() bool { return w.vethCount() == 0 })
+	if left, _ := os.ReadDir(filepath.Join(w.Dir, "pods")); len(left) != 0 {
 		t.Errorf("%d pin directories are left", len(left))
 	}
 }
 
 func oneLife(ctx context.Context, w *world, b *Bridge, name string, port uint16, mu *sync.Mutex, inUse map[netip.Addr]string) error {
-	dir := filepath.Join(w.dir, "pods", name)
+	dir := filepath.Join(w.Dir, "pods", name)
 	pins, err := netns.Pin(ctx, netns.PinSpec{Dir: dir, Net: true, IPC: true, UTS: true, Hostname: name})
 	if err != nil {
 		return err
 	}
-	pod := netns.Pod{ID: podID(name), NetNS: pins.Net, Ports: []netns.PortMapping{{Proto: "tcp", HostPort: port, ContainerPort: 80}}}
+	pod := netns.Pod{ID: nettest.PodID(name), NetNS: pins.Net, Ports: []netns.PortMapping{{Proto: "tcp", HostPort: port, ContainerPort: 80}}}
 	r, err := b.Setup(ctx, pod)
 	if err != nil {
 		return err
@@ -377,13 +378,13 @@ func oneLife(ctx context.Context, w *world, b *Bridge, name string, port uint16,
 func TestBandwidth(t *testing.T) {
 	w := newWorld(t)
 	b := w.bridge(Options{})
-	pod := w.pod("slow")
+	pod := w.Pod("slow")
 	pod.IngressRate, pod.EgressRate = 80_000_000, 40_000_000 // 10 and 5 MB/s
-	r := w.setup(b, pod)
+	r := w.Setup(b, pod)
 	for _, x := range []struct {
 		from, to, addr string
 		rate           float64
-	}{{w.nodeNS, pod.NetNS, r.IPs[0].String(), 10e6}, {pod.NetNS, w.nodeNS, r.Gateways[0].String(), 5e6}} {
+	}{{w.NodeNS, pod.NetNS, r.IPs[0].String(), 10e6}, {pod.NetNS, w.NodeNS, r.Gateways[0].String(), 5e6}} {
 		got := throughput(t, x.from, x.to, x.addr)
 		if got > x.rate*1.25 || got < x.rate*0.5 {
 			t.Errorf("%.1f MB/s to %s, limited to %.1f", got/1e6, x.addr, x.rate/1e6)

@@ -9,17 +9,18 @@ import (
 	"testing"
 
 	"github.com/subpod/subpod/netns"
+	"github.com/subpod/subpod/tests/nettest"
 )
 
 // nft returns the table as nft(8) prints it.
 func (w *world) nft() string {
-	w.t.Helper()
+	w.T.Helper()
 	nft, err := exec.LookPath("nft")
 	if err != nil {
-		w.t.Skip("nft(8) is not installed: it renders the rules for comparison")
+		w.T.Skip("nft(8) is not installed: it renders the rules for comparison")
 	}
 	var out []byte
-	must(w.t, netns.In(w.nodeNS, func() (err error) {
+	nettest.Must(w.T, netns.In(w.NodeNS, func() (err error) {
 		out, err = exec.Command(nft, "list", "table", "inet", tableName).CombinedOutput()
 		return err
 	}))
@@ -37,21 +38,21 @@ func TestRulesGolden(t *testing.T) {
 	w := newWorld(t)
 	b := w.bridge(Options{Subnets: []netip.Prefix{netip.MustParsePrefix("10.88.0.0/16"), netip.MustParsePrefix("fd10:88::/64")}})
 	empty := w.nft()
-	pod := w.pod("one",
+	pod := w.Pod("one",
 		netns.PortMapping{Proto: "tcp", HostPort: 8080, ContainerPort: 80},
 		netns.PortMapping{Proto: "udp", HostIP: netip.MustParseAddr("127.0.0.1"), HostPort: 53, ContainerPort: 53},
 		netns.PortMapping{Proto: "sctp", HostIP: netip.MustParseAddr("2001:db8::2"), HostPort: 9999, ContainerPort: 9})
-	w.setup(b, pod)
+	w.Setup(b, pod)
 	got := w.nft()
 	want, err := os.ReadFile("testdata/rules.nft")
-	must(t, err)
+	nettest.Must(t, err)
 	if !bytes.Equal([]byte(got), want) {
 		t.Errorf("rules differ from testdata/rules.nft; they are now:\n%s", got)
 	}
-	must(t, b.Teardown(context.Background(), pod.ID))
+	nettest.Must(t, b.Teardown(context.Background(), pod.ID))
 	if after := w.nft(); after != empty {
 		t.Errorf("Teardown left rules:\n%s", after)
 	}
 	// Elements that are gone already are no error.
-	must(t, b.rules.remove(elementsOf(pod.Ports, []netip.Addr{netip.MustParseAddr("10.88.0.2"), netip.MustParseAddr("fd10:88::2")})))
+	nettest.Must(t, b.rules.remove(elementsOf(pod.Ports, []netip.Addr{netip.MustParseAddr("10.88.0.2"), netip.MustParseAddr("fd10:88::2")})))
 }

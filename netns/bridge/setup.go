@@ -33,7 +33,7 @@ func (b *Bridge) Setup(ctx context.Context, pod netns.Pod) (netns.Result, error)
 	if err != nil {
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer cancel()
-		return netns.Result{}, errors.Join(fmt.Errorf("network of pod %s: %w", pod.ID, err), b.disconnect(undo, pod.ID, p))
+		return netns.Result{}, errors.Join(fmt.Errorf("network of pod %s: %w", pod, err), b.disconnect(undo, pod.ID, p))
 	}
 	p.result = &result
 	return result, nil
@@ -106,15 +106,7 @@ func checkPod(pod netns.Pod) error {
 	if len(pod.ID) < 13 || strings.Trim(pod.ID, "0123456789abcdefghijklmnopqrstuvwxyz-") != "" {
 		return fmt.Errorf("%w: ID %q: want at least 13 lower-case letters and digits", netns.ErrBadPod, pod.ID)
 	}
-	for _, m := range pod.Ports {
-		if protoNumber(m.Proto) == 0 {
-			return fmt.Errorf("%w: port mapping: unknown protocol %q, want tcp, udp or sctp", netns.ErrBadPod, m.Proto)
-		}
-		if m.HostPort == 0 || m.ContainerPort == 0 {
-			return fmt.Errorf("%w: port mapping %s %d to %d: ports are 1 to 65535", netns.ErrBadPod, m.Proto, m.HostPort, m.ContainerPort)
-		}
-	}
-	return nil
+	return netns.CheckPorts(pod.Ports)
 }
 
 // Teardown implements netns.Network. The node's end of the link is only silenced:

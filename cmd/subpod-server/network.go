@@ -1,0 +1,49 @@
+package main
+
+import (
+	"log/slog"
+	"path/filepath"
+
+	"github.com/subpod/subpod/netns"
+	"github.com/subpod/subpod/netns/auto"
+	"github.com/subpod/subpod/netns/bridge"
+	"github.com/subpod/subpod/netns/cni"
+	"github.com/subpod/subpod/pkg/config"
+	"github.com/subpod/subpod/rootless"
+)
+
+// newNetwork is what network.backend asks for, or nothing where pods have no
+// network of their own.
+func newNetwork(cfg *config.Config, node *rootless.Node, nodeNet *netns.Node, ports *portForwarder) (netns.Network, error) {
+	if node.Uplink == rootless.UplinkHost {
+		return netns.HostNetwork{}, nil
+	}
+	dir := filepath.Join(cfg.Daemon.DataDir, "net")
+	newBridge := func() (*bridge.Bridge, error) {
+		return bridge.New(bridge.Options{
+			Node: nodeNet, StateDir: dir, Ports: ports.network(), Log: slog.Default(),
+			Subnets: cfg.Network.Subnets, Name: cfg.Network.Bridge, MTU: cfg.Network.MTU,
+		})
+	}
+	newCNI := func() (*cni.Network, error) {
+		return cni.New(cni.Options{
+			Node: nodeNet, StateDir: filepath.Join(dir, "cni"), Ports: ports.network(), Log: slog.Default(),
+			ConfDirs: cfg.Network.CNIConfDirs, BinDirs: cfg.Network.CNIBinDirs,
+		})
+	}
+	switch cfg.Network.Backend {
+	case "bridge":
+		return newBridge()
+	case "cni":
+		return newCNI()
+	}
+	b, err := newBridge()
+	if err != nil {
+		return nil, err
+	}
+	c, err := newCNI()
+	if err != nil {
+		return nil, err
+	}
+	return auto.New(c, b, slog.Default()), nil
+}

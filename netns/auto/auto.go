@@ -1,0 +1,143 @@
+// Package auto is the pod network that the CNI configuration directories decide on,
+// pod by pod: by CNI plugins while there is a configuration, else the built-in
+// bridge. A cluster's network is often installed by pods that run before it.
+package auto
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+
+	"github.com/subpod/subpod/netns"
+	"github.com/subpod/subpod/netns/bridge"
+	"github.com/subpod/subpod/netns/cni"
+)
+
+// Network implements netns.Network.
+type Network struct {
+	cni    *cni.Network
+	bridge *bridge.Bridge
+	log    *slog.Logger
+
+	mu       sync.Mutex
+	inUse    string // the configuration that was used last, "" the bridge
+	said     bool
+	bridged  bool            // the bridge is made
+	onBridge map[string]bool // pods
+}
+
+var _ netns.Network = (*Network)(nil)
+
+// New combines the two.
+func New(c *cni.Network, b *bridge.Bridge, log *slog.Logger) *Network {
+	return &Network{cni: c, bridge: b, log: log, onBridge: map[string]bool{}}
+}
+
+// current returns the network of pods made now. The bridge is made when it is
+// needed first: its subnet may be that of the configured network.
+func (n *Network) current(ctx context.Context) (netns.Network, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	conf := n.cni.Configured()
+	if conf != n.inUse || !n.said {
+		n.said, n.inUse = true, conf
+		if conf != "" {
+			n.log.Info("pods are connected by CNI plugins", "configuration", conf)
+		} else {
+			n.log.Info("pods are connected by the built-in bridge: there is no CNI configuration")
+		}
+	}
+	if conf != "" {
+		return n.cni, nil
+	}
+	if !n.bridged {
+		if err := n.bridge.Reconcile(ctx, nil); err != nil {
+			return nil, fmt.Errorf("%w: %w", netns.ErrNotReady, err)
+		}
+		n.bridged = true
+	}
+	return n.bridge, nil
+}
+
+// Setup implements netns.Network.
+func (n *Network) Setup(ctx context.Context, pod netns.Pod) (netns.Result, error) {
+	n.mu.Lock()
+	bridged := n.onBridge[pod.ID]
+	n.mu.Unlock()
+	if bridged {
+		return n.bridge.Setup(ctx, pod)
+	}
+	if has, err := n.cni.Has(pod.ID); err != nil || has {
+		if err != nil {
+			return netns.Result{}, err
+		}
+		return n.cni.Setup(ctx, pod)
+	}
+	now, err := n.current(ctx)
+	if err != nil {
+		return netns.Result{}, err
+	}
+	if now == netns.Network(n.bridge) {
+		n.mu.Lock()
+		n.onBridge[pod.ID] = true
+		n.mu.Unlock()
+	}
+	return now.Setup(ctx, pod)
+}
+
+// Teardown implements netns.Network.
+func (n *Network) Teardown(ctx context.Context, podID string) error {
+	err := errors.Join(n.cni.Teardown(ctx, podID), n.bridge.Teardown(ctx, podID))
+	if err == nil {
+		n.mu.Lock()
+		delete(n.onBridge, podID)
+		n.mu.Unlock()
+	}
+	return err
+}
+
+// Status implements netns.Network.
+func (n *Network) Status(ctx context.Context) error {
+	now, err := n.current(ctx)
+	if err != nil {
+		return err
+	}
+	return now.Status(ctx)
+}
+
+// Reconcile implements netns.Network.
+func (n *Network) Reconcile(ctx context.Context, live []netns.Pod) error {
+	var byCNI, byBridge []netns.Pod
+	for _, pod := range live {
+		has, err := n.cni.Has(pod.ID)
+		if err != nil {
+			return err
+		}
+		if has {
+			byCNI = append(byCNI, pod)
+		} else {
+			byBridge = append(byBridge, pod)
+		}
+	}
+	errs := []error{n.cni.Reconcile(ctx, byCNI)}
+	if n.cni.Configured() == "" || len(byBridge) > 0 || n.bridge.InUse() {
+		err := n.bridge.Reconcile(ctx, byBridge)
+		errs = append(errs, err)
+		n.mu.Lock()
+		n.bridged = err == nil || n.bridge.Status(ctx) == nil
+		for _, pod := range byBridge {
+			n.onBridge[pod.ID] = true
+		}
+		n.mu.Unlock()
+	}
+	_, err := n.current(ctx)
+	return errors.Join(append(errs, err)...)
+}
+
+// SetPodCIDR implements netns.Network.
+func (n *Network) SetPodCIDR(ctx context.Context, cidrs []netip.Prefix) error {
+	return errors.Join(n.cni.SetPodCIDR(ctx, cidrs), n.bridge.SetPodCIDR(ctx, cidrs))
+}

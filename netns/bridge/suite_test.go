@@ -1,0 +1,18 @@
+package bridge
+
+import (
+	"path/filepath"
+	"testing"
+
+	"github.com/subpod/subpod/netns"
+	"github.com/subpod/subpod/tests/nettest"
+)
+
+func TestConformance(t *testing.T) {
+	nettest.Suite(t, func(t testing.TB, o nettest.Options) netns.Network {
+		b, err := New(Options{Node: o.World.Node, StateDir: filepath.Join(o.World.Dir, "state"), Subnets: o.Subnets, Ports: o.Ports})
+		nettest.Must(t, err)
+		t.Cleanup(func() { b.Close() })
+		return b
+	})
+}
