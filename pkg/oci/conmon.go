@@ -120,9 +120,22 @@ func (e *Executor) startConmon(rt *runtime, s CreateSpec) (_ *conmonStart, err e
 // exists. It fills in f.Conmon and f.Init as soon as each is known, also when
 // it returns an error.
 func (c *conmonStart) create(ctx context.Context, rt *runtime, bundle string, f *Facts) error {
-	_, err := c.start.Write([]byte{0})
+	_, writeErr := c.start.Write([]byte{0})
+	stop := context.AfterFunc(ctx, func() { _ = c.cmd.Process.Kill() })
 	// The first process ends as soon as conmon has daemonized.
-	if err = errors.Join(err, c.cmd.Wait()); err != nil {
+	err := c.cmd.Wait()
+	stop()
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err == nil {
+		err = writeErr
+	}
+	if err != nil {
+		// It may have daemonized nevertheless.
+		if pid, pidErr := readPID(filepath.Join(bundle, conmonPIDFile)); pidErr == nil {
+			f.Conmon, _ = proc.Identify(pid)
+		}
 		return fmt.Errorf("start %s: %w: %s", c.cmd.Path, err, strings.TrimSpace(c.words.String()))
 	}
 	pid, err := readPID(filepath.Join(bundle, conmonPIDFile))

@@ -41,6 +41,9 @@ func (r *Runtime) CreateContainer(ctx context.Context, podID string, cfg *runtim
 	if p.Status.Phase != state.PodReady {
 		return "", fmt.Errorf("%w: pod sandbox %s is not ready", ErrWrongState, p.ID)
 	}
+	if reason := r.broken(p); reason != "" {
+		return "", errors.Join(fmt.Errorf("%w: pod sandbox %s can hold no more containers: %s", ErrWrongState, p.ID, reason), r.losePod(ctx, p, reason))
+	}
 	id := newID()
 	name := containerName(p.ID, cfg.Metadata)
 	existing, settle, err := r.ctrNames.claim(ctx, name, id)

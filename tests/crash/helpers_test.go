@@ -83,7 +83,7 @@ func TestHelpersFail(t *testing.T) {
 				p := r.newPod(sleeper)
 				r.must("run", p.run(t.Context()))
 				order(program, what)
-				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 				defer cancel()
 				begin := time.Now()
 				err := p.create(ctx)
@@ -92,8 +92,8 @@ func TestHelpersFail(t *testing.T) {
 				switch {
 				case err == nil && what != "late": // what has done its work may pass
 					t.Errorf("CreateContainer succeeded although %s was to %s", program, what)
-				case what == "hang" && took > 6*time.Second:
-					t.Errorf("CreateContainer took %v with a deadline of 3 s", took)
+				case what == "hang" && took > 3*time.Second:
+					t.Errorf("CreateContainer took %v with a deadline of 1 s", took)
 				case what == "fail" && !strings.Contains(err.Error(), "on purpose"):
 					t.Errorf("the error does not carry what %s said: %v", program, err)
 				}
@@ -197,6 +197,11 @@ func TestKeeperKilled(t *testing.T) {
 		t.Error("a container was created in a PID namespace that is dead")
 	} else {
 		t.Logf("create: %v", err)
+	}
+	// So that a kubelet makes another one.
+	resp, err := r.cri.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: p.podID})
+	if err != nil || resp.Status.State != runtimeapi.PodSandboxState_SANDBOX_NOTREADY {
+		t.Errorf("the pod sandbox without its keeper: %v, %v", resp.GetStatus().GetState(), err)
 	}
 	r.must("remove", p.removePod(ctx))
 	r.must("all is gone", r.settled(before))
