@@ -91,7 +91,22 @@ func (s *Service) ExecSync(ctx context.Context, req *runtimeapi.ExecSyncRequest)
 	if err != nil {
 		return nil, err
 	}
-	return &runtimeapi.ExecSyncResponse{Stdout: result.Stdout, Stderr: result.Stderr, ExitCode: result.ExitCode}, nil
+	stdout, stderr := fit(result.Stdout, result.Stderr)
+	return &runtimeapi.ExecSyncResponse{Stdout: stdout, Stderr: stderr, ExitCode: result.ExitCode}, nil
+}
+
+// maxOutput is what is left for output in one message.
+const maxOutput = maxMessage - 1<<10
+
+// fit cuts the output of an ExecSync to what one message holds, and what is the
+// larger of the two first: more than that the client could not receive at all.
+func fit(stdout, stderr []byte) ([]byte, []byte) {
+	if len(stdout)+len(stderr) <= maxOutput {
+		return stdout, stderr
+	}
+	small := min(len(stdout), len(stderr), maxOutput/2)
+	large := maxOutput - small
+	return stdout[:min(len(stdout), large)], stderr[:min(len(stderr), large)]
 }
 
 // Exec returns the URL where a command in a container can be streamed.

@@ -77,10 +77,14 @@ func (s *Service) PortForward(_ context.Context, req *runtimeapi.PortForwardRequ
 	return &runtimeapi.PortForwardResponse{Url: url}, nil
 }
 
-// GetContainerEvents sends the events from now on (KEP-3386).
+// GetContainerEvents sends the events from the response's header on (KEP-3386).
 func (s *Service) GetContainerEvents(_ *runtimeapi.GetEventsRequest, out grpc.ServerStreamingServer[runtimeapi.ContainerEventResponse]) error {
 	sub := s.Events.Subscribe()
 	defer sub.Close()
+	// The header tells the client that it misses nothing from here on.
+	if err := out.SendHeader(nil); err != nil {
+		return err
+	}
 	for {
 		event, err := sub.Next(out.Context())
 		if err != nil {

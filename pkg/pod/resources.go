@@ -40,7 +40,7 @@ func (r *Runtime) UpdateContainer(ctx context.Context, id string, change *runtim
 	for _, w := range warnings {
 		r.Log.Warn("part of a container's new limits cannot be honoured", "container", c.ID, "what", w)
 	}
-	if limits != nil {
+	if r.Cgroup.Enabled() {
 		if err := r.Executor.Update(ctx, c.ID, *c.Facts.Runtime, limits); err != nil {
 			return err
 		}
@@ -52,8 +52,8 @@ func (r *Runtime) UpdateContainer(ctx context.Context, id string, change *runtim
 	return err
 }
 
-// UpdatePod records the limits of the pod as a whole and sets them where the
-// pod has a cgroup of its own.
+// UpdatePod records the limits of the pod as a whole. The kubelet has set them in
+// the pod's cgroup, its own, before (proto: UpdatePodSandboxResources).
 func (r *Runtime) UpdatePod(ctx context.Context, id string, overhead, resources *runtimeapi.LinuxContainerResources) error {
 	p, err := r.readyPod(id)
 	if err != nil {

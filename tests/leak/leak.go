@@ -264,14 +264,15 @@ func KillDescendants(before Snapshot) {
 // Output runs a command inside a node and returns its standard output.
 type Output func(argv ...string) (string, error)
 
-// probe prints what Node reads. It leaves itself out.
+// probe prints what Node reads. It leaves itself out, and the rules that the port
+// driver makes at the first connection from outside and keeps.
 const probe = `
 echo "== mounts"; cat /proc/self/mountinfo
 for t in tcp tcp6 udp udp6; do echo "== $t"; cat /proc/net/$t; done
 echo "== links"; cat /proc/net/dev
 echo "== processes"
 for p in /proc/[0-9]*; do read -r line 2>/dev/null <$p/stat && echo "$$ $line"; done
-echo "== rules"; nft list ruleset 2>/dev/null
+echo "== rules"; nft list ruleset 2>/dev/null | sed '/^table inet rootlesskit_transparent/,/^}/d'
 echo "== files"; for d in pods containers exits oci/crun oci/runc; do
 	for f in "$0/$d"/*; do [ -e "$f" ] && echo "$d/${f##*/}"; done
 done
@@ -290,7 +291,7 @@ func Node(inside Output, runDir string) (Snapshot, error) {
 		return nil, fmt.Errorf("look into the node: cut short: %q", out)
 	}
 	s := Snapshot{}
-	for _, section := range strings.Split(out, "== ")[1:] {
+	for _, section := range strings.Split("\n"+out, "\n== ")[1:] {
 		name, body, _ := strings.Cut(section, "\n")
 		s.section(name, body)
 	}

@@ -1,0 +1,542 @@
+package fields
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/tests/node"
+)
+
+// only is for what no OCI runtime has a part in.
+func only(t *testing.T, images []string, test func(env)) {
+	startWith(t, node.Options{}, images, []string{"crun"}, test)
+}
+
+func TestRuntimeCalls(t *testing.T) {
+	only(t, nil, func(e env) {
+		v, err := e.cri.Version(e.Context(), &runtimeapi.VersionRequest{Version: "v1"})
+		e.must(err)
+		e.equal("version", fmt.Sprint(v.Version, " ", v.RuntimeName, " ", v.RuntimeApiVersion), "0.1.0 subpod v1")
+		if v.RuntimeVersion == "" {
+			e.Error("no runtime version")
+		}
+		status, err := e.cri.Status(e.Context(), &runtimeapi.StatusRequest{Verbose: true})
+		e.must(err)
+		var names []string
+		for _, h := range status.RuntimeHandlers {
+			names = append(names, h.Name)
+			if !h.Features.RecursiveReadOnlyMounts {
+				e.Errorf("handler %q has no recursive_read_only_mounts", h.Name)
+			}
+		}
+		e.equal("runtime handlers", names, "[ crun runc]")
+		if !status.Features.GetSupplementalGroupsPolicy() || !status.Features.GetMountOptions() {
+			e.Errorf("features %v", status.Features)
+		}
+		for _, key := range []string{"config", "node", "cgroup", "storage"} {
+			if !json.Valid([]byte(status.Info[key])) {
+				e.Errorf("verbose status: %s is %q, not JSON", key, status.Info[key])
+			}
+		}
+		plain, err := e.cri.Status(e.Context(), &runtimeapi.StatusRequest{})
+		e.must(err)
+		e.equal("info without verbose", len(plain.Info), 0)
+
+		config, err := e.cri.RuntimeConfig(e.Context(), &runtimeapi.RuntimeConfigRequest{})
+		e.must(err)
+		e.equal("cgroup driver", config.GetLinux().GetCgroupDriver(), "CGROUPFS")
+
+		_, err = e.cri.CheckpointContainer(e.Context(), &runtimeapi.CheckpointContainerRequest{ContainerId: "0123", Location: e.n.Dir + "/checkpoint"})
+		e.refused("CheckpointContainer", err, codes.Unimplemented, "CRIU", "privileges")
+		_, err = e.cri.CheckpointPod(e.Context(), &runtimeapi.CheckpointPodRequest{})
+		e.refused("CheckpointPod", err, codes.Unimplemented, "CRIU", "privileges")
+		_, err = e.cri.RestorePod(e.Context(), &runtimeapi.RestorePodRequest{})
+		e.refused("RestorePod", err, codes.Unimplemented, "CRIU", "privileges")
+	})
+}
+
+// TestPodCIDR: new pods have addresses of the node's pod CIDR, and pods of the old
+// range stay reachable.
+func TestPodCIDR(t *testing.T) {
+	n := node.Start(t, node.Options{})
+	e := env{T: t, n: n, cri: n.CRI()}
+	e.pull(busybox)
+	setCIDR := func(cidr string) error {
+		_, err := e.cri.UpdateRuntimeConfig(e.Context(), &runtimeapi.UpdateRuntimeConfigRequest{
+			RuntimeConfig: &runtimeapi.RuntimeConfig{NetworkConfig: &runtimeapi.NetworkConfig{PodCidr: cidr}},
+		})
+		return err
+	}
+	before := e.pod("before", nil)
+	e.must(setCIDR("10.123.7.0/24"))
+	after := e.pod("after", nil)
+	_, subnet, _ := net.ParseCIDR("10.123.7.0/24")
+	if !subnet.Contains(net.ParseIP(after.status().Network.Ip)) {
+		e.Errorf("a new pod has the address %s, not one of the pod CIDR", after.status().Network.Ip)
+	}
+	before.start("web", sh("while :; do echo hello | nc -l -p 80 -w 2; done"))
+	client := after.start("c", idle())
+	eventually(e, "a pod of the old range answers", func() error {
+		r := client.try("sh", "-c", "echo | nc -w 1 "+before.status().Network.Ip+" 80")
+		if !strings.Contains(string(r.Stdout), "hello") {
+			return fmt.Errorf("%s%s", r.Stdout, r.Stderr)
+		}
+		return nil
+	})
+	e.refused("a pod CIDR that is none", setCIDR("10.1.2.3"), codes.InvalidArgument, "10.1.2.3")
+	e.must(setCIDR(""))
+}
+
+// TestIdempotence: what the comments of api.proto demand of a call that is made
+// again, or about something that is gone.
+func TestIdempotence(t *testing.T) {
+	start(t, nil, func(e env) {
+		p := e.pod("again", nil)
+		runAgain := func(config *podConfig) (string, error) {
+			resp, err := e.cri.RunPodSandbox(e.Context(), &runtimeapi.RunPodSandboxRequest{Config: config, RuntimeHandler: e.handler})
+			return resp.GetPodSandboxId(), err
+		}
+		id, err := runAgain(p.config)
+		e.must(err)
+		e.equal("RunPodSandbox again", id, p.id)
+		other := proto.CloneOf(p.config)
+		other.Hostname = "other"
+		_, err = runAgain(other)
+		e.refused("RunPodSandbox of another one by this name", err, codes.AlreadyExists, p.id)
+		next := proto.CloneOf(p.config)
+		next.Metadata.Attempt = 1
+		id, err = runAgain(next)
+		e.must(err)
+		if id == p.id {
+			e.Error("another attempt has the same ID")
+		}
+		(&pod{env: e, id: id, config: next}).remove()
+
+		c := p.create("c", idle())
+		again, err := p.tryCreate("c", idle())
+		e.must(err)
+		e.equal("CreateContainer again", again.id, c.id)
+		_, err = p.tryCreate("c", idle(), func(c *ctrConfig) { c.WorkingDir = "/tmp" })
+		e.refused("CreateContainer of another one by this name", err, codes.AlreadyExists, c.id)
+		startIt := func(id string) error {
+			_, err := e.cri.StartContainer(e.Context(), &runtimeapi.StartContainerRequest{ContainerId: id})
+			return err
+		}
+		e.must(startIt(c.id))
+		e.refused("StartContainer again", startIt(c.id), codes.FailedPrecondition, "running")
+		again, err = p.tryCreate("c", idle())
+		e.must(err)
+		e.equal("CreateContainer again, while it runs", again.id, c.id)
+		c.stop(5)
+		c.stop(5)
+		e.refused("StartContainer of an exited one", startIt(c.id), codes.FailedPrecondition, "exited")
+		remove := func(id string) {
+			_, err := e.cri.RemoveContainer(e.Context(), &runtimeapi.RemoveContainerRequest{ContainerId: id})
+			e.must(err)
+		}
+		remove(c.id)
+		remove(c.id)
+		running := p.start("running", idle())
+		remove(running.id) // also one that runs
+		_, err = e.cri.ContainerStatus(e.Context(), &runtimeapi.ContainerStatusRequest{ContainerId: running.id})
+		e.refused("status of a removed container", err, codes.NotFound, running.id)
+
+		last := p.start("last", idle())
+		for range 2 {
+			_, err = e.cri.StopPodSandbox(e.Context(), &runtimeapi.StopPodSandboxRequest{PodSandboxId: p.id})
+			e.must(err)
+		}
+		e.equal("state of a stopped pod", p.status().State, "SANDBOX_NOTREADY")
+		e.equal("state of its container", last.status().State, "CONTAINER_EXITED")
+		_, err = p.tryCreate("late", idle())
+		e.refused("CreateContainer in a stopped pod", err, codes.FailedPrecondition)
+		_, err = e.cri.PortForward(e.Context(), &runtimeapi.PortForwardRequest{PodSandboxId: p.id, Port: []int32{80}})
+		e.refused("PortForward of a stopped pod", err, codes.FailedPrecondition)
+		p.remove()
+		p.remove()
+		_, err = e.cri.StopPodSandbox(e.Context(), &runtimeapi.StopPodSandboxRequest{PodSandboxId: p.id})
+		e.must(err)
+		_, err = e.cri.StopContainer(e.Context(), &runtimeapi.StopContainerRequest{ContainerId: last.id})
+		e.must(err)
+		_, err = e.cri.PodSandboxStatus(e.Context(), &runtimeapi.PodSandboxStatusRequest{PodSandboxId: p.id})
+		e.refused("status of a removed pod", err, codes.NotFound, p.id)
+	})
+}
+
+// collect reads a stream to its end.
+func collect[M, T any](e env, next func() (M, error), items func(M) []T) (all []T) {
+	e.Helper()
+	for {
+		m, err := next()
+		if errors.Is(err, io.EOF) {
+			return all
+		}
+		e.must(err)
+		all = append(all, items(m)...)
+	}
+}
+
+func TestListsAndFilters(t *testing.T) {
+	only(t, nil, func(e env) {
+		ctx := e.Context()
+		label := func(v string) func(*podConfig) {
+			return func(c *podConfig) { c.Labels = map[string]string{"tier": v, "all": "yes"} }
+		}
+		a, b := e.pod("a", label("front")), e.pod("b", label("back"))
+		_, err := e.cri.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: b.id})
+		e.must(err)
+		for what, f := range map[string]struct {
+			filter *runtimeapi.PodSandboxFilter
+			want   []string
+		}{
+			"none":             {nil, []string{a.id, b.id}},
+			"label":            {&runtimeapi.PodSandboxFilter{LabelSelector: map[string]string{"tier": "front"}}, []string{a.id}},
+			"two labels":       {&runtimeapi.PodSandboxFilter{LabelSelector: map[string]string{"tier": "back", "all": "yes"}}, []string{b.id}},
+			"labels, no match": {&runtimeapi.PodSandboxFilter{LabelSelector: map[string]string{"tier": "back", "all": "no"}}, nil},
+			"ID":               {&runtimeapi.PodSandboxFilter{Id: a.id}, []string{a.id}},
+			"prefix of an ID":  {&runtimeapi.PodSandboxFilter{Id: a.id[:10]}, []string{a.id}},
+			"state":            {&runtimeapi.PodSandboxFilter{State: &runtimeapi.PodSandboxStateValue{State: runtimeapi.PodSandboxState_SANDBOX_NOTREADY}}, []string{b.id}},
+			"ID and state":     {&runtimeapi.PodSandboxFilter{Id: a.id, State: &runtimeapi.PodSandboxStateValue{State: runtimeapi.PodSandboxState_SANDBOX_NOTREADY}}, nil},
+		} {
+			list, err := e.cri.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{Filter: f.filter})
+			e.must(err)
+			sameIDs(e, "pods by "+what, list.Items, (*runtimeapi.PodSandbox).GetId, f.want)
+			s, err := e.cri.StreamPodSandboxes(ctx, &runtimeapi.StreamPodSandboxesRequest{Filter: f.filter})
+			e.must(err)
+			sameIDs(e, "streamed pods by "+what, collect(e, s.Recv, (*runtimeapi.StreamPodSandboxesResponse).GetPodSandboxes), (*runtimeapi.PodSandbox).GetId, f.want)
+		}
+
+		tag := func(v string) change { return func(c *ctrConfig) { c.Labels = map[string]string{"role": v} } }
+		made, runs, ended := a.create("made", idle(), tag("x")), a.start("runs", idle(), tag("y")), a.start("ended", sh("true"), tag("y"))
+		ended.exited()
+		in := func(s runtimeapi.ContainerState) *runtimeapi.ContainerStateValue {
+			return &runtimeapi.ContainerStateValue{State: s}
+		}
+		for what, f := range map[string]struct {
+			filter *runtimeapi.ContainerFilter
+			want   []string
+		}{
+			"none":            {nil, []string{made.id, runs.id, ended.id}},
+			"pod":             {&runtimeapi.ContainerFilter{PodSandboxId: a.id}, []string{made.id, runs.id, ended.id}},
+			"another pod":     {&runtimeapi.ContainerFilter{PodSandboxId: b.id}, nil},
+			"label":           {&runtimeapi.ContainerFilter{LabelSelector: map[string]string{"role": "y"}}, []string{runs.id, ended.id}},
+			"created":         {&runtimeapi.ContainerFilter{State: in(runtimeapi.ContainerState_CONTAINER_CREATED)}, []string{made.id}},
+			"running":         {&runtimeapi.ContainerFilter{State: in(runtimeapi.ContainerState_CONTAINER_RUNNING)}, []string{runs.id}},
+			"exited":          {&runtimeapi.ContainerFilter{State: in(runtimeapi.ContainerState_CONTAINER_EXITED)}, []string{ended.id}},
+			"ID":              {&runtimeapi.ContainerFilter{Id: runs.id}, []string{runs.id}},
+			"label and state": {&runtimeapi.ContainerFilter{LabelSelector: map[string]string{"role": "y"}, State: in(runtimeapi.ContainerState_CONTAINER_RUNNING)}, []string{runs.id}},
+		} {
+			list, err := e.cri.ListContainers(ctx, &runtimeapi.ListContainersRequest{Filter: f.filter})
+			e.must(err)
+			sameIDs(e, "containers by "+what, list.Containers, (*runtimeapi.Container).GetId, f.want)
+			s, err := e.cri.StreamContainers(ctx, &runtimeapi.StreamContainersRequest{Filter: f.filter})
+			e.must(err)
+			sameIDs(e, "streamed containers by "+what, collect(e, s.Recv, (*runtimeapi.StreamContainersResponse).GetContainers), (*runtimeapi.Container).GetId, f.want)
+		}
+
+		images, err := e.cri.ListImages(ctx, &runtimeapi.ListImagesRequest{})
+		e.must(err)
+		s, err := e.cri.StreamImages(ctx, &runtimeapi.StreamImagesRequest{})
+		e.must(err)
+		var ids []string
+		for _, i := range images.Images {
+			ids = append(ids, i.Id)
+		}
+		sameIDs(e, "streamed images", collect(e, s.Recv, (*runtimeapi.StreamImagesResponse).GetImages), (*runtimeapi.Image).GetId, ids)
+		e.equal("image of the container is the image's ID", runs.status().ImageId, ids[0])
+		one, err := e.cri.ListImages(ctx, &runtimeapi.ListImagesRequest{Filter: &runtimeapi.ImageFilter{Image: &runtimeapi.ImageSpec{Image: "busybox"}}})
+		e.must(err)
+		e.equal("images by name", len(one.Images), 1)
+		none, err := e.cri.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: "docker.io/library/none"}})
+		e.must(err)
+		if none.Image != nil {
+			e.Errorf("status of an image that is not there: %v", none.Image)
+		}
+		fs, err := e.cri.ImageFsInfo(ctx, &runtimeapi.ImageFsInfoRequest{})
+		e.must(err)
+		for _, u := range slices.Concat(fs.ImageFilesystems, fs.ContainerFilesystems) {
+			if _, err := os.Stat(u.GetFsId().GetMountpoint()); err != nil {
+				e.Errorf("mountpoint of a file system: %v", err)
+			}
+			if u.GetUsedBytes() == nil || u.GetInodesUsed() == nil || u.Timestamp == 0 {
+				e.Errorf("incomplete usage %v", u)
+			}
+		}
+		if fs.ImageFilesystems[0].UsedBytes.Value < 1<<20 {
+			e.Errorf("images use %d bytes", fs.ImageFilesystems[0].UsedBytes.Value)
+		}
+	})
+}
+
+// sameIDs compares the IDs of a list, in any order.
+func sameIDs[T any](e env, what string, got []T, id func(T) string, want []string) {
+	e.Helper()
+	var ids []string
+	for _, item := range got {
+		ids = append(ids, id(item))
+	}
+	slices.Sort(ids)
+	want = slices.Sorted(slices.Values(want))
+	if !slices.Equal(ids, want) {
+		e.Errorf("%s: %v, want %v", what, ids, want)
+	}
+}
+
+func TestManyInOneStream(t *testing.T) {
+	only(t, nil, func(e env) {
+		// More than go into one message of a stream.
+		const many = 130
+		p := e.pod("many", nil)
+		for i := range many {
+			p.create(fmt.Sprint("c", i), idle())
+		}
+		s, err := e.cri.StreamContainers(e.Context(), &runtimeapi.StreamContainersRequest{})
+		e.must(err)
+		ids, messages := map[string]bool{}, 0
+		for _, c := range collect(e, func() (*runtimeapi.StreamContainersResponse, error) { messages++; return s.Recv() },
+			(*runtimeapi.StreamContainersResponse).GetContainers) {
+			ids[c.Id] = true
+		}
+		e.equal("containers", len(ids), many)
+		if messages < 3 { // two with containers, one for the end
+			e.Errorf("%d containers came in %d messages", many, messages-1)
+		}
+	})
+}
+
+func TestStatsAndMetrics(t *testing.T) {
+	start(t, nil, func(e env) {
+		ctx := e.Context()
+		p := e.pod("stats", func(c *podConfig) { c.Labels = map[string]string{"stats": "yes"} })
+		other := e.pod("other", nil)
+		other.start("c", idle())
+		c := p.start("busy", sh("dd if=/dev/zero of=/big bs=1M count=3 2>/dev/null; while :; do :; done"), func(c *ctrConfig) { c.Labels = map[string]string{"busy": "yes"} })
+		stats := func() *runtimeapi.ContainerStats {
+			resp, err := e.cri.ContainerStats(ctx, &runtimeapi.ContainerStatsRequest{ContainerId: c.id})
+			e.must(err)
+			return resp.Stats
+		}
+		first := stats()
+		var s *runtimeapi.ContainerStats
+		eventually(e, "the statistics show what the container does", func() error {
+			s = stats()
+			switch {
+			case s.GetCpu().GetUsageCoreNanoSeconds().GetValue() <= first.GetCpu().GetUsageCoreNanoSeconds().GetValue(),
+				s.GetCpu().GetUsageNanoCores().GetValue() == 0, s.GetMemory().GetWorkingSetBytes().GetValue() == 0,
+				s.GetWritableLayer().GetUsedBytes().GetValue() < 3<<20:
+				return fmt.Errorf("%v", s)
+			}
+			return nil
+		})
+		e.equal("attributes", fmt.Sprint(s.Attributes.GetId(), s.Attributes.GetMetadata().GetName(), s.Attributes.GetLabels()["busy"]), c.id+"busyyes")
+		if _, err := os.Stat(s.GetWritableLayer().GetFsId().GetMountpoint()); err != nil {
+			e.Errorf("file system of the writable layer: %v", err)
+		}
+		for what, f := range map[string]*runtimeapi.ContainerStatsFilter{
+			"ID": {Id: c.id}, "pod": {PodSandboxId: p.id}, "label": {LabelSelector: map[string]string{"busy": "yes"}},
+		} {
+			list, err := e.cri.ListContainerStats(ctx, &runtimeapi.ListContainerStatsRequest{Filter: f})
+			e.must(err)
+			idOf := func(s *runtimeapi.ContainerStats) string { return s.GetAttributes().GetId() }
+			sameIDs(e, "container statistics by "+what, list.Stats, idOf, []string{c.id})
+			stream, err := e.cri.StreamContainerStats(ctx, &runtimeapi.StreamContainerStatsRequest{Filter: f})
+			e.must(err)
+			sameIDs(e, "streamed", collect(e, stream.Recv, (*runtimeapi.StreamContainerStatsResponse).GetContainerStats), idOf, []string{c.id})
+		}
+		pods, err := e.cri.PodSandboxStats(ctx, &runtimeapi.PodSandboxStatsRequest{PodSandboxId: p.id})
+		e.must(err)
+		linux := pods.GetStats().GetLinux()
+		if linux.GetCpu().GetUsageCoreNanoSeconds().GetValue() == 0 || linux.GetMemory().GetWorkingSetBytes().GetValue() == 0 ||
+			linux.GetProcess().GetProcessCount().GetValue() == 0 || linux.GetNetwork().GetDefaultInterface().GetName() != "eth0" || len(linux.Containers) != 1 {
+			e.Errorf("statistics of the pod: %v", linux)
+		}
+		for what, f := range map[string]*runtimeapi.PodSandboxStatsFilter{"ID": {Id: p.id}, "label": {LabelSelector: map[string]string{"stats": "yes"}}} {
+			list, err := e.cri.ListPodSandboxStats(ctx, &runtimeapi.ListPodSandboxStatsRequest{Filter: f})
+			e.must(err)
+			idOf := func(s *runtimeapi.PodSandboxStats) string { return s.GetAttributes().GetId() }
+			sameIDs(e, "pod statistics by "+what, list.Stats, idOf, []string{p.id})
+			stream, err := e.cri.StreamPodSandboxStats(ctx, &runtimeapi.StreamPodSandboxStatsRequest{Filter: f})
+			e.must(err)
+			sameIDs(e, "streamed", collect(e, stream.Recv, (*runtimeapi.StreamPodSandboxStatsResponse).GetPodSandboxStats), idOf, []string{p.id})
+		}
+		_, err = e.cri.ContainerStats(ctx, &runtimeapi.ContainerStatsRequest{ContainerId: "0123"})
+		e.refused("statistics of no container", err, codes.NotFound)
+		_, err = e.cri.PodSandboxStats(ctx, &runtimeapi.PodSandboxStatsRequest{PodSandboxId: "0123"})
+		e.refused("statistics of no pod", err, codes.NotFound)
+		metrics(e, p, c)
+	})
+}
+
+// metrics checks that what is measured is described, label by label.
+func metrics(e env, p *pod, c *container) {
+	descriptors, err := e.cri.ListMetricDescriptors(e.Context(), &runtimeapi.ListMetricDescriptorsRequest{})
+	e.must(err)
+	known := map[string]int{}
+	for _, d := range descriptors.Descriptors {
+		known[d.Name] = len(d.LabelKeys)
+		if d.Help == "" {
+			e.Errorf("metric %s has no help", d.Name)
+		}
+	}
+	list, err := e.cri.ListPodSandboxMetrics(e.Context(), &runtimeapi.ListPodSandboxMetricsRequest{})
+	e.must(err)
+	stream, err := e.cri.StreamPodSandboxMetrics(e.Context(), &runtimeapi.StreamPodSandboxMetricsRequest{})
+	e.must(err)
+	streamed := collect(e, stream.Recv, (*runtimeapi.StreamPodSandboxMetricsResponse).GetPodSandboxMetrics)
+	for _, all := range [][]*runtimeapi.PodSandboxMetrics{list.PodMetrics, streamed} {
+		names := map[string]bool{}
+		for _, pm := range all {
+			if pm.PodSandboxId != p.id {
+				continue
+			}
+			ofPod := pm.Metrics
+			for _, cm := range pm.ContainerMetrics {
+				e.equal("container of the metrics", cm.ContainerId, c.id)
+				ofPod = append(ofPod, cm.Metrics...)
+			}
+			for _, m := range ofPod {
+				names[m.Name] = true
+				if n, ok := known[m.Name]; !ok || n != len(m.LabelValues) {
+					e.Errorf("metric %s with %d labels is not described like that", m.Name, len(m.LabelValues))
+				}
+			}
+		}
+		for _, want := range []string{"container_cpu_usage_seconds_total", "container_memory_working_set_bytes", "container_network_receive_bytes_total"} {
+			if !names[want] {
+				e.Errorf("no metric %s", want)
+			}
+		}
+	}
+}
+
+func TestEvents(t *testing.T) {
+	only(t, nil, func(e env) {
+		ctx, cancel := context.WithCancel(e.Context())
+		defer cancel()
+		stream, err := e.cri.GetContainerEvents(ctx, &runtimeapi.GetEventsRequest{})
+		e.must(err)
+		_, err = stream.Header() // once it is there, we listen
+		e.must(err)
+		p := e.pod("events", nil)
+		c := p.start("c", sh("exit 3"))
+		c.exited()
+		_, err = e.cri.RemoveContainer(e.Context(), &runtimeapi.RemoveContainerRequest{ContainerId: c.id})
+		e.must(err)
+		_, err = e.cri.StopPodSandbox(e.Context(), &runtimeapi.StopPodSandboxRequest{PodSandboxId: p.id})
+		e.must(err)
+		p.remove()
+		type event struct {
+			id   string
+			kind runtimeapi.ContainerEventType
+		}
+		var got []event
+		want := []event{
+			{p.id, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT}, {c.id, runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT},
+			{c.id, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT}, {c.id, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT},
+			{c.id, runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT}, {p.id, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT},
+			{p.id, runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT},
+		}
+		for len(got) < len(want) {
+			m, err := stream.Recv()
+			e.must(err)
+			got = append(got, event{m.ContainerId, m.ContainerEventType})
+			if m.PodSandboxStatus.GetId() != p.id || m.CreatedAt == 0 {
+				e.Errorf("event %v: pod status %v, time %d", m.ContainerEventType, m.PodSandboxStatus, m.CreatedAt)
+			}
+			if m.ContainerId == c.id && m.ContainerEventType == runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT &&
+				(len(m.ContainersStatuses) != 1 || m.ContainersStatuses[0].ExitCode != 3) {
+				e.Errorf("event of the end: %v", m.ContainersStatuses)
+			}
+		}
+		if !slices.Equal(got, want) {
+			e.Errorf("events %v, want %v", got, want)
+		}
+	})
+}
+
+func TestExecCalls(t *testing.T) {
+	start(t, nil, func(e env) {
+		p := e.pod("exec", nil)
+		c := p.start("c", idle())
+		r := c.try("sh", "-c", "echo out; echo err >&2; exit 7")
+		e.equal("ExecSync", fmt.Sprintf("%q %q %d", r.Stdout, r.Stderr, r.ExitCode), fmt.Sprintf("%q %q %d", "out\n", "err\n", 7))
+		r = c.try("head", "-c", "20000000", "/dev/zero")
+		if n := len(r.Stdout); n > 16<<20 || n < 15<<20 {
+			e.Errorf("20 MB of output: %d bytes came", n)
+		}
+		r = c.try("sh", "-c", "head -c 20000000 /dev/zero; head -c 3000000 /dev/zero >&2")
+		if out, err := len(r.Stdout), len(r.Stderr); err != 3000000 || out < 12<<20 {
+			e.Errorf("20 MB of output and 3 MB of errors: %d and %d bytes came", out, err)
+		}
+		begin := time.Now()
+		_, err := e.cri.ExecSync(e.Context(), &runtimeapi.ExecSyncRequest{ContainerId: c.id, Cmd: []string{"sh", "-c", "sleep 1234 & sleep 1234"}, Timeout: 1})
+		e.refused("ExecSync that takes too long", err, codes.DeadlineExceeded)
+		if took := time.Since(begin); took > 5*time.Second {
+			e.Errorf("a timeout of 1 s took %v", took)
+		}
+		eventually(e, "what it has started is gone", func() error {
+			if out := c.exec("ps"); strings.Contains(out, "sleep 1234") {
+				return errors.New(out)
+			}
+			return nil
+		})
+		_, err = e.cri.ExecSync(e.Context(), &runtimeapi.ExecSyncRequest{ContainerId: c.id})
+		e.refused("ExecSync without a command", err, codes.InvalidArgument)
+		_, err = e.cri.ExecSync(e.Context(), &runtimeapi.ExecSyncRequest{ContainerId: c.id, Cmd: []string{"no-such-command"}})
+		if err == nil {
+			e.Error("ExecSync of a command that is not there succeeded")
+		}
+		_, err = e.cri.ExecSync(e.Context(), &runtimeapi.ExecSyncRequest{ContainerId: "0123", Cmd: []string{"true"}})
+		e.refused("ExecSync in no container", err, codes.NotFound)
+
+		resp, err := e.cri.Exec(e.Context(), &runtimeapi.ExecRequest{ContainerId: c.id, Cmd: []string{"true"}, Stdout: true})
+		e.must(err)
+		if !strings.HasPrefix(resp.Url, "http://127.0.0.1:") {
+			e.Errorf("URL of an exec: %s", resp.Url)
+		}
+		// A URL is good for one session, and only for one that upgrades.
+		plain, err := http.Get(resp.Url)
+		e.must(err)
+		plain.Body.Close()
+		if plain.StatusCode < 400 {
+			e.Errorf("a plain GET of the URL: %s", plain.Status)
+		}
+		for what, err := range map[string]error{
+			"without streams": second(e.cri.Exec(e.Context(), &runtimeapi.ExecRequest{ContainerId: c.id, Cmd: []string{"true"}})),
+			"tty and stderr":  second(e.cri.Exec(e.Context(), &runtimeapi.ExecRequest{ContainerId: c.id, Cmd: []string{"true"}, Tty: true, Stderr: true, Stdout: true})),
+			"no command":      second(e.cri.Exec(e.Context(), &runtimeapi.ExecRequest{ContainerId: c.id, Stdout: true})),
+			"attach with tty": second(e.cri.Attach(e.Context(), &runtimeapi.AttachRequest{ContainerId: c.id, Tty: true, Stdout: true})),
+		} {
+			e.refused(what, err, codes.InvalidArgument)
+		}
+		for what, err := range map[string]error{
+			"Exec":        second(e.cri.Exec(e.Context(), &runtimeapi.ExecRequest{ContainerId: "0123", Cmd: []string{"true"}, Stdout: true})),
+			"Attach":      second(e.cri.Attach(e.Context(), &runtimeapi.AttachRequest{ContainerId: "0123", Stdout: true})),
+			"PortForward": second(e.cri.PortForward(e.Context(), &runtimeapi.PortForwardRequest{PodSandboxId: "0123", Port: []int32{80}})),
+		} {
+			e.refused(what+" of nothing", err, codes.NotFound)
+		}
+		c.stop(1)
+		_, err = e.cri.Exec(e.Context(), &runtimeapi.ExecRequest{ContainerId: c.id, Cmd: []string{"true"}, Stdout: true})
+		e.refused("Exec in an exited container", err, codes.FailedPrecondition)
+		_, err = e.cri.Attach(e.Context(), &runtimeapi.AttachRequest{ContainerId: c.id, Stdout: true})
+		e.refused("Attach to an exited container", err, codes.FailedPrecondition)
+	})
+}
+
+// second drops a call's answer.
+func second[T any](_ T, err error) error { return err }
