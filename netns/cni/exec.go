@@ -122,7 +122,7 @@ func (r *run) plugin(ctx context.Context, path string, stdin []byte, env []strin
 	return nil, fmt.Errorf("%w%s", err, said(stderr.String()+stdout.String()))
 }
 
-// said returns the end of what a program wrote, for an error.
+// said returns the beginning of what a program wrote, for an error.
 func said(text string) string {
 	const most = 512
 	text = strings.TrimSpace(text)
@@ -130,7 +130,7 @@ func said(text string) string {
 		return ""
 	}
 	if len(text) > most {
-		text = "…" + text[len(text)-most:]
+		text = text[:most] + "…"
 	}
 	return ": " + text
 }

@@ -92,7 +92,7 @@ func script(t testing.TB, w *nettest.World, name, text string) string {
 	t.Helper()
 	dir := filepath.Join(w.Dir, "bin")
 	nettest.Must(t, os.MkdirAll(dir, 0o755))
-	head := "#!/bin/sh\n[ \"$CNI_COMMAND\" = VERSION ] && { echo '{\"cniVersion\":\"1.0.0\",\"supportedVersions\":[\"0.4.0\",\"1.0.0\",\"1.1.0\"]}'; exit; }\n"
+	head := "#!/bin/sh\n[ \"$CNI_COMMAND\" = VERSION ] && { echo '{\"cniVersion\":\"1.0.0\",\"supportedVersions\":[\"0.3.1\",\"0.4.0\",\"1.0.0\",\"1.1.0\"]}'; exit; }\n"
 	nettest.Must(t, os.WriteFile(filepath.Join(dir, name), []byte(head+text), 0o755))
 	return dir
 }
