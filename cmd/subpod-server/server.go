@@ -23,7 +23,12 @@ import (
 )
 
 // stopGrace is how long requests under way may take to end when the server stops.
-const stopGrace = 5 * time.Second
+// Clients wait meanwhile, and repeat what is cut off.
+const stopGrace = 200 * time.Millisecond
+
+// lastWords is how long the server lives on after a request has panicked, so that
+// its client gets an answer.
+const lastWords = 100 * time.Millisecond
 
 // runServer serves until ctx ends. Containers go on running after it.
 func runServer(ctx context.Context, cfg *config.Config, node *rootless.Node) error {
@@ -58,6 +63,9 @@ func runServer(ctx context.Context, cfg *config.Config, node *rootless.Node) err
 	if err != nil {
 		return err
 	}
+	// Started again by the supervisor, the next server puts in order what this one
+	// was doing, as after any crash.
+	parts.service.Panicked = func() { time.AfterFunc(lastWords, func() { os.Exit(1) }) }
 	ready := make(chan struct{})
 	server := cri.NewServer(parts.service, ready)
 
@@ -77,6 +85,7 @@ func runServer(ctx context.Context, cfg *config.Config, node *rootless.Node) err
 	serve("serve streams", func() error { return parts.service.Stream.Serve(streaming...) })
 	group.Go(func() error {
 		<-stopped.Done()
+		parts.events.Close() // subscriptions have no end of their own
 		shutDown(server)
 		return parts.service.Stream.Close()
 	})

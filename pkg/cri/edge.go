@@ -29,8 +29,9 @@ import (
 
 // edge is the one interceptor.
 type edge struct {
-	log   *slog.Logger
-	ready <-chan struct{}
+	log      *slog.Logger
+	ready    <-chan struct{}
+	panicked func() // called after a request has panicked, before it is answered
 }
 
 func (e *edge) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (resp any, err error) {
@@ -54,7 +55,8 @@ func (e *edge) serve(ctx context.Context, method string, handle func() error) (e
 	defer func() {
 		if p := recover(); p != nil {
 			e.log.Error("a request panicked", "method", method, "panic", p, "stack", string(debug.Stack()))
-			err = status.Errorf(codes.Internal, "%s: internal error, see the log", method)
+			err = status.Errorf(codes.Internal, "%s: internal error, see the log; the server is started anew", method)
+			e.panicked()
 		}
 	}()
 	err = handle()

@@ -43,12 +43,15 @@ type Service struct {
 	// Info is what Status tells with verbose set.
 	Info func() map[string]any
 	Log  *slog.Logger
+	// Panicked is called when a request has panicked. Locks that it held may be
+	// held for ever: this process must soon end.
+	Panicked func()
 }
 
 // NewServer returns a gRPC server with both services. Requests wait until
 // ready is closed.
 func NewServer(s *Service, ready <-chan struct{}) *grpc.Server {
-	edge := &edge{log: s.Log, ready: ready}
+	edge := &edge{log: s.Log, ready: ready, panicked: s.Panicked}
 	server := grpc.NewServer(
 		grpc.UnaryInterceptor(edge.unary),
 		grpc.StreamInterceptor(edge.stream),
