@@ -74,7 +74,7 @@ there is none of that name.`,
 			cmd.AddCommand(c)
 		}
 	}
-	add(groupContainers, newRun(a), newPs(a), newPods(a), newLogs(a), newExec(a), newAttach(a),
+	add(groupContainers, newRun(a), newPlay(a), newPs(a), newPods(a), newLogs(a), newExec(a), newAttach(a),
 		newCp(a), newPortForward(a), newStop(a), newRm(a), newStats(a), newTop(a), newInspect(a), newEvents(a))
 	add(groupImages, newPull(a), newImages(a), newRmi(a), newTag(a), newLoad(a.flags), newSave(a), newLogin(a), newLogout(a))
 	add(groupNode, newDaemon(a.flags), newReload(a.flags), newNsenter(a.flags), newUnshare(a.flags),

@@ -1,0 +1,312 @@
+package kube
+
+import (
+	"fmt"
+	"path"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/pkg/labels"
+)
+
+// Place says where on this host a pod's files go. All are absolute.
+type Place struct {
+	UID     string
+	Logs    string // the pod's log directory
+	Volumes string // named volumes: those of claims
+	Disk    string // the pod's own, on disk: emptyDir
+	Memory  string // the pod's own, on a tmpfs: configMap, secret, emptyDir in memory
+	Seccomp string // where localhost seccomp profiles are
+}
+
+// namespaces are those that the pod's containers share or have.
+func (p *Pod) namespaces() *runtimeapi.NamespaceOption {
+	ns := &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER}
+	if p.Spec.ShareProcessNamespace {
+		ns.Pid = runtimeapi.NamespaceMode_POD
+	}
+	if p.Spec.HostPID {
+		ns.Pid = runtimeapi.NamespaceMode_NODE
+	}
+	if p.Spec.HostNetwork {
+		ns.Network = runtimeapi.NamespaceMode_NODE
+	}
+	if p.Spec.HostIPC {
+		ns.Ipc = runtimeapi.NamespaceMode_NODE
+	}
+	return ns
+}
+
+// Sandbox returns the configuration of the pod's sandbox.
+func (p *Pod) Sandbox(at Place) *runtimeapi.PodSandboxConfig {
+	cfg := &runtimeapi.PodSandboxConfig{
+		Metadata:     &runtimeapi.PodSandboxMetadata{Name: p.Metadata.Name, Namespace: p.Metadata.Namespace, Uid: at.UID},
+		Hostname:     p.Spec.Hostname,
+		LogDirectory: at.Logs,
+		Labels:       map[string]string{labels.MadeBy: "play"},
+		Annotations:  map[string]string{},
+		Linux: &runtimeapi.LinuxPodSandboxConfig{
+			SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: p.namespaces()},
+			Sysctls:         map[string]string{},
+		},
+	}
+	for k, v := range p.Metadata.Labels {
+		cfg.Labels[k] = v
+	}
+	for k, v := range p.Metadata.Annotations {
+		cfg.Annotations[k] = v
+	}
+	if cfg.Hostname == "" && !p.Spec.HostNetwork {
+		cfg.Hostname = p.Metadata.Name
+	}
+	if p.Spec.SecurityContext != nil {
+		for _, s := range p.Spec.SecurityContext.Sysctls {
+			cfg.Linux.Sysctls[s.Name] = s.Value
+		}
+	}
+	for _, c := range p.Spec.Containers {
+		cfg.PortMappings = append(cfg.PortMappings, hostPorts(c.Ports)...)
+	}
+	if d := p.Spec.DNSConfig; d != nil {
+		cfg.DnsConfig = &runtimeapi.DNSConfig{Servers: d.Nameservers, Searches: d.Searches}
+		for _, o := range d.Options {
+			text := o.Name
+			if o.Value != nil {
+				text += ":" + *o.Value
+			}
+			cfg.DnsConfig.Options = append(cfg.DnsConfig.Options, text)
+		}
+	}
+	return cfg
+}
+
+func hostPorts(ports []Port) []*runtimeapi.PortMapping {
+	var out []*runtimeapi.PortMapping
+	for _, p := range ports {
+		if p.HostPort == 0 {
+			continue
+		}
+		m := &runtimeapi.PortMapping{ContainerPort: p.ContainerPort, HostPort: p.HostPort, HostIp: p.HostIP}
+		switch p.Protocol {
+		case "UDP":
+			m.Protocol = runtimeapi.Protocol_UDP
+		case "SCTP":
+			m.Protocol = runtimeapi.Protocol_SCTP
+		}
+		out = append(out, m)
+	}
+	return out
+}
+
+// Container returns the configuration of one of the pod's containers. podIP is
+// the address of the pod, "" for none.
+func (p *Pod) Container(c *Container, s *Set, at Place, attempt uint32, podIP string) (*runtimeapi.ContainerConfig, error) {
+	envs, err := c.environment(s, func(path string) (string, error) { return p.field(path, at.UID, podIP) })
+	if err != nil {
+		return nil, fmt.Errorf("%w: container %s: %w", ErrManifest, c.Name, err)
+	}
+	mounts, err := p.mounts(c, at)
+	if err != nil {
+		return nil, fmt.Errorf("container %s: %w", c.Name, err)
+	}
+	sec, err := p.security(c, at)
+	if err != nil {
+		return nil, fmt.Errorf("%w: container %s: %w", ErrManifest, c.Name, err)
+	}
+	return &runtimeapi.ContainerConfig{
+		Metadata:    &runtimeapi.ContainerMetadata{Name: c.Name, Attempt: attempt},
+		Image:       &runtimeapi.ImageSpec{Image: c.Image, UserSpecifiedImage: c.Image},
+		Command:     expandAll(c.Command, envs),
+		Args:        expandAll(c.Args, envs),
+		WorkingDir:  c.WorkingDir,
+		Envs:        envs,
+		Mounts:      mounts,
+		Labels:      map[string]string{labels.MadeBy: "play"},
+		Annotations: map[string]string{labels.Command: strings.Join(append(append([]string{}, c.Command...), c.Args...), " ")},
+		LogPath:     fmt.Sprintf("%s/%d.log", c.Name, attempt),
+		Stdin:       c.Stdin, StdinOnce: c.StdinOnce, Tty: c.TTY,
+		Linux: &runtimeapi.LinuxContainerConfig{Resources: c.limits(), SecurityContext: sec},
+	}, nil
+}
+
+var fieldKey = regexp.MustCompile(`^metadata\.(labels|annotations)\['([^']+)'\]$`)
+
+// field is the value of a fieldRef.
+func (p *Pod) field(path, uid, podIP string) (string, error) {
+	switch path {
+	case "metadata.name":
+		return p.Metadata.Name, nil
+	case "metadata.namespace":
+		return p.Metadata.Namespace, nil
+	case "metadata.uid":
+		return uid, nil
+	case "status.podIP", "status.podIPs":
+		return podIP, nil
+	case "spec.nodeName", "spec.serviceAccountName", "status.hostIP", "status.hostIPs":
+		return "", nil
+	}
+	if m := fieldKey.FindStringSubmatch(path); m != nil {
+		if m[1] == "labels" {
+			return p.Metadata.Labels[m[2]], nil
+		}
+		return p.Metadata.Annotations[m[2]], nil
+	}
+	return "", fmt.Errorf("fieldRef %q is not supported", path)
+}
+
+// mounts of a container; the volumes are there already (see Prepare).
+func (p *Pod) mounts(c *Container, at Place) ([]*runtimeapi.Mount, error) {
+	var out []*runtimeapi.Mount
+	for _, vm := range c.VolumeMounts {
+		m := &runtimeapi.Mount{ContainerPath: vm.MountPath, Readonly: vm.ReadOnly}
+		switch vm.MountPropagation {
+		case "", "None":
+		case "HostToContainer":
+			m.Propagation = runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER
+		case "Bidirectional":
+			m.Propagation = runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL
+		default:
+			return nil, fmt.Errorf("%w: mountPropagation %q", ErrManifest, vm.MountPropagation)
+		}
+		m.RecursiveReadOnly = vm.ReadOnly && vm.RecursiveReadOnly == "Enabled"
+		for i := range p.Spec.Volumes {
+			v := &p.Spec.Volumes[i]
+			if v.Name != vm.Name {
+				continue
+			}
+			if v.Image != nil {
+				m.Image, m.ImageSubPath, m.Readonly = &runtimeapi.ImageSpec{Image: v.Image.Reference}, vm.SubPath, true
+				continue
+			}
+			dir, readOnly := v.path(at)
+			m.Readonly = m.Readonly || readOnly
+			if vm.SubPath != "" && !filepath.IsLocal(vm.SubPath) {
+				return nil, fmt.Errorf("%w: subPath %q leads out of the volume", ErrManifest, vm.SubPath)
+			}
+			m.HostPath = filepath.Join(dir, vm.SubPath)
+		}
+		out = append(out, m)
+	}
+	if len(p.Spec.HostAliases) > 0 && !mounted(out, "/etc/hosts") {
+		out = append(out, &runtimeapi.Mount{ContainerPath: "/etc/hosts", HostPath: filepath.Join(at.Memory, hostsFile)})
+	}
+	return out, nil
+}
+
+func mounted(list []*runtimeapi.Mount, at string) bool {
+	for _, m := range list {
+		if path.Clean(m.ContainerPath) == at {
+			return true
+		}
+	}
+	return false
+}
+
+// limits of a container, as a kubelet computes them (k8s.io/kubernetes
+// pkg/kubelet/cm: MilliCPUToQuota, MilliCPUToShares).
+func (c *Container) limits() *runtimeapi.LinuxContainerResources {
+	r := &runtimeapi.LinuxContainerResources{}
+	if q, ok := c.Resources.Limits["cpu"]; ok && q > 0 {
+		r.CpuPeriod, r.CpuQuota = 100_000, max(int64(float64(q)*100_000), 1000)
+	}
+	request, ok := c.Resources.Requests["cpu"]
+	if !ok {
+		request = c.Resources.Limits["cpu"]
+	}
+	if request > 0 {
+		r.CpuShares = max(int64(float64(request)*1024), 2)
+	}
+	if q, ok := c.Resources.Limits["memory"]; ok {
+		r.MemoryLimitInBytes = int64(q)
+	}
+	return r
+}
+
+// security of a container: its own settings win over the pod's. Where a manifest
+// says nothing, the default seccomp profile is used.
+func (p *Pod) security(c *Container, at Place) (*runtimeapi.LinuxContainerSecurityContext, error) {
+	out := &runtimeapi.LinuxContainerSecurityContext{
+		NamespaceOptions: p.namespaces(),
+		Seccomp:          &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault},
+		MaskedPaths:      MaskedPaths,
+		ReadonlyPaths:    ReadonlyPaths,
+		Capabilities:     &runtimeapi.Capability{},
+	}
+	var user, group *int64
+	var profile *SeccompProfile
+	var nonRoot *bool
+	if s := p.Spec.SecurityContext; s != nil {
+		user, group, profile, nonRoot = s.RunAsUser, s.RunAsGroup, s.SeccompProfile, s.RunAsNonRoot
+		out.SupplementalGroups = append(out.SupplementalGroups, s.SupplementalGroups...)
+		if s.FSGroup != nil {
+			out.SupplementalGroups = append(out.SupplementalGroups, *s.FSGroup)
+		}
+	}
+	if s := c.SecurityContext; s != nil {
+		user, group, profile, nonRoot = or(s.RunAsUser, user), or(s.RunAsGroup, group), or(s.SeccompProfile, profile), or(s.RunAsNonRoot, nonRoot)
+		out.ReadonlyRootfs = is(s.ReadOnlyRootFilesystem)
+		out.NoNewPrivs = s.AllowPrivilegeEscalation != nil && !*s.AllowPrivilegeEscalation
+		if s.Capabilities != nil {
+			out.Capabilities.AddCapabilities, out.Capabilities.DropCapabilities = s.Capabilities.Add, s.Capabilities.Drop
+		}
+		if out.Privileged = is(s.Privileged); out.Privileged {
+			out.Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Unconfined}
+			out.MaskedPaths, out.ReadonlyPaths = nil, nil
+		}
+	}
+	if user != nil {
+		out.RunAsUser = &runtimeapi.Int64Value{Value: *user}
+	}
+	if group != nil {
+		out.RunAsGroup = &runtimeapi.Int64Value{Value: *group}
+	}
+	if is(nonRoot) && user != nil && *user == 0 {
+		return nil, fmt.Errorf("runAsNonRoot is true and runAsUser is 0")
+	}
+	if profile == nil {
+		return out, nil
+	}
+	switch profile.Type {
+	case "RuntimeDefault":
+		out.Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}
+	case "Unconfined":
+		out.Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Unconfined}
+	case "Localhost":
+		if !filepath.IsLocal(profile.LocalhostProfile) {
+			return nil, fmt.Errorf("seccompProfile.localhostProfile %q leads out of %s", profile.LocalhostProfile, at.Seccomp)
+		}
+		out.Seccomp = &runtimeapi.SecurityProfile{
+			ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: filepath.Join(at.Seccomp, profile.LocalhostProfile),
+		}
+	default:
+		return nil, fmt.Errorf("seccompProfile.type: %q is not RuntimeDefault, Unconfined or Localhost", profile.Type)
+	}
+	return out, nil
+}
+
+// NonRoot reports whether the container must not run as root, and whether the
+// manifest itself says which user it is; if not, the image does.
+func (p *Pod) NonRoot(c *Container) (must, known bool) {
+	if s := p.Spec.SecurityContext; s != nil {
+		must, known = is(s.RunAsNonRoot), s.RunAsUser != nil
+	}
+	if s := c.SecurityContext; s != nil {
+		if s.RunAsNonRoot != nil {
+			must = *s.RunAsNonRoot
+		}
+		known = known || s.RunAsUser != nil
+	}
+	return must, known
+}
+
+func or[T any](a, b *T) *T {
+	if a != nil {
+		return a
+	}
+	return b
+}
+
+func is(b *bool) bool { return b != nil && *b }

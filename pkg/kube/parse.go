@@ -1,0 +1,326 @@
+package kube
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"strings"
+
+	strictjson "sigs.k8s.io/json"
+	"sigs.k8s.io/yaml"
+)
+
+// ErrManifest says that a manifest is wrong or asks for what is not supported.
+// The text names the object and the field.
+var ErrManifest = errors.New("manifest")
+
+// Set is what the manifests hold.
+type Set struct {
+	Pods       []*Pod // those of Deployments as well
+	ConfigMaps map[string]*ConfigMap
+	Secrets    map[string]*Secret
+	Claims     map[string]*Claim
+}
+
+// maxManifest bounds the size of one file, in bytes.
+const maxManifest = 16 << 20
+
+// Parse reads YAML or JSON documents. Unknown kinds, unknown fields and fields
+// with a meaning that cannot be honoured are refused: ErrManifest, all problems
+// at once.
+func Parse(r io.Reader) (*Set, error) {
+	text, err := io.ReadAll(io.LimitReader(r, maxManifest+1))
+	if err != nil {
+		return nil, fmt.Errorf("read the manifest: %w", err)
+	}
+	if len(text) > maxManifest {
+		return nil, fmt.Errorf("%w: larger than %d bytes", ErrManifest, maxManifest)
+	}
+	s := &Set{ConfigMaps: map[string]*ConfigMap{}, Secrets: map[string]*Secret{}, Claims: map[string]*Claim{}}
+	var errs []error
+	docs := documents(text)
+	for i, doc := range docs {
+		if err := s.add(doc); err != nil {
+			errs = append(errs, fmt.Errorf("%w: document %d: %w", ErrManifest, i+1, err))
+		}
+	}
+	if len(docs) == 0 {
+		errs = append(errs, fmt.Errorf("%w: it is empty", ErrManifest))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return s, s.check()
+}
+
+// documents splits YAML at its document markers; empty ones are left out.
+func documents(text []byte) [][]byte {
+	var docs [][]byte
+	var doc []byte
+	flush := func() {
+		var v any
+		if err := yaml.Unmarshal(doc, &v); err != nil || v != nil {
+			docs = append(docs, doc)
+		}
+		doc = nil
+	}
+	lines := bufio.NewScanner(bytes.NewReader(text))
+	lines.Buffer(nil, maxManifest+1)
+	for lines.Scan() {
+		line := lines.Bytes()
+		if bytes.HasPrefix(line, []byte("---")) && (len(line) == 3 || line[3] == ' ' || line[3] == '\t') {
+			flush()
+			continue
+		}
+		doc = append(append(doc, line...), '\n')
+	}
+	flush()
+	return docs
+}
+
+func (s *Set) add(doc []byte) error {
+	text, err := yaml.YAMLToJSONStrict(doc)
+	if err != nil {
+		return err
+	}
+	var head struct {
+		APIVersion string `json:"apiVersion"`
+		Kind       string `json:"kind"`
+		Metadata   Meta   `json:"metadata"`
+	}
+	if err := json.Unmarshal(text, &head); err != nil {
+		return err
+	}
+	name := head.Kind + " " + head.Metadata.Name
+	wrap := func(err error) error {
+		if err == nil {
+			return nil
+		}
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	if head.Metadata.Name == "" && head.Kind != "" {
+		return fmt.Errorf("%s: metadata.name is missing", head.Kind)
+	}
+	switch head.APIVersion + " " + head.Kind {
+	case "v1 Pod":
+		p := &Pod{}
+		err = decode(text, p)
+		s.Pods = append(s.Pods, p)
+	case "apps/v1 Deployment":
+		d := &Deployment{}
+		if err = decode(text, d); err == nil {
+			err = s.addDeployment(d)
+		}
+	case "v1 ConfigMap":
+		c := &ConfigMap{}
+		err = decode(text, c)
+		s.ConfigMaps[head.Metadata.Name] = c
+	case "v1 Secret":
+		c := &Secret{}
+		err = decode(text, c)
+		s.Secrets[head.Metadata.Name] = c
+	case "v1 PersistentVolumeClaim":
+		c := &Claim{}
+		err = decode(text, c)
+		s.Claims[head.Metadata.Name] = c
+	default:
+		return fmt.Errorf("kind %q of %q is not supported: Pod, Deployment, ConfigMap, Secret and PersistentVolumeClaim are", head.Kind, head.APIVersion)
+	}
+	return wrap(err)
+}
+
+// decode refuses unknown fields, by their paths.
+func decode(text []byte, into any) error {
+	strict, err := strictjson.UnmarshalStrict(text, into)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range strict {
+		errs = append(errs, fmt.Errorf("%w (not supported here, or misspelt)", e))
+	}
+	return errors.Join(errs...)
+}
+
+// addDeployment adds a pod for each replica.
+func (s *Set) addDeployment(d *Deployment) error {
+	replicas := int32(1)
+	if d.Spec.Replicas != nil {
+		replicas = *d.Spec.Replicas
+	}
+	if replicas < 0 || replicas > 100 {
+		return fmt.Errorf("spec.replicas: %d is not between 0 and 100", replicas)
+	}
+	if p := d.Spec.Template.Spec.RestartPolicy; p != "" && p != "Always" {
+		return fmt.Errorf("spec.template.spec.restartPolicy: %s; a Deployment's is Always", p)
+	}
+	for k, v := range d.Spec.Selector.MatchLabels {
+		if d.Spec.Template.Metadata.Labels[k] != v {
+			return fmt.Errorf("spec.selector.matchLabels: the template has no label %s=%s", k, v)
+		}
+	}
+	for i := range replicas {
+		meta := d.Spec.Template.Metadata
+		meta.Name, meta.Namespace = fmt.Sprintf("%s-%d", d.Metadata.Name, i), d.Metadata.Namespace
+		s.Pods = append(s.Pods, &Pod{Kind: "Pod", Metadata: meta, Spec: d.Spec.Template.Spec})
+	}
+	return nil
+}
+
+var dnsName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?$`)
+
+func (s *Set) check() error {
+	var errs []error
+	seen := map[string]bool{}
+	for _, p := range s.Pods {
+		if p.Metadata.Namespace == "" {
+			p.Metadata.Namespace = "default"
+		}
+		key := p.Metadata.Namespace + "/" + p.Metadata.Name
+		if seen[key] {
+			errs = append(errs, fmt.Errorf("%w: two pods are named %s", ErrManifest, key))
+		}
+		seen[key] = true
+		for _, problem := range p.problems(s) {
+			errs = append(errs, fmt.Errorf("%w: pod %s: %s", ErrManifest, p.Metadata.Name, problem))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// problems lists what is wrong with a pod, by field.
+func (p *Pod) problems(s *Set) []string {
+	var out []string
+	bad := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	if !dnsName.MatchString(p.Metadata.Name) {
+		bad("metadata.name: %q is not a DNS name in small letters", p.Metadata.Name)
+	}
+	spec := &p.Spec
+	if len(spec.Containers) == 0 {
+		bad("spec.containers: there are none")
+	}
+	switch spec.RestartPolicy {
+	case "":
+		spec.RestartPolicy = "Always"
+	case "Always", "OnFailure", "Never":
+	default:
+		bad("spec.restartPolicy: %q is not Always, OnFailure or Never", spec.RestartPolicy)
+	}
+	switch spec.DNSPolicy {
+	case "", "Default", "ClusterFirst", "ClusterFirstWithHostNet", "None":
+	default:
+		bad("spec.dnsPolicy: unknown policy %q", spec.DNSPolicy)
+	}
+	if spec.HostNetwork && spec.ShareProcessNamespace && spec.HostPID {
+		bad("spec.hostPID and spec.shareProcessNamespace exclude each other")
+	}
+	volumes := map[string]bool{}
+	for i, v := range spec.Volumes {
+		if volumes[v.Name] {
+			bad("spec.volumes[%d].name: %q is there twice", i, v.Name)
+		}
+		volumes[v.Name] = true
+		if problem := v.problem(s); problem != "" {
+			bad("spec.volumes[%d] (%s): %s", i, v.Name, problem)
+		}
+	}
+	names := map[string]bool{}
+	for kind, list := range map[string][]Container{"initContainers": spec.InitContainers, "containers": spec.Containers} {
+		for i := range list {
+			c := &list[i]
+			at := fmt.Sprintf("spec.%s[%d] (%s)", kind, i, c.Name)
+			if names[c.Name] {
+				bad("%s: the name is there twice", at)
+			}
+			names[c.Name] = true
+			for _, problem := range c.problems(s, volumes, kind == "initContainers") {
+				bad("%s%s", at, problem)
+			}
+		}
+	}
+	return out
+}
+
+func (v *Volume) problem(s *Set) string {
+	sources := 0
+	for _, set := range []bool{v.EmptyDir != nil, v.HostPath != nil, v.ConfigMap != nil, v.Secret != nil, v.PersistentVolumeClaim != nil, v.Image != nil} {
+		if set {
+			sources++
+		}
+	}
+	switch {
+	case !dnsName.MatchString(v.Name):
+		return "the name is not a DNS name in small letters"
+	case sources != 1:
+		return "one of emptyDir, hostPath, configMap, secret, persistentVolumeClaim and image must be set"
+	case v.EmptyDir != nil && v.EmptyDir.Medium != "" && v.EmptyDir.Medium != "Memory":
+		return "emptyDir.medium: " + v.EmptyDir.Medium + " is not supported"
+	case v.HostPath != nil && !strings.HasPrefix(v.HostPath.Path, "/"):
+		return "hostPath.path must be absolute"
+	case v.ConfigMap != nil && s.ConfigMaps[v.ConfigMap.Name] == nil && !v.ConfigMap.Optional:
+		return fmt.Sprintf("configMap %q is not in the manifest", v.ConfigMap.Name)
+	case v.Secret != nil && s.Secrets[v.Secret.SecretName] == nil && !v.Secret.Optional:
+		return fmt.Sprintf("secret %q is not in the manifest", v.Secret.SecretName)
+	case v.PersistentVolumeClaim != nil && !dnsName.MatchString(v.PersistentVolumeClaim.ClaimName):
+		return "persistentVolumeClaim.claimName is not a DNS name in small letters"
+	}
+	return ""
+}
+
+func (c *Container) problems(s *Set, volumes map[string]bool, init bool) []string {
+	var out []string
+	bad := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	if !dnsName.MatchString(c.Name) {
+		bad(": the name is not a DNS name in small letters")
+	}
+	if c.Image == "" {
+		bad(".image is missing")
+	}
+	switch c.ImagePullPolicy {
+	case "", "Always", "IfNotPresent", "Never":
+	default:
+		bad(".imagePullPolicy: %q is not Always, IfNotPresent or Never", c.ImagePullPolicy)
+	}
+	if c.RestartPolicy != "" && (!init || c.RestartPolicy != "Always") {
+		bad(".restartPolicy: only init containers have one, and it is Always")
+	}
+	for i, m := range c.VolumeMounts {
+		if !volumes[m.Name] {
+			bad(".volumeMounts[%d]: the pod has no volume %q", i, m.Name)
+		}
+		if !strings.HasPrefix(m.MountPath, "/") {
+			bad(".volumeMounts[%d].mountPath: %q is not absolute", i, m.MountPath)
+		}
+	}
+	for i, p := range c.Ports {
+		if p.ContainerPort < 1 || p.ContainerPort > 65535 || p.HostPort < 0 || p.HostPort > 65535 {
+			bad(".ports[%d]: a port is outside 1-65535", i)
+		}
+		if p.Protocol != "" && p.Protocol != "TCP" && p.Protocol != "UDP" && p.Protocol != "SCTP" {
+			bad(".ports[%d].protocol: %q is not TCP, UDP or SCTP", i, p.Protocol)
+		}
+	}
+	for _, r := range []map[string]Quantity{c.Resources.Limits, c.Resources.Requests} {
+		for name := range r {
+			if name != "cpu" && name != "memory" && name != "ephemeral-storage" {
+				bad(".resources: %q is not supported", name)
+			}
+		}
+	}
+	for name, p := range map[string]*Probe{"livenessProbe": c.LivenessProbe, "readinessProbe": c.ReadinessProbe, "startupProbe": c.StartupProbe} {
+		if p == nil {
+			continue
+		}
+		if problem := p.problem(c); problem != "" {
+			bad(".%s: %s", name, problem)
+		}
+	}
+	if _, err := c.environment(s, func(string) (string, error) { return "", nil }); err != nil {
+		bad(".env: %v", err)
+	}
+	return out
+}

@@ -1,0 +1,186 @@
+package kube
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+const hostsFile = "hosts"
+
+// path is where a volume is on this host, and whether it may only be read.
+func (v *Volume) path(at Place) (dir string, readOnly bool) {
+	switch {
+	case v.EmptyDir != nil && v.EmptyDir.Medium == "Memory":
+		return filepath.Join(at.Memory, "volumes", v.Name), false
+	case v.EmptyDir != nil:
+		return filepath.Join(at.Disk, "volumes", v.Name), false
+	case v.HostPath != nil:
+		return v.HostPath.Path, false
+	case v.PersistentVolumeClaim != nil:
+		return filepath.Join(at.Volumes, v.PersistentVolumeClaim.ClaimName), v.PersistentVolumeClaim.ReadOnly
+	}
+	return filepath.Join(at.Memory, "volumes", v.Name), true // configMap, secret
+}
+
+// Prepare makes the pod's volumes. Idempotent. What it makes below at.Disk and
+// at.Memory is the pod's own and may be removed with it; named volumes stay.
+func (p *Pod) Prepare(s *Set, at Place) error {
+	for i := range p.Spec.Volumes {
+		v := &p.Spec.Volumes[i]
+		if err := p.prepare(v, s, at); err != nil {
+			return fmt.Errorf("pod %s: volume %s: %w", p.Metadata.Name, v.Name, err)
+		}
+	}
+	if len(p.Spec.HostAliases) == 0 {
+		return nil
+	}
+	if err := os.MkdirAll(at.Memory, 0o700); err != nil {
+		return err
+	}
+	text := "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+	for _, a := range p.Spec.HostAliases {
+		text += a.IP + "\t" + strings.Join(a.Hostnames, " ") + "\n"
+	}
+	return os.WriteFile(filepath.Join(at.Memory, hostsFile), []byte(text), 0o644)
+}
+
+func (p *Pod) prepare(v *Volume, s *Set, at Place) error {
+	dir, _ := v.path(at)
+	switch {
+	case v.Image != nil:
+		return nil
+	case v.HostPath != nil:
+		return checkHostPath(v.HostPath.Path, v.HostPath.Type)
+	case v.EmptyDir != nil:
+		return makeOpen(dir)
+	case v.PersistentVolumeClaim != nil:
+		if _, err := os.Stat(dir); err == nil {
+			return nil // it keeps the owner and mode that its users gave it
+		}
+		return makeOpen(dir)
+	case v.ConfigMap != nil:
+		data := map[string][]byte{}
+		if cm := s.ConfigMaps[v.ConfigMap.Name]; cm != nil {
+			for k, text := range cm.Data {
+				data[k] = []byte(text)
+			}
+			for k, b := range cm.BinaryData {
+				data[k] = b
+			}
+		}
+		return writeFiles(dir, data, v.ConfigMap.Items, v.ConfigMap.DefaultMode, v.ConfigMap.Optional)
+	case v.Secret != nil:
+		return writeFiles(dir, s.Secrets[v.Secret.SecretName].content(), v.Secret.Items, v.Secret.DefaultMode, v.Secret.Optional)
+	}
+	return nil
+}
+
+// makeOpen makes a directory that any user of the containers may write to, as a
+// kubelet does. The directories above it are the daemon's user's alone.
+func makeOpen(dir string) error {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o711); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o777); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	err := os.Chmod(dir, 0o777)
+	if errors.Is(err, os.ErrPermission) {
+		return nil // it is a container's user's by now
+	}
+	return err
+}
+
+// checkHostPath holds the rules of HostPathType.
+func checkHostPath(path, kind string) error {
+	st, err := os.Stat(path)
+	missing := errors.Is(err, os.ErrNotExist)
+	if err != nil && !missing {
+		return err
+	}
+	switch kind {
+	case "":
+		return nil
+	case "DirectoryOrCreate":
+		if missing {
+			return os.MkdirAll(path, 0o755)
+		}
+		if !st.IsDir() {
+			return fmt.Errorf("%s is no directory", path)
+		}
+	case "FileOrCreate":
+		if missing {
+			f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o644)
+			if err != nil {
+				return err
+			}
+			return f.Close()
+		}
+		if !st.Mode().IsRegular() {
+			return fmt.Errorf("%s is no file", path)
+		}
+	case "Directory":
+		if missing || !st.IsDir() {
+			return fmt.Errorf("%s is no directory", path)
+		}
+	case "File":
+		if missing || !st.Mode().IsRegular() {
+			return fmt.Errorf("%s is no file", path)
+		}
+	case "Socket":
+		if missing || st.Mode()&os.ModeSocket == 0 {
+			return fmt.Errorf("%s is no socket", path)
+		}
+	case "CharDevice", "BlockDevice":
+		if missing || st.Mode()&os.ModeDevice == 0 {
+			return fmt.Errorf("%s is no device", path)
+		}
+	default:
+		return fmt.Errorf("%w: hostPath.type %q", ErrManifest, kind)
+	}
+	return nil
+}
+
+// writeFiles fills a directory with the keys of a configMap or secret.
+func writeFiles(dir string, data map[string][]byte, items []KeyToPath, mode *int32, optional bool) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	if items == nil {
+		for k := range data {
+			items = append(items, KeyToPath{Key: k, Path: k})
+		}
+	}
+	for _, item := range items {
+		content, ok := data[item.Key]
+		switch {
+		case !ok && optional:
+			continue
+		case !ok:
+			return fmt.Errorf("%w: there is no key %q", ErrManifest, item.Key)
+		case !filepath.IsLocal(item.Path):
+			return fmt.Errorf("%w: the path %q leads out of the volume", ErrManifest, item.Path)
+		}
+		perm := os.FileMode(0o644)
+		if m := or(item.Mode, mode); m != nil {
+			perm = os.FileMode(*m) & 0o777
+		}
+		name := filepath.Join(dir, item.Path)
+		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+			return err
+		}
+		if err := os.RemoveAll(name); err != nil {
+			return err
+		}
+		if err := os.WriteFile(name, content, 0o600); err != nil {
+			return err
+		}
+		if err := os.Chmod(name, perm); err != nil {
+			return err
+		}
+	}
+	return nil
+}

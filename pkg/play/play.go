@@ -1,0 +1,189 @@
+// Package play runs the pods of a manifest through the daemon, and does for them
+// what a kubelet would: init containers in order, probes, restarts. It lives in
+// the client and ends with it; what it has started goes on by itself.
+package play
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/pkg/client"
+	"github.com/subpod/subpod/pkg/kube"
+	"github.com/subpod/subpod/pkg/labels"
+)
+
+// Options of a Player.
+type Options struct {
+	Client *client.Client
+	// DataDir is for what lasts, RunDir for what ends with the session.
+	DataDir, RunDir string
+	// Say tells the user what happens, a line at a time.
+	Say func(format string, args ...any)
+	// Logs, if set, gets what containers write, each line with its container.
+	Logs io.Writer
+	// Remove removes a directory in which containers have written: files of
+	// subordinate users may be there.
+	Remove func(ctx context.Context, dir string) error
+	// Pull pulls an image.
+	Pull func(ctx context.Context, ref string) error
+	// Up is called once all containers of all pods run (or have ended).
+	Up func()
+	// FirstBackoff is the pause before the first restart of a container; it
+	// doubles up to five minutes, as a kubelet's does. 0 is one second.
+	FirstBackoff time.Duration
+}
+
+// ErrExists says that a pod of that name is there already.
+var ErrExists = errors.New("pod exists")
+
+// ErrFailed says that a pod has failed: a container ended with an error and is
+// not to be restarted.
+var ErrFailed = errors.New("pod failed")
+
+// Play runs the pods of the set until all have completed, or ctx ends: then they
+// are stopped and removed, as after an error. ErrExists, ErrFailed.
+func Play(ctx context.Context, set *kube.Set, o Options) error {
+	if o.FirstBackoff == 0 {
+		o.FirstBackoff = time.Second
+	}
+	for _, p := range set.Pods {
+		if there, err := find(ctx, o.Client, p); err != nil {
+			return err
+		} else if there != nil {
+			return fmt.Errorf("%w: %s; remove it (--down), or replace it (--replace)", ErrExists, client.PodName(there))
+		}
+	}
+	var logs sync.Mutex
+	var up, all sync.WaitGroup
+	up.Add(len(set.Pods))
+	errs := make([]error, len(set.Pods))
+	for i, p := range set.Pods {
+		r := &runner{Options: o, set: set, pod: p, logLock: &logs, up: sync.OnceFunc(up.Done)}
+		all.Go(func() {
+			defer r.up()
+			errs[i] = r.run(ctx)
+		})
+	}
+	if o.Up != nil {
+		go func() {
+			up.Wait()
+			o.Up()
+		}()
+	}
+	all.Wait()
+	if ctx.Err() != nil {
+		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Minute)
+		defer cancel()
+		return Down(cleanup, set, o)
+	}
+	return errors.Join(errs...)
+}
+
+// Down stops and removes the pods of the set with all that was made for them,
+// but for named volumes. Idempotent.
+func Down(ctx context.Context, set *kube.Set, o Options) error {
+	var all sync.WaitGroup
+	errs := make([]error, len(set.Pods))
+	for i, p := range set.Pods {
+		all.Go(func() { errs[i] = down(ctx, p, o) })
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+func down(ctx context.Context, p *kube.Pod, o Options) error {
+	there, err := find(ctx, o.Client, p)
+	if err != nil || there == nil {
+		return err
+	}
+	if err := stopContainers(ctx, p, there.Id, o); err != nil {
+		return err
+	}
+	if _, err := o.Client.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: there.Id}); err != nil {
+		return err
+	}
+	if _, err := o.Client.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: there.Id}); err != nil {
+		return err
+	}
+	o.Say("%s: removed", p.Metadata.Name)
+	at := o.place(p, there.Metadata.Uid)
+	return errors.Join(os.RemoveAll(at.Logs), o.Remove(ctx, at.Disk), o.Remove(ctx, at.Memory))
+}
+
+func stopContainers(ctx context.Context, p *kube.Pod, podID string, o Options) error {
+	resp, err := o.Client.ListContainers(ctx, &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{PodSandboxId: podID}})
+	if err != nil {
+		return err
+	}
+	var all sync.WaitGroup
+	errs := make([]error, len(resp.Containers))
+	for i, c := range resp.Containers {
+		all.Go(func() {
+			if c.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
+				return
+			}
+			preStop(ctx, p, c, o)
+			_, errs[i] = o.Client.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: c.Id, Timeout: grace(p)})
+		})
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+// preStop runs the hook of a container that is to be stopped.
+func preStop(ctx context.Context, p *kube.Pod, c *runtimeapi.Container, o Options) {
+	for i := range p.Spec.Containers {
+		l := p.Spec.Containers[i].Lifecycle
+		if p.Spec.Containers[i].Name != c.Metadata.GetName() || l == nil || l.PreStop == nil {
+			continue
+		}
+		if err := hook(ctx, o.Client, c.Id, l.PreStop); err != nil {
+			o.Say("%s/%s: preStop: %v", p.Metadata.Name, c.Metadata.GetName(), err)
+		}
+	}
+}
+
+// grace is the pod's time to end, in seconds.
+func grace(p *kube.Pod) int64 {
+	if g := p.Spec.TerminationGracePeriodSeconds; g != nil {
+		return *g
+	}
+	return 30
+}
+
+// find looks for a pod that was played before.
+func find(ctx context.Context, c *client.Client, p *kube.Pod) (*runtimeapi.PodSandbox, error) {
+	resp, err := c.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{Filter: &runtimeapi.PodSandboxFilter{
+		LabelSelector: map[string]string{labels.MadeBy: "play"},
+	}})
+	if err != nil {
+		return nil, err
+	}
+	for _, there := range resp.Items {
+		if there.Metadata.GetName() == p.Metadata.Name && there.Metadata.GetNamespace() == p.Metadata.Namespace {
+			return there, nil
+		}
+	}
+	return nil, nil
+}
+
+// place says where the files of a pod are.
+func (o Options) place(p *kube.Pod, uid string) kube.Place {
+	own := p.Metadata.Name + "-" + uid
+	return kube.Place{
+		UID:     uid,
+		Logs:    filepath.Join(o.DataDir, "logs", own),
+		Volumes: filepath.Join(o.DataDir, "volumes"),
+		Disk:    filepath.Join(o.DataDir, "play", own),
+		Memory:  filepath.Join(o.RunDir, "play", own),
+		Seccomp: filepath.Join(o.DataDir, "seccomp"),
+	}
+}
