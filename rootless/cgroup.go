@@ -49,6 +49,11 @@ func detectCgroup() cgroupFacts {
 	return f
 }
 
+// OwnsCgroup reports whether a node that is made by this process can set limits:
+// the process is alone in a delegated cgroup v2, such as that of a systemd service
+// with Delegate=yes.
+func OwnsCgroup() bool { return detectCgroup().delegated() }
+
 // delegated reports whether the own cgroup is ours to divide: writable, and
 // with no process in it that is not the daemon. A login scope shared with a
 // shell is neither; a systemd unit with Delegate=yes is both.

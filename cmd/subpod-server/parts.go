@@ -181,6 +181,9 @@ func ociOptions(cfg *config.Config, cg cgroup.Facts) oci.Options {
 		CgroupManager: cg.Driver,
 		Log:           slog.Default(),
 	}
+	if cg.Driver == cgroup.DriverSystemd {
+		o.CgroupManager = cgroup.DriverCgroupfs // inside of scopes: see cgroup.Pod.Place
+	}
 	for name, h := range cfg.Runtime.Handlers {
 		if _, err := exec.LookPath(h.Path); err != nil && name != cfg.Runtime.DefaultHandler {
 			slog.Info("a runtime handler is not installed", "handler", name, "path", h.Path)

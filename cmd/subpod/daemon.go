@@ -1,14 +1,19 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/subpod/subpod/pkg/cgroup"
 	"github.com/subpod/subpod/pkg/cli"
 	"github.com/subpod/subpod/pkg/config"
 	"github.com/subpod/subpod/rootless"
@@ -31,8 +36,23 @@ the node; SIGHUP, or "subpod reload", restarts the server only.`,
 			if err != nil {
 				return err
 			}
+			ownScope(cfg)
 			return rootless.Exec(node)
 		},
+	}
+}
+
+// ownScope gets a daemon that was started from a shell a cgroup of its own from
+// systemd: limits can be set only below that. A service has one already, or its
+// administrator did not want it to.
+func ownScope(cfg *config.Config) {
+	manager := cfg.Runtime.CgroupManager
+	service := os.Getenv("SYSTEMD_EXEC_PID") == strconv.Itoa(os.Getpid())
+	if service || os.Geteuid() == 0 || manager != "auto" && manager != cgroup.DriverCgroupfs || rootless.OwnsCgroup() {
+		return
+	}
+	if err := cgroup.EnterScope(context.Background()); err != nil && !errors.Is(err, cgroup.ErrNoManager) {
+		slog.Warn("no cgroup of its own for the daemon: containers run without resource limits", "error", err)
 	}
 }
 

@@ -51,7 +51,7 @@ func (f Facts) Enabled() bool { return f.Driver == DriverCgroupfs || f.Driver ==
 type probe struct {
 	mount, self string
 	leaf        string
-	bus         string // the user bus socket, "" when there is none
+	manager     func() error // why systemd's user manager cannot be asked
 }
 
 // Detect looks at the machine. It changes nothing. wanted is the configured
@@ -61,7 +61,7 @@ type probe struct {
 // passes controllers on may hold no process itself (cgroup-v2.rst, "No Internal
 // Process Constraint"), so pods go beside it.
 func Detect(wanted, leaf string) Facts {
-	return probe{mount: Mount, self: "/proc/self/cgroup", leaf: leaf, bus: userBus()}.detect(wanted)
+	return probe{mount: Mount, self: "/proc/self/cgroup", leaf: leaf, manager: askManager}.detect(wanted)
 }
 
 func (p probe) detect(wanted string) Facts {
@@ -114,17 +114,18 @@ func (p probe) chooseV2(f *Facts, wanted, own string) {
 
 func (p probe) chooseSystemd(f *Facts, own string) {
 	slice := userSlice(p.mount, own)
-	switch {
-	case p.bus == "":
-		f.Reason = "the systemd driver needs a user bus, and there is none: $XDG_RUNTIME_DIR/bus is missing (install dbus-user-session, log in again)"
-	case slice == "":
+	if slice == "" {
 		f.Reason = "the systemd driver needs a systemd user manager, and cgroup " + own + " belongs to none"
-	default:
-		f.Delegated, f.Driver, f.Root = true, DriverSystemd, slice
-		f.Controllers = words(slice, "cgroup.controllers")
-		f.Swap = exists(filepath.Join(slice, "memory.swap.max"))
-		f.Reason = "systemd's user manager makes scopes below " + slice
+		return
 	}
+	if err := p.manager(); err != nil {
+		f.Reason = "the systemd driver needs systemd's user manager: " + err.Error()
+		return
+	}
+	f.Delegated, f.Driver, f.Root = true, DriverSystemd, slice
+	f.Controllers = words(slice, "cgroup.controllers")
+	f.Swap = exists(filepath.Join(slice, "memory.swap.max"))
+	f.Reason = "systemd's user manager makes scopes below " + slice
 }
 
 // writable checks what delegation gives (cgroup-v2.rst, "Model of Delegation"):
@@ -198,8 +199,7 @@ func userSlice(mount, own string) string {
 	return ""
 }
 
-// userBus returns the socket of the user's D-Bus, which the OCI runtime asks for
-// scopes.
+// userBus returns the socket of the user's D-Bus, "" when there is none.
 func userBus() string {
 	if a, ok := strings.CutPrefix(os.Getenv("DBUS_SESSION_BUS_ADDRESS"), "unix:path="); ok {
 		path, _, _ := strings.Cut(a, ",")

@@ -11,11 +11,11 @@ import (
 // ErrBadParent says that a cgroup_parent cannot be used with the driver.
 var ErrBadParent = errors.New("bad cgroup parent")
 
-// defaultParent is where pods without a cgroup_parent go, and defaultSlice the
-// same for systemd.
+// defaultParent is where pods without a cgroup_parent go. With systemd each has a
+// slice below that of the same name.
 const (
 	defaultParent = "/subpod"
-	defaultSlice  = "subpod.slice"
+	slicePrefix   = "subpod-"
 	scopePrefix   = "subpod"
 )
 
@@ -44,7 +44,7 @@ func (f Facts) PodPath(parent, podID string) (Pod, error) {
 		return Pod{}, fmt.Errorf("%w: %q", ErrBadParent, parent)
 	}
 	if f.Driver == DriverSystemd {
-		return f.slicePath(parent)
+		return f.slicePath(parent, podID)
 	}
 	if parent == "" {
 		parent = path.Join(defaultParent, podID)
@@ -58,8 +58,8 @@ func (f Facts) PodPath(parent, podID string) (Pod, error) {
 	return Pod{Parent: parent, Dir: filepath.Join(f.Root, parent), facts: f}, nil
 }
 
-func (f Facts) slicePath(parent string) (Pod, error) {
-	slice := defaultSlice
+func (f Facts) slicePath(parent, podID string) (Pod, error) {
+	slice := slicePrefix + podID + ".slice"
 	if parent != "" {
 		slice = path.Base(parent)
 	}
@@ -78,16 +78,18 @@ func (f Facts) slicePath(parent string) (Pod, error) {
 }
 
 // Container returns the OCI cgroupsPath of a container in the pod, and the
-// directory that it will have; both "" when cgroups are disabled.
+// directory that it will have; both "" when cgroups are disabled. With the systemd
+// driver too the path is one of the file system: see Place.
 func (p Pod) Container(id string) (cgroupsPath, dir string) {
 	switch p.facts.Driver {
 	case DriverSystemd:
-		return p.Parent + ":" + scopePrefix + ":" + id, filepath.Join(p.Dir, scopePrefix+"-"+id+".scope")
+		dir = filepath.Join(p.Dir, scopeName(id), scopeContainer)
 	case DriverCgroupfs:
 		dir = filepath.Join(p.Dir, id)
-		return path.Join(p.facts.rootPath(), p.Parent, id), dir
+	default:
+		return "", ""
 	}
-	return "", ""
+	return strings.TrimPrefix(dir, Mount), dir
 }
 
 // rootPath is Root as the OCI runtime names it: from the top of the mount.

@@ -63,22 +63,30 @@ func Kill(dir string) error {
 }
 
 // Remove removes the cgroup dir with all below it. It waits, until ctx ends, for
-// processes that are about to leave. Idempotent. It refuses a directory that is
-// not inside of f.Root.
+// processes that are about to leave. A container's goes with its scope, and a slice
+// is stopped, so that systemd forgets both. Idempotent. It refuses a directory that
+// is not inside of f.Root.
 func (f Facts) Remove(ctx context.Context, dir string) error {
 	rel, err := filepath.Rel(f.Root, dir)
 	if f.Root == "" || err != nil || rel == "." || rel == ".." || strings.HasPrefix(rel, "../") {
 		return fmt.Errorf("remove cgroup %q: not below %q", dir, f.Root)
+	}
+	if f.Driver == DriverSystemd {
+		if filepath.Base(dir) == scopeContainer {
+			dir = filepath.Dir(dir)
+		} else if slice := filepath.Base(dir); strings.HasSuffix(slice, ".slice") {
+			if err := stopSlice(ctx, slice); err != nil {
+				return err
+			}
+		}
 	}
 	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
 		err := removeTree(dir)
 		if err == nil || !errors.Is(err, unix.EBUSY) {
 			return err
 		}
-		select {
-		case <-ctx.Done():
-			return errors.Join(err, ctx.Err())
-		case <-time.After(wait):
+		if late := pause(ctx, wait); late != nil {
+			return errors.Join(err, late)
 		}
 	}
 }

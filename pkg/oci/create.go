@@ -30,6 +30,9 @@ type CreateSpec struct {
 	// Complete, when set, is called while conmon starts, which takes as long as
 	// mounting a root file system, and fills in Spec and SeccompBPF.
 	Complete func(context.Context, *CreateSpec) error
+	// Place, when set, is called with the PID of conmon before that calls the
+	// runtime: to give it a cgroup.
+	Place func(ctx context.Context, conmon int) error
 	// LogPath is the absolute path of the log in CRI format; "" = no log. Its
 	// directory must exist.
 	LogPath                    string
@@ -157,6 +160,11 @@ func (e *Executor) create(ctx context.Context, rt *runtime, s *CreateSpec) (f Fa
 	useBPF := s.SeccompBPF != "" && rt.bpf.Load() && canUseBPF(s.Spec)
 	if err := writeConfig(*s, useBPF); err != nil {
 		return f, err
+	}
+	if s.Place != nil {
+		if err := s.Place(ctx, conmon.cmd.Process.Pid); err != nil {
+			return f, err
+		}
 	}
 	if err := conmon.create(ctx, rt, s.Bundle, &f); err != nil {
 		return f, err

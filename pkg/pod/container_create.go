@@ -99,10 +99,14 @@ func (r *Runtime) makeContainer(ctx context.Context, p state.Pod, c state.Contai
 	if err := r.State.PutContainer(c); err != nil {
 		return err
 	}
-	if err := r.createInRuntime(ctx, &c, p.Handler, func(ctx context.Context, s *oci.CreateSpec) error {
-		out, err := r.buildSpec(ctx, p, &c, image, cgroupsPath)
-		s.Spec, s.SeccompBPF = out.Spec, out.SeccompBPF
-		return err
+	if err := r.createInRuntime(ctx, &c, oci.CreateSpec{
+		Handler: p.Handler,
+		Complete: func(ctx context.Context, s *oci.CreateSpec) error {
+			out, err := r.buildSpec(ctx, p, &c, image, cgroupsPath)
+			s.Spec, s.SeccompBPF = out.Spec, out.SeccompBPF
+			return err
+		},
+		Place: func(ctx context.Context, conmon int) error { return group.Place(ctx, c.ID, conmon) },
 	}); err != nil {
 		return err
 	}
@@ -143,8 +147,8 @@ func (r *Runtime) buildSpec(ctx context.Context, p state.Pod, c *state.Container
 }
 
 // createInRuntime has the OCI runtime make the container up to the point where
-// its process waits to be started. build is called meanwhile.
-func (r *Runtime) createInRuntime(ctx context.Context, c *state.Container, handler string, build func(context.Context, *oci.CreateSpec) error) error {
+// its process waits to be started. spec says how; what the record tells is added.
+func (r *Runtime) createInRuntime(ctx context.Context, c *state.Container, spec oci.CreateSpec) error {
 	bundle := r.containerDir(c.ID)
 	if err := os.MkdirAll(bundle, 0o711); err != nil {
 		return fmt.Errorf("make the bundle: %w", err)
@@ -155,16 +159,9 @@ func (r *Runtime) createInRuntime(ctx context.Context, c *state.Container, handl
 		}
 	}
 	cfg := c.Config.V
-	made, err := r.Executor.Create(ctx, oci.CreateSpec{
-		ID:        c.ID,
-		Handler:   handler,
-		Bundle:    bundle,
-		Complete:  build,
-		LogPath:   c.Facts.LogPath,
-		Terminal:  cfg.Tty,
-		Stdin:     cfg.Stdin,
-		StdinOnce: cfg.StdinOnce,
-	})
+	spec.ID, spec.Bundle, spec.LogPath = c.ID, bundle, c.Facts.LogPath
+	spec.Terminal, spec.Stdin, spec.StdinOnce = cfg.Tty, cfg.Stdin, cfg.StdinOnce
+	made, err := r.Executor.Create(ctx, spec)
 	if errors.Is(err, oci.ErrCommandNotFound) {
 		c.Status.StartError = err.Error()
 		return nil
