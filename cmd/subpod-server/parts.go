@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 
 	"golang.org/x/sys/unix"
 
@@ -218,5 +220,6 @@ func info(cfg *config.Config, node *rootless.Node, cg cgroup.Facts, images stora
 		"node":    node,
 		"cgroup":  cg,
 		"storage": images,
+		"server":  map[string]any{"pid": os.Getpid(), "goroutines": runtime.NumGoroutine()},
 	}
 }

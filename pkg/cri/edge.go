@@ -9,6 +9,7 @@ import (
 	"runtime/debug"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -126,6 +127,10 @@ var codeOf = []struct {
 	{pod.ErrWrongState, codes.FailedPrecondition},
 	{oci.ErrNotRunning, codes.FailedPrecondition},
 	{rootless.ErrPortPrivileged, codes.PermissionDenied},
+	{unix.ENOSPC, codes.ResourceExhausted},
+	{unix.EDQUOT, codes.ResourceExhausted},
+	{unix.EMFILE, codes.ResourceExhausted},
+	{unix.ENFILE, codes.ResourceExhausted},
 }
 
 // typed lists the errors that the kubelet knows by the text that the message

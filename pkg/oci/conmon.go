@@ -121,6 +121,9 @@ func (e *Executor) startConmon(rt *runtime, s CreateSpec) (_ *conmonStart, err e
 // it returns an error.
 func (c *conmonStart) create(ctx context.Context, rt *runtime, bundle string, f *Facts) error {
 	_, writeErr := c.start.Write([]byte{0})
+	if writeErr != nil && !errors.Is(writeErr, unix.EPIPE) {
+		_ = c.cmd.Process.Kill() // it would wait for ever
+	}
 	stop := context.AfterFunc(ctx, func() { _ = c.cmd.Process.Kill() })
 	// The first process ends as soon as conmon has daemonized.
 	err := c.cmd.Wait()

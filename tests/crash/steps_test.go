@@ -195,7 +195,7 @@ func (f fault) run(before leak.Snapshot) (hit string, took time.Duration) {
 	p := f.r.newPod(sleeper, port)
 	defer func() {
 		if p.podID != "" && f.t.Failed() {
-			_ = p.removePod(ctx) // the next row starts from nothing
+			_, _ = again(p.removePod) // the next row starts from nothing
 		}
 	}()
 	if err := f.op.before(p, ctx); err != nil {
