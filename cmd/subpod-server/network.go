@@ -23,6 +23,7 @@ func newNetwork(cfg *config.Config, node *rootless.Node, nodeNet *netns.Node, po
 		return bridge.New(bridge.Options{
 			Node: nodeNet, StateDir: dir, Ports: ports.network(), Log: slog.Default(),
 			Subnets: cfg.Network.Subnets, Name: cfg.Network.Bridge, MTU: cfg.Network.MTU,
+			Isolate: cfg.Network.Isolate,
 		})
 	}
 	newCNI := func() (*cni.Network, error) {

@@ -97,6 +97,8 @@ func newParts(ctx context.Context, cfg *config.Config, node *rootless.Node, node
 		Executor:       executor,
 		Network:        network,
 		HostNetwork:    node.Uplink == rootless.UplinkHost,
+		IngressRate:    cfg.Network.IngressRate.Bits,
+		EgressRate:     cfg.Network.EgressRate.Bits,
 		NodeNetNS:      node.NetNS,
 		Host:           host,
 		UIDs:           idMaps(node.UIDMap),

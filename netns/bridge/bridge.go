@@ -30,7 +30,10 @@ type Options struct {
 	// Ports publishes host ports on the real host; nil = in the node network
 	// namespace only.
 	Ports netns.PortForwarder
-	Log   *slog.Logger
+	// Isolate keeps pods of different Kubernetes namespaces from talking, except
+	// through host ports and services.
+	Isolate bool
+	Log     *slog.Logger
 }
 
 // Bridge implements netns.Network.
@@ -43,6 +46,8 @@ type Bridge struct {
 	links    *links
 	rules    *rules
 	claims   netns.PortClaims
+	apart    isolation
+	isolate  bool
 	ipam     *ipam
 
 	mu       sync.Mutex // guards what follows
@@ -60,6 +65,7 @@ type podNet struct {
 	gone     bool // torn down and no longer in Bridge.pods
 	result   *netns.Result
 	elements []element
+	port     *isolatedPort // nil when pods are not isolated
 	releases []func(context.Context) error
 }
 
@@ -93,6 +99,7 @@ func New(o Options) (*Bridge, error) {
 		links: links, rules: &rules{node: o.Node, bridge: o.Name}, ipam: claims,
 		pods: map[string]*podNet{},
 	}
+	b.apart, b.isolate, b.rules.isolate = isolation{rules: b.rules, ids: map[string]uint32{}}, o.Isolate, o.Isolate
 	b.current, err = b.decideSubnets(o.Subnets)
 	if err == nil && len(b.current) == 0 {
 		err = errors.New("no subnet for pods: there is no IPv6 here, configure an IPv4 one")

@@ -49,6 +49,8 @@ func families(s sets) []family {
 //	prerouting   → hostports, for what comes from pods and the uplink
 //	output       → hostports, for processes in the node network namespace
 //	postrouting  masquerade: pods to the uplink; pods and loopback to pods by host ports
+//	published    mark what is for a host port or service, for the bridge's own table
+//	isolate      drop what is routed from pods to pods and is for no host port or service
 //	loopback     drop what uses loopback addresses on the wire, which route_localnet would let in
 func (r *rules) addChains(c *nftables.Conn, t *nftables.Table, s sets) {
 	hostports := c.AddChain(&nftables.Chain{Name: "hostports", Table: t})
@@ -72,16 +74,27 @@ func (r *rules) addChains(c *nftables.Conn, t *nftables.Table, s sets) {
 	rule(output, jump)
 	fams := families(s)
 	for _, f := range fams {
-		rule(hostports, f.is(), f.lookup(f.addrs, f.size), setMark(), f.dnat())
+		rule(hostports, f.is(), f.lookup(f.addrs, f.size), setMark(hostPortMark), f.dnat())
 	}
 	for _, f := range fams {
-		rule(hostports, f.is(), isLocal(), f.lookup(f.ports, 0), setMark(), f.dnat())
+		rule(hostports, f.is(), isLocal(), f.lookup(f.ports, 0), setMark(hostPortMark), f.dnat())
 	}
 	masquerade := []expr.Any{&expr.Masq{}}
 	for _, f := range fams {
 		rule(postrouting, f.is(), f.fromPods(), r.toBridge(expr.CmpOpNeq), masquerade)
-		rule(postrouting, f.is(), f.fromPods(), r.toBridge(expr.CmpOpEq), hasMark(), masquerade)
+		rule(postrouting, f.is(), f.fromPods(), r.toBridge(expr.CmpOpEq), hasMark(hostPortMark), masquerade)
 		rule(postrouting, f.is(), f.isLoopback(f.src), r.toBridge(expr.CmpOpEq), masquerade)
+	}
+	if r.isolate {
+		published := base("published", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRef(*nftables.ChainPriorityNATDest+1))
+		rule(published, r.fromBridge(), isDNAT(), setMark(publishedMark))
+		isolate := base("isolate", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter)
+		between := func(verdict expr.VerdictKind, match ...expr.Any) {
+			rule(isolate, r.fromBridge(), r.toBridge(expr.CmpOpEq), match, []expr.Any{&expr.Verdict{Kind: verdict}})
+		}
+		between(expr.VerdictAccept, isDNAT()...)
+		between(expr.VerdictAccept, hasMark(bridgedMark)...)
+		between(expr.VerdictDrop)
 	}
 	v4 := fams[0] // the kernel itself drops such IPv6 packets
 	drop := []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}}
@@ -128,26 +141,26 @@ func (f family) dnat() []expr.Any {
 }
 
 // setMark must leave the registers of the lookup alone.
-func setMark() []expr.Any {
+func setMark(bit uint32) []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyMARK, Register: regMark},
 		&expr.Bitwise{
 			SourceRegister: regMark, DestRegister: regMark, Len: 4,
-			Mask: binaryutil.NativeEndian.PutUint32(^uint32(hostPortMark)),
-			Xor:  binaryutil.NativeEndian.PutUint32(hostPortMark),
+			Mask: binaryutil.NativeEndian.PutUint32(^bit),
+			Xor:  binaryutil.NativeEndian.PutUint32(bit),
 		},
 		&expr.Meta{Key: expr.MetaKeyMARK, Register: regMark, SourceRegister: true},
 	}
 }
 
-func hasMark() []expr.Any {
+func hasMark(bit uint32) []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyMARK, Register: 1},
 		&expr.Bitwise{
 			SourceRegister: 1, DestRegister: 1, Len: 4,
-			Mask: binaryutil.NativeEndian.PutUint32(hostPortMark), Xor: make([]byte, 4),
+			Mask: binaryutil.NativeEndian.PutUint32(bit), Xor: make([]byte, 4),
 		},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(hostPortMark)},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(bit)},
 	}
 }
 
@@ -181,5 +194,16 @@ func (r *rules) matchName(key expr.MetaKey, op expr.CmpOp) []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: key, Register: 1},
 		&expr.Cmp{Op: op, Register: 1, Data: name},
+	}
+}
+
+// isDNAT matches packets of connections whose destination was changed, in both
+// directions (IPS_DST_NAT of linux/netfilter/nf_conntrack_common.h).
+func isDNAT() []expr.Any {
+	const dstNAT = 1 << 5
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATUS, Register: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(dstNAT), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
 	}
 }

@@ -42,11 +42,39 @@ func (b *Bridge) Reconcile(ctx context.Context, live []netns.Pod) error {
 	if err := b.rules.replace(prefixes, elements); err != nil {
 		return errors.Join(append(errs, fmt.Errorf("pod network: %w", err))...)
 	}
+	if err := b.restoreIsolation(live); err != nil {
+		return errors.Join(append(errs, fmt.Errorf("pod network: %w", err))...)
+	}
 	errs = append(errs, b.restoreForwards(ctx, forwards))
 	b.mu.Lock()
 	b.ready = true
 	b.mu.Unlock()
 	return errors.Join(errs...)
+}
+
+// restoreIsolation enters the live pods' ports, or removes what an earlier run with
+// isolation left.
+func (b *Bridge) restoreIsolation(live []netns.Pod) error {
+	if !b.isolate {
+		if err := b.apart.drop(); err != nil {
+			b.log.Warn("the rules of an earlier isolation may still be there", "error", err)
+		}
+		return nil
+	}
+	var ports []isolatedPort
+	for _, pod := range live {
+		p := b.lockPod(pod.ID, false)
+		if p == nil {
+			continue
+		}
+		b.mu.Lock()
+		port := b.apart.of(pod)
+		b.mu.Unlock()
+		p.port = &port
+		ports = append(ports, port)
+		p.mu.Unlock()
+	}
+	return b.apart.replace(ports)
 }
 
 // adoptAddresses claims what a live pod uses when the claims were lost.

@@ -17,9 +17,10 @@ const tableName = "subpod"
 // elements of its maps, so that a pod comes and goes in one small transaction
 // whatever the number of pods.
 type rules struct {
-	node   *netns.Node
-	bridge string
-	conn   *nftables.Conn // used on the node's thread only
+	node    *netns.Node
+	bridge  string
+	isolate bool
+	conn    *nftables.Conn // used on the node's thread only
 }
 
 var (

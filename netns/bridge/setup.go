@@ -56,6 +56,9 @@ func (b *Bridge) connect(ctx context.Context, pod netns.Pod, p *podNet) (netns.R
 		return netns.Result{}, err
 	}
 	mac := macOf(addrs[0])
+	if err := b.join(pod, p); err != nil {
+		return netns.Result{}, err
+	}
 	if err := b.attach(pod, ifindex, mtu, mac); err != nil {
 		return netns.Result{}, err
 	}
@@ -74,6 +77,18 @@ func (b *Bridge) connect(ctx context.Context, pod netns.Pod, p *podNet) (netns.R
 		return netns.Result{}, err
 	}
 	return result, nil
+}
+
+// join lets the pod talk to those of its namespace, when namespaces are apart.
+func (b *Bridge) join(pod netns.Pod, p *podNet) error {
+	if !b.isolate {
+		return nil
+	}
+	b.mu.Lock()
+	port := b.apart.of(pod)
+	b.mu.Unlock()
+	p.port = &port
+	return b.apart.add(port)
 }
 
 // withSubnets gives each address the length of its subnet's prefix.
@@ -137,6 +152,12 @@ func (b *Bridge) disconnect(ctx context.Context, podID string, p *podNet) error 
 		if err := b.silence(vethName(podID)); err != nil {
 			return err
 		}
+	}
+	if p.port != nil {
+		if err := b.apart.remove(*p.port); err != nil {
+			return err
+		}
+		p.port = nil
 	}
 	if err := b.ipam.release(podID); err != nil {
 		return err

@@ -79,6 +79,8 @@ type Network struct {
 	CNIConfDirs []string       `toml:"cni_conf_dirs" path:"dir"`
 	CNIBinDirs  []string       `toml:"cni_bin_dirs" path:"dir"`
 	Isolate     bool           `toml:"isolate"`
+	IngressRate Rate           `toml:"ingress_rate"` // bits per second
+	EgressRate  Rate           `toml:"egress_rate"`  // bits per second
 }
 
 // Runtime is section [runtime].

@@ -77,7 +77,7 @@ func walkPath(v reflect.Value, key, kind string, visit func(key, kind string, s 
 			v.SetMapIndex(k, e)
 		}
 	case reflect.Struct:
-		if v.Type().PkgPath() == reflect.TypeFor[Config]().PkgPath() && v.Type() != reflect.TypeFor[Duration]() {
+		if v.Type().PkgPath() == reflect.TypeFor[Config]().PkgPath() && v.Type() != reflect.TypeFor[Duration]() && v.Type() != reflect.TypeFor[Rate]() {
 			walkPaths(v, key, visit)
 		}
 	}

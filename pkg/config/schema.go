@@ -49,6 +49,8 @@ func describe(t reflect.Type) string {
 	switch {
 	case t == reflect.TypeFor[Duration]():
 		return `a duration in quotes such as "90s"`
+	case t == reflect.TypeFor[Rate]():
+		return `a rate in quotes such as "100M" (bits per second)`
 	case isText(t):
 		return "a string"
 	case t.Kind() == reflect.Bool:

@@ -2,8 +2,11 @@ package config
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
+
+	"github.com/subpod/subpod/pkg/rate"
 )
 
 // Duration is a time.Duration that TOML writes as a string such as "90s". A
@@ -21,6 +24,24 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	}
 	d.Duration = v
 	return nil
+}
+
+// Rate is a number of bits per second that TOML writes as a string such as "10M".
+// The empty one is 0: no limit.
+type Rate struct{ Bits uint64 }
+
+// MarshalText implements encoding.TextMarshaler.
+func (r Rate) MarshalText() ([]byte, error) {
+	if r.Bits == 0 {
+		return nil, nil
+	}
+	return strconv.AppendUint(nil, r.Bits, 10), nil
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (r *Rate) UnmarshalText(text []byte) (err error) {
+	r.Bits, err = rate.Parse(string(text))
+	return err
 }
 
 // Bind makes a directory or file of the host appear at another place inside

@@ -61,6 +61,9 @@ type Options struct {
 	Network  netns.Network
 	// HostNetwork: there is no pod network, all pods are on the node's.
 	HostNetwork bool
+	// IngressRate and EgressRate limit pods without annotations of their own, in bits
+	// per second; 0 is no limit.
+	IngressRate, EgressRate uint64
 	// NodeNetNS is the path of the node network namespace, for hostNetwork pods.
 	NodeNetNS string
 	Host      ocispec.Host

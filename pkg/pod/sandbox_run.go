@@ -1,6 +1,7 @@
 package pod
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/subpod/subpod/netns"
 	"github.com/subpod/subpod/pkg/labels"
+	"github.com/subpod/subpod/pkg/rate"
 	"github.com/subpod/subpod/pkg/state"
 )
 
@@ -164,14 +166,30 @@ func (r *Runtime) onHostNetwork(cfg *runtimeapi.PodSandboxConfig) (*runtimeapi.P
 // networkPod is the pod sandbox as the network knows it.
 func (r *Runtime) networkPod(p state.Pod) netns.Pod {
 	cfg := p.Config.V
+	ingress, egress, _ := podRates(cfg) // validated
 	return netns.Pod{
-		ID:        p.ID,
-		Namespace: cfg.Metadata.Namespace,
-		Name:      cfg.Metadata.Name,
-		UID:       cfg.Metadata.Uid,
-		NetNS:     p.Facts.Pins.Net,
-		Ports:     portMappings(cfg),
+		ID:          p.ID,
+		Namespace:   cfg.Metadata.Namespace,
+		Name:        cfg.Metadata.Name,
+		UID:         cfg.Metadata.Uid,
+		NetNS:       p.Facts.Pins.Net,
+		Ports:       portMappings(cfg),
+		IngressRate: cmp.Or(ingress, r.IngressRate),
+		EgressRate:  cmp.Or(egress, r.EgressRate),
 	}
+}
+
+// podRates returns what the pod's annotations ask for, in bits per second; 0 where
+// they do not (https://kubernetes.io/docs/concepts/extend-kubernetes/compute-storage-net/network-plugins/#support-traffic-shaping).
+func podRates(cfg *runtimeapi.PodSandboxConfig) (ingress, egress uint64, err error) {
+	const ingressKey, egressKey = "kubernetes.io/ingress-bandwidth", "kubernetes.io/egress-bandwidth"
+	if ingress, err = rate.Parse(cfg.Annotations[ingressKey]); err != nil {
+		return 0, 0, fmt.Errorf("%w: annotation %s: %w", ErrInvalid, ingressKey, err)
+	}
+	if egress, err = rate.Parse(cfg.Annotations[egressKey]); err != nil {
+		return 0, 0, fmt.Errorf("%w: annotation %s: %w", ErrInvalid, egressKey, err)
+	}
+	return ingress, egress, nil
 }
 
 func (r *Runtime) pinSpec(dir string, cfg *runtimeapi.PodSandboxConfig) (netns.PinSpec, error) {
@@ -256,6 +274,9 @@ func validatePod(cfg *runtimeapi.PodSandboxConfig) error {
 		return fmt.Errorf("%w: the pod sandbox has run_as_group without run_as_user", ErrInvalid)
 	}
 	if err := validateNamespaces(namespaceOptions(cfg)); err != nil {
+		return err
+	}
+	if _, _, err := podRates(cfg); err != nil {
 		return err
 	}
 	return validatePorts(cfg)

@@ -180,14 +180,18 @@ func (w *World) Serve(nsPath, name string, port int) {
 
 // Ask connects from a namespace and returns the server's answer.
 func (w *World) Ask(fromNS, network, addr string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	return ask(fromNS, network, addr, 2*time.Second)
+}
+
+func ask(fromNS, network, addr string, patience time.Duration) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	c, err := netns.DialIn(ctx, fromNS, network, addr)
 	if err != nil {
 		return "", err
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(2 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(patience))
 	if network == "udp" {
 		if _, err := c.Write([]byte("?")); err != nil {
 			return "", err
@@ -221,7 +225,7 @@ func (w *World) WantAnswer(fromNS, network, addr, server, client string) {
 // WantNothing checks that nobody answers.
 func (w *World) WantNothing(fromNS, network, addr string) {
 	w.T.Helper()
-	if got, err := w.Ask(fromNS, network, addr); err == nil {
+	if got, err := ask(fromNS, network, addr, 300*time.Millisecond); err == nil {
 		w.T.Errorf("%s to %s from %s: answer %q, want none", network, addr, filepath.Base(filepath.Dir(fromNS)), got)
 	}
 }

@@ -1,0 +1,151 @@
+package bridge
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"github.com/subpod/subpod/netns"
+	"golang.org/x/sys/unix"
+)
+
+// isolation keeps the pods of different Kubernetes namespaces apart, by a table of
+// the bridge family: what a pod sends goes to ports of pods of its own namespace
+// only. Ports are known by the node's end of the pods' links, so that no address
+// that a pod takes on can change this. What is routed from the bridge back to the
+// bridge is dropped by the other table, but for what was led to a host port or a
+// service.
+//
+// A namespace is a number, the mark of a frame while it is forwarded. Where
+// br_netfilter shows frames to the other table as if they were routed, the mark
+// tells that they are not.
+type isolation struct {
+	rules *rules
+	ids   map[string]uint32 // by namespace; guarded by Bridge.mu
+}
+
+// Bits of the mark.
+const (
+	// bridgedMark: all namespaces have it.
+	bridgedMark = 1 << 31
+	// publishedMark: br_netfilter has led the frame to a host port or service on the
+	// same bridge, or the answer back.
+	publishedMark = 1 << 30
+)
+
+// isolatedPort is the bridge port of a pod.
+type isolatedPort struct {
+	name      string
+	namespace uint32
+}
+
+func (i *isolation) of(pod netns.Pod) isolatedPort {
+	id := i.ids[pod.Namespace]
+	if id == 0 {
+		id = bridgedMark | uint32(len(i.ids)+1)
+		i.ids[pod.Namespace] = id
+	}
+	return isolatedPort{vethName(pod.ID), id}
+}
+
+func isolationTable() *nftables.Table {
+	return &nftables.Table{Name: tableName, Family: nftables.TableFamilyBridge}
+}
+
+func isolationSets(t *nftables.Table) (namespaces, members *nftables.Set) {
+	namespaces = &nftables.Set{Table: t, Name: "namespaces", KeyType: nftables.TypeIFName, DataType: nftables.TypeMark, IsMap: true}
+	members = &nftables.Set{Table: t, Name: "members", KeyType: nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeMark), Concatenation: true}
+	return namespaces, members
+}
+
+func (p isolatedPort) elements() (inMap, inSet []nftables.SetElement) {
+	name := make([]byte, unix.IFNAMSIZ)
+	copy(name, p.name)
+	id := binaryutil.NativeEndian.PutUint32(p.namespace)
+	return []nftables.SetElement{{Key: name, Val: id}}, []nftables.SetElement{{Key: append(name[:len(name):len(name)], id...)}}
+}
+
+// replace makes the table anew for the ports that are there.
+func (i *isolation) replace(ports []isolatedPort) error {
+	err := i.rules.transact(func(c *nftables.Conn) error {
+		c.AddTable(isolationTable())
+		c.DelTable(isolationTable())
+		t := c.AddTable(isolationTable())
+		namespaces, members := isolationSets(t)
+		if err := errors.Join(c.AddSet(namespaces, nil), c.AddSet(members, nil)); err != nil {
+			return err
+		}
+		i.addChain(c, t, namespaces, members)
+		for _, p := range ports {
+			if err := p.each(c.SetAddElements); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("keep namespaces apart (network.isolate needs the kernel's nf_tables for bridges): %w", err)
+	}
+	return nil
+}
+
+// addChain writes: accept what was published; forget the sender's mark; mark = namespace of the port that it
+// came by; accept for ports of that namespace; drop.
+func (i *isolation) addChain(c *nftables.Conn, t *nftables.Table, namespaces, members *nftables.Set) {
+	chain := c.AddChain(&nftables.Chain{Name: "forward", Table: t, Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityRef(-200)}) // "filter" of bridges
+	// Of all bridges in the node, ours has the ports with such names.
+	ours := []expr.Any{&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte(vethPrefix)}}
+	add := func(exprs ...expr.Any) {
+		c.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: append(append([]expr.Any{}, ours...), exprs...)})
+	}
+	add(append(hasMark(publishedMark), &expr.Verdict{Kind: expr.VerdictAccept})...)
+	set := &expr.Meta{Key: expr.MetaKeyMARK, Register: 1, SourceRegister: true}
+	add(&expr.Immediate{Register: 1, Data: make([]byte, 4)}, set)
+	add(&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
+		&expr.Lookup{SourceRegister: 1, DestRegister: 1, IsDestRegSet: true, SetName: namespaces.Name, SetID: namespaces.ID}, set)
+	add(&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: reg0},
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: reg0 + unix.IFNAMSIZ/4},
+		&expr.Lookup{SourceRegister: reg0, SetName: members.Name, SetID: members.ID},
+		&expr.Verdict{Kind: expr.VerdictAccept})
+	add(&expr.Verdict{Kind: expr.VerdictDrop})
+}
+
+func (p isolatedPort) each(f func(*nftables.Set, []nftables.SetElement) error) error {
+	namespaces, members := isolationSets(isolationTable())
+	inMap, inSet := p.elements()
+	return errors.Join(f(namespaces, inMap), f(members, inSet))
+}
+
+// add lets a pod's port talk within its namespace. Idempotent.
+func (i *isolation) add(p isolatedPort) error {
+	if err := i.rules.transact(func(c *nftables.Conn) error { return p.each(c.SetAddElements) }); err != nil {
+		return fmt.Errorf("let the pod talk within its namespace: %w", err)
+	}
+	return nil
+}
+
+// remove takes a port out. Idempotent.
+func (i *isolation) remove(p isolatedPort) error {
+	err := i.rules.transact(func(c *nftables.Conn) error { return p.each(c.SetDeleteElements) })
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("take the pod out of its namespace: %w", err)
+	}
+	return nil
+}
+
+// drop removes the table of an earlier run with isolation.
+func (i *isolation) drop() error {
+	return i.rules.transact(func(c *nftables.Conn) error {
+		tables, err := c.ListTablesOfFamily(nftables.TableFamilyBridge)
+		for _, t := range tables {
+			if t.Name == tableName {
+				c.DelTable(t)
+			}
+		}
+		return err
+	})
+}
