@@ -58,6 +58,9 @@ func (e *Executor) conmonArgs(rt *runtime, s CreateSpec) []string {
 	for _, a := range argv[1:] {
 		args = append(args, "--runtime-arg="+a)
 	}
+	if !rt.keyring.Load() {
+		args = append(args, "--no-new-keyring")
+	}
 	if s.Terminal {
 		args = append(args, "--terminal")
 	}

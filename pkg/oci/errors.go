@@ -27,6 +27,12 @@ var (
 	ErrNoCgroup = errors.New("no cgroup is delegated, resource limits cannot be changed")
 )
 
+// errKeyQuota says that the user may have no more kernel keys.
+var errKeyQuota = errors.New("no more session keyrings")
+
+// The words of crun and of runc around those of the C library.
+var keyQuota = regexp.MustCompile(`(create keyring|session key).*quota exceeded`)
+
 // RuntimeError is a failure that the OCI runtime reported, in its own words.
 type RuntimeError struct {
 	Op      string // "create", "start", "exec", "update", "delete"
@@ -51,6 +57,8 @@ func (e *RuntimeError) Is(target error) bool {
 		return notFound.MatchString(e.Message)
 	case ErrCommandNotExecutable:
 		return notExecutable.MatchString(e.Message)
+	case errKeyQuota:
+		return keyQuota.MatchString(e.Message)
 	}
 	return false
 }
