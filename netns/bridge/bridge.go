@@ -48,7 +48,12 @@ type Bridge struct {
 	claims   netns.PortClaims
 	apart    isolation
 	isolate  bool
-	ipam     *ipam
+	watch    *watch
+	closed   chan struct{}
+	close    sync.Once
+
+	repairing sync.Mutex
+	ipam      *ipam
 
 	mu       sync.Mutex // guards what follows
 	ready    bool
@@ -97,7 +102,7 @@ func New(o Options) (*Bridge, error) {
 	b := &Bridge{
 		node: o.Node, log: o.Log, forward: o.Ports, stateDir: o.StateDir, name: o.Name, mtu: o.MTU,
 		links: links, rules: &rules{node: o.Node, bridge: o.Name}, ipam: claims,
-		pods: map[string]*podNet{},
+		pods: map[string]*podNet{}, closed: make(chan struct{}),
 	}
 	b.apart, b.isolate, b.rules.isolate = isolation{rules: b.rules, ids: map[string]uint32{}}, o.Isolate, o.Isolate
 	b.current, err = b.decideSubnets(o.Subnets)
@@ -113,8 +118,16 @@ func New(o Options) (*Bridge, error) {
 
 // Close releases the sockets; it comes before that of the node. Pods stay connected.
 func (b *Bridge) Close() error {
-	b.links.close()
-	b.rules.close()
+	b.close.Do(func() {
+		close(b.closed)
+		b.repairing.Lock() // none is under way, and none begins
+		defer b.repairing.Unlock()
+		if b.watch != nil {
+			b.watch.close()
+		}
+		b.links.close()
+		b.rules.close()
+	})
 	return nil
 }
 
@@ -136,14 +149,8 @@ func (b *Bridge) Status(ctx context.Context) error {
 	if !ready {
 		return fmt.Errorf("%w: not reconciled yet", netns.ErrNotReady)
 	}
-	link, err := b.links.rt.LinkByName(b.name)
-	if err != nil {
-		return fmt.Errorf("%w: bridge %s: %w", netns.ErrNotReady, b.name, err)
-	}
-	if link.Attrs().RawFlags&unix.IFF_UP == 0 {
-		return fmt.Errorf("%w: bridge %s is down", netns.ErrNotReady, b.name)
-	}
-	if err := b.rules.present(); err != nil {
+	// The watch has repaired what it was told of; this is what it was not.
+	if _, err := b.repair(); err != nil {
 		return fmt.Errorf("%w: %w", netns.ErrNotReady, err)
 	}
 	return nil

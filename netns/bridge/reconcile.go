@@ -49,6 +49,11 @@ func (b *Bridge) Reconcile(ctx context.Context, live []netns.Pod) error {
 	b.mu.Lock()
 	b.ready = true
 	b.mu.Unlock()
+	if b.watch == nil {
+		if err := b.startWatch(); err != nil {
+			b.log.Warn("damage to the pod network will be noticed late", "error", err)
+		}
+	}
 	return errors.Join(errs...)
 }
 

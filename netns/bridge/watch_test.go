@@ -1,0 +1,46 @@
+package bridge
+
+import (
+	"os/exec"
+	"testing"
+
+	"github.com/subpod/subpod/netns"
+	"github.com/subpod/subpod/tests/nettest"
+)
+
+// TestDamageIsRepaired: what somebody breaks by hand in the node is put back, at
+// once and without a restart.
+func TestDamageIsRepaired(t *testing.T) {
+	for name, damage := range map[string]string{
+		"bridge deleted":          "ip link del subpod0",
+		"bridge down":             "ip link set subpod0 down",
+		"link out of the bridge":  "ip link set " + vethName(nettest.PodID("one")) + " nomaster",
+		"packet filter flushed":   "nft flush ruleset",
+		"isolation deleted":       "nft delete table bridge subpod",
+		"everything at once":      "ip link del subpod0; nft flush ruleset",
+		"another one in its name": "ip link del subpod0; ip link add subpod0 type bridge || true",
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			b := w.bridge(Options{Isolate: true})
+			one, two := w.Pod("one", netns.PortMapping{Proto: "tcp", HostPort: 8080, ContainerPort: 80}), w.Pod("two")
+			r := w.Setup(b, one)
+			w.Setup(b, two)
+			w.Serve(one.NetNS, "one", 80)
+			w.Serve(w.Outside, "outside", 80)
+			nettest.Must(t, w.Node.Do(func() error { return exec.Command("sh", "-c", damage).Run() }))
+			answers := func(from, addr, server string) func() bool {
+				return func() bool {
+					got, err := w.Ask(from, "tcp", addr)
+					return err == nil && len(got) > len(server) && got[:len(server)] == server
+				}
+			}
+			for _, ip := range r.IPs {
+				nettest.Eventually(t, "pod to pod", answers(two.NetNS, nettest.HostPort(ip, 80), "one"))
+			}
+			nettest.Eventually(t, "pod to outside", answers(one.NetNS, "192.0.2.1:80", "outside"))
+			nettest.Eventually(t, "host port", answers(w.Outside, "192.0.2.2:8080", "one"))
+			w.Setup(b, w.Pod("three"))
+		})
+	}
+}
