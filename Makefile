@@ -68,6 +68,12 @@ test-cri: build test-tools test-images ## Walk the daemon through crictl, and lo
 test-critest: build test-tools test-images ## The Kubernetes project's CRI validation suite
 	$(TEST) -count=1 -timeout 30m -v ./tests/critest
 
+.PHONY: test-critest-all
+test-critest-all: build test-tools test-images ## critest in the other combinations: native driver, runc
+	$(TEST) -count=1 -timeout 30m -v ./tests/critest -driver native
+	$(TEST) -count=1 -timeout 30m -v ./tests/critest -handler runc
+	$(TEST) -count=1 -timeout 30m -v ./tests/critest -driver native -handler runc
+
 .PHONY: test-crash
 test-crash: build test-tools test-images ## Crashes, pressure and time, a sample of each (CRASH="-run TestReload -v")
 	$(TEST) -count=1 -timeout 10m -short ./tests/crash $(CRASH)
@@ -81,13 +87,16 @@ soak: build test-tools test-images ## 5,000 pod cycles, 8 at a time, and what is
 	$(TEST) -count=1 -timeout 120m -v ./tests/crash -run '^TestSoak$$' $(CRASH)
 
 .PHONY: test-tools
-test-tools: .cache/bin/crictl .cache/bin/critest ## Build crictl and critest, pinned in tests/tools
+test-tools: .cache/bin/crictl .cache/bin/critest .cache/bin/client.test ## Build crictl and critest, pinned in tests/tools, and tests/client
 
 .cache/bin/crictl: tests/tools/go.mod
 	cd tests/tools && CGO_ENABLED=0 ../go.sh build -trimpath -ldflags "-s -w" -o ../../$@ sigs.k8s.io/cri-tools/cmd/crictl
 
 .cache/bin/critest: tests/tools/go.mod
 	cd tests/tools && CGO_ENABLED=0 ../go.sh test -c -trimpath -ldflags "-s -w" -o ../../$@ sigs.k8s.io/cri-tools/cmd/critest
+
+.cache/bin/client.test: tests/client/go.mod tests/client/client_test.go
+	cd tests/client && CGO_ENABLED=0 ../go.sh test -c -trimpath -ldflags "-s -w" -o ../../$@ .
 
 .PHONY: test-images
 test-images: ## Build the images that the tests run, from Debian's packages

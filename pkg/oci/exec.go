@@ -3,6 +3,7 @@ package oci
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -98,12 +99,29 @@ func (e *Executor) Exec(ctx context.Context, id string, f Facts, p *specs.Proces
 		return 0, nil
 	}
 	if words := x.failure(); words != "" {
-		return -1, &RuntimeError{Op: "exec", Handler: rt.name, Message: words, ExitCode: int(code)}
+		return -1, execFailure(ctx, f, &RuntimeError{Op: "exec", Handler: rt.name, Message: words, ExitCode: int(code)})
 	}
 	if code < 0 {
 		return -1, fmt.Errorf("exec in container %s: conmon was killed, the exit code is lost", id)
 	}
 	return code, nil
+}
+
+// endGrace is how long an init whose namespaces are gone may take to end.
+const endGrace = 200 * time.Millisecond
+
+// execFailure tells an exec that failed because the container ended meanwhile,
+// which the runtime says in many ways, from one that failed by itself.
+func execFailure(ctx context.Context, f Facts, failed *RuntimeError) error {
+	if errors.Is(failed, ErrCommandNotFound) || errors.Is(failed, ErrCommandNotExecutable) {
+		return failed
+	}
+	ctx, cancel := context.WithTimeout(ctx, endGrace)
+	defer cancel()
+	if err := f.Init.Wait(ctx); err != nil {
+		return failed // it lives
+	}
+	return fmt.Errorf("%w any more: %w", ErrNotRunning, failed)
 }
 
 // execution is one command that the runtime executes in a container. Its parent

@@ -1,14 +1,19 @@
 // Package critest runs the CRI validation suite of the Kubernetes project against
-// the daemon, from inside the node, and compares the outcome with two committed
-// lists. A spec that fails without being in known-failures.txt fails the test, and
-// so does one that is listed and passes: the list can only shrink. A spec that is
-// skipped without being in skipped.txt (what a machine may lack) fails it too.
+// the daemon, from inside the node, and compares the outcome with three committed
+// lists. A spec that fails without being in known-failures.txt (which is empty, and
+// is to stay so) fails the test, and so does one that is listed and passes.
+// conditional.txt has the specs that critest fails where a machine lacks something;
+// the test looks whether this one does. A spec that is skipped without being in
+// skipped.txt fails it, too.
+//
+//	go test ./tests/critest -driver native -handler runc
 package critest
 
 import (
 	"context"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -18,22 +23,35 @@ import (
 
 	"github.com/subpod/subpod/tests/leak"
 	"github.com/subpod/subpod/tests/node"
+	"github.com/subpod/subpod/tests/registry"
 )
 
 func TestMain(m *testing.M) { node.Main(m) }
 
-var focus = flag.String("focus", "", "run only the specs whose name matches, and compare only these")
+var (
+	focus   = flag.String("focus", "", "run only the specs whose name matches, and compare only these")
+	driver  = flag.String("driver", "fuse-overlayfs", "storage driver: fuse-overlayfs or native")
+	handler = flag.String("handler", "crun", "runtime handler: crun or runc")
+)
 
 func TestCritest(t *testing.T) {
 	known, err := readList("known-failures.txt")
 	if err != nil {
 		t.Fatal(err)
 	}
+	conditional, err := readList("conditional.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	maps.Copy(known, conditional)
 	allowed, err := readList("skipped.txt")
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := node.Start(t, node.Options{})
+	n := node.Start(t, node.Options{
+		Registries: registries(t),
+		Config:     fmt.Sprintf("[storage]\ndriver = %q\n[runtime]\ndefault_handler = %q\n", *driver, *handler),
+	})
 	// The bridge and its rules are made for the first pod and stay.
 	before := look(t, n)
 	report := filepath.Join(n.Dir, "junit.xml")
@@ -66,7 +84,17 @@ func TestCritest(t *testing.T) {
 		}
 	}
 	t.Logf("critest took %.0f s", time.Since(start).Seconds())
-	fmt.Println("critest:", results.count())
+	fmt.Printf("critest, %s, %s: %s\n", *driver, *handler, results.count())
+}
+
+// registries takes images from the test registry, but for the one that is named by
+// the digest of a public image, where that can be had.
+func registries(t *testing.T) string {
+	conf := registry.Conf(node.Registry(t))
+	if internet() {
+		conf += "\n[[registry]]\nlocation = \"gcr.io/k8s-staging-cri-tools/test-image-digest\"\n"
+	}
+	return conf
 }
 
 // run starts critest in the node. It wants a working directory that any user can
