@@ -5,7 +5,7 @@ abi <abi/4.0>,
 
 include <tunables/global>
 
-profile subpod "@SUBPOD@{,-node}" flags=(unconfined) {
+profile subpod "@SUBPOD@{,-node,-server}" flags=(unconfined) {
   userns,
 
   include if exists <local/subpod>

@@ -4,11 +4,13 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -17,6 +19,7 @@ import (
 	"github.com/subpod/subpod/netns"
 	"github.com/subpod/subpod/pkg/cli"
 	"github.com/subpod/subpod/pkg/config"
+	"github.com/subpod/subpod/pkg/doctor"
 	"github.com/subpod/subpod/rootless"
 	"github.com/subpod/subpod/storage"
 )
@@ -48,8 +51,14 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 		Args:          cobra.NoArgs,
 	}
+	var probeDir, mountProgram string
+	cmd.Flags().StringVar(&probeDir, strings.TrimPrefix(doctor.ProbeFlag, "--"), "", "try the overlays below this directory, as root of a user namespace")
+	cmd.Flags().StringVar(&mountProgram, "mount-program", "", "fuse-overlayfs, for the former")
 	flags := cli.AddFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if probeDir != "" {
+			return probeOverlay(cmd, probeDir, mountProgram)
+		}
 		cfg, err := flags.Load()
 		if err != nil {
 			return err
@@ -72,4 +81,14 @@ func newRoot() *cobra.Command {
 		return runServer(ctx, cfg, node)
 	}
 	return cmd
+}
+
+// probeOverlay prints what "subpod doctor" asks for: that program does not know
+// containers/storage.
+func probeOverlay(cmd *cobra.Command, dir, mountProgram string) error {
+	found, err := storage.Probe(cmd.Context(), dir, mountProgram)
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(cmd.OutOrStdout()).Encode(found)
 }

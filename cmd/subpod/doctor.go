@@ -1,0 +1,107 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/subpod/subpod/configs"
+	"github.com/subpod/subpod/pkg/cli"
+	"github.com/subpod/subpod/pkg/doctor"
+)
+
+func newDoctor(flags *cli.Flags) *cobra.Command {
+	var asJSON, quiet, profile bool
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Say what is missing on this machine, and how to get it",
+		Long: `Looks at the kernel, the user's IDs, devices, programs, cgroups, the session and
+the disk, and says what will not work and the commands that help. It needs no
+daemon and changes nothing.
+
+Exit codes: 0 the daemon can start and containers can run (there may be
+warnings), 1 they cannot.`,
+		Example: "  subpod doctor\n  subpod doctor --json | jq '.checks[] | select(.level != \"ok\")'",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if profile {
+				return printProfile(cmd.OutOrStdout())
+			}
+			// What the flags fill in is no longer missing.
+			runtimeDir := os.Getenv("XDG_RUNTIME_DIR")
+			cfg, err := flags.Load()
+			if err != nil {
+				return err
+			}
+			server, err := serverPath()
+			if err != nil {
+				return err
+			}
+			results := doctor.Run(doctor.ThisHost(cfg, func(name string) string {
+				if name == "XDG_RUNTIME_DIR" {
+					return runtimeDir
+				}
+				return os.Getenv(name)
+			}, server))
+			if asJSON {
+				err = doctorJSON(cmd.OutOrStdout(), results)
+			} else {
+				err = doctorText(cmd.OutOrStdout(), results, quiet)
+			}
+			if err == nil && doctor.Worst(results) == doctor.Error {
+				err = exitStatus(1)
+			}
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON: {\"level\", \"checks\": [{\"check\", \"level\", \"what\", \"fix\"}]}")
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "leave out what is as it should be")
+	cmd.Flags().BoolVar(&profile, "apparmor-profile", false, "print the AppArmor profile for this program, and nothing else")
+	return cmd
+}
+
+func doctorJSON(w io.Writer, results []doctor.Result) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(struct {
+		Level  doctor.Level    `json:"level"`
+		Checks []doctor.Result `json:"checks"`
+	}{doctor.Worst(results), results})
+}
+
+func doctorText(w io.Writer, results []doctor.Result, quiet bool) error {
+	var out strings.Builder
+	count := map[doctor.Level]int{}
+	for _, r := range results {
+		count[r.Level]++
+		if quiet && r.Level == doctor.OK {
+			continue
+		}
+		fmt.Fprintf(&out, "%-8s %-16s %s\n", r.Level, r.Check, r.What)
+		for line := range strings.Lines(r.Fix) {
+			fmt.Fprintf(&out, "%-25s     %s\n", "", strings.TrimRight(line, "\n"))
+		}
+	}
+	fmt.Fprintf(&out, "%d errors, %d warnings\n", count[doctor.Error], count[doctor.Warning])
+	_, err := io.WriteString(w, out.String())
+	return err
+}
+
+func printProfile(w io.Writer) error {
+	exe, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	text, err := configs.AppArmorProfile(filepath.Clean(exe))
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(w, text)
+	return err
+}

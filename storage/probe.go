@@ -1,0 +1,49 @@
+package storage
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+)
+
+// Finding is what can be mounted below a directory. Errors are text, because a
+// Finding is made in a user namespace and read outside of it.
+type Finding struct {
+	BackingFS string
+	// Native and Fuse are why that overlay does not work; "" when it does.
+	Native, Fuse string
+}
+
+// Probe tries both overlays by real mounts below dir, which must exist, and takes
+// them away again. It needs to be uid 0 of a user namespace with a mount namespace
+// of its own. mountProgram is fuse-overlayfs; "" looks in PATH.
+func Probe(ctx context.Context, dir, mountProgram string) (Finding, error) {
+	var f Finding
+	backing, err := backingFS(ctx, dir)
+	if err != nil {
+		return f, err
+	}
+	tmp, err := os.MkdirTemp(dir, ".doctor")
+	if err != nil {
+		return f, err
+	}
+	defer os.RemoveAll(tmp)
+	f.BackingFS = backing
+	if err := probeNative(tmp); err != nil {
+		f.Native = err.Error()
+	}
+	if mountProgram == "" {
+		mountProgram = "fuse-overlayfs"
+	}
+	path, err := exec.LookPath(mountProgram)
+	if err == nil {
+		err = probeFuse(ctx, tmp, path)
+	} else {
+		err = fmt.Errorf("fuse-overlayfs: %w", err)
+	}
+	if err != nil {
+		f.Fuse = err.Error()
+	}
+	return f, nil
+}
