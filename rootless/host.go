@@ -31,13 +31,15 @@ type Host struct {
 	Executable string
 	// TryUserNS makes a user namespace and mounts in it.
 	TryUserNS func() error
+	// TryProc also mounts a /proc of a PID namespace of its own.
+	TryProc func() error
 
 	nameErr error // why Name is not known
 }
 
 // ThisHost describes the machine and the calling process.
 func ThisHost() Host {
-	h := Host{Path: os.Getenv("PATH"), UID: os.Geteuid(), GID: os.Getegid(), TryUserNS: tryUserNS}
+	h := Host{Path: os.Getenv("PATH"), UID: os.Geteuid(), GID: os.Getegid(), TryUserNS: tryUserNS, TryProc: tryProc}
 	if u, err := currentUser(); err != nil {
 		h.nameErr = err
 	} else {
@@ -99,6 +101,18 @@ func (h Host) Container() string {
 		}
 	}
 	return ""
+}
+
+// Proc makes sure that containers can have a /proc of their own: where parts of
+// the one around us are masked, the kernel mounts no fresh one
+// (mount_namespaces(7)).
+func (h Host) Proc() *Problem {
+	if err := h.TryProc(); err != nil {
+		return &Problem{ErrNoProc, err.Error(),
+			"start this container with an unmasked /proc (Kubernetes: procMount: Unmasked with hostUsers: false; " +
+				"Docker, Podman: --security-opt systempaths=unconfined)"}
+	}
+	return nil
 }
 
 // Tun tries /dev/net/tun, which slirp4netns and pasta need.

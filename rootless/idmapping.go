@@ -26,6 +26,18 @@ const (
 // IDMappings lists what Config.IDMapping can be set to, the default first.
 func IDMappings() []string { return []string{IDsAuto, IDsSubordinate, IDsSingle} }
 
+// Settle decides what is left to the host in uplink and ID mapping ("auto"), as Run
+// does, and says why. Other values come back as they are.
+func (h Host) Settle(uplink, idMapping string) (_, _ string, reasons []string) {
+	c := Config{Uplink: uplink, IDMapping: idMapping}.settle(h)
+	for _, r := range []string{c.UplinkReason, c.IDReason} {
+		if r != "" {
+			reasons = append(reasons, r)
+		}
+	}
+	return c.Uplink, c.IDMapping, reasons
+}
+
 // settle decides what Config leaves to the host: the ID mapping and the uplink.
 func (c Config) settle(h Host) Config {
 	if c.IDMapping == IDsAuto {

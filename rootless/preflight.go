@@ -18,6 +18,7 @@ var (
 	ErrNoUserNS       = errors.New("user namespaces are not allowed")
 	ErrNoTun          = errors.New("/dev/net/tun cannot be used")
 	ErrNoFuse         = errors.New("/dev/fuse cannot be used")
+	ErrNoProc         = errors.New("containers cannot have a /proc of their own")
 	ErrMissingProgram = errors.New("program not found")
 )
 

@@ -174,6 +174,9 @@ func mapped(window []IDMap, r SubIDs) bool {
 	return false
 }
 
+// MoreIDs is the command that gives the user another, full range.
+func (h Host) MoreIDs() string { return h.subIDFix(true, true) }
+
 // subIDFix is the command that gives the user a range that is free on this host.
 func (h Host) subIDFix(needUIDs, needGIDs bool) string {
 	taken := append(readSubIDFile(h.File("/etc/subuid")), readSubIDFile(h.File("/etc/subgid"))...)

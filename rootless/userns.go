@@ -2,6 +2,7 @@ package rootless
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -53,13 +54,22 @@ func (h Host) probeUserNS() *Problem {
 }
 
 // tryUserNS does in a child what a node begins with.
-func tryUserNS() error {
+func tryUserNS() error { return try(0) }
+
+// tryProc also mounts what each container needs: a /proc of its own.
+func tryProc() error { return try(unix.CLONE_NEWPID) }
+
+func try(more uintptr) error {
+	if os.Getenv(envRole) != "" {
+		// This is the child already, and would go on making children.
+		return errors.New("Dispatch was not called first in main")
+	}
 	var out bytes.Buffer
 	cmd := exec.Command(selfExe)
 	cmd.Env = append(cleanEnv(os.Environ()), envRole+"="+roleProbe)
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS,
+		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS | more,
 		UidMappings: []syscall.SysProcIDMap{{HostID: os.Geteuid(), Size: 1}},
 		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}},
 		Pdeathsig:   unix.SIGKILL,
@@ -70,10 +80,16 @@ func tryUserNS() error {
 	return nil
 }
 
-// runProbeRole does the first thing of a node that such rules refuse.
+// runProbeRole does the first things of a node that such rules refuse.
 func runProbeRole() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("mount: %w", err)
+	}
+	if os.Getpid() != 1 {
+		return nil
+	}
+	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("mount a fresh /proc: %w", err)
 	}
 	return nil
 }
