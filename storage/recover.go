@@ -33,6 +33,9 @@ func (s *Store) recover(ctx context.Context) error {
 	if err := s.removeUnsynced(); err != nil {
 		s.log.Warn("images of an interrupted pull can't be removed", "error", err)
 	}
+	if err := s.removeBroken(); err != nil {
+		s.log.Warn("damaged images can't be removed", "error", err)
+	}
 	if err := s.sweepLayers(); err != nil {
 		s.log.Warn("layers of no image left behind", "error", err)
 	}

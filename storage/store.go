@@ -134,6 +134,9 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 	if s.driver, err = chooseDriver(ctx, o); err != nil {
 		return nil, err
 	}
+	if err := s.setAsideIndexes(); err != nil {
+		return nil, err
+	}
 	if s.cs, err = cstorage.GetStore(s.storeOptions()); err != nil {
 		return nil, fmt.Errorf("%w: open %s: %w", ErrNotUsable, o.Root, err)
 	}

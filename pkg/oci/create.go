@@ -92,8 +92,10 @@ func (e *Executor) Create(ctx context.Context, s CreateSpec) (Facts, error) {
 		rt.bpf.Store(false)
 		f, err = e.create(ctx, rt, &s)
 	}
-	if errors.Is(err, errKeyQuota) && rt.keyring.CompareAndSwap(true, false) {
-		e.log.Warn("the user has no more session keyrings, containers share the daemon's from now on; sysctl kernel.keys.maxkeys and kernel.keys.maxbytes raise the limit", "handler", rt.name)
+	if errors.Is(err, errKeyQuota) {
+		if rt.keyring.CompareAndSwap(true, false) {
+			e.log.Warn("the user has no more session keyrings, containers share the daemon's from now on; sysctl kernel.keys.maxkeys and kernel.keys.maxbytes raise the limit", "handler", rt.name)
+		}
 		f, err = e.create(ctx, rt, &s)
 	}
 	return f, err

@@ -36,10 +36,14 @@ type Store struct {
 }
 
 // Open opens or makes the store in the file, with a journal beside it. ErrHeld
-// when another process has it open, ErrTooNew when its version is unknown here.
+// when another process has it open, ErrTooNew when its version is unknown here. A
+// file that cannot be read is moved aside. A record that cannot is left out.
 // log is told when the disk refuses what memory and journal already hold.
 func Open(file string, log *slog.Logger) (*Store, error) {
-	db, err := bolt.Open(file, 0o600, &bolt.Options{Timeout: 3 * time.Second, NoFreelistSync: true, FreelistType: bolt.FreelistMapType})
+	if err := setAside(file, log); err != nil {
+		return nil, err
+	}
+	db, err := bolt.Open(file, 0o600, &bolt.Options{Timeout: openTimeout, NoFreelistSync: true, FreelistType: bolt.FreelistMapType})
 	if errors.Is(err, bolt.ErrTimeout) {
 		return nil, fmt.Errorf("open %s: %w", file, ErrHeld)
 	}
@@ -60,11 +64,14 @@ func Open(file string, log *slog.Logger) (*Store, error) {
 		pods:       table[Pod]{disk: d, bucket: podBucket, kind: "pod sandbox"},
 		containers: table[Container]{disk: d, bucket: containerBucket, kind: "container"},
 	}
-	if err := errors.Join(s.pods.load(), s.containers.load()); err != nil {
+	if err := errors.Join(s.pods.load(log), s.containers.load(log)); err != nil {
 		return nil, errors.Join(fmt.Errorf("read state %s: %w", file, err), s.Close())
 	}
 	return s, nil
 }
+
+// openTimeout is how long an earlier server may take to let go of the file.
+const openTimeout = 3 * time.Second
 
 const (
 	podBucket       = "pods"
@@ -152,13 +159,14 @@ type table[T any] struct {
 	rows  map[string]T
 }
 
-func (t *table[T]) load() error {
+func (t *table[T]) load(log *slog.Logger) error {
 	t.rows = map[string]T{}
 	return t.disk.db.View(func(tx *bolt.Tx) error {
 		return tx.Bucket([]byte(t.bucket)).ForEach(func(k, v []byte) error {
 			var row T
 			if err := json.Unmarshal(v, &row); err != nil {
-				return fmt.Errorf("%s %s: %w", t.kind, k, err)
+				log.Error("a record cannot be read and is left out", "kind", t.kind, "id", string(k), "error", err)
+				return nil
 			}
 			t.rows[string(k)] = row
 			return nil
