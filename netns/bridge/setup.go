@@ -71,12 +71,33 @@ func (b *Bridge) connect(ctx context.Context, pod netns.Pod, p *podNet) (netns.R
 	if err := b.awaitLink(ctx, vethName(pod.ID), ifindex); err != nil {
 		return netns.Result{}, err
 	}
+	if err := b.awaitGateways(ifindex, prefixes); err != nil {
+		return netns.Result{}, err
+	}
 	result := resultOf(prefixes, mtu)
 	result.MAC = mac.String()
 	if err := b.publish(ctx, pod, result.IPs, p); err != nil {
 		return netns.Result{}, err
 	}
 	return result, nil
+}
+
+// awaitGateways returns once pods can find the gateways. The bridge is in service
+// only since it has its first pod.
+func (b *Bridge) awaitGateways(ifindex int, prefixes []netip.Prefix) error {
+	b.mu.Lock()
+	known := b.found == ifindex
+	b.found = ifindex
+	b.mu.Unlock()
+	if known {
+		return nil
+	}
+	return b.node.Do(func() error {
+		for _, p := range prefixes {
+			awaitNeighbours(b.name, gatewayOf(p))
+		}
+		return nil
+	})
 }
 
 // join lets the pod talk to those of its namespace, when namespaces are apart.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/subpod/subpod/netns"
@@ -177,23 +178,29 @@ const linkTimeout = 3 * time.Second
 // first packet that comes too early costs its sender a second. Since Linux 6.8,
 // asking for a link finishes that work at once (linkwatch_sync_dev).
 func (b *Bridge) awaitLink(ctx context.Context, port string, bridge int) error {
+	// In this order: the port gives the bridge its carrier.
+	err := awaitUp(ctx, port, func() (netlink.Link, error) { return b.links.rt.LinkByName(port) })
+	if err != nil {
+		return err
+	}
+	return awaitUp(ctx, b.name, func() (netlink.Link, error) { return b.links.rt.LinkByIndex(bridge) })
+}
+
+// awaitUp asks for a link until it is in service.
+func awaitUp(ctx context.Context, name string, get func() (netlink.Link, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, linkTimeout)
 	defer cancel()
-	up := func(l netlink.Link, err error) (bool, error) {
-		return err == nil && l.Attrs().OperState == netlink.OperUp, err
-	}
 	for {
-		// In this order: the port gives the bridge its carrier.
-		ok, err := up(b.links.rt.LinkByName(port))
-		if ok {
-			ok, err = up(b.links.rt.LinkByIndex(bridge))
-		}
-		if ok || err != nil {
+		link, err := get()
+		if err != nil {
 			return err
+		}
+		if link.Attrs().OperState == netlink.OperUp {
+			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("bridge port %s does not come up: %w", port, ctx.Err())
+			return fmt.Errorf("link %s does not come up: %w", name, ctx.Err())
 		case <-time.After(time.Millisecond):
 		}
 	}
@@ -241,12 +248,44 @@ func (b *Bridge) address(podNS string, addrs []netip.Prefix, egress uint64, mtu 
 		if err := b.links.raw.setPort(link.Attrs().ParentIndex, hairpin()); err != nil {
 			return fmt.Errorf("set up the bridge port: %w", err)
 		}
-		return limit(h, link, egress, mtu)
+		if err := limit(h, link, egress, mtu); err != nil {
+			return err
+		}
+		for _, p := range addrs {
+			awaitNeighbours(podInterface, p.Addr())
+		}
+		// Before its carrier is known, what the pod sends is dropped (noop_qdisc).
+		return awaitUp(context.Background(), podInterface, func() (netlink.Link, error) {
+			return h.LinkByIndex(link.Attrs().Index)
+		})
 	})
 	if err != nil {
 		return nil, fmt.Errorf("configure the pod's %s: %w", podInterface, err)
 	}
 	return used, nil
+}
+
+// awaitNeighbours returns once neighbours can find an IPv6 address of the calling
+// thread's network namespace. The kernel joins the group that they ask in
+// (RFC 4291, 2.7.1) in its own time, also without duplicate address detection, and
+// whoever asks before that asks again only after a second.
+func awaitNeighbours(ifname string, a netip.Addr) {
+	if a.Is4() {
+		return
+	}
+	ip := a.As16()
+	want := fmt.Sprintf("%s ff0200000000000000000001ff%02x%02x%02x", ifname, ip[13], ip[14], ip[15])
+	for end := time.Now().Add(linkTimeout); time.Now().Before(end); time.Sleep(500 * time.Microsecond) {
+		groups, err := os.ReadFile("/proc/thread-self/net/igmp6")
+		if err != nil {
+			return
+		}
+		for line := range strings.Lines(string(groups)) {
+			if strings.Contains(strings.Join(strings.Fields(line), " "), want) {
+				return
+			}
+		}
+	}
 }
 
 // removeOthers takes global addresses off the link that are not wanted.

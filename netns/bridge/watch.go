@@ -198,6 +198,12 @@ func (b *Bridge) repairBridge() (bool, error) {
 // repairPorts puts the links of connected pods back into the bridge.
 func (b *Bridge) repairPorts() (count int, err error) {
 	list, err := b.links.rt.LinkList()
+	if errors.Is(err, netlink.ErrDumpInterrupted) {
+		list, err = b.links.rt.LinkList() // links came and went meanwhile
+	}
+	if errors.Is(err, netlink.ErrDumpInterrupted) {
+		return 0, nil // whatever it was, more messages follow
+	}
 	if err != nil {
 		return 0, fmt.Errorf("list links of the node: %w", err)
 	}
