@@ -103,6 +103,10 @@ test-images: ## Build the images that the tests run, from Debian's packages
 	@tests/images/fetch.sh
 	@GO=$$($(GO) --which) CGO_ENABLED=0 $(GO) run ./tests/images fill
 
+.PHONY: fuzz
+fuzz: ## Fuzz what reads requests, images' names, logs and streams (FUZZTIME=10m in total)
+	@GO=$(GO) TAGS="$(TAGS)" tests/fuzz.sh $(or $(FUZZTIME),10m)
+
 .PHONY: bench
 bench: build test-tools test-images ## Measure pods, and compare with bare crun (BENCH="-runs 100 -driver native")
 	@$(TEST) -count=1 -timeout 20m ./tests/bench -v -run '^TestBench$$' $(BENCH)

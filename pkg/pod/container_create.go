@@ -246,7 +246,7 @@ func (r *Runtime) undoContainer(ctx context.Context, id string) error {
 }
 
 func containerName(podID string, m *runtimeapi.ContainerMetadata) string {
-	return fmt.Sprintf("%s/%s (attempt %d)", podID, m.GetName(), m.GetAttempt())
+	return fmt.Sprintf("%s/%s (attempt %d)", podID, part(m.GetName()), m.GetAttempt())
 }
 
 func validateContainer(cfg *runtimeapi.ContainerConfig) error {

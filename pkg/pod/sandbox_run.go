@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -253,8 +254,17 @@ func (r *Runtime) undoPod(ctx context.Context, id string) error {
 	return r.State.DeletePod(id)
 }
 
+// podName names a pod sandbox in messages, and no other one.
 func podName(m *runtimeapi.PodSandboxMetadata) string {
-	return fmt.Sprintf("%s/%s (uid %s, attempt %d)", m.GetNamespace(), m.GetName(), m.GetUid(), m.GetAttempt())
+	return fmt.Sprintf("%s/%s (uid %s, attempt %d)", part(m.GetNamespace()), part(m.GetName()), part(m.GetUid()), m.GetAttempt())
+}
+
+// part quotes a part of a name that could be taken for more than one.
+func part(s string) string {
+	if s == "" || strings.ContainsAny(s, "/(),\" \t\r\n") {
+		return strconv.Quote(s)
+	}
+	return s
 }
 
 func validatePod(cfg *runtimeapi.PodSandboxConfig) error {
