@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -106,13 +107,18 @@ func TestMountLost(t *testing.T) {
 				t.Fatal(err)
 			}
 		} else {
-			pid, _, _ := strings.Cut(processesNaming(id + "/merged")[0], " ")
-			var n int
-			fmt.Sscan(pid, &n)
-			if err := syscall.Kill(n, syscall.SIGKILL); err != nil {
-				t.Fatal(err)
+			for _, p := range processesNaming(id + "/merged") {
+				pid, _, _ := strings.Cut(p, " ")
+				var n int
+				fmt.Sscan(pid, &n)
+				if err := syscall.Kill(n, syscall.SIGKILL); err != nil && err != syscall.ESRCH {
+					t.Fatal(err)
+				}
 			}
-			for mountAlive(r.Path) {
+			for deadline := time.Now().Add(10 * time.Second); mountAlive(r.Path); time.Sleep(time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatalf("%s: the mount still answers; processes %q", loss, processesNaming(id))
+				}
 			}
 		}
 		if loss == "deleted after kill" {

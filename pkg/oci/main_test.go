@@ -4,12 +4,10 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -19,65 +17,34 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/tests/nstest"
 )
 
 // The tests run real containers. They need a user namespace with 65536 IDs and
 // mount, PID, network, IPC and UTS namespaces of their own, so the test binary
-// runs itself again in such namespaces. As root the range is simply taken (in
-// there nothing is root any more); an unprivileged user needs uidmap's
-// newuidmap and would have to be in /etc/subuid, so start the tests as root or
-// inside a node.
+// runs itself again in such namespaces (nstest), twice: PID 1 there reaps.
 const namespaceStage = "SUBPOD_OCI_TEST_STAGE"
 
 func TestMain(m *testing.M) {
-	switch os.Getenv(namespaceStage) {
-	case "":
-		os.Exit(enterNamespace())
-	case "init":
-		os.Exit(runTests())
+	if os.Getenv(namespaceStage) == "tests" {
+		os.Exit(m.Run())
 	}
-	os.Exit(m.Run())
+	os.Exit(nstest.Main(m, nstest.Options{
+		Net: true, PID: true, IPC: true, UTS: true, IDs: 65536,
+		// It never returns: PID 1 reaps while the tests run in a child.
+		Setup: func() error { os.Exit(runTests()); return nil },
+	}))
 }
 
-func enterNamespace() int {
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), namespaceStage+"=init")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 1400000, Size: 65536}}
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID |
-			syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS,
-		UidMappings: ids, GidMappings: ids, GidMappingsEnableSetgroups: true,
-		Credential: &syscall.Credential{Uid: 0, Gid: 0},
-	}
-	if os.Getuid() != 0 {
-		own := func(id int) []syscall.SysProcIDMap {
-			return []syscall.SysProcIDMap{{ContainerID: 0, HostID: id, Size: 1}}
-		}
-		cmd.SysProcAttr.UidMappings, cmd.SysProcAttr.GidMappings = own(os.Getuid()), own(os.Getgid())
-		cmd.SysProcAttr.GidMappingsEnableSetgroups, cmd.SysProcAttr.Credential = false, nil
-	}
-	err := cmd.Run()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		return exit.ExitCode()
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "enter namespaces:", err)
-		return 1
-	}
-	return 0
-}
-
-// prepareNamespace does what the node does: shared propagation, an own /proc,
-// and a hybrid cgroup tree hidden behind a tmpfs.
+// prepareNamespace does what the node does: shared propagation and a hybrid
+// cgroup tree hidden behind a tmpfs.
 func prepareNamespace() error {
 	mounts := []struct {
 		source, target, fstype string
 		flags                  uintptr
 	}{
 		{"", "/", "", unix.MS_REC | unix.MS_SHARED},
-		{"proc", "/proc", "proc", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC},
 	}
 	for _, m := range mounts {
 		if err := unix.Mount(m.source, m.target, m.fstype, m.flags, ""); err != nil {

@@ -223,6 +223,7 @@ func TestRuntimeWords(t *testing.T) {
 func TestConmonArgs(t *testing.T) {
 	e := &Executor{conmon: "/usr/bin/conmon", exitDir: "/run/u/exits"}
 	rt := &runtime{path: "/usr/bin/crun", global: []string{"--root=/run/u/oci/crun", "--log-format=json", "--cgroup-manager=disabled"}}
+	rt.keyring.Store(true)
 	s := CreateSpec{ID: "c1", Bundle: "/run/u/containers/c1", LogPath: "/var/log/pods/p/0.log", Terminal: true, Stdin: true}
 	const want = `--api-version 1 --cid c1 --cuuid c1 --bundle /run/u/containers/c1 --full-attach
 --conmon-pidfile /run/u/containers/c1/conmon.pid --container-pidfile /run/u/containers/c1/init.pid

@@ -112,11 +112,15 @@ func viaUnshare(o Options) (*exec.Cmd, error) {
 	if err != nil {
 		return nil, err
 	}
-	subuid, _ := os.ReadFile("/etc/subuid")
-	if !strings.Contains("\n"+string(subuid), "\n"+u.Username+":") {
-		return nil, fmt.Errorf("these tests need %d IDs: give %s a range with usermod --add-subuids 1300000-1365535 --add-subgids 1300000-1365535 %s", o.IDs, u.Username, u.Username)
+	args := []string{"--user", "--map-root-user", "--mount", "--fork", "--kill-child"}
+	for file, flag := range map[string]string{"/etc/subuid": "--map-users", "/etc/subgid": "--map-groups"} {
+		first, ok := firstSubordinate(file, u.Username)
+		if !ok {
+			return nil, fmt.Errorf("these tests need %d IDs: give %s a range with usermod --add-subuids 1300000-1365535 --add-subgids 1300000-1365535 %s", o.IDs, u.Username, u.Username)
+		}
+		// As many as real root gives, whatever the user has.
+		args = append(args, fmt.Sprintf("%s=%s,1,65535", flag, first))
 	}
-	args := []string{"--user", "--map-auto", "--map-root-user", "--mount", "--fork", "--kill-child"}
 	for _, f := range []struct {
 		want bool
 		flag string
@@ -132,6 +136,17 @@ func viaUnshare(o Options) (*exec.Cmd, error) {
 	cmd := exec.Command("unshare", append(append(args, self), testArgs()...)...)
 	cmd.Env = append(os.Environ(), marker+"=1")
 	return cmd, nil
+}
+
+// firstSubordinate returns the first ID of a user's range in subuid(5).
+func firstSubordinate(file, name string) (first string, ok bool) {
+	text, _ := os.ReadFile(file)
+	for line := range strings.Lines(string(text)) {
+		if f := strings.Split(strings.TrimSpace(line), ":"); len(f) == 3 && f[0] == name {
+			return f[1], true
+		}
+	}
+	return "", false
 }
 
 // inside makes the namespaces usable: no mount leaks out, /proc shows the own
