@@ -24,7 +24,7 @@ type eventRow struct {
 	ID    string    `json:"id"`
 	Name  string    `json:"name"`
 	// ExitCode of a container that has stopped.
-	ExitCode *int32 `json:"exitCode,omitempty"`
+	ExitCode *int32 `json:"exitCode"`
 }
 
 func newEvents(a *app) *cobra.Command {

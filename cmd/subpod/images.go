@@ -19,11 +19,11 @@ import (
 type imageRow struct {
 	ID       string    `json:"id"`
 	Name     string    `json:"name"` // full, with its tag; "" without one
-	Digests  []string  `json:"digests,omitempty"`
+	Digests  []string  `json:"digests"`
 	Size     uint64    `json:"size"`
-	Created  time.Time `json:"created,omitzero"`
-	Platform string    `json:"platform,omitempty"`
-	Pinned   bool      `json:"pinned,omitempty"`
+	Created  time.Time `json:"created"`
+	Platform string    `json:"platform"`
+	Pinned   bool      `json:"pinned"`
 }
 
 func newImages(a *app) *cobra.Command {

@@ -17,6 +17,7 @@ func newNsenter(flags *cli.Flags) *cobra.Command {
 		Long: `Runs a command as root of the node: in its user, mount, PID, IPC, UTS and
 network namespaces. This is where a kubelet belongs. Without a command it is a
 shell.`,
+		Example: "  subpod nsenter -- ip address\n  subpod nsenter -- kubelet --config=kubelet.yaml",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cfg, err := flags.Load()
 			if err != nil {

@@ -108,7 +108,7 @@ func printYAML(w io.Writer, v any) error {
 }
 
 func parseTemplate(text string) (*template.Template, error) {
-	tmpl, err := template.New("output").Option("missingkey=error").Funcs(template.FuncMap{
+	tmpl, err := template.New("output").Funcs(template.FuncMap{
 		"json": func(v any) (string, error) {
 			b, err := json.Marshal(v)
 			return string(b), err

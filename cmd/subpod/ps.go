@@ -20,24 +20,24 @@ type containerRow struct {
 	ID       string            `json:"id"`
 	Name     string            `json:"name"`
 	Image    string            `json:"image"`
-	Command  string            `json:"command,omitempty"`
+	Command  string            `json:"command"`
 	State    string            `json:"state"`
-	ExitCode *int32            `json:"exitCode,omitempty"`
+	ExitCode *int32            `json:"exitCode"`
 	Created  time.Time         `json:"created"`
-	Started  time.Time         `json:"started,omitzero"`
-	Finished time.Time         `json:"finished,omitzero"`
-	Ports    []string          `json:"ports,omitempty"`
+	Started  *time.Time        `json:"started"`
+	Finished *time.Time        `json:"finished"`
+	Ports    []string          `json:"ports"`
 	Pod      string            `json:"pod"`
 	PodID    string            `json:"podId"`
-	Labels   map[string]string `json:"labels,omitempty"`
+	Labels   map[string]string `json:"labels"`
 }
 
 func (r containerRow) status() string {
-	switch r.State {
-	case "exited":
-		return fmt.Sprintf("Exited (%d) %s", *r.ExitCode, ago(r.Finished))
-	case "running":
-		return "Up " + duration(time.Since(r.Started))
+	switch {
+	case r.State == "exited" && r.Finished != nil:
+		return fmt.Sprintf("Exited (%d) %s", *r.ExitCode, ago(*r.Finished))
+	case r.State == "running" && r.Started != nil:
+		return "Up " + duration(time.Since(*r.Started))
 	}
 	return strings.ToUpper(r.State[:1]) + r.State[1:]
 }
@@ -114,8 +114,8 @@ func containerRows(ctx context.Context, c *client.Client, all bool) ([]container
 func newContainerRow(x client.Container, st *runtimeapi.ContainerStatus, ports []string) containerRow {
 	r := containerRow{
 		ID: x.Id, Name: x.Name(), Image: imageName(x.Image), State: stateName(st.State), Command: x.Annotations[labels.Command],
-		Created: nanoTime(st.CreatedAt), Started: nanoTime(st.StartedAt), Finished: nanoTime(st.FinishedAt),
-		Pod: client.PodName(x.Pod), PodID: x.PodSandboxId, Labels: x.Labels,
+		Created: nanoTime(st.CreatedAt), Started: optionalTime(st.StartedAt), Finished: optionalTime(st.FinishedAt),
+		Pod: client.PodName(x.Pod), PodID: x.PodSandboxId, Labels: notNil(x.Labels),
 	}
 	if st.State == runtimeapi.ContainerState_CONTAINER_EXITED {
 		r.ExitCode = &st.ExitCode
@@ -187,6 +187,22 @@ func nanoTime(n int64) time.Time {
 	return time.Unix(0, n)
 }
 
+// notNil is a map that a template can look into.
+func notNil(m map[string]string) map[string]string {
+	if m == nil {
+		return map[string]string{}
+	}
+	return m
+}
+
+func optionalTime(n int64) *time.Time {
+	if n == 0 {
+		return nil
+	}
+	t := nanoTime(n)
+	return &t
+}
+
 func shorten(s string, n int) string {
 	s = strings.Join(strings.Fields(s), " ")
 	if r := []rune(s); len(r) > n {
@@ -202,11 +218,11 @@ type podRow struct {
 	Namespace  string            `json:"namespace"`
 	State      string            `json:"state"`
 	Created    time.Time         `json:"created"`
-	IPs        []string          `json:"ips,omitempty"`
-	Ports      []string          `json:"ports,omitempty"`
-	Containers []string          `json:"containers,omitempty"`
+	IPs        []string          `json:"ips"`
+	Ports      []string          `json:"ports"`
+	Containers []string          `json:"containers"`
 	Handler    string            `json:"runtimeHandler"`
-	Labels     map[string]string `json:"labels,omitempty"`
+	Labels     map[string]string `json:"labels"`
 }
 
 func newPods(a *app) *cobra.Command {
@@ -262,7 +278,7 @@ func podRows(ctx context.Context, c *client.Client) ([]podRow, error) {
 		}
 		r := podRow{
 			ID: p.Id, Name: client.PodName(p), Namespace: p.Metadata.GetNamespace(), Created: nanoTime(p.CreatedAt), State: "notready",
-			Handler: p.RuntimeHandler, Labels: p.Labels,
+			Handler: p.RuntimeHandler, Labels: notNil(p.Labels),
 		}
 		if p.State == runtimeapi.PodSandboxState_SANDBOX_READY {
 			r.State = "ready"

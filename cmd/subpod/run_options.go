@@ -128,7 +128,7 @@ func (o *runOptions) configs(cfg *config.Config, args []string) (*runtimeapi.Pod
 		WorkingDir:  o.workdir,
 		Labels:      map[string]string{},
 		Annotations: map[string]string{labels.Command: strings.Join(args[1:], " ")},
-		Tty:         o.tty, Stdin: o.interactive, StdinOnce: o.interactive && !o.detach,
+		Tty:         o.tty, Stdin: o.interactive, StdinOnce: o.interactive && !o.detach && !o.tty,
 	}
 	if o.hostname == "" {
 		pod.Hostname = strings.ReplaceAll(o.name, "_", "-")

@@ -31,9 +31,9 @@ func newSave(a *app) *cobra.Command {
 				return usagef("an archive is not for a terminal: use -o FILE")
 			}
 			if file != "" {
-				f, err := os.CreateTemp(dirOf(file), ".save-*")
-				if err != nil {
-					return fmt.Errorf("write the archive: %w", err)
+				f, createErr := os.CreateTemp(dirOf(file), ".save-*")
+				if createErr != nil {
+					return fmt.Errorf("write the archive: %w", createErr)
 				}
 				out = f
 				defer func() { err = finishFile(f, file, err) }()

@@ -23,7 +23,7 @@ type statsRow struct {
 	Name   string  `json:"name"`
 	CPU    float64 `json:"cpuPercent"` // of one processor
 	Memory uint64  `json:"memoryBytes"`
-	Limit  uint64  `json:"memoryLimitBytes,omitempty"`
+	Limit  uint64  `json:"memoryLimitBytes"`
 	RSS    uint64  `json:"rssBytes"`
 	Disk   uint64  `json:"writableLayerBytes"`
 }

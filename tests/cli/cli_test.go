@@ -1,0 +1,179 @@
+// Package cli tests the command line by scripts (testdata/script), against the
+// real daemon.
+package cli
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/subpod/subpod/tests/leak"
+	"github.com/subpod/subpod/tests/node"
+	"github.com/subpod/subpod/tests/registry"
+)
+
+func TestMain(m *testing.M) { node.Main(m) }
+
+// TestScripts runs all scripts against one daemon, some at the same time: a
+// script gives its pods names that no other has, and removes them.
+func TestScripts(t *testing.T) {
+	private := privateRegistry(t)
+	addr := node.Registry(t)
+	n := node.Start(t, node.Options{
+		Registries: registry.Conf(addr) + fmt.Sprintf("\n[[registry]]\nlocation = %q\ninsecure = true\n", private),
+	})
+	for _, image := range []string{"busybox", "registry.k8s.io/e2e-test-images/nonewprivs:1.3"} {
+		if _, err := n.Subpod("pull", "-q", image); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := n.Subpod("run", "--rm", "busybox", "true"); err != nil { // warms up
+		t.Fatal(err)
+	}
+	settle(t, n)
+	look := func() leak.Snapshot {
+		s, err := leak.Node(n.TryEnter, n.RunDir)
+		if err != nil {
+			t.Error(err)
+		}
+		return s
+	}
+	before := look()
+	t.Run("script", func(t *testing.T) {
+		testscript.Run(t, testscript.Params{
+			Dir:   "testdata/script",
+			Setup: setup(t, n, "PRIVATE="+private, "REGISTRY="+addr),
+			Cmds:  commands,
+			// A command that hangs is killed, and shown.
+			Deadline: time.Now().Add(2 * time.Minute),
+		})
+	})
+	settle(t, n)
+	for _, left := range leak.Left(before, look) {
+		t.Errorf("left in the node: %s", left)
+	}
+}
+
+// settle waits until no pod is left: those of "run --rm" are removed by the
+// daemon once their container has ended.
+func settle(t *testing.T, n *node.Node) {
+	t.Helper()
+	var pods string
+	for range 100 {
+		var err error
+		if pods, err = n.Subpod("pods", "-q"); err == nil && pods == "" {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Errorf("pods are left: %s", pods)
+}
+
+// TestWithoutDaemon: commands that start the daemon, and those that do not.
+func TestWithoutDaemon(t *testing.T) {
+	n := node.Prepare(t, node.Options{})
+	testscript.Run(t, testscript.Params{
+		Dir:   "testdata/nodaemon",
+		Setup: setup(t, n),
+		Cmds:  commands,
+	})
+}
+
+func setup(t *testing.T, n *node.Node, more ...string) func(*testscript.Env) error {
+	bin := filepath.Dir(node.Path(t, node.Subpod))
+	images, err := filepath.Abs(filepath.Join(node.Tree(), node.Images))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(env *testscript.Env) error {
+		path, err := filepath.Abs(bin)
+		if err != nil {
+			return err
+		}
+		vars := append([]string{
+			"HOME=" + n.Home, "XDG_RUNTIME_DIR=" + n.XDG, "DATA=" + n.DataDir, "SOCKET=" + n.Socket, "IMAGES=" + images,
+			"PATH=" + path + ":" + os.Getenv("PATH"), "TERM=dumb", "SHELL=/bin/sh",
+		}, more...)
+		for _, v := range []string{"SUBPOD_TEST_DIR"} { // the mark by which processes are found
+			vars = append(vars, v+"="+os.Getenv(v))
+		}
+		for _, v := range vars {
+			name, value, _ := strings.Cut(v, "=")
+			env.Setenv(name, value)
+		}
+		return nil
+	}
+}
+
+// commands of the scripts, beside those of testscript.
+var commands = map[string]func(*testscript.TestScript, bool, []string){
+	"exits":   exits,
+	"waitfor": waitFor,
+	"signal":  signalBackground,
+}
+
+// exits CODE COMMAND...: the command ends with this code.
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE COMMAND [ARG...]")
+	}
+	err := ts.Exec("sh", append([]string{"-c", `want=$1; shift; "$@"; got=$?; [ $got = $want ] || { echo "exit code $got, not $want" >&2; exit 99; }`, "sh"}, args...)...)
+	if err != nil {
+		ts.Fatalf("%s\n%s: %v", ts.ReadFile("stdout"), ts.ReadFile("stderr"), err)
+	}
+}
+
+// waitfor COMMAND...: repeats a command for 15 s until it succeeds.
+func waitFor(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) == 0 {
+		ts.Fatalf("usage: waitfor COMMAND [ARG...]")
+	}
+	var err error
+	for range 150 {
+		err = ts.Exec(args[0], args[1:]...)
+		if (err == nil) != neg {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	ts.Fatalf("%s: not within 15 s: %v\n%s%s", strings.Join(args, " "), err, ts.ReadFile("stdout"), ts.ReadFile("stderr"))
+}
+
+// signal SIGNAL: to the last background command of the script.
+func signalBackground(ts *testscript.TestScript, neg bool, args []string) {
+	background := ts.BackgroundCmds()
+	if len(args) != 1 || len(background) == 0 {
+		ts.Fatalf("usage: signal SIGNAL, with a command in the background")
+	}
+	pid := background[len(background)-1].Process.Pid
+	if err := ts.Exec("kill", "-"+args[0], fmt.Sprint(pid)); err != nil {
+		ts.Fatalf("kill: %v", err)
+	}
+}
+
+// privateRegistry wants the user "me" with the password "secret".
+func privateRegistry(t *testing.T) string {
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, ok := r.BasicAuth(); !ok || user != "me" || password != "secret" {
+			w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+	}))
+	s.Listener.Close()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Listener = l
+	s.Start()
+	t.Cleanup(s.Close)
+	return l.Addr().String()
+}
