@@ -103,6 +103,10 @@ test-images: ## Build the images that the tests run, from Debian's packages
 	@tests/images/fetch.sh
 	@GO=$$($(GO) --which) CGO_ENABLED=0 $(GO) run ./tests/images fill
 
+.PHONY: test-fresh
+test-fresh: ## A new user's path, in a Debian with nothing on it (needs root)
+	@tests/fresh.sh
+
 .PHONY: fuzz
 fuzz: ## Fuzz what reads requests, images' names, logs and streams (FUZZTIME=10m in total)
 	@GO=$(GO) TAGS="$(TAGS)" tests/fuzz.sh $(or $(FUZZTIME),10m)

@@ -1,0 +1,187 @@
+#!/bin/sh
+# A new user's path: a Debian with nothing on it, a clone of this tree, and two
+# commands. Then everything that can be missing is taken away in turn: what is
+# said must name the command that helps, and that command must help.
+#
+#   tests/fresh.sh              (make test-fresh; needs root and debootstrap)
+#   tests/fresh.sh --shell      a shell in that Debian instead
+#
+# The Debian lies in .cache/fresh, and is made once; the runs happen in a copy of
+# it that is removed again, mounts first. The mirror, its keys and the certificates
+# are those of this machine's apt.
+set -eu
+root=$(cd "$(dirname "$0")/.." && pwd)
+cache=$root/.cache/fresh
+suite=${SUBPOD_FRESH_SUITE:-bookworm}
+tools="git make sudo ca-certificates"
+
+say() { printf '\n== %s\n' "$*"; }
+fail() { echo "fresh.sh: $*" >&2; exit 1; }
+
+[ "$(id -u)" = 0 ] || fail "needs root: sudo $0"
+command -v debootstrap >/dev/null || fail "needs debootstrap: apt-get install debootstrap"
+
+# The first mirror that apt knows for a Debian.
+mirror() {
+	apt-get indextargets --format '$(ORIGIN) $(SITE)' 'Created-By: Packages' 2>/dev/null |
+		sed -n 's/^Debian \(.*\)/\1/p' | grep -v security | head -n 1
+}
+
+base=$cache/$suite.tar
+if [ ! -e "$base" ]; then
+	say "a Debian ($suite) from $(mirror)"
+	mkdir -p "$cache"
+	work=$(mktemp -d "$cache/make.XXXXXX")
+	debootstrap --variant=minbase --include="$(echo $tools | tr ' ' ,)" "$suite" "$work" "$(mirror)" >"$cache/debootstrap.log" 2>&1 ||
+		{ tail -n 20 "$cache/debootstrap.log" >&2; rm -rf "$work"; exit 1; }
+	# Certificates that this machine trusts beside Debian's own.
+	mkdir -p "$work/usr/local/share/ca-certificates"
+	find /usr/local/share/ca-certificates -name '*.crt' -exec cp {} "$work/usr/local/share/ca-certificates/" \;
+	chroot "$work" update-ca-certificates >/dev/null 2>&1
+	tar -C "$work" -cf "$base.new" . && mv "$base.new" "$base"
+	rm -rf "$work"
+fi
+
+# The machine: a copy of it, with the kernel's file systems of its own.
+mkdir -p "$cache"
+machine=$(mktemp -d "$cache/run.XXXXXX")
+clean() {
+	status=$?
+	trap - EXIT
+	# Ours are the processes whose root is the machine.
+	for p in /proc/[0-9]*; do
+		if [ "$(readlink "$p/root" 2>/dev/null)" = "$machine" ]; then kill -KILL "${p#/proc/}" 2>/dev/null || true; fi
+	done
+	sleep 0.2
+	# Innermost first.
+	awk -v m="$machine/" 'index($5, m) == 1 { print $5 }' /proc/self/mountinfo | sort -r | while read -r dir; do
+		umount "$dir" || umount -l "$dir"
+	done
+	if grep -q " $machine/" /proc/self/mountinfo; then
+		echo "fresh.sh: mounts are left below $machine" >&2
+		exit 1
+	fi
+	rm -rf --one-file-system "$machine"
+	exit $status
+}
+trap clean EXIT
+trap 'exit 130' INT; trap 'exit 143' TERM
+tar -C "$machine" -xf "$base"
+cp -L /etc/resolv.conf "$machine/etc/resolv.conf"
+mount -t proc proc "$machine/proc"
+mount --rbind /sys "$machine/sys" && mount --make-rslave "$machine/sys"
+mount -t tmpfs -o mode=755 dev "$machine/dev"
+mkdir "$machine/dev/pts" "$machine/dev/shm" "$machine/dev/net"
+mount -t devpts -o newinstance,ptmxmode=0666,mode=620 devpts "$machine/dev/pts"
+mount -t tmpfs -o mode=1777 shm "$machine/dev/shm"
+ln -s /proc/self/fd "$machine/dev/fd"; ln -s fd/0 "$machine/dev/stdin"; ln -s fd/1 "$machine/dev/stdout"; ln -s fd/2 "$machine/dev/stderr"
+ln -s pts/ptmx "$machine/dev/ptmx"
+for d in "null 1 3" "zero 1 5" "full 1 7" "random 1 8" "urandom 1 9" "tty 5 0"; do
+	set -- $d
+	mknod -m 0666 "$machine/dev/$1" c "$2" "$3"
+done
+# As a machine without udev has them: for root alone.
+mknod -m 0600 "$machine/dev/fuse" c 10 229
+mknod -m 0600 "$machine/dev/net/tun" c 10 200
+
+inside() { chroot "$machine" /usr/bin/env -i HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin TERM=dumb "$@"; }
+user() { inside setpriv --reuid ann --regid ann --init-groups env HOME=/home/ann USER=ann LOGNAME=ann XDG_RUNTIME_DIR=/run/user/ann PATH=/home/ann/subpod/bin:/usr/local/bin:/usr/bin:/bin "$@"; }
+
+# What a clone of the committed tree brings. Go is new, as no Debian has it yet:
+# the README asks for it.
+git -C "$root" bundle create -q "$machine/subpod.bundle" HEAD
+goroot=$("$root/tests/go.sh" env GOROOT)
+mkdir -p "$machine/usr/local/go"
+cp -a "$goroot/." "$machine/usr/local/go"
+# Modules that are here need not be fetched again: a proxy made of files.
+modcache=$("$root/tests/go.sh" env GOMODCACHE)
+proxy=$("$root/tests/go.sh" env GOPROXY)
+if [ -d "$modcache/cache/download" ]; then
+	mkdir "$machine/modules"
+	mount --bind -o ro "$modcache/cache/download" "$machine/modules"
+	proxy="file:///modules,$proxy"
+fi
+mkdir -p "$machine/root/.config/go"
+printf 'GOPROXY=%s\nGOFLAGS=-buildvcs=false\n' "$proxy" >"$machine/root/.config/go/env"
+
+if [ "${1-}" = --shell ]; then inside sh; exit; fi
+
+say "the first command: git clone"
+inside git clone -q /subpod.bundle /home/subpod
+say "the second command: make demo, with none of the packages installed"
+for p in crun conmon slirp4netns newuidmap fuse-overlayfs nft; do
+	! inside sh -c "command -v $p" >/dev/null || fail "$p is there already"
+done
+start=$(date +%s)
+inside make -C /home/subpod demo >"$cache/demo.log" 2>&1 || { tail -n 40 "$cache/demo.log"; fail "make demo failed: $cache/demo.log"; }
+grep -q "hello from demo" "$cache/demo.log" || fail "make demo has shown no page"
+echo "a pod has served a page after $(($(date +%s) - start)) s"
+
+# A user of the machine, who starts subpod by hand.
+inside useradd --create-home --shell /bin/sh ann
+inside cp -r /home/subpod/bin /home/ann/
+inside install -d -o ann -g ann -m 0700 /run/user/ann
+inside install -d -o ann -g ann /home/ann/subpod
+inside cp -r /home/subpod/bin /home/ann/subpod/
+inside cp /home/subpod/.cache/demo/busybox.tar /home/ann/busybox.tar
+inside chmod 0644 /home/ann/busybox.tar
+
+# run: the user's whole session: doctor must agree, and a container must run.
+run() {
+	user subpod doctor -q >"$machine/tmp/doctor.out" 2>&1 && doctor=0 || doctor=$?
+	user sh -c 'subpod load oci-archive:/home/ann/busybox.tar >/dev/null 2>&1
+		trap "kill %1 2>/dev/null; wait" EXIT
+		subpod daemon >/tmp/daemon.out 2>&1 &
+		for i in $(seq 100); do [ -S $XDG_RUNTIME_DIR/subpod/subpod.sock ] && subpod info >/dev/null 2>&1 && break; kill -0 $! 2>/dev/null || break; sleep 0.1; done
+		subpod load oci-archive:/home/ann/busybox.tar >/dev/null && subpod run --rm busybox:latest echo it runs
+		status=$?
+		kill $! 2>/dev/null; wait
+		trap - EXIT
+		exit $status' >"$machine/tmp/run.out" 2>&1
+}
+
+# broken WHAT TEXT FIX: with WHAT spoilt, the daemon and doctor must say TEXT, print
+# FIX (a pattern), and a container must run once that has been typed.
+broken() {
+	what=$1 text=$2 fix=$3
+	say "$what"
+	if run; then cat "$machine/tmp/run.out"; fail "$what: a container runs all the same"; fi
+	[ "$doctor" = 1 ] || { cat "$machine/tmp/doctor.out"; fail "$what: doctor's exit code is $doctor, want 1"; }
+	grep -h "$text" "$machine/tmp/daemon.out" "$machine/tmp/run.out" | sort -u | head -n 3 | cut -c 1-200
+	grep -qh "$text" "$machine/tmp/daemon.out" "$machine/tmp/run.out" || { cat "$machine/tmp/daemon.out" "$machine/tmp/run.out"; fail "$what: the daemon does not say '$text'"; }
+	command=$(sed -n "s/^ *\\($fix.*\\)\$/\\1/p" "$machine/tmp/doctor.out" | head -n 1)
+	[ -n "$command" ] || { cat "$machine/tmp/doctor.out"; fail "$what: doctor does not print '$fix'"; }
+	printf '$ %s\n' "$command"
+	printf '%s\n' "$command" >"$machine/tmp/fix.sh"
+	inside sh -e /tmp/fix.sh >"$machine/tmp/fix.out" 2>&1 || { cat "$machine/tmp/fix.out"; fail "$what: the command failed"; }
+	run || { cat "$machine/tmp/run.out" "$machine/tmp/daemon.out"; fail "$what: no container runs after the command"; }
+	echo "works"
+}
+
+say "as it is now"
+run || { cat "$machine/tmp/run.out" "$machine/tmp/daemon.out"; fail "no container runs"; }
+grep "it runs" "$machine/tmp/run.out"
+
+say "no subordinate IDs: one ID must do, and be said"
+inside sh -c 'cp /etc/subuid /etc/subuid.old; cp /etc/subgid /etc/subgid.old; sed -i /^ann:/d /etc/subuid /etc/subgid'
+run || { cat "$machine/tmp/run.out" "$machine/tmp/daemon.out"; fail "nothing runs with one ID"; }
+grep -o "the node has one user and one group ID" "$machine/tmp/daemon.out" || fail "the daemon does not say that there is one ID"
+command=$(sed -n 's/^ *\(sudo usermod .*\)$/\1/p' "$machine/tmp/doctor.out" | head -n 1)
+printf '$ %s\n' "$command"
+inside sh -c "$command" || fail "the command failed"
+user subpod doctor | grep "^ok  *subordinate IDs" || fail "doctor is not content"
+
+inside apt-get -q -y remove uidmap >/dev/null 2>&1
+broken "no newuidmap" "newuidmap is not installed" "sudo apt install uidmap"
+inside chmod u-s /usr/bin/newuidmap
+broken "newuidmap without setuid" "neither setuid root" "sudo chmod u+s"
+inside chmod 0600 /dev/net/tun
+broken "/dev/net/tun for root alone" "/dev/net/tun cannot be used" "sudo chmod 0666 \\/dev\\/net\\/tun"
+inside chmod 0600 /dev/fuse
+broken "/dev/fuse for root alone" "/dev/fuse" "sudo chmod 0666 \\/dev\\/fuse"
+for p in crun conmon slirp4netns fuse-overlayfs; do
+	inside apt-get -q -y remove $p >/dev/null 2>&1
+	broken "no $p" "$p" "sudo apt install $p"
+done
+
+say "done: $suite, everything said and mended"
