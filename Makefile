@@ -53,7 +53,7 @@ lint: ## gofmt and go vet
 
 # Packages below tests/ drive the built daemon, but for these.
 UNIT   = $(shell $(GO) list -tags "$(TAGS)" ./... | grep -v /tests/) ./tests/arch ./tests/leak
-DAEMON = $(shell $(GO) list -tags "$(TAGS)" ./tests/... | grep -vE '/tests/(arch|leak|critest|bench|crash)$$')
+DAEMON = $(shell $(GO) list -tags "$(TAGS)" ./tests/... | grep -vE '/tests/(arch|leak|critest|bench|crash|vm)$$')
 
 # The tests of the packages run as an ordinary user, each in what it needs.
 .PHONY: test-unit
@@ -85,6 +85,13 @@ crash: build test-tools test-images ## Every crash at every step, 500 more at ra
 .PHONY: soak
 soak: build test-tools test-images ## 5,000 pod cycles, 8 at a time, and what is left of them
 	$(TEST) -count=1 -timeout 120m -v ./tests/crash -run '^TestSoak$$' $(CRASH)
+
+.PHONY: test-vm
+test-vm: ## In a virtual machine, where systemd delegates cgroups: limits, drivers, critest (VM="-run TestLimits -v")
+	@tests/deps.sh vm >/dev/null
+	@$(MAKE) --no-print-directory build test-tools test-images
+	@tests/vm/image.sh
+	$(TEST) -count=1 -timeout 120m ./tests/vm $(VM)
 
 .PHONY: test-tools
 test-tools: .cache/bin/crictl .cache/bin/critest .cache/bin/client.test ## Build crictl and critest, pinned in tests/tools, and tests/client

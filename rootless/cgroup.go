@@ -58,7 +58,7 @@ func OwnsCgroup() bool { return detectCgroup().delegated() }
 // with no process in it that is not the daemon. A login scope shared with a
 // shell is neither; a systemd unit with Delegate=yes is both.
 func (f cgroupFacts) delegated() bool {
-	if f.own == "" || f.own == cgroupRoot {
+	if f.own == "" {
 		return false
 	}
 	for _, name := range []string{"", "cgroup.procs", "cgroup.subtree_control"} {
@@ -76,6 +76,28 @@ func (f cgroupFacts) delegated() bool {
 		}
 	}
 	return true
+}
+
+// evacuate moves this process, the only one in its cgroup, into the leaf, and lets
+// the leaf's siblings have every controller that there is. What rootlesskit does
+// for a node that is not nested.
+func (f cgroupFacts) evacuate() error {
+	leaf := filepath.Join(f.own, nodeCgroup)
+	if err := os.Mkdir(leaf, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("make the daemon's own cgroup: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(leaf, "cgroup.procs"), []byte("0"), 0); err != nil {
+		return fmt.Errorf("move the daemon to %s: %w", leaf, err)
+	}
+	b, err := os.ReadFile(filepath.Join(f.own, "cgroup.controllers"))
+	if err != nil {
+		return err
+	}
+	for _, c := range strings.Fields(string(b)) {
+		// One that cannot be passed on costs its own limits only.
+		_ = os.WriteFile(filepath.Join(f.own, "cgroup.subtree_control"), []byte("+"+c), 0)
+	}
+	return nil
 }
 
 // mountCgroup makes the node's /sys/fs/cgroup agree with its cgroup namespace.

@@ -22,6 +22,11 @@ const nestedNamespaces = unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUT
 // runNested makes a node inside a user namespace in which we are uid 0 already
 // (kind, rootlesskit, unshare -r): its ID range and its network are the node's.
 func runNested(ctx context.Context, c Config) error {
+	if cg := detectCgroup(); cg.delegated() {
+		if err := cg.evacuate(); err != nil {
+			c.Log.Warn("containers run without resource limits", "error", err)
+		}
+	}
 	err := startNested(ctx, c, nestedNamespaces|unix.CLONE_NEWPID)
 	if errors.Is(err, errNoProc) {
 		c.Log.Warn("no PID namespace for the node: containers will outlive a killed daemon", "reason", err)

@@ -89,7 +89,7 @@ func writeFacts(c Config, cg cgroupFacts, nested bool) (err error) {
 		f.IDMapping, f.IDReason = c.IDMapping, c.IDReason
 		f.CgroupNS = cg.unified && !c.HostCgroupNS
 	}
-	if f.CgroupNS && filepath.Base(cg.own) == nodeCgroup {
+	if !c.HostCgroupNS && cg.unified && filepath.Base(cg.own) == nodeCgroup {
 		f.CgroupEvacuated = nodeCgroup
 	}
 	if f.UserNS, err = nsInode("self", "user"); err != nil {

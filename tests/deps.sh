@@ -5,6 +5,7 @@
 #
 #   tests/deps.sh         everything
 #   tests/deps.sh run     only what the daemon needs at run time
+#   tests/deps.sh vm      also what a virtual machine is made with
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -41,6 +42,7 @@ has() {
 missing=
 wanted="$RUN $BUILD"
 [ "${1-}" = run ] && wanted=$RUN
+[ "${1-}" = vm ] && wanted="$wanted qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap mke2fs:e2fsprogs ssh:openssh-client"
 for pair in $wanted; do
 	has "${pair%%:*}" || missing="$missing ${pair#*:}"
 done

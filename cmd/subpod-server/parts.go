@@ -73,6 +73,8 @@ func newParts(ctx context.Context, cfg *config.Config, node *rootless.Node, node
 	cg := cgroup.Detect(cfg.Runtime.CgroupManager, node.CgroupEvacuated)
 	if !cg.Enabled() {
 		slog.Warn("containers run without resource limits", "reason", cg.Reason)
+	} else if missing := cg.Missing(); len(missing) > 0 {
+		slog.Warn("limits of some cgroup controllers are left out: they are not delegated to the user (docs/cgroups.md)", "missing", missing)
 	}
 	executor, err := oci.New(ctx, ociOptions(cfg, cg))
 	if err != nil {

@@ -44,6 +44,18 @@ type Facts struct {
 // Has reports whether limits of a controller can be set.
 func (f Facts) Has(controller string) bool { return slices.Contains(f.Controllers, controller) }
 
+// Missing returns those controllers that limits of the CRI need, that systemd can
+// delegate, and that are not there.
+func (f Facts) Missing() []string {
+	var missing []string
+	for _, c := range []string{"cpu", "cpuset", "io", "memory", "pids"} {
+		if !f.Has(c) {
+			missing = append(missing, c)
+		}
+	}
+	return missing
+}
+
 // Enabled reports whether containers get cgroups at all.
 func (f Facts) Enabled() bool { return f.Driver == DriverCgroupfs || f.Driver == DriverSystemd }
 

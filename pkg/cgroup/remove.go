@@ -64,11 +64,16 @@ func Kill(dir string) error {
 
 // Remove removes the cgroup dir with all below it. It waits, until ctx ends, for
 // processes that are about to leave. A container's goes with its scope, and a slice
-// is stopped, so that systemd forgets both. Idempotent. It refuses a directory that
-// is not inside of f.Root.
+// is stopped, so that systemd forgets both. Idempotent, also for what was made under
+// another driver and went with its node. It refuses a directory that is there and not
+// inside of f.Root; with cgroups disabled it does nothing.
 func (f Facts) Remove(ctx context.Context, dir string) error {
 	rel, err := filepath.Rel(f.Root, dir)
-	if f.Root == "" || err != nil || rel == "." || rel == ".." || strings.HasPrefix(rel, "../") {
+	inside := err == nil && filepath.IsLocal(rel) && rel != "."
+	switch {
+	case f.Root == "" || !inside && dir != "" && !exists(dir):
+		return nil
+	case !inside:
 		return fmt.Errorf("remove cgroup %q: not below %q", dir, f.Root)
 	}
 	if f.Driver == DriverSystemd {

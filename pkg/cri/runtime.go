@@ -35,6 +35,9 @@ func (s *Service) Status(ctx context.Context, req *runtimeapi.StatusRequest) (*r
 	limits := &runtimeapi.RuntimeCondition{Type: "ResourceLimits", Status: s.Cgroup.Delegated}
 	if !limits.Status {
 		limits.Reason, limits.Message = "CgroupNotDelegated", s.Cgroup.Reason
+	} else if missing := s.Cgroup.Missing(); len(missing) > 0 {
+		limits.Reason = "CgroupControllersMissing"
+		limits.Message = "limits of these controllers are left out, since they are not delegated: " + strings.Join(missing, ", ")
 	}
 	ids := &runtimeapi.RuntimeCondition{Type: "AllIDs", Status: s.MissingIDs == ""}
 	if !ids.Status {

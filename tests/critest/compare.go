@@ -3,8 +3,10 @@ package critest
 import (
 	"encoding/xml"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -86,7 +88,7 @@ func firstLine(s string) string {
 
 // readList reads lines of "spec name TAB reason"; # begins a comment line. A third
 // column limits an entry to machines that lack something (lacks).
-func readList(file string) (list, error) {
+func readList(file string, m machine) (list, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
@@ -105,7 +107,7 @@ func readList(file string) (list, error) {
 			return nil, fmt.Errorf("%s:%d: %q is listed twice", file, i+1, name)
 		}
 		if condition := strings.TrimSpace(columns[2]); condition != "" {
-			applies, err := lacks(condition)
+			applies, err := lacks(condition, m)
 			if err != nil {
 				return nil, fmt.Errorf("%s:%d: %w", file, i+1, err)
 			}
@@ -118,13 +120,22 @@ func readList(file string) (list, error) {
 	return l, nil
 }
 
-// lacks reports whether this machine is without something that only some have.
-func lacks(condition string) (bool, error) {
+// machine is what only some machines have.
+type machine struct {
+	memory   bool // limits on memory can be set
+	internet bool // public registries are reached
+}
+
+// here is this machine.
+func here() machine { return machine{memoryDelegated(), internet()} }
+
+// lacks reports whether the machine is without something that only some have.
+func lacks(condition string, m machine) (bool, error) {
 	switch condition {
 	case "no memory controller":
-		return !memoryDelegated(), nil
+		return !m.memory, nil
 	case "no internet":
-		return !internet(), nil
+		return !m.internet, nil
 	}
 	return false, fmt.Errorf("unknown condition %q", condition)
 }
@@ -184,6 +195,31 @@ func compare(results outcomes, known, allowed list) (problems []string) {
 	}
 	slices.Sort(problems)
 	return problems
+}
+
+// Check compares ginkgo's JUnit report, from a machine where limits on memory can be
+// set and no public registry is reached, with the lists in the directory. It returns what is not as they say, and a
+// line of figures.
+func Check(report []byte, dir string) (problems []string, count string, err error) {
+	m := machine{memory: true}
+	results, err := parse(report)
+	if err != nil {
+		return nil, "", err
+	}
+	known, err := readList(filepath.Join(dir, "known-failures.txt"), m)
+	if err != nil {
+		return nil, "", err
+	}
+	conditional, err := readList(filepath.Join(dir, "conditional.txt"), m)
+	if err != nil {
+		return nil, "", err
+	}
+	maps.Copy(known, conditional)
+	allowed, err := readList(filepath.Join(dir, "skipped.txt"), m)
+	if err != nil {
+		return nil, "", err
+	}
+	return compare(results, known, allowed), results.count(), nil
 }
 
 func (o outcomes) count() string {

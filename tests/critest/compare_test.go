@@ -45,18 +45,18 @@ func TestCompare(t *testing.T) {
 
 // The committed lists must be well formed, and no spec on both.
 func TestLists(t *testing.T) {
-	known, err := readList("known-failures.txt")
+	known, err := readList("known-failures.txt", here())
 	if err != nil {
 		t.Fatal(err)
 	}
-	allowed, err := readList("skipped.txt")
+	allowed, err := readList("skipped.txt", here())
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(known) > 0 {
 		t.Errorf("known failures: %v, want none", known)
 	}
-	conditional, err := readList("conditional.txt")
+	conditional, err := readList("conditional.txt", here())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -35,16 +35,16 @@ var (
 )
 
 func TestCritest(t *testing.T) {
-	known, err := readList("known-failures.txt")
+	known, err := readList("known-failures.txt", here())
 	if err != nil {
 		t.Fatal(err)
 	}
-	conditional, err := readList("conditional.txt")
+	conditional, err := readList("conditional.txt", here())
 	if err != nil {
 		t.Fatal(err)
 	}
 	maps.Copy(known, conditional)
-	allowed, err := readList("skipped.txt")
+	allowed, err := readList("skipped.txt", here())
 	if err != nil {
 		t.Fatal(err)
 	}

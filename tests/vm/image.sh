@@ -1,0 +1,103 @@
+#!/bin/sh
+# Makes the disk of the test machine: a Debian 13 with systemd and what subpod
+# needs, from the mirror that this machine's apt uses. Needs root, or sudo without
+# a password: a root file system has files of many users.
+#
+#   .cache/vm/disk.raw             the file system, without a partition table
+#   .cache/vm/vmlinuz, initrd.img  what QEMU boots it with
+#   .cache/vm/key                  lets ssh in as root, and as the user "pod"
+#
+# Does nothing when all of this is there and newer than this script.
+set -eu
+root=$(cd "$(dirname "$0")/../.." && pwd)
+script=$root/tests/vm/image.sh
+cache=$root/.cache/vm
+mkdir -p "$cache"
+cd "$cache"
+if [ -e disk.raw ] && [ disk.raw -nt "$script" ]; then exit; fi
+
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }
+PATH=$PATH:/usr/sbin:/sbin
+suite=trixie
+packages="systemd systemd-sysv udev dbus dbus-user-session libpam-systemd openssh-server
+	linux-image-cloud-amd64 initramfs-tools kmod procps iproute2 nftables mount
+	crun runc conmon fuse-overlayfs slirp4netns uidmap catatonit util-linux-extra
+	ca-certificates apparmor"
+
+# The Debian mirror of this machine's sources, else Debian's own.
+mirror=$(apt-get indextargets --format '$(SITE) $(ORIGIN)' 2>/dev/null |
+	sed -n '/security/d; s|/* Debian$||p' | head -n 1)
+[ -n "$mirror" ] || mirror=http://deb.debian.org/debian
+
+# A tree is kept when only what follows has changed.
+list=$(echo "$suite $mirror" $packages)
+if [ "$(cat tree.list 2>/dev/null)" != "$list" ]; then
+	echo "vm: Debian $suite from $mirror"
+	as_root rm -rf tree
+	rm -f tree.list
+	as_root debootstrap --variant=minbase --include="$(echo $packages | tr ' ' ',')" \
+		"$suite" tree "$mirror" >debootstrap.log 2>&1 || { tail -n 20 debootstrap.log >&2; exit 1; }
+	echo "$list" >tree.list
+fi
+
+[ -e key ] || ssh-keygen -q -t ed25519 -N '' -C subpod-vm -f key
+cat >setup.sh <<'SETUP'
+set -eu
+cd "$1"
+put() { mkdir -p "$(dirname "$1")"; cat >"$1"; }
+put etc/fstab </dev/null
+put etc/hostname <<<vm
+put etc/hosts <<<"127.0.0.1 localhost vm"
+put etc/resolv.conf <<<"nameserver 10.0.2.3"
+put etc/systemd/network/uplink.network <<END
+[Match]
+Name=en* eth*
+[Network]
+Address=10.0.2.15/24
+Gateway=10.0.2.2
+END
+# What docs/cgroups.md tells the administrator to write. Without it, systemd
+# gives users memory and pids only.
+put etc/systemd/system/user@.service.d/delegate.conf <<END
+[Service]
+Delegate=cpu cpuset io memory pids
+END
+put etc/ssh/sshd_config.d/tests.conf <<END
+UseDNS no
+MaxSessions 100
+MaxStartups 100
+END
+# Modules by name: a small initrd boots in half the time.
+put etc/initramfs-tools/conf.d/small <<<MODULES=list
+put etc/initramfs-tools/modules <<END
+virtio_pci
+virtio_blk
+ext4
+END
+chroot . systemctl -q enable systemd-networkd ssh
+chroot . systemctl -q mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer \
+	systemd-networkd-wait-online.service
+id=$(chroot . id -u pod 2>/dev/null) || chroot . useradd --create-home --shell /bin/bash --uid 1000 pod
+grep -q '^pod:' etc/subuid
+mkdir -p var/lib/systemd/linger
+touch var/lib/systemd/linger/pod
+for home in root home/pod; do
+	put "$home/.ssh/authorized_keys" <"$2"
+	chmod 700 "$home/.ssh"
+done
+chown -R 1000:1000 home/pod
+rm -f boot/initrd.img-*
+chroot . update-initramfs -c -k all >/dev/null
+SETUP
+as_root bash setup.sh "$cache/tree" "$cache/key.pub"
+rm -f setup.sh
+for file in vmlinuz initrd.img; do
+	# Links of the tree point from its own root.
+	as_root cat tree/boot/"${file%.img}"*-*-amd64 >"$file"
+done
+rm -f disk.raw disk.new
+truncate -s 6G disk.new
+as_root mke2fs -q -t ext4 -L root -d tree disk.new
+as_root chown "$(id -u):$(id -g)" disk.new
+mv disk.new disk.raw
+echo "vm: disk made"

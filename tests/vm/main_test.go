@@ -1,0 +1,164 @@
+package vm
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/configs"
+	"github.com/subpod/subpod/pkg/client"
+	"github.com/subpod/subpod/tests/node"
+	"github.com/subpod/subpod/tests/registry"
+)
+
+var (
+	attach = flag.Int("machine", 0, "use a machine that has its sshd on this loopback port, and leave it running")
+	config = flag.String("config", "", "configuration (TOML) of the daemon that critest runs against")
+)
+
+// machine is the one that all tests share; local is the socket of its daemon.
+var (
+	machine *Machine
+	local   string
+)
+
+const (
+	socket  = "/run/user/1000/subpod/subpod.sock"
+	manager = "/sys/fs/cgroup/user.slice/user-1000.slice/user@1000.service"
+	service = manager + "/app.slice/subpod.service"
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	// The machine is shut down also when the terminal's user has had enough.
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	code, err := run(ctx, m)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "vm:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func run(ctx context.Context, m *testing.M) (code int, err error) {
+	cache := filepath.Join(node.Tree(), ".cache/vm")
+	start := time.Now()
+	if *attach != 0 {
+		machine, err = Attach(cache, *attach)
+	} else {
+		machine, err = Boot(ctx, cache)
+	}
+	if err != nil {
+		return 1, err
+	}
+	defer machine.Stop()
+	context.AfterFunc(ctx, func() {
+		machine.Stop()
+		os.Exit(130)
+	})
+	fmt.Printf("vm: up after %.0f s\n", time.Since(start).Seconds())
+	images, err := registry.Start(registry.Options{
+		Binary: filepath.Join(node.Tree(), ".cache/images/sysroot/usr/bin/docker-registry"),
+		Dir:    filepath.Join(node.Tree(), ".cache/images/made/registry"), ReadOnly: true,
+	})
+	if err != nil {
+		return 1, err
+	}
+	defer images.Stop()
+	if err := install(ctx, images.Addr); err != nil {
+		return 1, fmt.Errorf("install subpod in the machine: %w", err)
+	}
+	return m.Run(), nil
+}
+
+// install puts the programs, the unit and the configuration into the user's home,
+// as an administrator or a packet would.
+func install(ctx context.Context, images string) error {
+	tree := node.Tree()
+	dir, err := os.MkdirTemp("", "vm")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	files := map[string]string{}
+	for _, name := range []string{"bin/subpod", "bin/subpod-node", "bin/subpod-server", ".cache/bin/crictl", ".cache/bin/critest"} {
+		// A program that runs cannot be written to, but replaced.
+		files[".local/bin/"+filepath.Base(name)+".new"] = filepath.Join(tree, name)
+	}
+	write := func(name, content string) {
+		files[name] = filepath.Join(dir, filepath.Base(name))
+		err = firstError(err, os.WriteFile(files[name], []byte(content), 0o644))
+	}
+	unit, err := configs.SystemdUnit("/home/" + User + "/.local/bin/subpod")
+	if err != nil {
+		return err
+	}
+	write(".config/systemd/user/subpod.service", unit)
+	// QEMU shows the host's loopback to the machine as 10.0.2.2.
+	write(".config/containers/registries.conf", registry.Conf(strings.Replace(images, "127.0.0.1", "10.0.2.2", 1)))
+	if err != nil {
+		return err
+	}
+	if err := machine.Send(ctx, User, files); err != nil {
+		return err
+	}
+	_, err = machine.Run(ctx, User, `
+		cd ~/.local/bin && for f in *.new; do mv $f ${f%.new}; done
+		rm -rf ~/.config/subpod
+		systemctl --user daemon-reload`)
+	if err != nil {
+		return err
+	}
+	local, err = machine.Forward(ctx, User, socket)
+	return err
+}
+
+func firstError(a, b error) error {
+	if a != nil {
+		return a
+	}
+	return b
+}
+
+// in runs a script in the machine as the user; it must succeed.
+func in(t *testing.T, script string) string {
+	t.Helper()
+	return as(t, User, script)
+}
+
+func as(t *testing.T, user, script string) string {
+	t.Helper()
+	out, err := machine.Run(t.Context(), user, script)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(out)
+}
+
+// start (re)starts the service with a configuration and returns a client of it.
+// systemctl returns when the server has said that it is ready.
+func start(t *testing.T, toml string) *client.Client {
+	t.Helper()
+	in(t, "mkdir -p ~/.config/subpod && cat >~/.config/subpod/subpod.toml <<'END'\n"+toml+"\nEND\nsystemctl --user restart subpod")
+	c, err := client.Dial(local)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		c.Close()
+		if t.Failed() {
+			journal, _ := machine.Run(context.Background(), User, "journalctl --user -u subpod --no-pager -n 40 -o cat")
+			t.Logf("the end of the daemon's log:\n%s", journal)
+		}
+	})
+	return c
+}
