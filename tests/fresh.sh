@@ -104,10 +104,13 @@ fi
 mkdir -p "$machine/root/.config/go"
 printf 'GOPROXY=%s\nGOFLAGS=-buildvcs=false\n' "$proxy" >"$machine/root/.config/go/env"
 
+# What a person answers with y.
+echo 'APT::Get::Assume-Yes "true";' >"$machine/etc/apt/apt.conf.d/90yes"
+
 if [ "${1-}" = --shell ]; then inside sh; exit; fi
 
 say "the first command: git clone"
-inside git clone -q /subpod.bundle /home/subpod
+inside git -c advice.detachedHead=false clone -q /subpod.bundle /home/subpod
 say "the second command: make demo, with none of the packages installed"
 for p in crun conmon slirp4netns newuidmap fuse-overlayfs nft; do
 	! inside sh -c "command -v $p" >/dev/null || fail "$p is there already"
@@ -119,7 +122,6 @@ echo "a pod has served a page after $(($(date +%s) - start)) s"
 
 # A user of the machine, who starts subpod by hand.
 inside useradd --create-home --shell /bin/sh ann
-inside cp -r /home/subpod/bin /home/ann/
 inside install -d -o ann -g ann -m 0700 /run/user/ann
 inside install -d -o ann -g ann /home/ann/subpod
 inside cp -r /home/subpod/bin /home/ann/subpod/
@@ -129,14 +131,13 @@ inside chmod 0644 /home/ann/busybox.tar
 # run: the user's whole session: doctor must agree, and a container must run.
 run() {
 	user subpod doctor -q >"$machine/tmp/doctor.out" 2>&1 && doctor=0 || doctor=$?
-	user sh -c 'subpod load oci-archive:/home/ann/busybox.tar >/dev/null 2>&1
-		trap "kill %1 2>/dev/null; wait" EXIT
-		subpod daemon >/tmp/daemon.out 2>&1 &
-		for i in $(seq 100); do [ -S $XDG_RUNTIME_DIR/subpod/subpod.sock ] && subpod info >/dev/null 2>&1 && break; kill -0 $! 2>/dev/null || break; sleep 0.1; done
+	user sh -c 'subpod daemon >/tmp/daemon.out 2>&1 &
+		daemon=$!
+		until subpod info >/dev/null 2>&1; do kill -0 $daemon 2>/dev/null || break; sleep 0.1; done
+		kill -0 $daemon 2>/dev/null || exit 9
 		subpod load oci-archive:/home/ann/busybox.tar >/dev/null && subpod run --rm busybox:latest echo it runs
 		status=$?
-		kill $! 2>/dev/null; wait
-		trap - EXIT
+		kill $daemon; wait $daemon
 		exit $status' >"$machine/tmp/run.out" 2>&1
 }
 
