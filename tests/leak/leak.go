@@ -20,8 +20,10 @@ import (
 // a person. Names are the same in two snapshots of the same thing.
 type Snapshot map[string]string
 
-// Settle is how long Left waits for what is about to end.
-const Settle = 5 * time.Second
+// Settle is how long Left waits for what is about to end. The kernel takes down
+// network namespaces one after the other, with all their interfaces, in its own time:
+// seconds on a busy machine.
+const Settle = 20 * time.Second
 
 // Left returns what is in a new snapshot and was not in before, after some time
 // for what the kernel does late (a veth goes shortly after its namespace).
