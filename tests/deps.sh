@@ -17,7 +17,7 @@ RUN="
   /etc/ssl/certs/ca-certificates.crt:ca-certificates"
 BUILD="
   go:golang-go git:git make:make gcc:gcc /usr/include/stdlib.h:libc6-dev
-  bzip2:bzip2 curl:curl buildah:buildah
+  bzip2:bzip2 curl:curl pgrep:procps buildah:buildah
   /usr/lib/cni/bridge:containernetworking-plugins iptables:iptables"
 # util-linux of Debian 13 has moved ipcmk to a package of its own.
 [ -x /usr/bin/ipcmk ] || BUILD="$BUILD ipcmk:util-linux-extra"

@@ -6,6 +6,8 @@
 #   tests/fresh.sh              (make test-fresh; needs root and debootstrap)
 #   tests/fresh.sh --shell      a shell in that Debian instead
 #
+# With SUBPOD_FRESH_WARM=1 what was compiled is kept for the next run.
+#
 # The Debian lies in .cache/fresh, and is made once; the runs happen in a copy of
 # it that is removed again, mounts first. The mirror, its keys and the certificates
 # are those of this machine's apt.
@@ -54,10 +56,10 @@ clean() {
 	done
 	sleep 0.2
 	# Innermost first.
-	awk -v m="$machine/" 'index($5, m) == 1 { print $5 }' /proc/self/mountinfo | sort -r | while read -r dir; do
+	awk -v m="$machine" '$5 == m || index($5, m "/") == 1 { print $5 }' /proc/self/mountinfo | sort -r | while read -r dir; do
 		umount "$dir" || umount -l "$dir"
 	done
-	if grep -q " $machine/" /proc/self/mountinfo; then
+	if grep -q " $machine[ /]" /proc/self/mountinfo; then
 		echo "fresh.sh: mounts are left below $machine" >&2
 		exit 1
 	fi
@@ -66,6 +68,9 @@ clean() {
 }
 trap clean EXIT
 trap 'exit 130' INT; trap 'exit 143' TERM
+chmod 0755 "$machine"
+# A root file system is a mount point.
+mount --bind "$machine" "$machine" && mount --make-private "$machine"
 tar -C "$machine" -xf "$base"
 cp -L /etc/resolv.conf "$machine/etc/resolv.conf"
 mount -t proc proc "$machine/proc"
@@ -101,6 +106,11 @@ if [ -d "$modcache/cache/download" ]; then
 	mount --bind -o ro "$modcache/cache/download" "$machine/modules"
 	proxy="file:///modules,$proxy"
 fi
+# A warm compiler cache makes repeated runs short; it says nothing about packages.
+if [ -n "${SUBPOD_FRESH_WARM-}" ]; then
+	mkdir -p "$cache/go-build" "$machine/root/.cache/go-build"
+	mount --bind "$cache/go-build" "$machine/root/.cache/go-build"
+fi
 mkdir -p "$machine/root/.config/go"
 printf 'GOPROXY=%s\nGOFLAGS=-buildvcs=false\n' "$proxy" >"$machine/root/.config/go/env"
 
@@ -110,13 +120,13 @@ echo 'APT::Get::Assume-Yes "true";' >"$machine/etc/apt/apt.conf.d/90yes"
 if [ "${1-}" = --shell ]; then inside sh; exit; fi
 
 say "the first command: git clone"
-inside git -c advice.detachedHead=false clone -q /subpod.bundle /home/subpod
+inside git -c advice.detachedHead=false clone -q /subpod.bundle /root/subpod
 say "the second command: make demo, with none of the packages installed"
 for p in crun conmon slirp4netns newuidmap fuse-overlayfs nft; do
 	! inside sh -c "command -v $p" >/dev/null || fail "$p is there already"
 done
 start=$(date +%s)
-inside make -C /home/subpod demo >"$cache/demo.log" 2>&1 || { tail -n 40 "$cache/demo.log"; fail "make demo failed: $cache/demo.log"; }
+inside make -C /root/subpod demo >"$cache/demo.log" 2>&1 || { tail -n 40 "$cache/demo.log"; fail "make demo failed: $cache/demo.log"; }
 grep -q "hello from demo" "$cache/demo.log" || fail "make demo has shown no page"
 echo "a pod has served a page after $(($(date +%s) - start)) s"
 
@@ -124,8 +134,8 @@ echo "a pod has served a page after $(($(date +%s) - start)) s"
 inside useradd --create-home --shell /bin/sh ann
 inside install -d -o ann -g ann -m 0700 /run/user/ann
 inside install -d -o ann -g ann /home/ann/subpod
-inside cp -r /home/subpod/bin /home/ann/subpod/
-inside cp /home/subpod/.cache/demo/busybox.tar /home/ann/busybox.tar
+inside cp -r /root/subpod/bin /home/ann/subpod/
+inside cp /root/subpod/.cache/demo/busybox.tar /home/ann/busybox.tar
 inside chmod 0644 /home/ann/busybox.tar
 
 # run: the user's whole session: doctor must agree, and a container must run.
