@@ -78,7 +78,7 @@ there is none of that name.`,
 		newCp(a), newPortForward(a), newStop(a), newRm(a), newStats(a), newTop(a), newInspect(a), newEvents(a))
 	add(groupImages, newPull(a), newImages(a), newRmi(a), newTag(a), newLoad(a.flags), newSave(a), newLogin(a), newLogout(a))
 	add(groupNode, newDaemon(a.flags), newReload(a.flags), newNsenter(a.flags), newUnshare(a.flags),
-		newInfo(a), newDoctor(a.flags), newVersion())
+		newInfo(a), newDoctor(a.flags), newSystem(a), newVersion())
 	cmd.AddCommand(newMan())
 	return cmd
 }

@@ -228,6 +228,7 @@ func (b *Bridge) address(podNS string, addrs []netip.Prefix, egress uint64, mtu 
 		if err := removeOthers(h, link, addrs); err != nil {
 			return err
 		}
+		quietIPv6()
 		if err := h.LinkSetUp(link); err != nil {
 			return err
 		}
@@ -285,6 +286,18 @@ func awaitNeighbours(ifname string, a netip.Addr) {
 				return
 			}
 		}
+	}
+}
+
+// quietIPv6 keeps a pod's interface from asking for routers, which the bridge has
+// none of, and for other owners of its addresses, which are given out once. Each
+// such packet goes to all pods: with hundreds of them, new ones became slow. It
+// also keeps one pod from being another one's router. What a sysctl of the pod says
+// is written later.
+func quietIPv6() {
+	for _, key := range []string{"accept_ra", "accept_dad", "router_solicitations"} {
+		// Read-only, or without IPv6: then it is as it was.
+		_ = setSysctl("net/ipv6/conf/"+podInterface+"/"+key, 0)
 	}
 }
 

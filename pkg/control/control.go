@@ -54,6 +54,8 @@ type Server interface {
 	CopyOut(context.Context, *CopyRequest, func(*Chunk) error) error
 	// CopyIn unpacks a tar stream in a directory of a container.
 	CopyIn(context.Context, func() (*CopyInChunk, error)) (*Empty, error)
+	// Check looks for damage and orphans, and repairs if asked to.
+	Check(context.Context, *CheckRequest) (*CheckResponse, error)
 }
 
 // Register adds the service to a gRPC server.
@@ -71,6 +73,7 @@ func Register(s grpc.ServiceRegistrar, impl Server) {
 			{MethodName: "Signal", Handler: unary("Signal", impl.Signal)},
 			{MethodName: "Top", Handler: unary("Top", impl.Top)},
 			{MethodName: "CopyInfo", Handler: unary("CopyInfo", impl.CopyInfo)},
+			{MethodName: "Check", Handler: unary("Check", impl.Check)},
 		},
 		Streams: []grpc.StreamDesc{
 			{StreamName: "Pull", ServerStreams: true, Handler: serverStream(impl.Pull)},

@@ -35,15 +35,8 @@ func (e *Executor) IDs(context.Context) ([]string, error) {
 // server's start, before any request is served. It goes on after an error and
 // returns all of them.
 func (e *Executor) Sweep(ctx context.Context, live func(id string) bool) error {
-	orphans, errs := e.orphans(ctx, live)
-	for id, f := range orphans {
-		e.log.Info("removing orphaned container", "container", id, "handler", f.Handler)
-		for _, rt := range e.handlers {
-			if err := e.remove(ctx, rt, id, f); err != nil {
-				errs = append(errs, err)
-			}
-		}
-	}
+	_, err := e.Orphans(ctx, live, true)
+	errs := []error{err}
 	entries, err := os.ReadDir(e.exitDir)
 	errs = append(errs, err)
 	for _, d := range entries {
@@ -60,6 +53,27 @@ func (e *Executor) Sweep(ctx context.Context, live func(id string) bool) error {
 		return fmt.Errorf("sweep orphaned containers: %w", err)
 	}
 	return nil
+}
+
+// Orphans returns the IDs of containers that the runtimes or conmon processes know
+// of and that are not live, and removes them if asked to. live is called after they
+// were found: a container whose record is written before it is made is never taken
+// for an orphan.
+func (e *Executor) Orphans(ctx context.Context, live func(id string) bool, remove bool) (ids []string, err error) {
+	orphans, errs := e.orphans(ctx, live)
+	for id, f := range orphans {
+		ids = append(ids, id)
+		if !remove {
+			continue
+		}
+		e.log.Info("removing orphaned container", "container", id, "handler", f.Handler)
+		for _, rt := range e.handlers {
+			if err := e.remove(ctx, rt, id, f); err != nil {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return ids, errors.Join(errs...)
 }
 
 // orphans pieces the facts of containers without a record together, from the

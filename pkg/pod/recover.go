@@ -212,9 +212,7 @@ func (r *Runtime) sweep(ctx context.Context) {
 		}
 	}
 	errs = append(errs,
-		sweepDir(filepath.Join(r.RunDir, "pods"), pods, func(dir string) error {
-			return errors.Join(unmount(filepath.Join(dir, "shm")), netns.Unpin(dir))
-		}),
+		sweepDir(filepath.Join(r.RunDir, "pods"), pods, releasePod),
 		sweepDir(filepath.Join(r.RunDir, "containers"), known, func(string) error { return nil }),
 	)
 	if err := errors.Join(errs...); err != nil {

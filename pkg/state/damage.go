@@ -76,3 +76,24 @@ func checkFile(file string) (err error) {
 		return nil
 	})
 }
+
+// Check reads all of the database and returns what is wrong with it, and with the
+// records: containers without their pod sandbox.
+func (s *Store) Check() []error {
+	var faults []error
+	err := s.disk.db.View(func(tx *bolt.Tx) error {
+		for err := range tx.Check() {
+			faults = append(faults, err)
+		}
+		return nil
+	})
+	if err != nil {
+		faults = append(faults, err)
+	}
+	for _, c := range s.Containers() {
+		if _, err := s.Pod(c.PodID); errors.Is(err, ErrNotFound) {
+			faults = append(faults, fmt.Errorf("container %s has lost its pod sandbox %s", c.ID, c.PodID))
+		}
+	}
+	return faults
+}

@@ -3,11 +3,18 @@ package stats
 import (
 	"bytes"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/subpod/subpod/pkg/cgroup"
 	"github.com/subpod/subpod/pkg/proc"
@@ -22,6 +29,7 @@ type processes struct {
 	at     time.Time
 	byPID  map[int]*process
 	mounts map[string][]*process // by mount namespace, made when first asked for
+	inside map[*process]string   // mount namespaces that are not our own
 }
 
 // process is what /proc/PID/stat says of one.
@@ -44,18 +52,25 @@ func readProcesses() *processes {
 	}
 	defer dir.Close()
 	names, _ := dir.Readdirnames(-1)
-	for _, name := range names {
-		pid, err := strconv.Atoi(name)
+	names = slices.DeleteFunc(names, func(name string) bool { return name[0] < '0' || name[0] > '9' })
+	found := make([]*process, len(names))
+	inParallel(len(names), func(i int) {
+		pid, err := strconv.Atoi(names[i])
 		if err != nil {
-			continue
+			return
 		}
-		text, err := os.ReadFile("/proc/" + name + "/stat")
+		text, err := readSmall("/proc/" + names[i] + "/stat")
 		if err != nil {
-			continue
+			return
 		}
 		if p, ok := parseStat(text); ok {
 			p.pid = pid
-			t.byPID[pid] = p
+			found[i] = p
+		}
+	})
+	for _, p := range found {
+		if p != nil {
+			t.byPID[p.pid] = p
 		}
 	}
 	for _, p := range t.byPID {
@@ -64,6 +79,35 @@ func readProcesses() *processes {
 		}
 	}
 	return t
+}
+
+// inParallel calls do for 0 to n-1, on as many processors as there are.
+func inParallel(n int, do func(int)) {
+	var next atomic.Int64
+	var group sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), n) {
+		group.Go(func() {
+			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+				do(i)
+			}
+		})
+	}
+	group.Wait()
+}
+
+// readSmall reads a file of /proc that is known to be short, by three system calls.
+func readSmall(path string) ([]byte, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	text := make([]byte, 1024)
+	n, err := unix.Read(fd, text)
+	if err != nil {
+		return nil, err
+	}
+	return text[:n], nil
 }
 
 // parseStat parses /proc/PID/stat (proc_pid_stat(5)). A process names itself,
@@ -101,18 +145,10 @@ func (t *processes) of(init proc.ID) []*process {
 		return nil
 	}
 	if t.mounts == nil {
-		t.mounts = map[string][]*process{}
-		for pid, p := range t.byPID {
-			if ns, err := os.Readlink("/proc/" + strconv.Itoa(pid) + "/ns/mnt"); err == nil {
-				t.mounts[ns] = append(t.mounts[ns], p)
-			}
-		}
+		t.readNamespaces()
 	}
 	queue := []*process{first}
-	own, _ := os.Readlink("/proc/self/ns/mnt")
-	if ns, err := os.Readlink("/proc/" + strconv.Itoa(init.PID) + "/ns/mnt"); err == nil && ns != own {
-		// In our own mount namespace it is no container yet (the OCI runtime
-		// has it on the way), and we would be counted in.
+	if ns, ok := t.inside[first]; ok {
 		queue = append(queue, t.mounts[ns]...)
 	}
 	seen := map[*process]bool{}
@@ -127,6 +163,25 @@ func (t *processes) of(init proc.ID) []*process {
 		}
 	}
 	return out
+}
+
+// readNamespaces finds the processes that are in another mount namespace than we. A
+// container that the OCI runtime has on the way is in ours, and we would be counted
+// in.
+func (t *processes) readNamespaces() {
+	all := slices.Collect(maps.Values(t.byPID))
+	in := make([]string, len(all))
+	inParallel(len(all), func(i int) {
+		in[i], _ = os.Readlink("/proc/" + strconv.Itoa(all[i].pid) + "/ns/mnt")
+	})
+	own, _ := os.Readlink("/proc/self/ns/mnt")
+	t.mounts, t.inside = map[string][]*process{}, map[*process]string{}
+	for i, ns := range in {
+		if ns != "" && ns != own {
+			t.mounts[ns] = append(t.mounts[ns], all[i])
+			t.inside[all[i]] = ns
+		}
+	}
 }
 
 // fill sets those parts of m that no cgroup has given, from the processes of
@@ -178,7 +233,7 @@ func (t *processes) fill(m *measured, init proc.ID) {
 // pages returns the resident pages of a process, and those of them that are
 // backed by files or shared memory. (statm adds up what stat only estimates.)
 func pages(pid int) (resident, shared uint64) {
-	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/statm")
+	text, err := readSmall("/proc/" + strconv.Itoa(pid) + "/statm")
 	if err != nil {
 		return 0, 0
 	}

@@ -65,6 +65,23 @@ type Collector struct {
 
 	mu     sync.Mutex
 	memory map[string]*memory // by container or pod ID
+	// measuring is the time that went into layers since measuringAt.
+	measuringAt time.Time
+	measuring   time.Duration
+}
+
+// layerBudget is how much of each second goes into measuring writable layers anew:
+// hundreds of them that are due at the same time must not hold one request up.
+const layerBudget = 10 * time.Millisecond
+
+// mayMeasure reports whether there is time left to measure a layer anew.
+func (c *Collector) mayMeasure() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now := time.Now(); now.Sub(c.measuringAt) > time.Second {
+		c.measuringAt, c.measuring = now, 0
+	}
+	return c.measuring < layerBudget
 }
 
 // memory is what is kept of one container or pod between measurements.
@@ -210,12 +227,18 @@ func (c *Collector) layer(ctx context.Context, id string) (Usage, time.Time, boo
 	if age := time.Since(kept.layerAt); !kept.layerAt.IsZero() && age < max(10*time.Second, 20*kept.layerTook) {
 		return kept.layer, kept.layerAt, true
 	}
+	if !kept.layerAt.IsZero() && !c.mayMeasure() {
+		return kept.layer, kept.layerAt, true
+	}
 	start := time.Now()
 	u, err := c.options.RootfsUsage(ctx, id)
 	if err != nil {
 		c.options.Log.Debug("usage of the writable layer", "container", id, "error", err)
 		return Usage{}, time.Time{}, false
 	}
-	c.with(id, func(m *memory) { m.layer, m.layerAt, m.layerTook = u, start, time.Since(start) })
+	c.with(id, func(m *memory) {
+		m.layer, m.layerAt, m.layerTook = u, start, time.Since(start)
+		c.measuring += m.layerTook
+	})
 	return u, start, true
 }

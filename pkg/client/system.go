@@ -1,0 +1,16 @@
+package client
+
+import (
+	"context"
+
+	"github.com/subpod/subpod/pkg/control"
+)
+
+// Check looks for damage and orphans, and repairs if asked to.
+func (c *Client) Check(ctx context.Context, repair bool) ([]control.Finding, error) {
+	resp, err := control.Call[control.CheckResponse](ctx, c.conn, "Check", &control.CheckRequest{Repair: repair})
+	if err != nil {
+		return nil, err
+	}
+	return resp.Findings, nil
+}

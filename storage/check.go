@@ -1,0 +1,74 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	cstorage "github.com/containers/storage"
+)
+
+// Problem is a damaged image, or something in the store that belongs to none.
+type Problem struct {
+	Image  string   // ID, "" for what is no image
+	Names  []string // of the image: pull these again
+	Detail string
+	// Removed is set when the image was removed, so that it can be pulled again.
+	Removed bool
+}
+
+// Check reads all images and layers, their checksums included, and returns what is
+// damaged. It takes as long as reading the whole store. With repair, damaged images
+// that nothing uses are removed: a pull then brings them whole.
+func (s *Store) Check(ctx context.Context, repair bool) ([]Problem, error) {
+	report, err := s.cs.Check(&cstorage.CheckOptions{LayerDigests: true, LayerData: true, ImageData: true})
+	if err != nil {
+		return nil, fmt.Errorf("check the store: %w", err)
+	}
+	images, err := s.cs.Images()
+	if err != nil {
+		return nil, fmt.Errorf("check the store: %w", err)
+	}
+	var problems []Problem
+	told := map[string]bool{}
+	for i := range images {
+		img := &images[i]
+		if img.ReadOnly {
+			continue
+		}
+		faults := report.Images[img.ID]
+		for id := img.TopLayer; id != ""; {
+			faults = append(faults, report.Layers[id]...)
+			told[id] = true
+			layer, err := s.cs.Layer(id)
+			if err != nil {
+				faults = append(faults, fmt.Errorf("layer %s: %w", id, err))
+				break
+			}
+			id = layer.Parent
+		}
+		if _, err := s.describe(img); err != nil {
+			faults = append(faults, err)
+		}
+		if len(faults) == 0 {
+			continue
+		}
+		p := Problem{Image: img.ID, Names: img.Names, Detail: errors.Join(faults...).Error()}
+		if repair {
+			if err := s.RemoveImage(ctx, img.ID); err != nil {
+				p.Detail += "; not removed: " + err.Error()
+			} else {
+				p.Removed = true
+			}
+		}
+		problems = append(problems, p)
+	}
+	for _, id := range slices.Sorted(maps.Keys(report.Layers)) {
+		if !told[id] {
+			problems = append(problems, Problem{Detail: fmt.Sprintf("layer %s, of no image: %v", id, errors.Join(report.Layers[id]...))})
+		}
+	}
+	return problems, nil
+}
