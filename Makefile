@@ -42,6 +42,7 @@ test: deps ## Install what is missing, build, and run everything
 	@$(MAKE) --no-print-directory test-unit
 	@$(MAKE) --no-print-directory test-tools test-images
 	@$(MAKE) --no-print-directory test-cri
+	@$(MAKE) --no-print-directory test-cli
 	@$(MAKE) --no-print-directory test-critest
 	@$(MAKE) --no-print-directory test-crash
 
@@ -53,7 +54,7 @@ lint: ## gofmt and go vet
 
 # Packages below tests/ drive the built daemon, but for these.
 UNIT   = $(shell $(GO) list -tags "$(TAGS)" ./... | grep -v /tests/) ./tests/arch ./tests/leak
-DAEMON = $(shell $(GO) list -tags "$(TAGS)" ./tests/... | grep -vE '/tests/(arch|leak|critest|bench|crash|vm)$$')
+DAEMON = $(shell $(GO) list -tags "$(TAGS)" ./tests/... | grep -vE '/tests/(arch|leak|cli|critest|bench|crash|vm)$$')
 
 # The tests of the packages run as an ordinary user, each in what it needs.
 .PHONY: test-unit
@@ -63,6 +64,10 @@ test-unit: ## The tests of the packages, and the rules of the house
 .PHONY: test-cri
 test-cri: build test-tools test-images ## Walk the daemon through crictl, and look at every field of the CRI
 	$(TEST) -count=1 -p 1 -timeout 20m $(DAEMON)
+
+.PHONY: test-cli
+test-cli: build test-images ## The command line, by scripts (tests/cli/testdata)
+	$(TEST) -count=1 -timeout 10m ./tests/cli
 
 .PHONY: test-critest
 test-critest: build test-tools test-images ## The Kubernetes project's CRI validation suite
@@ -121,6 +126,10 @@ fuzz: ## Fuzz what reads requests, images' names, logs and streams (FUZZTIME=10m
 .PHONY: bench
 bench: build test-tools test-images ## Measure pods, and compare with bare crun (BENCH="-runs 100 -driver native")
 	@$(TEST) -count=1 -timeout 20m ./tests/bench -v -run '^TestBench$$' $(BENCH)
+
+.PHONY: bench-cli
+bench-cli: build test-images ## Measure "subpod run" beside bare crun, and podman where it is installed
+	@$(TEST) -count=1 -timeout 20m ./tests/bench -v -run '^TestBenchCLI$$' $(BENCH)
 
 .PHONY: clean
 clean: ## Remove what was built, fetched and made for the tests

@@ -1,0 +1,160 @@
+package tree
+
+import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o640); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Error(err)
+	}
+	return string(b)
+}
+
+// world is a root directory with links that try to lead out of it, and what lies
+// beside it.
+func world(t *testing.T) (root *os.File, dir, outside string) {
+	t.Helper()
+	top := t.TempDir()
+	dir, outside = filepath.Join(top, "root"), filepath.Join(top, "outside")
+	write(t, filepath.Join(dir, "etc/passwd"), "inside")
+	write(t, filepath.Join(top, "etc/passwd"), "outside")
+	write(t, filepath.Join(dir, "d/sub/f"), "deep")
+	write(t, filepath.Join(outside, "f"), "outside")
+	for name, to := range map[string]string{
+		"absolute": "/etc/passwd", "up": "../../../../../../etc/passwd", "dir": outside, "d/link": "sub/f", "dangling": "/nothing",
+	} {
+		if err := os.Symlink(to, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	root, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { root.Close() })
+	return root, dir, outside
+}
+
+func TestAtStaysInside(t *testing.T) {
+	root, _, _ := world(t)
+	for _, name := range []string{"absolute", "up", "/etc/passwd", "../../etc/passwd"} {
+		p, err := At(root, name)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		b, err := p.ReadFile(p.Name)
+		if err != nil || string(b) != "inside" {
+			t.Errorf("%s: %q, %v", name, b, err)
+		}
+		p.Close()
+	}
+	if _, err := At(root, "dir/f"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("through a link to a directory outside: %v", err)
+	}
+	p, err := At(root, "new")
+	if err != nil || p.Exists || p.Name != "new" {
+		t.Fatalf("a name that is free: %+v, %v", p, err)
+	}
+	p.Close()
+}
+
+func TestPackUnpack(t *testing.T) {
+	root, _, _ := world(t)
+	p, err := At(root, "d")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	var stream bytes.Buffer
+	if err := Pack(p, &stream); err != nil {
+		t.Fatal(err)
+	}
+	into := t.TempDir()
+	dir, err := os.OpenRoot(into)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	for range 2 { // over what is there
+		if err := Unpack(dir, "renamed", bytes.NewReader(stream.Bytes())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := read(t, filepath.Join(into, "renamed/link")); got != "deep" {
+		t.Errorf("through the link: %q", got)
+	}
+	if st, err := os.Stat(filepath.Join(into, "renamed/sub/f")); err != nil || st.Mode().Perm() != 0o640 {
+		t.Errorf("mode: %v, %v", st, err)
+	}
+}
+
+// TestHostileStreams: nothing is written outside of the directory.
+func TestHostileStreams(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		entries []tar.Header
+	}{
+		{"dots", []tar.Header{{Name: "../escaped", Typeflag: tar.TypeReg, Mode: 0o644}}},
+		{"absolute", []tar.Header{{Name: "/escaped", Typeflag: tar.TypeReg, Mode: 0o644}}},
+		{"through a link", []tar.Header{{Name: "l", Typeflag: tar.TypeSymlink, Linkname: ".."}, {Name: "l/escaped", Typeflag: tar.TypeReg, Mode: 0o644}}},
+		{"hard link", []tar.Header{{Name: "h", Typeflag: tar.TypeLink, Linkname: "../victim"}}},
+		{"over a link", []tar.Header{{Name: "v", Typeflag: tar.TypeSymlink, Linkname: "../victim"}, {Name: "v", Typeflag: tar.TypeReg, Mode: 0o644}}},
+		{"device", []tar.Header{{Name: "dev", Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 3}}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			top := t.TempDir()
+			write(t, filepath.Join(top, "victim"), "untouched")
+			if err := os.Mkdir(filepath.Join(top, "in"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			var stream bytes.Buffer
+			w := tar.NewWriter(&stream)
+			for i := range c.entries {
+				if err := w.WriteHeader(&c.entries[i]); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := w.Close(); err != nil {
+				t.Fatal(err)
+			}
+			dir, err := os.OpenRoot(filepath.Join(top, "in"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer dir.Close()
+			_ = Unpack(dir, "", &stream) // an error, or a file inside: both are fine
+			if _, err := os.Lstat(filepath.Join(top, "escaped")); err == nil {
+				t.Error("a file was written outside")
+			}
+			if got := read(t, filepath.Join(top, "victim")); got != "untouched" {
+				t.Errorf("the file outside holds %q", got)
+			}
+			if st, err := os.Lstat(filepath.Join(top, "in/h")); err == nil {
+				if out, _ := os.Stat(filepath.Join(top, "victim")); os.SameFile(st, out) {
+					t.Error("a hard link leads outside")
+				}
+			}
+			if st, err := os.Lstat(filepath.Join(top, "in/dev")); err == nil && st.Mode()&os.ModeDevice != 0 {
+				t.Error("a device was made")
+			}
+		})
+	}
+}

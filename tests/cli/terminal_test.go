@@ -1,0 +1,155 @@
+package cli
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/tests/node"
+)
+
+// TestTerminal runs commands on a terminal whose user types: the size arrives
+// and changes, ctrl-p ctrl-q leaves a container, attach comes back, and the
+// terminal is as it was.
+func TestTerminal(t *testing.T) {
+	n := node.Start(t, node.Options{})
+	if _, err := n.Subpod("pull", "-q", "busybox"); err != nil {
+		t.Fatal(err)
+	}
+	term := openTerminal(t, n, "run", "-it", "--name", "term", "busybox", "sh")
+	term.expect("/ # ")
+	term.input("stty size\r")
+	term.expect("24 80")
+	if err := unix.IoctlSetWinsize(int(term.user.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 40, Col: 100}); err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		time.Sleep(100 * time.Millisecond)
+		term.input("stty size\r")
+	}
+	term.expect("40 100")
+	term.input("echo $((6*7))\x10\x10\x11") // ctrl-p once more is passed on
+	term.expect("goes on without you")
+	if code := term.wait(); code != 0 {
+		t.Errorf("after ctrl-p ctrl-q the exit code is %d", code)
+	}
+	if flags, err := unix.IoctlGetTermios(int(term.program.Fd()), unix.TCGETS); err != nil || flags.Lflag&unix.ECHO == 0 {
+		t.Errorf("the terminal is not as it was: %+v, %v", flags, err)
+	}
+	again := openTerminal(t, n, "attach", "term")
+	again.input("\recho back $((6*7)); exit 5\r")
+	again.expect("back 42")
+	if code := again.wait(); code != 5 {
+		t.Errorf("the exit code of attach is %d, want 5", code)
+	}
+	sh := openTerminal(t, n, "run", "-it", "--rm", "busybox", "sh")
+	sh.expect("/ # ")
+	sh.input("sleep 100\r")
+	time.Sleep(300 * time.Millisecond)
+	sh.input("\x03") // for the container's terminal, not for subpod
+	sh.expect("/ # ")
+	sh.input("exit 7\r")
+	if code := sh.wait(); code != 7 {
+		t.Errorf("the exit code is %d, want 7", code)
+	}
+	if _, err := n.Subpod("rm", "term"); err != nil {
+		t.Error(err)
+	}
+	settle(t, n)
+}
+
+// terminal is a command on a terminal.
+type terminal struct {
+	t             *testing.T
+	cmd           *exec.Cmd
+	user, program *os.File
+	mu            sync.Mutex
+	seen          strings.Builder
+	at            int // up to where expect has looked
+}
+
+func openTerminal(t *testing.T, n *node.Node, args ...string) *terminal {
+	t.Helper()
+	user, program, err := node.Pty(24, 80)
+	if err != nil {
+		t.Fatal(err)
+	}
+	term := &terminal{t: t, user: user, program: program}
+	term.cmd = n.Command(t.Context(), node.Path(t, node.Subpod), args...)
+	term.cmd.Stdin, term.cmd.Stdout, term.cmd.Stderr = program, program, program
+	term.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if err := term.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		term.cmd.Process.Kill()
+		program.Close()
+		user.Close()
+	})
+	go func() {
+		buf := make([]byte, 4096)
+		for {
+			n, err := user.Read(buf)
+			term.mu.Lock()
+			term.seen.Write(buf[:n])
+			term.mu.Unlock()
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return term
+}
+
+func (term *terminal) input(text string) {
+	term.t.Helper()
+	if _, err := term.user.WriteString(text); err != nil {
+		term.t.Fatal(err)
+	}
+}
+
+// expect waits for text that was not seen by an earlier expect.
+func (term *terminal) expect(text string) {
+	term.t.Helper()
+	for range 100 {
+		term.mu.Lock()
+		all := term.seen.String()
+		i := strings.Index(all[term.at:], text)
+		if i >= 0 {
+			term.at += i + len(text)
+		}
+		term.mu.Unlock()
+		if i >= 0 {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	term.t.Fatalf("no %q on the terminal: %q", text, term.seen.String())
+}
+
+func (term *terminal) wait() int {
+	term.t.Helper()
+	done := make(chan error, 1)
+	go func() { done <- term.cmd.Wait() }()
+	select {
+	case err := <-done:
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			return exit.ExitCode()
+		}
+		if err != nil {
+			term.t.Fatal(err)
+		}
+		return 0
+	case <-time.After(15 * time.Second):
+		term.t.Fatalf("it does not end; on the terminal: %q", term.seen.String())
+		return -1
+	}
+}
