@@ -7,8 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"runtime"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -134,7 +134,11 @@ func missingIDs(node *rootless.Node) string {
 	if !node.SingleID() {
 		return ""
 	}
-	return "the node has one user and one group ID: " + node.IDReason
+	reason := "the user namespace that it was started in has no other"
+	if node.IDReason != "" {
+		reason, _, _ = strings.Cut(node.IDReason, "\n") // what follows are commands
+	}
+	return "the node has one user and one group ID: " + reason + " (see subpod doctor)"
 }
 
 func newStats(images *storage.Store) *stats.Collector {
