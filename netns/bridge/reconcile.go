@@ -7,9 +7,11 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/subpod/subpod/netns"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -123,6 +125,9 @@ func (b *Bridge) restore(live []netns.Pod) ([]element, map[*podNet][]netns.HostP
 	b.mu.Lock()
 	mtu := b.mtu
 	b.mu.Unlock()
+	var mu sync.Mutex // of elements and forwards
+	var group errgroup.Group
+	group.SetLimit(8) // looking into hundreds of namespaces takes a server's start
 	for _, pod := range live {
 		addrs := b.ipam.of(pod.ID)
 		if len(addrs) == 0 {
@@ -136,17 +141,24 @@ func (b *Bridge) restore(live []netns.Pod) ([]element, map[*podNet][]netns.HostP
 			errs = append(errs, fmt.Errorf("network of pod %s: %w", pod.ID, err))
 			continue
 		}
-		p := b.lockPod(pod.ID, true)
-		if b.intact(pod, addrs) {
+		group.Go(func() error {
+			p := b.lockPod(pod.ID, true)
+			defer p.mu.Unlock()
+			if !b.intact(pod, addrs) {
+				return nil
+			}
 			result := resultOf(prefixes, mtu)
 			result.MAC = macOf(addrs[0]).String()
 			p.result = &result
 			p.elements = elementsOf(pod.Ports, addrs)
+			mu.Lock()
+			defer mu.Unlock()
 			elements = append(elements, p.elements...)
 			forwards[p] = netns.ForwardsOf(pod.Ports, addrs)
-		}
-		p.mu.Unlock()
+			return nil
+		})
 	}
+	_ = group.Wait()
 	return elements, forwards, errors.Join(errs...)
 }
 
