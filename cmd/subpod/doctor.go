@@ -27,7 +27,7 @@ daemon and changes nothing.
 Exit codes: 0 the daemon can start and containers can run (there may be
 warnings), 1 they cannot.`,
 		Example: "  subpod doctor\n  subpod doctor --json | jq '.checks[] | select(.level != \"ok\")'",
-		Args:    cobra.NoArgs,
+		Args:    exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if profile {
 				return printProfile(cmd.OutOrStdout())
