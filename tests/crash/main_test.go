@@ -240,7 +240,11 @@ func (r *rig) must(what string, err error) {
 // again repeats a request until it succeeds, as a kubelet does, for no longer than
 // converge.
 func again(do func(context.Context) error) (took time.Duration, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), converge)
+	return againFor(converge, do)
+}
+
+func againFor(within time.Duration, do func(context.Context) error) (took time.Duration, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
 	begin := time.Now()
 	for {
