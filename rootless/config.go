@@ -21,6 +21,9 @@ type Config struct {
 	// Uplink connects the node network namespace to the host: one of Uplinks.
 	// Empty means UplinkAuto.
 	Uplink string
+	// UplinkFallback is tried in this order when the program of Uplink is missing.
+	UplinkFallback []string
+	fellBack       bool // to one of them
 	// IDMapping is one of IDMappings; empty means IDsAuto.
 	IDMapping string
 	// UplinkReason and IDReason say why what was left to the host ("auto") came out
@@ -86,6 +89,11 @@ func (c Config) resolve() (Config, error) {
 	}
 	if !slices.Contains(Uplinks(), c.Uplink) {
 		return c, fmt.Errorf("%w %q: known are %q", ErrBadUplink, c.Uplink, Uplinks())
+	}
+	for _, u := range c.UplinkFallback {
+		if u == UplinkAuto || !slices.Contains(Uplinks(), u) {
+			return c, fmt.Errorf("%w %q as a fallback: known are %q", ErrBadUplink, u, Uplinks()[1:])
+		}
 	}
 	if c.IDMapping == "" {
 		c.IDMapping = IDsAuto

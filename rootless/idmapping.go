@@ -46,7 +46,7 @@ func (c Config) settle(h Host) Config {
 	if c.Uplink == UplinkAuto {
 		c.Uplink, c.UplinkReason = h.uplink()
 	}
-	return c
+	return c.fallBack(h)
 }
 
 // idMapping falls back to a single ID only for what cannot be helped from where
@@ -81,6 +81,9 @@ func (c Config) say() {
 	if c.IDMapping == IDsSingle {
 		c.Log.Warn("the node has one user and one group ID: files and processes of images all belong to root, "+
 			"containers that ask for other users are refused", "reason", c.IDReason)
+	}
+	if c.fellBack {
+		c.Log.Warn("another uplink than the configured one", "uplink", c.Uplink, "reason", c.UplinkReason, "limits", UplinkLimits(c.Uplink))
 	}
 	if c.Uplink == UplinkHost {
 		c.Log.Warn("pods have no network of their own: all share the one that the daemon was started in",

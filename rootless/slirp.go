@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"runtime"
 	"strconv"
 	"syscall"
 	"time"
@@ -77,57 +76,14 @@ func (s slirp) ConfigureNetwork(childPID int, _, netns string) (*messages.Parent
 	// No sandbox: it does not work with a namespace given by path (slirp4netns
 	// issue 317).
 	args = append(args, fmt.Sprintf("--userns-path=/proc/%d/ns/user", childPID), "--netns-type=path", netns, slirpTap)
-	ctx, cancel := context.WithCancel(context.Background())
-	ready, ended := make(chan error, 1), make(chan struct{})
-	go s.keepRunning(ctx, args, ready, ended)
-	stop := func() error {
-		cancel()
-		<-ended
-		return nil
-	}
-	if err := <-ready; err != nil {
+	stop, err := keepHelper(s.log, s.binary, func(ctx context.Context) (*exec.Cmd, error) { return s.start(ctx, args) })
+	if err != nil {
 		return nil, stop, err
 	}
 	return &messages.ParentInitNetworkDriverCompleted{
 		Dev: slirpTap, MTU: s.mtu, DNS: []string{slirpDNS},
 		IP: slirpAddress, Netmask: slirpBits, Gateway: slirpGateway,
 	}, stop, nil
-}
-
-// keepRunning runs slirp4netns until ctx ends. The first start's result goes to
-// ready; a failure there ends it all.
-func (s slirp) keepRunning(ctx context.Context, args []string, ready chan<- error, ended chan<- struct{}) {
-	defer close(ended)
-	runtime.LockOSThread() // its death signal is tied to this thread
-	pause := minPause
-	for first := true; ; first = false {
-		started := time.Now()
-		cmd, err := s.start(ctx, args)
-		if first {
-			ready <- err
-			if err != nil {
-				return
-			}
-		} else if err == nil {
-			s.log.Info("the uplink works again", "program", s.binary, "pid", cmd.Process.Pid)
-		}
-		if err == nil {
-			err = cmd.Wait()
-		}
-		if ctx.Err() != nil {
-			return
-		}
-		if time.Since(started) > steadyAfter {
-			pause = minPause
-		}
-		s.log.Error("the uplink has ended: pods have no way out", "program", s.binary, "error", err, "restart_in", pause)
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(pause):
-		}
-		pause = min(2*pause, maxPause)
-	}
 }
 
 // start returns once slirp4netns says that it serves the tap.

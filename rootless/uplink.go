@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"strings"
 
 	"github.com/rootless-containers/rootlesskit/v3/pkg/api"
 	"github.com/rootless-containers/rootlesskit/v3/pkg/messages"
 	"github.com/rootless-containers/rootlesskit/v3/pkg/network"
-	"github.com/rootless-containers/rootlesskit/v3/pkg/network/pasta"
+	pastadriver "github.com/rootless-containers/rootlesskit/v3/pkg/network/pasta"
 	"github.com/rootless-containers/rootlesskit/v3/pkg/network/slirp4netns"
 )
 
@@ -40,7 +42,6 @@ func Uplinks() []string {
 func (c Config) ownNetwork() bool { return c.Uplink != UplinkHost }
 
 func newUplink(c Config) (network.ParentDriver, error) {
-	out := debugWriter{c.Log, c.Uplink}
 	var (
 		d   network.ParentDriver
 		err error
@@ -49,8 +50,7 @@ func newUplink(c Config) (network.ParentDriver, error) {
 	case UplinkSlirp:
 		d, err = newSlirp(c)
 	case UplinkPasta:
-		// No implicit forwarding: host ports are the port driver's.
-		d, err = pasta.NewParentDriver(out, c.PastaBinary, c.MTU, nil, "", "", c.DisableHostLoopback, false, false)
+		d, err = newPasta(c)
 	case UplinkNone:
 		d = noUplink{}
 	default:
@@ -67,7 +67,7 @@ func newUplinkChild(c Config) network.ChildDriver {
 	case UplinkSlirp:
 		return slirp4netns.NewChildDriver()
 	case UplinkPasta:
-		return pasta.NewChildDriver()
+		return pastadriver.NewChildDriver()
 	default:
 		return noUplink{}
 	}
@@ -98,4 +98,59 @@ func (noUplink) ConfigureNetworkChild(*messages.ParentInitNetworkDriverCompleted
 // ChildDriverInfo implements network.ChildDriver.
 func (noUplink) ChildDriverInfo() (*network.ChildDriverInfo, error) {
 	return &network.ChildDriverInfo{ConfiguresInterface: true}, nil
+}
+
+// hostDNS returns the host's DNS servers, as its resolv.conf(5) lists them; "" when it
+// cannot be read, which happens while it is being replaced.
+func hostDNS() string {
+	text, err := os.ReadFile("/etc/resolv.conf")
+	if err != nil {
+		return ""
+	}
+	var servers []string
+	for line := range strings.Lines(string(text)) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == "nameserver" {
+			servers = append(servers, f[1])
+		}
+	}
+	return strings.Join(servers, " ")
+}
+
+// fallBack takes the first of UplinkFallback whose program is there when that of the
+// chosen uplink is missing, and says so in UplinkReason.
+func (c Config) fallBack(h Host) Config {
+	programs := map[string]string{UplinkSlirp: c.SlirpBinary, UplinkPasta: c.PastaBinary}
+	missing := func(uplink string) bool {
+		if programs[uplink] == "" {
+			return false
+		}
+		_, err := h.LookPath(programs[uplink])
+		return err != nil
+	}
+	if !missing(c.Uplink) {
+		return c
+	}
+	for _, next := range c.UplinkFallback {
+		if next != c.Uplink && !missing(next) {
+			c.UplinkReason = fmt.Sprintf("%s is not installed; %s is next in node.uplink_fallback", programs[c.Uplink], next)
+			c.Uplink, c.fellBack = next, true
+			return c
+		}
+	}
+	return c
+}
+
+// UplinkLimits says in words what an uplink cannot do.
+func UplinkLimits(uplink string) string {
+	switch uplink {
+	case UplinkSlirp:
+		return "IPv4 only; every packet passes through one process: about a third of the speed of loopback; existing connections are lost when it is restarted"
+	case UplinkPasta:
+		return "IPv4 only; every packet passes through one process; started again when the host's DNS servers change, which ends connections"
+	case UplinkNone:
+		return "pods reach each other and nothing else; host ports work"
+	case UplinkHost:
+		return "pods share the network that the daemon was started in: no addresses of their own, no isolation"
+	}
+	return ""
 }

@@ -357,20 +357,42 @@ func testUplink(t *testing.T, d *daemon) {
 	if got := dial(slirpGateway); got != "" {
 		t.Errorf("the host's loopback answers %q through the gateway", got)
 	}
-	old := slirpOf(t, d)
+	program := d.Uplink
+	if program == "" || program == UplinkAuto {
+		program = UplinkSlirp
+	}
+	old := helperOf(t, d, program)
 	if err := old.Signal(unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	d.eventually("another slirp4netns", func() bool { id := slirpOf(t, d); return id != old && !id.IsZero() })
+	d.eventually("another "+program, func() bool { id := helperOf(t, d, program); return id != old && !id.IsZero() })
 	for deadline := time.Now().Add(10 * time.Second); dial(host) != "host"; {
 		if time.Now().After(deadline) {
-			t.Fatal("the uplink does not work after slirp4netns was killed")
+			t.Fatalf("the uplink does not work after %s was killed", program)
 		}
 	}
 }
 
-// slirpOf finds the daemon's slirp4netns, by name among its children.
-func slirpOf(t *testing.T, d *daemon) proc.ID {
+// TestPasta: the same by pasta, which is taken when slirp4netns is missing.
+func TestPasta(t *testing.T) {
+	c := testConfig(t)
+	c.SlirpBinary, c.UplinkFallback = "slirp4netns-is-missing", []string{UplinkNone, UplinkPasta}
+	if got := c.settle(ThisHost()); got.Uplink != UplinkAuto && got.fallBack(ThisHost()).Uplink == UplinkSlirp {
+		t.Errorf("uplink %s (%s) although its program is missing", got.Uplink, got.UplinkReason)
+	}
+	c.UplinkFallback = []string{UplinkPasta}
+	d := startDaemon(t, c)
+	d.server(0)
+	n := d.load()
+	if n.Uplink != UplinkPasta || !strings.Contains(n.UplinkReason, "not installed") {
+		t.Errorf("uplink %s, because %s", n.Uplink, n.UplinkReason)
+	}
+	d.Uplink = UplinkPasta
+	testUplink(t, d)
+}
+
+// helperOf finds the daemon's program of this name among its children.
+func helperOf(t *testing.T, d *daemon, program string) proc.ID {
 	t.Helper()
 	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", d.cmd.Process.Pid))
 	if err != nil {
@@ -381,7 +403,7 @@ func slirpOf(t *testing.T, d *daemon) proc.ID {
 		for _, pid := range strings.Fields(string(b)) {
 			n, _ := strconv.Atoi(pid)
 			comm, _ := os.ReadFile("/proc/" + pid + "/comm")
-			if id, err := proc.Identify(n); err == nil && string(comm) == "slirp4netns\n" && id.Alive() {
+			if id, err := proc.Identify(n); err == nil && (strings.HasPrefix(string(comm), program) || program == UplinkPasta && strings.HasPrefix(string(comm), "passt")) && id.Alive() {
 				return id
 			}
 		}

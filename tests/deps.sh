@@ -18,7 +18,8 @@ RUN="
 BUILD="
   go:golang-go git:git make:make gcc:gcc /usr/include/stdlib.h:libc6-dev
   bzip2:bzip2 curl:curl pgrep:procps buildah:buildah
-  /usr/lib/cni/bridge:containernetworking-plugins iptables:iptables"
+  /usr/lib/cni/bridge:containernetworking-plugins iptables:iptables
+  pasta:passt iperf3:iperf3"
 # util-linux of Debian 13 has moved ipcmk to a package of its own.
 [ -x /usr/bin/ipcmk ] || BUILD="$BUILD ipcmk:util-linux-extra"
 # Any Go that can fetch another one will do, from wherever it came.

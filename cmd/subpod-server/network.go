@@ -26,23 +26,23 @@ func newNetwork(cfg *config.Config, node *rootless.Node, nodeNet *netns.Node, po
 			Isolate: cfg.Network.Isolate,
 		})
 	}
-	newCNI := func() (*cni.Network, error) {
+	newCNI := func(skip func(string) bool) (*cni.Network, error) {
 		return cni.New(cni.Options{
 			Node: nodeNet, StateDir: filepath.Join(dir, "cni"), Ports: ports.network(), Log: slog.Default(),
-			ConfDirs: cfg.Network.CNIConfDirs, BinDirs: cfg.Network.CNIBinDirs,
+			ConfDirs: cfg.Network.CNIConfDirs, BinDirs: cfg.Network.CNIBinDirs, Skip: skip,
 		})
 	}
 	switch cfg.Network.Backend {
 	case "bridge":
 		return newBridge()
 	case "cni":
-		return newCNI()
+		return newCNI(nil)
 	}
 	b, err := newBridge()
 	if err != nil {
 		return nil, err
 	}
-	c, err := newCNI()
+	c, err := newCNI(auto.NotOurs)
 	if err != nil {
 		return nil, err
 	}

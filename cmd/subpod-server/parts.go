@@ -225,6 +225,7 @@ func idMaps(in []rootless.IDMap) []storage.IDMap {
 // info is what the verbose status tells.
 func info(cfg *config.Config, node *rootless.Node, cg cgroup.Facts, images storage.Info) map[string]any {
 	return map[string]any{
+		"uplink":  map[string]string{"name": node.Uplink, "reason": node.UplinkReason, "limits": rootless.UplinkLimits(node.Uplink)},
 		"config":  cfg,
 		"node":    node,
 		"cgroup":  cg,

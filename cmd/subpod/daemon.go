@@ -74,6 +74,7 @@ func nodeConfig(cfg *config.Config, flags *cli.Flags) (rootless.Config, error) {
 		RunDir:              cfg.Daemon.RunDir,
 		DataDir:             cfg.Daemon.DataDir,
 		Uplink:              cfg.Node.Uplink,
+		UplinkFallback:      cfg.Node.UplinkFallback,
 		IDMapping:           cfg.Node.IDMapping,
 		MTU:                 cfg.Node.MTU,
 		SlirpBinary:         cfg.Node.Slirp4netnsPath,

@@ -9,6 +9,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 
 	"github.com/subpod/subpod/netns"
@@ -30,6 +33,15 @@ type Network struct {
 }
 
 var _ netns.Network = (*Network)(nil)
+
+// NotOurs is the cni.Options.Skip of a network that nobody has asked for by name:
+// what stands in the host's /etc was made for the machine's root, its addresses and
+// all, and Podman writes its own networks where everyone looks. In the node, the
+// host's files are links; a cluster's network writes real ones.
+func NotOurs(path string) bool {
+	target, err := os.Readlink(path)
+	return err == nil && strings.HasPrefix(target, "/etc/.host/") || strings.HasPrefix(filepath.Base(path), "87-podman")
+}
 
 // New combines the two.
 func New(c *cni.Network, b *bridge.Bridge, log *slog.Logger) *Network {

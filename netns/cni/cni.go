@@ -29,6 +29,8 @@ type Options struct {
 	// file ending in .conflist, .conf or .json counts, and in it the first file by
 	// name. They are looked at again at each call, so that a change counts at once.
 	ConfDirs []string
+	// Skip, when set, says of a configuration file that it does not count.
+	Skip func(path string) bool
 	// BinDirs hold the plugins.
 	BinDirs []string
 	// Timeout of one call of one plugin; 0 = DefaultTimeout. A plugin that takes
@@ -91,7 +93,7 @@ func New(o Options) (*Network, error) {
 // Configured returns the file that the network's configuration is read from, ""
 // when there is none.
 func (n *Network) Configured() string {
-	file, _ := findConf(n.ConfDirs)
+	file, _ := findConf(n.ConfDirs, n.Skip)
 	return file
 }
 
@@ -110,7 +112,7 @@ func (n *Network) Status(ctx context.Context) error {
 
 // network returns the configuration as it is now, or ErrNotReady with the reason.
 func (n *Network) network(ctx context.Context) (*libcni.NetworkConfigList, error) {
-	list, err := n.conf.load(n.ConfDirs, func(list *libcni.NetworkConfigList) error {
+	list, err := n.conf.load(n.ConfDirs, n.Skip, func(list *libcni.NetworkConfigList) error {
 		x := n.exec("VERSION")
 		_, err := x.lib().ValidateNetworkList(ctx, list)
 		return x.explain(err)

@@ -23,8 +23,8 @@ type confCache struct {
 
 // load returns the network that the directories configure. check is asked once
 // for each new configuration; one that it refuses is looked at again next time.
-func (c *confCache) load(dirs []string, check func(*libcni.NetworkConfigList) error) (*libcni.NetworkConfigList, error) {
-	file, err := findConf(dirs)
+func (c *confCache) load(dirs []string, skip func(string) bool, check func(*libcni.NetworkConfigList) error) (*libcni.NetworkConfigList, error) {
+	file, err := findConf(dirs, skip)
 	if err != nil {
 		return nil, err
 	}
@@ -53,11 +53,14 @@ func (c *confCache) load(dirs []string, check func(*libcni.NetworkConfigList) er
 }
 
 // findConf returns the file that counts, "" when there is none.
-func findConf(dirs []string) (string, error) {
+func findConf(dirs []string, skip func(string) bool) (string, error) {
 	for _, dir := range dirs {
 		files, err := libcni.ConfFiles(dir, []string{".conflist", ".conf", ".json"})
 		if err != nil {
 			return "", fmt.Errorf("look for network configuration: %w", err)
+		}
+		if skip != nil {
+			files = slices.DeleteFunc(files, skip)
 		}
 		if len(files) > 0 {
 			return slices.Min(files), nil

@@ -40,7 +40,8 @@ type Daemon struct {
 
 // Node is section [node].
 type Node struct {
-	Uplink              string   `toml:"uplink"`     // rootless.Uplinks lists them
+	Uplink              string   `toml:"uplink"` // rootless.Uplinks lists them
+	UplinkFallback      []string `toml:"uplink_fallback"`
 	IDMapping           string   `toml:"id_mapping"` // auto, subordinate, single
 	MTU                 int      `toml:"mtu"`        // bytes
 	Slirp4netnsPath     string   `toml:"slirp4netns_path" path:"command"`

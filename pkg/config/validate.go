@@ -69,6 +69,7 @@ func (v *validator) node(n Node) {
 	// when it refuses one.
 	v.nonEmpty("node.uplink", n.Uplink)
 	v.oneOf("node.id_mapping", n.IDMapping, "auto", "subordinate", "single")
+	v.noneEmpty("node.uplink_fallback", n.UplinkFallback)
 	v.mtu("node.mtu", n.MTU)
 	v.nonEmpty("node.slirp4netns_path", n.Slirp4netnsPath)
 	v.nonEmpty("node.pasta_path", n.PastaPath)

@@ -1,0 +1,128 @@
+package rootless
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/rootless-containers/rootlesskit/v3/pkg/api"
+	"github.com/rootless-containers/rootlesskit/v3/pkg/messages"
+	"golang.org/x/sys/unix"
+)
+
+// pasta is the uplink of that name, a rootlesskit network driver. It serves the same
+// addresses as slirp4netns. Unlike rootlesskit's own it stays our child, is started
+// again when it ends, and when the host's DNS servers change, which it reads only
+// when it starts. Each start makes the tap anew; pods and their bridge do not notice.
+type pasta struct {
+	binary              string
+	mtu                 int
+	disableHostLoopback bool
+	log                 *slog.Logger
+}
+
+func newPasta(c Config) (pasta, error) {
+	path, err := exec.LookPath(c.PastaBinary)
+	if err != nil {
+		return pasta{}, err
+	}
+	p := pasta{binary: path, mtu: c.MTU, disableHostLoopback: c.DisableHostLoopback, log: c.Log}
+	if p.mtu == 0 {
+		p.mtu = slirpMTU
+	}
+	return p, nil
+}
+
+// Info implements network.ParentDriver.
+func (p pasta) Info(context.Context) (*api.NetworkDriverInfo, error) {
+	return &api.NetworkDriverInfo{
+		Driver:  UplinkPasta,
+		DNS:     []net.IP{net.ParseIP(slirpDNS)},
+		ChildIP: net.ParseIP(slirpAddress),
+	}, nil
+}
+
+// MTU implements network.ParentDriver.
+func (p pasta) MTU() int { return p.mtu }
+
+// ConfigureNetwork implements network.ParentDriver.
+func (p pasta) ConfigureNetwork(childPID int, stateDir, netns string) (*messages.ParentInitNetworkDriverCompleted, func() error, error) {
+	pidFile := filepath.Join(stateDir, "pasta.pid")
+	// No implicit forwarding in either direction: host ports are the port driver's,
+	// and the host's loopback is not the pods'.
+	args := []string{"--foreground", "--pid", pidFile, "--config-net", "--ipv4-only",
+		"--ns-ifname", slirpTap, "--mtu", strconv.Itoa(p.mtu),
+		"--address", slirpAddress, "--netmask", strconv.Itoa(slirpBits), "--gateway", slirpGateway, "--dns-forward", slirpDNS,
+		"--tcp-ports", "none", "--udp-ports", "none", "--tcp-ns", "none", "--udp-ns", "none"}
+	if p.disableHostLoopback {
+		args = append(args, "--no-map-gw")
+	}
+	args = append(args, fmt.Sprintf("--userns=/proc/%d/ns/user", childPID), "--netns="+netns)
+	stop, err := keepHelper(p.log, p.binary, func(ctx context.Context) (*exec.Cmd, error) { return p.start(ctx, pidFile, args) })
+	if err != nil {
+		return nil, stop, err
+	}
+	return &messages.ParentInitNetworkDriverCompleted{
+		Dev: slirpTap, MTU: p.mtu, DNS: []string{slirpDNS},
+		IP: slirpAddress, Netmask: slirpBits, Gateway: slirpGateway,
+	}, stop, nil
+}
+
+// start returns once pasta has configured the tap, which is when it writes its PID.
+func (p pasta) start(ctx context.Context, pidFile string, args []string) (*exec.Cmd, error) {
+	if err := os.Remove(pidFile); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	dns := hostDNS()
+	cmd := exec.CommandContext(ctx, p.binary, args...)
+	said := &tail{next: debugWriter{p.log, UplinkPasta}}
+	cmd.Stdout, cmd.Stderr = said, said
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start pasta: %w", err)
+	}
+	for deadline := time.Now().Add(slirpReady); ; time.Sleep(5 * time.Millisecond) {
+		if b, err := os.ReadFile(pidFile); err == nil && len(b) > 0 {
+			go p.follow(ctx, cmd, dns)
+			return cmd, nil
+		}
+		// Ended and not yet waited for: a zombie has no memory.
+		statm, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", cmd.Process.Pid))
+		if ended := err != nil || string(statm) == "0 0 0 0 0 0 0\n"; ended || time.Now().After(deadline) || ctx.Err() != nil {
+			_ = cmd.Process.Kill()
+			return nil, fmt.Errorf("%v does not get ready: %w: %s", cmd.Args, cmd.Wait(), said)
+		}
+	}
+}
+
+// follow ends pasta when the host's DNS servers are no longer those that it has read,
+// so that it is started again.
+func (p pasta) follow(ctx context.Context, cmd *exec.Cmd, dns string) {
+	const interval = 2 * time.Second
+	for tick := time.NewTicker(interval); ; {
+		select {
+		case <-ctx.Done():
+			tick.Stop()
+			return
+		case <-tick.C:
+		}
+		if now := hostDNS(); now != "" && now != dns {
+			p.log.Info("the host's DNS servers have changed: pasta is started again", "servers", now)
+			tick.Stop()
+			_ = cmd.Process.Kill()
+			return
+		}
+		if cmd.Process.Signal(syscall.Signal(0)) != nil {
+			tick.Stop()
+			return // it has ended by itself
+		}
+	}
+}
