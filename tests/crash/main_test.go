@@ -56,6 +56,8 @@ func (r *rig) in(t testing.TB) *rig {
 
 func newRig(t testing.TB, o node.Options) *rig {
 	t.Helper()
+	// Not what the machine's administrator has for CNI: see TestCNIFails.
+	o.Config += "[network]\nbackend = \"bridge\"\n"
 	return startedRig(t, node.Start(t, o))
 }
 
@@ -344,7 +346,7 @@ func (r *rig) settled(before leak.Snapshot) error {
 // warm brings one pod up and down, so that what is made once is made.
 func (r *rig) warm() leak.Snapshot {
 	r.t.Helper()
-	p := r.newPod(sleeper)
+	p := r.newPod(sleeper, freePort(r.t))
 	ctx := r.t.Context()
 	r.must("pull", r.pull(ctx, busybox))
 	r.must("warm up", p.up(ctx))
