@@ -102,10 +102,11 @@ func between(min, max int) cobra.PositionalArgs { return usageArgs(cobra.RangeAr
 
 func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		if err := check(cmd, args); err != nil {
-			return usageError{fmt.Errorf("%w\nUsage: %s", err, cmd.UseLine())}
+		err := check(cmd, args)
+		if err == nil || errors.Is(err, errUsage) {
+			return err
 		}
-		return nil
+		return usageError{fmt.Errorf("%w\nUsage: %s", err, cmd.UseLine())}
 	}
 }
 

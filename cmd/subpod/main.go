@@ -71,6 +71,9 @@ there is none of that name.`,
 	add := func(group string, list ...*cobra.Command) {
 		for _, c := range list {
 			c.GroupID = group
+			if c.Args != nil {
+				c.Args = usageArgs(c.Args)
+			}
 			cmd.AddCommand(c)
 		}
 	}

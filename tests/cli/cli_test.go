@@ -22,12 +22,17 @@ import (
 
 func TestMain(m *testing.M) { node.Main(m) }
 
+// bridge is what the scripts expect, whatever CNI configuration this machine has:
+// Podman's packages install one.
+const bridge = "[network]\nbackend = \"bridge\"\n"
+
 // TestScripts runs all scripts against one daemon, some at the same time: a
 // script gives its pods names that no other has, and removes them.
 func TestScripts(t *testing.T) {
 	private := privateRegistry(t)
 	addr := node.Registry(t)
 	n := node.Start(t, node.Options{
+		Config:     bridge,
 		Registries: registry.Conf(addr) + fmt.Sprintf("\n[[registry]]\nlocation = %q\ninsecure = true\n", private),
 	})
 	for _, image := range []string{"busybox", "registry.k8s.io/e2e-test-images/nonewprivs:1.3"} {
@@ -79,7 +84,7 @@ func settle(t *testing.T, n *node.Node) {
 
 // TestWithoutDaemon: commands that start the daemon, and those that do not.
 func TestWithoutDaemon(t *testing.T) {
-	n := node.Prepare(t, node.Options{})
+	n := node.Prepare(t, node.Options{Config: bridge})
 	testscript.Run(t, testscript.Params{
 		Dir:   "testdata/nodaemon",
 		Setup: setup(t, n),

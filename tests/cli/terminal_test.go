@@ -19,7 +19,7 @@ import (
 // and changes, ctrl-p ctrl-q leaves a container, attach comes back, and the
 // terminal is as it was.
 func TestTerminal(t *testing.T) {
-	n := node.Start(t, node.Options{})
+	n := node.Start(t, node.Options{Config: bridge})
 	if _, err := n.Subpod("pull", "-q", "busybox"); err != nil {
 		t.Fatal(err)
 	}
