@@ -50,7 +50,7 @@ func TestCritest(t *testing.T) {
 	}
 	n := node.Start(t, node.Options{
 		Registries: registries(t),
-		Config:     fmt.Sprintf("[storage]\ndriver = %q\n[runtime]\ndefault_handler = %q\n", *driver, *handler),
+		Config:     fmt.Sprintf("[storage]\ndriver = %q\n[runtime]\ndefault_handler = %q\n[network]\nbackend = \"bridge\"\n", *driver, *handler),
 	})
 	// The bridge and its rules are made for the first pod and stay.
 	before := look(t, n)

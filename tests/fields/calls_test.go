@@ -22,7 +22,7 @@ import (
 
 // only is for what no OCI runtime has a part in.
 func only(t *testing.T, images []string, test func(env)) {
-	startWith(t, node.Options{}, images, []string{"crun"}, test)
+	startWith(t, images, []string{"crun"}, test)
 }
 
 func TestRuntimeCalls(t *testing.T) {
@@ -71,7 +71,7 @@ func TestRuntimeCalls(t *testing.T) {
 // TestPodCIDR: new pods have addresses of the node's pod CIDR, and pods of the old
 // range stay reachable.
 func TestPodCIDR(t *testing.T) {
-	n := node.Start(t, node.Options{})
+	n := node.Start(t, node.Options{Config: bridge})
 	e := env{T: t, n: n, cri: n.CRI()}
 	e.pull(busybox)
 	setCIDR := func(cidr string) error {

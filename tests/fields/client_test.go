@@ -27,7 +27,7 @@ esac
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := node.Prepare(t, node.Options{Config: "[runtime.handlers.plain]\npath = \"" + script + "\"\n"})
+	n := node.Prepare(t, node.Options{Config: bridge + "[runtime.handlers.plain]\npath = \"" + script + "\"\n"})
 	n.WriteHome(".config/containers/policy.json", `{"default": [{"type": "insecureAcceptAnything"}],
 		"transports": {"docker": {"gcr.io/k8s-staging-cri-tools/test-image-1": [{"type": "reject"}]}}}`)
 	n.Run()

@@ -35,7 +35,7 @@ func (c *crictl) fails(word string, args ...string) {
 
 // TestCrictl goes through every subcommand that crictl lists in its help.
 func TestCrictl(t *testing.T) {
-	n := node.Start(t, node.Options{})
+	n := node.Start(t, node.Options{Config: bridge})
 	c := &crictl{env: env{T: t, n: n, cri: n.CRI()}, done: map[string]bool{}}
 	c.contains("version", c.do("version"), "RuntimeName:  subpod")
 	c.contains("info", c.do("info"), "RuntimeReady")

@@ -39,6 +39,9 @@ type (
 	nsOption  = runtimeapi.NamespaceOption
 )
 
+// bridge pins the built-in network: a machine may have CNI configuration of its own.
+const bridge = "[network]\nbackend = \"bridge\"\n"
+
 // env is a node and one runtime handler of it.
 type env struct {
 	*testing.T
@@ -63,12 +66,12 @@ func (e env) run(name string, test func(env)) {
 // runtime handler, and looks for leaks at the end.
 func start(t *testing.T, images []string, test func(env)) {
 	t.Helper()
-	startWith(t, node.Options{}, images, []string{"crun", "runc"}, test)
+	startWith(t, images, []string{"crun", "runc"}, test)
 }
 
-func startWith(t *testing.T, o node.Options, images, handlers []string, test func(env)) {
+func startWith(t *testing.T, images, handlers []string, test func(env)) {
 	t.Helper()
-	n := node.Start(t, o)
+	n := node.Start(t, node.Options{Config: bridge})
 	e := env{T: t, n: n, cri: n.CRI()}
 	for _, image := range append([]string{busybox}, images...) {
 		e.pull(image)

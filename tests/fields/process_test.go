@@ -23,7 +23,14 @@ func TestProcess(t *testing.T) {
 				{Key: "with.dots-and-dashes", Value: []byte("x")},
 			}
 		})
-		env := strings.Split(c.exec("cat", "/proc/1/environ"), "\x00")
+		var env []string
+		// The kernel shows it empty for the last microseconds of execve(2).
+		eventually(e, "the environment is there", func() error {
+			if env = strings.Split(c.exec("cat", "/proc/1/environ"), "\x00"); len(env) < 2 {
+				return os.ErrNotExist
+			}
+			return nil
+		})
 		for _, want := range []string{"BYTES=" + value, "EMPTY=", "TWICE=last", "HOSTNAME=worker", "with.dots-and-dashes=x"} {
 			found := 0
 			for _, v := range env {
