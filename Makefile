@@ -43,6 +43,7 @@ test: deps ## Install what is missing, build, and run everything
 	@$(MAKE) --no-print-directory test-tools test-images
 	@$(MAKE) --no-print-directory test-cri
 	@$(MAKE) --no-print-directory test-cli
+	@$(MAKE) --no-print-directory test-net-churn CHURN=100
 	@$(MAKE) --no-print-directory test-critest
 	@$(MAKE) --no-print-directory test-crash
 
@@ -130,6 +131,15 @@ bench: build test-tools test-images ## Measure pods, and compare with bare crun 
 .PHONY: bench-cli
 bench-cli: build test-images ## Measure "subpod run" beside bare crun, and podman where it is installed
 	@$(TEST) -count=1 -timeout 20m ./tests/bench -v -run '^TestBenchCLI$$' $(BENCH)
+
+.PHONY: bench-net
+bench-net: build ## Measure the pod network, as ratios to the host's loopback
+	@$(TEST) -count=1 -timeout 20m ./tests/bench -v -run '^TestBenchNet$$' $(BENCH)
+
+CHURN := 1000
+.PHONY: test-net-churn
+test-net-churn: build ## Start and stop pods (CHURN=1000): nothing left, none slower
+	@$(TEST) -count=1 -timeout 20m ./tests/bench -v -run '^TestNetChurn$$' -churn $(CHURN)
 
 .PHONY: clean
 clean: ## Remove what was built, fetched and made for the tests

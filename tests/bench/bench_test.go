@@ -43,6 +43,14 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if len(os.Args) == 3 && (os.Args[1] == echoArg || os.Args[1] == askArg) {
+		run := map[string]func(string) error{echoArg: echo, askArg: ask}[os.Args[1]]
+		if err := run(os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	node.Main(m)
 }
 
