@@ -89,7 +89,7 @@ chown -R 1000:1000 home/pod
 rm -f boot/initrd.img-*
 chroot . update-initramfs -c -k all >/dev/null
 SETUP
-as_root bash setup.sh "$cache/tree" "$cache/key.pub"
+as_root bash setup.sh "$cache/tree" "$cache/key.pub" >setup.log 2>&1 || { cat setup.log >&2; exit 1; }
 rm -f setup.sh
 for file in vmlinuz initrd.img; do
 	# Links of the tree point from its own root.
