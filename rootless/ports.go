@@ -185,7 +185,7 @@ func explainPort(s PortSpec, refused error) error {
 		return fmt.Errorf("%w: ports below net.ipv4.ip_unprivileged_port_start (%s) are root's; to allow this one: "+
 			"sudo sysctl -w net.ipv4.ip_unprivileged_port_start=%d (and put it into /etc/sysctl.d to last)", ErrPortPrivileged, start, s.HostPort)
 	case errors.Is(err, unix.EADDRINUSE):
-		return ErrPortTaken
+		return fmt.Errorf("%w: see by what (ss -lnp 'sport = :%d'), stop that or choose another host port", ErrPortTaken, s.HostPort)
 	default:
 		return refused
 	}

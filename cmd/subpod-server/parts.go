@@ -34,8 +34,7 @@ type parts struct {
 	events  *events.Bus
 	runtime *pod.Runtime
 	service *cri.Service
-	// sweepPorts ends host ports that no recovered pod has taken over.
-	sweepPorts func(context.Context) error
+	ports   *portForwarder // nil where the node has no ports of its own
 }
 
 func (p *parts) close() {
@@ -81,9 +80,8 @@ func newParts(ctx context.Context, cfg *config.Config, node *rootless.Node, node
 	if err != nil {
 		return nil, err
 	}
-	ports := hostPorts(node)
-	p.sweepPorts = ports.sweep
-	network, err := newNetwork(cfg, node, nodeNet, ports)
+	p.ports = hostPorts(node)
+	network, err := newNetwork(cfg, node, nodeNet, p.ports)
 	if err != nil {
 		return nil, err
 	}

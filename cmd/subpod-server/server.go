@@ -93,7 +93,8 @@ func runServer(ctx context.Context, cfg *config.Config, node *rootless.Node) err
 		stop()
 		return errors.Join(err, group.Wait())
 	}
-	if err := parts.sweepPorts(ctx); err != nil {
+	expose(ctx, cfg, parts.ports, nodeNet)
+	if err := parts.ports.sweep(ctx); err != nil {
 		slog.Error("host ports of pods that are gone may still be forwarded", "error", err)
 	}
 	close(ready)

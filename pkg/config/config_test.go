@@ -159,6 +159,7 @@ func TestProblems(t *testing.T) {
 		{"public address", "streaming.address='0.0.0.0'", `:1:1: streaming.address: "0.0.0.0" is not a loopback address such as "127.0.0.1"`},
 		{"port", "streaming.port=65536", `:1:1: streaming.port: 65536 is not between 0 and 65535`},
 		{"idle", "streaming.idle_timeout='0s'", `:1:1: streaming.idle_timeout: 0s is less than 1s`},
+		{"expose", "network.expose=['tcp:0']", `:1:1: network.expose: "tcp:0" is neither "auto" nor a port such as "tcp:8080"`},
 		{"rate", "network.egress_rate='fast'", `:1:1: network.egress_rate: rate "fast" is not a number of bits per second such as 10M`},
 		{"isolating CNI", "network.backend='cni'\nnetwork.isolate=true", `:2:1: network.isolate: only the built-in bridge can isolate pods`},
 	}

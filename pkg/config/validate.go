@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -108,6 +109,12 @@ func (v *validator) network(n Network) {
 	v.subnets(n.Subnets)
 	v.noneEmpty("network.cni_conf_dirs", n.CNIConfDirs)
 	v.noneEmpty("network.cni_bin_dirs", n.CNIBinDirs)
+	for _, e := range n.Expose {
+		proto, port, _ := strings.Cut(e, ":")
+		if number, err := strconv.ParseUint(port, 10, 16); e != "auto" && (err != nil || number == 0 || proto != "tcp" && proto != "udp") {
+			v.add("network.expose", `%q is neither "auto" nor a port such as "tcp:8080"`, e)
+		}
+	}
 	if n.Backend == "cni" && len(n.CNIConfDirs) == 0 {
 		v.add("network.cni_conf_dirs", `must name a directory when network.backend is "cni"`)
 	}
