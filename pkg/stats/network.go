@@ -3,13 +3,14 @@ package stats
 import (
 	"fmt"
 	"os"
-	"runtime"
 	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/netns"
 )
 
 // network is what the interfaces of a network namespace have carried.
@@ -28,7 +29,8 @@ type netInterface struct {
 
 // readNetworks reads the counters of all pods' network namespaces, in the order
 // of pods. It enters each on one OS thread, which ends with it: a thread that
-// stayed would keep the last namespace alive. (A process that was started with
+// stayed would keep the last namespace alive. netns.In keeps off the main thread,
+// which cannot end. (A process that was started with
 // Pdeathsig dies with the thread that started it, and Go may have used this one:
 // nothing in the server may be started so.)
 func readNetworks(pods []Pod) []network {
@@ -40,17 +42,14 @@ func readNetworks(pods []Pod) []network {
 	if !needed {
 		return out
 	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // and never unlocked
+	_ = netns.In("", func() error { // each has its own error
 		for i, p := range pods {
 			if p.NetNS != "" {
 				out[i] = readNetwork(p.NetNS)
 			}
 		}
-	}()
-	<-done
+		return nil
+	})
 	return out
 }
 

@@ -183,7 +183,18 @@ func addVeth(t *testing.T, name string, ct Container) *netlink.Veth {
 	return veth
 }
 
+// mainNetNS is the network namespace of the main thread.
+func mainNetNS(t *testing.T) string {
+	t.Helper()
+	link, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return link
+}
+
 func TestNetwork(t *testing.T) {
+	own := mainNetNS(t)
 	ct := startContainer(t, "c", "echo ready; exec sleep 1000")
 	for _, name := range []string{"eth0", "net1"} {
 		if err := netlink.LinkSetUp(addVeth(t, name, ct)); err != nil {
@@ -229,7 +240,14 @@ func TestNetwork(t *testing.T) {
 			t.Fatalf("no traffic is counted: %v", d)
 		}
 	}
-	// The test's own threads are where they were.
+	// The test's own threads are where they were, the main one too: it could not end,
+	// and would keep the pod's namespace.
+	for range 500 {
+		readNetworks(pods[1:2])
+	}
+	if now := mainNetNS(t); now != own {
+		t.Errorf("the main thread is in %s, not %s", now, own)
+	}
 	if _, err := netlink.LinkByName("host-eth0"); err != nil {
 		t.Errorf("a thread is in the wrong network namespace: %v", err)
 	}
