@@ -30,6 +30,7 @@ func (s *Store) recover(ctx context.Context) error {
 		}
 	}
 	s.removeProbes()
+	s.removeHalfWritten()
 	if err := s.removeUnsynced(); err != nil {
 		s.log.Warn("images of an interrupted pull can't be removed", "error", err)
 	}
@@ -42,6 +43,21 @@ func (s *Store) recover(ctx context.Context) error {
 	// Facts are gathered now, while no pull holds up the layer store.
 	_, err := s.Images(ctx)
 	return err
+}
+
+// removeHalfWritten takes away the files that containers/storage writes and renames
+// into place, and did not come to rename.
+func (s *Store) removeHalfWritten() {
+	for _, root := range []string{s.opts.Root, s.opts.RunRoot} {
+		for _, pattern := range []string{"*-layers/.tmp-*", "*-images/.tmp-*", "*-images/*/.tmp-*", "*-containers/.tmp-*"} {
+			files, _ := filepath.Glob(filepath.Join(root, pattern))
+			for _, f := range files {
+				if err := os.Remove(f); err != nil {
+					s.log.Warn("half-written file left behind", "error", err)
+				}
+			}
+		}
+	}
 }
 
 // removeProbes takes away what a chooseDriver that was killed left.
