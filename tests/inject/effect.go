@@ -91,7 +91,7 @@ func (i *Injection) effect(e *syscallEntry) (string, unix.Errno) {
 	}
 	switch e.nr {
 	case unix.SYS_OPENAT:
-		if e.args[2]&unix.O_CREAT == 0 {
+		if e.args[2]&unix.O_CREAT == 0 || e.args[2]&unix.O_TRUNC == 0 && i.exists(i.text(e.args[1])) {
 			return "", 0
 		}
 	case unix.SYS_CLONE:
@@ -127,6 +127,15 @@ func (i *Injection) effect(e *syscallEntry) (string, unix.Errno) {
 		return k.name + " " + tidy(target), k.errno
 	}
 	return k.name, k.errno
+}
+
+// exists reports whether the traced process has a file at an absolute path.
+func (i *Injection) exists(path string) bool {
+	if !strings.HasPrefix(path, "/") {
+		return false
+	}
+	_, err := os.Lstat(fmt.Sprintf("/proc/%d/root%s", i.pid, path))
+	return err == nil
 }
 
 // text reads a string of the traced process.
