@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -115,8 +116,19 @@ func runParent(ctx context.Context, c Config) error {
 	os.Unsetenv("LISTEN_FDS")
 	os.Unsetenv("LISTEN_PID")
 
+	asked := make(chan os.Signal, 1)
+	signal.Notify(asked, unix.SIGTERM, unix.SIGINT)
+	defer signal.Stop(asked)
+
 	c.Log.Debug("making the node", "dir", dir, "uplink", c.Uplink, "cgroup", cg)
-	if err := runRootlesskit(opt); err != nil {
+	err := runRootlesskit(opt)
+	if err != nil && len(asked) > 0 {
+		// Rootlesskit's child dies of a signal that comes before it has its
+		// handlers. The node has ended, as it was asked to.
+		c.Log.Debug("the node was stopped while it started", "error", err)
+		return nil
+	}
+	if err != nil {
 		return explainStart(err)
 	}
 	return nil

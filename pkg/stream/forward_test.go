@@ -153,8 +153,9 @@ func TestForwardRefused(t *testing.T) {
 			}
 			_ = conn.Close()
 			stop(false)
-			if want := "connection refused"; !strings.Contains(stderr.String(), want) {
-				t.Errorf("the client said %q, not %q", stderr, want)
+			// A client that is slower than the refusal sees its stream reset.
+			if got := stderr.String(); !strings.Contains(got, "connection refused") && !strings.Contains(got, "Stream reset") {
+				t.Errorf("the client said %q, not that the connection was refused", got)
 			}
 		})
 	}
