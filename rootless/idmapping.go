@@ -26,17 +26,9 @@ const (
 // IDMappings lists what Config.IDMapping can be set to, the default first.
 func IDMappings() []string { return []string{IDsAuto, IDsSubordinate, IDsSingle} }
 
-// Settle decides what is left to the host in uplink and ID mapping ("auto"), as Run
-// does, and says why. Other values come back as they are.
-func (h Host) Settle(uplink, idMapping string) (_, _ string, reasons []string) {
-	c := Config{Uplink: uplink, IDMapping: idMapping}.settle(h)
-	for _, r := range []string{c.UplinkReason, c.IDReason} {
-		if r != "" {
-			reasons = append(reasons, r)
-		}
-	}
-	return c.Uplink, c.IDMapping, reasons
-}
+// Settle returns c with what it leaves to the host ("auto", and uplinks to fall
+// back to) decided as Run does, and the reasons set.
+func (h Host) Settle(c Config) Config { return c.settle(h) }
 
 // settle decides what Config leaves to the host: the ID mapping and the uplink.
 func (c Config) settle(h Host) Config {

@@ -44,21 +44,17 @@ if [ ! -e "$base" ]; then
 	rm -rf "$work"
 fi
 
-# The machine: a copy of it, with the kernel's file systems of its own.
+# The machine: a copy of it, in a mount and a PID namespace of its own, so that
+# everything goes when its first process does. Its root is a real one: in a chroot
+# the kernel makes no user namespaces.
 mkdir -p "$cache"
 machine=$(mktemp -d "$cache/run.XXXXXX")
+init=
 clean() {
 	status=$?
 	trap - EXIT
-	# Ours are the processes whose root is the machine.
-	for p in /proc/[0-9]*; do
-		if [ "$(readlink "$p/root" 2>/dev/null)" = "$machine" ]; then kill -KILL "${p#/proc/}" 2>/dev/null || true; fi
-	done
-	sleep 0.2
-	# Innermost first.
-	awk -v m="$machine" '$5 == m || index($5, m "/") == 1 { print $5 }' /proc/self/mountinfo | sort -r | while read -r dir; do
-		umount "$dir" || umount -l "$dir"
-	done
+	[ -z "$init" ] || { kill -KILL "$init" 2>/dev/null || true; }
+	wait
 	if grep -q " $machine[ /]" /proc/self/mountinfo; then
 		echo "fresh.sh: mounts are left below $machine" >&2
 		exit 1
@@ -68,54 +64,64 @@ clean() {
 }
 trap clean EXIT
 trap 'exit 130' INT; trap 'exit 143' TERM
-chmod 0755 "$machine"
-# A root file system is a mount point.
-mount --bind "$machine" "$machine" && mount --make-private "$machine"
 tar -C "$machine" -xf "$base"
+chmod 0755 "$machine"
 cp -L /etc/resolv.conf "$machine/etc/resolv.conf"
-mount -t proc proc "$machine/proc"
-mount --rbind /sys "$machine/sys" && mount --make-rslave "$machine/sys"
-mount -t tmpfs -o mode=755 dev "$machine/dev"
-mkdir "$machine/dev/pts" "$machine/dev/shm" "$machine/dev/net"
-mount -t devpts -o newinstance,ptmxmode=0666,mode=620 devpts "$machine/dev/pts"
-mount -t tmpfs -o mode=1777 shm "$machine/dev/shm"
-ln -s /proc/self/fd "$machine/dev/fd"; ln -s fd/0 "$machine/dev/stdin"; ln -s fd/1 "$machine/dev/stdout"; ln -s fd/2 "$machine/dev/stderr"
-ln -s pts/ptmx "$machine/dev/ptmx"
-for d in "null 1 3" "zero 1 5" "full 1 7" "random 1 8" "urandom 1 9" "tty 5 0"; do
-	set -- $d
-	mknod -m 0666 "$machine/dev/$1" c "$2" "$3"
-done
-# As a machine without udev has them: for root alone.
-mknod -m 0600 "$machine/dev/fuse" c 10 229
-mknod -m 0600 "$machine/dev/net/tun" c 10 200
-
-inside() { chroot "$machine" /usr/bin/env -i HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin TERM=dumb "$@"; }
-user() { inside setpriv --reuid ann --regid ann --init-groups env HOME=/home/ann USER=ann LOGNAME=ann XDG_RUNTIME_DIR=/run/user/ann PATH=/home/ann/subpod/bin:/usr/local/bin:/usr/bin:/bin "$@"; }
 
 # What a clone of the committed tree brings. Go is new, as no Debian has it yet:
 # the README asks for it.
 git -C "$root" bundle create -q "$machine/subpod.bundle" HEAD
 goroot=$("$root/tests/go.sh" env GOROOT)
-mkdir -p "$machine/usr/local/go"
+mkdir -p "$machine/usr/local/go" "$machine/modules" "$machine/root/.config/go" "$machine/root/.cache/go-build"
 cp -a "$goroot/." "$machine/usr/local/go"
 # Modules that are here need not be fetched again: a proxy made of files.
-modcache=$("$root/tests/go.sh" env GOMODCACHE)
-proxy=$("$root/tests/go.sh" env GOPROXY)
-if [ -d "$modcache/cache/download" ]; then
-	mkdir "$machine/modules"
-	mount --bind -o ro "$modcache/cache/download" "$machine/modules"
-	proxy="file:///modules,$proxy"
-fi
+MODULES=$("$root/tests/go.sh" env GOMODCACHE)/cache/download
+printf 'GOPROXY=file:///modules,%s\nGOFLAGS=-buildvcs=false\n' "$("$root/tests/go.sh" env GOPROXY)" >"$machine/root/.config/go/env"
 # A warm compiler cache makes repeated runs short; it says nothing about packages.
+WARM=
 if [ -n "${SUBPOD_FRESH_WARM-}" ]; then
-	mkdir -p "$cache/go-build" "$machine/root/.cache/go-build"
-	mount --bind "$cache/go-build" "$machine/root/.cache/go-build"
+	WARM=$cache/go-build
+	mkdir -p "$WARM"
 fi
-mkdir -p "$machine/root/.config/go"
-printf 'GOPROXY=%s\nGOFLAGS=-buildvcs=false\n' "$proxy" >"$machine/root/.config/go/env"
-
 # What a person answers with y.
 echo 'APT::Get::Assume-Yes "true";' >"$machine/etc/apt/apt.conf.d/90yes"
+
+export MODULES WARM
+unshare --mount --propagation private --pid --fork --kill-child sh -ec '
+	mount --bind "$1" "$1"
+	cd "$1"
+	mount -t proc proc proc
+	mount --rbind /sys sys
+	mount -t tmpfs -o mode=755 dev dev
+	mkdir dev/pts dev/shm dev/net old
+	mount -t devpts -o newinstance,ptmxmode=0666,mode=620 devpts dev/pts
+	mount -t tmpfs -o mode=1777 shm dev/shm
+	ln -s /proc/self/fd dev/fd; ln -s fd/0 dev/stdin; ln -s fd/1 dev/stdout; ln -s fd/2 dev/stderr; ln -s pts/ptmx dev/ptmx
+	for d in "null 1 3" "zero 1 5" "full 1 7" "random 1 8" "urandom 1 9" "tty 5 0"; do
+		set -- $d
+		mknod -m 0666 "dev/$1" c "$2" "$3"
+	done
+	# As a machine without udev has them: for root alone.
+	mknod -m 0600 dev/fuse c 10 229
+	mknod -m 0600 dev/net/tun c 10 200
+	[ ! -d "$MODULES" ] || mount --bind -o ro "$MODULES" modules
+	[ -z "$WARM" ] || mount --bind "$WARM" root/.cache/go-build
+	pivot_root . old
+	umount -l /old
+	rmdir /old
+	: >/ready
+	exec sleep infinity' sh "$machine" </dev/null &
+tries=0
+until [ -e "$machine/ready" ]; do
+	tries=$((tries + 1))
+	[ $tries -lt 100 ] && kill -0 $! 2>/dev/null || fail "the machine does not start"
+	sleep 0.1
+done
+init=$(cat "/proc/$!/task/$!/children")
+init=${init%% *}
+
+inside() { nsenter --target "$init" --mount --pid env -i HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin TERM=dumb "$@"; }
+user() { inside setpriv --reuid ann --regid ann --init-groups env HOME=/home/ann USER=ann LOGNAME=ann XDG_RUNTIME_DIR=/run/user/ann PATH=/home/ann/subpod/bin:/usr/local/bin:/usr/bin:/bin "$@"; }
 
 if [ "${1-}" = --shell ]; then inside sh; exit; fi
 
@@ -190,6 +196,8 @@ inside chmod 0600 /dev/net/tun
 broken "/dev/net/tun for root alone" "/dev/net/tun cannot be used" "sudo chmod 0666 \\/dev\\/net\\/tun"
 inside chmod 0600 /dev/fuse
 broken "/dev/fuse for root alone" "/dev/fuse" "sudo chmod 0666 \\/dev\\/fuse"
+# Which would take the place of slirp4netns.
+inside apt-get -q remove passt >/dev/null 2>&1
 for p in crun conmon slirp4netns fuse-overlayfs; do
 	inside apt-get -q -y remove $p >/dev/null 2>&1
 	broken "no $p" "$p" "sudo apt install $p"

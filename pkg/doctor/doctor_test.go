@@ -221,6 +221,10 @@ func TestFakeHosts(t *testing.T) {
 		{"no runc", func(f *fake) { f.remove("/usr/bin/runc") }, "runc", Info, "not installed", "sudo apt install runc"},
 		{"no conmon", func(f *fake) { f.remove("/usr/bin/conmon") }, "conmon", Error, "not installed", "sudo apt install conmon"},
 		{"no slirp4netns", func(f *fake) { f.remove("/usr/bin/slirp4netns") }, "slirp4netns", Error, "way out", "sudo apt install slirp4netns"},
+		{"pasta in its place", func(f *fake) {
+			f.remove("/usr/bin/slirp4netns")
+			f.put("/usr/bin/pasta", "#!/bin/sh\necho pasta 1\n", 0o755)
+		}, "slirp4netns", Info, "not installed", ""},
 		{"slirp4netns not needed", func(f *fake) {
 			f.remove("/usr/bin/slirp4netns")
 			f.Config.Node.Uplink = rootless.UplinkNone

@@ -60,8 +60,10 @@ func freshProc(h Host) []Result {
 
 // mapping is what the daemon would settle on.
 func (h Host) mapping() (uplink, ids string) {
-	uplink, ids, _ = h.Settle(h.Config.Node.Uplink, h.Config.Node.IDMapping)
-	return uplink, ids
+	n := h.Config.Node
+	c := h.Settle(rootless.Config{Uplink: n.Uplink, UplinkFallback: n.UplinkFallback, IDMapping: n.IDMapping,
+		SlirpBinary: n.Slirp4netnsPath, PastaBinary: n.PastaPath})
+	return c.Uplink, c.IDMapping
 }
 
 func subordinateIDs(h Host) []Result {
