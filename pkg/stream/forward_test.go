@@ -299,12 +299,18 @@ func TestForwardContext(t *testing.T) {
 	b := &local{ended: make(chan error, 1)}
 	inner := make(chan context.CancelFunc, 1)
 	s := start(t, &cancelling{b, inner}, Options{})
-	closed := make(chan struct{})
-	port := listenTCP(t, func(c *net.TCPConn) { _, _ = io.Copy(io.Discard, c); close(closed) })
+	arrived, closed := make(chan struct{}), make(chan struct{})
+	port := listenTCP(t, func(c *net.TCPConn) {
+		_, _ = io.ReadFull(c, make([]byte, 1))
+		close(arrived)
+		_, _ = io.Copy(io.Discard, c)
+		close(closed)
+	})
 	_, data, _ := dialSPDY(t, s, port)
 	if _, err := data.Write([]byte("x")); err != nil {
 		t.Fatal(err)
 	}
+	<-arrived // before it, the connection is only being made
 	(<-inner)()
 	select {
 	case err := <-b.ended:
