@@ -66,9 +66,8 @@ func (v *validator) daemon(d Daemon) {
 }
 
 func (v *validator) node(n Node) {
-	// Which uplinks there are is known by package rootless, which lists them
-	// when it refuses one.
-	v.nonEmpty("node.uplink", n.Uplink)
+	// As rootless.Uplinks, which also refuses others: here with file and line.
+	v.oneOf("node.uplink", n.Uplink, "auto", "slirp4netns", "pasta", "none", "host")
 	v.oneOf("node.id_mapping", n.IDMapping, "auto", "subordinate", "single")
 	v.noneEmpty("node.uplink_fallback", n.UplinkFallback)
 	v.mtu("node.mtu", n.MTU)

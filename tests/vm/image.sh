@@ -24,10 +24,10 @@ packages="systemd systemd-sysv udev dbus dbus-user-session libpam-systemd openss
 	crun runc conmon fuse-overlayfs slirp4netns uidmap catatonit util-linux-extra
 	ca-certificates apparmor"
 
-# The Debian mirror of this machine's sources, else Debian's own.
+# The Debian mirror of this machine's sources.
 mirror=$(apt-get indextargets --format '$(SITE) $(ORIGIN)' 2>/dev/null |
 	sed -n '/security/d; s|/* Debian$||p' | head -n 1)
-[ -n "$mirror" ] || mirror=http://deb.debian.org/debian
+[ -n "$mirror" ] || { echo "vm: apt's sources name no Debian mirror" >&2; exit 1; }
 
 # A tree is kept when only what follows has changed.
 list=$(echo "$suite $mirror" $packages)
