@@ -123,6 +123,12 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 			return nil, fmt.Errorf("%w: %w", ErrNotUsable, err)
 		}
 	}
+	if o.MountDir != "" {
+		// Nestable looks at it before there is a root file system.
+		if err := os.MkdirAll(o.MountDir, 0o711); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrNotUsable, err)
+		}
+	}
 	if s.lock, err = holdLock(ctx, filepath.Join(s.own, "lock")); err != nil {
 		return nil, err
 	}

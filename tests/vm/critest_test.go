@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"context"
 	"path/filepath"
 	"testing"
 
@@ -14,7 +15,7 @@ import (
 const administrator = `
 	mkdir -p /tmp/wanted && chmod 777 /tmp/wanted
 	systemctl reset-failed profiles 2>/dev/null
-	systemd-run -q --unit=profiles bash -c '
+	systemd-run -q --unit=profiles --expand-environment=no bash -c '
 		while sleep .1; do for f in /tmp/wanted/*.in; do
 			[ -e $f ] && apparmor_parser -r -W $f >${f%.in}.said 2>&1; mv $f ${f%.in}.done
 		done 2>/dev/null; done'
@@ -36,7 +37,12 @@ func TestCritest(t *testing.T) {
 		checkStatus(t, c, "cgroupfs")
 	}
 	as(t, "root", administrator)
-	t.Cleanup(func() { as(t, "root", "systemctl stop profiles; rm -rf /tmp/wanted /usr/local/bin/sudo") })
+	t.Cleanup(func() {
+		_, err := machine.Run(context.Background(), "root", "systemctl stop profiles; rm -rf /tmp/wanted /usr/local/bin/sudo")
+		if err != nil {
+			t.Error(err)
+		}
+	})
 	in(t, `rm -f ~/junit.xml
 		endpoint=unix://`+socket+`
 		~/.local/bin/subpod nsenter -- env -C /tmp ~/.local/bin/critest \

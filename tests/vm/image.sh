@@ -78,7 +78,8 @@ chroot . systemctl -q enable systemd-networkd ssh
 chroot . systemctl -q mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer \
 	systemd-networkd-wait-online.service
 id=$(chroot . id -u pod 2>/dev/null) || chroot . useradd --create-home --shell /bin/bash --uid 1000 pod
-grep -q '^pod:' etc/subuid
+# Enough for pods with user namespaces of their own: the kubelet gives each 65536.
+for kind in uid gid; do put etc/sub$kind <<<"pod:100000:262144"; done
 mkdir -p var/lib/systemd/linger
 touch var/lib/systemd/linger/pod
 for home in root home/pod; do
