@@ -95,7 +95,7 @@ type pod struct {
 }
 
 // sleeper ends at SIGTERM at once, with 0.
-var sleeper = []string{"sh", "-c", "echo up; trap 'exit 0' TERM; sleep 1000000 & wait"}
+var sleeper = []string{"sh", "-c", "trap 'exit 0' TERM; echo up; sleep 1000000 & wait"}
 
 // newPod prepares the configurations of a pod; ports are published as they are.
 func (r *rig) newPod(command []string, ports ...int32) *pod {
@@ -144,7 +144,7 @@ func (p *pod) start(ctx context.Context) error {
 }
 
 func (p *pod) stop(ctx context.Context) error {
-	_, err := p.r.cri.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: p.id, Timeout: 5})
+	_, err := p.r.cri.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: p.id, Timeout: 1})
 	return err
 }
 

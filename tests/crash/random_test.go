@@ -3,6 +3,7 @@ package crash
 import (
 	"context"
 	"flag"
+	"fmt"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -30,6 +31,7 @@ func TestKillAtRandom(t *testing.T) {
 	before := r.warm()
 	var slowest time.Duration
 	for i := range runs {
+		begin := time.Now()
 		kill := time.AfterFunc(time.Duration(random.IntN(120))*time.Millisecond, r.killServer)
 		var group errgroup.Group
 		took := make([]time.Duration, 4)
@@ -47,6 +49,9 @@ func TestKillAtRandom(t *testing.T) {
 		}
 		if err != nil {
 			t.Fatalf("run %d: %v", i, err)
+		}
+		if all := time.Since(begin); all > 2*time.Second {
+			t.Logf("run %d took %v, the slowest requests of the pods %v", i, all.Round(time.Millisecond), took)
 		}
 		if i%25 == 24 || i == runs-1 {
 			if err := r.settled(before); err != nil {
@@ -68,11 +73,11 @@ func (p *pod) life(withImage bool) (slowest time.Duration, err error) {
 			func(ctx context.Context) error { return p.r.removeImage(ctx, pulled) },
 			func(ctx context.Context) error { return p.r.pull(ctx, pulled) })
 	}
-	for _, step := range steps {
+	for i, step := range steps {
 		took, err := again(step)
 		slowest = max(slowest, took)
 		if err != nil {
-			return slowest, err
+			return slowest, fmt.Errorf("request %d: %w", i, err)
 		}
 	}
 	return slowest, nil
