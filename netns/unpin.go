@@ -20,10 +20,22 @@ import (
 // exist.
 func Unpin(dir string) error {
 	errs := []error{endKeeper(filepath.Join(dir, "pid"))}
+	forgetConnections(filepath.Join(dir, "net"))
 	for _, name := range pinNames {
 		errs = append(errs, unpin(filepath.Join(dir, name)))
 	}
 	return errors.Join(errs...)
+}
+
+// forgetConnections makes the kernel give up connections that no process has any
+// more after one try to tell the other end. It tries eight times else, and keeps the
+// network namespace with its interfaces for that long: up to 100 seconds, when the
+// other end is gone too. It is only a matter of time, so a failure is no matter.
+func forgetConnections(path string) {
+	if _, err := os.Lstat(path); err != nil {
+		return
+	}
+	_ = ApplySysctls(path, map[string]string{"net.ipv4.tcp_orphan_retries": "1"})
 }
 
 func unpin(path string) error {

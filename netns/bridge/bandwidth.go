@@ -48,7 +48,7 @@ func limit(h *netlink.Handle, link netlink.Link, rate uint64, mtu int) error {
 }
 
 // silence stops the pod's bridge port, without the delays of taking the link
-// down. One that is gone or in no bridge is fine.
+// down. One that is gone, in no bridge or down already is fine.
 func (b *Bridge) silence(name string) error {
 	link, err := b.links.rt.LinkByName(name)
 	if errors.As(err, &netlink.LinkNotFoundError{}) || (err == nil && link.Attrs().MasterIndex == 0) {
@@ -57,7 +57,7 @@ func (b *Bridge) silence(name string) error {
 	if err == nil {
 		err = b.links.raw.setPort(link.Attrs().Index, portState(portDisabled))
 	}
-	if err != nil && !errors.Is(err, unix.ENODEV) {
+	if err != nil && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.ENETDOWN) {
 		return fmt.Errorf("stop bridge port %s: %w", name, err)
 	}
 	return nil

@@ -1,0 +1,39 @@
+package fields
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// TestOpenConnections: pods that end with open connections, whose other end does not
+// answer any more, leave nothing. By itself the kernel keeps their network namespaces
+// for 100 seconds.
+func TestOpenConnections(t *testing.T) {
+	const links = `s/^ *\(sp[0-9a-f][0-9a-f]*\):.*/\1/p`
+	only(t, nil, func(e env) {
+		server := e.pod("server", nil)
+		s := server.start("c", sh("nc -l -p 80 -e cat"))
+		client := e.pod("client", nil)
+		c := client.start("c", sh("(echo hello; sleep 1000) | nc "+server.status().Network.Ip+" 80"))
+		eventually(e, "the connection is there", func() error {
+			if out := c.sh("netstat -tn"); !strings.Contains(out, "ESTABLISHED") {
+				return fmt.Errorf("%s", out)
+			}
+			return nil
+		})
+		// Neither hears of the other's end.
+		e.n.Enter("sh", "-c", `for l in $(sed -n "$0" /proc/net/dev); do ip link set $l down; done`, links)
+		c.stop(0)
+		s.stop(0)
+		client.remove()
+		server.remove()
+		eventually(e, "their links are gone", func() error {
+			if left := e.n.Enter("sed", "-n", links, "/proc/net/dev"); left != "" {
+				return errors.New(left)
+			}
+			return nil
+		})
+	})
+}
