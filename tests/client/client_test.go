@@ -138,9 +138,19 @@ func life(s services) {
 	pod, err := s.RunPodSandbox(ctx, config, "")
 	s.must(err)
 	defer s.RemovePodSandbox(context.Background(), pod)
-	ctr, err := s.CreateContainer(ctx, pod, containerConfig("c", "sh", "-c", "trap 'exit 4' TERM; while :; do sleep 0.1; done"), config)
+	ctr, err := s.CreateContainer(ctx, pod, containerConfig("c", "sh", "-c", "trap 'exit 4' TERM; touch /ready; while :; do sleep 0.1; done"), config)
 	s.must(err)
 	s.must(s.StartContainer(ctx, ctr))
+	// As the kubelet's probes do.
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		_, _, err := s.ExecSync(ctx, ctr, []string{"test", "-e", "/ready"}, 10*time.Second)
+		if err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			s.Fatal(err)
+		}
+	}
 	out, _, err := s.ExecSync(ctx, ctr, []string{"echo", "hello"}, 10*time.Second)
 	if err != nil || string(out) != "hello\n" {
 		s.Errorf("ExecSync: %q, %v", out, err)
