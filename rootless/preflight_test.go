@@ -19,7 +19,7 @@ var preflightSentinels = map[string]error{
 }
 
 // preflightPart spoils the namespaces that it is started in, and prints what
-// Preflight finds. Arguments: RUNDIR [no-tun] [no-userns] [no-new-privs].
+// Preflight finds. Arguments: RUNDIR [no-tun] [no-userns].
 func preflightPart(args []string) int {
 	for _, spoil := range args[1:] {
 		var err error
@@ -28,8 +28,6 @@ func preflightPart(args []string) int {
 			err = unix.Mount("tmpfs", "/dev/net", "tmpfs", 0, "")
 		case "no-userns":
 			err = os.WriteFile("/proc/sys/user/max_user_namespaces", []byte("0"), 0)
-		case "no-new-privs":
-			err = unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 		}
 		if err != nil {
 			fmt.Fprintln(os.Stderr, spoil, err)
@@ -51,10 +49,15 @@ func preflightPart(args []string) int {
 // with the capabilities to spoil its own namespaces if spoil says so.
 func runPreflight(t *testing.T, env []string, spoil ...string) string {
 	t.Helper()
-	cmd := exec.Command(executable(t), append([]string{"part-preflight", t.TempDir()}, spoil...)...)
+	args := append([]string{executable(t), "part-preflight", t.TempDir()}, spoil...)
+	if len(spoil) > 0 && spoil[0] == "no-new-privs" {
+		// Set before Go starts threads: it is a property of each of them.
+		args = append([]string{"setpriv", "--no-new-privs"}, args[:len(args)-1]...)
+	}
+	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Env = append(os.Environ(), env...)
 	cmd.Stderr = os.Stderr
-	if len(spoil) > 0 && spoil[0] != "no-new-privs" {
+	if len(spoil) > 0 && args[0] != "setpriv" {
 		cmd.SysProcAttr = &syscall.SysProcAttr{
 			Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS,
 			UidMappings: []syscall.SysProcIDMap{{ContainerID: 54321, HostID: os.Getuid(), Size: 1}},
