@@ -103,7 +103,7 @@ func (b *Bridge) adoptAddresses(pod netns.Pod) error {
 		if err != nil {
 			return err
 		}
-		list, err := h.AddrList(link, netlink.FAMILY_ALL)
+		list, err := addresses(h, link)
 		for _, a := range list {
 			if p := prefixOf(a.IPNet); !p.Addr().IsLinkLocalUnicast() {
 				addrs = append(addrs, p.Addr())
@@ -179,7 +179,7 @@ func (b *Bridge) intact(pod netns.Pod, want []netip.Addr) bool {
 		if err != nil {
 			return err
 		}
-		list, err := h.AddrList(link, netlink.FAMILY_ALL)
+		list, err := addresses(h, link)
 		for _, a := range list {
 			have = append(have, prefixOf(a.IPNet).Addr())
 		}
@@ -300,7 +300,7 @@ func (b *Bridge) addGateways(subnets []netip.Prefix) error {
 // slirp4netns' interface can have.
 func (b *Bridge) uplinkMTU() int {
 	const biggest = 65520
-	routes, err := b.links.rt.RouteList(nil, netlink.FAMILY_ALL)
+	routes, err := routeList(b.links.rt)
 	if err != nil {
 		return biggest
 	}
@@ -322,7 +322,7 @@ func (b *Bridge) sweepLinks(live map[string]bool) error {
 	for id := range live {
 		names[vethName(id)] = true
 	}
-	list, err := b.links.rt.LinkList()
+	list, err := netns.Dump(b.links.rt.LinkList)
 	if err != nil {
 		return fmt.Errorf("list links of the node: %w", err)
 	}

@@ -121,7 +121,7 @@ func (b *Bridge) routes() ([]netip.Prefix, error) {
 	defer host.Close()
 	var out []netip.Prefix
 	for _, h := range []*netlink.Handle{host, b.links.rt} {
-		list, err := h.RouteList(nil, netlink.FAMILY_ALL)
+		list, err := routeList(h)
 		if err != nil {
 			return nil, fmt.Errorf("read routes: %w", err)
 		}
@@ -146,7 +146,7 @@ func (b *Bridge) bridgePrefixes() ([]netip.Prefix, error) {
 	if err != nil {
 		return nil, fmt.Errorf("look at bridge %s: %w", b.name, err)
 	}
-	addrs, err := b.links.rt.AddrList(link, netlink.FAMILY_ALL)
+	addrs, err := addresses(b.links.rt, link)
 	if err != nil {
 		return nil, fmt.Errorf("addresses of bridge %s: %w", b.name, err)
 	}

@@ -303,7 +303,7 @@ func quietIPv6() {
 
 // removeOthers takes global addresses off the link that are not wanted.
 func removeOthers(h *netlink.Handle, link netlink.Link, want []netip.Prefix) error {
-	have, err := h.AddrList(link, netlink.FAMILY_ALL)
+	have, err := addresses(h, link)
 	if err != nil {
 		return err
 	}
@@ -355,4 +355,14 @@ func defaultNet(gw netip.Addr) *net.IPNet {
 		return ipNet(netip.PrefixFrom(netip.IPv4Unspecified(), 0))
 	}
 	return ipNet(netip.PrefixFrom(netip.IPv6Unspecified(), 0))
+}
+
+// addresses lists the addresses of a link.
+func addresses(h *netlink.Handle, link netlink.Link) ([]netlink.Addr, error) {
+	return netns.Dump(func() ([]netlink.Addr, error) { return h.AddrList(link, netlink.FAMILY_ALL) })
+}
+
+// routeList lists the routes of the namespace of h, of both families.
+func routeList(h *netlink.Handle) ([]netlink.Route, error) {
+	return netns.Dump(func() ([]netlink.Route, error) { return h.RouteList(nil, netlink.FAMILY_ALL) })
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/subpod/subpod/netns"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -197,10 +198,7 @@ func (b *Bridge) repairBridge() (bool, error) {
 
 // repairPorts puts the links of connected pods back into the bridge.
 func (b *Bridge) repairPorts() (count int, err error) {
-	list, err := b.links.rt.LinkList()
-	if errors.Is(err, netlink.ErrDumpInterrupted) {
-		list, err = b.links.rt.LinkList() // links came and went meanwhile
-	}
+	list, err := netns.Dump(b.links.rt.LinkList)
 	if errors.Is(err, netlink.ErrDumpInterrupted) {
 		return 0, nil // whatever it was, more messages follow
 	}

@@ -265,7 +265,7 @@ func (w *World) Veths() (count int) {
 			return err
 		}
 		defer h.Close()
-		links, err := h.LinkList()
+		links, err := netns.Dump(h.LinkList)
 		for _, l := range links {
 			if l.Type() == "veth" && l.Attrs().Name != "tap0" {
 				count++
