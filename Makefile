@@ -117,8 +117,8 @@ test-images: ## Build the images that the tests run, from Debian's packages
 	@GO=$$($(GO) --which) CGO_ENABLED=0 $(GO) run ./tests/images fill
 
 .PHONY: test-fresh
-test-fresh: ## A new user's path, in a Debian with nothing on it (needs root)
-	@tests/fresh.sh
+test-fresh: ## A new user's path, in a Debian with nothing on it (needs root; FRESH=--test: make test there)
+	@tests/fresh.sh $(FRESH)
 
 .PHONY: fuzz
 fuzz: ## Fuzz what reads requests, images' names, logs and streams (FUZZTIME=10m in total)

@@ -4,7 +4,8 @@
 # said must name the command that helps, and that command must help.
 #
 #   tests/fresh.sh              (make test-fresh; needs root and debootstrap)
-#   tests/fresh.sh --shell      a shell in that Debian instead
+#   tests/fresh.sh --test       "make test" in that Debian instead
+#   tests/fresh.sh --shell      a shell in it
 #
 # With SUBPOD_FRESH_WARM=1 what was compiled is kept for the next run.
 #
@@ -127,11 +128,17 @@ if [ "${1-}" = --shell ]; then inside sh; exit; fi
 
 say "the first command: git clone"
 inside git -c advice.detachedHead=false clone -q /subpod.bundle /root/subpod
-say "the second command: make demo, with none of the packages installed"
 for p in crun conmon slirp4netns newuidmap fuse-overlayfs nft; do
 	! inside sh -c "command -v $p" >/dev/null || fail "$p is there already"
 done
 start=$(date +%s)
+if [ "${1-}" = --test ]; then
+	say "the second command: make test, with none of the packages installed"
+	inside make -C /root/subpod test >"$cache/test.log" 2>&1 || { tail -n 40 "$cache/test.log"; fail "make test failed: $cache/test.log"; }
+	echo "make test has passed after $(($(date +%s) - start)) s"
+	exit
+fi
+say "the second command: make demo, with none of the packages installed"
 inside make -C /root/subpod demo >"$cache/demo.log" 2>&1 || { tail -n 40 "$cache/demo.log"; fail "make demo failed: $cache/demo.log"; }
 grep -q "hello from demo" "$cache/demo.log" || fail "make demo has shown no page"
 echo "a pod has served a page after $(($(date +%s) - start)) s"

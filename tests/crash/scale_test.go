@@ -44,7 +44,9 @@ func TestScale(t *testing.T) {
 	// The medians of ten: one outlier is another program's doing.
 	first, last := median(runs[:10]), median(runs[count-10:])
 	t.Logf("%d pods up in %.1f s; RunPodSandbox: first ten %v, last ten %v", count, up.Seconds(), first, last)
-	if last > first*3/2 {
+	// Few pods on a machine that does other work say nothing about time.
+	timed := !testing.Short()
+	if timed && last > first*3/2 {
 		t.Errorf("RunPodSandbox of the last ten took %v, of the first ten %v", last, first)
 	}
 	for name, call := range r.lists(ctx, count) {
@@ -56,7 +58,7 @@ func TestScale(t *testing.T) {
 		}
 		slices.Sort(took)
 		t.Logf("%s with %d containers: median %v, p99 %v", name, count, took[len(took)/2], took[len(took)*99/100])
-		if p99 := took[len(took)*99/100]; p99 > 50*time.Millisecond {
+		if p99 := took[len(took)*99/100]; timed && p99 > 50*time.Millisecond {
 			t.Errorf("%s: p99 %v", name, p99)
 		}
 	}
@@ -75,7 +77,7 @@ func TestScale(t *testing.T) {
 		restarts = append(restarts, time.Since(at))
 	}
 	t.Logf("from the kill of the server until the next one answers: %v", restarts)
-	if m := median(restarts); m > 2*time.Second {
+	if m := median(restarts); timed && m > 2*time.Second {
 		t.Errorf("a restart took %v", m)
 	}
 	for _, p := range []*pod{pods[0], pods[count-1]} {
