@@ -94,8 +94,8 @@ func TestNetChurn(t *testing.T) {
 	fmt.Printf("\n%d pods at concurrency %d in %.1f s; median of one: first %d %.1f ms, last %d %.1f ms\n",
 		*churn, churnConcurrency, all.Seconds(), part, ms(head), part, ms(tail))
 	// Twice is more than what a busy machine makes of two runs in a row, and far less
-	// than what a list that grows would.
-	if tail > 2*head+5*time.Millisecond {
+	// than what a list that grows would. A short run says nothing.
+	if *churn >= 1000 && tail > 2*head+5*time.Millisecond {
 		t.Errorf("pods get slower: the first took %v, the last %v", head, tail)
 	}
 }

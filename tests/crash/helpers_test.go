@@ -92,7 +92,7 @@ func TestHelpersFail(t *testing.T) {
 				switch {
 				case err == nil && what != "late": // what has done its work may pass
 					t.Errorf("CreateContainer succeeded although %s was to %s", program, what)
-				case what == "hang" && took > 3*time.Second:
+				case what == "hang" && took > 8*time.Second:
 					t.Errorf("CreateContainer took %v with a deadline of 1 s", took)
 				case what == "fail" && !strings.Contains(err.Error(), "on purpose"):
 					t.Errorf("the error does not carry what %s said: %v", program, err)
