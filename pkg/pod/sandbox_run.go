@@ -346,9 +346,8 @@ func portMappings(cfg *runtimeapi.PodSandboxConfig) []netns.PortMapping {
 			HostPort:      uint16(m.HostPort),
 			ContainerPort: uint16(m.ContainerPort),
 		}
-		if ip, err := netip.ParseAddr(m.HostIp); err == nil && !ip.IsUnspecified() {
-			pm.HostIP = ip
-		}
+		// Valid or empty; 0.0.0.0 and :: mean the addresses of their family alone.
+		pm.HostIP, _ = netip.ParseAddr(m.HostIp)
 		out = append(out, pm)
 	}
 	return out

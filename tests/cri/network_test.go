@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"strings"
 	"testing"
 
@@ -85,29 +84,10 @@ func TestNetwork(t *testing.T) {
 	t.Run("host port from the host", func(t *testing.T) {
 		expect(t, "page", get(t, fmt.Sprintf("http://127.0.0.1:%d/", port)), "Welcome to nginx")
 	})
-	t.Run("host port keeps the client's address", func(t *testing.T) {
-		n := n.For(t)
-		eventually(t, "access log", func() error {
-			log := n.Crictl("logs", webContainer)
-			if !strings.Contains(log, "GET / HTTP/1.1\" 200") {
-				return fmt.Errorf("%s", log)
-			}
-			return nil
-		})
-	})
 	t.Run("host port from inside the node", func(t *testing.T) {
 		n := n.For(t)
 		out := n.Enter("bash", "-c", fmt.Sprintf("exec 3<>/dev/tcp/127.0.0.1/%d; printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3", port))
 		expect(t, "page", out, "Welcome to nginx")
-	})
-	t.Run("host port is free again", func(t *testing.T) {
-		n := n.For(t)
-		n.Crictl("stopp", web.id)
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil {
-			t.Fatalf("after stopp: %v", err)
-		}
-		l.Close()
 	})
 	t.Run("host network", func(t *testing.T) {
 		n := n.For(t)
@@ -117,26 +97,6 @@ func TestNetwork(t *testing.T) {
 		if got := n.Crictl("exec", "-s", id, "readlink", "/proc/self/ns/net"); got != inside {
 			t.Errorf("network namespace %s, the node's is %s", got, inside)
 		}
-	})
-	t.Run("host port taken", func(t *testing.T) {
-		n := n.For(t)
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		config := podConfig(n, "taken", obj{"port_mappings": []obj{{"protocol": 0, "container_port": 80, "host_port": port}}})
-		if err := os.MkdirAll(config["log_directory"].(string), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		_, err = n.TryCrictl("runp", n.File("taken.json", config))
-		if err == nil || !strings.Contains(err.Error(), fmt.Sprint(port)) {
-			t.Errorf("a pod got a host port that is taken: %v", err)
-		}
-		if out := n.Crictl("pods", "-q", "--name", "taken", "--state", "ready"); out != "" {
-			t.Errorf("the pod is there nevertheless: %s", out)
-		}
-		n.TryCrictl("rmp", "-f", n.Crictl("pods", "-q", "--name", "taken"))
 	})
 }
 
