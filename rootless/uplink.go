@@ -12,6 +12,7 @@ import (
 	"github.com/rootless-containers/rootlesskit/v3/pkg/network"
 	pastadriver "github.com/rootless-containers/rootlesskit/v3/pkg/network/pasta"
 	"github.com/rootless-containers/rootlesskit/v3/pkg/network/slirp4netns"
+	"golang.org/x/sys/unix"
 )
 
 // Uplinks: what connects the node network namespace to the host.
@@ -140,17 +141,28 @@ func (c Config) fallBack(h Host) Config {
 	return c
 }
 
-// UplinkLimits says in words what an uplink cannot do.
+// UplinkLimits says in words what an uplink cannot do on this host.
 func UplinkLimits(uplink string) string {
 	switch uplink {
 	case UplinkSlirp:
-		return "IPv4 only; every packet passes through one process: about a third of the speed of loopback; existing connections are lost when it is restarted"
+		return "IPv4 only; every packet passes through one process: about a third of the speed of loopback; existing connections are lost when it is restarted" + pingLimit()
 	case UplinkPasta:
-		return "IPv4 only; every packet passes through one process; started again when the host's DNS servers change, which ends connections"
+		return "IPv4 only; every packet passes through one process; started again when the host's DNS servers change, which ends connections" + pingLimit()
 	case UplinkNone:
 		return "pods reach each other and nothing else; host ports work"
 	case UplinkHost:
 		return "pods share the network that the daemon was started in: no addresses of their own, no isolation"
 	}
+	return ""
+}
+
+// pingLimit says so when the caller may not send ICMP echo requests without privileges
+// (icmp(7), ping_group_range), and with it the uplink for the pods.
+func pingLimit() string {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMP)
+	if err != nil {
+		return "; no ICMP echo to the outside, unless: sudo sysctl -w net.ipv4.ping_group_range='0 2147483647'"
+	}
+	unix.Close(fd)
 	return ""
 }

@@ -20,6 +20,9 @@ type nodeInfo struct {
 		Nested         bool
 		UIDMap, GIDMap []idRange
 	} `json:"node"`
+	Uplink struct {
+		Reason, Limits string
+	} `json:"uplink"`
 	Storage struct {
 		Driver, Reason, BackingFS, Root string
 	} `json:"storage"`
@@ -44,6 +47,8 @@ type infoRow struct {
 	StorageWhy  string   `json:"storageReason"`
 	BackingFS   string   `json:"backingFileSystem"`
 	Uplink      string   `json:"uplink,omitempty"`
+	UplinkWhy   string   `json:"uplinkReason,omitempty"`
+	UplinkLimit string   `json:"uplinkLimits,omitempty"`
 	Nested      bool     `json:"nested"`
 	IDs         string   `json:"ids"`
 	Limits      string   `json:"limits"`
@@ -61,7 +66,7 @@ func readNode(ctx context.Context, c *client.Client) (nodeInfo, error) {
 	if err != nil {
 		return n, err
 	}
-	for part, into := range map[string]any{"node": &n.Node, "storage": &n.Storage, "cgroup": &n.Cgroup} {
+	for part, into := range map[string]any{"node": &n.Node, "uplink": &n.Uplink, "storage": &n.Storage, "cgroup": &n.Cgroup} {
 		if text := st.Info[part]; text != "" {
 			if err := json.Unmarshal([]byte(text), into); err != nil {
 				return n, fmt.Errorf("decode the daemon's status (%s): %w", part, err)
@@ -125,7 +130,7 @@ func newInfo(a *app) *cobra.Command {
 				{"data", row.DataDir},
 				{"storage", fmt.Sprintf("%s (%s) on %s", row.Storage, row.StorageWhy, row.BackingFS)},
 				{"IDs", row.IDs},
-				{"uplink", row.Uplink},
+				{"uplink", row.uplink()},
 				{"limits", row.Limits},
 				{"handlers", strings.Join(row.Handlers, ", ")},
 				{"objects", fmt.Sprintf("%d pods, %d containers, %d images", row.Pods, row.Containers, row.Images)},
@@ -140,6 +145,18 @@ func newInfo(a *app) *cobra.Command {
 	return cmd
 }
 
+// uplink is one line of all that is known of it.
+func (r infoRow) uplink() string {
+	s := r.Uplink
+	if r.UplinkWhy != "" {
+		s += " (" + r.UplinkWhy + ")"
+	}
+	if r.UplinkLimit != "" {
+		s += ": " + r.UplinkLimit
+	}
+	return s
+}
+
 func readInfo(ctx context.Context, conn *connection) (infoRow, error) {
 	row := infoRow{Version: buildVersion(), Socket: conn.config.Daemon.Socket, DataDir: conn.config.Daemon.DataDir}
 	node, err := readNode(ctx, conn.Client)
@@ -148,6 +165,7 @@ func readInfo(ctx context.Context, conn *connection) (infoRow, error) {
 	}
 	row.Storage, row.StorageWhy, row.BackingFS = node.Storage.Driver, node.Storage.Reason, node.Storage.BackingFS
 	row.Uplink, row.Nested, row.IDs = uplinkName(node), node.Node.Nested, explainMap(node.Node.UIDMap)
+	row.UplinkWhy, row.UplinkLimit = node.Uplink.Reason, node.Uplink.Limits
 	row.Limits, row.Controllers = "none: "+node.Cgroup.Reason, node.Cgroup.Controllers
 	if node.Cgroup.Delegated {
 		row.Limits = fmt.Sprintf("cgroup v%d, %s driver: %s", node.Cgroup.Version, node.Cgroup.Driver, strings.Join(node.Cgroup.Controllers, " "))

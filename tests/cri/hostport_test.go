@@ -17,16 +17,14 @@ import (
 	"github.com/subpod/subpod/tests/node"
 )
 
-// peerArg makes the test binary a server that tells its clients their own addresses,
-// by TCP and UDP, on the port that follows.
-const peerArg = "tell-peers"
-
-func tellPeers(port string) error {
-	l, err := net.Listen("tcp", ":"+port)
+// tellPeers is a server that tells its clients their own addresses, by TCP and UDP.
+// Argument: its port.
+func tellPeers(args []string) error {
+	l, err := net.Listen("tcp", ":"+args[0])
 	if err != nil {
 		return err
 	}
-	u, err := net.ListenPacket("udp", ":"+port)
+	u, err := net.ListenPacket("udp", ":"+args[0])
 	if err != nil {
 		return err
 	}
@@ -75,6 +73,17 @@ func peerOf(network, local, server string, port int) (netip.Addr, error) {
 	return peer.Addr().Unmap(), err
 }
 
+// askPeer prints what peerOf says. Arguments: network, server, port.
+func askPeer(args []string) error {
+	port, err := strconv.Atoi(args[2])
+	if err != nil {
+		return err
+	}
+	peer, err := peerOf(args[0], "", args[1], port)
+	fmt.Println(peer)
+	return err
+}
+
 // mapping is a port mapping onto the server of runPeers.
 func mapping(protocol, hostPort int, hostIP string) obj {
 	return obj{"protocol": protocol, "container_port": 8000, "host_port": hostPort, "host_ip": hostIP}
@@ -90,7 +99,7 @@ func runPeers(t *testing.T, n *node.Node, name string, mappings ...obj) *pod {
 		t.Fatal(err)
 	}
 	p := runPod(t, n, name, nil, obj{"port_mappings": mappings})
-	p.run("peers", []string{"/peers", peerArg, "8000"}, obj{"mounts": []obj{{"host_path": exe, "container_path": "/peers", "readonly": true}}})
+	p.peers = p.run("peers", []string{"/peers", "tell-peers", "8000"}, obj{"mounts": []obj{{"host_path": exe, "container_path": "/peers", "readonly": true}}})
 	return p
 }
 

@@ -15,13 +15,24 @@ import (
 	"github.com/subpod/subpod/tests/node"
 )
 
-// TestMain lets the test binary also be a server in a pod.
+// TestMain lets the test binary also be a program in a pod or in another namespace.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 3 && os.Args[1] == peerArg {
-		fmt.Fprintln(os.Stderr, tellPeers(os.Args[2]))
-		os.Exit(1)
+	if len(os.Args) > 2 && parts[os.Args[1]] != nil {
+		if err := parts[os.Args[1]](os.Args[2:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	}
 	node.Main(m)
+}
+
+// parts are the programs that the test binary can be, by first argument.
+var parts = map[string]func(args []string) error{
+	"tell-peers":   tellPeers,
+	"ask-peer":     askPeer,
+	"answer-names": answerNames,
+	"resolve":      resolve,
 }
 
 const (
@@ -83,6 +94,7 @@ type pod struct {
 	name   string
 	config string // path
 	logs   string
+	peers  string // container of runPeers
 }
 
 // runPod starts a sandbox. It is removed at the end of the test.
