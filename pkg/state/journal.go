@@ -56,7 +56,8 @@ type entry struct {
 
 var seqKey = []byte("journal")
 
-// openDisk replays the journal into the database.
+// openDisk replays the journal into the database. What the database has no room
+// for stays pending: a server must start on a full disk, too.
 func openDisk(db *bolt.DB, path string, failed func(error)) (*disk, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
@@ -84,21 +85,36 @@ func (d *disk) replay() error {
 	}
 	for {
 		var e entry
-		n, ok := readEntry(text, &e)
+		n, ok := readEntry(text[d.size:], &e)
 		if !ok {
 			break // the end, or torn: what follows was never acknowledged
 		}
-		text = text[n:]
+		d.size += int64(n)
 		if e.Seq > d.seq {
 			d.seq = e.Seq
 			d.pending[row{e.Bucket, e.Key}] = e.Value
 		}
 	}
-	if err := d.store(d.pending, d.seq); err != nil {
-		return err
+	if err := d.flushLocked(); err != nil {
+		d.failed(err)
+		d.timer = time.AfterFunc(10*flushDelay, d.flush)
+		return d.journal.Truncate(d.size)
 	}
-	d.pending = map[row][]byte{}
-	return d.journal.Truncate(0)
+	return nil
+}
+
+// rows are the changes of a bucket that the database does not hold yet; nil is a
+// deletion.
+func (d *disk) rows(bucket string) map[string][]byte {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := map[string][]byte{}
+	for k, v := range d.pending {
+		if k.bucket == bucket {
+			out[k.key] = v
+		}
+	}
+	return out
 }
 
 const headerSize = 8 // length and checksum of the entry that follows

@@ -23,10 +23,7 @@ func migrate(tx *bolt.Tx) error {
 	if err != nil {
 		return err
 	}
-	var version uint64
-	if b := meta.Get(versionKey); len(b) == 8 {
-		version = binary.BigEndian.Uint64(b)
-	}
+	version := versionOf(meta)
 	if version > uint64(len(migrations)) {
 		return fmt.Errorf("version %d, this subpod knows %d: %w (install the newer subpod again, or remove the state directory)", version, len(migrations), ErrTooNew)
 	}
@@ -36,4 +33,17 @@ func migrate(tx *bolt.Tx) error {
 		}
 	}
 	return meta.Put(versionKey, binary.BigEndian.AppendUint64(nil, version))
+}
+
+func versionOf(meta *bolt.Bucket) (version uint64) {
+	if b := meta.Get(versionKey); len(b) == 8 {
+		version = binary.BigEndian.Uint64(b)
+	}
+	return version
+}
+
+// current says whether a database needs no migration.
+func current(tx *bolt.Tx) bool {
+	meta := tx.Bucket(metaBucket)
+	return meta != nil && versionOf(meta) == uint64(len(migrations))
 }

@@ -78,8 +78,15 @@ const (
 	containerBucket = "containers"
 )
 
-// prepare migrates the database and makes its buckets.
+// prepare migrates the database and makes its buckets, once: the disk may be full.
 func prepare(db *bolt.DB) error {
+	done := false
+	if err := db.View(func(tx *bolt.Tx) error {
+		done = current(tx)
+		return nil
+	}); done || err != nil {
+		return err
+	}
 	return db.Update(func(tx *bolt.Tx) error {
 		if err := migrate(tx); err != nil {
 			return err
@@ -161,14 +168,25 @@ type table[T any] struct {
 
 func (t *table[T]) load(log *slog.Logger) error {
 	t.rows = map[string]T{}
+	pending := t.disk.rows(t.bucket)
+	add := func(id string, text []byte) {
+		var row T
+		if err := json.Unmarshal(text, &row); err != nil {
+			log.Error("a record cannot be read and is left out", "kind", t.kind, "id", id, "error", err)
+			return
+		}
+		t.rows[id] = row
+	}
+	for id, text := range pending {
+		if text != nil {
+			add(id, text)
+		}
+	}
 	return t.disk.db.View(func(tx *bolt.Tx) error {
 		return tx.Bucket([]byte(t.bucket)).ForEach(func(k, v []byte) error {
-			var row T
-			if err := json.Unmarshal(v, &row); err != nil {
-				log.Error("a record cannot be read and is left out", "kind", t.kind, "id", string(k), "error", err)
-				return nil
+			if _, newer := pending[string(k)]; !newer {
+				add(string(k), v)
 			}
-			t.rows[string(k)] = row
 			return nil
 		})
 	})

@@ -95,7 +95,17 @@ func TestDiskFull(t *testing.T) {
 	r.full("true")
 	r.unharmed(p)
 	q := r.newPod(sleeper)
-	refused(t, "RunPodSandbox without room for its record", q.run(ctx), codes.ResourceExhausted, "no space left")
+	err = q.run(ctx)
+	var lucky []*pod // the last page of the records' file may have room for some
+	for range 8 {
+		if err != nil {
+			break
+		}
+		lucky = append(lucky, q)
+		q = r.newPod(sleeper)
+		err = q.run(ctx)
+	}
+	refused(t, "RunPodSandbox without room for its record", err, codes.ResourceExhausted, "no space left")
 	r.must("the refused pod", q.gone(ctx))
 	// Lists and a new server need no room.
 	r.killServer()
@@ -106,6 +116,9 @@ func TestDiskFull(t *testing.T) {
 
 	r.free()
 	eventually(t, "there is room again", converge, func() error { return r.pull(ctx, busybox) })
+	for _, p := range lucky {
+		r.must("remove", p.removePod(ctx))
+	}
 	r.must("the refused pod", q.logsInNode().up(ctx))
 	_, err = q.exec(ctx, "true")
 	r.must("exec", err)
