@@ -278,7 +278,7 @@ func podRows(ctx context.Context, c *client.Client) ([]podRow, error) {
 		}
 		r := podRow{
 			ID: p.Id, Name: client.PodName(p), Namespace: p.Metadata.GetNamespace(), Created: nanoTime(p.CreatedAt), State: "notready",
-			Handler: p.RuntimeHandler, Labels: notNil(p.Labels),
+			Handler: p.RuntimeHandler, Labels: notNil(p.Labels), IPs: []string{}, Containers: []string{}, // lists, also when empty
 		}
 		if p.State == runtimeapi.PodSandboxState_SANDBOX_READY {
 			r.State = "ready"
