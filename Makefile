@@ -12,8 +12,8 @@ USER    := $(CURDIR)/tests/user.sh
 SOURCES := $(shell find cmd pkg rootless storage netns configs -name '*.go' -o -name '*.toml' -o -name '*.json' 2>/dev/null) go.mod go.sum
 
 # The command, the server that it starts in the node, and the small program that
-# keeps the node.
-BINARIES := bin/subpod bin/subpod-server bin/subpod-node
+# keeps the node, without and with the uplink gvisor-tap-vsock.
+BINARIES := bin/subpod bin/subpod-server bin/subpod-node bin/subpod-node-gvisor
 
 .DEFAULT_GOAL := build
 
@@ -26,7 +26,7 @@ deps: ## Install what is missing on this machine (needs root or sudo for that)
 	@tests/deps.sh
 
 .PHONY: build
-build: $(BINARIES) ## Build bin/subpod, bin/subpod-server and bin/subpod-node
+build: $(BINARIES) ## Build subpod, subpod-server, subpod-node and subpod-node-gvisor in bin
 
 bin/%: $(SOURCES)
 	$(BUILD) -o $@ ./cmd/$*

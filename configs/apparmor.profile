@@ -5,7 +5,7 @@ abi <abi/4.0>,
 
 include <tunables/global>
 
-profile subpod "@SUBPOD@{,-node,-server}" flags=(unconfined) {
+profile subpod "@SUBPOD@{,-node,-node-gvisor,-server}" flags=(unconfined) {
   userns,
 
   include if exists <local/subpod>

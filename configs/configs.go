@@ -48,7 +48,7 @@ func Crictl(socket string) (string, error) {
 }
 
 // AppArmorProfile returns an AppArmor profile that lets the subpod binary at
-// the absolute path binary (and subpod-node and subpod-server beside it) make user namespaces.
+// the absolute path binary (and subpod-node, subpod-node-gvisor and subpod-server beside it) make user namespaces.
 func AppArmorProfile(binary string) (string, error) {
 	if err := checkPath(binary); err != nil {
 		return "", fmt.Errorf("AppArmor profile: %w", err)

@@ -36,7 +36,7 @@ func TestTemplates(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := `profile subpod "/opt/\{a\}/sub pod{,-node,-server}" flags=(unconfined) {`; !strings.Contains(profile, want) {
+	if want := `profile subpod "/opt/\{a\}/sub pod{,-node,-node-gvisor,-server}" flags=(unconfined) {`; !strings.Contains(profile, want) {
 		t.Errorf("the profile has no %s:\n%s", want, profile)
 	}
 	for name, make := range map[string]func(string) (string, error){"unit": SystemdUnit, "crictl": Crictl, "apparmor": AppArmorProfile} {

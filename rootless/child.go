@@ -17,12 +17,12 @@ const selfExe = "/proc/self/exe"
 
 // runChild is rootlesskit's child: PID 1 of the node. It ends when the
 // supervisor does, and the kernel then ends all processes of the node.
-func runChild() error {
+func runChild(more []UplinkDriver) error {
 	c, err := loadConfig(os.Getenv(envState))
 	if err != nil {
 		return fmt.Errorf("read the node's configuration: %w", err)
 	}
-	c.Log = newLogger(c, "child")
+	c.Log, c.drivers = newLogger(c, "child"), more
 	redirectLogrus(c.Log)
 	if err := restorePath(c); err != nil {
 		return err

@@ -53,6 +53,8 @@ type Config struct {
 	LogJSON  bool
 	// Log is used by the calling process; nil means one made from LogLevel.
 	Log *slog.Logger `json:"-"`
+
+	drivers []UplinkDriver // what this process has beside the ones that all have
 }
 
 // Bind is a mount from the host's view of the file system into the node's.

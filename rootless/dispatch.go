@@ -39,8 +39,9 @@ const (
 
 // Dispatch takes over a process that this package has started as a part of the
 // node and ends it; in any other process it returns at once. It must be the
-// first call in main of each binary that calls Run, Exec or Enter.
-func Dispatch() {
+// first call in main of each binary that calls Run, Exec or Enter. The uplinks are
+// those that the binary has beside the ones that all have.
+func Dispatch(more ...UplinkDriver) {
 	// Rootlesskit makes the detached network namespace by running this binary
 	// under the name of unshare(1).
 	if filepath.Base(os.Args[0]) == "unshare" {
@@ -55,13 +56,13 @@ func Dispatch() {
 	// The pipe comes before the role: the child sets the role for the process
 	// after it, and is itself executed again in between.
 	if os.Getenv(envPipe) != "" {
-		exit(runChild())
+		exit(runChild(more))
 	}
 	switch os.Getenv(envRole) {
 	case "":
 		return
 	case roleParent:
-		exit(runParentRole())
+		exit(runParentRole(more))
 	case roleSupervisor:
 		exit(runSupervisorRole())
 	case roleNested:

@@ -15,8 +15,11 @@ import (
 // memory that they take in subpod, and a third of what they take in the server's.
 const NodeBinary = "subpod-node"
 
-// Exec replaces this process by NodeBinary, found beside this executable, which
-// then does what Run does. Where there is none this process does so, and ends
+// GvisorBinary is NodeBinary with UplinkGvisor, which makes it nearly twice as big.
+const GvisorBinary = "subpod-node-gvisor"
+
+// Exec replaces this process by NodeBinary, or by GvisorBinary where the uplink is that
+// one, found beside this executable, which then does what Run does. Where there is none this process does so, and ends
 // with the node's exit code. Exec returns only when the start itself fails.
 func Exec(c Config) error {
 	exe, err := os.Executable()
@@ -27,6 +30,10 @@ func Exec(c Config) error {
 		return err
 	}
 	path := filepath.Join(filepath.Dir(exe), NodeBinary)
+	// A Config that cannot be resolved is for Run to refuse.
+	if r, err := c.resolve(); err == nil && r.settleUplink(ThisHost()).Uplink == UplinkGvisor {
+		path = filepath.Join(filepath.Dir(exe), GvisorBinary)
+	}
 	if unix.Access(path, unix.X_OK) != nil {
 		exit(Run(context.Background(), c))
 	}
@@ -41,8 +48,8 @@ func Exec(c Config) error {
 }
 
 // runParentRole is Run in a process that Exec has made.
-func runParentRole() error {
-	var c Config
+func runParentRole(more []UplinkDriver) error {
+	c := Config{drivers: more}
 	if err := json.Unmarshal([]byte(os.Getenv(envConfig)), &c); err != nil {
 		return fmt.Errorf("decode %s: %w", envConfig, err)
 	}

@@ -115,7 +115,7 @@ func (h Host) Proc() *Problem {
 	return nil
 }
 
-// Tun tries /dev/net/tun, which slirp4netns and pasta need.
+// Tun tries /dev/net/tun, which slirp4netns, pasta and gvisor-tap-vsock need.
 func (h Host) Tun() *Problem { return h.device("/dev/net/tun", "tun", ErrNoTun) }
 
 // Fuse tries /dev/fuse, which fuse-overlayfs needs.

@@ -35,6 +35,10 @@ func (c Config) settle(h Host) Config {
 	if c.IDMapping == IDsAuto {
 		c.IDMapping, c.IDReason = h.idMapping()
 	}
+	return c.settleUplink(h)
+}
+
+func (c Config) settleUplink(h Host) Config {
 	if c.Uplink == UplinkAuto {
 		c.Uplink, c.UplinkReason = h.uplink()
 	}

@@ -57,7 +57,7 @@ func preflight(h Host, c Config) error {
 	if c.IDMapping == IDsSubordinate {
 		problems = append(problems, h.IDMappers(), h.SubIDs())
 	}
-	if c.Uplink == UplinkSlirp || c.Uplink == UplinkPasta {
+	if c.Uplink == UplinkSlirp || c.Uplink == UplinkPasta || c.Uplink == UplinkGvisor {
 		problems = append(problems, h.Tun())
 	}
 	var errs []error

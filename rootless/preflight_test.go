@@ -268,7 +268,7 @@ func TestBadConfig(t *testing.T) {
 	}
 	c := good
 	c.Uplink = "carrier-pigeon"
-	if _, err := c.resolve(); !errors.Is(err, ErrBadUplink) || !strings.Contains(err.Error(), `["auto" "slirp4netns" "pasta" "none" "host"]`) {
+	if _, err := c.resolve(); !errors.Is(err, ErrBadUplink) || !strings.Contains(err.Error(), `["auto" "slirp4netns" "pasta" "gvisor-tap-vsock" "none" "host"]`) {
 		t.Errorf("unknown uplink: %v", err)
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/rootless-containers/rootlesskit/v3/pkg/api"
@@ -19,7 +21,10 @@ import (
 const (
 	UplinkSlirp = "slirp4netns"
 	UplinkPasta = "pasta"
-	UplinkNone  = "none" // loopback only; host ports still work
+	// UplinkGvisor is a network stack in the node's own processes. It needs no program
+	// but GvisorBinary.
+	UplinkGvisor = "gvisor-tap-vsock"
+	UplinkNone   = "none" // loopback only; host ports still work
 	// UplinkHost makes no node network namespace: pods are in the network that the
 	// daemon was started in.
 	UplinkHost = "host"
@@ -27,6 +32,22 @@ const (
 	// /dev/net/tun.
 	UplinkAuto = "auto"
 )
+
+// UplinkDriver is an uplink that only some of the binaries have: Dispatch is told.
+type UplinkDriver struct {
+	Name   string // one of Uplinks
+	Parent func(Config) (network.ParentDriver, error)
+	Child  func() network.ChildDriver
+}
+
+// driver returns the one for c.Uplink that this process was given, if any.
+func (c Config) driver() (UplinkDriver, bool) {
+	i := slices.IndexFunc(c.drivers, func(d UplinkDriver) bool { return d.Name == c.Uplink })
+	if i < 0 {
+		return UplinkDriver{}, false
+	}
+	return c.drivers[i], true
+}
 
 // maxMTU is the largest that slirp4netns and pasta take.
 const maxMTU = 65521
@@ -36,7 +57,7 @@ var ErrBadUplink = errors.New("unknown uplink")
 
 // Uplinks lists the known values of Config.Uplink, the default first.
 func Uplinks() []string {
-	return []string{UplinkAuto, UplinkSlirp, UplinkPasta, UplinkNone, UplinkHost}
+	return []string{UplinkAuto, UplinkSlirp, UplinkPasta, UplinkGvisor, UplinkNone, UplinkHost}
 }
 
 // ownNetwork reports whether the node has a network namespace of its own.
@@ -55,7 +76,11 @@ func newUplink(c Config) (network.ParentDriver, error) {
 	case UplinkNone:
 		d = noUplink{}
 	default:
-		return nil, fmt.Errorf("%w %q: known are %q", ErrBadUplink, c.Uplink, Uplinks())
+		more, ok := c.driver()
+		if !ok {
+			return nil, fmt.Errorf("%w: uplink %s is a part of %s, which has to lie beside subpod", ErrMissingProgram, c.Uplink, GvisorBinary)
+		}
+		d, err = more.Parent(c)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("set up uplink %s: %w", c.Uplink, err)
@@ -69,9 +94,11 @@ func newUplinkChild(c Config) network.ChildDriver {
 		return slirp4netns.NewChildDriver()
 	case UplinkPasta:
 		return pastadriver.NewChildDriver()
-	default:
+	case UplinkNone:
 		return noUplink{}
 	}
+	more, _ := c.driver() // the parent has it, which is the same program
+	return more.Child()
 }
 
 // noUplink is both ends of a node network with nothing but loopback.
@@ -120,7 +147,8 @@ func hostDNS() string {
 // fallBack takes the first of UplinkFallback whose program is there when that of the
 // chosen uplink is missing, and says so in UplinkReason.
 func (c Config) fallBack(h Host) Config {
-	programs := map[string]string{UplinkSlirp: c.SlirpBinary, UplinkPasta: c.PastaBinary}
+	programs := map[string]string{UplinkSlirp: c.SlirpBinary, UplinkPasta: c.PastaBinary,
+		UplinkGvisor: filepath.Join(filepath.Dir(h.Executable), GvisorBinary)}
 	missing := func(uplink string) bool {
 		if programs[uplink] == "" {
 			return false
@@ -148,6 +176,8 @@ func UplinkLimits(uplink string) string {
 		return "IPv4 only; every packet passes through one process: about a third of the speed of loopback; existing connections are lost when it is restarted" + pingLimit()
 	case UplinkPasta:
 		return "IPv4 only; every packet passes through one process; started again when the host's DNS servers change, which ends connections" + pingLimit()
+	case UplinkGvisor:
+		return "IPv4 only; every packet passes through two processes of the node; ICMP echo to the outside is answered by the uplink itself, whether or not anyone is there"
 	case UplinkNone:
 		return "pods reach each other and nothing else; host ports work"
 	case UplinkHost:

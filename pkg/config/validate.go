@@ -67,7 +67,7 @@ func (v *validator) daemon(d Daemon) {
 
 func (v *validator) node(n Node) {
 	// As rootless.Uplinks, which also refuses others: here with file and line.
-	v.oneOf("node.uplink", n.Uplink, "auto", "slirp4netns", "pasta", "none", "host")
+	v.oneOf("node.uplink", n.Uplink, "auto", "slirp4netns", "pasta", "gvisor-tap-vsock", "none", "host")
 	v.oneOf("node.id_mapping", n.IDMapping, "auto", "subordinate", "single")
 	v.noneEmpty("node.uplink_fallback", n.UplinkFallback)
 	v.mtu("node.mtu", n.MTU)

@@ -170,7 +170,7 @@ func TestFakeHosts(t *testing.T) {
 		{"AppArmor", func(f *fake) {
 			f.sysctl("kernel/apparmor_restrict_unprivileged_userns", 1)
 			f.TryUserNS = func() error { return errors.New("fork/exec: permission denied") }
-		}, "user namespaces", Error, "AppArmor restricts them", "profile subpod \"/opt/subpod/bin/subpod{,-node,-server}\""},
+		}, "user namespaces", Error, "AppArmor restricts them", "profile subpod \"/opt/subpod/bin/subpod{,-node,-node-gvisor,-server}\""},
 		{"AppArmor with a profile", func(f *fake) { f.sysctl("kernel/apparmor_restrict_unprivileged_userns", 1) },
 			"user namespaces", OK, "allows this program", ""},
 		{"seccomp", func(f *fake) { f.TryUserNS = func() error { return errors.New("operation not permitted") } },

@@ -41,6 +41,9 @@ func (h Host) needed() []program {
 	if uplink == rootless.UplinkPasta {
 		list = append(list, program{"pasta", c.Node.PastaPath, "passt", Error, "is the pods' way out"})
 	}
+	if uplink == rootless.UplinkGvisor {
+		list = append(list, program{rootless.GvisorBinary, filepath.Join(filepath.Dir(h.Executable), rootless.GvisorBinary), "subpod", Error, "is the pods' way out"})
+	}
 	list = append(list, program{"fuse-overlayfs", c.Storage.MountProgram, "fuse-overlayfs",
 		ifUsed(c.Storage.Driver == "fuse-overlayfs"), "mounts the containers' root file systems"})
 	for _, name := range slices.Sorted(maps.Keys(c.Runtime.Handlers)) {

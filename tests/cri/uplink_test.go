@@ -97,10 +97,13 @@ func answerNames(args []string) error {
 // the outside in by host ports, and answers DNS with the servers that the host's
 // resolv.conf names now.
 func TestUplinks(t *testing.T) {
-	for _, uplink := range []string{"slirp4netns", "pasta"} {
+	for _, uplink := range []string{"slirp4netns", "pasta", "gvisor-tap-vsock"} {
 		t.Run(uplink, func(t *testing.T) { testUplink(t, uplink) })
 	}
 }
+
+// gateways that answer; with pasta the gateway is only a name for the host.
+var gateways = map[string]string{"slirp4netns": "10.0.2.2", "gvisor-tap-vsock": "10.0.2.1"}
 
 func testUplink(t *testing.T, uplink string) {
 	n := node.Start(t, node.Options{Prefix: world(), Config: "[node]\nuplink = \"" + uplink + "\"\n"})
@@ -130,8 +133,8 @@ func testUplink(t *testing.T, uplink string) {
 	}
 	tool := p.run("tool", sleeper())
 	pinged := []string{worldAddress}
-	if uplink == "slirp4netns" {
-		pinged = append(pinged, "10.0.2.2") // with pasta the gateway is only a name for the host
+	if gateway := gateways[uplink]; gateway != "" {
+		pinged = append(pinged, gateway)
 	}
 	for _, address := range pinged {
 		if out, err := n.TryCrictl("exec", "-s", tool, "ping", "-c", "1", "-W", "5", address); err != nil {
@@ -165,4 +168,25 @@ func resolve(args []string) error {
 	slices.Sort(addrs)
 	fmt.Println(strings.Join(addrs, " "))
 	return err
+}
+
+// TestUplinkFallback: what is not installed is passed over, in the order of the default
+// configuration.
+func TestUplinkFallback(t *testing.T) {
+	for _, c := range []struct{ missing, want string }{
+		{"slirp4netns_path = \"/nonexistent\"\n", "pasta (/nonexistent is not installed; pasta is next in node.uplink_fallback): IPv4 only"},
+		{"slirp4netns_path = \"/nonexistent\"\npasta_path = \"/nonexistent\"\n", "gvisor-tap-vsock (/nonexistent is not installed; gvisor-tap-vsock is next in node.uplink_fallback): IPv4 only"},
+	} {
+		n := node.Start(t, node.Options{Config: "[node]\n" + c.missing})
+		out, err := n.Subpod("info")
+		if err != nil {
+			t.Fatal(err)
+		}
+		expect(t, "info", out, c.want)
+		out, err = n.Subpod("doctor")
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		n.Stop()
+	}
 }
