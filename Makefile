@@ -39,8 +39,8 @@ demo: deps ## Run a pod from nothing, and clean up
 .PHONY: test
 test: deps ## Install what is missing, build, and run everything
 	@$(MAKE) --no-print-directory build lint
-	@$(MAKE) --no-print-directory test-unit
 	@$(MAKE) --no-print-directory test-tools test-images
+	@$(MAKE) --no-print-directory test-unit
 	@$(MAKE) --no-print-directory test-cri
 	@$(MAKE) --no-print-directory test-cli
 	@$(MAKE) --no-print-directory test-net-churn CHURN=100
@@ -59,7 +59,7 @@ DAEMON = $(shell $(GO) list -tags "$(TAGS)" ./tests/... | grep -vE '/tests/(arch
 
 # The tests of the packages run as an ordinary user, each in what it needs.
 .PHONY: test-unit
-test-unit: ## The tests of the packages, and the rules of the house
+test-unit: test-images ## The tests of the packages, and the rules of the house
 	$(TEST) -exec $(USER) -timeout 10m $(UNIT)
 
 .PHONY: test-cri

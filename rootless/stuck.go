@@ -19,18 +19,28 @@ import (
 // has said why on stderr.
 var errStartFailed = errors.New("the node's first process has ended during the start (its own message is above)")
 
-// unreaped is how long a child may be a zombie before rootlesskit must be
-// waiting for something else.
-const unreaped = time.Second
+// errNotReaped: a PID namespace ends when all its processes have been waited for.
+// One that entered it from outside, and whose parent was killed there, is for the
+// machine's first process to wait for.
+var errNotReaped = errors.New("the node has ended, but this machine's first process waits for no process left to it: run an init there (for a container: docker run --init, or catatonit)")
+
+// How long a child may be a zombie before rootlesskit must be waiting for
+// something else, and before a node that was told to stop is taken for ended.
+const (
+	unreaped    = time.Second
+	slowestStop = 8 * time.Second
+)
 
 // runRootlesskit is parent.Parent with an end in every case. While it sets up
 // the node, rootlesskit reads a pipe of which it holds the other end itself, and
 // opens a fifo that only the child opens: both last for ever when the child dies
-// first. A child that has ended and that nobody waits for gives this away.
+// first. A child that has ended and that nobody waits for gives this away; so does
+// one that cannot end (errNotReaped).
 func runRootlesskit(opt parent.Opt) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	stuck := watchZombies(ctx)
+	stuck := make(chan error, 1)
+	go func() { stuck <- watchZombies(ctx) }()
 	ended := make(chan error, 1)
 	go func() {
 		// The child's death signal is tied to the thread that starts it.
@@ -40,43 +50,47 @@ func runRootlesskit(opt parent.Opt) error {
 	select {
 	case err := <-ended:
 		return err
-	case <-stuck:
-		return errors.Join(errStartFailed, os.RemoveAll(opt.StateDir))
+	case err := <-stuck:
+		return errors.Join(err, os.RemoveAll(opt.StateDir))
 	}
 }
 
-// watchZombies closes the channel when a child of this process has been a
-// zombie for longer than any wait for it takes.
-func watchZombies(ctx context.Context) <-chan struct{} {
-	stuck := make(chan struct{})
-	chld := make(chan os.Signal, 1)
-	signal.Notify(chld, unix.SIGCHLD)
-	go func() {
-		defer signal.Stop(chld)
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-chld:
-			}
-			before := zombies()
-			if len(before) == 0 {
-				continue
-			}
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(unreaped):
-			}
-			for pid := range zombies() {
-				if before[pid] {
-					close(stuck)
-					return
-				}
+// watchZombies returns when a child of this process has been a zombie for longer
+// than any wait for it takes, with the reason.
+func watchZombies(ctx context.Context) error {
+	child, stop := make(chan os.Signal, 1), make(chan os.Signal, 1)
+	signal.Notify(child, unix.SIGCHLD)
+	signal.Notify(stop, unix.SIGTERM, unix.SIGINT)
+	defer signal.Stop(child)
+	defer signal.Stop(stop)
+	why, patience := errStartFailed, unreaped
+	var tick <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-stop:
+			// A namespace's first process that cannot end sends no SIGCHLD.
+			why, patience, tick = errNotReaped, slowestStop, time.Tick(slowestStop/2)
+			continue
+		case <-tick:
+		case <-child:
+		}
+		before := zombies()
+		if len(before) == 0 {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(patience):
+		}
+		for pid := range zombies() {
+			if before[pid] {
+				return why
 			}
 		}
-	}()
-	return stuck
+	}
 }
 
 // zombies returns the children of this process that have ended and that nobody

@@ -111,7 +111,8 @@ unshare --mount --propagation private --pid --fork --kill-child sh -ec '
 	umount -l /old
 	rmdir /old
 	: >/ready
-	exec sleep infinity' sh "$machine" </dev/null &
+	# A shell waits for the processes that are left to it, as an init does.
+	while :; do sleep 3600 & wait $!; done' sh "$machine" </dev/null &
 tries=0
 until [ -e "$machine/ready" ]; do
 	tries=$((tries + 1))

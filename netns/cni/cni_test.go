@@ -94,22 +94,10 @@ func TestSinglePluginFile(t *testing.T) {
 }
 
 // TestFlannel: the configuration that flannel's daemon set installs. Its plugin is
-// not in Debian: this one does what flannel's does, with the network of
-// /run/flannel/subnet.env given.
+// not in Debian: pluginFlannel stands for it.
 func TestFlannel(t *testing.T) {
 	w := nettest.New(t)
-	dir := script(t, w, "flannel", `exec python3 -c '
-import json, os, subprocess, sys
-conf = json.load(sys.stdin)
-d = conf["delegate"]
-d.update(name=conf["name"], cniVersion=conf["cniVersion"], type="bridge", mtu=1450, ipMasq=False, isGateway=True,
-  ipam={"type": "host-local", "dataDir": "`+w.Dir+`/host-local", "ranges": [[{"subnet": "10.244.1.0/24"}]], "routes": [{"dst": "10.244.0.0/16"}]})
-for key in "prevResult", "runtimeConfig":
-    if key in conf: d[key] = conf[key]
-p = next(x + "/bridge" for x in os.environ["CNI_PATH"].split(":") if os.path.exists(x + "/bridge"))
-sys.exit(subprocess.run([p], input=json.dumps(d).encode()).returncode)
-'
-`)
+	dir := script(t, w, "flannel", "export FLANNEL_DATA="+w.Dir+"/host-local\n"+part(t, "plugin-flannel"))
 	configure(t, w, "10-flannel.conflist", obj{"name": "cbr0", "cniVersion": "0.3.1", "plugins": []obj{
 		{"type": "flannel", "delegate": obj{"hairpinMode": true, "isDefaultGateway": true}},
 		{"type": "portmap", "capabilities": obj{"portMappings": true}},
@@ -149,7 +137,7 @@ func TestLoopbackInTheChain(t *testing.T) {
 
 // withPlugin opens a chain that ends in our own plugin.
 func withPlugin(t *testing.T, w *nettest.World, text string, change ...func(*Options)) *Network {
-	dir := script(t, w, "ours", pass(text))
+	dir := script(t, w, "ours", pass(t, text))
 	conf := chain(w, v4)
 	plugins := conf["plugins"].([]obj)
 	conf["plugins"] = append(plugins[:1:1], obj{"type": "ours", "capabilities": obj{"portMappings": true, "bandwidth": true, "ipRanges": true}}, plugins[1])

@@ -1,10 +1,14 @@
 package cni
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -16,6 +20,13 @@ import (
 
 func TestMain(m *testing.M) {
 	netns.Dispatch()
+	if plugin := pluginParts[os.Args[len(os.Args)-1]]; plugin != nil {
+		if err := plugin(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	os.Exit(nstest.Main(m, nstest.Options{Net: true, PID: true, IPC: true, UTS: true, IDs: 65536}))
 }
 
@@ -98,6 +109,57 @@ func script(t testing.TB, w *nettest.World, name, text string) string {
 }
 
 // pass makes a plugin in a chain that leaves everything as it is, after text.
-func pass(text string) string {
-	return fmt.Sprintf("%s\n[ \"$CNI_COMMAND\" = ADD ] || exit 0\nexec python3 -c 'import json,sys; print(json.dumps(json.load(sys.stdin)[\"prevResult\"]))'\n", text)
+func pass(t testing.TB, text string) string {
+	return fmt.Sprintf("%s\n[ \"$CNI_COMMAND\" = ADD ] || exit 0\n%s", text, part(t, "plugin-pass"))
+}
+
+// part is the line of a script that goes on as a part of this program.
+func part(t testing.TB, name string) string {
+	t.Helper()
+	exe, err := os.Executable()
+	nettest.Must(t, err)
+	return fmt.Sprintf("exec '%s' %s\n", exe, name)
+}
+
+// pluginParts are the plugins that this program is for the scripts.
+var pluginParts = map[string]func() error{"plugin-pass": pluginPass, "plugin-flannel": pluginFlannel}
+
+func pluginPass() error {
+	var conf struct{ PrevResult json.RawMessage }
+	if err := json.NewDecoder(os.Stdin).Decode(&conf); err != nil {
+		return err
+	}
+	_, err := os.Stdout.Write(conf.PrevResult)
+	return err
+}
+
+// pluginFlannel does what flannel's plugin does, with the network of its
+// /run/flannel/subnet.env given.
+func pluginFlannel() error {
+	var conf map[string]any
+	if err := json.NewDecoder(os.Stdin).Decode(&conf); err != nil {
+		return err
+	}
+	bridge := conf["delegate"].(obj)
+	for _, key := range []string{"name", "cniVersion", "prevResult", "runtimeConfig"} {
+		if v, ok := conf[key]; ok {
+			bridge[key] = v
+		}
+	}
+	maps.Copy(bridge, obj{"type": "bridge", "mtu": 1450, "ipMasq": false, "isGateway": true,
+		"ipam": obj{"type": "host-local", "dataDir": os.Getenv("FLANNEL_DATA"),
+			"ranges": [][]obj{{{"subnet": "10.244.1.0/24"}}}, "routes": []obj{{"dst": "10.244.0.0/16"}}}})
+	text, err := json.Marshal(bridge)
+	if err != nil {
+		return err
+	}
+	for _, dir := range filepath.SplitList(os.Getenv("CNI_PATH")) {
+		cmd := exec.Command(filepath.Join(dir, "bridge"))
+		if _, err := os.Stat(cmd.Path); err != nil {
+			continue
+		}
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(text), os.Stdout, os.Stderr
+		return cmd.Run()
+	}
+	return errors.New("no plugin bridge in CNI_PATH")
 }
