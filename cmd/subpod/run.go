@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/client"
@@ -95,46 +96,13 @@ func (o *runOptions) run(ctx context.Context, conn *connection, args []string) (
 			return fmt.Errorf("make the log directory: %w", err)
 		}
 	}
-	sandbox, err := conn.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: pod, RuntimeHandler: o.handler})
-	if err != nil {
-		return err
-	}
-	id, err := o.create(ctx, conn.Client, sandbox.PodSandboxId, pod, ctr)
-	if err == nil {
-		err = o.start(ctx, conn.Client, id, pod)
-	}
-	var code exitStatus
-	if err != nil && !errors.As(err, &code) {
-		// It never ran: nothing is left of it.
-		err = errors.Join(err, removePod(context.WithoutCancel(ctx), conn, sandbox.PodSandboxId, pod.LogDirectory))
-	}
-	return err
-}
-
-// create makes the container, and pulls the image when it is missing.
-func (o *runOptions) create(ctx context.Context, c *client.Client, podID string, pod *runtimeapi.PodSandboxConfig, ctr *runtimeapi.ContainerConfig) (string, error) {
-	req := &runtimeapi.CreateContainerRequest{PodSandboxId: podID, Config: ctr, SandboxConfig: pod}
-	resp, err := c.CreateContainer(ctx, req)
+	exit, err := o.session(ctx, conn.Client, pod, ctr)
 	if client.HasReason(err, control.ReasonImageNotFound) && o.pull != "never" {
-		if err := pull(ctx, c, ctr.Image.Image, o.quiet); err != nil {
-			return "", err
-		}
-		resp, err = c.CreateContainer(ctx, req)
-	}
-	return resp.GetContainerId(), err
-}
-
-// start starts the container, and stays with it unless it is to be detached.
-func (o *runOptions) start(ctx context.Context, c *client.Client, id string, pod *runtimeapi.PodSandboxConfig) error {
-	if o.detach {
-		if _, err := c.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: id}); err != nil {
+		if err := pull(ctx, conn.Client, args[0], o.quiet); err != nil {
 			return err
 		}
-		fmt.Println(id)
-		return nil
+		exit, err = o.session(ctx, conn.Client, pod, ctr)
 	}
-	s := &session{client: c, containerID: id, tty: o.tty, stdin: o.interactive, signals: true}
-	exit, err := s.run(ctx, control.SessionRequest{Kind: control.SessionAttach, Start: true, Wait: true})
 	if errors.Is(err, errDetached) {
 		fmt.Fprintf(os.Stderr, "\r\nsubpod: %s goes on without you: subpod attach %s\n", o.name, o.name)
 		return nil
@@ -146,6 +114,25 @@ func (o *runOptions) start(ctx context.Context, c *client.Client, id string, pod
 		return exitStatus(exit.Code)
 	}
 	return nil
+}
+
+// session has the daemon make and start the container, and stays with it unless it
+// is to be detached.
+func (o *runOptions) session(ctx context.Context, c *client.Client, pod *runtimeapi.PodSandboxConfig, ctr *runtimeapi.ContainerConfig) (*control.SessionExit, error) {
+	run := &control.RunRequest{Handler: o.handler, Detach: o.detach}
+	var err error
+	if run.Pod, err = proto.Marshal(pod); err != nil {
+		return nil, err
+	}
+	if run.Container, err = proto.Marshal(ctr); err != nil {
+		return nil, err
+	}
+	s := &session{client: c, tty: o.tty, stdin: o.interactive && !o.detach, signals: !o.detach}
+	exit, err := s.run(ctx, control.SessionRequest{Kind: control.SessionRun, Run: run})
+	if err == nil && o.detach {
+		fmt.Println(s.containerID)
+	}
+	return exit, err
 }
 
 // forwarded are the signals that are passed on to a container's process.
@@ -183,11 +170,14 @@ func (s *session) run(ctx context.Context, req control.SessionRequest) (*control
 		streams.Sizes = sizes
 		go watchSize(ctx, sizes)
 	}
-	if s.signals {
-		caught := make(chan os.Signal, 16)
-		signal.Notify(caught, forwarded...)
-		defer signal.Stop(caught)
-		go s.passOn(ctx, caught)
+	if s.signals && s.containerID != "" {
+		s.passOn(ctx)
+	}
+	streams.Made = func(m control.Made) {
+		s.containerID = m.ContainerID
+		if s.signals {
+			s.passOn(ctx)
+		}
 	}
 	exit, err := s.client.Session(ctx, req, streams)
 	if errors.Is(context.Cause(ctx), errDetached) {
@@ -196,16 +186,23 @@ func (s *session) run(ctx context.Context, req control.SessionRequest) (*control
 	return exit, err
 }
 
-func (s *session) passOn(ctx context.Context, caught <-chan os.Signal) {
-	for {
-		select {
-		case sig := <-caught:
-			// It may have ended by itself meanwhile.
-			_ = s.client.Signal(ctx, s.containerID, int(sig.(unix.Signal)))
-		case <-ctx.Done():
-			return
+// passOn passes signals on to the container until ctx ends. Before there is a
+// container they end this process, and with it the session.
+func (s *session) passOn(ctx context.Context) {
+	caught := make(chan os.Signal, 16)
+	signal.Notify(caught, forwarded...)
+	go func() {
+		defer signal.Stop(caught)
+		for {
+			select {
+			case sig := <-caught:
+				// It may have ended by itself meanwhile.
+				_ = s.client.Signal(ctx, s.containerID, int(sig.(unix.Signal)))
+			case <-ctx.Done():
+				return
+			}
 		}
-	}
+	}()
 }
 
 // watchSize sends the size of the terminal, now and when it changes.

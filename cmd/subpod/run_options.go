@@ -45,7 +45,7 @@ func (o *runOptions) addFlags(cmd *cobra.Command) {
 	f.StringArrayVarP(&o.volumes, "volume", "v", nil, "HOST_PATH:PATH[:OPTIONS] or VOLUME:PATH[:OPTIONS] (ro, rslave, rshared), any number of times")
 	f.StringArrayVarP(&o.env, "env", "e", nil, "NAME=VALUE, or NAME for the value that it has here")
 	f.StringArrayVar(&o.envFiles, "env-file", nil, "file with lines of NAME=VALUE")
-	f.StringVarP(&o.user, "user", "u", "", "UID[:GID] or user name")
+	f.StringVarP(&o.user, "user", "u", "", "UID or user name, with :GID or :group if need be")
 	f.StringVarP(&o.memory, "memory", "m", "", "limit, such as 512m or 2g")
 	f.Float64Var(&o.cpus, "cpus", 0, "limit, such as 1.5")
 	f.StringVar(&o.network, "network", "pod", "pod (an address of its own), host (the node's network) or none")
@@ -117,7 +117,7 @@ func (o *runOptions) configs(cfg *config.Config, args []string) (*runtimeapi.Pod
 	pod := &runtimeapi.PodSandboxConfig{
 		Metadata:    &runtimeapi.PodSandboxMetadata{Name: o.name, Namespace: client.DefaultNamespace, Uid: uid},
 		Hostname:    o.hostname,
-		Labels:      map[string]string{labels.MadeBy: "run"},
+		Labels:      map[string]string{labels.MadeBy: labels.Run},
 		Annotations: map[string]string{labels.WhenDone: labels.Stop},
 		Linux:       &runtimeapi.LinuxPodSandboxConfig{SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{}},
 	}

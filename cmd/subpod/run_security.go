@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -36,7 +37,7 @@ func (o *runOptions) fillSecurity(pod *runtimeapi.PodSandboxConfig, ctr *runtime
 		sec.Seccomp.ProfileType = runtimeapi.SecurityProfile_Unconfined
 		sec.MaskedPaths, sec.ReadonlyPaths = nil, nil
 	}
-	if err := o.fillUser(sec); err != nil {
+	if err := o.fillUser(ctr, sec); err != nil {
 		return err
 	}
 	for _, opt := range o.security {
@@ -50,23 +51,29 @@ func (o *runOptions) fillSecurity(pod *runtimeapi.PodSandboxConfig, ctr *runtime
 	return nil
 }
 
-func (o *runOptions) fillUser(sec *runtimeapi.LinuxContainerSecurityContext) error {
+var validAccount = regexp.MustCompile(`^[^:\s/]+$`)
+
+// fillUser fills in whom the command runs as. The CRI has no field for the name of a
+// group: then the annotation is used.
+func (o *runOptions) fillUser(ctr *runtimeapi.ContainerConfig, sec *runtimeapi.LinuxContainerSecurityContext) error {
 	if o.user == "" {
 		return nil
 	}
 	user, group, hasGroup := strings.Cut(o.user, ":")
+	if !validAccount.MatchString(user) || hasGroup && !validAccount.MatchString(group) {
+		return usagef("-u %s: UID or user name is wanted, with :GID or :group if need be", o.user)
+	}
+	gid, err := strconv.ParseUint(group, 10, 32)
+	if hasGroup && err != nil {
+		ctr.Annotations[labels.User] = o.user
+		return nil
+	}
 	if uid, err := strconv.ParseUint(user, 10, 32); err == nil {
 		sec.RunAsUser = &runtimeapi.Int64Value{Value: int64(uid)}
-	} else if user != "" {
-		sec.RunAsUsername = user
 	} else {
-		return usagef("-u %s: UID[:GID] or a user name is wanted", o.user)
+		sec.RunAsUsername = user
 	}
 	if hasGroup {
-		gid, err := strconv.ParseUint(group, 10, 32)
-		if err != nil {
-			return usagef("-u %s: the group must be a number", o.user)
-		}
 		sec.RunAsGroup = &runtimeapi.Int64Value{Value: int64(gid)}
 	}
 	return nil

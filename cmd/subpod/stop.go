@@ -79,7 +79,7 @@ func find(ctx context.Context, c *client.Client, ref string) (target, error) {
 			}
 			return target{}, err
 		}
-		if x.Pod.Labels[labels.MadeBy] != "run" {
+		if x.Pod.Labels[labels.MadeBy] != labels.Run {
 			return target{pod: x.Pod, containers: []client.Container{x}}, nil
 		}
 		return target{pod: x.Pod, containers: []client.Container{x}, wholePod: true}, nil

@@ -18,6 +18,7 @@ import (
 // error is the gRPC status.
 const (
 	channelRequest = 'r' // SessionRequest, JSON
+	channelMade    = 'm' // Made, JSON
 	channelReady   = 'y' // empty: the streams are joined
 	channelInput   = '0'
 	channelOutput  = '1'
@@ -29,6 +30,7 @@ const (
 
 // Kinds of sessions.
 const (
+	SessionRun         = "run" // a new container in a new pod sandbox
 	SessionExec        = "exec"
 	SessionAttach      = "attach"
 	SessionPortForward = "port-forward"
@@ -46,9 +48,27 @@ type SessionRequest struct {
 	// nothing is missed; Wait keeps an attach open until the container has exited.
 	Start bool `json:"start,omitempty"`
 	Wait  bool `json:"wait,omitempty"`
+	// Run says what SessionRun makes. Where the container cannot be started,
+	// nothing is left of it.
+	Run *RunRequest `json:"run,omitempty"`
 
 	PodID string `json:"podId,omitempty"`
 	Port  int32  `json:"port,omitempty"`
+}
+
+// RunRequest is a pod sandbox and its container. Both are marshalled CRI messages.
+type RunRequest struct {
+	Pod       []byte `json:"pod"`       // PodSandboxConfig
+	Container []byte `json:"container"` // ContainerConfig
+	Handler   string `json:"handler,omitempty"`
+	// Detach ends the session once the container is started.
+	Detach bool `json:"detach,omitempty"`
+}
+
+// Made tells what SessionRun has made.
+type Made struct {
+	PodID       string `json:"podId"`
+	ContainerID string `json:"containerId"`
 }
 
 // Size of a terminal in character cells.
@@ -67,9 +87,10 @@ type SessionExit struct {
 type SessionStreams struct {
 	Request SessionRequest
 	Input   io.Reader
-	// Output and Errors send; so does Ready, once.
+	// Output and Errors send; so do Made and Ready, once.
 	Output, Errors io.Writer
 	Sizes          <-chan Size
+	Made           func(Made)
 	Ready          func()
 	// EndOutput tells the client that Output has ended.
 	EndOutput func() error
@@ -151,6 +172,7 @@ func serveSession(call func(context.Context, *SessionStreams) (*SessionExit, err
 		input, feed := io.Pipe()
 		sizes := make(chan Size, 1)
 		s.Input, s.Sizes = input, sizes
+		s.Made = func(m Made) { _ = f.sendJSON(channelMade, m) }
 		s.Ready = sync.OnceFunc(func() { _ = f.send(channelReady, nil) })
 		s.EndOutput = func() error { return f.send(channelEnd, nil) }
 		ctx, cancel := context.WithCancel(stream.Context())
@@ -203,8 +225,8 @@ type Streams struct {
 	Input          io.Reader
 	Output, Errors io.Writer
 	Sizes          <-chan Size
-	// Ready is called once the streams are joined.
-	Ready func()
+	// Made is called when SessionRun has made its container.
+	Made func(Made)
 }
 
 // Session runs a session over conn until it ends. The end of s.Input is passed
@@ -221,13 +243,6 @@ func Session(ctx context.Context, conn grpc.ClientConnInterface, req SessionRequ
 	if err := f.sendJSON(channelRequest, req); err != nil && err != io.EOF {
 		return nil, err
 	}
-	if s.Input != nil {
-		go func() {
-			// Errors of sending show where the answer is received.
-			_, _ = io.Copy(writer{f, channelInput}, s.Input)
-			_ = f.send(channelEnd, nil)
-		}()
-	}
 	if s.Sizes != nil {
 		go func() {
 			for {
@@ -243,6 +258,13 @@ func Session(ctx context.Context, conn grpc.ClientConnInterface, req SessionRequ
 	return receiveOutput(f, s)
 }
 
+// sendInput passes the input on to its end. Errors of sending show where the
+// answer is received.
+func sendInput(f *frames, input io.Reader) {
+	_, _ = io.Copy(writer{f, channelInput}, input)
+	_ = f.send(channelEnd, nil)
+}
+
 func receiveOutput(f *frames, s Streams) (*SessionExit, error) {
 	for {
 		channel, data, err := f.receive()
@@ -255,9 +277,18 @@ func receiveOutput(f *frames, s Streams) (*SessionExit, error) {
 			out = s.Output
 		case channelErrors:
 			out = s.Errors
+		case channelMade:
+			var m Made
+			if err := json.Unmarshal(data, &m); err != nil {
+				return nil, err
+			}
+			if s.Made != nil {
+				s.Made(m)
+			}
 		case channelReady:
-			if s.Ready != nil {
-				s.Ready()
+			// Not before: a session that fails leaves the input to the next one.
+			if s.Input != nil {
+				go sendInput(f, s.Input)
 			}
 		case channelEnd:
 			if c, ok := s.Output.(interface{ CloseWrite() error }); ok {

@@ -3,10 +3,13 @@ package cri
 import (
 	"cmp"
 	"context"
+	"errors"
 	"io"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/control"
 	"github.com/subpod/subpod/pkg/oci"
@@ -17,6 +20,8 @@ func (s *Service) Session(ctx context.Context, ss *control.SessionStreams) (*con
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	switch ss.Request.Kind {
+	case control.SessionRun:
+		return s.runSession(ctx, ss)
 	case control.SessionExec:
 		return s.execSession(ctx, ss)
 	case control.SessionAttach:
@@ -27,6 +32,34 @@ func (s *Service) Session(ctx context.Context, ss *control.SessionStreams) (*con
 		return &control.SessionExit{}, err
 	}
 	return nil, status.Errorf(codes.InvalidArgument, "unknown kind of session %q", ss.Request.Kind)
+}
+
+// runSession makes a pod sandbox with one container and starts it, attached
+// unless asked otherwise. What was never started is removed again.
+func (s *Service) runSession(ctx context.Context, ss *control.SessionStreams) (_ *control.SessionExit, err error) {
+	run := ss.Request.Run
+	if run == nil {
+		return nil, status.Error(codes.InvalidArgument, "a session that runs a container needs its configuration")
+	}
+	pod, ctr := &runtimeapi.PodSandboxConfig{}, &runtimeapi.ContainerConfig{}
+	if err := errors.Join(proto.Unmarshal(run.Pod, pod), proto.Unmarshal(run.Container, ctr)); err != nil {
+		return nil, status.Errorf(codes.InvalidArgument, "decode the configuration of a container to run: %v", err)
+	}
+	podID, id, err := s.Runtime.RunPodWith(ctx, pod, run.Handler, ctr)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Runtime.RemoveUnstarted(ctx, podID, id))
+		}
+	}()
+	ss.Made(control.Made{PodID: podID, ContainerID: id})
+	if run.Detach {
+		return &control.SessionExit{}, s.Runtime.StartContainer(ctx, id)
+	}
+	ss.Request.ContainerID, ss.Request.Start, ss.Request.Wait = id, true, true
+	return s.attachSession(ctx, ss)
 }
 
 func (s *Service) execSession(ctx context.Context, ss *control.SessionStreams) (*control.SessionExit, error) {
@@ -52,6 +85,7 @@ func (s *Service) attachSession(ctx context.Context, ss *control.SessionStreams)
 	streams.Attached = func() { close(attached) }
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	ending := s.Runtime.Ending(req.ContainerID)
 	done := make(chan error, 1)
 	go func() { done <- s.Runtime.Attach(ctx, req.ContainerID, streams) }()
 	select {
@@ -70,7 +104,7 @@ func (s *Service) attachSession(ctx context.Context, ss *control.SessionStreams)
 	if err := <-done; err != nil || !req.Wait {
 		return &control.SessionExit{}, err
 	}
-	st, err := s.Runtime.WaitContainer(ctx, req.ContainerID)
+	st, err := ending(ctx)
 	return &control.SessionExit{Code: st.ExitCode, Reason: st.Reason}, err
 }
 

@@ -3,7 +3,7 @@
 package labels
 
 const (
-	// MadeBy says which command has made a pod sandbox: "run" or "play".
+	// MadeBy says which command has made a pod sandbox: Run or "play".
 	MadeBy = "subpod.io/made-by"
 	// Play names the set of pods that one "subpod play" has made.
 	Play = "subpod.io/play"
@@ -16,10 +16,14 @@ const (
 	Network = "subpod.io/network"
 	// Command is an annotation of a container: its command, for people.
 	Command = "subpod.io/command"
+	// User is an annotation of a container: whom it runs as, written like the USER of
+	// an image, instead of that.
+	User = "subpod.io/user"
 )
 
-// Values of the annotations.
+// Values of the labels and annotations.
 const (
+	Run       = "run"
 	Stop      = "stop"
 	Remove    = "remove"
 	NoNetwork = "none"

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/subpod/subpod/pkg/labels"
 	"github.com/subpod/subpod/pkg/oci"
 	"github.com/subpod/subpod/pkg/ocispec"
 	"github.com/subpod/subpod/pkg/state"
@@ -44,6 +46,18 @@ func (r *Runtime) CreateContainer(ctx context.Context, podID string, cfg *runtim
 	if reason := r.broken(p); reason != "" {
 		return "", errors.Join(fmt.Errorf("%w: pod sandbox %s can hold no more containers: %s", ErrWrongState, p.ID, reason), r.losePod(ctx, p, reason))
 	}
+	id, err := r.createContainer(ctx, p, cfg, func() (state.Pod, error) { return p, nil })
+	if err != nil {
+		return "", err
+	}
+	r.emitContainer(id, runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT)
+	return id, nil
+}
+
+// createContainer is CreateContainer in a pod sandbox that the caller holds.
+// whole returns the pod sandbox once all of it is there; what does not need that
+// is made before.
+func (r *Runtime) createContainer(ctx context.Context, p state.Pod, cfg *runtimeapi.ContainerConfig, whole func() (state.Pod, error)) (string, error) {
 	id := newID()
 	name := containerName(p.ID, cfg.Metadata)
 	existing, settle, err := r.ctrNames.claim(ctx, name, id)
@@ -53,7 +67,7 @@ func (r *Runtime) CreateContainer(ctx context.Context, podID string, cfg *runtim
 	if settle == nil {
 		return r.sameContainer(existing, cfg)
 	}
-	err = r.makeContainer(ctx, p, state.Container{
+	err = r.makeContainer(ctx, p, whole, state.Container{
 		ID:        id,
 		PodID:     p.ID,
 		Config:    state.Msg(cfg),
@@ -68,13 +82,12 @@ func (r *Runtime) CreateContainer(ctx context.Context, podID string, cfg *runtim
 	if err != nil {
 		return "", fmt.Errorf("create container %q in pod sandbox %s: %w", cfg.Metadata.Name, p.ID, err)
 	}
-	r.emitContainer(id, runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT)
 	return id, nil
 }
 
 // makeContainer is the sequence; each step's facts are in the record before the
 // next begins, or follow from the ID.
-func (r *Runtime) makeContainer(ctx context.Context, p state.Pod, c state.Container) error {
+func (r *Runtime) makeContainer(ctx context.Context, p state.Pod, whole func() (state.Pod, error), c state.Container) error {
 	unlock, err := r.containers.alone(ctx, c.ID)
 	if err != nil {
 		return err
@@ -99,12 +112,18 @@ func (r *Runtime) makeContainer(ctx context.Context, p state.Pod, c state.Contai
 	if err := r.State.PutContainer(c); err != nil {
 		return err
 	}
+	var ahead sync.WaitGroup
+	defer ahead.Wait()
 	if err := r.createInRuntime(ctx, &c, oci.CreateSpec{
 		Handler: p.Handler,
 		Complete: func(ctx context.Context, s *oci.CreateSpec) error {
-			out, err := r.buildSpec(ctx, p, &c, image, cgroupsPath)
+			out, err := r.buildSpec(ctx, p, whole, &c, image, cgroupsPath)
+			if err != nil {
+				return err
+			}
 			s.Spec, s.SeccompBPF = out.Spec, out.SeccompBPF
-			return err
+			ahead.Go(func() { lookAhead(c.Facts.Rootfs, s.Spec.Process) })
+			return nil
 		},
 		Place: func(ctx context.Context, conmon int) error { return group.Place(ctx, c.ID, conmon) },
 	}); err != nil {
@@ -122,12 +141,15 @@ func (r *Runtime) makeContainer(ctx context.Context, p state.Pod, c state.Contai
 }
 
 // buildSpec mounts the root file system and builds the OCI specification for it.
-func (r *Runtime) buildSpec(ctx context.Context, p state.Pod, c *state.Container, image storage.Image, cgroupsPath string) (ocispec.Output, error) {
+func (r *Runtime) buildSpec(ctx context.Context, p state.Pod, whole func() (state.Pod, error), c *state.Container, image storage.Image, cgroupsPath string) (ocispec.Output, error) {
 	rootfs, err := r.Images.CreateRootfs(ctx, r.rootfsSpec(p, *c))
 	if err != nil {
 		return ocispec.Output{}, err
 	}
 	c.Facts.Rootfs = rootfs.Path
+	if p, err = whole(); err != nil {
+		return ocispec.Output{}, err
+	}
 	in, err := r.specInput(ctx, p, *c, image)
 	if err != nil {
 		return ocispec.Output{}, err
@@ -196,6 +218,9 @@ func (r *Runtime) specInput(ctx context.Context, p state.Pod, c state.Container,
 	mounts, err := r.resolveMounts(ctx, c)
 	if err != nil {
 		return ocispec.Input{}, err
+	}
+	if u := c.Config.V.GetAnnotations()[labels.User]; u != "" {
+		image.Config.User = u
 	}
 	return ocispec.Input{
 		PodID:          p.ID,

@@ -31,6 +31,28 @@ func (r *Runtime) WaitContainer(ctx context.Context, id string) (state.Container
 	return c.Status, nil
 }
 
+// Ending returns a function that waits for the end of the container as
+// WaitContainer does, and that knows its status also when the container has been
+// removed at once.
+func (r *Runtime) Ending(id string) func(context.Context) (state.ContainerStatus, error) {
+	r.mu.Lock()
+	w := r.watches[id]
+	r.mu.Unlock()
+	return func(ctx context.Context) (state.ContainerStatus, error) {
+		if w == nil {
+			return r.WaitContainer(ctx, id)
+		}
+		select {
+		case <-w.done:
+			return w.status, nil
+		case <-ctx.Done():
+			return state.ContainerStatus{}, ctx.Err()
+		case <-r.ctx.Done():
+			return state.ContainerStatus{}, r.ctx.Err()
+		}
+	}
+}
+
 // SignalContainer sends a signal to the container's first process.
 // ErrWrongState when it does not run, ErrInvalid for a signal that there is not.
 func (r *Runtime) SignalContainer(ctx context.Context, id string, sig syscall.Signal) error {

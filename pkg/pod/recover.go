@@ -38,24 +38,31 @@ func (r *Runtime) Recover(ctx context.Context) error {
 	for _, c := range r.State.Containers() {
 		r.ctrNames.set(containerName(c.PodID, c.Config.V.GetMetadata()), c.ID)
 	}
+	r.eachPod(ctx, r.recoverPod)
+	if err := r.Network.Reconcile(ctx, r.livePods()); err != nil {
+		r.Log.Error("the pod network could not be restored", "error", err)
+	}
+	r.sweep(ctx)
+	close(r.recovered)
+	r.eachPod(ctx, r.recoverWhenDone)
+	return nil
+}
+
+// eachPod recovers all pod sandboxes, some at the same time.
+func (r *Runtime) eachPod(ctx context.Context, do func(context.Context, state.Pod) error) {
 	var group errgroup.Group
 	group.SetLimit(8)
 	for _, p := range r.State.Pods() {
 		group.Go(func() error {
 			ctx, cancel := context.WithTimeout(ctx, recoverTimeout)
 			defer cancel()
-			if err := r.recoverPod(ctx, p); err != nil {
+			if err := do(ctx, p); err != nil {
 				r.Log.Error("a pod sandbox could not be recovered", "pod", p.ID, "error", err)
 			}
 			return nil
 		})
 	}
 	_ = group.Wait()
-	if err := r.Network.Reconcile(ctx, r.livePods()); err != nil {
-		r.Log.Error("the pod network could not be restored", "error", err)
-	}
-	r.sweep(ctx)
-	return nil
 }
 
 func (r *Runtime) recoverPod(ctx context.Context, p state.Pod) error {

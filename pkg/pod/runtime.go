@@ -93,6 +93,8 @@ type Runtime struct {
 	wg      sync.WaitGroup
 	ctx     context.Context // ends when the server stops; watches end with it
 	cancel  context.CancelFunc
+
+	recovered chan struct{} // closed once Recover has ended
 }
 
 // New makes a Runtime; Recover must be called before it serves.
@@ -107,6 +109,7 @@ func New(o Options) *Runtime {
 		watches:    map[string]*watch{},
 		ctx:        ctx,
 		cancel:     cancel,
+		recovered:  make(chan struct{}),
 	}
 }
 

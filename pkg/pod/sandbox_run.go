@@ -17,6 +17,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/netns"
+	"github.com/subpod/subpod/pkg/cgroup"
 	"github.com/subpod/subpod/pkg/labels"
 	"github.com/subpod/subpod/pkg/rate"
 	"github.com/subpod/subpod/pkg/state"
@@ -26,6 +27,11 @@ import (
 // metadata and configuration returns the pod that the first request made.
 // ErrInvalid, ErrExists.
 func (r *Runtime) RunPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, handler string) (string, error) {
+	return r.runPod(ctx, cfg, handler, nil)
+}
+
+// runPod is RunPod; first, when set, is made in the pod sandbox as well.
+func (r *Runtime) runPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, handler string, first *firstContainer) (string, error) {
 	if err := validatePod(cfg); err != nil {
 		return "", err
 	}
@@ -53,7 +59,7 @@ func (r *Runtime) RunPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, 
 		Facts:     state.PodFacts{Node: r.Node, NetworkAsked: wantsNetwork(cfg)},
 		Status:    state.PodStatus{Phase: state.PodCreating},
 	}
-	err = r.makePod(ctx, p)
+	err = r.makePod(ctx, p, first)
 	if err != nil {
 		err = errors.Join(err, r.undoPod(ctx, id))
 	}
@@ -66,23 +72,36 @@ func (r *Runtime) RunPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, 
 }
 
 // makePod is the sequence; what it made is in the record when it fails.
-func (r *Runtime) makePod(ctx context.Context, p state.Pod) error {
+func (r *Runtime) makePod(ctx context.Context, p state.Pod, first *firstContainer) error {
 	unlock, err := r.pods.alone(ctx, p.ID)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	facts := &p.Facts
 	group, err := r.podCgroup(p)
 	if err != nil {
 		return err
 	}
 	if p.Config.V.GetLinux().GetCgroupParent() == "" {
-		facts.Cgroup = group.Dir // else it is its maker's to remove
+		p.Facts.Cgroup = group.Dir // else it is its maker's to remove
 	}
 	if err := r.State.PutPod(p); err != nil {
 		return err
 	}
+	if first != nil {
+		// A container has a record only where its pod sandbox has one, and is
+		// undone before that is: both in here.
+		first.begin(ctx, r, p)
+		defer func() { first.end(p, err) }()
+	}
+	err = r.furnishPod(ctx, &p, group)
+	return err
+}
+
+// furnishPod makes what a pod sandbox consists of. Each fact is in p before the
+// next step begins.
+func (r *Runtime) furnishPod(ctx context.Context, p *state.Pod, group cgroup.Pod) error {
+	facts := &p.Facts
 	dir := r.podDir(p.ID)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("make the pod's directory: %w", err)
@@ -105,7 +124,7 @@ func (r *Runtime) makePod(ctx context.Context, p state.Pod) error {
 		return err
 	}
 	if facts.NetworkAsked {
-		if err := r.setupNetwork(ctx, &p); err != nil {
+		if err := r.setupNetwork(ctx, p); err != nil {
 			return err
 		}
 		if err := r.writeHosts(dir, p.Config.V, facts.Network); err != nil {
@@ -116,7 +135,7 @@ func (r *Runtime) makePod(ctx context.Context, p state.Pod) error {
 		return err
 	}
 	p.Status.Phase = state.PodReady
-	return r.State.PutPod(p)
+	return r.State.PutPod(*p)
 }
 
 func (r *Runtime) setupNetwork(ctx context.Context, p *state.Pod) error {
@@ -244,7 +263,11 @@ func (r *Runtime) undoPod(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	if err := r.teardownPod(ctx, p); err != nil {
+	var errs []error
+	for _, c := range r.State.ContainersOf(id) {
+		errs = append(errs, r.undoContainer(ctx, c.ID))
+	}
+	if err := errors.Join(append(errs, r.teardownPod(ctx, p))...); err != nil {
 		_, markErr := r.State.UpdatePod(id, func(p *state.Pod) error {
 			p.Status = state.PodStatus{Phase: state.PodNotReady, Reason: "creation failed and could not be undone: " + err.Error()}
 			return nil

@@ -11,8 +11,11 @@ import (
 )
 
 // watch waits for the end of one container and is the only writer of its exit
-// status. done is closed once the status is in the record.
-type watch struct{ done chan struct{} }
+// status. done is closed once the status is in the record, and here.
+type watch struct {
+	done   chan struct{}
+	status state.ContainerStatus
+}
 
 // Reasons of an exited container, as the kubelet shows them.
 const (
@@ -71,7 +74,7 @@ func (r *Runtime) follow(c state.Container, w *watch) {
 	if status.FinishedAt.IsZero() {
 		status.FinishedAt = time.Now()
 	}
-	for r.finish(c.ID, status) != nil {
+	for !r.finished(c.ID, status, w) {
 		// A full disk, most likely. Without its status the container would seem
 		// to run for ever.
 		select {
@@ -82,6 +85,18 @@ func (r *Runtime) follow(c state.Container, w *watch) {
 	}
 	close(w.done)
 	r.clean(c.ID)
+}
+
+// finished writes the exit status and keeps in w what stands in the record then.
+func (r *Runtime) finished(id string, status state.ContainerStatus, w *watch) bool {
+	if r.finish(id, status) != nil {
+		return false
+	}
+	w.status = status
+	if c, err := r.State.Container(id); err == nil {
+		w.status = c.Status
+	}
+	return true
 }
 
 // finishRetry is the pause before an exit status is written again that could

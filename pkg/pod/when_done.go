@@ -4,6 +4,8 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
+	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -23,18 +25,48 @@ func (r *Runtime) whenDone(ctx context.Context, podID string) {
 	if todo == "" || !r.done(p.ID) {
 		return
 	}
+	select {
+	case <-r.recovered: // nobody puts the pod's network and ports in order any more
+	case <-ctx.Done():
+		return
+	}
+	for pause := time.Second; ; pause = min(2*pause, time.Minute) {
+		if err = r.leave(ctx, p, todo); err == nil {
+			return
+		}
+		r.Log.Warn("a pod sandbox whose containers have ended is still there", "pod", p.ID, "error", err)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (r *Runtime) leave(ctx context.Context, p state.Pod, todo string) error {
+	if todo == labels.Remove {
+		return r.discard(ctx, p.ID)
+	}
 	ctx, cancel := r.detached(ctx)
 	defer cancel()
-	switch todo {
-	case labels.Stop:
-		err = r.StopPod(ctx, p.ID)
-	case labels.Remove:
-		err = r.RemovePod(ctx, p.ID)
-		r.removeLogs(p)
+	return r.StopPod(ctx, p.ID)
+}
+
+// recoverWhenDone does what a server did not come to before it died. What "subpod
+// run" has made and not started goes as well: its session has ended with the
+// server.
+func (r *Runtime) recoverWhenDone(ctx context.Context, p state.Pod) error {
+	if p.Config.V.GetAnnotations()[labels.WhenDone] == "" {
+		return nil
 	}
-	if err != nil {
-		r.Log.Warn("a pod sandbox whose containers have ended is still there", "pod", p.ID, "error", err)
+	started := slices.ContainsFunc(r.State.ContainersOf(p.ID), func(c state.Container) bool { return !c.Status.StartedAt.IsZero() })
+	if !started && p.Config.V.GetLabels()[labels.MadeBy] == labels.Run {
+		return r.discard(ctx, p.ID)
 	}
+	if r.done(p.ID) {
+		r.wg.Go(func() { r.whenDone(r.ctx, p.ID) })
+	}
+	return nil
 }
 
 // done reports whether the pod had containers and all have exited.

@@ -76,6 +76,14 @@ var operations = []operation{
 	}},
 	{"StopPodSandbox", (*pod).up, (*pod).stopPod, func(p *pod, ctx context.Context) error { return p.isState(ctx, exited) }},
 	{"RemovePodSandbox", (*pod).up, (*pod).removePod, func(p *pod, ctx context.Context) error { return p.gone(ctx) }},
+	{"Run", nothing, (*pod).runAtOnce, func(p *pod, ctx context.Context) error {
+		if err := p.isState(ctx, running); err != nil {
+			return err
+		}
+		_, err := p.exec(ctx, "true")
+		return err
+	}},
+	{"EndOfRun", (*pod).runAtOnce, (*pod).end, nothing},
 	{"PullImage", func(p *pod, ctx context.Context) error { return p.r.removeImage(ctx, pulled) },
 		func(p *pod, ctx context.Context) error { return p.r.pull(ctx, pulled) },
 		func(p *pod, ctx context.Context) error {
