@@ -20,10 +20,19 @@ type Place struct {
 	Disk    string // the pod's own, on disk: emptyDir
 	Memory  string // the pod's own, on a tmpfs: configMap, secret, emptyDir in memory
 	Seccomp string // where localhost seccomp profiles are
+	// Users is where the IDs of a pod with a user namespace of its own begin among
+	// the node's; it gets UserCount.
+	Users uint32
 }
 
+// UserCount is how many user and group IDs a pod with a user namespace of its own has.
+const UserCount = 65536
+
+// OwnUsers reports whether the pod has a user namespace of its own (hostUsers: false).
+func (p *Pod) OwnUsers() bool { return p.Spec.HostUsers != nil && !*p.Spec.HostUsers }
+
 // namespaces are those that the pod's containers share or have.
-func (p *Pod) namespaces() *runtimeapi.NamespaceOption {
+func (p *Pod) namespaces(at Place) *runtimeapi.NamespaceOption {
 	ns := &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER}
 	if p.Spec.ShareProcessNamespace {
 		ns.Pid = runtimeapi.NamespaceMode_POD
@@ -37,6 +46,10 @@ func (p *Pod) namespaces() *runtimeapi.NamespaceOption {
 	if p.Spec.HostIPC {
 		ns.Ipc = runtimeapi.NamespaceMode_NODE
 	}
+	if p.OwnUsers() {
+		ids := []*runtimeapi.IDMapping{{HostId: at.Users, Length: UserCount}}
+		ns.UsernsOptions = &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_POD, Uids: ids, Gids: ids}
+	}
 	return ns
 }
 
@@ -49,7 +62,7 @@ func (p *Pod) Sandbox(at Place) *runtimeapi.PodSandboxConfig {
 		Labels:       map[string]string{labels.MadeBy: "play"},
 		Annotations:  map[string]string{},
 		Linux: &runtimeapi.LinuxPodSandboxConfig{
-			SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: p.namespaces()},
+			SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: p.namespaces(at)},
 			Sysctls:         map[string]string{},
 		},
 	}
@@ -229,7 +242,7 @@ func (c *Container) limits() *runtimeapi.LinuxContainerResources {
 // says nothing, the default seccomp profile is used.
 func (p *Pod) security(c *Container, at Place) (*runtimeapi.LinuxContainerSecurityContext, error) {
 	out := &runtimeapi.LinuxContainerSecurityContext{
-		NamespaceOptions: p.namespaces(),
+		NamespaceOptions: p.namespaces(at),
 		Seccomp:          &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault},
 		MaskedPaths:      MaskedPaths,
 		ReadonlyPaths:    ReadonlyPaths,

@@ -114,6 +114,19 @@ func (s *Secret) content() map[string][]byte {
 	return out
 }
 
+// content is the data of a configMap; nil for none.
+func (c *ConfigMap) content() map[string][]byte {
+	if c == nil {
+		return nil
+	}
+	out := map[string][]byte{}
+	for k, text := range c.Data {
+		out[k] = []byte(text)
+	}
+	maps.Copy(out, c.BinaryData)
+	return out
+}
+
 var reference = regexp.MustCompile(`\$\$|\$\([-._a-zA-Z][-._a-zA-Z0-9]*\)`)
 
 // expand replaces $(NAME) by values that are known, and $$ by $ (the rule is that

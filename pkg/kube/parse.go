@@ -218,6 +218,9 @@ func (p *Pod) problems(s *Set) []string {
 	if spec.HostNetwork && spec.ShareProcessNamespace && spec.HostPID {
 		bad("spec.hostPID and spec.shareProcessNamespace exclude each other")
 	}
+	if p.OwnUsers() && (spec.HostNetwork || spec.HostPID || spec.HostIPC) {
+		bad("spec.hostUsers: false excludes hostNetwork, hostPID and hostIPC")
+	}
 	volumes := map[string]bool{}
 	for i, v := range spec.Volumes {
 		if volumes[v.Name] {
@@ -247,7 +250,7 @@ func (p *Pod) problems(s *Set) []string {
 
 func (v *Volume) problem(s *Set) string {
 	sources := 0
-	for _, set := range []bool{v.EmptyDir != nil, v.HostPath != nil, v.ConfigMap != nil, v.Secret != nil, v.PersistentVolumeClaim != nil, v.Image != nil} {
+	for _, set := range []bool{v.EmptyDir != nil, v.HostPath != nil, v.ConfigMap != nil, v.Secret != nil, v.PersistentVolumeClaim != nil, v.Image != nil, v.DownwardAPI != nil, v.Projected != nil} {
 		if set {
 			sources++
 		}
@@ -256,17 +259,61 @@ func (v *Volume) problem(s *Set) string {
 	case !dnsName.MatchString(v.Name):
 		return "the name is not a DNS name in small letters"
 	case sources != 1:
-		return "one of emptyDir, hostPath, configMap, secret, persistentVolumeClaim and image must be set"
+		return "one of emptyDir, hostPath, configMap, secret, persistentVolumeClaim, image, downwardAPI and projected must be set"
 	case v.EmptyDir != nil && v.EmptyDir.Medium != "" && v.EmptyDir.Medium != "Memory":
 		return "emptyDir.medium: " + v.EmptyDir.Medium + " is not supported"
 	case v.HostPath != nil && !strings.HasPrefix(v.HostPath.Path, "/"):
 		return "hostPath.path must be absolute"
-	case v.ConfigMap != nil && s.ConfigMaps[v.ConfigMap.Name] == nil && !v.ConfigMap.Optional:
-		return fmt.Sprintf("configMap %q is not in the manifest", v.ConfigMap.Name)
-	case v.Secret != nil && s.Secrets[v.Secret.SecretName] == nil && !v.Secret.Optional:
-		return fmt.Sprintf("secret %q is not in the manifest", v.Secret.SecretName)
+	case v.ConfigMap != nil:
+		return s.lacks("configMap", v.ConfigMap.Name, v.ConfigMap.Optional)
+	case v.Secret != nil:
+		return s.lacks("secret", v.Secret.SecretName, v.Secret.Optional)
+	case v.DownwardAPI != nil:
+		return fileProblem(v.DownwardAPI.Items)
+	case v.Projected != nil:
+		for i, src := range v.Projected.Sources {
+			if problem := src.problem(s); problem != "" {
+				return fmt.Sprintf("projected.sources[%d]: %s", i, problem)
+			}
+		}
 	case v.PersistentVolumeClaim != nil && !dnsName.MatchString(v.PersistentVolumeClaim.ClaimName):
 		return "persistentVolumeClaim.claimName is not a DNS name in small letters"
+	}
+	return ""
+}
+
+// lacks says that a configMap or secret is missing; "" when it is not.
+func (s *Set) lacks(kind, name string, optional bool) string {
+	there := s.Secrets[name] != nil
+	if kind == "configMap" {
+		there = s.ConfigMaps[name] != nil
+	}
+	if there || optional {
+		return ""
+	}
+	return fmt.Sprintf("%s %q is not in the manifest", kind, name)
+}
+
+func (p *Projection) problem(s *Set) string {
+	switch {
+	case p.ConfigMap != nil && p.Secret == nil && p.DownwardAPI == nil:
+		return s.lacks("configMap", p.ConfigMap.Name, p.ConfigMap.Optional)
+	case p.Secret != nil && p.ConfigMap == nil && p.DownwardAPI == nil:
+		return s.lacks("secret", p.Secret.Name, p.Secret.Optional)
+	case p.DownwardAPI != nil && p.ConfigMap == nil && p.Secret == nil:
+		return fileProblem(p.DownwardAPI.Items)
+	}
+	return "one of configMap, secret and downwardAPI must be set"
+}
+
+func fileProblem(files []DownwardFile) string {
+	for i, f := range files {
+		if f.FieldRef == nil {
+			return fmt.Sprintf("items[%d] has no fieldRef", i)
+		}
+		if _, err := (&Pod{}).fileField(f.FieldRef.FieldPath, ""); err != nil {
+			return fmt.Sprintf("items[%d]: %v", i, err)
+		}
 	}
 	return ""
 }

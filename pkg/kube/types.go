@@ -94,6 +94,7 @@ type PodSpec struct {
 	HostNetwork                   bool                `json:"hostNetwork"`
 	HostPID                       bool                `json:"hostPID"`
 	HostIPC                       bool                `json:"hostIPC"`
+	HostUsers                     *bool               `json:"hostUsers"`
 	ShareProcessNamespace         bool                `json:"shareProcessNamespace"`
 	HostAliases                   []HostAlias         `json:"hostAliases"`
 	DNSPolicy                     string              `json:"dnsPolicy"`
@@ -169,13 +170,16 @@ type EnvVar struct {
 	Name      string `json:"name"`
 	Value     string `json:"value"`
 	ValueFrom *struct {
-		ConfigMapKeyRef *KeyRef `json:"configMapKeyRef"`
-		SecretKeyRef    *KeyRef `json:"secretKeyRef"`
-		FieldRef        *struct {
-			APIVersion string `json:"apiVersion"`
-			FieldPath  string `json:"fieldPath"`
-		} `json:"fieldRef"`
+		ConfigMapKeyRef *KeyRef   `json:"configMapKeyRef"`
+		SecretKeyRef    *KeyRef   `json:"secretKeyRef"`
+		FieldRef        *FieldRef `json:"fieldRef"`
 	} `json:"valueFrom"`
+}
+
+// FieldRef is an ObjectFieldSelector.
+type FieldRef struct {
+	APIVersion string `json:"apiVersion"`
+	FieldPath  string `json:"fieldPath"`
 }
 
 // KeyRef names a key of a ConfigMap or Secret.
@@ -243,6 +247,37 @@ type Volume struct {
 		Reference  string `json:"reference"`
 		PullPolicy string `json:"pullPolicy"`
 	} `json:"image"`
+	DownwardAPI *struct {
+		Items       []DownwardFile `json:"items"`
+		DefaultMode *int32         `json:"defaultMode"`
+	} `json:"downwardAPI"`
+	Projected *struct {
+		Sources     []Projection `json:"sources"`
+		DefaultMode *int32       `json:"defaultMode"`
+	} `json:"projected"`
+}
+
+// DownwardFile is a DownwardAPIVolumeFile.
+type DownwardFile struct {
+	Path     string    `json:"path"`
+	FieldRef *FieldRef `json:"fieldRef"`
+	Mode     *int32    `json:"mode"`
+}
+
+// Projection is a VolumeProjection. Exactly one of the fields is set.
+type Projection struct {
+	ConfigMap   *ProjectedKeys `json:"configMap"`
+	Secret      *ProjectedKeys `json:"secret"`
+	DownwardAPI *struct {
+		Items []DownwardFile `json:"items"`
+	} `json:"downwardAPI"`
+}
+
+// ProjectedKeys is a ConfigMapProjection or SecretProjection.
+type ProjectedKeys struct {
+	Name     string      `json:"name"`
+	Items    []KeyToPath `json:"items"`
+	Optional bool        `json:"optional"`
 }
 
 // ConfigVolume is a ConfigMapVolumeSource.

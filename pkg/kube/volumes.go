@@ -3,8 +3,10 @@ package kube
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -22,7 +24,7 @@ func (v *Volume) path(at Place) (dir string, readOnly bool) {
 	case v.PersistentVolumeClaim != nil:
 		return filepath.Join(at.Volumes, v.PersistentVolumeClaim.ClaimName), v.PersistentVolumeClaim.ReadOnly
 	}
-	return filepath.Join(at.Memory, "volumes", v.Name), true // configMap, secret
+	return filepath.Join(at.Memory, "volumes", v.Name), true // configMap, secret, downwardAPI, projected
 }
 
 // Prepare makes the pod's volumes. Idempotent. What it makes below at.Disk and
@@ -62,18 +64,13 @@ func (p *Pod) prepare(v *Volume, s *Set, at Place) error {
 		}
 		return makeOpen(dir)
 	case v.ConfigMap != nil:
-		data := map[string][]byte{}
-		if cm := s.ConfigMaps[v.ConfigMap.Name]; cm != nil {
-			for k, text := range cm.Data {
-				data[k] = []byte(text)
-			}
-			for k, b := range cm.BinaryData {
-				data[k] = b
-			}
-		}
-		return writeFiles(dir, data, v.ConfigMap.Items, v.ConfigMap.DefaultMode, v.ConfigMap.Optional)
+		return writeFiles(dir, s.ConfigMaps[v.ConfigMap.Name].content(), v.ConfigMap.Items, v.ConfigMap.DefaultMode, v.ConfigMap.Optional)
 	case v.Secret != nil:
 		return writeFiles(dir, s.Secrets[v.Secret.SecretName].content(), v.Secret.Items, v.Secret.DefaultMode, v.Secret.Optional)
+	case v.DownwardAPI != nil:
+		return p.writeFields(dir, v.DownwardAPI.Items, v.DownwardAPI.DefaultMode, at)
+	case v.Projected != nil:
+		return p.project(dir, v.Projected.Sources, v.Projected.DefaultMode, s, at)
 	}
 	return nil
 }
@@ -142,6 +139,61 @@ func checkHostPath(path, kind string) error {
 		return fmt.Errorf("%w: hostPath.type %q", ErrManifest, kind)
 	}
 	return nil
+}
+
+// project fills a directory from several sources; the later one wins.
+func (p *Pod) project(dir string, sources []Projection, mode *int32, s *Set, at Place) error {
+	for _, src := range sources {
+		var err error
+		switch {
+		case src.ConfigMap != nil:
+			err = writeFiles(dir, s.ConfigMaps[src.ConfigMap.Name].content(), src.ConfigMap.Items, mode, src.ConfigMap.Optional)
+		case src.Secret != nil:
+			err = writeFiles(dir, s.Secrets[src.Secret.Name].content(), src.Secret.Items, mode, src.Secret.Optional)
+		case src.DownwardAPI != nil:
+			err = p.writeFields(dir, src.DownwardAPI.Items, mode, at)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeFields writes fields of the pod to files.
+func (p *Pod) writeFields(dir string, files []DownwardFile, mode *int32, at Place) error {
+	data := map[string][]byte{}
+	items := []KeyToPath{}
+	for _, f := range files {
+		value, err := p.fileField(f.FieldRef.FieldPath, at.UID)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrManifest, err)
+		}
+		data[f.Path] = []byte(value)
+		items = append(items, KeyToPath{Key: f.Path, Path: f.Path, Mode: f.Mode})
+	}
+	return writeFiles(dir, data, items, mode, false)
+}
+
+// fileField is the value of a fieldRef of a volume: the metadata alone, labels and
+// annotations also as a whole, a line each.
+func (p *Pod) fileField(path, uid string) (string, error) {
+	lines := func(m map[string]string) string {
+		var out []string
+		for _, k := range slices.Sorted(maps.Keys(m)) {
+			out = append(out, fmt.Sprintf("%s=%q", k, m[k]))
+		}
+		return strings.Join(out, "\n")
+	}
+	switch {
+	case path == "metadata.labels":
+		return lines(p.Metadata.Labels), nil
+	case path == "metadata.annotations":
+		return lines(p.Metadata.Annotations), nil
+	case strings.HasPrefix(path, "metadata."):
+		return p.field(path, uid, "")
+	}
+	return "", fmt.Errorf("fieldRef %q is not supported in a volume", path)
 }
 
 // writeFiles fills a directory with the keys of a configMap or secret.

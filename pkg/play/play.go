@@ -61,12 +61,12 @@ func Play(ctx context.Context, set *kube.Set, o Options) error {
 			return fmt.Errorf("%w: %s; remove it (--down), or replace it (--replace)", ErrExists, client.PodName(there))
 		}
 	}
-	var logs sync.Mutex
+	var logs, users sync.Mutex
 	var up, all sync.WaitGroup
 	up.Add(len(set.Pods))
 	errs := make([]error, len(set.Pods))
 	for i, p := range set.Pods {
-		r := &runner{Options: o, set: set, pod: p, logLock: &logs, up: sync.OnceFunc(up.Done)}
+		r := &runner{Options: o, set: set, pod: p, logLock: &logs, usersLock: &users, up: sync.OnceFunc(up.Done)}
 		all.Go(func() {
 			defer r.up()
 			errs[i] = r.run(ctx)

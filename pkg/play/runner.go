@@ -27,7 +27,9 @@ type runner struct {
 	set     *kube.Set
 	pod     *kube.Pod
 	logLock *sync.Mutex
-	up      func()
+	// usersLock keeps two pods of the set from choosing the same IDs.
+	usersLock *sync.Mutex
+	up        func()
 
 	at      kube.Place
 	id, ip  string
@@ -126,6 +128,14 @@ func (r *runner) makeSandbox(ctx context.Context) error {
 	}
 	if err := r.pod.Prepare(r.set, r.at); err != nil {
 		return err
+	}
+	if r.pod.OwnUsers() {
+		r.usersLock.Lock() // until the daemon knows of the range
+		defer r.usersLock.Unlock()
+		var err error
+		if r.at.Users, err = freeUsers(ctx, r.Client); err != nil {
+			return err
+		}
 	}
 	r.sandbox = r.pod.Sandbox(r.at)
 	resp, err := r.Client.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: r.sandbox, RuntimeHandler: r.pod.Spec.RuntimeClassName})

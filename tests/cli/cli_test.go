@@ -53,10 +53,17 @@ func TestScripts(t *testing.T) {
 	}
 	before := look()
 	t.Run("script", func(t *testing.T) {
-		testscript.Run(t, testscript.Params{
+		runScripts(t, testscript.Params{
 			Dir:   "testdata/script",
 			Setup: setup(t, n, "PRIVATE="+private, "REGISTRY="+addr),
 			Cmds:  commands,
+			Condition: func(cond string) (bool, error) {
+				if cond != "two-users" {
+					return false, fmt.Errorf("unknown condition %q", cond)
+				}
+				ids, err := n.Subpod("unshare", "awk", "{ n += $3 } END { printf \"%d\", n / 65536 }", "/proc/self/uid_map")
+				return strings.TrimSpace(ids) == "3", err // one is the node's own
+			},
 			// A command that hangs is killed, and shown.
 			Deadline: time.Now().Add(2 * time.Minute),
 		})
@@ -85,11 +92,25 @@ func settle(t *testing.T, n *node.Node) {
 // TestWithoutDaemon: commands that start the daemon, and those that do not.
 func TestWithoutDaemon(t *testing.T) {
 	n := node.Prepare(t, node.Options{Config: bridge})
-	testscript.Run(t, testscript.Params{
+	runScripts(t, testscript.Params{
 		Dir:   "testdata/nodaemon",
 		Setup: setup(t, n),
 		Cmds:  commands,
 	})
+}
+
+// runScripts is testscript.Run, which leaves its directory behind when a filter has
+// left scripts out: that is in the test's own here.
+func runScripts(t *testing.T, p testscript.Params) {
+	const tmp = "GOTMPDIR"
+	before := os.Getenv(tmp)
+	defer os.Setenv(tmp, before)
+	// t.Setenv refuses tests with parallel ones in them; the directory is made before
+	// those begin.
+	if err := os.Setenv(tmp, t.TempDir()); err != nil {
+		t.Fatal(err)
+	}
+	testscript.Run(t, p)
 }
 
 func setup(t *testing.T, n *node.Node, more ...string) func(*testscript.Env) error {
