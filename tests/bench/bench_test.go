@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/subpod/subpod/storage"
 	"github.com/subpod/subpod/tests/node"
 )
 
@@ -35,23 +36,24 @@ var workload = []string{"sh", "-c", "trap 'exit 0' TERM; sleep 1000000 & wait"}
 var ownPID = &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER}
 
 func TestMain(m *testing.M) {
-	if len(os.Args) > 2 && os.Args[1] == floorArg {
-		// Inside the floor's namespaces; not a test.
-		if err := floorMain(os.Args[2:]); err != nil {
-			fmt.Fprintln(os.Stderr, "floor:", err)
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
-	if len(os.Args) == 3 && (os.Args[1] == echoArg || os.Args[1] == askArg) {
-		run := map[string]func(string) error{echoArg: echo, askArg: ask}[os.Args[1]]
-		if err := run(os.Args[2]); err != nil {
-			fmt.Fprintln(os.Stderr, err)
+	storage.Dispatch() // its own helpers, for pullMain
+	if len(os.Args) > 2 && parts[os.Args[1]] != nil {
+		if err := parts[os.Args[1]](os.Args[2:]); err != nil {
+			fmt.Fprintln(os.Stderr, os.Args[1]+":", err)
 			os.Exit(1)
 		}
 		os.Exit(0)
 	}
 	node.Main(m)
+}
+
+// parts are what the test binary can be beside a test, by first argument: an end of a
+// measurement, in namespaces made for it.
+var parts = map[string]func(args []string) error{
+	floorArg: floorMain,
+	pullArg:  pullMain,
+	echoArg:  func(args []string) error { return echo(args[0]) },
+	askArg:   func(args []string) error { return ask(args[0]) },
 }
 
 func TestBench(t *testing.T) {

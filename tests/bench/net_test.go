@@ -21,7 +21,7 @@ import (
 
 var (
 	netSeconds = flag.Int("net-seconds", 3, "how long each throughput is measured")
-	netUplinks = flag.String("net-uplinks", "slirp4netns,pasta", "uplinks that TestBenchNet measures")
+	netUplinks = flag.String("net-uplinks", "slirp4netns,pasta,gvisor-tap-vsock", "uplinks that TestBenchNet measures")
 )
 
 // TestBenchNet measures throughput and latency by each way that packets can take, as
@@ -39,6 +39,7 @@ func TestBenchNet(t *testing.T) {
 			b.run(uplink)
 		})
 	}
+	t.Run("pull", func(t *testing.T) { benchPull(t, &out) })
 	fmt.Print(out.String())
 }
 
@@ -63,12 +64,13 @@ func (b *netBench) run(uplink string) {
 		from, to      place
 		port          int
 	}{
-		{"pod to pod", server.ip, client, server, 5201},
+		{"pod to pod", server.ips[0], client, server, 5201},
+		{"pod to pod, IPv6", server.ips[1], client, server, 5201},
 		{"pod to host, through " + uplink, host, client, onHost{}, port + 2},
 		{"host to pod, through a host port", "127.0.0.1", onHost{}, server, port},
 	} {
 		serve := way.port
-		if way.to == place(server) {
+		if _, inPod := way.to.(podPlace); inPod {
 			serve = 5201
 		}
 		b.both(way.name, way.from, way.to, way.address, serve, way.port)
@@ -84,7 +86,8 @@ func (onHost) argv(args ...string) []string { return args }
 
 type podPlace struct {
 	n      *node.Node
-	id, ip string
+	id     string
+	ips    []string // IPv4, IPv6
 	subpod string
 }
 
@@ -109,7 +112,11 @@ func (b *netBench) pod(name string, hostPort int) podPlace {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	return podPlace{b.n, resp.PodSandboxId, status.Status.Network.Ip, node.Path(b.t, node.Subpod)}
+	ips := []string{status.Status.Network.Ip}
+	for _, more := range status.Status.Network.AdditionalIps {
+		ips = append(ips, more.Ip)
+	}
+	return podPlace{b.n, resp.PodSandboxId, ips, node.Path(b.t, node.Subpod)}
 }
 
 func (b *netBench) both(name string, from, to place, address string, serve, port int) {
