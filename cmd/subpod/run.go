@@ -10,7 +10,6 @@ import (
 	"os/signal"
 	"path"
 	"path/filepath"
-	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -69,8 +68,7 @@ func runRun(ctx context.Context, a *app, o *runOptions, args []string) (err erro
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
-	return o.run(ctx, conn, args)
+	return o.run(ctx, conn, args) // the end of the process ends the connection
 }
 
 func (o *runOptions) run(ctx context.Context, conn *connection, args []string) (err error) {
@@ -267,13 +265,12 @@ func (d *detacher) Read(p []byte) (int, error) {
 	}
 }
 
-var notInName = regexp.MustCompile(`[^a-z0-9-]+`)
-
 // newName makes up a name from that of the image.
 func newName(image string) string {
 	base, _, _ := strings.Cut(path.Base(image), "@")
 	base, _, _ = strings.Cut(base, ":")
-	base = strings.Trim(notInName.ReplaceAllString(strings.ToLower(base), "-"), "-")
+	words := strings.FieldsFunc(strings.ToLower(base), func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') })
+	base = strings.Join(words, "-")
 	if base == "" {
 		base = "container"
 	}

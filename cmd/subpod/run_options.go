@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -68,12 +67,16 @@ func (o *runOptions) addFlags(cmd *cobra.Command) {
 	cmd.PreRun = func(cmd *cobra.Command, _ []string) { o.entrypointSet = cmd.Flags().Changed("entrypoint") }
 }
 
-var validName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}$`)
+// isName: what pods, containers and volumes may be called.
+func isName(s string) bool {
+	const marks = "_.-"
+	return len(s) <= 63 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"+marks) == "" && strings.TrimLeft(s, marks) == s && s != ""
+}
 
 // check finds what is wrong before anything is started.
 func (o *runOptions) check() error {
 	switch {
-	case o.name != "" && !validName.MatchString(o.name):
+	case o.name != "" && !isName(o.name):
 		return usagef("--name %q: letters, digits, '_', '.' and '-' only, 63 at most", o.name)
 	case o.pull != "always" && o.pull != "missing" && o.pull != "never":
 		return usagef("--pull %s: always, missing or never", o.pull)
@@ -319,7 +322,7 @@ func parseVolume(s, dir string) (*runtimeapi.Mount, error) {
 		if _, err := os.Stat(abs); err != nil {
 			return nil, fmt.Errorf("-v %s: %w", s, err)
 		}
-	case !validName.MatchString(m.HostPath):
+	case !isName(m.HostPath):
 		return nil, usagef("-v %s: %q is neither a path nor the name of a volume", s, m.HostPath)
 	default:
 		m.HostPath = filepath.Join(dir, m.HostPath)

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -51,8 +50,6 @@ func (o *runOptions) fillSecurity(pod *runtimeapi.PodSandboxConfig, ctr *runtime
 	return nil
 }
 
-var validAccount = regexp.MustCompile(`^[^:\s/]+$`)
-
 // fillUser fills in whom the command runs as. The CRI has no field for the name of a
 // group: then the annotation is used.
 func (o *runOptions) fillUser(ctr *runtimeapi.ContainerConfig, sec *runtimeapi.LinuxContainerSecurityContext) error {
@@ -60,7 +57,7 @@ func (o *runOptions) fillUser(ctr *runtimeapi.ContainerConfig, sec *runtimeapi.L
 		return nil
 	}
 	user, group, hasGroup := strings.Cut(o.user, ":")
-	if !validAccount.MatchString(user) || hasGroup && !validAccount.MatchString(group) {
+	if !isAccount(user) || hasGroup && !isAccount(group) {
 		return usagef("-u %s: UID or user name is wanted, with :GID or :group if need be", o.user)
 	}
 	gid, err := strconv.ParseUint(group, 10, 32)
@@ -78,6 +75,8 @@ func (o *runOptions) fillUser(ctr *runtimeapi.ContainerConfig, sec *runtimeapi.L
 	}
 	return nil
 }
+
+func isAccount(s string) bool { return s != "" && !strings.ContainsAny(s, ":/ \t\r\n") }
 
 func securityOption(sec *runtimeapi.LinuxContainerSecurityContext, opt string) error {
 	name, value, _ := strings.Cut(opt, "=")

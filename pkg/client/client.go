@@ -48,7 +48,10 @@ func Dial(socket string) (*Client, error) {
 		grpc.WithStreamInterceptor(streamErrors),
 		grpc.WithAuthority("localhost"),
 		grpc.WithNoProxy(),
-		grpc.WithDisableServiceConfig())
+		grpc.WithDisableServiceConfig(),
+		// A size of its own: else each message is followed by pings that measure
+		// how fast the connection is.
+		grpc.WithInitialWindowSize(control.Window), grpc.WithInitialConnWindowSize(control.Window))
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("connect to %s: %w", socket, err), first.Close())
 	}

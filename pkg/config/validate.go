@@ -3,7 +3,6 @@ package config
 import (
 	"maps"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -149,9 +148,11 @@ func (v *validator) subnets(subnets []netip.Prefix) {
 	}
 }
 
-// handlerName is what a RuntimeClass may name: a DNS label (handler in
+// isHandlerName: what a RuntimeClass may name: a DNS label (handler in
 // k8s.io/api/node/v1, RuntimeClass).
-var handlerName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
+func isHandlerName(s string) bool {
+	return len(s) <= 63 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") == "" && strings.Trim(s, "-") == s && s != ""
+}
 
 func (v *validator) runtime(r Runtime) {
 	v.nonEmpty("runtime.conmon_path", r.ConmonPath)
@@ -160,7 +161,7 @@ func (v *validator) runtime(r Runtime) {
 	names := slices.Sorted(maps.Keys(r.Handlers))
 	for _, name := range names {
 		key := "runtime.handlers." + name
-		if !handlerName.MatchString(name) {
+		if !isHandlerName(name) {
 			v.add(key, "%q is not a lower-case DNS label, as a RuntimeClass asks for", name)
 		}
 		v.nonEmpty(key+".path", r.Handlers[name].Path)

@@ -12,6 +12,10 @@ import (
 // Service is the name of the service.
 const Service = "subpod.v1.Control"
 
+// Window is how many bytes may be on their way in a stream or connection, at both
+// ends.
+const Window = 1 << 20
+
 // ReasonTrailer is the gRPC trailer that says what an error is about where the
 // gRPC code alone does not, by one of the reasons below. CRI calls have it too.
 const ReasonTrailer = "subpod-reason"

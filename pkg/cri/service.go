@@ -57,6 +57,7 @@ func NewServer(s *Service, ready <-chan struct{}) *grpc.Server {
 		grpc.StreamInterceptor(edge.stream),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxSendMsgSize(maxMessage),
+		grpc.InitialWindowSize(control.Window), grpc.InitialConnWindowSize(control.Window),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	)
 	runtimeapi.RegisterRuntimeServiceServer(server, s)

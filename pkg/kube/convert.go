@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -145,7 +146,9 @@ func (p *Pod) Container(c *Container, s *Set, at Place, attempt uint32, podIP st
 	}, nil
 }
 
-var fieldKey = regexp.MustCompile(`^metadata\.(labels|annotations)\['([^']+)'\]$`)
+var fieldKey = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^metadata\.(labels|annotations)\['([^']+)'\]$`)
+})
 
 // field is the value of a fieldRef.
 func (p *Pod) field(path, uid, podIP string) (string, error) {
@@ -161,7 +164,7 @@ func (p *Pod) field(path, uid, podIP string) (string, error) {
 	case "spec.nodeName", "spec.serviceAccountName", "status.hostIP", "status.hostIPs":
 		return "", nil
 	}
-	if m := fieldKey.FindStringSubmatch(path); m != nil {
+	if m := fieldKey().FindStringSubmatch(path); m != nil {
 		if m[1] == "labels" {
 			return p.Metadata.Labels[m[2]], nil
 		}

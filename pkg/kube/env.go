@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -127,12 +128,14 @@ func (c *ConfigMap) content() map[string][]byte {
 	return out
 }
 
-var reference = regexp.MustCompile(`\$\$|\$\([-._a-zA-Z][-._a-zA-Z0-9]*\)`)
+var reference = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`\$\$|\$\([-._a-zA-Z][-._a-zA-Z0-9]*\)`)
+})
 
 // expand replaces $(NAME) by values that are known, and $$ by $ (the rule is that
 // of EnvVar.value and of Container.command).
 func expand(s string, known map[string]string) string {
-	return reference.ReplaceAllStringFunc(s, func(m string) string {
+	return reference().ReplaceAllStringFunc(s, func(m string) string {
 		if m == "$$" {
 			return "$"
 		}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
 	"strings"
 
 	strictjson "sigs.k8s.io/json"
@@ -171,7 +170,10 @@ func (s *Set) addDeployment(d *Deployment) error {
 	return nil
 }
 
-var dnsName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?$`)
+// isDNSName: small letters, digits, and in between dots and hyphens; 63 at most.
+func isDNSName(s string) bool {
+	return len(s) <= 63 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-.") == "" && strings.Trim(s, "-.") == s && s != ""
+}
 
 func (s *Set) check() error {
 	var errs []error
@@ -196,7 +198,7 @@ func (s *Set) check() error {
 func (p *Pod) problems(s *Set) []string {
 	var out []string
 	bad := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
-	if !dnsName.MatchString(p.Metadata.Name) {
+	if !isDNSName(p.Metadata.Name) {
 		bad("metadata.name: %q is not a DNS name in small letters", p.Metadata.Name)
 	}
 	spec := &p.Spec
@@ -256,7 +258,7 @@ func (v *Volume) problem(s *Set) string {
 		}
 	}
 	switch {
-	case !dnsName.MatchString(v.Name):
+	case !isDNSName(v.Name):
 		return "the name is not a DNS name in small letters"
 	case sources != 1:
 		return "one of emptyDir, hostPath, configMap, secret, persistentVolumeClaim, image, downwardAPI and projected must be set"
@@ -276,7 +278,7 @@ func (v *Volume) problem(s *Set) string {
 				return fmt.Sprintf("projected.sources[%d]: %s", i, problem)
 			}
 		}
-	case v.PersistentVolumeClaim != nil && !dnsName.MatchString(v.PersistentVolumeClaim.ClaimName):
+	case v.PersistentVolumeClaim != nil && !isDNSName(v.PersistentVolumeClaim.ClaimName):
 		return "persistentVolumeClaim.claimName is not a DNS name in small letters"
 	}
 	return ""
@@ -321,7 +323,7 @@ func fileProblem(files []DownwardFile) string {
 func (c *Container) problems(s *Set, volumes map[string]bool, init bool) []string {
 	var out []string
 	bad := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
-	if !dnsName.MatchString(c.Name) {
+	if !isDNSName(c.Name) {
 		bad(": the name is not a DNS name in small letters")
 	}
 	if c.Image == "" {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/subpod/subpod/pkg/proc"
 )
@@ -151,14 +152,11 @@ func (e *Executor) create(ctx context.Context, rt *runtime, s *CreateSpec) (f Fa
 			f = Facts{}
 		}
 	}()
-	conmon, err := e.startConmon(rt, *s)
+	conmon, err := e.startAndComplete(ctx, rt, s)
 	if err != nil {
 		return f, err
 	}
 	defer conmon.abandon()
-	if err := s.complete(ctx); err != nil {
-		return f, err
-	}
 	f.Rootfs, f.PIDNamespace = rootfsPath(*s), pidNamespace(s.Spec)
 	if h := s.Spec.Hooks; h != nil {
 		f.PlainStart, f.PlainDelete = len(h.Poststart) > 0, len(h.Poststop) > 0
@@ -191,6 +189,23 @@ func (e *Executor) create(ctx context.Context, rt *runtime, s *CreateSpec) (f Fa
 		return f, fmt.Errorf("program of the container's init: %w", err)
 	}
 	return f, nil
+}
+
+// startAndComplete starts conmon and completes the specification at the same time.
+// The caller must abandon what it gets.
+func (e *Executor) startAndComplete(ctx context.Context, rt *runtime, s *CreateSpec) (*conmonStart, error) {
+	var conmon *conmonStart
+	var start errgroup.Group
+	known := *s
+	start.Go(func() (err error) {
+		conmon, err = e.startConmon(rt, known)
+		return err
+	})
+	err := errors.Join(s.complete(ctx), start.Wait())
+	if err != nil && conmon != nil {
+		conmon.abandon()
+	}
+	return conmon, err
 }
 
 // undoCreate takes back what a failed create made, whether or not the caller's
