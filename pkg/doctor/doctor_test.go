@@ -195,6 +195,8 @@ func TestFakeHosts(t *testing.T) {
 		}, "subordinate IDs", OK, "from 700000", ""},
 		{"one ID asked for", func(f *fake) { f.Config.Node.IDMapping = rootless.IDsSingle },
 			"subordinate IDs", Info, "as configured", ""},
+		{"no program of an uplink", func(f *fake) { f.Config.Node.Uplink = rootless.UplinkGvisor },
+			rootless.GvisorBinary, Error, "/opt/subpod/bin/subpod-node-gvisor is not installed", "beside each other"},
 		{"no newuidmap", func(f *fake) { f.remove("/usr/bin/newuidmap") }, "newuidmap", Error, "not installed", "sudo apt install uidmap"},
 		{"newgidmap without setuid", func(f *fake) { f.put("/usr/bin/newgidmap", "", 0o755) },
 			"newuidmap", Error, "neither setuid root", "sudo chmod u+s "},

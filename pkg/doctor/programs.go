@@ -16,7 +16,7 @@ import (
 // program is something that the daemon runs.
 type program struct {
 	name, path string
-	pkg        string // Debian's package
+	pkg        string // Debian's package; "" is subpod's own
 	level      Level  // when it is missing
 	why        string
 }
@@ -42,7 +42,7 @@ func (h Host) needed() []program {
 		list = append(list, program{"pasta", c.Node.PastaPath, "passt", Error, "is the pods' way out"})
 	}
 	if uplink == rootless.UplinkGvisor {
-		list = append(list, program{rootless.GvisorBinary, filepath.Join(filepath.Dir(h.Executable), rootless.GvisorBinary), "subpod", Error, "is the pods' way out"})
+		list = append(list, program{rootless.GvisorBinary, filepath.Join(filepath.Dir(h.Executable), rootless.GvisorBinary), "", Error, "is the pods' way out"})
 	}
 	list = append(list, program{"fuse-overlayfs", c.Storage.MountProgram, "fuse-overlayfs",
 		ifUsed(c.Storage.Driver == "fuse-overlayfs"), "mounts the containers' root file systems"})
@@ -61,6 +61,9 @@ func programs(h Host) []Result {
 			r.Level = p.level
 			r.What = fmt.Sprintf("%s is not installed: it %s", p.path, p.why)
 			r.Fix = "sudo apt install " + p.pkg + "    # Debian's name"
+			if p.pkg == "" {
+				r.Fix = "install all programs of subpod beside each other (make build)"
+			}
 		} else {
 			r.What = path
 			if v := version(path); v != "" {
