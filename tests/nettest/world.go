@@ -59,7 +59,35 @@ func New(t testing.TB) *World {
 	Must(t, w.Node.Do(func() error {
 		return errors.Join(defaultVia("192.0.2.1"), defaultVia("2001:db8::1"))
 	}))
+	w.awaitUplink(w.NodeNS, "tap0", "2001:db8::2")
+	w.awaitUplink(w.Outside, "up0", "2001:db8::1")
 	return w
+}
+
+// awaitUplink waits until the kernel has brought the interface into service and the
+// neighbours can find its address, by the multicast group of RFC 4291, 2.7.1. A first
+// packet that comes before is lost, and its sender tries again after a second.
+func (w *World) awaitUplink(ns, name, address string) {
+	w.T.Helper()
+	a := netip.MustParseAddr(address).As16()
+	group := fmt.Sprintf("ff0200000000000000000001ff%x", a[13:])
+	Eventually(w.T, name+" in service", func() (ready bool) {
+		Must(w.T, netns.In(ns, func() error {
+			h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+			if err != nil {
+				return err
+			}
+			defer h.Close()
+			link, err := h.LinkByName(name)
+			if err != nil {
+				return err
+			}
+			groups, err := os.ReadFile("/proc/thread-self/net/igmp6")
+			ready = link.Attrs().OperState == netlink.OperUp && strings.Contains(string(groups), " "+group+" ")
+			return err
+		}))
+		return ready
+	})
 }
 
 func uplink(name, v4, v6 string, make netlink.Link) error {
