@@ -188,8 +188,8 @@ func testSourceAddress(t *testing.T, four, six int) {
 		kept          bool
 	}{
 		{"tcp", hostAddress(t), four, true},
-		{"tcp", hostAddress6(t), six, true},
-		{"tcp", hostAddress6(t), four, false},
+		{"tcp", globalAddress(t, false), six, true},
+		{"tcp", globalAddress(t, false), four, false},
 		{"tcp", "127.0.0.1", four, false},
 		{"tcp", "::1", six, false},
 		{"udp", hostAddress(t), four, false},
@@ -203,21 +203,6 @@ func testSourceAddress(t *testing.T, four, six int) {
 			t.Errorf("%s from %s to port %d: the pod sees %s", c.network, c.host, c.port, peer)
 		}
 	}
-}
-
-// hostAddress6 returns an IPv6 address of this machine that others can use, or "".
-func hostAddress6(t *testing.T) string {
-	t.Helper()
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, a := range addrs {
-		if ip, ok := a.(*net.IPNet); ok && ip.IP.To4() == nil && ip.IP.IsGlobalUnicast() {
-			return ip.IP.String()
-		}
-	}
-	return ""
 }
 
 // TestHostPortsAfterCrash: ports serve while no server runs, are the pod's again under

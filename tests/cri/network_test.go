@@ -135,18 +135,27 @@ func freePort(t *testing.T) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-// hostAddress returns an address of this machine that is not a loopback one.
+// hostAddress returns an IPv4 address of this machine that is not a loopback one.
 func hostAddress(t *testing.T) string {
+	t.Helper()
+	address := globalAddress(t, true)
+	if address == "" {
+		t.Skip("this machine has no IPv4 address but its loopback's: there is no world to reach")
+	}
+	return address
+}
+
+// globalAddress returns an address of the family that others can use, or "".
+func globalAddress(t *testing.T, four bool) string {
 	t.Helper()
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, a := range addrs {
-		if ip, ok := a.(*net.IPNet); ok && ip.IP.To4() != nil && ip.IP.IsGlobalUnicast() {
+		if ip, ok := a.(*net.IPNet); ok && (ip.IP.To4() != nil) == four && ip.IP.IsGlobalUnicast() {
 			return ip.IP.String()
 		}
 	}
-	t.Skip("this machine has no IPv4 address but its loopback's: there is no world to reach")
 	return ""
 }
