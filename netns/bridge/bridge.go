@@ -59,7 +59,6 @@ type Bridge struct {
 	ready    bool
 	mtu      int // 0 until Reconcile when it is to be the uplink's
 	ifindex  int
-	bigTCP   bool               // takesBigTCP
 	found    int                // the bridge whose gateways pods can find
 	current  []netip.Prefix     // subnets of new pods, IPv4 first
 	prefixes []netip.Prefix     // all subnets with a gateway address on the bridge

@@ -271,7 +271,6 @@ func (b *Bridge) bridgeLink() (netlink.Link, error) {
 			return nil, fmt.Errorf("set MTU %d of bridge %s: %w", b.mtu, b.name, err)
 		}
 	}
-	b.bigTCP = takesBigTCP(link)
 	if err := rt.LinkSetUp(link); err != nil {
 		return nil, fmt.Errorf("bring up bridge %s: %w", b.name, err)
 	}

@@ -155,7 +155,7 @@ func partialSetup(t *testing.T, b *Bridge, pod netns.Pod, steps int) {
 	prefixes, err := b.withSubnets(addrs)
 	nettest.Must(t, err)
 	if steps > 1 {
-		nettest.Must(t, b.attach(pod, b.ifindex, b.mtu, macOf(addrs[0]), b.bigTCP))
+		nettest.Must(t, b.attach(pod, b.ifindex, b.mtu, macOf(addrs[0])))
 	}
 	if steps > 2 {
 		_, err := b.address(pod.NetNS, prefixes, 0, b.mtu)

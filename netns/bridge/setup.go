@@ -42,7 +42,7 @@ func (b *Bridge) Setup(ctx context.Context, pod netns.Pod) (netns.Result, error)
 // connect is the sequence of Setup. What it has done is undone by disconnect.
 func (b *Bridge) connect(ctx context.Context, pod netns.Pod, p *podNet) (netns.Result, error) {
 	b.mu.Lock()
-	ready, subnets, ifindex, mtu, bigTCP := b.ready, b.current, b.ifindex, b.mtu, b.bigTCP
+	ready, subnets, ifindex, mtu := b.ready, b.current, b.ifindex, b.mtu
 	b.mu.Unlock()
 	if !ready {
 		return netns.Result{}, fmt.Errorf("%w: not reconciled yet", netns.ErrNotReady)
@@ -59,7 +59,7 @@ func (b *Bridge) connect(ctx context.Context, pod netns.Pod, p *podNet) (netns.R
 	if err := b.join(pod, p); err != nil {
 		return netns.Result{}, err
 	}
-	if err := b.attach(pod, ifindex, mtu, mac, bigTCP); err != nil {
+	if err := b.attach(pod, ifindex, mtu, mac); err != nil {
 		return netns.Result{}, err
 	}
 	if prefixes, err = b.address(pod.NetNS, prefixes, pod.EgressRate, mtu); err != nil {
@@ -92,7 +92,6 @@ func (b *Bridge) awaitGateways(ifindex int, prefixes []netip.Prefix) error {
 	if known {
 		return nil
 	}
-	b.growBridge(ifindex)
 	return b.node.Do(func() error {
 		for _, p := range prefixes {
 			awaitNeighbours(b.name, gatewayOf(p))

@@ -66,22 +66,9 @@ func (r *rawSocket) send(kind, flags int, msg *nl.IfInfomsg, attrs ...*nl.RtAttr
 	return err
 }
 
-// biggestTCP is how many bytes a TCP packet by IPv4 between pods may have: the most that
-// links take (GSO_MAX_SIZE of the kernel's netdevice.h). One that leaves the node is cut
-// by the kernel before. By IPv6, Linux 6.18 loses those that are masqueraded.
-const biggestTCP = 8 * 65535
-
-// takesBigTCP reports whether the kernel knows packets of more than 64 KiB by IPv4: since
-// Linux 6.3 it tells their limit.
-func takesBigTCP(link netlink.Link) bool { return link.Attrs().GSOIPv4MaxSize > 0 }
-
 // createVeth makes, by one message, a veth with one end up in the bridge and the
-// other, still down, in the pod's network namespace. bigTCP says that takesBigTCP.
-func (r *rawSocket) createVeth(name string, bridge, mtu, podNS int, mac net.HardwareAddr, bigTCP bool) error {
-	attrs := []*nl.RtAttr{nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(mtu)))} // of both ends
-	if bigTCP {
-		attrs = append(attrs, nl.NewRtAttr(unix.IFLA_GSO_IPV4_MAX_SIZE, nl.Uint32Attr(biggestTCP)))
-	}
+// other, still down, in the pod's network namespace.
+func (r *rawSocket) createVeth(name string, bridge, mtu, podNS int, mac net.HardwareAddr) error {
 	host := nl.NewIfInfomsg(unix.AF_UNSPEC)
 	host.Flags, host.Change = unix.IFF_UP, unix.IFF_UP
 	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
@@ -89,28 +76,14 @@ func (r *rawSocket) createVeth(name string, bridge, mtu, podNS int, mac net.Hard
 	peer := info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(nl.VETH_INFO_PEER, nil)
 	nl.NewIfInfomsgChild(peer, unix.AF_UNSPEC) // not up: a veth cannot be before it has its peer
 	peer.AddRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(podInterface))
-	for _, a := range attrs {
-		peer.AddChild(a)
-	}
+	peer.AddRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(mtu)))
 	peer.AddRtAttr(unix.IFLA_ADDRESS, mac)
 	peer.AddRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(podNS)))
-	return r.send(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, host, append(attrs,
+	return r.send(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, host,
 		nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)),
+		nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(mtu))),
 		nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(uint32(bridge))),
-		info)...)
-}
-
-// growBridge lets the node send its pods packets as big as theirs. A bridge takes what
-// all of its ports take, and needs to have one; a port of somebody else's is no reason
-// to refuse the pod.
-func (b *Bridge) growBridge(ifindex int) {
-	link, err := b.links.rt.LinkByIndex(ifindex)
-	if err == nil && takesBigTCP(link) {
-		err = b.links.rt.LinkSetGSOIPv4MaxSize(link, biggestTCP)
-	}
-	if err != nil {
-		b.log.Debug("the node sends its pods packets of up to 64 KiB only", "bridge", b.name, "error", err)
-	}
+		info)
 }
 
 // hairpin lets a pod reach itself through its own host port: the packet leaves the
@@ -129,14 +102,14 @@ func (r *rawSocket) setPort(ifindex int, attr *nl.RtAttr) error {
 }
 
 // attach makes the pod's link, or takes the one that an interrupted Setup left.
-func (b *Bridge) attach(pod netns.Pod, ifindex, mtu int, mac net.HardwareAddr, bigTCP bool) error {
+func (b *Bridge) attach(pod netns.Pod, ifindex, mtu int, mac net.HardwareAddr) error {
 	ns, err := os.Open(pod.NetNS)
 	if err != nil {
 		return fmt.Errorf("open the pod's network namespace: %w", err)
 	}
 	defer ns.Close()
 	name := vethName(pod.ID)
-	create := func() error { return b.links.raw.createVeth(name, ifindex, mtu, int(ns.Fd()), mac, bigTCP) }
+	create := func() error { return b.links.raw.createVeth(name, ifindex, mtu, int(ns.Fd()), mac) }
 	err = create()
 	if errors.Is(err, unix.EEXIST) {
 		err = b.takeVeth(name, pod.NetNS, ifindex, create)
