@@ -124,11 +124,23 @@ func (p *pod) logged() (err error) {
 }
 
 // forward talks to the web server in the container, every tenth time by crictl as a
-// user does, else by the URL alone: what the streaming server does then is the same.
+// user does. Else the URL is used up by a request that asks for no stream: so many
+// that are never opened would be refused.
 func (p *pod) forward(ctx context.Context, i int) error {
 	if i%10 != 0 {
-		_, err := p.r.cri.PortForward(ctx, &runtimeapi.PortForwardRequest{PodSandboxId: p.podID, Port: []int32{8080}})
-		return err
+		forward, err := p.r.cri.PortForward(ctx, &runtimeapi.PortForwardRequest{PodSandboxId: p.podID, Port: []int32{8080}})
+		if err != nil {
+			return err
+		}
+		resp, err := http.Get(forward.Url)
+		if err != nil {
+			return err
+		}
+		resp.Body.Close()
+		if resp.StatusCode < 400 {
+			return fmt.Errorf("a request without an upgrade: %s", resp.Status)
+		}
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
