@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/subpod/subpod/netns"
@@ -141,4 +143,35 @@ func blackholes(routes []string, add bool) error {
 		err = errors.Join(err, change(&netlink.Route{Dst: ipNet(netip.MustParsePrefix(r)), Type: unix.RTN_UNREACHABLE}))
 	}
 	return err
+}
+
+// TestReports: a pod's multicast listener reports do not reach the others.
+func TestReports(t *testing.T) {
+	w := newWorld(t)
+	b := w.bridge(Options{})
+	count := func(pod netns.Pod, name string) (n int) {
+		nettest.Must(t, netns.In(pod.NetNS, func() error {
+			text, err := os.ReadFile("/proc/thread-self/net/snmp6")
+			for line := range strings.Lines(string(text)) {
+				if rest, ok := strings.CutPrefix(line, name+" "); ok {
+					n, err = strconv.Atoi(strings.TrimSpace(rest))
+				}
+			}
+			return err
+		}))
+		return n
+	}
+	setup := func(name string) netns.Pod {
+		pod := w.Pod(name)
+		w.Setup(b, pod)
+		nettest.Eventually(t, name+" sends reports", func() bool { return count(pod, "Icmp6OutMLDv2Reports") > 1 })
+		return pod
+	}
+	one := setup("one")
+	setup("two") // with the first pods the bridge itself has something to say
+	before := count(one, "Ip6InMcastPkts")
+	setup("three")
+	if n := count(one, "Ip6InMcastPkts"); n > before {
+		t.Errorf("%d multicast packets of another pod came", n-before)
+	}
 }

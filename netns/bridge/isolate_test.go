@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"strings"
 	"testing"
 
 	"github.com/subpod/subpod/netns"
@@ -67,10 +68,11 @@ func TestIsolation(t *testing.T) {
 		t.Errorf("rules differ from testdata/isolate.nft; they are now:\n%s", got)
 	}
 	// Without isolation nothing of it is left.
+	nettest.Must(t, b.Close())
 	w.bridge(Options{})
 	var out []byte
 	nettest.Must(t, w.Node.Do(func() (err error) { out, err = exec.Command("nft", "list", "tables", "bridge").Output(); return err }))
-	if len(out) != 0 {
+	if strings.Contains(string(out), "table bridge "+tableName+"\n") {
 		t.Errorf("after isolation was turned off: %s", out)
 	}
 }

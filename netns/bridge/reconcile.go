@@ -47,6 +47,9 @@ func (b *Bridge) Reconcile(ctx context.Context, live []netns.Pod) error {
 	if err := b.restoreIsolation(live); err != nil {
 		return errors.Join(append(errs, fmt.Errorf("pod network: %w", err))...)
 	}
+	if err := b.rules.dropReports(); err != nil {
+		b.log.Debug("pods see each other's multicast reports: hundreds of them are slower", "error", err)
+	}
 	errs = append(errs, b.restoreForwards(ctx, forwards))
 	b.mu.Lock()
 	b.ready = true
