@@ -204,8 +204,11 @@ inside chmod 0600 /dev/net/tun
 broken "/dev/net/tun for root alone" "/dev/net/tun cannot be used" "sudo chmod 0666 \\/dev\\/net\\/tun"
 inside chmod 0600 /dev/fuse
 broken "/dev/fuse for root alone" "/dev/fuse" "sudo chmod 0666 \\/dev\\/fuse"
-# Which would take the place of slirp4netns.
-inside apt-get -q remove passt >/dev/null 2>&1
+say "no slirp4netns, no pasta: gvisor-tap-vsock must do, and be said"
+inside apt-get -q -y remove slirp4netns passt >/dev/null 2>&1
+run || { cat "$machine/tmp/run.out" "$machine/tmp/daemon.out"; fail "nothing runs without slirp4netns"; }
+grep -o "slirp4netns is not installed; gvisor-tap-vsock is next" "$machine/tmp/daemon.out" || fail "the daemon does not say which uplink it takes"
+inside rm /home/ann/subpod/bin/subpod-node-gvisor
 for p in crun conmon slirp4netns fuse-overlayfs; do
 	inside apt-get -q -y remove $p >/dev/null 2>&1
 	broken "no $p" "$p" "sudo apt install $p"
