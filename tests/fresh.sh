@@ -209,7 +209,7 @@ inside apt-get -q -y remove slirp4netns passt >/dev/null 2>&1
 run || { cat "$machine/tmp/run.out" "$machine/tmp/daemon.out"; fail "nothing runs without slirp4netns"; }
 grep -o "slirp4netns is not installed; gvisor-tap-vsock is next" "$machine/tmp/daemon.out" || fail "the daemon does not say which uplink it takes"
 inside rm /home/ann/subpod/bin/subpod-node-gvisor
-for p in crun conmon slirp4netns fuse-overlayfs; do
+for p in slirp4netns crun conmon fuse-overlayfs; do
 	inside apt-get -q -y remove $p >/dev/null 2>&1
 	broken "no $p" "$p" "sudo apt install $p"
 done
