@@ -7,10 +7,9 @@ import (
 )
 
 // dropReports keeps pods' multicast listener reports off the bridge (MLD, RFC 3810).
-// Each pod sends several for its IPv6 addresses; a bridge without a querier floods
-// them to all other pods, and in each a worker of the kernel looks at them: with
-// hundreds of pods a new one waited for these. Nobody needs them, since the bridge
-// does not select by groups either. Idempotent.
+// Each pod sends several for its IPv6 addresses, and a bridge without a querier floods
+// them to all other pods: with hundreds of them, RunPodSandbox became slower. Nobody
+// needs them, since such a bridge does not select by groups either. Idempotent.
 func (r *rules) dropReports() error {
 	table := &nftables.Table{Family: nftables.TableFamilyBridge, Name: tableName + "-reports"}
 	return r.transact(func(c *nftables.Conn) error {
