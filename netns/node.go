@@ -31,13 +31,18 @@ type call struct {
 }
 
 // OpenNode starts the thread and moves it into the network namespace at
-// netnsPath ("" = the process's own). Close stops it.
+// netnsPath ("" = the process's own). Close stops it. Bridges made in a namespace
+// given by its path can forward IPv6 at once: for that the kernel needs a link-local
+// address that has passed duplicate address detection.
 func OpenNode(netnsPath string) (*Node, error) {
 	n := &Node{path: netnsPath, calls: make(chan call), quit: make(chan struct{})}
 	ready := make(chan error, 1)
 	go n.run(ready)
 	if err := <-ready; err != nil {
 		return nil, fmt.Errorf("open node network namespace: %w", err)
+	}
+	if netnsPath != "" {
+		_ = SkipDAD(netnsPath) // where sysctls are read-only, the first second is lost
 	}
 	return n, nil
 }

@@ -48,10 +48,9 @@ type Pins struct {
 }
 
 // Pin makes the namespaces of a pod and binds them to files in Dir, so that no
-// process has to hold them: they live until Unpin. A new network namespace has
-// its lo up and duplicate address detection off for later interfaces. Either all
-// is made or nothing is left. fs.ErrExist when Dir already has pins; ErrSysctl
-// for a sysctl that is not the pod's to set.
+// process has to hold them: they live until Unpin. A new network namespace has its lo
+// up. Either all is made or nothing is left. fs.ErrExist when Dir already has pins;
+// ErrSysctl for a sysctl that is not the pod's to set.
 func Pin(ctx context.Context, s PinSpec) (Pins, error) {
 	if err := ctx.Err(); err != nil {
 		return Pins{}, err
@@ -163,25 +162,11 @@ func (s PinSpec) configure() error {
 		}
 	}
 	if s.Net {
-		if err := disableDAD(); err != nil {
-			return err
-		}
 		if err := loopbackUp(); err != nil {
 			return err
 		}
 	}
 	return writeSysctls(s.Sysctls, s.Net, s.IPC)
-}
-
-// disableDAD lets interfaces made later in the calling thread's network
-// namespace use their IPv6 addresses at once. Duplicates cannot arise: addresses
-// are given out by the network. A kernel without IPv6 is fine.
-func disableDAD() error {
-	err := os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_dad", []byte("0"), 0)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("turn off duplicate address detection: %w", err)
-	}
-	return nil
 }
 
 // bindFrom pins the namespaces found in procNS (a /proc/…/ns directory).

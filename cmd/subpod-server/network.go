@@ -21,7 +21,7 @@ func newNetwork(cfg *config.Config, node *rootless.Node, nodeNet *netns.Node, po
 	dir := filepath.Join(cfg.Daemon.DataDir, "net")
 	newBridge := func() (*bridge.Bridge, error) {
 		return bridge.New(bridge.Options{
-			Node: nodeNet, StateDir: dir, Ports: ports.network(), Log: slog.Default(),
+			Node: nodeNet, StateDir: dir, RunDir: filepath.Join(cfg.Daemon.RunDir, "net"), Ports: ports.network(), Log: slog.Default(),
 			Subnets: cfg.Network.Subnets, Name: cfg.Network.Bridge, MTU: cfg.Network.MTU,
 			Isolate: cfg.Network.Isolate,
 		})

@@ -22,7 +22,7 @@ func TestMain(m *testing.M) {
 
 func open(t *testing.T, w *nettest.World) *Network {
 	t.Helper()
-	b, err := bridge.New(bridge.Options{Node: w.Node, StateDir: filepath.Join(w.Dir, "state"), Subnets: []netip.Prefix{netip.MustParsePrefix("10.88.0.0/24")}})
+	b, err := bridge.New(bridge.Options{Node: w.Node, StateDir: filepath.Join(w.Dir, "state"), RunDir: filepath.Join(w.Dir, "run"), Subnets: []netip.Prefix{netip.MustParsePrefix("10.88.0.0/24")}})
 	nettest.Must(t, err)
 	t.Cleanup(func() { b.Close() })
 	c, err := cni.New(cni.Options{Node: w.Node, StateDir: filepath.Join(w.Dir, "state", "cni"), ConfDirs: []string{filepath.Join(w.Dir, "net.d")}, Skip: NotOurs, BinDirs: []string{"/usr/lib/cni", "/usr/libexec/cni", "/opt/cni/bin"}})

@@ -21,7 +21,8 @@ import (
 // Options say where and how to make the network.
 type Options struct {
 	Node     *netns.Node // required
-	StateDir string      // required: address claims, and the subnets set by SetPodCIDR
+	StateDir string      // required: the subnets set by SetPodCIDR
+	RunDir   string      // required: address claims, of no use once the pods' namespaces are gone
 	// Subnets of pods, at most one per family. Empty: chosen so that they collide
 	// with no route of the host or the node.
 	Subnets []netip.Prefix
@@ -48,6 +49,7 @@ type Bridge struct {
 	claims   netns.PortClaims
 	apart    isolation
 	isolate  bool
+	quiet    bool // dropChatter does its work; written by the first Reconcile alone
 	watch    *watch
 	closed   chan struct{}
 	close    sync.Once
@@ -80,8 +82,8 @@ var _ netns.Network = (*Bridge)(nil)
 // New reads the address claims and decides on the subnets. It changes nothing in
 // the kernel: that is Reconcile's, which must come before Setup.
 func New(o Options) (*Bridge, error) {
-	if o.Node == nil || o.StateDir == "" {
-		return nil, errors.New("pod network: the node and a state directory are required")
+	if o.Node == nil || o.StateDir == "" || o.RunDir == "" {
+		return nil, errors.New("pod network: the node and the directories are required")
 	}
 	if o.Log == nil {
 		o.Log = slog.Default()
@@ -92,7 +94,7 @@ func New(o Options) (*Bridge, error) {
 	if len(o.Name) >= unix.IFNAMSIZ {
 		return nil, fmt.Errorf("pod network: bridge name %q is longer than %d bytes", o.Name, unix.IFNAMSIZ-1)
 	}
-	claims, err := openIPAM(filepath.Join(o.StateDir, "addresses"))
+	claims, err := openIPAM(filepath.Join(o.RunDir, "addresses"))
 	if err != nil {
 		return nil, fmt.Errorf("pod network: %w", err)
 	}

@@ -53,7 +53,7 @@ func TestSetupAndTeardownAreIdempotent(t *testing.T) {
 		nettest.Must(t, b.Teardown(ctx, pod.ID))
 	}
 	nettest.Must(t, b.Teardown(ctx, nettest.PodID("never seen")))
-	if left, _ := os.ReadDir(filepath.Join(w.Dir, "state", "addresses")); len(left) != 0 {
+	if left, _ := os.ReadDir(filepath.Join(w.Dir, "run", "addresses")); len(left) != 0 {
 		t.Errorf("addresses are left: %v", left)
 	}
 	// The same pod again, in the same namespace, which still has the old link.
@@ -96,7 +96,7 @@ func TestBadPods(t *testing.T) {
 
 func TestNotReadyBeforeReconcile(t *testing.T) {
 	w := newWorld(t)
-	b, err := New(Options{Node: w.Node, StateDir: t.TempDir()})
+	b, err := New(Options{Node: w.Node, StateDir: t.TempDir(), RunDir: t.TempDir()})
 	nettest.Must(t, err)
 	defer b.Close()
 	if err := b.Status(context.Background()); !errors.Is(err, netns.ErrNotReady) {
@@ -119,7 +119,7 @@ func TestSubnetsAvoidRoutesOfHostAndNode(t *testing.T) {
 		nettest.Must(t, netns.In(ns, func() error { return blackholes(routes, true) }))
 		defer netns.In(ns, func() error { return blackholes(routes, false) })
 	}
-	b, err := New(Options{Node: w.Node, StateDir: t.TempDir()})
+	b, err := New(Options{Node: w.Node, StateDir: t.TempDir(), RunDir: t.TempDir()})
 	nettest.Must(t, err)
 	defer b.Close()
 	got := b.Subnets()

@@ -137,14 +137,6 @@ func (i *isolation) remove(p isolatedPort) error {
 	return nil
 }
 
-// present returns an error when the table is not there.
-func (i *isolation) present() error {
-	return i.rules.transact(func(c *nftables.Conn) error {
-		_, err := c.ListTableOfFamily(tableName, nftables.TableFamilyBridge)
-		return err
-	})
-}
-
 // drop removes the table of an earlier run with isolation.
 func (i *isolation) drop() error {
 	return i.rules.transact(func(c *nftables.Conn) error {

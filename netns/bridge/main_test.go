@@ -31,7 +31,7 @@ func newWorld(t testing.TB) *world { return &world{nettest.New(t)} }
 // bridge opens the network on the world's state, as a server does at start.
 func (w *world) bridge(o Options, live ...netns.Pod) *Bridge {
 	w.T.Helper()
-	o.Node, o.StateDir = w.Node, filepath.Join(w.Dir, "state")
+	o.Node, o.StateDir, o.RunDir = w.Node, filepath.Join(w.Dir, "state"), filepath.Join(w.Dir, "run")
 	b, err := New(o)
 	nettest.Must(w.T, err)
 	w.T.Cleanup(func() { b.Close() })

@@ -47,8 +47,10 @@ func (b *Bridge) Reconcile(ctx context.Context, live []netns.Pod) error {
 	if err := b.restoreIsolation(live); err != nil {
 		return errors.Join(append(errs, fmt.Errorf("pod network: %w", err))...)
 	}
-	if err := b.rules.dropReports(); err != nil {
-		b.log.Debug("pods see each other's multicast reports: hundreds of them are slower", "error", err)
+	b.quiet = true
+	if err := b.rules.dropChatter(); err != nil {
+		b.quiet = false
+		b.log.Warn("pods see each other's IPv6 multicast reports: with hundreds of pods new ones are slower; the kernel module nf_tables_bridge is needed", "error", err)
 	}
 	errs = append(errs, b.restoreForwards(ctx, forwards))
 	b.mu.Lock()
@@ -172,6 +174,7 @@ func (b *Bridge) intact(pod netns.Pod, want []netip.Addr) bool {
 		return false
 	}
 	var have []netip.Addr
+	missing := func(a netip.Addr) bool { return !slices.Contains(have, a) }
 	err := netns.In(pod.NetNS, func() error {
 		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 		if err != nil {
@@ -186,12 +189,11 @@ func (b *Bridge) intact(pod netns.Pod, want []netip.Addr) bool {
 		for _, a := range list {
 			have = append(have, prefixOf(a.IPNet).Addr())
 		}
-		if ipv6Off(podInterface) {
+		if slices.ContainsFunc(want, missing) && ipv6Off(podInterface) {
 			want = slices.DeleteFunc(slices.Clone(want), netip.Addr.Is6)
 		}
 		return err
 	})
-	missing := func(a netip.Addr) bool { return !slices.Contains(have, a) }
 	return err == nil && !slices.ContainsFunc(want, missing)
 }
 
@@ -258,7 +260,10 @@ func (b *Bridge) bridgeLink() (netlink.Link, error) {
 		// An address of its own: else the bridge takes that of its first port, and
 		// changes it when that pod goes.
 		attrs.HardwareAddr = macOf(gatewayOf(b.current[0]))
-		if err := rt.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil && !errors.Is(err, unix.EEXIST) {
+		// With multicast snooping, the kernel goes to work on all ports whenever one is
+		// added, and without a querier it would flood multicast to them all the same.
+		snooping := false
+		if err := rt.LinkAdd(&netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snooping}); err != nil && !errors.Is(err, unix.EEXIST) {
 			return nil, fmt.Errorf("make bridge %s: %w", b.name, err)
 		}
 		link, err = rt.LinkByName(b.name)

@@ -21,7 +21,7 @@ import (
 // claims lists the address claims on disk: address → pod.
 func (w *world) claims() map[string]string {
 	w.T.Helper()
-	dir := filepath.Join(w.Dir, "state", "addresses")
+	dir := filepath.Join(w.Dir, "run", "addresses")
 	entries, err := os.ReadDir(dir)
 	nettest.Must(w.T, err)
 	out := map[string]string{}
@@ -84,7 +84,7 @@ func TestLostClaimsAreReadFromThePod(t *testing.T) {
 	w := newWorld(t)
 	pod := w.Pod("one")
 	r := w.Setup(w.bridge(Options{}), pod)
-	nettest.Must(t, os.RemoveAll(filepath.Join(w.Dir, "state")))
+	nettest.Must(t, os.RemoveAll(filepath.Join(w.Dir, "run")))
 	b := w.bridge(Options{}, pod)
 	if got := b.ipam.of(pod.ID); !slices.Equal(got, r.IPs) {
 		t.Errorf("addresses %v, the pod uses %v", got, r.IPs)
@@ -95,8 +95,8 @@ func TestNodeReboot(t *testing.T) {
 	w := newWorld(t)
 	w.Setup(w.bridge(Options{}), w.Pod("old"))
 	fresh := newWorld(t)
-	nettest.Must(t, os.RemoveAll(filepath.Join(fresh.Dir, "state")))
-	nettest.Must(t, os.Rename(filepath.Join(w.Dir, "state"), filepath.Join(fresh.Dir, "state")))
+	nettest.Must(t, os.RemoveAll(filepath.Join(fresh.Dir, "run")))
+	nettest.Must(t, os.Rename(filepath.Join(w.Dir, "run"), filepath.Join(fresh.Dir, "run")))
 	b := fresh.bridge(Options{})
 	nettest.Must(t, b.Status(context.Background()))
 	if c := fresh.claims(); len(c) != 0 {

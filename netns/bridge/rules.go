@@ -170,13 +170,13 @@ func (r *rules) remove(elements []element) error {
 }
 
 // present returns an error when the table is not there.
-func (r *rules) present() error {
+func (r *rules) present(t *nftables.Table) error {
 	err := r.transact(func(c *nftables.Conn) error {
-		_, err := c.ListTableOfFamily(tableName, nftables.TableFamilyINet)
+		_, err := c.ListTableOfFamily(t.Name, t.Family)
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("nftables table %s: %w", tableName, err)
+		return fmt.Errorf("nftables table %s: %w", t.Name, err)
 	}
 	return nil
 }

@@ -218,6 +218,9 @@ func writeCIDRs(dir string, subnets []netip.Prefix) error {
 	for _, s := range subnets {
 		fmt.Fprintln(&text, s)
 	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
 	path := filepath.Join(dir, cidrFile)
 	if err := os.WriteFile(path+".new", []byte(text.String()), 0o600); err != nil {
 		return err

@@ -221,17 +221,17 @@ func (b *Bridge) address(podNS string, addrs []netip.Prefix, egress uint64, mtu 
 		if err != nil {
 			return err
 		}
-		if ipv6Off(podInterface) {
-			addrs = slices.DeleteFunc(slices.Clone(addrs), func(p netip.Prefix) bool { return p.Addr().Is6() })
-		}
-		used = addrs
 		if err := removeOthers(h, link, addrs); err != nil {
 			return err
 		}
-		quietIPv6()
-		if err := h.LinkSetUp(link); err != nil {
+		hasIPv6, err := b.bringUp(h, link)
+		if err != nil {
 			return err
 		}
+		if !hasIPv6 {
+			addrs = slices.DeleteFunc(slices.Clone(addrs), func(p netip.Prefix) bool { return p.Addr().Is6() })
+		}
+		used = addrs
 		for _, p := range addrs {
 			a := &netlink.Addr{IPNet: ipNet(p)}
 			if p.Addr().Is6() {
@@ -289,15 +289,53 @@ func awaitNeighbours(ifname string, a netip.Addr) {
 	}
 }
 
-// quietIPv6 keeps a pod's interface from asking for routers, which the bridge has
-// none of, and for other owners of its addresses, which are given out once. Each
-// such packet goes to all pods: with hundreds of them, new ones became slow. It
-// also keeps one pod from being another one's router. What a sysctl of the pod says
-// is written later.
+// addrGenNone leaves it to us to give an interface its IPv6 link-local address
+// (IN6_ADDR_GEN_MODE_NONE of linux/if_link.h).
+const addrGenNone = 1
+
+// bringUp brings the pod's interface up, with the link-local address that the kernel
+// would give it, and reports whether it has IPv6 at all: the kernel may not, and a
+// sysctl of the pod may have turned it off. Left to itself the kernel looks for
+// other owners of the address, for a second and among all pods, and gives one to the
+// node's end as well. It asks for none of the sysctls: looking up the first one in a
+// new network namespace takes longer the more namespaces there are.
+func (b *Bridge) bringUp(h *netlink.Handle, link netlink.Link) (hasIPv6 bool, err error) {
+	nodeEnd := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Index: link.Attrs().ParentIndex}}
+	if err := errors.Join(b.links.rt.LinkSetIP6AddrGenMode(nodeEnd, addrGenNone), h.LinkSetIP6AddrGenMode(link, addrGenNone)); err != nil {
+		if !errors.Is(err, unix.EAFNOSUPPORT) {
+			return false, fmt.Errorf("keep the kernel from making addresses: %w", err)
+		}
+		return false, h.LinkSetUp(link)
+	}
+	if !b.quiet {
+		quietIPv6()
+	}
+	if err := h.LinkSetUp(link); err != nil {
+		return false, err
+	}
+	local := netip.PrefixFrom(linkLocalOf(link.Attrs().HardwareAddr), 64)
+	err = h.AddrReplace(link, &netlink.Addr{IPNet: ipNet(local), Flags: unix.IFA_F_NODAD})
+	if errors.Is(err, unix.EACCES) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("add address %s: %w", local, err)
+	}
+	return true, nil
+}
+
+// linkLocalOf derives an interface's IPv6 link-local address from its hardware
+// address (RFC 4291, appendix A).
+func linkLocalOf(mac net.HardwareAddr) netip.Addr {
+	return netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80,
+		8: mac[0] ^ 2, 9: mac[1], 10: mac[2], 11: 0xff, 12: 0xfe, 13: mac[3], 14: mac[4], 15: mac[5]})
+}
+
+// quietIPv6 is what keeps a pod's interface from asking for routers, and from taking
+// another pod for one, where the bridge cannot (dropChatter).
 func quietIPv6() {
-	for _, key := range []string{"accept_ra", "accept_dad", "router_solicitations"} {
-		// Read-only, or without IPv6: then it is as it was.
-		_ = setSysctl("net/ipv6/conf/"+podInterface+"/"+key, 0)
+	for _, key := range []string{"accept_ra", "router_solicitations"} {
+		_ = setSysctl("net/ipv6/conf/"+podInterface+"/"+key, 0) // read-only: then it is as it was
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/google/nftables"
 	"github.com/subpod/subpod/netns"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -170,7 +171,8 @@ func (b *Bridge) repair() (fixed []string, err error) {
 	if err != nil {
 		return fixed, err
 	}
-	if b.rules.present() != nil || (b.isolate && b.apart.present() != nil) {
+	flushed := func(t *nftables.Table) bool { return b.rules.present(t) != nil }
+	if flushed(table()) || b.isolate && flushed(isolationTable()) || b.quiet && flushed(chatterTable()) {
 		if err := b.repairRules(); err != nil {
 			return fixed, err
 		}
@@ -256,7 +258,12 @@ func (b *Bridge) repairRules() error {
 		return err
 	}
 	if b.isolate {
-		return b.apart.replace(ports)
+		if err := b.apart.replace(ports); err != nil {
+			return err
+		}
+	}
+	if b.quiet {
+		return b.rules.dropChatter()
 	}
 	return nil
 }

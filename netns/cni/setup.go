@@ -57,6 +57,9 @@ func (n *Network) connect(ctx context.Context, a *attachment, p *podNet) error {
 	if err := n.write(a); err != nil {
 		return err
 	}
+	if err := netns.SkipDAD(a.Pod.NetNS); err != nil {
+		return err
+	}
 	x := n.exec("ADD")
 	made, err := x.lib().AddNetworkList(ctx, list, a.runtimeConf())
 	if err != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -112,7 +111,7 @@ func (s *Store) Pod(id string) (Pod, error) { return s.pods.get(id) }
 
 // Pods returns all records, oldest first.
 func (s *Store) Pods() []Pod {
-	all := s.pods.all()
+	all := s.pods.all(func(*Pod) bool { return true })
 	slices.SortFunc(all, func(a, b Pod) int { return a.CreatedAt.Compare(b.CreatedAt) })
 	return all
 }
@@ -136,14 +135,17 @@ func (s *Store) Container(id string) (Container, error) { return s.containers.ge
 
 // Containers returns all records, oldest first.
 func (s *Store) Containers() []Container {
-	all := s.containers.all()
-	slices.SortFunc(all, func(a, b Container) int { return a.CreatedAt.Compare(b.CreatedAt) })
-	return all
+	return byAge(s.containers.all(func(*Container) bool { return true }))
 }
 
 // ContainersOf returns the records of one pod sandbox, oldest first.
 func (s *Store) ContainersOf(podID string) []Container {
-	return slices.DeleteFunc(s.Containers(), func(c Container) bool { return c.PodID != podID })
+	return byAge(s.containers.all(func(c *Container) bool { return c.PodID == podID }))
+}
+
+func byAge(all []Container) []Container {
+	slices.SortFunc(all, func(a, b Container) int { return a.CreatedAt.Compare(b.CreatedAt) })
+	return all
 }
 
 // UpdateContainer is UpdatePod for containers.
@@ -163,11 +165,11 @@ type table[T any] struct {
 	// write orders the writers of this table: read, change, persist, publish.
 	write sync.Mutex
 	mu    sync.RWMutex
-	rows  map[string]T
+	rows  map[string]*T // never changed, but replaced
 }
 
 func (t *table[T]) load(log *slog.Logger) error {
-	t.rows = map[string]T{}
+	t.rows = map[string]*T{}
 	pending := t.disk.rows(t.bucket)
 	add := func(id string, text []byte) {
 		var row T
@@ -175,7 +177,7 @@ func (t *table[T]) load(log *slog.Logger) error {
 			log.Error("a record cannot be read and is left out", "kind", t.kind, "id", id, "error", err)
 			return
 		}
-		t.rows[id] = row
+		t.rows[id] = &row
 	}
 	for id, text := range pending {
 		if text != nil {
@@ -201,7 +203,7 @@ func (t *table[T]) persist(id string, row T) error {
 		return fmt.Errorf("write %s %s: %w", t.kind, id, err)
 	}
 	t.mu.Lock()
-	t.rows[id] = row
+	t.rows[id] = &row
 	t.mu.Unlock()
 	return nil
 }
@@ -212,13 +214,13 @@ func (t *table[T]) put(id string, row T) error {
 	return t.persist(id, row)
 }
 
-func (t *table[T]) get(id string) (T, error) {
+func (t *table[T]) get(id string) (none T, err error) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	if row, ok := t.rows[id]; ok {
-		return row, nil
+		return *row, nil
 	}
-	var found T
+	var found *T
 	n := 0
 	if id != "" {
 		for k, row := range t.rows {
@@ -230,29 +232,35 @@ func (t *table[T]) get(id string) (T, error) {
 	}
 	switch n {
 	case 1:
-		return found, nil
+		return *found, nil
 	case 0:
-		return found, fmt.Errorf("%s %q: %w", t.kind, id, ErrNotFound)
+		return none, fmt.Errorf("%s %q: %w", t.kind, id, ErrNotFound)
 	}
-	var zero T
-	return zero, fmt.Errorf("%s %q names %d of them: %w", t.kind, id, n, ErrAmbiguous)
+	return none, fmt.Errorf("%s %q names %d of them: %w", t.kind, id, n, ErrAmbiguous)
 }
 
-func (t *table[T]) all() []T {
+// all returns the rows that are wanted, in no order.
+func (t *table[T]) all(want func(*T) bool) (out []T) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	return slices.Collect(maps.Values(t.rows))
+	for _, row := range t.rows {
+		if want(row) {
+			out = append(out, *row)
+		}
+	}
+	return out
 }
 
-func (t *table[T]) update(id string, change func(*T) error) (T, error) {
+func (t *table[T]) update(id string, change func(*T) error) (row T, err error) {
 	t.write.Lock()
 	defer t.write.Unlock()
 	t.mu.RLock()
-	row, ok := t.rows[id]
+	old, ok := t.rows[id]
 	t.mu.RUnlock()
 	if !ok {
 		return row, fmt.Errorf("%s %q: %w", t.kind, id, ErrNotFound)
 	}
+	row = *old
 	if err := change(&row); err != nil {
 		return row, err
 	}

@@ -86,7 +86,7 @@ func TestNetChurn(t *testing.T) {
 	for _, left := range leak.Left(before, look) {
 		t.Errorf("left in the node: %s", left)
 	}
-	if claims, _ := n.TryEnter("sh", "-c", "ls "+n.DataDir+"/net/addresses"); strings.TrimSpace(claims) != "" {
+	if claims, _ := n.TryEnter("sh", "-c", "ls "+n.RunDir+"/net/addresses"); strings.TrimSpace(claims) != "" {
 		t.Errorf("addresses are left: %s", claims)
 	}
 	part := max(*churn/10, 20)

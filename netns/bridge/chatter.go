@@ -6,19 +6,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dropReports keeps pods' multicast listener reports off the bridge (MLD, RFC 3810).
-// Each pod sends several for its IPv6 addresses, and a bridge without a querier floods
-// them to all other pods: with hundreds of them, RunPodSandbox became slower. Nobody
-// needs them, since such a bridge does not select by groups either. Idempotent.
-func (r *rules) dropReports() error {
-	table := &nftables.Table{Family: nftables.TableFamilyBridge, Name: tableName + "-reports"}
+func chatterTable() *nftables.Table {
+	return &nftables.Table{Name: tableName + "-chatter", Family: nftables.TableFamilyBridge}
+}
+
+// dropChatter keeps off the bridge what pods' IPv6 says to all others and none of
+// them needs: with hundreds of pods, each new one waited until they had all looked at
+// it. Multicast listener reports (MLD, RFC 3810): a bridge without a querier floods
+// them, and does not select by groups either. Messages of and to routers (RFC 4861):
+// there is none, and no pod may become that of the others. Idempotent.
+func (r *rules) dropChatter() error {
 	return r.transact(func(c *nftables.Conn) error {
-		c.AddTable(table)
-		c.DelTable(table)
-		c.AddTable(table)
-		// ICMPv6 types: MLDv1 report and done, MLDv2 report.
+		c.AddTable(chatterTable())
+		c.DelTable(chatterTable())
+		table := c.AddTable(chatterTable())
+		// ICMPv6 types: MLDv1 report and done, router solicitation and advertisement,
+		// MLDv2 report.
 		types := &nftables.Set{Table: table, Anonymous: true, Constant: true, KeyType: nftables.TypeICMP6Type}
-		if err := c.AddSet(types, []nftables.SetElement{{Key: []byte{131}}, {Key: []byte{132}}, {Key: []byte{143}}}); err != nil {
+		if err := c.AddSet(types, []nftables.SetElement{{Key: []byte{131}}, {Key: []byte{132}}, {Key: []byte{133}}, {Key: []byte{134}}, {Key: []byte{143}}}); err != nil {
 			return err
 		}
 		chain := c.AddChain(&nftables.Chain{Name: "prerouting", Table: table, Type: nftables.ChainTypeFilter,
