@@ -78,9 +78,13 @@ func (m overlayMount) mountNative() error {
 	return nil
 }
 
-// mountFuse mounts with fuse-overlayfs. The program goes into the background by
-// itself once the mount is there; it runs in a session of its own and inherits
-// none of our descriptors, so it outlives this process.
+// fuseTimeout bounds the start of fuse-overlayfs.
+const fuseTimeout = 30 * time.Second
+
+// mountFuse mounts with fuse-overlayfs. The mount is made here, and the program gets
+// its end of it, so that we need not wait until it has gone into the background: the
+// kernel lets us wait until it answers. It runs in a session of its own and inherits
+// no other descriptor of ours, so it outlives this process.
 func (m overlayMount) mountFuse(ctx context.Context, program string) error {
 	extra := []string{}
 	if m.upper != "" {
@@ -89,22 +93,50 @@ func (m overlayMount) mountFuse(ctx context.Context, program string) error {
 	if len(m.uids) > 0 {
 		extra = append(extra, "uidmapping="+fuseMapping(m.uids), "gidmapping="+fuseMapping(m.gids))
 	}
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, program, "-o", m.data(extra...), m.target)
-	cmd.Dir = m.base
+	device, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer device.Close()
+	// Without nosuid: programs of images may be setuid, within the user namespace.
+	// Permissions are the kernel's to check (fuse(4)).
+	options := fmt.Sprintf("fd=%d,rootmode=%o,user_id=0,group_id=0,default_permissions,allow_other", device.Fd(), unix.S_IFDIR)
+	if err := unix.Mount("fuse-overlayfs", m.target, "fuse.fuse-overlayfs", unix.MS_NODEV|unix.MS_NOATIME, options); err != nil {
+		return fmt.Errorf("mount fuse on %s: %w", m.target, err)
+	}
+	cmd := exec.Command(program, "-o", m.data(extra...), "/dev/fd/3") // libfuse takes it for a mount that is there
+	cmd.Dir, cmd.ExtraFiles = m.base, []*os.File{device}
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	// A daemon that keeps our pipe open must not hold us up.
 	cmd.WaitDelay = 2 * time.Second
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("%s on %s: %w: %s", program, m.target, err, bytes.TrimSpace(stderr.Bytes()))
+	if err := cmd.Start(); err != nil {
+		return errors.Join(fmt.Errorf("%s on %s: %w", program, m.target, err), unmount(m.target))
 	}
-	if ok, err := isMountPoint(m.target); err != nil || !ok {
-		return fmt.Errorf("%s on %s: it reported success, but nothing is mounted (%v): %s", program, m.target, err, bytes.TrimSpace(stderr.Bytes()))
+	device.Close() // from now on the mount's other end dies with the program
+	ctx, cancel := context.WithTimeout(ctx, fuseTimeout)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() {
+		_ = cmd.Process.Kill()
+		_ = unix.Unmount(m.target, unix.MNT_FORCE) // ends the wait also where a child of the program lives on
+	})
+	err = answers(m.target)
+	if stop() && err == nil {
+		go func() { _ = cmd.Wait() }() // its first process ends as soon as it is in the background
+		return nil
 	}
-	return nil
+	if err = errors.Join(cmd.Wait(), context.Cause(ctx), err); err != nil {
+		err = fmt.Errorf("%s on %s: %w: %s", program, m.target, err, bytes.TrimSpace(stderr.Bytes()))
+	}
+	return errors.Join(err, unmount(m.target))
+}
+
+// answers returns when the file system mounted on path has answered, or an error
+// when it never will.
+func answers(path string) error {
+	var st unix.Statfs_t
+	return unix.Statfs(path, &st)
 }
 
 // isMountPoint asks the kernel whether something is mounted on path. A path
@@ -128,10 +160,7 @@ func isMountPoint(path string) (bool, error) {
 
 // mountAlive reports whether the file system mounted on path still answers: a
 // FUSE mount does not once its process is dead.
-func mountAlive(path string) bool {
-	var st unix.Statfs_t
-	return unix.Statfs(path, &st) == nil
-}
+func mountAlive(path string) bool { return answers(path) == nil }
 
 // unmount takes away everything that is mounted on path, however many times.
 // Idempotent. What is busy is detached: it goes when its last user does.

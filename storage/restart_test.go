@@ -58,7 +58,11 @@ func TestServerKilled(t *testing.T) {
 // its own and holds nothing of the server's.
 func wantDetached(t *testing.T, id string) {
 	t.Helper()
-	procs := processesNaming(id + "/merged")
+	procs := processesNaming(id + "/upper")
+	// The process that was started ends once the one in the background is there.
+	for end := time.Now().Add(5 * time.Second); len(procs) != 1 && time.Now().Before(end); procs = processesNaming(id + "/upper") {
+		time.Sleep(time.Millisecond)
+	}
 	if len(procs) != 1 {
 		t.Fatalf("processes of %s: %v", id, procs)
 	}
@@ -107,7 +111,7 @@ func TestMountLost(t *testing.T) {
 				t.Fatal(err)
 			}
 		} else {
-			for _, p := range processesNaming(id + "/merged") {
+			for _, p := range processesNaming(id + "/upper") {
 				pid, _, _ := strings.Cut(p, " ")
 				var n int
 				fmt.Sscan(pid, &n)
