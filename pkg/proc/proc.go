@@ -56,7 +56,8 @@ func (id ID) Open() (*os.File, error) {
 		return nil, ErrGone
 	}
 	fd, err := unix.PidfdOpen(id.PID, unix.PIDFD_NONBLOCK)
-	if errors.Is(err, unix.ESRCH) {
+	// The last two say that a thread of another process has the ID now (pidfd_open(2)).
+	if errors.Is(err, unix.ESRCH) || (errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT)) && !id.Alive() {
 		return nil, ErrGone
 	}
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -22,6 +23,22 @@ func TestIdentityOutlivesNoProcess(t *testing.T) {
 	}
 	if err := reused.Signal(syscall.SIGTERM); !errors.Is(err, ErrGone) {
 		t.Errorf("signal to a reused PID: %v, want ErrGone", err)
+	}
+}
+
+// The number of a process that has ended may come back as that of a thread.
+func TestIdentityOfAThread(t *testing.T) {
+	threads, err := os.ReadDir("/proc/self/task")
+	if err != nil || len(threads) < 2 {
+		t.Fatalf("threads %v, %v: want more than one", threads, err)
+	}
+	tid, err := strconv.Atoi(threads[len(threads)-1].Name())
+	if err != nil || tid == os.Getpid() {
+		t.Fatalf("thread %d of process %d: %v", tid, os.Getpid(), err)
+	}
+	earlier := ID{PID: tid, StartTime: 1}
+	if err := earlier.Signal(syscall.SIGTERM); !errors.Is(err, ErrGone) {
+		t.Errorf("signal to a PID that is a thread's now: %v, want ErrGone", err)
 	}
 }
 

@@ -124,10 +124,11 @@ func readList(file string, m machine) (list, error) {
 type machine struct {
 	memory   bool // limits on memory can be set
 	internet bool // public registries are reached
+	appArmor bool // the kernel has it, and an administrator loads critest's profiles
 }
 
 // here is this machine.
-func here() machine { return machine{memoryDelegated(), internet()} }
+func here() machine { return machine{memory: memoryDelegated(), internet: internet()} }
 
 // lacks reports whether the machine is without something that only some have.
 func lacks(condition string, m machine) (bool, error) {
@@ -136,6 +137,8 @@ func lacks(condition string, m machine) (bool, error) {
 		return !m.memory, nil
 	case "no internet":
 		return !m.internet, nil
+	case "no AppArmor":
+		return !m.appArmor, nil
 	}
 	return false, fmt.Errorf("unknown condition %q", condition)
 }
@@ -197,11 +200,12 @@ func compare(results outcomes, known, allowed list) (problems []string) {
 	return problems
 }
 
-// Check compares ginkgo's JUnit report, from a machine where limits on memory can be
-// set and no public registry is reached, with the lists in the directory. It returns what is not as they say, and a
-// line of figures.
+// Check compares ginkgo's JUnit report with the lists in the directory. The report is
+// from a machine where limits on memory can be set and AppArmor profiles be loaded,
+// but no public registry is reached. It returns what is not as they say, and a line of
+// figures.
 func Check(report []byte, dir string) (problems []string, count string, err error) {
-	m := machine{memory: true}
+	m := machine{memory: true, appArmor: true}
 	results, err := parse(report)
 	if err != nil {
 		return nil, "", err
