@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/subpod/subpod/netns"
 	"github.com/vishvananda/netlink"
@@ -49,7 +50,7 @@ type Bridge struct {
 	claims   netns.PortClaims
 	apart    isolation
 	isolate  bool
-	quiet    bool // dropChatter does its work; written by the first Reconcile alone
+	quiet    atomic.Bool // the bridge drops chatter
 	watch    *watch
 	closed   chan struct{}
 	close    sync.Once

@@ -44,7 +44,7 @@ func TestChatter(t *testing.T) {
 	nettest.Eventually(t, "the table is back", func() bool { return b.rules.present(chatterTable()) == nil })
 	check("after a flush")
 
-	b.quiet = false
+	b.quiet.Store(false)
 	three := w.Pod("three")
 	w.Setup(b, three)
 	nettest.Must(t, netns.In(three.NetNS, func() error {

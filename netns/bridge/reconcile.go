@@ -47,9 +47,9 @@ func (b *Bridge) Reconcile(ctx context.Context, live []netns.Pod) error {
 	if err := b.restoreIsolation(live); err != nil {
 		return errors.Join(append(errs, fmt.Errorf("pod network: %w", err))...)
 	}
-	b.quiet = true
-	if err := b.rules.dropChatter(); err != nil {
-		b.quiet = false
+	err := b.rules.dropChatter()
+	b.quiet.Store(err == nil)
+	if err != nil {
 		b.log.Warn("pods see each other's IPv6 multicast reports: with hundreds of pods new ones are slower; the kernel module nf_tables_bridge is needed", "error", err)
 	}
 	errs = append(errs, b.restoreForwards(ctx, forwards))

@@ -307,7 +307,7 @@ func (b *Bridge) bringUp(h *netlink.Handle, link netlink.Link) (hasIPv6 bool, er
 		}
 		return false, h.LinkSetUp(link)
 	}
-	if !b.quiet {
+	if !b.quiet.Load() {
 		quietIPv6()
 	}
 	if err := h.LinkSetUp(link); err != nil {

@@ -172,7 +172,7 @@ func (b *Bridge) repair() (fixed []string, err error) {
 		return fixed, err
 	}
 	flushed := func(t *nftables.Table) bool { return b.rules.present(t) != nil }
-	if flushed(table()) || b.isolate && flushed(isolationTable()) || b.quiet && flushed(chatterTable()) {
+	if flushed(table()) || b.isolate && flushed(isolationTable()) || b.quiet.Load() && flushed(chatterTable()) {
 		if err := b.repairRules(); err != nil {
 			return fixed, err
 		}
@@ -262,7 +262,7 @@ func (b *Bridge) repairRules() error {
 			return err
 		}
 	}
-	if b.quiet {
+	if b.quiet.Load() {
 		return b.rules.dropChatter()
 	}
 	return nil
