@@ -1,11 +1,10 @@
 package rootless
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
-	"os/exec"
+	"strings"
 
 	"github.com/rootless-containers/rootlesskit/v3/pkg/child"
 	"github.com/rootless-containers/rootlesskit/v3/pkg/port"
@@ -41,18 +40,17 @@ func runChild(more []UplinkDriver) error {
 		CopyUpDirs:                c.CopyUp,
 		MountProcfs:               true,
 		Propagation:               "rslave",
-		Reaper:                    true,
 	}
 	if c.ownNetwork() {
 		opt.DetachNetNS = true
 		opt.NetworkDriver = newUplinkChild(c)
 		opt.PortDriver = portChild{builtin.NewChildDriver(debugWriter{c.Log, "port driver"}), c.Log}
 	}
+	go reapOrphans()
 	err = child.Child(opt)
-	var program *exec.ExitError
-	if code := exitCode(err); err != nil && code != 1 && !errors.As(err, &program) {
-		// The end of the supervisor, which has said why.
-		return &exitError{"the supervisor", code}
+	supervisor := fmt.Sprintf("command %v exited", opt.TargetCmd)
+	if code := exitCode(err); err != nil && code != 1 && strings.HasPrefix(err.Error(), supervisor) {
+		return &exitError{"the supervisor", code} // it has said why
 	}
 	return err
 }

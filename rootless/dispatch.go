@@ -104,7 +104,7 @@ func exitCode(err error) int {
 	if errors.As(err, &own) {
 		return own.code
 	}
-	// Both os/exec and the reaper of rootlesskit have such a type.
+	// os/exec has such a type, and others may.
 	var sys interface{ Sys() any }
 	if errors.As(err, &sys) {
 		if ws, ok := sys.Sys().(syscall.WaitStatus); ok && ws.Exited() && ws.ExitStatus() != 0 {

@@ -56,6 +56,7 @@ var parts = map[string]func(args []string) int{
 	"part-preflight": preflightPart,
 	"part-report":    reportPart,
 	"part-enter":     enterPart,
+	"part-reaper":    reaperPart,
 }
 
 // report is what a process in the node finds there.

@@ -124,9 +124,9 @@ func (s *supervisor) serve() (verdict, error) {
 	cmd := exec.Command(s.argv[0], s.argv[1:]...)
 	cmd.Env = cleanEnv(os.Environ())
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	// A process group of its own: what is sent to the supervisor's does not
-	// reach conmon, which the server starts.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// A session of its own: what is sent to the supervisor's process group does not
+	// reach conmon, which the server starts; and reapOrphans tells by it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return restart, fmt.Errorf("start the server: %w", err)
 	}
