@@ -39,6 +39,7 @@ func (r *Runtime) Recover(ctx context.Context) error {
 		r.ctrNames.set(containerName(c.PodID, c.Config.V.GetMetadata()), c.ID)
 	}
 	r.eachPod(ctx, r.recoverPod)
+	r.removeLost(ctx)
 	if err := r.Network.Reconcile(ctx, r.livePods()); err != nil {
 		r.Log.Error("the pod network could not be restored", "error", err)
 	}
@@ -86,6 +87,21 @@ func (r *Runtime) recoverPod(ctx context.Context, p state.Pod) error {
 		errs = append(errs, r.losePod(ctx, p, ""))
 	}
 	return errors.Join(errs...)
+}
+
+// removeLost removes containers whose pod sandbox has lost its record to damage of the
+// disk: no request could get at them by it.
+func (r *Runtime) removeLost(ctx context.Context) {
+	for _, c := range r.State.Containers() {
+		if _, err := r.State.Pod(c.PodID); !errors.Is(err, state.ErrNotFound) {
+			continue
+		}
+		r.Log.Warn("a container is removed, because the record of its pod sandbox is lost", "container", c.ID, "pod", c.PodID)
+		r.ctrNames.free(containerName(c.PodID, c.Config.V.GetMetadata()), c.ID)
+		if err := r.undoContainer(ctx, c.ID); err != nil {
+			r.Log.Error("a container could not be removed", "container", c.ID, "error", err)
+		}
+	}
 }
 
 // losePod makes a pod sandbox NotReady that cannot go on, and frees what is
