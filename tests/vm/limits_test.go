@@ -144,11 +144,12 @@ func oom(t *testing.T, p *pod) {
 }
 
 // tooManyProcesses: a fork above the limit is refused. The limit leaves room for runc,
-// whose many threads count while it execs.
+// whose many threads count while it execs, once the processes have ended.
 func tooManyProcesses(t *testing.T, p *pod) {
 	p = p.use(t)
 	id := p.start("sleep 1000", &runtimeapi.LinuxContainerResources{Unified: map[string]string{"pids.max": "100"}})
-	out := p.exec(id, "(for i in $(seq 150); do sleep 3 & done) 2>&1 || true")
+	out := p.exec(id, "(for i in $(seq 150); do sleep 2 & done) 2>&1 || true")
+	time.Sleep(5 * time.Second)
 	if events := p.file(id, "pids.events"); !strings.Contains(events, "max ") || strings.Contains(events, "max 0") {
 		t.Errorf("no fork was refused: %q, %s", events, out)
 	}
