@@ -46,8 +46,9 @@ func runChild(more []UplinkDriver) error {
 		opt.NetworkDriver = newUplinkChild(c)
 		opt.PortDriver = portChild{builtin.NewChildDriver(debugWriter{c.Log, "port driver"}), c.Log}
 	}
-	go reapOrphans()
+	reapOrphans()
 	err = child.Child(opt)
+	// Rootlesskit tells the supervisor from its own programs in words only.
 	supervisor := fmt.Sprintf("command %v exited", opt.TargetCmd)
 	if code := exitCode(err); err != nil && code != 1 && strings.HasPrefix(err.Error(), supervisor) {
 		return &exitError{"the supervisor", code} // it has said why

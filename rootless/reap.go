@@ -14,8 +14,8 @@ import (
 // waited for, before it is taken for nobody's.
 const patience = time.Second
 
-// reapOrphans collects, for ever, the processes that the kernel makes children of the
-// node's first one when their parent has ended. Rootlesskit's own reaper waits for
+// reapOrphans collects, from now on, the processes that the kernel makes children of
+// the node's first one when their parent has ended. It comes before that starts any. Rootlesskit's own reaper waits for
 // any child, also for the programs that its port driver runs in the same process
 // (nft, ip): whoever came second took them for failed, and host ports lost their
 // clients' addresses. Here they are told by their session: what this process starts,
@@ -27,20 +27,25 @@ func reapOrphans() {
 	// here, as that of what enters the node.
 	_, _ = unix.Setsid() // EPERM: we have one of our own already
 	own, _ := unix.Getsid(0)
-	for range ended {
-		for waiting := time.Duration(0); ; {
-			pid := anyZombie()
-			if pid == 0 {
-				break
-			}
-			if session, err := unix.Getsid(pid); err == nil && session == own && waiting < patience {
-				time.Sleep(time.Millisecond)
-				waiting += time.Millisecond
-				continue
-			}
-			waiting = 0
-			_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil)
+	go func() {
+		for range ended {
+			reapAllBut(own)
 		}
+	}()
+}
+
+// reapAllBut collects the children that have ended, those of the session only when
+// nobody else has for too long.
+func reapAllBut(own int) {
+	waiting := time.Duration(0)
+	for pid := anyZombie(); pid != 0; pid = anyZombie() {
+		if session, err := unix.Getsid(pid); err == nil && session == own && waiting < patience {
+			time.Sleep(time.Millisecond)
+			waiting += time.Millisecond
+			continue
+		}
+		waiting = 0
+		_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil)
 	}
 }
 

@@ -121,15 +121,14 @@ func (m overlayMount) mountFuse(ctx context.Context, program string) error {
 		_ = cmd.Process.Kill()
 		_ = unix.Unmount(m.target, unix.MNT_FORCE) // ends the wait also where a child of the program lives on
 	})
+	defer stop()
 	err = answers(m.target)
-	if stop() && err == nil {
+	if err == nil && stop() {
 		go func() { _ = cmd.Wait() }() // its first process ends as soon as it is in the background
 		return nil
 	}
-	if err = errors.Join(cmd.Wait(), context.Cause(ctx), err); err != nil {
-		err = fmt.Errorf("%s on %s: %w: %s", program, m.target, err, bytes.TrimSpace(stderr.Bytes()))
-	}
-	return errors.Join(err, unmount(m.target))
+	err = errors.Join(cmd.Wait(), context.Cause(ctx), err)
+	return errors.Join(fmt.Errorf("%s on %s: %w: %s", program, m.target, err, bytes.TrimSpace(stderr.Bytes())), unmount(m.target))
 }
 
 // answers returns when the file system mounted on path has answered, or an error

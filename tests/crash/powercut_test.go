@@ -2,7 +2,9 @@ package crash
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -13,6 +15,7 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/subpod/subpod/pkg/state"
 	"github.com/subpod/subpod/tests/node"
 )
 
@@ -45,6 +48,7 @@ func TestPowerCut(t *testing.T) {
 		{"nothing", func(*testing.T) {}, 2},
 		{"journal", cut("state.db.journal"), 0},
 		{"state", cut("state.db"), 0},
+		{"records of pods", func(t *testing.T) { losePods(t, r) }, 0},
 		{"list of layers", cut("storage/overlay-layers/layers.json"), 2},
 		{"list of images", cut("storage/overlay-images/images.json"), 2},
 		{"image configurations", cut("storage/overlay-images/*/*"), 2},
@@ -115,6 +119,21 @@ func (r *rig) afterCut(podsAtLeast int) {
 	}
 	r.must("kill", syscall.Kill(r.PID(), syscall.SIGKILL))
 	_ = r.Wait(converge)
+}
+
+// losePods removes the records of the pods, and leaves those of their containers.
+func losePods(t *testing.T, r *rig) {
+	t.Helper()
+	s, err := state.Open(filepath.Join(r.DataDir, "state.db"), slog.Default())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range s.Pods() {
+		err = errors.Join(err, s.DeletePod(p.ID))
+	}
+	if err := errors.Join(err, s.Close()); err != nil || len(s.Containers()) == 0 {
+		t.Fatalf("%d containers are left: %v", len(s.Containers()), err)
+	}
 }
 
 // cutFiles shortens one of the files, at random: to nothing, or anywhere.
