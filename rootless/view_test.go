@@ -15,7 +15,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/subpod/subpod/pkg/proc"
 	"golang.org/x/sys/unix"
@@ -351,8 +350,12 @@ func testUplink(t *testing.T, d *daemon) {
 		return out
 	}
 	host := hostAddress(t)
-	if got := dial(host); got != "host" {
-		t.Errorf("through the uplink: %q", got)
+	carries := func() bool { return dial(host) == "host" }
+	// Pasta of 2023 now and then resets what the host closes at once (docs/network.md).
+	if d.Uplink == UplinkPasta {
+		d.eventually("the uplink carries a connection", carries)
+	} else if !carries() {
+		t.Error("the uplink is up and does not carry a connection")
 	}
 	if got := dial(slirpGateway); got != "" {
 		t.Errorf("the host's loopback answers %q through the gateway", got)
@@ -366,11 +369,7 @@ func testUplink(t *testing.T, d *daemon) {
 		t.Fatal(err)
 	}
 	d.eventually("another "+program, func() bool { id := helperOf(t, d, program); return id != old && !id.IsZero() })
-	for deadline := time.Now().Add(10 * time.Second); dial(host) != "host"; {
-		if time.Now().After(deadline) {
-			t.Fatalf("the uplink does not work after %s was killed", program)
-		}
-	}
+	d.eventually("a connection through the other "+program, carries)
 }
 
 // TestPasta: the same by pasta, which is taken when slirp4netns is missing.
