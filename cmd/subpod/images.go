@@ -127,10 +127,8 @@ func imageInfo(ctx context.Context, c *client.Client, ref string) (verboseImage,
 	if st.Image == nil {
 		return info, fmt.Errorf("image %q: %w", ref, client.ErrNotFound)
 	}
-	if err := json.Unmarshal([]byte(st.Info["info"]), &info); err != nil {
-		return info, fmt.Errorf("decode the status of image %s: %w", ref, err)
-	}
-	return info, nil
+	err = decodeInfo(st.Info, "image "+ref, &info)
+	return info, err
 }
 
 func newPull(a *app) *cobra.Command {

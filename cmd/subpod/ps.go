@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,7 +11,6 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/client"
-	"github.com/subpod/subpod/pkg/labels"
 )
 
 // containerRow is a container as "ps" lists it.
@@ -93,7 +91,7 @@ func containerRows(ctx context.Context, c *client.Client, all bool) ([]container
 		if !all && x.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
 			continue
 		}
-		st, err := c.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: x.Id})
+		st, err := c.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: x.Id, Verbose: true})
 		if client.IsNotFound(err) {
 			continue // removed meanwhile
 		}
@@ -105,7 +103,13 @@ func containerRows(ctx context.Context, c *client.Client, all bool) ([]container
 				return nil, err
 			}
 		}
-		rows = append(rows, newContainerRow(x, st.Status, ports[x.PodSandboxId]))
+		var info struct{ Facts struct{ Args []string } }
+		if err := decodeInfo(st.Info, "container "+x.Id, &info); err != nil {
+			return nil, err
+		}
+		r := newContainerRow(x, st.Status, ports[x.PodSandboxId])
+		r.Command = strings.Join(info.Facts.Args, " ")
+		rows = append(rows, r)
 	}
 	slices.SortFunc(rows, func(a, b containerRow) int { return b.Created.Compare(a.Created) })
 	return rows, nil
@@ -113,7 +117,7 @@ func containerRows(ctx context.Context, c *client.Client, all bool) ([]container
 
 func newContainerRow(x client.Container, st *runtimeapi.ContainerStatus, ports []string) containerRow {
 	r := containerRow{
-		ID: x.Id, Name: x.Name(), Image: imageName(x.Image), State: stateName(st.State), Command: x.Annotations[labels.Command],
+		ID: x.Id, Name: x.Name(), Image: imageName(x.Image), State: stateName(st.State),
 		Created: nanoTime(st.CreatedAt), Started: optionalTime(st.StartedAt), Finished: optionalTime(st.FinishedAt),
 		Pod: client.PodName(x.Pod), PodID: x.PodSandboxId, Labels: notNil(x.Labels),
 	}
@@ -163,10 +167,8 @@ func podConfig(ctx context.Context, c *client.Client, id string) (sandboxConfig,
 	if err != nil {
 		return info.Config, err
 	}
-	if err := json.Unmarshal([]byte(st.Info["info"]), &info); err != nil {
-		return info.Config, fmt.Errorf("decode the status of pod sandbox %s: %w", id, err)
-	}
-	return info.Config, nil
+	err = decodeInfo(st.Info, "pod sandbox "+id, &info)
+	return info.Config, err
 }
 
 func imageName(i *runtimeapi.ImageSpec) string {

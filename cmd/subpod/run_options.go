@@ -130,7 +130,7 @@ func (o *runOptions) configs(cfg *config.Config, args []string) (*runtimeapi.Pod
 		Args:        args[1:],
 		WorkingDir:  o.workdir,
 		Labels:      map[string]string{},
-		Annotations: map[string]string{labels.Command: strings.Join(args[1:], " ")},
+		Annotations: map[string]string{},
 		Tty:         o.tty, Stdin: o.interactive, StdinOnce: o.interactive && !o.detach && !o.tty,
 	}
 	if o.hostname == "" {

@@ -23,8 +23,14 @@ func containerConfig(ctx context.Context, c *client.Client, id string) (verboseC
 	if err != nil {
 		return info.Config, err
 	}
-	if err := json.Unmarshal([]byte(st.Info["info"]), &info); err != nil {
-		return info.Config, fmt.Errorf("decode the status of container %s: %w", id, err)
+	err = decodeInfo(st.Info, "container "+id, &info)
+	return info.Config, err
+}
+
+// decodeInfo reads what the verbose status of an object tells beyond the fields of CRI.
+func decodeInfo(info map[string]string, of string, into any) error {
+	if err := json.Unmarshal([]byte(info["info"]), into); err != nil {
+		return fmt.Errorf("decode the status of %s: %w", of, err)
 	}
-	return info.Config, nil
+	return nil
 }

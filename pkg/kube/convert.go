@@ -5,7 +5,6 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
-	"strings"
 	"sync"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -131,17 +130,16 @@ func (p *Pod) Container(c *Container, s *Set, at Place, attempt uint32, podIP st
 		return nil, fmt.Errorf("%w: container %s: %w", ErrManifest, c.Name, err)
 	}
 	return &runtimeapi.ContainerConfig{
-		Metadata:    &runtimeapi.ContainerMetadata{Name: c.Name, Attempt: attempt},
-		Image:       &runtimeapi.ImageSpec{Image: c.Image, UserSpecifiedImage: c.Image},
-		Command:     expandAll(c.Command, envs),
-		Args:        expandAll(c.Args, envs),
-		WorkingDir:  c.WorkingDir,
-		Envs:        envs,
-		Mounts:      mounts,
-		Labels:      map[string]string{labels.MadeBy: "play"},
-		Annotations: map[string]string{labels.Command: strings.Join(append(append([]string{}, c.Command...), c.Args...), " ")},
-		LogPath:     fmt.Sprintf("%s/%d.log", c.Name, attempt),
-		Stdin:       c.Stdin, StdinOnce: c.StdinOnce, Tty: c.TTY,
+		Metadata:   &runtimeapi.ContainerMetadata{Name: c.Name, Attempt: attempt},
+		Image:      &runtimeapi.ImageSpec{Image: c.Image, UserSpecifiedImage: c.Image},
+		Command:    expandAll(c.Command, envs),
+		Args:       expandAll(c.Args, envs),
+		WorkingDir: c.WorkingDir,
+		Envs:       envs,
+		Mounts:     mounts,
+		Labels:     map[string]string{labels.MadeBy: "play"},
+		LogPath:    fmt.Sprintf("%s/%d.log", c.Name, attempt),
+		Stdin:      c.Stdin, StdinOnce: c.StdinOnce, Tty: c.TTY,
 		Linux: &runtimeapi.LinuxContainerConfig{Resources: c.limits(), SecurityContext: sec},
 	}, nil
 }

@@ -14,8 +14,6 @@ const (
 	// Network is an annotation of a pod sandbox; NoNetwork leaves it with
 	// loopback alone.
 	Network = "subpod.io/network"
-	// Command is an annotation of a container: its command, for people.
-	Command = "subpod.io/command"
 	// User is an annotation of a container: whom it runs as, written like the USER of
 	// an image, instead of that.
 	User = "subpod.io/user"

@@ -163,6 +163,7 @@ func (r *Runtime) buildSpec(ctx context.Context, p state.Pod, whole func() (stat
 		r.Log.Warn("part of a container's configuration cannot be honoured", "container", c.ID, "what", w)
 	}
 	user := out.Spec.Process.User
+	c.Facts.Args = out.Spec.Process.Args
 	c.Facts.StopSignal = int(out.StopSignal)
 	c.Facts.User = state.User{UID: user.UID, GID: user.GID, Groups: user.AdditionalGids}
 	return out, nil

@@ -88,6 +88,8 @@ type ContainerFacts struct {
 	ImageRef string `json:"imageRef"`
 	Rootfs   string `json:"rootfs,omitempty"`
 	LogPath  string `json:"logPath,omitempty"`
+	// Args are the program and its arguments, the image's among them.
+	Args []string `json:"args,omitempty"`
 	// ImageMounts are the keys of the image volumes mounted for the container.
 	ImageMounts []string `json:"imageMounts,omitempty"`
 	// Runtime is nil until the OCI runtime has made the container.
