@@ -56,7 +56,12 @@ func (e *edge) serve(ctx context.Context, method string, handle func() error) (e
 	defer func() {
 		if p := recover(); p != nil {
 			e.log.Error("a request panicked", "method", method, "panic", p, "stack", string(debug.Stack()))
-			err = status.Errorf(codes.Internal, "%s: internal error, see the log; the server is started anew", method)
+			code, cause := codes.Internal, "internal error, see the log"
+			// containers/storage panics when there is no descriptor left for a lock.
+			if p, ok := p.(error); ok && status.Code(withCode(p)) == codes.ResourceExhausted {
+				code, cause = codes.ResourceExhausted, p.Error()
+			}
+			err = status.Errorf(code, "%s: %s; the server is started anew", method, cause)
 			e.panicked()
 		}
 	}()
@@ -131,6 +136,17 @@ var codeOf = []struct {
 	{unix.EDQUOT, codes.ResourceExhausted},
 	{unix.EMFILE, codes.ResourceExhausted},
 	{unix.ENFILE, codes.ResourceExhausted},
+	{unix.EAGAIN, codes.ResourceExhausted}, // fork(2)
+	{unix.ENOMEM, codes.ResourceExhausted},
+}
+
+// remedies lists what to do about limits whose errors do not name them.
+var remedies = []struct {
+	err  error
+	text string
+}{
+	{unix.EMFILE, "raise the daemon's limit of open files: LimitNOFILE= of its unit, ulimit -n"},
+	{unix.EAGAIN, "raise the limit of processes: TasksMax= of the daemon's unit or the user's slice, ulimit -u"},
 }
 
 // typed lists the errors that the kubelet knows by the text that the message
@@ -177,9 +193,15 @@ func withCode(err error) error {
 			return status.Error(codes.Unknown, fmt.Sprintf("%s: %v", t.kubelet, err))
 		}
 	}
+	text := err.Error()
+	for _, r := range remedies {
+		if errors.Is(err, r.err) {
+			text += "; " + r.text
+		}
+	}
 	for _, m := range codeOf {
 		if errors.Is(err, m.err) {
-			return status.Error(m.code, err.Error())
+			return status.Error(m.code, text)
 		}
 	}
 	return status.Error(codes.Unknown, err.Error())

@@ -163,14 +163,15 @@ func (p *pod) removePod(ctx context.Context) error {
 	return err
 }
 
-// up brings the whole pod up; nothing is broken meanwhile.
+// up brings the whole pod up. Asked again, it goes on where it has failed.
 func (p *pod) up(ctx context.Context) error {
-	for _, step := range []func(context.Context) error{p.run, p.create, p.start} {
-		if err := step(ctx); err != nil {
-			return err
-		}
+	if err := p.run(ctx); err != nil {
+		return err
 	}
-	return nil
+	if err := p.create(ctx); err != nil {
+		return err
+	}
+	return startedOrTold(p, ctx)
 }
 
 func (p *pod) status(ctx context.Context) (*runtimeapi.ContainerStatus, error) {
