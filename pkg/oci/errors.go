@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 var (
@@ -49,8 +51,8 @@ func (e *RuntimeError) Error() string {
 	return fmt.Sprintf("%s %s: %s", e.Handler, e.Op, e.Message)
 }
 
-// Is makes errors.Is true for ErrCommandNotFound and ErrCommandNotExecutable
-// where the runtime says so.
+// Is makes errors.Is true for ErrCommandNotFound, ErrCommandNotExecutable and what
+// the kernel says of limits (EAGAIN, ENOMEM, ENOSPC, EMFILE) where the runtime says so.
 func (e *RuntimeError) Is(target error) bool {
 	switch target {
 	case ErrCommandNotFound:
@@ -59,6 +61,9 @@ func (e *RuntimeError) Is(target error) bool {
 		return notExecutable.MatchString(e.Message)
 	case errKeyQuota:
 		return keyQuota.MatchString(e.Message)
+	case unix.EAGAIN, unix.ENOMEM, unix.ENOSPC, unix.EMFILE:
+		// Go and the C library differ in the first letter.
+		return strings.Contains(strings.ToLower(e.Message), target.Error())
 	}
 	return false
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -216,6 +217,26 @@ func TestRuntimeWords(t *testing.T) {
 	} {
 		if got := runtimeWords(in); got != want {
 			t.Errorf("runtimeWords(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
+// What a runtime says of a limit is that limit's error.
+func TestRuntimeErrorIs(t *testing.T) {
+	limits := []error{unix.EAGAIN, unix.ENOMEM, unix.ENOSPC, unix.EMFILE}
+	for message, want := range map[string]error{
+		"fork: Resource temporarily unavailable":                                           unix.EAGAIN,
+		"unable to start unit: fork/exec /proc/self/exe: resource temporarily unavailable": unix.EAGAIN,
+		"clone: Cannot allocate memory":                                                    unix.ENOMEM,
+		"mkdir `/x`: No space left on device":                                              unix.ENOSPC,
+		"open `/x`: Too many open files":                                                   unix.EMFILE,
+		"open `/x`: No such file or directory":                                             nil,
+	} {
+		err := fmt.Errorf("create: %w", &RuntimeError{Message: message})
+		for _, limit := range limits {
+			if got := errors.Is(err, limit); got != (limit == want) {
+				t.Errorf("%q is %q: %v", message, limit, got)
+			}
 		}
 	}
 }
