@@ -95,7 +95,7 @@ func TestEnvironment(t *testing.T) {
 	in.Container.Linux.Resources = &runtimeapi.LinuxContainerResources{OomScoreAdj: -997}
 	text, out := runContainer(t, in)
 	for _, want := range []string{"FROM_IMAGE=1\n", "BOTH=a=b c\n\"é\n", "EMPTY=\n", "PATH=/bin\n", "HOSTNAME=pod-host\n",
-		"\n/made/for/it\n", fmt.Sprintf("\n%d\n", in.Host.OOMScoreAdj)} {
+		"\n/made/for/it\n", fmt.Sprintf("\n%d\n", in.Host.OOMScoreAdj+oomMargin)} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%q is missing in:\n%s", want, text)
 		}

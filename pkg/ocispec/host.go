@@ -22,8 +22,8 @@ type Host struct {
 	// Bounding are the capabilities of this process's bounding set, "CAP_…". A
 	// container can have no other.
 	Bounding []string
-	// OOMScoreAdj is our own score: without CAP_SYS_RESOURCE on the host no child
-	// can go below it.
+	// OOMScoreAdj is our own score: a container gets a higher one. Without
+	// CAP_SYS_RESOURCE on the host no child could go below it anyway.
 	OOMScoreAdj int
 	// HardLimits by name ("RLIMIT_NOFILE"); a limit that is not listed is unlimited.
 	HardLimits map[string]uint64

@@ -29,23 +29,26 @@ func (b *builder) resources() error {
 	if b.Host.Cgroup.Enabled() {
 		b.gen.SetLinuxCgroupsPath(b.CgroupsPath)
 	}
-	if r == nil {
-		return nil
-	}
 	score := int(r.GetOomScoreAdj())
-	if r.GetOomScoreAdj() < -1000 || r.GetOomScoreAdj() > 1000 {
-		return invalid("oom_score_adj %d is not between -1000 and 1000", r.GetOomScoreAdj())
+	if score < -1000 || score > 1000 {
+		return invalid("oom_score_adj %d is not between -1000 and 1000", score)
 	}
-	if score < b.Host.OOMScoreAdj {
+	if least := min(b.Host.OOMScoreAdj+oomMargin, 1000); score < least {
 		// 0 is also what stands there when nothing is asked for.
 		if score != 0 {
-			b.warn("oom_score_adj %d is below the daemon's own: %d is used (lowering it needs CAP_SYS_RESOURCE on the host)", score, b.Host.OOMScoreAdj)
+			b.warn("oom_score_adj %d is below %d, the least that leaves the daemon alive, which has %d: %d is used",
+				score, least, b.Host.OOMScoreAdj, least)
 		}
-		score = b.Host.OOMScoreAdj
+		score = least
 	}
 	b.gen.SetProcessOOMScoreAdj(score)
 	return nil
 }
+
+// oomMargin is how much sooner than the daemon the kernel kills a container when
+// memory is short: with the daemon the node would end, and all containers with it. It
+// is what systemd gives a user's services over the user's systemd.
+const oomMargin = 100
 
 // Resources translates limits, also for UpdateContainerResources. A limit whose
 // controller is not delegated is left out and named in the warnings; the others
