@@ -68,7 +68,6 @@ func TestIsolation(t *testing.T) {
 		t.Errorf("rules differ from testdata/isolate.nft; they are now:\n%s", got)
 	}
 	// Without isolation nothing of it is left.
-	nettest.Must(t, b.Close())
 	w.bridge(Options{})
 	var out []byte
 	nettest.Must(t, w.Node.Do(func() (err error) { out, err = exec.Command("nft", "list", "tables", "bridge").Output(); return err }))

@@ -24,16 +24,24 @@ func TestMain(m *testing.M) {
 }
 
 // world is what a test runs in.
-type world struct{ *nettest.World }
+type world struct {
+	*nettest.World
+	open *Bridge
+}
 
-func newWorld(t testing.TB) *world { return &world{nettest.New(t)} }
+func newWorld(t testing.TB) *world { return &world{World: nettest.New(t)} }
 
-// bridge opens the network on the world's state, as a server does at start.
+// bridge opens the network on the world's state, as a server does at start. There are
+// never two: the one before would repair what this one does otherwise.
 func (w *world) bridge(o Options, live ...netns.Pod) *Bridge {
 	w.T.Helper()
 	o.Node, o.StateDir, o.RunDir = w.Node, filepath.Join(w.Dir, "state"), filepath.Join(w.Dir, "run")
+	if w.open != nil {
+		nettest.Must(w.T, w.open.Close())
+	}
 	b, err := New(o)
 	nettest.Must(w.T, err)
+	w.open = b
 	w.T.Cleanup(func() { b.Close() })
 	nettest.Must(w.T, b.Reconcile(context.Background(), live))
 	return b
