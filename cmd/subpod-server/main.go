@@ -20,13 +20,9 @@ import (
 	"github.com/subpod/subpod/pkg/cli"
 	"github.com/subpod/subpod/pkg/config"
 	"github.com/subpod/subpod/pkg/doctor"
-	"github.com/subpod/subpod/pkg/proc"
 	"github.com/subpod/subpod/rootless"
 	"github.com/subpod/subpod/storage"
 )
-
-// spareThreads are kept for requests that wait in system calls.
-const spareThreads = 12
 
 // version is set by the build: -ldflags "-X main.version=…".
 var version string
@@ -73,7 +69,6 @@ func newRoot() *cobra.Command {
 		}
 		slog.SetDefault(log)
 		klog.SetSlogLogger(log) // of the streaming library
-		proc.KeepThreads(spareThreads)
 		node, err := rootless.Load(cfg.Daemon.RunDir)
 		if err != nil {
 			return err
