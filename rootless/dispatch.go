@@ -11,8 +11,6 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/subpod/subpod/pkg/proc"
 )
 
 // Environment of our own re-executions. It is never handed on to the server.
@@ -39,9 +37,6 @@ const (
 	roleProbe      = "probe"
 )
 
-// spareThreads are kept by the processes without which the node ends.
-const spareThreads = 6
-
 // Dispatch takes over a process that this package has started as a part of the
 // node and ends it; in any other process it returns at once. It must be the
 // first call in main of each binary that calls Run, Exec or Enter. The uplinks are
@@ -61,17 +56,17 @@ func Dispatch(more ...UplinkDriver) {
 	// The pipe comes before the role: the child sets the role for the process
 	// after it, and is itself executed again in between.
 	if os.Getenv(envPipe) != "" {
-		proc.KeepThreads(spareThreads)
+		keepThreads()
 		exit(runChild(more))
 	}
 	switch os.Getenv(envRole) {
 	case "":
 		return
 	case roleParent:
-		proc.KeepThreads(spareThreads)
+		keepThreads()
 		exit(runParentRole(more))
 	case roleSupervisor:
-		proc.KeepThreads(spareThreads)
+		keepThreads()
 		exit(runSupervisorRole())
 	case roleNested:
 		exit(runNestedInit())

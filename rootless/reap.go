@@ -15,11 +15,12 @@ import (
 const patience = time.Second
 
 // reapOrphans collects, from now on, the processes that the kernel makes children of
-// the node's first one when their parent has ended. It comes before that starts any. Rootlesskit's own reaper waits for
-// any child, also for the programs that its port driver runs in the same process
-// (nft, ip): whoever came second took them for failed, and host ports lost their
-// clients' addresses. Here they are told by their session: what this process starts,
-// the supervisor too, stays in its own; the server and all that it starts is in others.
+// the node's first one when their parent has ended. Call it before that starts any.
+// Rootlesskit's own reaper waits for any child, also for the programs that its port
+// driver runs in the same process (nft, ip): whoever came second took them for failed,
+// and host ports lost their clients' addresses. Here they are told by their session:
+// what this process starts, the supervisor too, stays in its own; the server and all
+// that it starts is in others.
 func reapOrphans() {
 	ended := make(chan os.Signal, 1)
 	signal.Notify(ended, unix.SIGCHLD)

@@ -1,4 +1,4 @@
-package proc
+package rootless
 
 import (
 	"os"
@@ -15,13 +15,12 @@ func TestKeepThreads(t *testing.T) {
 		}
 		return len(tasks)
 	}
-	const spare = 20
-	KeepThreads(spare)
+	keepThreads()
 	n := threads()
-	if least := runtime.GOMAXPROCS(0) + spare; n < least {
+	if least := runtime.GOMAXPROCS(0) + spareThreads; n < least {
 		t.Errorf("%d threads, want at least %d", n, least)
 	}
-	KeepThreads(spare)
+	keepThreads()
 	if again := threads(); again > n+2 { // the runtime's own
 		t.Errorf("%d threads, then %d", n, again)
 	}
