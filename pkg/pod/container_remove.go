@@ -2,52 +2,46 @@ package pod
 
 import (
 	"context"
-	"errors"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/state"
 )
 
-// RemoveContainer kills the container where it runs and removes all of it but
-// its log. Idempotent; an unknown ID is fine.
-func (r *Runtime) RemoveContainer(ctx context.Context, id string) error {
-	c, err := r.State.UpdateContainer(id, func(c *state.Container) error {
-		c.Status.Removing = true
-		return nil
-	})
-	if errors.Is(err, state.ErrNotFound) {
-		if c, err = r.State.Container(id); errors.Is(err, state.ErrNotFound) {
-			return nil
-		}
-		if err == nil {
-			return r.RemoveContainer(ctx, c.ID) // a prefix
-		}
+// RemoveContainer kills the container where it runs and removes all of it but its
+// log. Those who still read its root file system are interrupted. Its name is free
+// when it returns. Idempotent, also for concurrent callers; an unknown ID is fine.
+func (m *Manager) RemoveContainer(ctx context.Context, id string) error {
+	held, err := m.container(ctx, id)
+	if err != nil {
+		return ignoreNotFound(err)
 	}
+	err = held.update(func(c *state.Container) { c.Status.Removing = true })
+	held.unlock()
 	if err != nil {
 		return err
 	}
-	if err := r.StopContainer(ctx, c.ID, 0); err != nil {
+	id = held.ID
+	if err := m.StopContainer(ctx, id, 0); err != nil {
 		return err
 	}
-	unlock, err := r.containers.alone(ctx, c.ID)
-	if err != nil {
+	// No reference can be added from here on.
+	if err := m.references.end(ctx, id); err != nil {
 		return err
 	}
-	defer unlock()
-	ctx, cancel := r.detached(ctx)
+	if held, err = m.container(ctx, id); err != nil {
+		return ignoreNotFound(err) // another request was first
+	}
+	defer held.unlock()
+	ctx, cancel := detached(ctx)
 	defer cancel()
-	if c, err = r.State.Container(c.ID); errors.Is(err, state.ErrNotFound) {
-		return nil // another request was first
-	} else if err != nil {
+	if err := m.Containers.Delete(ctx, held.Container); err != nil {
 		return err
 	}
-	if err := r.teardownContainer(ctx, c); err != nil {
+	if err := m.containerNames.release(containerName(held.PodID, held.Config.V.GetMetadata()), id); err != nil {
 		return err
 	}
-	if err := r.State.DeleteContainer(c.ID); err != nil {
-		return err
-	}
-	r.Stats.Forget(c.ID)
-	r.ctrNames.free(containerName(c.PodID, c.Config.V.GetMetadata()), c.ID)
-	r.emitContainerDeleted(c)
+	m.Forget(id)
+	m.events.container(held.Container, runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT)
 	return nil
 }

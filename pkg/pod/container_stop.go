@@ -13,36 +13,31 @@ import (
 	"github.com/subpod/subpod/pkg/state"
 )
 
-// killGrace is how long a killed container may take to end before the request
-// gives up: only a process in an uninterruptible system call takes as long.
-const killGrace = 30 * time.Second
+// killTimeout is how long a killed container may take to end before the request
+// fails: only a process in an uninterruptible system call takes as long.
+const killTimeout = 30 * time.Second
 
-// StopContainer sends the stop signal, and SIGKILL after the grace period (at
-// once when it is 0), and returns once the exit status is recorded. Any number
-// may run at the same time, with other grace periods. Idempotent; an unknown ID
-// is fine.
-func (r *Runtime) StopContainer(ctx context.Context, id string, grace time.Duration) error {
-	c, err := r.State.Container(id)
-	if errors.Is(err, state.ErrNotFound) {
-		return nil
-	}
+// StopContainer sends the stop signal, and SIGKILL after the grace period (at once
+// when it is 0), and returns once the exit status is recorded. It takes no lock: any
+// number may run at the same time, with other grace periods. Idempotent; an unknown
+// ID is fine.
+func (m *Manager) StopContainer(ctx context.Context, id string, grace time.Duration) error {
+	c, err := m.State.FindContainer(id)
 	if err != nil {
-		return err
+		return ignoreNotFound(err)
 	}
 	if c.State() == runtimeapi.ContainerState_CONTAINER_EXITED {
 		return nil
 	}
 	if c.Facts.Runtime == nil {
-		// Made without a process (it could not have been started), or by a
-		// creation that failed: nothing runs.
-		return r.finish(c.ID, state.ContainerStatus{ExitCode: exitUnknown, FinishedAt: time.Now(), Reason: reasonError, Message: c.Status.StartError})
+		return m.stopWithoutProcess(ctx, c.ID)
 	}
 	if grace > 0 && c.State() == runtimeapi.ContainerState_CONTAINER_RUNNING {
-		if err := r.signal(ctx, c, stopSignal(c), false); err != nil {
+		if err := m.signal(ctx, c, stopSignal(c), false); err != nil {
 			return err
 		}
 		wait, cancel := context.WithTimeout(ctx, grace)
-		err := r.ended(wait, c.ID)
+		err := m.exits.wait(wait, m.ctx, c.ID)
 		cancel()
 		if err == nil {
 			return nil
@@ -51,19 +46,34 @@ func (r *Runtime) StopContainer(ctx context.Context, id string, grace time.Durat
 			return fmt.Errorf("stop container %s: %w", c.ID, ctx.Err())
 		}
 	}
-	if err := r.signal(ctx, c, syscall.SIGKILL, true); err != nil {
+	if err := m.signal(ctx, c, syscall.SIGKILL, true); err != nil {
 		return err
 	}
-	wait, cancel := context.WithTimeout(ctx, killGrace)
+	wait, cancel := context.WithTimeout(ctx, killTimeout)
 	defer cancel()
-	if err := r.ended(wait, c.ID); err != nil {
+	if err := m.exits.wait(wait, m.ctx, c.ID); err != nil {
 		return fmt.Errorf("stop container %s: it was killed and has not ended: %w", c.ID, err)
 	}
 	return nil
 }
 
-func (r *Runtime) signal(ctx context.Context, c state.Container, sig syscall.Signal, all bool) error {
-	err := r.Executor.Signal(ctx, c.ID, *c.Facts.Runtime, sig, all)
+// stopWithoutProcess ends a container that has no process: its command could not
+// have been started, or its creation failed. One that is being created is waited for.
+func (m *Manager) stopWithoutProcess(ctx context.Context, id string) error {
+	held, err := m.container(ctx, id)
+	if err != nil {
+		return ignoreNotFound(err)
+	}
+	if held.Facts.Runtime != nil {
+		held.unlock()
+		return m.StopContainer(ctx, id, 0)
+	}
+	defer held.unlock()
+	return m.exits.record(held.ID, state.ContainerStatus{ExitCode: exitUnknown, FinishedAt: time.Now(), Reason: reasonError, Message: held.Status.StartError})
+}
+
+func (m *Manager) signal(ctx context.Context, c state.Container, sig syscall.Signal, all bool) error {
+	err := m.Processes.Signal(ctx, c.ID, *c.Facts.Runtime, sig, all)
 	if err != nil && !errors.Is(err, oci.ErrNotRunning) {
 		return fmt.Errorf("stop container %s: %w", c.ID, err)
 	}

@@ -2,125 +2,114 @@ package pod
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sync/semaphore"
 )
 
-// locks gives every ID a lock of its own. Many may share it (work inside a pod
-// sandbox), one may hold it alone (stopping or removing it). Waiting is first
-// come, first served, and ends with the context.
+// locks gives every ID a lock of its own. Waiting is first come, first served, and
+// ends with the context.
 type locks struct {
 	mu sync.Mutex
 	m  map[string]*lock
 }
 
 type lock struct {
-	users int // waiting or holding; at 0 the entry goes
-	sem   *semaphore.Weighted
+	users        int // waiting or holding; at 0 the entry is removed
+	sem          *semaphore.Weighted
+	holders      map[*context.CancelCauseFunc]struct{}
+	interrupting int // requests that wait with mode interrupt
 }
 
-// alone takes all the shares of a lock.
+// mode says how a lock is held.
+type mode int
+
+const (
+	// shared is for work inside a pod sandbox, of which any amount goes on at once.
+	shared mode = iota
+	// exclusive keeps all others out.
+	exclusive
+	// interrupt is exclusive, and ends the contexts of those who hold the lock, or
+	// come to hold it earlier, instead of waiting for what they wait for.
+	interrupt
+)
+
+// allShares is what an exclusive holder takes of the semaphore.
 const allShares = 1 << 20
+
+// errInterrupted is the cause of a context that ended because another request wants
+// the lock with mode interrupt.
+var errInterrupted = errors.New("another request is stopping the pod sandbox")
 
 func newLocks() *locks { return &locks{m: map[string]*lock{}} }
 
-// share waits for a shared hold; the returned function ends it.
-func (l *locks) share(ctx context.Context, id string) (func(), error) { return l.acquire(ctx, id, 1) }
-
-// alone waits for the only hold; the returned function ends it.
-func (l *locks) alone(ctx context.Context, id string) (func(), error) {
-	return l.acquire(ctx, id, allShares)
-}
-
-func (l *locks) acquire(ctx context.Context, id string, n int64) (func(), error) {
+// acquire waits for the lock of id. The returned context is the holder's: it ends
+// with ctx or when another request interrupts the holder. unlock must be called once.
+func (l *locks) acquire(ctx context.Context, id string, mode mode) (held context.Context, unlock func(), err error) {
+	n := int64(allShares)
+	if mode == shared {
+		n = 1
+	}
+	k := l.enter(id, mode)
+	err = k.sem.Acquire(ctx, n)
 	l.mu.Lock()
-	k := l.m[id]
-	if k == nil {
-		k = &lock{sem: semaphore.NewWeighted(allShares)}
-		l.m[id] = k
+	defer l.mu.Unlock()
+	if mode == interrupt {
+		k.interrupting--
 	}
-	k.users++
-	l.mu.Unlock()
-	leave := func() {
+	if err != nil {
+		l.leave(id, k)
+		return nil, nil, fmt.Errorf("wait for another request on %s: %w", id, err)
+	}
+	held, cancel := context.WithCancelCause(ctx)
+	if k.interrupting > 0 {
+		cancel(errInterrupted)
+	}
+	k.holders[&cancel] = struct{}{}
+	return held, func() {
 		l.mu.Lock()
-		defer l.mu.Unlock()
-		if k.users--; k.users == 0 {
-			delete(l.m, id)
-		}
-	}
-	if err := k.sem.Acquire(ctx, n); err != nil {
-		leave()
-		return nil, fmt.Errorf("wait for another request on %s: %w", id, err)
-	}
-	return func() {
+		delete(k.holders, &cancel)
+		l.leave(id, k)
+		l.mu.Unlock()
+		cancel(nil)
 		k.sem.Release(n)
-		leave()
 	}, nil
 }
 
-// names makes a name belong to one object, and a retried request find the
-// object that the first one made.
-type names struct {
-	mu sync.Mutex
-	m  map[string]*claim
+// enter registers a request for the lock of id, and interrupts its holders where the
+// mode says so.
+func (l *locks) enter(id string, mode mode) *lock {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	k := l.m[id]
+	if k == nil {
+		k = &lock{sem: semaphore.NewWeighted(allShares), holders: map[*context.CancelCauseFunc]struct{}{}}
+		l.m[id] = k
+	}
+	k.users++
+	if mode == interrupt {
+		k.interrupting++
+		for cancel := range k.holders {
+			(*cancel)(errInterrupted)
+		}
+	}
+	return k
 }
 
-type claim struct {
-	id   string
-	done chan struct{} // closed once the object is made, or given up
-}
-
-func newNames() *names { return &names{m: map[string]*claim{}} }
-
-// claim takes name for id. When another object has the name its ID is
-// returned, after the request that is making it has ended; the caller then
-// made nothing. settle must be called once with whether the object now exists.
-func (n *names) claim(ctx context.Context, name, id string) (existing string, settle func(made bool), err error) {
-	for {
-		n.mu.Lock()
-		c := n.m[name]
-		if c == nil {
-			c = &claim{id: id, done: make(chan struct{})}
-			n.m[name] = c
-			n.mu.Unlock()
-			return "", func(made bool) {
-				if !made {
-					n.free(name, id)
-				}
-				close(c.done)
-			}, nil
-		}
-		n.mu.Unlock()
-		select {
-		case <-c.done:
-		case <-ctx.Done():
-			return "", nil, fmt.Errorf("wait for the request that is making %s: %w", name, ctx.Err())
-		}
-		n.mu.Lock()
-		taken := n.m[name] == c
-		n.mu.Unlock()
-		if taken {
-			return c.id, nil, nil
-		}
+// leave is called with l.mu locked.
+func (l *locks) leave(id string, k *lock) {
+	if k.users--; k.users == 0 {
+		delete(l.m, id)
 	}
 }
 
-// set records a name found at start-up.
-func (n *names) set(name, id string) {
-	c := &claim{id: id, done: make(chan struct{})}
-	close(c.done)
-	n.mu.Lock()
-	n.m[name] = c
-	n.mu.Unlock()
-}
-
-// free gives the name up if id has it.
-func (n *names) free(name, id string) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if c := n.m[name]; c != nil && c.id == id {
-		delete(n.m, name)
+// explain names the reason of an error that comes from an interrupted context.
+func explain(held context.Context, err error) error {
+	if err != nil && errors.Is(context.Cause(held), errInterrupted) {
+		return fmt.Errorf("%w: %w (%w)", errdefs.ErrAborted, errInterrupted, err)
 	}
+	return err
 }

@@ -1,4 +1,4 @@
-package pod
+package container
 
 import (
 	"errors"
@@ -9,11 +9,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lookAhead looks up a container's program as the OCI runtime will: fuse-overlayfs
+// prefetch looks up a container's program as the OCI runtime will: fuse-overlayfs
 // reads a whole directory when it is asked for the first name in it, which it can
 // do while the runtime starts. It changes nothing; whatever is wrong, the runtime
 // says.
-func lookAhead(root string, p *specs.Process) {
+func prefetch(root string, p *specs.Process) {
 	if p == nil || len(p.Args) == 0 {
 		return
 	}

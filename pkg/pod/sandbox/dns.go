@@ -1,15 +1,16 @@
-package pod
+package sandbox
 
 import (
 	"bytes"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// DNS says what a pod without a dns_config of its own gets.
+// DNS is where the resolv.conf of pods without a dns_config of their own comes from.
 type DNS struct {
 	// HostFile is the host's resolv.conf.
 	HostFile string
@@ -19,11 +20,8 @@ type DNS struct {
 	UplinkFile string
 }
 
-// resolvConf renders resolv.conf(5) for a pod.
-func (d DNS) resolvConf(cfg *runtimeapi.DNSConfig) ([]byte, error) {
-	if cfg != nil && (len(cfg.Servers) > 0 || len(cfg.Searches) > 0 || len(cfg.Options) > 0) {
-		return renderResolvConf(cfg.Servers, cfg.Searches, cfg.Options)
-	}
+// resolvConf renders resolv.conf(5) for a pod without a dns_config.
+func (d DNS) resolvConf() ([]byte, error) {
 	host, err := os.ReadFile(d.HostFile)
 	if err != nil && !os.IsNotExist(err) {
 		return nil, fmt.Errorf("read the host's resolv.conf: %w", err)
@@ -46,21 +44,22 @@ func (d DNS) resolvConf(cfg *runtimeapi.DNSConfig) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-func renderResolvConf(servers, searches, options []string) ([]byte, error) {
-	for _, s := range append(append(append([]string{}, servers...), searches...), options...) {
+// parseDNS renders resolv.conf(5) from a dns_config; nil where that says nothing.
+func parseDNS(cfg *runtimeapi.DNSConfig) ([]byte, error) {
+	for _, s := range slices.Concat(cfg.GetServers(), cfg.GetSearches(), cfg.GetOptions()) {
 		if s == "" || strings.ContainsAny(s, " \t\r\n\x00") {
-			return nil, fmt.Errorf("%w: dns_config has the entry %q, which is empty or holds white space", ErrInvalid, s)
+			return nil, invalid("dns_config has the entry %q, which is empty or holds white space", s)
 		}
 	}
 	var out bytes.Buffer
-	if len(searches) > 0 {
-		fmt.Fprintf(&out, "search %s\n", strings.Join(searches, " "))
+	if len(cfg.GetSearches()) > 0 {
+		fmt.Fprintf(&out, "search %s\n", strings.Join(cfg.GetSearches(), " "))
 	}
-	for _, s := range servers {
+	for _, s := range cfg.GetServers() {
 		fmt.Fprintf(&out, "nameserver %s\n", s)
 	}
-	if len(options) > 0 {
-		fmt.Fprintf(&out, "options %s\n", strings.Join(options, " "))
+	if len(cfg.GetOptions()) > 0 {
+		fmt.Fprintf(&out, "options %s\n", strings.Join(cfg.GetOptions(), " "))
 	}
 	return out.Bytes(), nil
 }

@@ -1,10 +1,9 @@
-package pod
+package sandbox
 
 import (
 	"bytes"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
 
@@ -13,18 +12,22 @@ import (
 
 	"github.com/subpod/subpod/netns"
 	"github.com/subpod/subpod/pkg/ocispec"
+	"github.com/subpod/subpod/pkg/state"
 )
 
 // shmSize is the size of a pod's /dev/shm, as everywhere in the field.
 const shmSize = "size=64m"
 
-// writePodFiles writes the files that containers of the pod see in /etc.
-func (r *Runtime) writePodFiles(dir string, cfg *runtimeapi.PodSandboxConfig) error {
-	resolv, err := r.DNS.resolvConf(cfg.DnsConfig)
+// writeFiles writes the files that containers of the pod see in /etc.
+func (b *Builder) writeFiles(dir string, plan Plan) error {
+	resolv, err := plan.resolvConf, error(nil)
+	if resolv == nil {
+		resolv, err = b.DNS.resolvConf()
+	}
 	if err != nil {
 		return err
 	}
-	hostname := cfg.Hostname
+	hostname := plan.Config.Hostname
 	if hostname == "" {
 		if hostname, err = os.Hostname(); err != nil {
 			return fmt.Errorf("read the node's hostname: %w", err)
@@ -33,13 +36,13 @@ func (r *Runtime) writePodFiles(dir string, cfg *runtimeapi.PodSandboxConfig) er
 	return errors.Join(
 		writeFile(filepath.Join(dir, "resolv.conf"), resolv),
 		writeFile(filepath.Join(dir, "hostname"), []byte(hostname+"\n")),
-		r.writeHosts(dir, cfg, nil),
+		writeHosts(dir, plan.Config, nil),
 	)
 }
 
 // writeHosts writes hosts(5): the loopback names, and the pod's own addresses
 // once they are known. A pod on the node's network gets the node's file.
-func (r *Runtime) writeHosts(dir string, cfg *runtimeapi.PodSandboxConfig, network *netns.Result) error {
+func writeHosts(dir string, cfg *runtimeapi.PodSandboxConfig, network *netns.Result) error {
 	path := filepath.Join(dir, "hosts")
 	if onNode(namespaceOptions(cfg).GetNetwork()) {
 		if b, err := os.ReadFile("/etc/hosts"); err == nil {
@@ -63,14 +66,14 @@ func writeFile(path string, content []byte) error {
 	return nil
 }
 
-// podFiles are the paths that a container of the pod binds.
-func (r *Runtime) podFiles(podID string, shm string) ocispec.Files {
-	dir := r.podDir(podID)
+// Files returns the files of a pod sandbox that its containers bind.
+func (b *Builder) Files(p state.Pod) ocispec.Files {
+	dir := b.podDir(p.ID)
 	return ocispec.Files{
 		ResolvConf: filepath.Join(dir, "resolv.conf"),
 		Hosts:      filepath.Join(dir, "hosts"),
 		Hostname:   filepath.Join(dir, "hostname"),
-		Shm:        shm,
+		Shm:        p.Facts.Shm,
 	}
 }
 
@@ -91,12 +94,4 @@ func unmount(path string) error {
 		return fmt.Errorf("unmount %s: %w", path, err)
 	}
 	return nil
-}
-
-// podIPs returns the addresses of a pod for its status.
-func podIPs(network *netns.Result) []netip.Addr {
-	if network == nil {
-		return nil
-	}
-	return network.IPs
 }

@@ -1,0 +1,108 @@
+// Package container makes, cleans up and deletes one container: its root file
+// system, OCI specification and process. It keeps no records and takes no locks;
+// pkg/pod does both.
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/subpod/subpod/pkg/cgroup"
+	"github.com/subpod/subpod/pkg/oci"
+	"github.com/subpod/subpod/pkg/ocispec"
+	"github.com/subpod/subpod/pkg/state"
+	"github.com/subpod/subpod/storage"
+)
+
+// Builder builds containers. Its methods may be called concurrently for different
+// containers. All fields but SeccompProfile and CDISpecDirs are needed.
+type Builder struct {
+	// Dir holds a directory (the bundle) for each container.
+	Dir      string
+	Images   *storage.Images
+	Rootfs   *storage.Rootfs
+	Executor *oci.Executor
+	// Files returns the files of a pod sandbox that its containers bind.
+	Files func(state.Pod) ocispec.Files
+	// NodeNetNS is the path of the node network namespace, for hostNetwork pods.
+	NodeNetNS string
+	Host      ocispec.Host
+	Cgroup    cgroup.Facts
+	// SeccompProfile replaces the built-in RuntimeDefault profile; "" = built in.
+	SeccompProfile string
+	// CDISpecDirs are the directories of CDI specifications, lowest priority first.
+	CDISpecDirs []string
+	Log         *slog.Logger
+}
+
+// Clean removes what an exited container no longer needs: processes, the runtime's
+// state, mounts, the bundle. The log, the writable layer and the record stay. All
+// steps run, also after an error, but while processes may be alive their mounts are
+// left alone. Idempotent.
+func (b *Builder) Clean(ctx context.Context, c state.Container) error {
+	if c.Facts.Runtime != nil {
+		if err := b.Executor.Delete(ctx, c.ID, *c.Facts.Runtime); err != nil {
+			return fmt.Errorf("clean up container %s: %w", c.ID, err)
+		}
+	}
+	errs := []error{b.Rootfs.Unmount(ctx, c.ID)}
+	for _, key := range c.Facts.ImageMounts {
+		errs = append(errs, b.Rootfs.UnmountImage(ctx, key))
+	}
+	if c.Facts.Cgroup != "" {
+		errs = append(errs, b.Cgroup.Remove(ctx, c.Facts.Cgroup))
+	}
+	err := errors.Join(errs...)
+	if err == nil {
+		err = os.RemoveAll(b.bundle(c.ID))
+	}
+	if err != nil {
+		return fmt.Errorf("clean up container %s: %w", c.ID, err)
+	}
+	return nil
+}
+
+// Delete removes whatever the record says was made for the container, but for its
+// log. Idempotent.
+func (b *Builder) Delete(ctx context.Context, c state.Container) error {
+	return errors.Join(b.Clean(ctx, c), b.Rootfs.Delete(ctx, c.ID))
+}
+
+// OpenRoot returns the root directory of a container's process, with its mounts;
+// an error when the process has ended.
+func (b *Builder) OpenRoot(c state.Container) (*os.File, error) {
+	root, err := os.Open(fmt.Sprintf("/proc/%d/root", c.Facts.Runtime.Init.PID))
+	if err != nil {
+		return nil, err
+	}
+	if !c.Facts.Runtime.Init.Alive() { // the PID may be another process's
+		root.Close()
+		return nil, oci.ErrNotRunning
+	}
+	return root, nil
+}
+
+// MountRoot mounts the root file system of a container that does not run and
+// returns its root directory. Idempotent; undone by UnmountRoot.
+func (b *Builder) MountRoot(ctx context.Context, c state.Container) (*os.File, error) {
+	mounted, err := b.Rootfs.Mount(ctx, c.ID)
+	if err != nil {
+		return nil, err
+	}
+	root, err := os.Open(mounted.Path)
+	if err != nil {
+		return nil, fmt.Errorf("open the root file system of container %s: %w", c.ID, err)
+	}
+	return root, nil
+}
+
+// UnmountRoot undoes MountRoot. Idempotent.
+func (b *Builder) UnmountRoot(ctx context.Context, c state.Container) error {
+	return b.Rootfs.Unmount(ctx, c.ID)
+}
+
+func (b *Builder) bundle(id string) string { return filepath.Join(b.Dir, id) }

@@ -1,0 +1,193 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/pkg/labels"
+	"github.com/subpod/subpod/pkg/oci"
+	"github.com/subpod/subpod/pkg/ocispec"
+	"github.com/subpod/subpod/pkg/state"
+	"github.com/subpod/subpod/storage"
+)
+
+// Prepared is a container whose root file system is mounted and whose monitor
+// waits: what can be made without the pod sandbox. Create or Abandon ends it.
+type Prepared struct {
+	plan    Plan
+	image   storage.Image
+	begin   oci.BeginSpec
+	pending *oci.Pending
+}
+
+// Abandon ends the monitor of a container that is not to be created. What else was
+// prepared is Delete's to remove. Idempotent; nil is fine.
+func (p *Prepared) Abandon() {
+	if p != nil && p.pending != nil {
+		p.pending.Abandon()
+	}
+}
+
+// Prepare mounts the container's root file system and starts its monitor, at the
+// same time. Of p it needs the configuration and handler only. It adds what it made
+// to c. storage.ErrImageNotFound.
+func (b *Builder) Prepare(ctx context.Context, plan Plan, p state.Pod, c *state.Container) (*Prepared, error) {
+	image, err := b.Images.Get(ctx, plan.Config.Image.Image)
+	if err != nil {
+		return nil, err
+	}
+	c.Facts.ImageID, c.Facts.ImageRef = image.ID, imageRef(image)
+	if err := b.makeDirs(*c); err != nil {
+		return nil, err
+	}
+	cfg := plan.Config
+	out := &Prepared{plan: plan, image: image, begin: oci.BeginSpec{
+		ID: c.ID, Handler: p.Handler, Bundle: b.bundle(c.ID), LogPath: plan.logPath,
+		Terminal: cfg.Tty, Stdin: cfg.Stdin, StdinOnce: cfg.StdinOnce,
+	}}
+	var both errgroup.Group
+	both.Go(func() (err error) {
+		out.pending, err = b.Executor.Begin(ctx, out.begin)
+		return err
+	})
+	both.Go(func() error {
+		mounted, err := b.Rootfs.Create(ctx, rootfsSpec(p, *c))
+		c.Facts.Rootfs = mounted.Path
+		return err
+	})
+	if err := both.Wait(); err != nil {
+		out.Abandon()
+		return nil, err
+	}
+	return out, nil
+}
+
+// makeDirs makes the bundle and the directory of the log.
+func (b *Builder) makeDirs(c state.Container) error {
+	if err := os.MkdirAll(b.bundle(c.ID), 0o711); err != nil {
+		return fmt.Errorf("make the bundle: %w", err)
+	}
+	if c.Facts.LogPath == "" {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(c.Facts.LogPath), 0o755); err != nil {
+		return fmt.Errorf("make the log's directory: %w", err)
+	}
+	return nil
+}
+
+// Create has the OCI runtime make a prepared container in the pod sandbox p, up to
+// the point where its process waits to be started, and adds what it made to c. A
+// command that is not there is no error: it is kept in c.Status.StartError, for
+// StartContainer to return.
+func (b *Builder) Create(ctx context.Context, prepared *Prepared, p state.Pod, c *state.Container) error {
+	defer prepared.Abandon()
+	in, err := b.specInput(ctx, prepared, p, *c)
+	if err != nil {
+		return err
+	}
+	out, err := ocispec.Build(in)
+	if err != nil {
+		return err
+	}
+	for _, w := range out.Warnings {
+		b.Log.Warn("part of a container's configuration cannot be honoured", "container", c.ID, "what", w)
+	}
+	user := out.Spec.Process.User
+	c.Facts.Args = out.Spec.Process.Args
+	c.Facts.StopSignal = int(out.StopSignal)
+	c.Facts.User = state.User{UID: user.UID, GID: user.GID, Groups: user.AdditionalGids}
+	var ahead sync.WaitGroup
+	defer ahead.Wait()
+	ahead.Go(func() { prefetch(c.Facts.Rootfs, out.Spec.Process) })
+	made, err := b.create(ctx, prepared, c.ID, out)
+	if errors.Is(err, oci.ErrCommandNotFound) {
+		c.Status.StartError = err.Error()
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	c.Facts.Runtime = &made
+	return nil
+}
+
+// create runs the OCI runtime, once more for each option that the runtime turns out
+// not to take.
+func (b *Builder) create(ctx context.Context, prepared *Prepared, id string, out ocispec.Output) (made oci.Container, err error) {
+	for {
+		if err := prepared.plan.group.Place(ctx, id, prepared.pending.PID()); err != nil {
+			return made, err
+		}
+		made, err = prepared.pending.Create(ctx, out.Spec, out.SeccompBPF)
+		if !errors.Is(err, oci.ErrRetry) {
+			return made, err
+		}
+		if prepared.pending, err = b.Executor.Begin(ctx, prepared.begin); err != nil {
+			return made, err
+		}
+	}
+}
+
+// specInput gathers what the OCI specification is built from.
+func (b *Builder) specInput(ctx context.Context, prepared *Prepared, p state.Pod, c state.Container) (ocispec.Input, error) {
+	mounts, err := b.resolveMounts(ctx, prepared.plan)
+	if err != nil {
+		return ocispec.Input{}, err
+	}
+	image := prepared.image.Config
+	if u := prepared.plan.Config.Annotations[labels.User]; u != "" {
+		image.User = u
+	}
+	features := b.Executor.Handlers()[p.Handler]
+	return ocispec.Input{
+		PodID:          p.ID,
+		ID:             c.ID,
+		Pod:            p.Config.V,
+		Container:      prepared.plan.Config,
+		Image:          image,
+		Rootfs:         c.Facts.Rootfs,
+		Namespaces:     b.namespaces(prepared.plan, p),
+		Files:          b.Files(p),
+		Mounts:         mounts,
+		Host:           b.Host,
+		CgroupsPath:    prepared.plan.cgroupsPath,
+		Handler:        p.Handler,
+		Runtime:        ocispec.Runtime{RecursiveReadOnlyMounts: features.RecursiveReadOnlyMounts, IDMappedMounts: features.IDMappedMounts},
+		SeccompDefault: b.SeccompProfile,
+		CDISpecDirs:    b.CDISpecDirs,
+	}, nil
+}
+
+// rootfsSpec describes the container's root file system, with the mappings of the
+// pod's own user namespace where it has one.
+func rootfsSpec(p state.Pod, c state.Container) storage.RootfsSpec {
+	spec := storage.RootfsSpec{ID: c.ID, ImageID: c.Facts.ImageID}
+	opts := p.Config.V.GetLinux().GetSecurityContext().GetNamespaceOptions().GetUsernsOptions()
+	if opts.GetMode() != runtimeapi.NamespaceMode_POD {
+		return spec
+	}
+	for _, m := range opts.GetUids() {
+		spec.UIDMap = append(spec.UIDMap, storage.IDMap{Container: m.ContainerId, Host: m.HostId, Size: m.Length})
+	}
+	for _, m := range opts.GetGids() {
+		spec.GIDMap = append(spec.GIDMap, storage.IDMap{Container: m.ContainerId, Host: m.HostId, Size: m.Length})
+	}
+	return spec
+}
+
+// imageRef is the digested reference of an image, or its ID where it has none
+// (proto: Container.image_ref).
+func imageRef(i storage.Image) string {
+	if len(i.RepoDigests) > 0 {
+		return i.RepoDigests[0]
+	}
+	return i.ID
+}

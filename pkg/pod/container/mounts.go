@@ -1,0 +1,74 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"google.golang.org/protobuf/proto"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/pkg/ocispec"
+)
+
+var (
+	// ErrMountSource says that the host path of a mount cannot be used: most
+	// often it is missing.
+	ErrMountSource = errors.New("mount source cannot be used")
+	// ErrImageVolume says that an image, or a path in it, cannot be mounted.
+	ErrImageVolume = errors.New("image volume cannot be mounted")
+)
+
+// resolveMounts returns the container's mounts with every source an existing
+// path of the node: links followed (proto: Mount.host_path), images mounted.
+func (b *Builder) resolveMounts(ctx context.Context, plan Plan) ([]*runtimeapi.Mount, error) {
+	keys := plan.imageMounts
+	out := make([]*runtimeapi.Mount, 0, len(plan.Config.Mounts))
+	for _, m := range plan.Config.Mounts {
+		m = proto.CloneOf(m)
+		if m.GetImage().GetImage() != "" {
+			source, err := b.mountImage(ctx, keys[0], m)
+			if err != nil {
+				return nil, err
+			}
+			keys = keys[1:]
+			m.HostPath, m.Image, m.ImageSubPath, m.Readonly = source, nil, "", true
+		} else {
+			source, err := filepath.EvalSymlinks(m.HostPath)
+			if err != nil || !filepath.IsAbs(m.HostPath) {
+				return nil, fmt.Errorf("%w: host path %q of the mount on %s: %w", ErrMountSource, m.HostPath, m.ContainerPath, errors.Join(err, absolute(m.HostPath)))
+			}
+			m.HostPath = source
+		}
+		out = append(out, m)
+	}
+	return out, nil
+}
+
+func absolute(path string) error {
+	if filepath.IsAbs(path) {
+		return nil
+	}
+	return errors.New("the path is not absolute")
+}
+
+func (b *Builder) mountImage(ctx context.Context, key string, m *runtimeapi.Mount) (string, error) {
+	if m.HostPath != "" {
+		return "", invalid("the mount on %s has both a host path and an image", m.ContainerPath)
+	}
+	// The kubelet sends an ID, other clients any reference.
+	image, err := b.Images.Get(ctx, m.Image.Image)
+	if err != nil {
+		return "", fmt.Errorf("%w on %s: %w", ErrImageVolume, m.ContainerPath, err)
+	}
+	root, err := b.Rootfs.MountImage(ctx, image.ID, key)
+	if err != nil {
+		return "", fmt.Errorf("%w on %s: %w", ErrImageVolume, m.ContainerPath, err)
+	}
+	path, err := ocispec.ImageSubPath(root, m.ImageSubPath)
+	if err != nil {
+		return "", fmt.Errorf("%w on %s: %w", ErrImageVolume, m.ContainerPath, err)
+	}
+	return path, nil
+}

@@ -1,0 +1,97 @@
+package container
+
+import (
+	"fmt"
+	"path/filepath"
+
+	"github.com/containerd/errdefs"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/pkg/cgroup"
+	"github.com/subpod/subpod/pkg/state"
+)
+
+// Plan is a validated container configuration, parsed once.
+type Plan struct {
+	Config *runtimeapi.ContainerConfig
+
+	logPath     string // absolute, "" for none
+	imageMounts []string
+	group       cgroup.Pod
+	cgroupsPath string
+	cgroup      string
+	target      *state.Container // whose PID namespace is joined; nil for none
+}
+
+// Target returns the ID of the container whose PID namespace the configuration asks
+// to join; "" for none.
+func Target(cfg *runtimeapi.ContainerConfig) string {
+	ns := cfg.GetLinux().GetSecurityContext().GetNamespaceOptions()
+	if ns.GetPid() != runtimeapi.NamespaceMode_TARGET {
+		return ""
+	}
+	return ns.GetTargetId()
+}
+
+// Validate checks what every container configuration must have.
+// errdefs.ErrInvalidArgument.
+func Validate(cfg *runtimeapi.ContainerConfig) error {
+	switch {
+	case cfg == nil:
+		return invalid("the container has no config")
+	case cfg.Metadata == nil || cfg.Metadata.Name == "":
+		return invalid("the container has no metadata.name")
+	case cfg.GetImage().GetImage() == "":
+		return invalid("container %q names no image", cfg.Metadata.Name)
+	}
+	return nil
+}
+
+// NewPlan parses and validates the configuration of the container id in the pod
+// sandbox p. target is the record of the container that Target names, nil where
+// there is none. errdefs.ErrInvalidArgument, errdefs.ErrFailedPrecondition,
+// cgroup.ErrBadParent.
+func NewPlan(id string, cfg *runtimeapi.ContainerConfig, p state.Pod, target *state.Container, delegation cgroup.Facts) (Plan, error) {
+	if err := Validate(cfg); err != nil {
+		return Plan{}, err
+	}
+	plan := Plan{Config: cfg, target: target}
+	for i, m := range cfg.Mounts {
+		if m.GetImage().GetImage() != "" {
+			plan.imageMounts = append(plan.imageMounts, fmt.Sprintf("%s-%d", id, i))
+		}
+	}
+	var err error
+	if plan.logPath, err = logPath(p.Config.V, cfg); err != nil {
+		return Plan{}, err
+	}
+	if err := validateNamespaces(p, cfg, target); err != nil {
+		return Plan{}, err
+	}
+	if plan.group, err = delegation.PodPath(p.Config.V.GetLinux().GetCgroupParent(), p.ID); err != nil {
+		return Plan{}, err
+	}
+	plan.cgroupsPath, plan.cgroup = plan.group.Container(id)
+	return plan, nil
+}
+
+// Facts returns what a new container's record says before anything is made.
+func (p Plan) Facts(node string) state.ContainerFacts {
+	return state.ContainerFacts{Node: node, LogPath: p.logPath, Cgroup: p.cgroup, ImageMounts: p.imageMounts}
+}
+
+func invalid(format string, args ...any) error {
+	return fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, fmt.Errorf(format, args...))
+}
+
+// logPath joins the pod's log directory and the container's path below it; ""
+// when the container has no log.
+func logPath(pod *runtimeapi.PodSandboxConfig, cfg *runtimeapi.ContainerConfig) (string, error) {
+	if pod.GetLogDirectory() == "" || cfg.LogPath == "" {
+		return "", nil
+	}
+	if !filepath.IsLocal(cfg.LogPath) {
+		return "", invalid("log_path %q leads out of the pod's log directory", cfg.LogPath)
+	}
+	return filepath.Join(pod.LogDirectory, cfg.LogPath), nil
+}

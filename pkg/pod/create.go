@@ -1,0 +1,163 @@
+package pod
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/proto"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/pkg/pod/container"
+	"github.com/subpod/subpod/pkg/state"
+)
+
+// newContainer is a container whose name is claimed and which is locked until unlock.
+type newContainer struct {
+	state.Container
+	plan   container.Plan
+	name   string
+	unlock func()
+}
+
+// CreateContainer makes a container in a ready pod sandbox and returns its ID. A
+// retry with the same metadata and configuration returns the container that the
+// first request made. A command that cannot be started is reported by
+// StartContainer, as with a runtime that looks only then.
+// errdefs.ErrInvalidArgument, errdefs.ErrAlreadyExists, errdefs.ErrFailedPrecondition,
+// errdefs.ErrAborted when another request stops the pod sandbox meanwhile,
+// storage.ErrImageNotFound.
+func (m *Manager) CreateContainer(ctx context.Context, podID string, cfg *runtimeapi.ContainerConfig) (string, error) {
+	if err := container.Validate(cfg); err != nil {
+		return "", err
+	}
+	held, err := m.pod(ctx, podID, shared)
+	if err != nil {
+		return "", err
+	}
+	defer held.unlock()
+	if held.Status.Phase != state.PodReady {
+		return "", wrongState("pod sandbox %s is not ready", held.ID)
+	}
+	if reason := m.Sandboxes.Lost(held.Pod); reason != "" {
+		return "", errors.Join(wrongState("pod sandbox %s can hold no more containers: %s", held.ID, reason), m.markLost(ctx, held.Pod, reason))
+	}
+	c, existing, err := m.claimContainer(held.ctx, held.Pod, cfg)
+	if err != nil || existing != "" {
+		return existing, err
+	}
+	defer c.unlock()
+	if err := m.makeContainer(held.ctx, c, held.Pod); err != nil {
+		err = errors.Join(explain(held.ctx, err), m.undoContainer(ctx, c))
+		return "", fmt.Errorf("create container %q in pod sandbox %s: %w", cfg.Metadata.Name, held.ID, err)
+	}
+	m.events.container(c.Container, runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT)
+	return c.ID, nil
+}
+
+// claimContainer plans a container, claims its name and locks it; for a retry it
+// returns the ID of the one that is there.
+func (m *Manager) claimContainer(ctx context.Context, p state.Pod, cfg *runtimeapi.ContainerConfig) (*newContainer, string, error) {
+	id := newID()
+	var target *state.Container
+	if t, err := m.State.Container(container.Target(cfg)); err == nil {
+		target = &t
+	}
+	plan, err := container.NewPlan(id, cfg, p, target, m.Host.Cgroup)
+	if err != nil {
+		return nil, "", err
+	}
+	c := &newContainer{plan: plan, name: containerName(p.ID, cfg.Metadata), Container: state.Container{
+		ID:        id,
+		PodID:     p.ID,
+		Config:    state.Msg(cfg),
+		Resources: state.Msg(cfg.GetLinux().GetResources()),
+		CreatedAt: time.Now(),
+		Facts:     plan.Facts(m.NodeID),
+	}}
+	existing, err := m.containerNames.claim(ctx, c.name, id)
+	if err != nil {
+		return nil, "", err
+	}
+	if existing != nil {
+		id, err := sameContainer(*existing, cfg)
+		return nil, id, err
+	}
+	if _, c.unlock, err = m.containerLocks.acquire(ctx, id, exclusive); err != nil {
+		m.containerNames.abort(c.name, id)
+		return nil, "", err
+	}
+	return c, "", nil
+}
+
+// makeContainer is the sequence in a pod sandbox that is ready.
+func (m *Manager) makeContainer(ctx context.Context, c *newContainer, p state.Pod) error {
+	prepared, err := m.prepareContainer(ctx, c, p)
+	if err != nil {
+		return err
+	}
+	if err := m.Containers.Create(ctx, prepared, p, &c.Container); err != nil {
+		return err
+	}
+	return m.commitContainer(c)
+}
+
+// prepareContainer writes the record and makes what needs no pod sandbox.
+func (m *Manager) prepareContainer(ctx context.Context, c *newContainer, p state.Pod) (*container.Prepared, error) {
+	if err := m.State.PutContainer(c.Container); err != nil {
+		return nil, err
+	}
+	return m.Containers.Prepare(ctx, c.plan, p, &c.Container)
+}
+
+// commitContainer records that the container has been created, and watches it.
+func (m *Manager) commitContainer(c *newContainer) error {
+	c.Status.Created = true
+	if c.Facts.Runtime != nil {
+		// Whoever finds the record finds the watch, too.
+		m.exits.begin(c.ID)
+	}
+	if err := m.State.PutContainer(c.Container); err != nil {
+		m.exits.end(c.ID)
+		return err
+	}
+	m.containerNames.commit(c.name, c.ID)
+	if w := m.exits.watchOf(c.ID); w != nil {
+		m.follow(c.Container, w)
+	}
+	return nil
+}
+
+// sameContainer answers a retried CreateContainer.
+func sameContainer(c state.Container, cfg *runtimeapi.ContainerConfig) (string, error) {
+	if !proto.Equal(c.Config.V, cfg) {
+		return "", fmt.Errorf("%w: container %q, attempt %d, is %s, made from another configuration; remove it, or raise the attempt", errdefs.ErrAlreadyExists, cfg.Metadata.Name, cfg.Metadata.Attempt, c.ID)
+	}
+	return c.ID, nil
+}
+
+// undoContainer removes what a failed creation made, and ends the claim of the name.
+// What cannot be undone stays in the record, which is shown to nobody, until the pod
+// sandbox is removed; its name is free.
+func (m *Manager) undoContainer(ctx context.Context, c *newContainer) error {
+	return m.deleteUncreated(ctx, c.Container)
+}
+
+// deleteUncreated removes a container whose creation has not succeeded, and frees its
+// name in any case.
+func (m *Manager) deleteUncreated(ctx context.Context, c state.Container) error {
+	ctx, cancel := detached(ctx)
+	defer cancel()
+	name := containerName(c.PodID, c.Config.V.GetMetadata())
+	if err := m.Containers.Delete(ctx, c); err != nil {
+		m.containerNames.abort(name, c.ID)
+		return err
+	}
+	err := m.containerNames.release(name, c.ID)
+	if err != nil {
+		m.containerNames.abort(name, c.ID)
+	}
+	return err
+}

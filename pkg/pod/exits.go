@@ -1,0 +1,252 @@
+package pod
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/pkg/oci"
+	"github.com/subpod/subpod/pkg/state"
+)
+
+// Reasons of an exited container, as the kubelet shows them.
+const (
+	reasonCompleted  = "Completed"
+	reasonError      = "Error"
+	reasonOOMKilled  = "OOMKilled"
+	reasonStartError = "StartError"
+	// reasonUnknown is what the kubelet uses for a container whose end nobody saw.
+	reasonUnknown = "ContainerStatusUnknown"
+)
+
+const (
+	// exitStartError is the exit code of a container that could not be started, as
+	// the kubelet knows it from other runtimes.
+	exitStartError = 128
+	// exitUnknown is the exit code of a container whose end nobody saw: killed.
+	exitUnknown = 137
+)
+
+// recordRetryPause is the pause before an exit status is written again that could
+// not be written.
+const recordRetryPause = time.Second
+
+// exitWatcher waits for containers' init processes to exit and records their exit
+// status. All exit statuses are written by its method record, also those that other
+// operations find out (a failed start, a rebooted node), and the first one stands.
+type exitWatcher struct {
+	state     *state.Store
+	processes processes
+	events    publisher
+	log       *slog.Logger
+
+	mu      sync.Mutex
+	watches map[string]*watch // by container ID
+}
+
+// watch is the wait for one container. done is closed once the exit status is in
+// the record, and in status.
+type watch struct {
+	done     chan struct{}
+	status   state.ContainerStatus
+	starting chan struct{} // closed when a start under way has been recorded; nil without one
+}
+
+// begin adds a watch for the container, and reports whether it is new.
+func (e *exitWatcher) begin(id string) (_ *watch, added bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if w := e.watches[id]; w != nil {
+		return w, false
+	}
+	w := &watch{done: make(chan struct{})}
+	e.watches[id] = w
+	return w, true
+}
+
+func (e *exitWatcher) end(id string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.watches, id)
+}
+
+// watchOf returns the watch of a container; nil when it has none: it has exited, or
+// has no process.
+func (e *exitWatcher) watchOf(id string) *watch {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.watches[id]
+}
+
+// starting holds back the record of the container's exit until the returned function
+// is called: a start is recorded before the exit that follows it.
+func (e *exitWatcher) starting(id string) (recorded func()) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	w := e.watches[id]
+	if w == nil {
+		return func() {}
+	}
+	started := make(chan struct{})
+	w.starting = started
+	return func() { close(started) }
+}
+
+// follow waits for the container's exit and records it. It reports false when ctx
+// ended first: the server stops, and the next one waits.
+func (e *exitWatcher) follow(ctx context.Context, c state.Container, w *watch) bool {
+	exit, err := e.processes.Wait(ctx, c.ID, *c.Facts.Runtime)
+	if ctx.Err() != nil {
+		return false
+	}
+	if err != nil {
+		e.log.Error("waiting for a container failed", "container", c.ID, "error", err)
+	}
+	e.mu.Lock()
+	starting := w.starting
+	e.mu.Unlock()
+	if starting != nil {
+		select {
+		case <-starting:
+		case <-ctx.Done():
+			return false
+		}
+	}
+	status := exitStatus(exit, err)
+	// A full disk, most likely, is waited for: without its status the container would
+	// seem to run for ever.
+	for e.record(c.ID, status) != nil {
+		select {
+		case <-time.After(recordRetryPause):
+		case <-ctx.Done():
+			return false
+		}
+	}
+	w.status = status
+	if c, err := e.state.Container(c.ID); err == nil {
+		w.status = c.Status
+	}
+	close(w.done)
+	return true
+}
+
+// exitStatus is what the record says of an exit.
+func exitStatus(exit oci.Exit, err error) state.ContainerStatus {
+	status := state.ContainerStatus{ExitCode: exit.Code, FinishedAt: exit.At}
+	switch {
+	case err != nil:
+		status = state.ContainerStatus{ExitCode: exitUnknown, Reason: reasonUnknown, Message: err.Error()}
+	case exit.Unknown:
+		status.Reason = reasonUnknown
+		status.Message = "the container's monitor ended before the container; its exit code is not known"
+	case exit.OOMKilled:
+		status.Reason = reasonOOMKilled
+	case exit.Code == 0:
+		status.Reason = reasonCompleted
+	default:
+		status.Reason = reasonError
+	}
+	if status.FinishedAt.IsZero() {
+		status.FinishedAt = time.Now()
+	}
+	return status
+}
+
+// errRecorded says that a container has an exit status already.
+var errRecorded = errors.New("the container has an exit status")
+
+// record writes an exit status, unless the container has one or is gone, and
+// publishes the event. Idempotent.
+func (e *exitWatcher) record(id string, status state.ContainerStatus) error {
+	c, err := e.state.UpdateContainer(id, func(c *state.Container) error {
+		if !c.Status.FinishedAt.IsZero() {
+			return errRecorded
+		}
+		s := &c.Status
+		s.ExitCode, s.Reason, s.Message = status.ExitCode, status.Reason, status.Message
+		// The end is the time of a file, whose clock is some milliseconds behind (time(7)).
+		s.FinishedAt = status.FinishedAt
+		if s.FinishedAt.Before(s.StartedAt) {
+			s.FinishedAt = s.StartedAt
+		}
+		return nil
+	})
+	if errors.Is(err, state.ErrNotFound) || errors.Is(err, errRecorded) {
+		return nil
+	}
+	if err != nil {
+		e.log.Error("an exit status could not be written", "container", id, "error", err)
+		return err
+	}
+	e.events.container(c, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT)
+	return nil
+}
+
+// wait returns once the exit status of the container is in its record; at once when
+// it is not watched. server ends when the server stops.
+func (e *exitWatcher) wait(ctx, server context.Context, id string) error {
+	w := e.watchOf(id)
+	if w == nil {
+		return nil
+	}
+	return w.wait(ctx, server)
+}
+
+func (w *watch) wait(ctx, server context.Context) error {
+	select {
+	case <-w.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-server.Done():
+		return server.Err()
+	}
+}
+
+// watch follows a container that the OCI runtime has made, unless it is followed.
+func (m *Manager) watch(c state.Container) *watch {
+	w, added := m.exits.begin(c.ID)
+	if added {
+		m.follow(c, w)
+	}
+	return w
+}
+
+// follow waits until the container's exit is recorded, then cleans it up and removes
+// its pod sandbox where that is asked for.
+func (m *Manager) follow(c state.Container, w *watch) {
+	m.running.Go(func() {
+		defer m.exits.end(c.ID)
+		if !m.exits.follow(m.ctx, c, w) {
+			return
+		}
+		m.clean(c.ID)
+		m.autoRemove(m.ctx, c.PodID)
+	})
+}
+
+// clean frees what an exited container no longer needs. A failure is only logged:
+// removal runs the same steps again.
+func (m *Manager) clean(id string) {
+	ctx, cancel := context.WithTimeout(context.Background(), cleanupTimeout)
+	defer cancel()
+	held, err := m.container(ctx, id)
+	if err != nil {
+		return
+	}
+	defer held.unlock()
+	if held.Facts.Cleaned {
+		return
+	}
+	if err := m.Containers.Clean(ctx, held.Container); err != nil {
+		m.Log.Warn("an exited container could not be cleaned up; it is tried again when it is removed", "container", id, "error", err)
+		return
+	}
+	if err := held.update(func(c *state.Container) { c.Facts.Cleaned = true }); err != nil {
+		m.Log.Warn("a clean-up could not be recorded", "container", id, "error", err)
+	}
+}

@@ -1,0 +1,176 @@
+// Package pod is the core of the runtime: what running, stopping and removing pod
+// sandboxes and containers means. It holds the policy: records, names, locks, the
+// order of things, recovery. What one pod sandbox or container consists of is made
+// by pkg/pod/sandbox and pkg/pod/container; the mechanisms below them (namespaces,
+// storage, network, OCI runtime) know nothing of pods.
+//
+// Every operation writes its record before the first side effect. Roll-back, stop,
+// remove and crash recovery all end in the same idempotent teardown, which removes
+// whatever the record says exists.
+//
+// # Order and locks
+//
+// A pod sandbox has one lock: shared by requests that work inside it (create, start,
+// update), exclusive for those that build, stop or remove it. A container has one
+// lock, taken after its pod sandbox's. No lock is held while a client, a registry or
+// another pod is waited for: what may take long holds a reference instead (see
+// references), and StopPod interrupts the holders of the lock that it waits for.
+// Names have a lock of their own, taken last and never held across a step that waits:
+// a name and the record that it stands for change together (see names). Events are
+// published under the lock of their object, so that subscribers see them in order.
+package pod
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"syscall"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/subpod/subpod/pkg/cgroup"
+	"github.com/subpod/subpod/pkg/events"
+	"github.com/subpod/subpod/pkg/oci"
+	"github.com/subpod/subpod/pkg/pod/container"
+	"github.com/subpod/subpod/pkg/pod/sandbox"
+	"github.com/subpod/subpod/pkg/state"
+)
+
+// cleanupTimeout bounds roll-back and teardown, which run detached from the
+// request that caused them.
+const cleanupTimeout = 60 * time.Second
+
+// sandboxes builds and removes what pod sandboxes consist of: *sandbox.Builder, and
+// the fake of the lifecycle tests.
+type sandboxes interface {
+	Build(ctx context.Context, plan sandbox.Plan, p *state.Pod) error
+	Teardown(ctx context.Context, p state.Pod) error
+	Lost(p state.Pod) string
+	Reconcile(ctx context.Context, live []state.Pod) error
+}
+
+// containers builds and removes containers: *container.Builder, and the fake.
+type containers interface {
+	Prepare(ctx context.Context, plan container.Plan, p state.Pod, c *state.Container) (*container.Prepared, error)
+	Create(ctx context.Context, prepared *container.Prepared, p state.Pod, c *state.Container) error
+	Clean(ctx context.Context, c state.Container) error
+	Delete(ctx context.Context, c state.Container) error
+}
+
+// processes starts and signals the processes of containers and waits for their end:
+// *oci.Executor, and the fake.
+type processes interface {
+	Start(ctx context.Context, id string, c oci.Container) error
+	FinishStart(ctx context.Context, id string, c oci.Container) (executed bool, err error)
+	Signal(ctx context.Context, id string, c oci.Container, sig syscall.Signal, all bool) error
+	Wait(ctx context.Context, id string, c oci.Container) (oci.Exit, error)
+	Update(ctx context.Context, id string, c oci.Container, r oci.Limits) error
+}
+
+// orphanFinder finds what no record knows of: *Orphans, and the fake.
+type orphanFinder interface {
+	Find(ctx context.Context, remove bool) ([]Finding, error)
+}
+
+// Options are what a Manager depends on. All are needed but LogDir and Forget.
+type Options struct {
+	// NodeID is the identity of the node (rootless.Node.Identity); another one in a
+	// record says that the node has been rebooted since.
+	NodeID string
+	// LogDir holds a directory of logs for each pod that subpod's own commands
+	// have made.
+	LogDir     string
+	Handlers   Handlers
+	Host       sandbox.Host
+	State      *state.Store
+	Sandboxes  sandboxes
+	Containers containers
+	Processes  processes
+	Orphans    orphanFinder
+	Events     *events.Bus
+	// Forget drops the statistics of objects that were removed.
+	Forget func(ids ...string)
+	Log    *slog.Logger
+}
+
+// Manager runs pod sandboxes and containers. Its methods may be called
+// concurrently.
+type Manager struct {
+	Options
+
+	podLocks       *locks
+	containerLocks *locks
+	podNames       *names[state.Pod]
+	containerNames *names[state.Container]
+	references     *references
+	exits          *exitWatcher
+	events         publisher
+
+	running   sync.WaitGroup  // the goroutines that watch containers
+	ctx       context.Context // ends when the server stops
+	cancel    context.CancelFunc
+	recovered chan struct{} // closed once Recover has ended
+}
+
+// New makes a Manager; Recover must be called before it serves.
+func New(o Options) *Manager {
+	ctx, cancel := context.WithCancel(context.Background())
+	if o.Forget == nil {
+		o.Forget = func(...string) {}
+	}
+	m := &Manager{
+		Options:        o,
+		podLocks:       newLocks(),
+		containerLocks: newLocks(),
+		podNames:       newNames(o.State.Pod, o.State.DeletePod),
+		containerNames: newNames(o.State.Container, o.State.DeleteContainer),
+		references:     newReferences(),
+		events:         publisher{bus: o.Events, state: o.State},
+		ctx:            ctx,
+		cancel:         cancel,
+		recovered:      make(chan struct{}),
+	}
+	m.exits = &exitWatcher{state: o.State, processes: o.Processes, events: m.events, log: o.Log, watches: map[string]*watch{}}
+	return m
+}
+
+// Close stops watching containers. They go on running.
+func (m *Manager) Close() {
+	m.cancel()
+	m.running.Wait()
+}
+
+// detached returns a context for work that must be finished although the request
+// has ended.
+func detached(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+}
+
+func newID() string {
+	var b [32]byte
+	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+	return hex.EncodeToString(b[:])
+}
+
+func wrongState(format string, args ...any) error {
+	return fmt.Errorf("%w: %w", errdefs.ErrFailedPrecondition, fmt.Errorf(format, args...))
+}
+
+// ignoreNotFound turns the error of an object that is gone into success: stopping and
+// removing are idempotent.
+func ignoreNotFound(err error) error {
+	if errors.Is(err, state.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+var _ = cgroup.Facts{}
+var _ runtimeapi.ContainerState

@@ -1,0 +1,137 @@
+package pod
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/proto"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/pkg/pod/sandbox"
+	"github.com/subpod/subpod/pkg/state"
+)
+
+// newPod is a pod sandbox whose name is claimed and that is not built yet.
+type newPod struct {
+	state.Pod
+	plan sandbox.Plan
+	name string
+}
+
+// RunPod makes a pod sandbox and returns its ID. A retry with the same metadata and
+// configuration returns the pod sandbox that the first request made.
+// errdefs.ErrInvalidArgument, errdefs.ErrAlreadyExists, errdefs.ErrAborted when
+// another request stops it meanwhile.
+func (m *Manager) RunPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, handler string) (string, error) {
+	n, existing, err := m.claimPod(ctx, cfg, handler)
+	if err != nil || existing != "" {
+		return existing, err
+	}
+	if _, err := m.build(ctx, n, nil); err != nil {
+		return "", err
+	}
+	return n.ID, nil
+}
+
+// claimPod plans a pod sandbox and claims its name; for a retry it returns the ID of
+// the one that is there.
+func (m *Manager) claimPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, handler string) (*newPod, string, error) {
+	handler, err := m.Handlers.Resolve(handler)
+	if err != nil {
+		return nil, "", err
+	}
+	id := newID()
+	plan, err := sandbox.NewPlan(id, cfg, m.Host)
+	if err != nil {
+		return nil, "", err
+	}
+	n := &newPod{plan: plan, name: podName(cfg.Metadata), Pod: state.Pod{
+		ID:        id,
+		Config:    state.Msg(plan.Config),
+		Handler:   handler,
+		CreatedAt: time.Now(),
+		Facts:     plan.Facts(m.NodeID),
+		Status:    state.PodStatus{Phase: state.PodCreating},
+	}}
+	existing, err := m.podNames.claim(ctx, n.name, id)
+	if err != nil {
+		return nil, "", err
+	}
+	if existing != nil {
+		id, err := samePod(*existing, n)
+		return nil, id, err
+	}
+	return n, "", nil
+}
+
+// build builds the pod sandbox, with a container in it where ctr is set. On an error
+// nothing is left, or what is left is in the record of a NotReady pod sandbox. The
+// claim of the name has ended when it returns.
+func (m *Manager) build(ctx context.Context, n *newPod, ctr *runtimeapi.ContainerConfig) (_ *newContainer, err error) {
+	held, unlock, err := m.podLocks.acquire(ctx, n.ID, exclusive)
+	if err != nil {
+		m.podNames.abort(n.name, n.ID)
+		return nil, err
+	}
+	defer unlock()
+	var c *newContainer
+	if err = m.State.PutPod(n.Pod); err == nil {
+		if ctr == nil {
+			err = m.Sandboxes.Build(held, n.plan, &n.Pod)
+		} else {
+			c, err = m.buildWith(held, n, ctr)
+		}
+	}
+	if c != nil {
+		defer c.unlock()
+	}
+	if err == nil {
+		n.Status.Phase = state.PodReady
+		err = m.State.PutPod(n.Pod)
+	}
+	if err == nil && c != nil {
+		err = m.commitContainer(c)
+	}
+	if err != nil {
+		if c != nil {
+			err = errors.Join(err, m.undoContainer(ctx, c))
+		}
+		return nil, fmt.Errorf("run pod sandbox %s: %w", n.name, errors.Join(explain(held, err), m.undoPod(ctx, n)))
+	}
+	m.podNames.commit(n.name, n.ID)
+	m.events.pod(n.Pod, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT)
+	if c != nil {
+		m.events.container(c.Container, runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT)
+	}
+	return c, nil
+}
+
+// samePod answers a retried RunPod.
+func samePod(p state.Pod, n *newPod) (string, error) {
+	if p.Handler != n.Handler || !proto.Equal(p.Config.V, n.plan.Config) {
+		return "", fmt.Errorf("%w: pod sandbox %s is %s, made from another configuration; remove it, or raise the attempt", errdefs.ErrAlreadyExists, n.name, p.ID)
+	}
+	if p.Status.Phase != state.PodReady {
+		return "", fmt.Errorf("%w: pod sandbox %s is %s and %s; remove it, or raise the attempt", errdefs.ErrAlreadyExists, n.name, p.ID, strings.ToLower(string(p.Status.Phase)))
+	}
+	return p.ID, nil
+}
+
+// undoPod removes what a failed build made, and ends the claim of the name. What
+// cannot be undone stays in the record as NotReady, with its name, so that a later
+// StopPodSandbox or RemovePodSandbox tries again.
+func (m *Manager) undoPod(ctx context.Context, n *newPod) error {
+	ctx, cancel := detached(ctx)
+	defer cancel()
+	if err := m.Sandboxes.Teardown(ctx, n.Pod); err != nil {
+		n.Status = state.PodStatus{Phase: state.PodNotReady, Reason: "creation failed and could not be undone: " + err.Error()}
+		err = errors.Join(err, m.State.PutPod(n.Pod))
+		m.podNames.commit(n.name, n.ID)
+		return err
+	}
+	return m.podNames.release(n.name, n.ID)
+}

@@ -1,0 +1,254 @@
+package sandbox
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/proto"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/netns"
+	"github.com/subpod/subpod/pkg/cgroup"
+	"github.com/subpod/subpod/pkg/labels"
+	"github.com/subpod/subpod/pkg/rate"
+	"github.com/subpod/subpod/pkg/state"
+	"github.com/subpod/subpod/storage"
+)
+
+// Host is what a plan depends on besides the request.
+type Host struct {
+	// HostNetwork says that there is no pod network: all pods are on the node's.
+	HostNetwork bool
+	// IngressRate and EgressRate limit pods without annotations of their own, in bits
+	// per second; 0 is no limit.
+	IngressRate, EgressRate uint64
+	// UIDs and GIDs are the mappings of the node's user namespace.
+	UIDs, GIDs []storage.IDMap
+	Cgroup     cgroup.Facts
+}
+
+// Plan is a validated pod sandbox configuration, parsed once: everything that Build
+// needs to know and that does not depend on what Build makes.
+type Plan struct {
+	// Config is the request as it is recorded: it differs from what was asked for
+	// only where all pods are on the node's network.
+	Config *runtimeapi.PodSandboxConfig
+
+	network    bool              // the pod is joined to the pod network
+	pins       netns.PinSpec     // without its directory
+	ifSysctls  map[string]string // to be set once the interfaces are there
+	ports      []netns.PortMapping
+	ingress    uint64 // bits per second
+	egress     uint64
+	resolvConf []byte // nil: the node's default
+	group      cgroup.Pod
+}
+
+// NewPlan parses and validates the configuration of the pod sandbox id.
+// errdefs.ErrInvalidArgument, cgroup.ErrBadParent.
+func NewPlan(id string, cfg *runtimeapi.PodSandboxConfig, host Host) (Plan, error) {
+	if err := validate(cfg); err != nil {
+		return Plan{}, err
+	}
+	ports, err := parsePorts(cfg)
+	if err != nil {
+		return Plan{}, err
+	}
+	cfg, err = onHostNetwork(cfg, ports, host)
+	if err != nil {
+		return Plan{}, err
+	}
+	p := Plan{Config: cfg, network: wantsNetwork(cfg), ports: ports}
+	if p.ingress, err = parseRate(cfg, ingressAnnotation, host.IngressRate); err != nil {
+		return Plan{}, err
+	}
+	if p.egress, err = parseRate(cfg, egressAnnotation, host.EgressRate); err != nil {
+		return Plan{}, err
+	}
+	if p.resolvConf, err = parseDNS(cfg.DnsConfig); err != nil {
+		return Plan{}, err
+	}
+	if err := p.planNamespaces(host); err != nil {
+		return Plan{}, err
+	}
+	p.group, err = host.Cgroup.PodPath(cfg.GetLinux().GetCgroupParent(), id)
+	return p, err
+}
+
+// Facts returns what a new pod sandbox's record says before anything is made.
+func (p Plan) Facts(node string) state.PodFacts {
+	f := state.PodFacts{Node: node, NetworkAsked: p.network}
+	if p.Config.GetLinux().GetCgroupParent() == "" {
+		f.Cgroup = p.group.Dir // with a parent its maker removes it
+	}
+	return f
+}
+
+func (p *Plan) planNamespaces(host Host) error {
+	ns := namespaceOptions(p.Config)
+	userNS, err := parseUserNS(ns.GetUsernsOptions(), host)
+	if err != nil {
+		return err
+	}
+	ownNet := !onNode(ns.GetNetwork())
+	var sysctls map[string]string
+	sysctls, p.ifSysctls = netns.SplitSysctls(p.Config.GetLinux().GetSysctls())
+	if !ownNet && len(p.ifSysctls) > 0 {
+		return invalid("sysctls of interfaces, in a pod sandbox on the node's network")
+	}
+	p.pins = netns.PinSpec{
+		Net:      ownNet,
+		IPC:      !onNode(ns.GetIpc()),
+		UTS:      ownNet, // a pod on the node's network has the node's name
+		Hostname: p.Config.Hostname,
+		PID:      ns.GetPid() == runtimeapi.NamespaceMode_POD,
+		Sysctls:  sysctls,
+		UserNS:   userNS,
+	}
+	return nil
+}
+
+// networkPod is the pod sandbox as the network knows it.
+func (p Plan) networkPod(r state.Pod) netns.Pod {
+	m := p.Config.Metadata
+	return netns.Pod{
+		ID: r.ID, Namespace: m.GetNamespace(), Name: m.GetName(), UID: m.GetUid(),
+		NetNS: r.Facts.Pins.Net, Ports: p.ports, IngressRate: p.ingress, EgressRate: p.egress,
+	}
+}
+
+func invalid(format string, args ...any) error {
+	return fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, fmt.Errorf(format, args...))
+}
+
+// wantsNetwork reports whether the pod sandbox is to be joined to the pod network.
+func wantsNetwork(cfg *runtimeapi.PodSandboxConfig) bool {
+	return !onNode(namespaceOptions(cfg).GetNetwork()) && cfg.Annotations[labels.Network] != labels.NoNetwork
+}
+
+// onHostNetwork puts a pod that wants a network on the node's where there is no
+// other. Nothing stands between the host's ports and the pod's then.
+func onHostNetwork(cfg *runtimeapi.PodSandboxConfig, ports []netns.PortMapping, host Host) (*runtimeapi.PodSandboxConfig, error) {
+	if !host.HostNetwork || !wantsNetwork(cfg) {
+		return cfg, nil
+	}
+	for _, m := range ports {
+		if m.HostPort != m.ContainerPort {
+			return nil, invalid("host port %d cannot lead to port %d of the pod: pods are on the network that the daemon was started in (node.uplink); let the pod listen on the host port itself",
+				m.HostPort, m.ContainerPort)
+		}
+	}
+	cfg = proto.CloneOf(cfg)
+	cfg.Hostname = "" // it is the node's, as the network is
+	if cfg.Linux == nil {
+		cfg.Linux = &runtimeapi.LinuxPodSandboxConfig{}
+	}
+	if cfg.Linux.SecurityContext == nil {
+		cfg.Linux.SecurityContext = &runtimeapi.LinuxSandboxSecurityContext{}
+	}
+	if cfg.Linux.SecurityContext.NamespaceOptions == nil {
+		cfg.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{}
+	}
+	cfg.Linux.SecurityContext.NamespaceOptions.Network = runtimeapi.NamespaceMode_NODE
+	return cfg, nil
+}
+
+// The annotations of traffic shaping
+// (https://kubernetes.io/docs/concepts/extend-kubernetes/compute-storage-net/network-plugins/#support-traffic-shaping).
+const (
+	ingressAnnotation = "kubernetes.io/ingress-bandwidth"
+	egressAnnotation  = "kubernetes.io/egress-bandwidth"
+)
+
+// parseRate returns the rate that an annotation asks for, in bits per second;
+// otherwise where it asks for none.
+func parseRate(cfg *runtimeapi.PodSandboxConfig, annotation string, otherwise uint64) (uint64, error) {
+	r, err := rate.Parse(cfg.Annotations[annotation])
+	if err != nil {
+		return 0, invalid("annotation %s: %w", annotation, err)
+	}
+	return cmp.Or(r, otherwise), nil
+}
+
+func validate(cfg *runtimeapi.PodSandboxConfig) error {
+	switch {
+	case cfg == nil:
+		return invalid("the pod sandbox has no config")
+	case cfg.Metadata == nil || cfg.Metadata.Name == "":
+		return invalid("the pod sandbox has no metadata.name")
+	case len(cfg.Hostname) > 64:
+		return invalid("the hostname has %d bytes; the kernel takes 64", len(cfg.Hostname))
+	case strings.ContainsAny(cfg.Hostname, " \t\r\n\x00/"):
+		return invalid("the hostname %q holds white space or a slash", cfg.Hostname)
+	case cfg.LogDirectory != "" && !filepath.IsAbs(cfg.LogDirectory):
+		return invalid("log_directory %q is not absolute", cfg.LogDirectory)
+	}
+	if sc := cfg.GetLinux().GetSecurityContext(); sc.GetRunAsGroup() != nil && sc.GetRunAsUser() == nil {
+		return invalid("the pod sandbox has run_as_group without run_as_user")
+	}
+	return validateNamespaces(namespaceOptions(cfg))
+}
+
+// validateNamespaces checks the namespace modes: a pod sandbox can share its PID
+// namespace among the containers or leave it to each; network and IPC they always
+// share.
+func validateNamespaces(ns *runtimeapi.NamespaceOption) error {
+	const (
+		pod       = runtimeapi.NamespaceMode_POD
+		container = runtimeapi.NamespaceMode_CONTAINER
+		node      = runtimeapi.NamespaceMode_NODE
+	)
+	for _, n := range []struct {
+		what  string
+		mode  runtimeapi.NamespaceMode
+		known []runtimeapi.NamespaceMode
+	}{
+		{"network", ns.GetNetwork(), []runtimeapi.NamespaceMode{pod, node}},
+		{"ipc", ns.GetIpc(), []runtimeapi.NamespaceMode{pod, node}},
+		{"pid", ns.GetPid(), []runtimeapi.NamespaceMode{pod, container, node}},
+	} {
+		if !slices.Contains(n.known, n.mode) {
+			return invalid("%s namespace mode %s: a pod sandbox can have %v", n.what, n.mode, n.known)
+		}
+	}
+	return nil
+}
+
+// parsePorts returns the host ports that the configuration asks for; one of 0 asks
+// for none (proto: PortMapping.host_port).
+func parsePorts(cfg *runtimeapi.PodSandboxConfig) ([]netns.PortMapping, error) {
+	var out []netns.PortMapping
+	for _, m := range cfg.PortMappings {
+		if m.HostPort == 0 {
+			continue
+		}
+		if m.HostPort < 0 || m.HostPort > 65535 || m.ContainerPort < 1 || m.ContainerPort > 65535 {
+			return nil, invalid("port mapping %d → %d is outside 1-65535", m.HostPort, m.ContainerPort)
+		}
+		pm := netns.PortMapping{
+			Proto:         strings.ToLower(m.Protocol.String()),
+			HostPort:      uint16(m.HostPort),
+			ContainerPort: uint16(m.ContainerPort),
+		}
+		if m.HostIp != "" { // 0.0.0.0 and :: mean the addresses of their family alone
+			ip, err := netip.ParseAddr(m.HostIp)
+			if err != nil {
+				return nil, invalid("host_ip %q of the mapping of host port %d is not an address", m.HostIp, m.HostPort)
+			}
+			pm.HostIP = ip
+		}
+		out = append(out, pm)
+	}
+	return out, nil
+}
+
+func namespaceOptions(cfg *runtimeapi.PodSandboxConfig) *runtimeapi.NamespaceOption {
+	return cfg.GetLinux().GetSecurityContext().GetNamespaceOptions()
+}
+
+func onNode(mode runtimeapi.NamespaceMode) bool { return mode == runtimeapi.NamespaceMode_NODE }

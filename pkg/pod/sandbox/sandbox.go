@@ -1,0 +1,147 @@
+// Package sandbox makes and removes what one pod sandbox consists of: its files,
+// pinned namespaces, network and cgroup. It keeps no records and takes no locks;
+// pkg/pod does both.
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/netns"
+	"github.com/subpod/subpod/pkg/cgroup"
+	"github.com/subpod/subpod/pkg/state"
+)
+
+// Builder builds pod sandboxes. Its methods may be called concurrently for
+// different pod sandboxes. All fields are needed.
+type Builder struct {
+	// Dir holds a directory for each pod sandbox.
+	Dir     string
+	Host    Host
+	DNS     DNS
+	Network netns.Network
+	Cgroup  cgroup.Facts
+}
+
+// Build makes the pod sandbox's files, namespaces, network and cgroup, in this
+// order. The result of each step is stored in p before the next step begins, so
+// that Teardown undoes a Build that failed in the middle. netns.ErrPortTaken,
+// netns.ErrNoAddress, netns.ErrNotReady, netns.ErrSysctl.
+func (b *Builder) Build(ctx context.Context, plan Plan, p *state.Pod) error {
+	facts := &p.Facts
+	dir := b.podDir(p.ID)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("make the pod's directory: %w", err)
+	}
+	if err := b.writeFiles(dir, plan); err != nil {
+		return err
+	}
+	if plan.pins.IPC {
+		facts.Shm = filepath.Join(dir, "shm")
+		if err := mountShm(facts.Shm); err != nil {
+			return err
+		}
+	}
+	spec := plan.pins
+	spec.Dir = dir
+	var err error
+	if facts.Pins, err = netns.Pin(ctx, spec); err != nil {
+		return err
+	}
+	if plan.network {
+		if err := b.connect(ctx, plan, p); err != nil {
+			return err
+		}
+		if err := writeHosts(dir, plan.Config, facts.Network); err != nil {
+			return err
+		}
+	}
+	return plan.group.Make()
+}
+
+// connect joins the pod sandbox to the pod network.
+func (b *Builder) connect(ctx context.Context, plan Plan, p *state.Pod) error {
+	result, err := b.Network.Setup(ctx, plan.networkPod(*p))
+	if err != nil {
+		return fmt.Errorf("set up the network: %w", err)
+	}
+	p.Facts.Network = &result
+	if len(plan.ifSysctls) > 0 {
+		return netns.ApplySysctls(p.Facts.Pins.Net, plan.ifSysctls)
+	}
+	return nil
+}
+
+// Teardown removes whatever the record says was made for the pod sandbox. All steps
+// run, also after an error. Idempotent.
+func (b *Builder) Teardown(ctx context.Context, p state.Pod) error {
+	dir := b.podDir(p.ID)
+	var errs []error
+	if p.Facts.NetworkAsked {
+		errs = append(errs, b.Network.Teardown(ctx, p.ID))
+	}
+	errs = append(errs, Release(dir))
+	if p.Facts.Cgroup != "" {
+		errs = append(errs, b.Cgroup.Remove(ctx, p.Facts.Cgroup))
+	}
+	err := errors.Join(errs...)
+	if err == nil {
+		err = os.RemoveAll(dir)
+	}
+	if err != nil {
+		return fmt.Errorf("tear down pod sandbox %s: %w", p.ID, err)
+	}
+	return nil
+}
+
+// Release frees what holds a pod sandbox's directory: mounts and pins. Idempotent.
+func Release(dir string) error {
+	return errors.Join(unmount(filepath.Join(dir, "shm")), netns.Unpin(dir))
+}
+
+// Lost returns what a ready pod sandbox has lost, so that it can hold no more
+// containers; "" when it has lost nothing.
+func (b *Builder) Lost(p state.Pod) string {
+	pins := p.Facts.Pins
+	for _, pin := range []string{pins.Net, pins.IPC, pins.UTS, pins.User, pins.PID} {
+		if pin != "" && !isNamespace(pin) {
+			return fmt.Sprintf("its namespace %s is gone", filepath.Base(pin))
+		}
+	}
+	if !pins.Keeper.IsZero() && !pins.Keeper.Alive() {
+		return "the pause process of its PID namespace has ended"
+	}
+	return ""
+}
+
+// Reconcile restores the network of the live pod sandboxes after a restart of the
+// server, and frees everything of the network that belongs to none of them.
+func (b *Builder) Reconcile(ctx context.Context, live []state.Pod) error {
+	var errs []error
+	var pods []netns.Pod
+	for _, p := range live {
+		if !p.Facts.NetworkAsked {
+			continue
+		}
+		plan, err := NewPlan(p.ID, p.Config.V, b.Host)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("read the configuration of pod sandbox %s: %w", p.ID, err))
+			continue
+		}
+		pods = append(pods, plan.networkPod(p))
+	}
+	return errors.Join(append(errs, b.Network.Reconcile(ctx, pods))...)
+}
+
+func (b *Builder) podDir(id string) string { return filepath.Join(b.Dir, id) }
+
+// isNamespace reports whether path is a pinned namespace: a file of nsfs(5).
+func isNamespace(path string) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(path, &st) == nil && st.Type == unix.NSFS_MAGIC
+}

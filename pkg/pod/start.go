@@ -1,0 +1,84 @@
+package pod
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/pkg/oci"
+	"github.com/subpod/subpod/pkg/state"
+)
+
+// ErrStart says that the container's process could not be started.
+var ErrStart = errors.New("start failed")
+
+// StartContainer starts a created container. When its process cannot be started the
+// container has exited with the reason StartError. errdefs.ErrFailedPrecondition,
+// ErrStart.
+func (m *Manager) StartContainer(ctx context.Context, id string) error {
+	c, err := m.State.FindContainer(id)
+	if err != nil {
+		return err
+	}
+	p, err := m.pod(ctx, c.PodID, shared)
+	if err != nil {
+		return err
+	}
+	defer p.unlock()
+	if p.Status.Phase != state.PodReady {
+		return wrongState("start container %s: its pod sandbox %s is not ready", c.ID, p.ID)
+	}
+	held, err := m.container(p.ctx, c.ID)
+	if err != nil {
+		return err
+	}
+	defer held.unlock()
+	if held.State() != runtimeapi.ContainerState_CONTAINER_CREATED || held.Status.Removing {
+		return wrongState("start container %s: it is %s", held.ID, stateWord(held.Container))
+	}
+	// A process that ends at once has been started first, for the record and for
+	// subscribers.
+	defer m.exits.starting(held.ID)()
+	now := time.Now()
+	if held.Facts.Runtime == nil {
+		err = fmt.Errorf("%w: %s", oci.ErrCommandNotFound, held.Status.StartError)
+	} else {
+		err = m.Processes.Start(p.ctx, held.ID, *held.Facts.Runtime)
+	}
+	if err != nil {
+		return m.startFailed(ctx, held.Container, now, explain(p.ctx, err))
+	}
+	if err := held.update(func(c *state.Container) { c.Status.StartedAt = now }); err != nil {
+		return err
+	}
+	m.events.container(held.Container, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT)
+	return nil
+}
+
+// startFailed records the failure before the process's end can be recorded, which
+// would be another reason. The caller holds the container's lock.
+func (m *Manager) startFailed(ctx context.Context, c state.Container, now time.Time, cause error) error {
+	recordErr := m.exits.record(c.ID, state.ContainerStatus{ExitCode: exitStartError, FinishedAt: now, Reason: reasonStartError, Message: cause.Error()})
+	ctx, cancel := detached(ctx)
+	defer cancel()
+	if err := m.Containers.Clean(ctx, c); err != nil {
+		m.Log.Warn("a container that failed to start could not be cleaned up; it is tried again when it is removed", "container", c.ID, "error", err)
+	}
+	return errors.Join(fmt.Errorf("%w: container %s: %w", ErrStart, c.ID, cause), recordErr)
+}
+
+// stateWord is the state of a container in messages.
+func stateWord(c state.Container) string {
+	switch c.State() {
+	case runtimeapi.ContainerState_CONTAINER_CREATED:
+		return "created"
+	case runtimeapi.ContainerState_CONTAINER_RUNNING:
+		return "running"
+	case runtimeapi.ContainerState_CONTAINER_EXITED:
+		return "exited"
+	}
+	return "in an unknown state"
+}
