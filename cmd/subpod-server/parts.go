@@ -57,7 +57,7 @@ func (p *parts) close() {
 }
 
 // newParts opens and wires everything; what was opened is closed on an error.
-func newParts(ctx context.Context, cfg *config.Config, node *rootless.Node, nodeNet *netns.Node) (_ *parts, err error) {
+func newParts(ctx context.Context, cfg *config.Config, node *rootless.Node, nodeThread *netns.Thread) (_ *parts, err error) {
 	p := &parts{events: events.New(0)}
 	defer func() {
 		if err != nil {
@@ -81,7 +81,7 @@ func newParts(ctx context.Context, cfg *config.Config, node *rootless.Node, node
 		return nil, err
 	}
 	p.ports = hostPorts(node)
-	network, err := newNetwork(cfg, node, nodeNet, p.ports)
+	network, err := newNetwork(cfg, node, nodeThread, p.ports)
 	if err != nil {
 		return nil, err
 	}
