@@ -14,12 +14,12 @@ import (
 )
 
 // pinNested makes a nested user namespace and, owned by it, the others. A thread
-// cannot unshare a user namespace, so a child process does it: the keeper when a
+// cannot unshare a user namespace, so a child process does it: the pause process when a
 // shared PID namespace is wanted too, else one that is killed once all is pinned.
 func (s PinSpec) pinNested() (Pins, error) {
 	pins := s.paths()
 	err := onThread(func() (err error) {
-		pins.Keeper, err = s.cloneNested()
+		pins.Pause, err = s.cloneNested()
 		return err
 	})
 	if err != nil {
@@ -46,7 +46,7 @@ func (s PinSpec) cloneNested() (proc.ID, error) {
 	} else {
 		attr.Pdeathsig = unix.SIGKILL
 	}
-	child, err := startPause(s.Keeper, attr)
+	child, err := spawnPause(s.Pause, attr)
 	if err != nil {
 		return proc.ID{}, err
 	}

@@ -36,12 +36,12 @@ func owner(t *testing.T, path string) uint64 {
 func TestNestedUserNamespace(t *testing.T) {
 	ids := []IDMap{{Container: 0, Host: 1000, Size: 2000}}
 	for _, pid := range []bool{false, true} {
-		for name, argv := range keepers(t) {
+		for name, argv := range pauses(t) {
 			t.Run(name+map[bool]string{true: " with PID"}[pid], func(t *testing.T) {
 				before := nsMounts(t)
 				dir := filepath.Join(t.TempDir(), "pod")
 				pins, err := Pin(context.Background(), PinSpec{
-					Dir: dir, Net: true, IPC: true, UTS: true, Hostname: "inner", PID: pid, Keeper: argv,
+					Dir: dir, Net: true, IPC: true, UTS: true, Hostname: "inner", PID: pid, Pause: argv,
 					UserNS:  &IDMaps{UIDs: ids, GIDs: ids},
 					Sysctls: map[string]string{"net.ipv4.ip_unprivileged_port_start": "0", "kernel.shm_rmid_forced": "1", "fs.mqueue.msg_max": "20"},
 				})
@@ -70,10 +70,10 @@ func checkNested(t *testing.T, pins Pins, pid bool) {
 	owned := []string{pins.Net, pins.IPC, pins.UTS}
 	if pid {
 		owned = append(owned, pins.PID)
-		if !pins.Keeper.Alive() {
-			t.Error("the keeper is not alive")
+		if !pins.Pause.Alive() {
+			t.Error("the pause process is not alive")
 		}
-	} else if pins.PID != "" || !pins.Keeper.IsZero() {
+	} else if pins.PID != "" || !pins.Pause.IsZero() {
 		t.Errorf("a PID namespace that was not asked for: %+v", pins)
 	}
 	for _, p := range owned {
@@ -113,7 +113,7 @@ func TestNestedUserNamespaceErrors(t *testing.T) {
 		"beyond the parent": {{Container: 0, Host: 65000, Size: 65536}},
 	} {
 		dir := filepath.Join(t.TempDir(), "pod")
-		_, err := Pin(context.Background(), PinSpec{Dir: dir, Net: true, UserNS: &IDMaps{UIDs: ids, GIDs: ids}, Keeper: keepers(t)["own"]})
+		_, err := Pin(context.Background(), PinSpec{Dir: dir, Net: true, UserNS: &IDMaps{UIDs: ids, GIDs: ids}, Pause: pauses(t)["own"]})
 		if err == nil {
 			t.Errorf("%s: accepted", name)
 		}
@@ -142,10 +142,10 @@ func BenchmarkPinNestedUserNamespace(b *testing.B) {
 	}
 }
 
-func BenchmarkPIDKeeper(b *testing.B) {
+func BenchmarkPause(b *testing.B) {
 	for b.Loop() {
 		dir := b.TempDir()
-		if _, _, err := StartPIDKeeper(context.Background(), KeeperSpec{Dir: dir}); err != nil {
+		if _, _, err := StartPause(context.Background(), PauseSpec{Dir: dir}); err != nil {
 			b.Fatal(err)
 		}
 		b.StopTimer()

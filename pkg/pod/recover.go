@@ -128,8 +128,8 @@ func (r *Runtime) broken(p state.Pod) string {
 			return fmt.Sprintf("its namespace %s is gone", filepath.Base(pin))
 		}
 	}
-	if keeper := p.Facts.Pins.Keeper; !keeper.IsZero() && !keeper.Alive() {
-		return "the keeper of its PID namespace has ended"
+	if pause := p.Facts.Pins.Pause; !pause.IsZero() && !pause.Alive() {
+		return "the pause process of its PID namespace has exited"
 	}
 	return ""
 }
