@@ -182,7 +182,7 @@ func storageOptions(cfg *config.Config, node *rootless.Node) storage.Options {
 
 // ociOptions leaves out handlers that are not installed, but for the default
 // one: without it nothing can run, and the executor says so.
-func ociOptions(cfg *config.Config, cg cgroup.Facts) oci.Options {
+func ociOptions(cfg *config.Config, cg cgroup.Delegation) oci.Options {
 	o := oci.Options{
 		Conmon:        cfg.Runtime.ConmonPath,
 		Handlers:      map[string]oci.Handler{},
@@ -221,7 +221,7 @@ func idMaps(in []rootless.IDMap) []storage.IDMap {
 }
 
 // info is what the verbose status tells.
-func info(cfg *config.Config, node *rootless.Node, cg cgroup.Facts, images storage.Info) map[string]any {
+func info(cfg *config.Config, node *rootless.Node, cg cgroup.Delegation, images storage.Info) map[string]any {
 	return map[string]any{
 		"uplink":  map[string]string{"name": node.Uplink, "reason": node.UplinkReason, "limits": rootless.UplinkLimits(node.Uplink)},
 		"config":  cfg,

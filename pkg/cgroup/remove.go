@@ -18,16 +18,16 @@ import (
 // what is below it. Idempotent; nothing happens when cgroups are disabled or
 // belong to systemd.
 func (p Pod) Make() error {
-	if p.facts.Driver != DriverCgroupfs {
+	if p.delegation.Driver != DriverCgroupfs {
 		return nil
 	}
-	dir := p.facts.Root
+	dir := p.delegation.Root
 	for part := range strings.SplitSeq(strings.Trim(p.Parent, "/"), "/") {
 		dir = filepath.Join(dir, part)
 		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 			return fmt.Errorf("make pod cgroup: %w", err)
 		}
-		if err := passOn(dir, p.facts.Controllers); err != nil {
+		if err := passOn(dir, p.delegation.Controllers); err != nil {
 			return fmt.Errorf("make pod cgroup: %w", err)
 		}
 	}
@@ -66,17 +66,17 @@ func Kill(dir string) error {
 // processes that are about to leave. A container's goes with its scope, and a slice
 // is stopped, so that systemd forgets both. Idempotent, also for what was made under
 // another driver and went with its node. It refuses a directory that is there and not
-// inside of f.Root; with cgroups disabled it does nothing.
-func (f Facts) Remove(ctx context.Context, dir string) error {
-	rel, err := filepath.Rel(f.Root, dir)
+// inside of d.Root; with cgroups disabled it does nothing.
+func (d Delegation) Remove(ctx context.Context, dir string) error {
+	rel, err := filepath.Rel(d.Root, dir)
 	inside := err == nil && filepath.IsLocal(rel) && rel != "."
 	switch {
-	case f.Root == "" || !inside && dir != "" && !exists(dir):
+	case d.Root == "" || !inside && dir != "" && !exists(dir):
 		return nil
 	case !inside:
-		return fmt.Errorf("remove cgroup %q: not below %q", dir, f.Root)
+		return fmt.Errorf("remove cgroup %q: not below %q", dir, d.Root)
 	}
-	if f.Driver == DriverSystemd {
+	if d.Driver == DriverSystemd {
 		if filepath.Base(dir) == scopeContainer {
 			dir = filepath.Dir(dir)
 		} else if slice := filepath.Base(dir); strings.HasSuffix(slice, ".slice") {

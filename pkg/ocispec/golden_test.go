@@ -23,7 +23,7 @@ func goldenHost() Host {
 		Hostname: "node", Bounding: capNames, HardLimits: map[string]uint64{"RLIMIT_NOFILE": 4096}, Seccomp: true,
 		UIDMap: []specs.LinuxIDMapping{{HostID: 1000, Size: 1}, {ContainerID: 1, HostID: 100000, Size: 65536}},
 		GIDMap: []specs.LinuxIDMapping{{HostID: 1000, Size: 1}, {ContainerID: 1, HostID: 100000, Size: 65536}},
-		Cgroup: cgroup.Facts{
+		Cgroup: cgroup.Delegation{
 			Version: 2, Delegated: true, Controllers: []string{"cpu", "memory", "pids"}, Swap: true,
 			Root: "/sys/fs/cgroup/user", Driver: cgroup.DriverCgroupfs,
 		},
@@ -79,7 +79,7 @@ func TestGolden(t *testing.T) {
 		},
 		"tty-no-cgroups": func(_ *testing.T, in *Input) {
 			in.Container.Tty = true
-			in.Host.Cgroup = cgroup.Facts{Version: 1, Driver: cgroup.DriverDisabled}
+			in.Host.Cgroup = cgroup.Delegation{Version: 1, Driver: cgroup.DriverDisabled}
 			in.Files = Files{}
 			in.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Hard: 65536, Soft: 65536}}
 			in.secctx().ReadonlyRootfs, in.secctx().NoNewPrivs = true, true

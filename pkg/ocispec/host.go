@@ -34,7 +34,7 @@ type Host struct {
 	SELinux        bool
 	// RecursiveReadOnly: mount_setattr(2) is there (Linux 5.12).
 	RecursiveReadOnly bool
-	Cgroup            cgroup.Facts
+	Cgroup            cgroup.Delegation
 	// DevRoot is where host devices are, "/dev".
 	DevRoot string
 	// Cache keeps compiled seccomp profiles; nil compiles each time.
@@ -50,8 +50,8 @@ type Host struct {
 }
 
 // DetectHost looks at this process and the kernel. It changes nothing.
-func DetectHost(facts cgroup.Facts) (Host, error) {
-	h := Host{Cgroup: facts, DevRoot: "/dev", Cache: NewSeccompCache(), Owned: ownedBy, HardLimits: map[string]uint64{}}
+func DetectHost(delegation cgroup.Delegation) (Host, error) {
+	h := Host{Cgroup: delegation, DevRoot: "/dev", Cache: NewSeccompCache(), Owned: ownedBy, HardLimits: map[string]uint64{}}
 	var err error
 	if h.Hostname, err = os.Hostname(); err != nil {
 		return Host{}, fmt.Errorf("own host name: %w", err)

@@ -69,7 +69,7 @@ type Options struct {
 	Host      ocispec.Host
 	// UIDs and GIDs are the mappings of the node's user namespace.
 	UIDs, GIDs     []storage.IDMap
-	Cgroup         cgroup.Facts
+	Cgroup         cgroup.Delegation
 	DefaultHandler string
 	SeccompProfile string
 	CDISpecDirs    []string
