@@ -41,8 +41,8 @@ func goldenInput(t *testing.T) Input {
 	must(t, os.WriteFile(filepath.Join(root, "etc/group"), []byte(testGroup), 0o644))
 	return Input{
 		PodID: "pod-id", ID: "container-id", Rootfs: root,
-		Runtime: Runtime{RecursiveReadOnlyMounts: true, IDMappedMounts: true},
-		Pod:     &runtimeapi.PodSandboxConfig{Hostname: "web", Metadata: &runtimeapi.PodSandboxMetadata{Name: "web", Namespace: "default", Uid: "uid-1"}},
+		Features: Features{RecursiveReadOnlyMounts: true, IDMappedMounts: true},
+		Pod:      &runtimeapi.PodSandboxConfig{Hostname: "web", Metadata: &runtimeapi.PodSandboxMetadata{Name: "web", Namespace: "default", Uid: "uid-1"}},
 		Container: &runtimeapi.ContainerConfig{
 			Metadata:    &runtimeapi.ContainerMetadata{Name: "main"},
 			Image:       &runtimeapi.ImageSpec{UserSpecifiedImage: "nginx:1"},

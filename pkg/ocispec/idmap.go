@@ -16,7 +16,7 @@ func (b *builder) idMapped(mount *specs.Mount, m *runtimeapi.Mount) error {
 	if b.Namespaces.User == "" {
 		return errors.New("ID mappings need a pod with a user namespace of its own")
 	}
-	if !b.Runtime.IDMappedMounts {
+	if !b.Features.IDMappedMounts {
 		return fmt.Errorf("ID mappings: the runtime handler %q does not know ID-mapped mounts", b.Handler)
 	}
 	if len(m.GetUidMappings()) == 0 || len(m.GetGidMappings()) == 0 {

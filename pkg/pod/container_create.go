@@ -235,7 +235,7 @@ func (r *Runtime) specInput(ctx context.Context, p state.Pod, c state.Container,
 		Mounts:         mounts,
 		Host:           r.Host,
 		Handler:        p.Handler,
-		Runtime:        r.runtimeFeatures(p.Handler),
+		Features:       r.runtimeFeatures(p.Handler),
 		SeccompDefault: r.SeccompProfile,
 		CDISpecDirs:    r.CDISpecDirs,
 	}, nil

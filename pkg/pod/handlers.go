@@ -13,10 +13,10 @@ import (
 // namespace of its own, from the next multiple on (KEP-127).
 const minUserNSRange = 65536
 
-// runtimeFeatures is what a handler's OCI runtime can do, in the words of ocispec.
-func (r *Runtime) runtimeFeatures(handler string) ocispec.Runtime {
+// runtimeFeatures returns the features of a handler's OCI runtime.
+func (r *Runtime) runtimeFeatures(handler string) ocispec.Features {
 	f := r.Executor.Handlers()[handler]
-	return ocispec.Runtime{RecursiveReadOnlyMounts: f.RecursiveReadOnlyMounts, IDMappedMounts: f.IDMappedMounts}
+	return ocispec.Features{RecursiveReadOnlyMounts: f.RecursiveReadOnlyMounts, IDMappedMounts: f.IDMappedMounts}
 }
 
 // HandlerFeatures lists the runtime handlers and what each can do; the default
