@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/subpod/subpod/pkg/idmap"
 	"github.com/subpod/subpod/pkg/proc"
 	"golang.org/x/sys/unix"
 )
@@ -16,15 +17,8 @@ import (
 // The user namespace is last: it owns the others.
 var pinNames = []string{"net", "ipc", "uts", "pid", "user"}
 
-// IDMap is one line of a user namespace's ID map (user_namespaces(7)).
-type IDMap struct {
-	Container, Host, Size uint32 // Host: as seen from the caller's user namespace
-}
-
-// IDMaps are the maps of a nested user namespace.
-type IDMaps struct {
-	UIDs, GIDs []IDMap
-}
+// IDMaps are the maps of a nested user namespace. Host IDs are those of the caller's.
+type IDMaps struct{ UIDs, GIDs []idmap.Map }
 
 // PinSpec says which namespaces a pod gets for itself.
 type PinSpec struct {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/subpod/subpod/pkg/idmap"
 	"golang.org/x/sys/unix"
 )
 
@@ -34,7 +35,7 @@ func owner(t *testing.T, path string) uint64 {
 }
 
 func TestNestedUserNamespace(t *testing.T) {
-	ids := []IDMap{{Container: 0, Host: 1000, Size: 2000}}
+	ids := []idmap.Map{{Container: 0, Host: 1000, Size: 2000}}
 	for _, pid := range []bool{false, true} {
 		for name, argv := range pauses(t) {
 			t.Run(name+map[bool]string{true: " with PID"}[pid], func(t *testing.T) {
@@ -107,7 +108,7 @@ func checkNested(t *testing.T, pins Pins, pid bool) {
 
 func TestNestedUserNamespaceErrors(t *testing.T) {
 	before := nsMounts(t)
-	for name, ids := range map[string][]IDMap{
+	for name, ids := range map[string][]idmap.Map{
 		"no root":           {{Container: 1, Host: 1000, Size: 10}},
 		"none":              nil,
 		"beyond the parent": {{Container: 0, Host: 65000, Size: 65536}},
@@ -130,7 +131,7 @@ func TestNestedUserNamespaceErrors(t *testing.T) {
 }
 
 func BenchmarkPinNestedUserNamespace(b *testing.B) {
-	ids := []IDMap{{Container: 0, Host: 1000, Size: 2000}}
+	ids := []idmap.Map{{Container: 0, Host: 1000, Size: 2000}}
 	for b.Loop() {
 		dir := filepath.Join(b.TempDir(), "pod")
 		if _, err := Pin(context.Background(), PinSpec{Dir: dir, Net: true, IPC: true, UTS: true, UserNS: &IDMaps{UIDs: ids, GIDs: ids}}); err != nil {

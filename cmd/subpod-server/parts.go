@@ -102,8 +102,8 @@ func newParts(ctx context.Context, cfg *config.Config, node *rootless.Node, node
 		EgressRate:     cfg.Network.EgressRate.Bits,
 		NodeNetNS:      node.NetNS,
 		Host:           host,
-		UIDs:           idMaps(node.UIDMap),
-		GIDs:           idMaps(node.GIDMap),
+		UIDs:           node.UIDMap,
+		GIDs:           node.GIDMap,
 		Cgroup:         cg,
 		DefaultHandler: cfg.Runtime.DefaultHandler,
 		SeccompProfile: cfg.Runtime.SeccompProfile,
@@ -210,14 +210,6 @@ func lookUp(program string) string {
 		return path
 	}
 	return program
-}
-
-func idMaps(in []rootless.IDMap) []storage.IDMap {
-	out := make([]storage.IDMap, len(in))
-	for i, m := range in {
-		out[i] = storage.IDMap(m)
-	}
-	return out
 }
 
 // info is what the verbose status tells.

@@ -13,6 +13,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/cgroup"
+	"github.com/subpod/subpod/pkg/idmap"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -21,8 +22,8 @@ var update = flag.Bool("update", false, "write the golden files")
 func goldenHost() Host {
 	return Host{
 		Hostname: "node", Bounding: capNames, HardLimits: map[string]uint64{"RLIMIT_NOFILE": 4096}, Seccomp: true,
-		UIDMap: []specs.LinuxIDMapping{{HostID: 1000, Size: 1}, {ContainerID: 1, HostID: 100000, Size: 65536}},
-		GIDMap: []specs.LinuxIDMapping{{HostID: 1000, Size: 1}, {ContainerID: 1, HostID: 100000, Size: 65536}},
+		UIDMap: []idmap.Map{{Host: 1000, Size: 1}, {Container: 1, Host: 100000, Size: 65536}},
+		GIDMap: []idmap.Map{{Host: 1000, Size: 1}, {Container: 1, Host: 100000, Size: 65536}},
 		Cgroup: cgroup.Delegation{
 			Version: 2, Delegated: true, Controllers: []string{"cpu", "memory", "pids"}, Swap: true,
 			Root: "/sys/fs/cgroup/user", Driver: cgroup.DriverCgroupfs,

@@ -26,7 +26,7 @@ func (b *builder) idMapped(mount *specs.Mount, m *runtimeapi.Mount) error {
 		return fmt.Errorf("the kernel refuses an ID-mapped mount of %s: %w (only file systems mounted inside the "+
 			"node's user namespace can be mapped without root)", mount.Source, err)
 	}
-	mount.UIDMappings, mount.GIDMappings = mappings(m.GetUidMappings()), mappings(m.GetGidMappings())
+	mount.UIDMappings, mount.GIDMappings = specMappings(mappings(m.GetUidMappings())), specMappings(mappings(m.GetGidMappings()))
 	return nil
 }
 

@@ -23,6 +23,7 @@ import (
 	"github.com/subpod/subpod/netns"
 	"github.com/subpod/subpod/pkg/cgroup"
 	"github.com/subpod/subpod/pkg/events"
+	"github.com/subpod/subpod/pkg/idmap"
 	"github.com/subpod/subpod/pkg/oci"
 	"github.com/subpod/subpod/pkg/ocispec"
 	"github.com/subpod/subpod/pkg/state"
@@ -68,7 +69,7 @@ type Options struct {
 	NodeNetNS string
 	Host      ocispec.Host
 	// UIDs and GIDs are the mappings of the node's user namespace.
-	UIDs, GIDs     []storage.IDMap
+	UIDs, GIDs     []idmap.Map
 	Cgroup         cgroup.Delegation
 	DefaultHandler string
 	SeccompProfile string
