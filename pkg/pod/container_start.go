@@ -51,8 +51,8 @@ func (r *Runtime) StartContainer(ctx context.Context, id string) error {
 	}
 	now := time.Now()
 	err = commandNotFound(c)
-	if c.Facts.Runtime != nil {
-		err = r.Executor.Start(ctx, c.ID, *c.Facts.Runtime)
+	if c.Allocated.Runtime != nil {
+		err = r.Executor.Start(ctx, c.ID, *c.Allocated.Runtime)
 	}
 	if err != nil {
 		return r.startFailed(ctx, c, now, err)

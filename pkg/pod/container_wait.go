@@ -63,7 +63,7 @@ func (r *Runtime) SignalContainer(ctx context.Context, id string, sig syscall.Si
 	if err != nil {
 		return err
 	}
-	if err := r.Executor.Signal(ctx, c.ID, *c.Facts.Runtime, sig, false); err != nil {
+	if err := r.Executor.Signal(ctx, c.ID, *c.Allocated.Runtime, sig, false); err != nil {
 		return fmt.Errorf("send signal %d to container %s: %w", sig, c.ID, err)
 	}
 	return nil
@@ -75,7 +75,7 @@ func (r *Runtime) Processes(id string) ([]stats.Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	return stats.Processes(c.Facts.Runtime.Init), nil
+	return stats.Processes(c.Allocated.Runtime.Init), nil
 }
 
 // commandNotFound is what StartContainer says of a container that was made

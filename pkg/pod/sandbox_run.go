@@ -56,7 +56,7 @@ func (r *Runtime) runPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, 
 		Config:    state.Msg(cfg),
 		Handler:   handler,
 		CreatedAt: time.Now(),
-		Facts:     state.PodFacts{Node: r.Node, NetworkAsked: wantsNetwork(cfg)},
+		Allocated: state.PodResources{Node: r.Node, NetworkAsked: wantsNetwork(cfg)},
 		Status:    state.PodStatus{Phase: state.PodCreating},
 	}
 	err = r.makePod(ctx, p, first)
@@ -83,7 +83,7 @@ func (r *Runtime) makePod(ctx context.Context, p state.Pod, first *firstContaine
 		return err
 	}
 	if p.Config.V.GetLinux().GetCgroupParent() == "" {
-		p.Facts.Cgroup = group.Dir // else it is its maker's to remove
+		p.Allocated.Cgroup = group.Dir // else it is its maker's to remove
 	}
 	if err := r.State.PutPod(p); err != nil {
 		return err
@@ -101,7 +101,7 @@ func (r *Runtime) makePod(ctx context.Context, p state.Pod, first *firstContaine
 // furnishPod makes what a pod sandbox consists of. Each fact is in p before the
 // next step begins.
 func (r *Runtime) furnishPod(ctx context.Context, p *state.Pod, group cgroup.Pod) error {
-	facts := &p.Facts
+	facts := &p.Allocated
 	dir := r.podDir(p.ID)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("make the pod's directory: %w", err)
@@ -143,10 +143,10 @@ func (r *Runtime) setupNetwork(ctx context.Context, p *state.Pod) error {
 	if err != nil {
 		return fmt.Errorf("set up the network: %w", err)
 	}
-	p.Facts.Network = &result
+	p.Allocated.Network = &result
 	_, later := netns.SplitSysctls(p.Config.V.GetLinux().GetSysctls())
 	if len(later) > 0 {
-		return netns.ApplySysctls(p.Facts.Pins.Net, later)
+		return netns.ApplySysctls(p.Allocated.Pins.Net, later)
 	}
 	return nil
 }
@@ -192,7 +192,7 @@ func (r *Runtime) networkPod(p state.Pod) netns.Pod {
 		Namespace:   cfg.Metadata.Namespace,
 		Name:        cfg.Metadata.Name,
 		UID:         cfg.Metadata.Uid,
-		NetNS:       p.Facts.Pins.Net,
+		NetNS:       p.Allocated.Pins.Net,
 		Ports:       portMappings(cfg),
 		IngressRate: cmp.Or(ingress, r.IngressRate),
 		EgressRate:  cmp.Or(egress, r.EgressRate),

@@ -2,9 +2,9 @@
 // sandbox and container, written before the side effect that it describes.
 //
 // A record keeps three things apart: the intent (the client's request,
-// verbatim and immutable), the facts (what was made for it: paths, addresses,
-// processes) and the status (what became of it). Recovery is decoding, not
-// reconstruction.
+// verbatim and immutable), the allocated resources (what was made for it: paths,
+// addresses, processes) and the status (what became of it). Recovery decodes
+// records; it reconstructs nothing.
 package state
 
 import (
@@ -25,16 +25,16 @@ type Pod struct {
 	Config    Message[*runtimeapi.PodSandboxConfig] `json:"config"`
 	Handler   string                                `json:"handler"`
 	CreatedAt time.Time                             `json:"createdAt"`
-	Facts     PodFacts                              `json:"facts"`
+	Allocated PodResources                          `json:"facts"`
 	Status    PodStatus                             `json:"status"`
 	// Overhead and Resources are what UpdatePodSandboxResources last asked for.
 	Overhead  Message[*runtimeapi.LinuxContainerResources] `json:"overhead,omitzero"`
 	Resources Message[*runtimeapi.LinuxContainerResources] `json:"resources,omitzero"`
 }
 
-// PodFacts are the things made for a pod sandbox. Teardown removes whatever
-// stands here; a zero field was never made.
-type PodFacts struct {
+// PodResources are what was allocated for a pod sandbox. Teardown removes whatever
+// is listed here; a zero field was never allocated.
+type PodResources struct {
 	// Node is the identity of the node that the pod was made in (rootless.Node.Identity).
 	Node    string        `json:"node"`
 	Pins    netns.Pins    `json:"pins"`
@@ -75,14 +75,14 @@ type Container struct {
 	PodID     string                               `json:"podId"`
 	Config    Message[*runtimeapi.ContainerConfig] `json:"config"`
 	CreatedAt time.Time                            `json:"createdAt"`
-	Facts     ContainerFacts                       `json:"facts"`
+	Allocated ContainerResources                   `json:"facts"`
 	Status    ContainerStatus                      `json:"status"`
 	// Resources are the limits in force, as last asked for.
 	Resources Message[*runtimeapi.LinuxContainerResources] `json:"resources,omitzero"`
 }
 
-// ContainerFacts are the things made for a container.
-type ContainerFacts struct {
+// ContainerResources are what was allocated for a container.
+type ContainerResources struct {
 	Node     string `json:"node"`
 	ImageID  string `json:"imageId"`
 	ImageRef string `json:"imageRef"`
