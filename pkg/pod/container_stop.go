@@ -38,7 +38,7 @@ func (r *Runtime) StopContainer(ctx context.Context, id string, grace time.Durat
 		return r.finish(c.ID, state.ContainerStatus{ExitCode: exitUnknown, FinishedAt: time.Now(), Reason: reasonError, Message: c.Status.StartError})
 	}
 	if grace > 0 && c.State() == runtimeapi.ContainerState_CONTAINER_RUNNING {
-		if err := r.signal(ctx, c, stopSignal(c), false); err != nil {
+		if err := r.signal(ctx, c, c.StopSignal(), false); err != nil {
 			return err
 		}
 		wait, cancel := context.WithTimeout(ctx, grace)
@@ -68,11 +68,4 @@ func (r *Runtime) signal(ctx context.Context, c state.Container, sig syscall.Sig
 		return fmt.Errorf("stop container %s: %w", c.ID, err)
 	}
 	return nil
-}
-
-func stopSignal(c state.Container) syscall.Signal {
-	if c.Allocated.StopSignal == 0 {
-		return syscall.SIGTERM
-	}
-	return syscall.Signal(c.Allocated.StopSignal)
 }

@@ -26,7 +26,7 @@ func (r *Runtime) WaitContainer(ctx context.Context, id string) (state.Container
 		return state.ContainerStatus{}, err
 	}
 	if c.State() != runtimeapi.ContainerState_CONTAINER_EXITED {
-		return state.ContainerStatus{}, fmt.Errorf("%w: container %s is %s and nothing waits for its end", ErrWrongState, c.ID, stateWord(c))
+		return state.ContainerStatus{}, fmt.Errorf("%w: container %s is %s and nothing waits for its end", ErrWrongState, c.ID, c.StateWord())
 	}
 	return c.Status, nil
 }

@@ -119,7 +119,7 @@ func (r *Runtime) running(id string) (state.Container, error) {
 		return c, err
 	}
 	if c.State() != runtimeapi.ContainerState_CONTAINER_RUNNING {
-		return c, fmt.Errorf("%w: container %s is not running, it is %s", ErrWrongState, c.ID, stateWord(c))
+		return c, fmt.Errorf("%w: container %s is not running, it is %s", ErrWrongState, c.ID, c.StateWord())
 	}
 	return c, nil
 }

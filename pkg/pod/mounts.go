@@ -90,8 +90,8 @@ func (r *Runtime) mountImage(ctx context.Context, key string, m *runtimeapi.Moun
 func (r *Runtime) containerNamespaces(p state.Pod, cfg *runtimeapi.ContainerConfig) (ocispec.Namespaces, error) {
 	pins := p.Allocated.Pins
 	ns := ocispec.Namespaces{Net: pins.Net, IPC: pins.IPC, UTS: pins.UTS, User: pins.User}
-	podNS := namespaceOptions(p.Config.V)
-	if onNode(podNS.GetNetwork()) {
+	podNS := p.NamespaceOptions()
+	if state.OnNode(podNS.GetNetwork()) {
 		ns.Net = r.NodeNetNS
 	}
 	want := cfg.GetLinux().GetSecurityContext().GetNamespaceOptions()

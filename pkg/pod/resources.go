@@ -28,7 +28,7 @@ func (r *Runtime) UpdateContainer(ctx context.Context, id string, change *runtim
 		return err
 	}
 	if s := c.State(); s != runtimeapi.ContainerState_CONTAINER_CREATED && s != runtimeapi.ContainerState_CONTAINER_RUNNING || c.Allocated.Runtime == nil {
-		return fmt.Errorf("%w: update container %s: it is %s", ErrWrongState, c.ID, stateWord(c))
+		return fmt.Errorf("%w: update container %s: it is %s", ErrWrongState, c.ID, c.StateWord())
 	}
 	if change == nil {
 		return nil

@@ -109,8 +109,8 @@ func (r *Runtime) furnishPod(ctx context.Context, p *state.Pod, group cgroup.Pod
 	if err := r.writePodFiles(dir, p.Config.V); err != nil {
 		return err
 	}
-	ns := namespaceOptions(p.Config.V)
-	if !onNode(ns.GetIpc()) {
+	ns := p.NamespaceOptions()
+	if !state.OnNode(ns.GetIpc()) {
 		facts.Shm = filepath.Join(dir, "shm")
 		if err := mountShm(facts.Shm); err != nil {
 			return err
@@ -153,7 +153,7 @@ func (r *Runtime) setupNetwork(ctx context.Context, p *state.Pod) error {
 
 // wantsNetwork reports whether the pod sandbox is to be joined to the pod network.
 func wantsNetwork(cfg *runtimeapi.PodSandboxConfig) bool {
-	return !onNode(namespaceOptions(cfg).GetNetwork()) && cfg.Annotations[labels.Network] != labels.NoNetwork
+	return !state.OnNode(state.NamespaceOptions(cfg).GetNetwork()) && cfg.Annotations[labels.Network] != labels.NoNetwork
 }
 
 // onHostNetwork puts a pod that wants a network on the node's where there is no
@@ -213,12 +213,12 @@ func podRates(cfg *runtimeapi.PodSandboxConfig) (ingress, egress uint64, err err
 }
 
 func (r *Runtime) pinSpec(dir string, cfg *runtimeapi.PodSandboxConfig) (netns.PinSpec, error) {
-	ns := namespaceOptions(cfg)
+	ns := state.NamespaceOptions(cfg)
 	userNS, err := r.podUserNS(cfg)
 	if err != nil {
 		return netns.PinSpec{}, err
 	}
-	ownNet := !onNode(ns.GetNetwork())
+	ownNet := !state.OnNode(ns.GetNetwork())
 	sysctls, later := netns.SplitSysctls(cfg.GetLinux().GetSysctls())
 	if !ownNet && len(later) > 0 {
 		return netns.PinSpec{}, fmt.Errorf("%w: sysctls of interfaces, in a pod sandbox on the node's network", ErrInvalid)
@@ -226,7 +226,7 @@ func (r *Runtime) pinSpec(dir string, cfg *runtimeapi.PodSandboxConfig) (netns.P
 	return netns.PinSpec{
 		Dir:      dir,
 		Net:      ownNet,
-		IPC:      !onNode(ns.GetIpc()),
+		IPC:      !state.OnNode(ns.GetIpc()),
 		UTS:      ownNet, // a pod on the node's network has the node's name
 		Hostname: cfg.Hostname,
 		PID:      ns.GetPid() == runtimeapi.NamespaceMode_POD,
@@ -306,7 +306,7 @@ func validatePod(cfg *runtimeapi.PodSandboxConfig) error {
 	if sc := cfg.GetLinux().GetSecurityContext(); sc.GetRunAsGroup() != nil && sc.GetRunAsUser() == nil {
 		return fmt.Errorf("%w: the pod sandbox has run_as_group without run_as_user", ErrInvalid)
 	}
-	if err := validateNamespaces(namespaceOptions(cfg)); err != nil {
+	if err := validateNamespaces(state.NamespaceOptions(cfg)); err != nil {
 		return err
 	}
 	if _, _, err := podRates(cfg); err != nil {

@@ -125,7 +125,7 @@ func podStatus(p state.Pod) *runtimeapi.PodSandboxStatus {
 		State:          podState(p),
 		CreatedAt:      p.CreatedAt.UnixNano(),
 		Network:        &runtimeapi.PodSandboxNetworkStatus{},
-		Linux:          &runtimeapi.LinuxPodSandboxStatus{Namespaces: &runtimeapi.Namespace{Options: namespaceOptions(cfg)}},
+		Linux:          &runtimeapi.LinuxPodSandboxStatus{Namespaces: &runtimeapi.Namespace{Options: p.NamespaceOptions()}},
 		Labels:         cfg.Labels,
 		Annotations:    cfg.Annotations,
 		RuntimeHandler: p.Handler,
@@ -133,7 +133,7 @@ func podStatus(p state.Pod) *runtimeapi.PodSandboxStatus {
 	if s.Linux.Namespaces.Options == nil {
 		s.Linux.Namespaces.Options = &runtimeapi.NamespaceOption{}
 	}
-	for i, ip := range podIPs(p.Allocated.Network) {
+	for i, ip := range p.IPs() {
 		if i == 0 {
 			s.Network.Ip = ip.String()
 			continue
@@ -163,7 +163,7 @@ func containerStatus(c state.Container) *runtimeapi.ContainerStatus {
 		Mounts:      cfg.Mounts,
 		LogPath:     c.Allocated.LogPath,
 		User:        &runtimeapi.ContainerUser{Linux: linuxUser(c.Allocated.User)},
-		StopSignal:  criSignal(stopSignal(c)),
+		StopSignal:  criSignal(c.StopSignal()),
 	}
 	if !c.Resources.IsZero() {
 		s.Resources = &runtimeapi.ContainerResources{Linux: c.Resources.V}

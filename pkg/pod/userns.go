@@ -6,6 +6,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/netns"
+	"github.com/subpod/subpod/pkg/state"
 	"github.com/subpod/subpod/storage"
 )
 
@@ -13,8 +14,8 @@ import (
 // has none. "Host" IDs are those of the node's user namespace, which is what a
 // kubelet inside the node means by them.
 func (r *Runtime) podUserNS(cfg *runtimeapi.PodSandboxConfig) (*netns.IDMaps, error) {
-	opts := namespaceOptions(cfg).GetUsernsOptions()
-	if opts == nil || onNode(opts.Mode) {
+	opts := state.NamespaceOptions(cfg).GetUsernsOptions()
+	if opts == nil || state.OnNode(opts.Mode) {
 		return nil, nil
 	}
 	if opts.Mode != runtimeapi.NamespaceMode_POD {
@@ -61,7 +62,7 @@ func covered(node []storage.IDMap, first, size uint32) bool {
 // storageMaps are the mappings of the pod's own user namespace for its
 // containers' root file systems.
 func storageMaps(cfg *runtimeapi.PodSandboxConfig) (uids, gids []storage.IDMap) {
-	opts := namespaceOptions(cfg).GetUsernsOptions()
+	opts := state.NamespaceOptions(cfg).GetUsernsOptions()
 	if opts.GetMode() != runtimeapi.NamespaceMode_POD {
 		return nil, nil
 	}

@@ -10,6 +10,8 @@ package state
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
+	"syscall"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -67,6 +69,28 @@ type PodStatus struct {
 	Phase PodPhase `json:"phase"`
 	// Reason says in words why the pod is not ready.
 	Reason string `json:"reason,omitempty"`
+}
+
+// NamespaceOptions returns the namespaces that the pod sandbox was requested with;
+// nil when the request says nothing about them.
+func (p Pod) NamespaceOptions() *runtimeapi.NamespaceOption { return NamespaceOptions(p.Config.V) }
+
+// NamespaceOptions returns the namespaces that a request for a pod sandbox asks
+// for; nil when it says nothing about them.
+func NamespaceOptions(cfg *runtimeapi.PodSandboxConfig) *runtimeapi.NamespaceOption {
+	return cfg.GetLinux().GetSecurityContext().GetNamespaceOptions()
+}
+
+// OnNode reports whether a namespace mode means the namespace of the node.
+func OnNode(mode runtimeapi.NamespaceMode) bool { return mode == runtimeapi.NamespaceMode_NODE }
+
+// IPs returns the addresses of the pod sandbox, the primary one first; none when
+// it has no network of its own.
+func (p Pod) IPs() []netip.Addr {
+	if p.Allocated.Network == nil {
+		return nil
+	}
+	return p.Allocated.Network.IPs
 }
 
 // Container is the record of one container.
@@ -127,8 +151,30 @@ type ContainerStatus struct {
 	Removing bool `json:"removing,omitempty"`
 }
 
-// State is the CRI state of the container.
-func (c *Container) State() runtimeapi.ContainerState {
+// StopSignal returns the signal that asks the container to stop: SIGTERM unless the
+// request or the image names another one.
+func (c Container) StopSignal() syscall.Signal {
+	if c.Allocated.StopSignal == 0 {
+		return syscall.SIGTERM
+	}
+	return syscall.Signal(c.Allocated.StopSignal)
+}
+
+// StateWord returns the state of the container as messages to people name it.
+func (c Container) StateWord() string {
+	switch c.State() {
+	case runtimeapi.ContainerState_CONTAINER_CREATED:
+		return "created"
+	case runtimeapi.ContainerState_CONTAINER_RUNNING:
+		return "running"
+	case runtimeapi.ContainerState_CONTAINER_EXITED:
+		return "exited"
+	}
+	return "in an unknown state"
+}
+
+// State returns the CRI state of the container, which follows from its status.
+func (c Container) State() runtimeapi.ContainerState {
 	switch {
 	case !c.Status.FinishedAt.IsZero():
 		return runtimeapi.ContainerState_CONTAINER_EXITED
