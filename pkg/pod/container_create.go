@@ -73,7 +73,7 @@ func (r *Runtime) createContainer(ctx context.Context, p state.Pod, cfg *runtime
 		Config:    state.Msg(cfg),
 		Resources: state.Msg(cfg.GetLinux().GetResources()),
 		CreatedAt: time.Now(),
-		Facts:     state.ContainerFacts{Node: r.Node},
+		Allocated: state.ContainerResources{Node: r.Node},
 	})
 	if err != nil {
 		err = errors.Join(err, r.undoContainer(ctx, id))
@@ -97,7 +97,7 @@ func (r *Runtime) makeContainer(ctx context.Context, p state.Pod, whole func() (
 	if err != nil {
 		return err
 	}
-	facts := &c.Facts
+	facts := &c.Allocated
 	facts.ImageID, facts.ImageRef = image.ID, imageRef(image)
 	if facts.LogPath, err = logPath(p.Config.V, c.Config.V); err != nil {
 		return err
@@ -122,7 +122,7 @@ func (r *Runtime) makeContainer(ctx context.Context, p state.Pod, whole func() (
 				return err
 			}
 			s.Spec, s.SeccompBPF = out.Spec, out.SeccompBPF
-			ahead.Go(func() { lookAhead(c.Facts.Rootfs, s.Spec.Process) })
+			ahead.Go(func() { lookAhead(c.Allocated.Rootfs, s.Spec.Process) })
 			return nil
 		},
 		Place: func(ctx context.Context, conmon int) error { return group.Place(ctx, c.ID, conmon) },
@@ -134,7 +134,7 @@ func (r *Runtime) makeContainer(ctx context.Context, p state.Pod, whole func() (
 		// undoContainer works from the record, which does not know of the process.
 		return errors.Join(err, r.deleteFromRuntime(ctx, c))
 	}
-	if c.Facts.Runtime != nil {
+	if c.Allocated.Runtime != nil {
 		r.watchContainer(c)
 	}
 	return nil
@@ -146,7 +146,7 @@ func (r *Runtime) buildSpec(ctx context.Context, p state.Pod, whole func() (stat
 	if err != nil {
 		return ocispec.Output{}, err
 	}
-	c.Facts.Rootfs = rootfs.Path
+	c.Allocated.Rootfs = rootfs.Path
 	if p, err = whole(); err != nil {
 		return ocispec.Output{}, err
 	}
@@ -163,9 +163,9 @@ func (r *Runtime) buildSpec(ctx context.Context, p state.Pod, whole func() (stat
 		r.Log.Warn("part of a container's configuration cannot be honoured", "container", c.ID, "what", w)
 	}
 	user := out.Spec.Process.User
-	c.Facts.Args = out.Spec.Process.Args
-	c.Facts.StopSignal = int(out.StopSignal)
-	c.Facts.User = state.User{UID: user.UID, GID: user.GID, Groups: user.AdditionalGids}
+	c.Allocated.Args = out.Spec.Process.Args
+	c.Allocated.StopSignal = int(out.StopSignal)
+	c.Allocated.User = state.User{UID: user.UID, GID: user.GID, Groups: user.AdditionalGids}
 	return out, nil
 }
 
@@ -176,13 +176,13 @@ func (r *Runtime) createInRuntime(ctx context.Context, c *state.Container, spec 
 	if err := os.MkdirAll(bundle, 0o711); err != nil {
 		return fmt.Errorf("make the bundle: %w", err)
 	}
-	if c.Facts.LogPath != "" {
-		if err := os.MkdirAll(filepath.Dir(c.Facts.LogPath), 0o755); err != nil {
+	if c.Allocated.LogPath != "" {
+		if err := os.MkdirAll(filepath.Dir(c.Allocated.LogPath), 0o755); err != nil {
 			return fmt.Errorf("make the log's directory: %w", err)
 		}
 	}
 	cfg := c.Config.V
-	spec.ID, spec.Bundle, spec.LogPath = c.ID, bundle, c.Facts.LogPath
+	spec.ID, spec.Bundle, spec.LogPath = c.ID, bundle, c.Allocated.LogPath
 	spec.Terminal, spec.Stdin, spec.StdinOnce = cfg.Tty, cfg.Stdin, cfg.StdinOnce
 	made, err := r.Executor.Create(ctx, spec)
 	if errors.Is(err, oci.ErrCommandNotFound) {
@@ -192,22 +192,22 @@ func (r *Runtime) createInRuntime(ctx context.Context, c *state.Container, spec 
 	if err != nil {
 		return err
 	}
-	c.Facts.Runtime = &made
+	c.Allocated.Runtime = &made
 	return nil
 }
 
 func (r *Runtime) deleteFromRuntime(ctx context.Context, c state.Container) error {
-	if c.Facts.Runtime == nil {
+	if c.Allocated.Runtime == nil {
 		return nil
 	}
 	ctx, cancel := r.detached(ctx)
 	defer cancel()
-	return r.Executor.Delete(ctx, c.ID, *c.Facts.Runtime)
+	return r.Executor.Delete(ctx, c.ID, *c.Allocated.Runtime)
 }
 
 func (r *Runtime) rootfsSpec(p state.Pod, c state.Container) storage.RootfsSpec {
 	uids, gids := storageMaps(p.Config.V)
-	return storage.RootfsSpec{ID: c.ID, ImageID: c.Facts.ImageID, UIDMap: uids, GIDMap: gids}
+	return storage.RootfsSpec{ID: c.ID, ImageID: c.Allocated.ImageID, UIDMap: uids, GIDMap: gids}
 }
 
 // specInput gathers what the OCI spec is built from.
@@ -229,9 +229,9 @@ func (r *Runtime) specInput(ctx context.Context, p state.Pod, c state.Container,
 		Pod:            p.Config.V,
 		Container:      c.Config.V,
 		Image:          image.Config,
-		Rootfs:         c.Facts.Rootfs,
+		Rootfs:         c.Allocated.Rootfs,
 		Namespaces:     ns,
-		Files:          r.podFiles(p.ID, p.Facts.Shm),
+		Files:          r.podFiles(p.ID, p.Allocated.Shm),
 		Mounts:         mounts,
 		Host:           r.Host,
 		Handler:        p.Handler,

@@ -18,8 +18,6 @@ import (
 	"sync"
 	"time"
 
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-
 	"github.com/subpod/subpod/netns"
 	"github.com/subpod/subpod/pkg/cgroup"
 	"github.com/subpod/subpod/pkg/events"
@@ -151,9 +149,3 @@ func newID() string {
 	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
 	return hex.EncodeToString(b[:])
 }
-
-func namespaceOptions(cfg *runtimeapi.PodSandboxConfig) *runtimeapi.NamespaceOption {
-	return cfg.GetLinux().GetSecurityContext().GetNamespaceOptions()
-}
-
-func onNode(mode runtimeapi.NamespaceMode) bool { return mode == runtimeapi.NamespaceMode_NODE }

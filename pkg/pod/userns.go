@@ -7,14 +7,15 @@ import (
 
 	"github.com/subpod/subpod/netns"
 	"github.com/subpod/subpod/pkg/idmap"
+	"github.com/subpod/subpod/pkg/state"
 )
 
 // podUserNS returns the mappings of the pod's own user namespace, nil when it
 // has none. "Host" IDs are those of the node's user namespace, which is what a
 // kubelet inside the node means by them.
 func (r *Runtime) podUserNS(cfg *runtimeapi.PodSandboxConfig) (*netns.IDMaps, error) {
-	opts := namespaceOptions(cfg).GetUsernsOptions()
-	if opts == nil || onNode(opts.Mode) {
+	opts := state.NamespaceOptions(cfg).GetUsernsOptions()
+	if opts == nil || state.OnNode(opts.Mode) {
 		return nil, nil
 	}
 	if opts.Mode != runtimeapi.NamespaceMode_POD {
@@ -47,7 +48,7 @@ func (r *Runtime) podUserNS(cfg *runtimeapi.PodSandboxConfig) (*netns.IDMaps, er
 // storageMaps are the mappings of the pod's own user namespace for its
 // containers' root file systems.
 func storageMaps(cfg *runtimeapi.PodSandboxConfig) (uids, gids []idmap.Map) {
-	opts := namespaceOptions(cfg).GetUsernsOptions()
+	opts := state.NamespaceOptions(cfg).GetUsernsOptions()
 	if opts.GetMode() != runtimeapi.NamespaceMode_POD {
 		return nil, nil
 	}
