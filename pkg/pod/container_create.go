@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -114,19 +115,18 @@ func (r *Runtime) makeContainer(ctx context.Context, p state.Pod, whole func() (
 	}
 	var ahead sync.WaitGroup
 	defer ahead.Wait()
-	if err := r.createInRuntime(ctx, &c, oci.CreateSpec{
-		Handler: p.Handler,
-		Complete: func(ctx context.Context, s *oci.CreateSpec) error {
-			out, err := r.buildSpec(ctx, p, whole, &c, image, cgroupsPath)
-			if err != nil {
-				return err
-			}
-			s.Spec, s.SeccompBPF = out.Spec, out.SeccompBPF
-			ahead.Go(func() { lookAhead(c.Allocated.Rootfs, s.Spec.Process) })
-			return nil
-		},
-		Place: func(ctx context.Context, conmon int) error { return group.Place(ctx, c.ID, conmon) },
-	}); err != nil {
+	var out ocispec.Output
+	pending, err := r.beginAnd(ctx, p, &c, func() (err error) {
+		if out, err = r.buildSpec(ctx, p, whole, &c, image, cgroupsPath); err == nil {
+			ahead.Go(func() { lookAhead(c.Allocated.Rootfs, out.Spec.Process) })
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	place := func(conmon int) error { return group.Place(ctx, c.ID, conmon) }
+	if err := r.createInRuntime(ctx, p, &c, pending, out, place); err != nil {
 		return err
 	}
 	c.Status.Created = true
@@ -169,31 +169,65 @@ func (r *Runtime) buildSpec(ctx context.Context, p state.Pod, whole func() (stat
 	return out, nil
 }
 
-// createInRuntime has the OCI runtime make the container up to the point where
-// its process waits to be started. spec says how; what the record tells is added.
-func (r *Runtime) createInRuntime(ctx context.Context, c *state.Container, spec oci.CreateSpec) error {
+// begin starts the creation of a container by the OCI runtime.
+func (r *Runtime) begin(ctx context.Context, p state.Pod, c state.Container) (*oci.Pending, error) {
 	bundle := r.containerDir(c.ID)
 	if err := os.MkdirAll(bundle, 0o711); err != nil {
-		return fmt.Errorf("make the bundle: %w", err)
+		return nil, fmt.Errorf("make the bundle: %w", err)
 	}
 	if c.Allocated.LogPath != "" {
 		if err := os.MkdirAll(filepath.Dir(c.Allocated.LogPath), 0o755); err != nil {
-			return fmt.Errorf("make the log's directory: %w", err)
+			return nil, fmt.Errorf("make the log's directory: %w", err)
 		}
 	}
 	cfg := c.Config.V
-	spec.ID, spec.Bundle, spec.LogPath = c.ID, bundle, c.Allocated.LogPath
-	spec.Terminal, spec.Stdin, spec.StdinOnce = cfg.Tty, cfg.Stdin, cfg.StdinOnce
-	made, err := r.Executor.Create(ctx, spec)
-	if errors.Is(err, oci.ErrCommandNotFound) {
-		c.Status.StartError = err.Error()
-		return nil
-	}
-	if err != nil {
+	return r.Executor.Begin(ctx, oci.BeginSpec{
+		ID: c.ID, Handler: p.Handler, Bundle: bundle, LogPath: c.Allocated.LogPath,
+		Terminal: cfg.Tty, Stdin: cfg.Stdin, StdinOnce: cfg.StdinOnce,
+	})
+}
+
+// beginAnd begins the creation and calls build at the same time. On error
+// nothing of the creation is left.
+func (r *Runtime) beginAnd(ctx context.Context, p state.Pod, c *state.Container, build func() error) (*oci.Pending, error) {
+	var pending *oci.Pending
+	var begin errgroup.Group
+	record := *c
+	begin.Go(func() (err error) {
+		pending, err = r.begin(ctx, p, record)
 		return err
+	})
+	err := errors.Join(build(), begin.Wait())
+	if err != nil && pending != nil {
+		pending.Abandon()
 	}
-	c.Allocated.Runtime = &made
-	return nil
+	return pending, err
+}
+
+// createInRuntime has the OCI runtime create the container up to the point where
+// its process waits to be started. It begins again when the runtime refused an
+// option.
+func (r *Runtime) createInRuntime(ctx context.Context, p state.Pod, c *state.Container, pending *oci.Pending, out ocispec.Output, place func(conmon int) error) error {
+	for {
+		if err := place(pending.PID()); err != nil {
+			pending.Abandon()
+			return err
+		}
+		made, err := pending.Create(ctx, out.Spec, out.SeccompBPF)
+		switch {
+		case err == nil:
+			c.Allocated.Runtime = &made
+			return nil
+		case errors.Is(err, oci.ErrCommandNotFound):
+			c.Status.StartError = err.Error()
+			return nil
+		case !errors.Is(err, oci.ErrRetry):
+			return err
+		}
+		if pending, err = r.begin(ctx, p, *c); err != nil {
+			return err
+		}
+	}
 }
 
 func (r *Runtime) deleteFromRuntime(ctx context.Context, c state.Container) error {
@@ -235,7 +269,7 @@ func (r *Runtime) specInput(ctx context.Context, p state.Pod, c state.Container,
 		Mounts:         mounts,
 		Host:           r.Host,
 		Handler:        p.Handler,
-		Features:       r.runtimeFeatures(p.Handler),
+		Features:        r.runtimeFeatures(p.Handler),
 		SeccompDefault: r.SeccompProfile,
 		CDISpecDirs:    r.CDISpecDirs,
 	}, nil

@@ -16,6 +16,7 @@ import (
 	"github.com/subpod/subpod/pkg/oci"
 	"github.com/subpod/subpod/pkg/ocispec"
 	"github.com/subpod/subpod/pkg/state"
+	"github.com/subpod/subpod/pkg/stdio"
 	"github.com/subpod/subpod/pkg/stream"
 )
 
@@ -35,7 +36,7 @@ func (r *Runtime) ExecSync(ctx context.Context, id string, cmd []string, timeout
 
 // Exec runs cmd in a running container, joined to the streams, and returns its
 // exit code.
-func (r *Runtime) Exec(ctx context.Context, id string, cmd []string, s oci.Streams) (int32, error) {
+func (r *Runtime) Exec(ctx context.Context, id string, cmd []string, s stdio.Streams) (int32, error) {
 	c, err := r.running(id)
 	if err != nil {
 		return 0, err
@@ -49,7 +50,7 @@ func (r *Runtime) Exec(ctx context.Context, id string, cmd []string, s oci.Strea
 
 // Attach joins the streams to the container's own process until either ends.
 // Attached before the start, a client misses nothing.
-func (r *Runtime) Attach(ctx context.Context, id string, s oci.Streams) error {
+func (r *Runtime) Attach(ctx context.Context, id string, s stdio.Streams) error {
 	c, err := r.attachable(id)
 	if err != nil {
 		return err

@@ -117,10 +117,10 @@ type ContainerResources struct {
 	// ImageMounts are the keys of the image volumes mounted for the container.
 	ImageMounts []string `json:"imageMounts,omitempty"`
 	// Runtime is nil until the OCI runtime has made the container.
-	Runtime    *oci.Facts `json:"runtime,omitempty"`
-	StopSignal int        `json:"stopSignal,omitempty"`
-	User       User       `json:"user"`
-	Cgroup     string     `json:"cgroup,omitempty"`
+	Runtime    *oci.Container `json:"runtime,omitempty"`
+	StopSignal int            `json:"stopSignal,omitempty"`
+	User       User           `json:"user"`
+	Cgroup     string         `json:"cgroup,omitempty"`
 	// Cleaned is set once nothing of the exited container but its log, its
 	// root file system layer and this record is left.
 	Cleaned bool `json:"cleaned,omitempty"`
