@@ -21,6 +21,8 @@ import (
 	"github.com/subpod/subpod/pkg/oci"
 	"github.com/subpod/subpod/pkg/ocispec"
 	"github.com/subpod/subpod/pkg/pod"
+	"github.com/subpod/subpod/pkg/pod/container"
+	"github.com/subpod/subpod/pkg/pod/sandbox"
 	"github.com/subpod/subpod/pkg/state"
 	"github.com/subpod/subpod/pkg/stats"
 	"github.com/subpod/subpod/rootless"
@@ -32,14 +34,14 @@ type parts struct {
 	state   *state.Store
 	images  *storage.Store
 	events  *events.Bus
-	runtime *pod.Runtime
-	service *cri.Service
+	manager *pod.Manager
+	service cri.Dependencies
 	ports   *portForwarder // nil where the node has no ports of its own
 }
 
 func (p *parts) close() {
-	if p.runtime != nil {
-		p.runtime.Close()
+	if p.manager != nil {
+		p.manager.Close()
 	}
 	if p.events != nil {
 		p.events.Close()
@@ -57,7 +59,7 @@ func (p *parts) close() {
 }
 
 // newParts opens and wires everything; what was opened is closed on an error.
-func newParts(ctx context.Context, cfg *config.Config, node *rootless.Node, nodeNet *netns.Node) (_ *parts, err error) {
+func newParts(ctx context.Context, cfg *config.Config, node *rootless.Node, nodeThread *netns.Thread) (_ *parts, err error) {
 	p := &parts{events: events.New(0)}
 	defer func() {
 		if err != nil {
@@ -81,7 +83,7 @@ func newParts(ctx context.Context, cfg *config.Config, node *rootless.Node, node
 		return nil, err
 	}
 	p.ports = hostPorts(node)
-	network, err := newNetwork(cfg, node, nodeNet, p.ports)
+	network, err := newNetwork(cfg, node, nodeThread, p.ports)
 	if err != nil {
 		return nil, err
 	}
@@ -89,40 +91,73 @@ func newParts(ctx context.Context, cfg *config.Config, node *rootless.Node, node
 	if err != nil {
 		return nil, err
 	}
-	p.runtime = pod.New(pod.Options{
-		RunDir:         cfg.Daemon.RunDir,
-		LogDir:         filepath.Join(cfg.Daemon.DataDir, "logs"),
-		Node:           node.Identity,
-		State:          p.state,
-		Images:         p.images,
+	collector := newStats(p.images)
+	uids, gids := node.UIDMap, node.GIDMap
+	sandboxHost := sandbox.Host{
+		HostNetwork: node.Uplink == rootless.UplinkHost,
+		IngressRate: cfg.Network.IngressRate.Bits,
+		EgressRate:  cfg.Network.EgressRate.Bits,
+		UIDs:        uids,
+		GIDs:        gids,
+		Cgroup:      cg,
+	}
+	sandboxes := &sandbox.Builder{
+		Dir:     filepath.Join(cfg.Daemon.RunDir, "pods"),
+		Host:    sandboxHost,
+		DNS:     sandbox.DNS{HostFile: "/etc/resolv.conf", UplinkFile: node.ResolvConf},
+		Network: network,
+		Cgroup:  cg,
+	}
+	images, rootfs := &storage.Images{Store: p.images}, &storage.Rootfs{Store: p.images}
+	containers := &container.Builder{
+		Dir:            filepath.Join(cfg.Daemon.RunDir, "containers"),
+		Images:         images,
+		Rootfs:         rootfs,
 		Executor:       executor,
-		Network:        network,
-		HostNetwork:    node.Uplink == rootless.UplinkHost,
-		IngressRate:    cfg.Network.IngressRate.Bits,
-		EgressRate:     cfg.Network.EgressRate.Bits,
+		Files:          sandboxes.Files,
 		NodeNetNS:      node.NetNS,
 		Host:           host,
-		UIDs:           idMaps(node.UIDMap),
-		GIDs:           idMaps(node.GIDMap),
 		Cgroup:         cg,
-		DefaultHandler: cfg.Runtime.DefaultHandler,
 		SeccompProfile: cfg.Runtime.SeccompProfile,
 		CDISpecDirs:    cfg.Runtime.CDISpecDirs,
-		DNS:            pod.DNS{HostFile: "/etc/resolv.conf", UplinkFile: node.ResolvConf},
-		Events:         p.events,
-		Stats:          newStats(p.images),
 		Log:            slog.Default(),
+	}
+	orphans := &pod.Orphans{State: p.state, Rootfs: rootfs, Executor: executor, SandboxDir: sandboxes.Dir, ContainerDir: containers.Dir}
+	handlers := pod.Handlers{Default: cfg.Runtime.DefaultHandler, Known: executor.Handlers()}
+	p.manager = pod.New(pod.Options{
+		NodeID:     node.Identity,
+		LogDir:     filepath.Join(cfg.Daemon.DataDir, "logs"),
+		Handlers:   handlers,
+		Host:       sandboxHost,
+		State:      p.state,
+		Sandboxes:  sandboxes,
+		Containers: containers,
+		Processes:  executor,
+		Orphans:    orphans,
+		Events:     p.events,
+		Forget:     collector.Forget,
+		Log:        slog.Default(),
 	})
-	p.service = &cri.Service{
-		RuntimeVersion: cli.Version(version),
-		Runtime:        p.runtime,
-		Images:         p.images,
-		Network:        network,
-		Events:         p.events,
-		Cgroup:         cg,
-		MissingIDs:     missingIDs(node),
-		Info:           func() map[string]any { return info(cfg, node, cg, p.images.Info()) },
-		Log:            slog.Default(),
+	p.service = cri.Dependencies{
+		Version:    cli.Version(version),
+		Manager:    p.manager,
+		Sessions:   &pod.Sessions{State: p.state, Executor: executor, NodeNetNS: node.NetNS},
+		Copier:     &pod.Copier{Manager: p.manager, Roots: containers},
+		Checker:    &pod.Checker{State: p.state, Images: images, Orphans: orphans},
+		State:      p.state,
+		Images:     images,
+		Rootfs:     rootfs,
+		Network:    network,
+		Events:     p.events,
+		Stats:      collector,
+		Delegation: cg,
+		Host:       host,
+		UIDs:       uids,
+		GIDs:       gids,
+		Handlers:   handlers,
+		MissingIDs: missingIDs(node),
+		Info:       func() map[string]any { return info(cfg, node, cg, p.images.Info()) },
+		Log:        slog.Default(),
 	}
 	return p, nil
 }
@@ -182,7 +217,7 @@ func storageOptions(cfg *config.Config, node *rootless.Node) storage.Options {
 
 // ociOptions leaves out handlers that are not installed, but for the default
 // one: without it nothing can run, and the executor says so.
-func ociOptions(cfg *config.Config, cg cgroup.Facts) oci.Options {
+func ociOptions(cfg *config.Config, cg cgroup.Delegation) oci.Options {
 	o := oci.Options{
 		Conmon:        cfg.Runtime.ConmonPath,
 		Handlers:      map[string]oci.Handler{},
@@ -212,16 +247,8 @@ func lookUp(program string) string {
 	return program
 }
 
-func idMaps(in []rootless.IDMap) []storage.IDMap {
-	out := make([]storage.IDMap, len(in))
-	for i, m := range in {
-		out[i] = storage.IDMap(m)
-	}
-	return out
-}
-
 // info is what the verbose status tells.
-func info(cfg *config.Config, node *rootless.Node, cg cgroup.Facts, images storage.Info) map[string]any {
+func info(cfg *config.Config, node *rootless.Node, cg cgroup.Delegation, images storage.Info) map[string]any {
 	return map[string]any{
 		"uplink":  map[string]string{"name": node.Uplink, "reason": node.UplinkReason, "limits": rootless.UplinkLimits(node.Uplink)},
 		"config":  cfg,

@@ -13,11 +13,11 @@ import (
 )
 
 // Load loads images from files: the CRI has no call for it.
-func (s *Service) Load(ctx context.Context, req *control.LoadRequest) (*control.LoadResponse, error) {
+func (s *controlService) Load(ctx context.Context, req *control.LoadRequest) (*control.LoadResponse, error) {
 	if req.Source == "" {
 		return nil, status.Error(codes.InvalidArgument, "the request names no source")
 	}
-	images, err := s.Images.Load(ctx, req.Source)
+	images, err := s.images.Load(ctx, req.Source)
 	if err != nil {
 		return nil, err
 	}
@@ -29,7 +29,7 @@ func (s *Service) Load(ctx context.Context, req *control.LoadRequest) (*control.
 }
 
 // Pull is PullImage that tells how it goes.
-func (s *Service) Pull(ctx context.Context, req *control.PullRequest, send func(*control.PullEvent) error) error {
+func (s *controlService) Pull(ctx context.Context, req *control.PullRequest, send func(*control.PullEvent) error) error {
 	if req.Ref == "" {
 		return status.Error(codes.InvalidArgument, "the request names no image")
 	}
@@ -40,7 +40,7 @@ func (s *Service) Pull(ctx context.Context, req *control.PullRequest, send func(
 	news := make(chan struct{}, 1)
 	done := make(chan error, 1)
 	go func() {
-		image, err := s.Images.Pull(ctx, storage.PullRequest{Ref: req.Ref, Progress: func(p storage.Progress) {
+		image, err := s.images.Pull(ctx, storage.PullRequest{Ref: req.Ref, Progress: func(p storage.Progress) {
 			mu.Lock()
 			latest = control.PullEvent{Downloaded: p.Downloaded, Total: p.Total, Layers: p.Blobs, Done: p.Done}
 			mu.Unlock()
@@ -90,32 +90,32 @@ func (send chunks) Write(p []byte) (int, error) {
 }
 
 // Save sends images as an archive.
-func (s *Service) Save(ctx context.Context, req *control.SaveRequest, send func(*control.Chunk) error) error {
+func (s *controlService) Save(ctx context.Context, req *control.SaveRequest, send func(*control.Chunk) error) error {
 	w := bufio.NewWriterSize(chunks(send), chunkSize)
-	if err := s.Images.Save(ctx, req.Names, req.Format, w); err != nil {
+	if err := s.images.Save(ctx, req.Names, req.Format, w); err != nil {
 		return err
 	}
 	return w.Flush()
 }
 
 // Tag gives an image one more name.
-func (s *Service) Tag(ctx context.Context, req *control.TagRequest) (*control.Empty, error) {
-	return &control.Empty{}, s.Images.Tag(ctx, req.Source, req.Target)
+func (s *controlService) Tag(ctx context.Context, req *control.TagRequest) (*control.Empty, error) {
+	return &control.Empty{}, s.images.Tag(ctx, req.Source, req.Target)
 }
 
 // Untag takes a name away from an image.
-func (s *Service) Untag(ctx context.Context, req *control.UntagRequest) (*control.UntagResponse, error) {
-	done, err := s.Images.Untag(ctx, req.Name, req.Force)
+func (s *controlService) Untag(ctx context.Context, req *control.UntagRequest) (*control.UntagResponse, error) {
+	done, err := s.images.Untag(ctx, req.Name, req.Force)
 	return &control.UntagResponse{Untagged: done.Names, Deleted: done.Deleted}, err
 }
 
 // Login tries and stores credentials.
-func (s *Service) Login(ctx context.Context, req *control.LoginRequest) (*control.LoginResponse, error) {
-	file, err := s.Images.Login(ctx, req.Registry, req.Username, req.Password)
+func (s *controlService) Login(ctx context.Context, req *control.LoginRequest) (*control.LoginResponse, error) {
+	file, err := s.images.Login(ctx, req.Registry, req.Username, req.Password)
 	return &control.LoginResponse{File: file}, err
 }
 
 // Logout removes stored credentials.
-func (s *Service) Logout(ctx context.Context, req *control.LogoutRequest) (*control.Empty, error) {
-	return &control.Empty{}, s.Images.Logout(ctx, req.Registry, req.All)
+func (s *controlService) Logout(ctx context.Context, req *control.LogoutRequest) (*control.Empty, error) {
+	return &control.Empty{}, s.images.Logout(ctx, req.Registry, req.All)
 }

@@ -8,8 +8,8 @@ import (
 )
 
 // Wait returns once a container has exited.
-func (s *Service) Wait(ctx context.Context, req *control.WaitRequest) (*control.WaitResponse, error) {
-	st, err := s.Runtime.WaitContainer(ctx, req.ContainerID)
+func (s *controlService) Wait(ctx context.Context, req *control.WaitRequest) (*control.WaitResponse, error) {
+	st, err := s.manager.WaitContainer(ctx, req.ContainerID)
 	if err != nil {
 		return nil, err
 	}
@@ -17,13 +17,13 @@ func (s *Service) Wait(ctx context.Context, req *control.WaitRequest) (*control.
 }
 
 // Signal sends a signal to a container's process.
-func (s *Service) Signal(ctx context.Context, req *control.SignalRequest) (*control.Empty, error) {
-	return &control.Empty{}, s.Runtime.SignalContainer(ctx, req.ContainerID, syscall.Signal(req.Signal))
+func (s *controlService) Signal(ctx context.Context, req *control.SignalRequest) (*control.Empty, error) {
+	return &control.Empty{}, s.sessions.Signal(ctx, req.ContainerID, syscall.Signal(req.Signal))
 }
 
 // Top lists a container's processes.
-func (s *Service) Top(_ context.Context, req *control.TopRequest) (*control.TopResponse, error) {
-	list, err := s.Runtime.Processes(req.ContainerID)
+func (s *controlService) Top(_ context.Context, req *control.TopRequest) (*control.TopResponse, error) {
+	list, err := s.sessions.Processes(req.ContainerID)
 	if err != nil {
 		return nil, err
 	}

@@ -1,41 +1,30 @@
 package cri
 
 import (
-	"bufio"
 	"context"
-	"io"
 
 	"github.com/subpod/subpod/pkg/control"
 )
 
 // CopyInfo tells what a path in a container is.
-func (s *Service) CopyInfo(ctx context.Context, req *control.CopyRequest) (*control.CopyInfoResponse, error) {
-	exists, isDir, err := s.Runtime.CopyInfo(ctx, req.ContainerID, req.Path)
+func (s *controlService) CopyInfo(ctx context.Context, req *control.CopyRequest) (*control.CopyInfoResponse, error) {
+	exists, isDir, err := s.copier.Info(ctx, req.ContainerID, req.Path)
 	return &control.CopyInfoResponse{Exists: exists, IsDir: isDir}, err
 }
 
 // CopyOut sends a file or directory of a container as a tar stream.
-func (s *Service) CopyOut(ctx context.Context, req *control.CopyRequest, send func(*control.Chunk) error) error {
-	w := bufio.NewWriterSize(chunks(send), chunkSize)
-	if err := s.Runtime.CopyOut(ctx, req.ContainerID, req.Path, w); err != nil {
-		return err
-	}
-	return w.Flush()
+func (s *controlService) CopyOut(ctx context.Context, req *control.CopyRequest, send func(*control.Chunk) error) error {
+	return s.copier.Out(ctx, req.ContainerID, req.Path, chunks(send))
 }
 
 // CopyIn unpacks a tar stream in a directory of a container.
-func (s *Service) CopyIn(ctx context.Context, receive func() (*control.CopyInChunk, error)) (*control.Empty, error) {
+func (s *controlService) CopyIn(ctx context.Context, receive func() (*control.CopyInChunk, error)) (*control.Empty, error) {
 	first, err := receive()
 	if err != nil {
 		return nil, err
 	}
 	r := &chunkReader{receive: receive, rest: first.Data}
-	if err := s.Runtime.CopyIn(ctx, first.ContainerID, first.Path, r); err != nil {
-		return nil, err
-	}
-	// The end of an archive is padded; the client wants to be heard out.
-	_, err = io.Copy(io.Discard, r)
-	return &control.Empty{}, err
+	return &control.Empty{}, s.copier.In(ctx, first.ContainerID, first.Path, r)
 }
 
 // chunkReader is a reader of what is received.

@@ -12,11 +12,11 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/control"
-	"github.com/subpod/subpod/pkg/oci"
+	"github.com/subpod/subpod/pkg/stdio"
 )
 
 // Session joins a client's streams to a container or a pod's port.
-func (s *Service) Session(ctx context.Context, ss *control.SessionStreams) (*control.SessionExit, error) {
+func (s *controlService) Session(ctx context.Context, ss *control.SessionStreams) (*control.SessionExit, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	switch ss.Request.Kind {
@@ -28,7 +28,7 @@ func (s *Service) Session(ctx context.Context, ss *control.SessionStreams) (*con
 		return s.attachSession(ctx, ss)
 	case control.SessionPortForward:
 		ss.Ready()
-		err := s.Runtime.PortForward(ctx, ss.Request.PodID, ss.Request.Port, &forwardStream{ss})
+		err := s.sessions.PortForward(ctx, ss.Request.PodID, ss.Request.Port, &forwardStream{ss})
 		return &control.SessionExit{}, err
 	}
 	return nil, status.Errorf(codes.InvalidArgument, "unknown kind of session %q", ss.Request.Kind)
@@ -36,7 +36,7 @@ func (s *Service) Session(ctx context.Context, ss *control.SessionStreams) (*con
 
 // runSession makes a pod sandbox with one container and starts it, attached
 // unless asked otherwise. What was never started is removed again.
-func (s *Service) runSession(ctx context.Context, ss *control.SessionStreams) (_ *control.SessionExit, err error) {
+func (s *controlService) runSession(ctx context.Context, ss *control.SessionStreams) (_ *control.SessionExit, err error) {
 	run := ss.Request.Run
 	if run == nil {
 		return nil, status.Error(codes.InvalidArgument, "a session that runs a container needs its configuration")
@@ -45,49 +45,49 @@ func (s *Service) runSession(ctx context.Context, ss *control.SessionStreams) (_
 	if err := errors.Join(proto.Unmarshal(run.Pod, pod), proto.Unmarshal(run.Container, ctr)); err != nil {
 		return nil, status.Errorf(codes.InvalidArgument, "decode the configuration of a container to run: %v", err)
 	}
-	podID, id, err := s.Runtime.RunPodWith(ctx, pod, run.Handler, ctr)
+	podID, id, err := s.manager.RunPodWith(ctx, pod, run.Handler, ctr)
 	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, s.Runtime.RemoveUnstarted(ctx, podID, id))
+			err = errors.Join(err, s.manager.RemoveUnstarted(ctx, podID, id))
 		}
 	}()
 	ss.Made(control.Made{PodID: podID, ContainerID: id})
 	if run.Detach {
-		return &control.SessionExit{}, s.Runtime.StartContainer(ctx, id)
+		return &control.SessionExit{}, s.manager.StartContainer(ctx, id)
 	}
 	ss.Request.ContainerID, ss.Request.Start, ss.Request.Wait = id, true, true
 	return s.attachSession(ctx, ss)
 }
 
-func (s *Service) execSession(ctx context.Context, ss *control.SessionStreams) (*control.SessionExit, error) {
-	if err := s.Runtime.CheckExec(ss.Request.ContainerID, ss.Request.Command); err != nil {
+func (s *controlService) execSession(ctx context.Context, ss *control.SessionStreams) (*control.SessionExit, error) {
+	if err := s.sessions.CheckExec(ss.Request.ContainerID, ss.Request.Command); err != nil {
 		return nil, err
 	}
 	ss.Ready()
-	code, err := s.Runtime.Exec(ctx, ss.Request.ContainerID, ss.Request.Command, sessionStreams(ctx, ss))
+	code, err := s.sessions.Exec(ctx, ss.Request.ContainerID, ss.Request.Command, sessionStreams(ss))
 	return &control.SessionExit{Code: code}, err
 }
 
 // attachSession joins the streams, then starts the container if it is asked to.
-func (s *Service) attachSession(ctx context.Context, ss *control.SessionStreams) (*control.SessionExit, error) {
+func (s *controlService) attachSession(ctx context.Context, ss *control.SessionStreams) (*control.SessionExit, error) {
 	req := ss.Request
-	if err := s.Runtime.CheckAttach(req.ContainerID, req.TTY); err != nil {
+	if err := s.sessions.CheckAttach(req.ContainerID, req.TTY); err != nil {
 		if req.Start { // made without a process: the start says why
-			err = cmp.Or(s.Runtime.StartContainer(ctx, req.ContainerID), err)
+			err = cmp.Or(s.manager.StartContainer(ctx, req.ContainerID), err)
 		}
 		return nil, err
 	}
-	streams := sessionStreams(ctx, ss)
+	streams := sessionStreams(ss)
 	attached := make(chan struct{})
 	streams.Attached = func() { close(attached) }
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	ending := s.Runtime.Ending(req.ContainerID)
+	exit := s.manager.ExitOf(req.ContainerID)
 	done := make(chan error, 1)
-	go func() { done <- s.Runtime.Attach(ctx, req.ContainerID, streams) }()
+	go func() { done <- s.sessions.Attach(ctx, req.ContainerID, streams) }()
 	select {
 	case <-attached:
 	case err := <-done:
@@ -95,7 +95,7 @@ func (s *Service) attachSession(ctx context.Context, ss *control.SessionStreams)
 	}
 	ss.Ready()
 	if req.Start {
-		if err := s.Runtime.StartContainer(ctx, req.ContainerID); err != nil {
+		if err := s.manager.StartContainer(ctx, req.ContainerID); err != nil {
 			cancel()
 			<-done
 			return nil, err
@@ -104,12 +104,12 @@ func (s *Service) attachSession(ctx context.Context, ss *control.SessionStreams)
 	if err := <-done; err != nil || !req.Wait {
 		return &control.SessionExit{}, err
 	}
-	st, err := ending(ctx)
+	st, err := exit(ctx)
 	return &control.SessionExit{Code: st.ExitCode, Reason: st.Reason}, err
 }
 
-func sessionStreams(ctx context.Context, ss *control.SessionStreams) oci.Streams {
-	out := oci.Streams{TTY: ss.Request.TTY}
+func sessionStreams(ss *control.SessionStreams) stdio.Streams {
+	out := stdio.Streams{TTY: ss.Request.TTY}
 	if ss.Request.Stdin {
 		out.Stdin = ss.Input
 	}
@@ -119,25 +119,9 @@ func sessionStreams(ctx context.Context, ss *control.SessionStreams) oci.Streams
 			out.Stderr = ss.Errors
 		}
 	}
-	if !out.TTY {
-		return out
+	if out.TTY {
+		out.Resize = ss.Sizes
 	}
-	sizes := make(chan oci.TerminalSize)
-	out.Resize = sizes
-	go func() {
-		for {
-			select {
-			case size := <-ss.Sizes:
-				select {
-				case sizes <- oci.TerminalSize(size):
-				case <-ctx.Done():
-					return
-				}
-			case <-ctx.Done():
-				return
-			}
-		}
-	}()
 	return out
 }
 

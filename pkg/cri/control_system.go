@@ -7,8 +7,8 @@ import (
 )
 
 // Check looks for damage and orphans.
-func (s *Service) Check(ctx context.Context, req *control.CheckRequest) (*control.CheckResponse, error) {
-	found, err := s.Runtime.Check(ctx, req.Repair)
+func (s *controlService) Check(ctx context.Context, req *control.CheckRequest) (*control.CheckResponse, error) {
+	found, err := s.checker.Check(ctx, req.Repair)
 	if err != nil {
 		return nil, err
 	}

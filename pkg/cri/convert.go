@@ -1,4 +1,4 @@
-package pod
+package cri
 
 import (
 	"encoding/json"
@@ -7,43 +7,22 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/subpod/subpod/pkg/events"
 	"github.com/subpod/subpod/pkg/state"
 )
 
-// PodStatus returns the status of a pod sandbox and those of its containers as
-// CRI words them. state.ErrNotFound.
-func (r *Runtime) PodStatus(id string) (*runtimeapi.PodSandboxStatus, []*runtimeapi.ContainerStatus, error) {
-	p, err := r.State.Pod(id)
-	if err != nil {
-		return nil, nil, err
-	}
-	return podStatus(p), r.containerStatuses(p.ID), nil
+// This file turns records into CRI messages. It looks at nothing but the records.
+
+// podInfo returns the verbose part of a pod sandbox's status, as JSON.
+func podInfo(p state.Pod) (map[string]string, error) {
+	return verbose(map[string]any{"id": p.ID, "runtimeHandler": p.Handler, "facts": p.Allocated, "status": p.Status, "config": p.Config.V})
 }
 
-func (r *Runtime) containerStatuses(podID string) []*runtimeapi.ContainerStatus {
-	var out []*runtimeapi.ContainerStatus
-	for _, c := range r.State.ContainersOf(podID) {
-		if c.Status.Created {
-			out = append(out, containerStatus(c))
-		}
-	}
-	return out
-}
-
-// PodInfo returns the verbose part of a pod sandbox's status, as JSON.
-func (r *Runtime) PodInfo(id string) (map[string]string, error) {
-	p, err := r.State.Pod(id)
-	if err != nil {
-		return nil, err
-	}
-	return verbose(map[string]any{"id": p.ID, "runtimeHandler": p.Handler, "facts": p.Facts, "status": p.Status, "config": p.Config.V})
-}
-
-// ListPods returns the pod sandboxes that the filter lets through; nil lets
-// all through.
-func (r *Runtime) ListPods(f *runtimeapi.PodSandboxFilter) []*runtimeapi.PodSandbox {
+// listPods converts the pod sandboxes that the filter lets through; nil lets all
+// through.
+func listPods(pods []state.Pod, f *runtimeapi.PodSandboxFilter) []*runtimeapi.PodSandbox {
 	var out []*runtimeapi.PodSandbox
-	for _, p := range r.State.Pods() {
+	for _, p := range pods {
 		cfg := p.Config.V
 		if !hasPrefix(p.ID, f.GetId()) || f.GetState() != nil && f.State.State != podState(p) || !matches(cfg.Labels, f.GetLabelSelector()) {
 			continue
@@ -61,34 +40,20 @@ func (r *Runtime) ListPods(f *runtimeapi.PodSandboxFilter) []*runtimeapi.PodSand
 	return out
 }
 
-// ContainerStatus returns the status of a container as CRI words it.
-// state.ErrNotFound.
-func (r *Runtime) ContainerStatus(id string) (*runtimeapi.ContainerStatus, error) {
-	c, err := r.State.Container(id)
-	if err != nil {
-		return nil, err
-	}
-	return containerStatus(c), nil
-}
-
-// ContainerInfo returns the verbose part of a container's status, as JSON.
-func (r *Runtime) ContainerInfo(id string) (map[string]string, error) {
-	c, err := r.State.Container(id)
-	if err != nil {
-		return nil, err
-	}
-	info := map[string]any{"id": c.ID, "sandboxID": c.PodID, "facts": c.Facts, "status": c.Status, "config": c.Config.V}
-	if c.Facts.Runtime != nil {
-		info["pid"] = c.Facts.Runtime.Init.PID
+// containerInfo returns the verbose part of a container's status, as JSON.
+func containerInfo(c state.Container) (map[string]string, error) {
+	info := map[string]any{"id": c.ID, "sandboxID": c.PodID, "facts": c.Allocated, "status": c.Status, "config": c.Config.V}
+	if c.Allocated.Runtime != nil {
+		info["pid"] = c.Allocated.Runtime.Init.PID
 	}
 	return verbose(info)
 }
 
-// ListContainers returns the containers that the filter lets through; nil lets
-// all through.
-func (r *Runtime) ListContainers(f *runtimeapi.ContainerFilter) []*runtimeapi.Container {
+// listContainers converts the containers that the filter lets through; nil lets all
+// through. One whose creation has not succeeded is shown to nobody.
+func listContainers(containers []state.Container, f *runtimeapi.ContainerFilter) []*runtimeapi.Container {
 	var out []*runtimeapi.Container
-	for _, c := range r.State.Containers() {
+	for _, c := range containers {
 		cfg := c.Config.V
 		if !c.Status.Created || !hasPrefix(c.ID, f.GetId()) || !hasPrefix(c.PodID, f.GetPodSandboxId()) ||
 			f.GetState() != nil && f.State.State != c.State() || !matches(cfg.Labels, f.GetLabelSelector()) {
@@ -98,9 +63,9 @@ func (r *Runtime) ListContainers(f *runtimeapi.ContainerFilter) []*runtimeapi.Co
 			Id:           c.ID,
 			PodSandboxId: c.PodID,
 			Metadata:     cfg.Metadata,
-			Image:        cfg.Image,
-			ImageRef:     c.Facts.ImageRef,
-			ImageId:      c.Facts.ImageID,
+			Image:        imageSpec(c),
+			ImageRef:     c.Allocated.ImageRef,
+			ImageId:      c.Allocated.ImageID,
 			State:        c.State(),
 			CreatedAt:    c.CreatedAt.UnixNano(),
 			Labels:       cfg.Labels,
@@ -117,6 +82,28 @@ func podState(p state.Pod) runtimeapi.PodSandboxState {
 	return runtimeapi.PodSandboxState_SANDBOX_NOTREADY
 }
 
+// containerStatuses converts the containers that have been created.
+func containerStatuses(containers []state.Container) []*runtimeapi.ContainerStatus {
+	var out []*runtimeapi.ContainerStatus
+	for _, c := range containers {
+		if c.Status.Created {
+			out = append(out, containerStatus(c))
+		}
+	}
+	return out
+}
+
+// containerEvent converts an event (KEP-3386).
+func containerEvent(e *events.Event) *runtimeapi.ContainerEventResponse {
+	return &runtimeapi.ContainerEventResponse{
+		ContainerId:        e.ID,
+		ContainerEventType: e.Type,
+		CreatedAt:          e.At.UnixNano(),
+		PodSandboxStatus:   podStatus(e.Pod),
+		ContainersStatuses: containerStatuses(e.Containers),
+	}
+}
+
 func podStatus(p state.Pod) *runtimeapi.PodSandboxStatus {
 	cfg := p.Config.V
 	s := &runtimeapi.PodSandboxStatus{
@@ -125,7 +112,7 @@ func podStatus(p state.Pod) *runtimeapi.PodSandboxStatus {
 		State:          podState(p),
 		CreatedAt:      p.CreatedAt.UnixNano(),
 		Network:        &runtimeapi.PodSandboxNetworkStatus{},
-		Linux:          &runtimeapi.LinuxPodSandboxStatus{Namespaces: &runtimeapi.Namespace{Options: namespaceOptions(cfg)}},
+		Linux:          &runtimeapi.LinuxPodSandboxStatus{Namespaces: &runtimeapi.Namespace{Options: p.NamespaceOptions()}},
 		Labels:         cfg.Labels,
 		Annotations:    cfg.Annotations,
 		RuntimeHandler: p.Handler,
@@ -133,7 +120,7 @@ func podStatus(p state.Pod) *runtimeapi.PodSandboxStatus {
 	if s.Linux.Namespaces.Options == nil {
 		s.Linux.Namespaces.Options = &runtimeapi.NamespaceOption{}
 	}
-	for i, ip := range podIPs(p.Facts.Network) {
+	for i, ip := range p.IPs() {
 		if i == 0 {
 			s.Network.Ip = ip.String()
 			continue
@@ -155,20 +142,32 @@ func containerStatus(c state.Container) *runtimeapi.ContainerStatus {
 		ExitCode:    c.Status.ExitCode,
 		Reason:      c.Status.Reason,
 		Message:     c.Status.Message,
-		Image:       cfg.Image,
-		ImageRef:    c.Facts.ImageRef,
-		ImageId:     c.Facts.ImageID,
+		Image:       imageSpec(c),
+		ImageRef:    c.Allocated.ImageRef,
+		ImageId:     c.Allocated.ImageID,
 		Labels:      cfg.Labels,
 		Annotations: cfg.Annotations,
 		Mounts:      cfg.Mounts,
-		LogPath:     c.Facts.LogPath,
-		User:        &runtimeapi.ContainerUser{Linux: linuxUser(c.Facts.User)},
-		StopSignal:  criSignal(stopSignal(c)),
+		LogPath:     c.Allocated.LogPath,
+		User:        &runtimeapi.ContainerUser{Linux: linuxUser(c.Allocated.User)},
+		StopSignal:  criSignal(c.StopSignal()),
 	}
 	if !c.Resources.IsZero() {
 		s.Resources = &runtimeapi.ContainerResources{Linux: c.Resources.V}
 	}
 	return s
+}
+
+// imageSpec returns the image of a container by its name: kubectl shows it.
+func imageSpec(c state.Container) *runtimeapi.ImageSpec {
+	asked := c.Config.V.GetImage()
+	if c.Allocated.ImageName == "" || asked.GetImage() == c.Allocated.ImageName {
+		return asked
+	}
+	return &runtimeapi.ImageSpec{
+		Image: c.Allocated.ImageName, Annotations: asked.GetAnnotations(),
+		UserSpecifiedImage: asked.GetUserSpecifiedImage(), RuntimeHandler: asked.GetRuntimeHandler(),
+	}
 }
 
 func linuxUser(u state.User) *runtimeapi.LinuxContainerUser {

@@ -9,6 +9,7 @@ import (
 	"runtime/debug"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -21,7 +22,7 @@ import (
 	"github.com/subpod/subpod/pkg/control"
 	"github.com/subpod/subpod/pkg/oci"
 	"github.com/subpod/subpod/pkg/ocispec"
-	"github.com/subpod/subpod/pkg/pod"
+	"github.com/subpod/subpod/pkg/pod/container"
 	"github.com/subpod/subpod/pkg/state"
 	"github.com/subpod/subpod/pkg/stream"
 	"github.com/subpod/subpod/rootless"
@@ -99,6 +100,7 @@ var codeOf = []struct {
 	err  error
 	code codes.Code
 }{
+	{errdefs.ErrAborted, codes.Aborted},
 	{context.Canceled, codes.Canceled},
 	{context.DeadlineExceeded, codes.DeadlineExceeded},
 	{oci.ErrTimeout, codes.DeadlineExceeded},
@@ -111,9 +113,9 @@ var codeOf = []struct {
 	{storage.ErrImageInUse, codes.FailedPrecondition},
 	{storage.ErrNoSpace, codes.ResourceExhausted},
 	{storage.ErrCorrupt, codes.DataLoss},
-	{pod.ErrExists, codes.AlreadyExists},
-	{pod.ErrInvalid, codes.InvalidArgument},
-	{pod.ErrMountSource, codes.FailedPrecondition},
+	{errdefs.ErrAlreadyExists, codes.AlreadyExists},
+	{errdefs.ErrInvalidArgument, codes.InvalidArgument},
+	{container.ErrMountSource, codes.FailedPrecondition},
 	{ocispec.ErrInvalid, codes.InvalidArgument},
 	{stream.ErrInvalid, codes.InvalidArgument},
 	{stream.ErrBusy, codes.ResourceExhausted},
@@ -129,7 +131,7 @@ var codeOf = []struct {
 	{netns.ErrSysctl, codes.InvalidArgument},
 	{oci.ErrCommandNotFound, codes.InvalidArgument},
 	{oci.ErrCommandNotExecutable, codes.InvalidArgument},
-	{pod.ErrWrongState, codes.FailedPrecondition},
+	{errdefs.ErrFailedPrecondition, codes.FailedPrecondition},
 	{oci.ErrNotRunning, codes.FailedPrecondition},
 	{rootless.ErrPortPrivileged, codes.PermissionDenied},
 	{unix.ENOSPC, codes.ResourceExhausted},
@@ -155,7 +157,7 @@ var remedies = []struct {
 var typed = []struct{ err, kubelet error }{
 	{storage.ErrRegistryUnavailable, crierrors.ErrRegistryUnavailable},
 	{storage.ErrSignature, crierrors.ErrSignatureValidationFailed},
-	{pod.ErrImageVolume, crierrors.ErrImageVolumeMountFailed},
+	{container.ErrImageVolume, crierrors.ErrImageVolumeMountFailed},
 	{ocispec.ErrRecursiveReadOnly, crierrors.ErrRROUnsupported},
 }
 

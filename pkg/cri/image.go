@@ -17,14 +17,21 @@ import (
 	"github.com/subpod/subpod/storage"
 )
 
+// imageService serves the calls for images.
+type imageService struct {
+	runtimeapi.UnsafeImageServiceServer
+	images *storage.Images
+	rootfs *storage.Rootfs
+}
+
 // ListImages returns the images that the filter lets through.
-func (s *Service) ListImages(ctx context.Context, req *runtimeapi.ListImagesRequest) (*runtimeapi.ListImagesResponse, error) {
+func (s *imageService) ListImages(ctx context.Context, req *runtimeapi.ListImagesRequest) (*runtimeapi.ListImagesResponse, error) {
 	images, err := s.listImages(ctx, req.Filter)
 	return &runtimeapi.ListImagesResponse{Images: images}, err
 }
 
 // StreamImages is ListImages in pieces (KEP-5825).
-func (s *Service) StreamImages(req *runtimeapi.StreamImagesRequest, out grpc.ServerStreamingServer[runtimeapi.StreamImagesResponse]) error {
+func (s *imageService) StreamImages(req *runtimeapi.StreamImagesRequest, out grpc.ServerStreamingServer[runtimeapi.StreamImagesResponse]) error {
 	images, err := s.listImages(out.Context(), req.Filter)
 	if err != nil {
 		return err
@@ -34,10 +41,10 @@ func (s *Service) StreamImages(req *runtimeapi.StreamImagesRequest, out grpc.Ser
 	})
 }
 
-func (s *Service) listImages(ctx context.Context, f *runtimeapi.ImageFilter) ([]*runtimeapi.Image, error) {
+func (s *imageService) listImages(ctx context.Context, f *runtimeapi.ImageFilter) ([]*runtimeapi.Image, error) {
 	var images []storage.Image
 	if ref := f.GetImage().GetImage(); ref != "" {
-		image, err := s.Images.Image(ctx, ref)
+		image, err := s.images.Get(ctx, ref)
 		if errors.Is(err, storage.ErrImageNotFound) {
 			return nil, nil
 		}
@@ -47,7 +54,7 @@ func (s *Service) listImages(ctx context.Context, f *runtimeapi.ImageFilter) ([]
 		images = append(images, image)
 	} else {
 		var err error
-		if images, err = s.Images.Images(ctx); err != nil {
+		if images, err = s.images.Images(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -59,12 +66,12 @@ func (s *Service) listImages(ctx context.Context, f *runtimeapi.ImageFilter) ([]
 }
 
 // ImageStatus returns an image; one that is not there is no error.
-func (s *Service) ImageStatus(ctx context.Context, req *runtimeapi.ImageStatusRequest) (*runtimeapi.ImageStatusResponse, error) {
+func (s *imageService) ImageStatus(ctx context.Context, req *runtimeapi.ImageStatusRequest) (*runtimeapi.ImageStatusResponse, error) {
 	ref := req.GetImage().GetImage()
 	if ref == "" {
 		return nil, status.Error(codes.InvalidArgument, "the request names no image")
 	}
-	image, err := s.Images.Image(ctx, ref)
+	image, err := s.images.Get(ctx, ref)
 	if errors.Is(err, storage.ErrImageNotFound) {
 		return &runtimeapi.ImageStatusResponse{}, nil
 	}
@@ -87,7 +94,7 @@ func (s *Service) ImageStatus(ctx context.Context, req *runtimeapi.ImageStatusRe
 
 // PullImage pulls an image with the credentials of the request, or else with
 // those of auth.json.
-func (s *Service) PullImage(ctx context.Context, req *runtimeapi.PullImageRequest) (*runtimeapi.PullImageResponse, error) {
+func (s *imageService) PullImage(ctx context.Context, req *runtimeapi.PullImageRequest) (*runtimeapi.PullImageResponse, error) {
 	ref := req.GetImage().GetImage()
 	if ref == "" {
 		return nil, status.Error(codes.InvalidArgument, "the request names no image")
@@ -99,7 +106,7 @@ func (s *Service) PullImage(ctx context.Context, req *runtimeapi.PullImageReques
 			IdentityToken: a.IdentityToken, RegistryToken: a.RegistryToken,
 		}
 	}
-	image, err := s.Images.Pull(ctx, pull)
+	image, err := s.images.Pull(ctx, pull)
 	if err != nil {
 		return nil, err
 	}
@@ -108,20 +115,20 @@ func (s *Service) PullImage(ctx context.Context, req *runtimeapi.PullImageReques
 
 // RemoveImage removes an image with all its names; one that is not there is no
 // error.
-func (s *Service) RemoveImage(ctx context.Context, req *runtimeapi.RemoveImageRequest) (*runtimeapi.RemoveImageResponse, error) {
+func (s *imageService) RemoveImage(ctx context.Context, req *runtimeapi.RemoveImageRequest) (*runtimeapi.RemoveImageResponse, error) {
 	ref := req.GetImage().GetImage()
 	if ref == "" {
 		return nil, status.Error(codes.InvalidArgument, "the request names no image")
 	}
-	if err := s.Images.RemoveImage(ctx, ref); err != nil {
+	if err := s.images.RemoveImage(ctx, ref); err != nil {
 		return nil, err
 	}
 	return &runtimeapi.RemoveImageResponse{}, nil
 }
 
 // ImageFsInfo tells what images and containers use of their file systems.
-func (s *Service) ImageFsInfo(ctx context.Context, _ *runtimeapi.ImageFsInfoRequest) (*runtimeapi.ImageFsInfoResponse, error) {
-	info, err := s.Images.FSInfo(ctx)
+func (s *imageService) ImageFsInfo(ctx context.Context, _ *runtimeapi.ImageFsInfoRequest) (*runtimeapi.ImageFsInfoResponse, error) {
+	info, err := s.images.FSInfo(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -6,11 +6,22 @@ import (
 
 	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/pkg/events"
+	"github.com/subpod/subpod/pkg/pod"
+	"github.com/subpod/subpod/pkg/state"
 )
 
+// sandboxService serves the calls for pod sandboxes.
+type sandboxService struct {
+	manager *pod.Manager
+	state   *state.Store
+	events  *events.Bus
+}
+
 // RunPodSandbox makes a pod sandbox.
-func (s *Service) RunPodSandbox(ctx context.Context, req *runtimeapi.RunPodSandboxRequest) (*runtimeapi.RunPodSandboxResponse, error) {
-	id, err := s.Runtime.RunPod(ctx, req.Config, req.RuntimeHandler)
+func (s *sandboxService) RunPodSandbox(ctx context.Context, req *runtimeapi.RunPodSandboxRequest) (*runtimeapi.RunPodSandboxResponse, error) {
+	id, err := s.manager.RunPod(ctx, req.Config, req.RuntimeHandler)
 	if err != nil {
 		return nil, err
 	}
@@ -18,27 +29,29 @@ func (s *Service) RunPodSandbox(ctx context.Context, req *runtimeapi.RunPodSandb
 }
 
 // StopPodSandbox kills the containers of a pod sandbox and frees what it holds.
-func (s *Service) StopPodSandbox(ctx context.Context, req *runtimeapi.StopPodSandboxRequest) (*runtimeapi.StopPodSandboxResponse, error) {
-	return &runtimeapi.StopPodSandboxResponse{}, s.Runtime.StopPod(ctx, req.PodSandboxId)
+func (s *sandboxService) StopPodSandbox(ctx context.Context, req *runtimeapi.StopPodSandboxRequest) (*runtimeapi.StopPodSandboxResponse, error) {
+	return &runtimeapi.StopPodSandboxResponse{}, s.manager.StopPod(ctx, req.PodSandboxId)
 }
 
 // RemovePodSandbox removes a pod sandbox with its containers.
-func (s *Service) RemovePodSandbox(ctx context.Context, req *runtimeapi.RemovePodSandboxRequest) (*runtimeapi.RemovePodSandboxResponse, error) {
-	if err := s.Runtime.RemovePod(ctx, req.PodSandboxId); err != nil {
+func (s *sandboxService) RemovePodSandbox(ctx context.Context, req *runtimeapi.RemovePodSandboxRequest) (*runtimeapi.RemovePodSandboxResponse, error) {
+	if err := s.manager.RemovePod(ctx, req.PodSandboxId); err != nil {
 		return nil, err
 	}
 	return &runtimeapi.RemovePodSandboxResponse{}, nil
 }
 
 // PodSandboxStatus returns the status of a pod sandbox and of its containers.
-func (s *Service) PodSandboxStatus(_ context.Context, req *runtimeapi.PodSandboxStatusRequest) (*runtimeapi.PodSandboxStatusResponse, error) {
-	resp := &runtimeapi.PodSandboxStatusResponse{Timestamp: time.Now().UnixNano()}
-	var err error
-	if resp.Status, resp.ContainersStatuses, err = s.Runtime.PodStatus(req.PodSandboxId); err != nil {
+func (s *sandboxService) PodSandboxStatus(_ context.Context, req *runtimeapi.PodSandboxStatusRequest) (*runtimeapi.PodSandboxStatusResponse, error) {
+	p, err := s.state.FindPod(req.PodSandboxId)
+	if err != nil {
 		return nil, err
 	}
+	resp := &runtimeapi.PodSandboxStatusResponse{
+		Timestamp: time.Now().UnixNano(), Status: podStatus(p), ContainersStatuses: containerStatuses(s.state.ContainersOf(p.ID)),
+	}
 	if req.Verbose {
-		if resp.Info, err = s.Runtime.PodInfo(resp.Status.Id); err != nil {
+		if resp.Info, err = podInfo(p); err != nil {
 			return nil, err
 		}
 	}
@@ -46,40 +59,28 @@ func (s *Service) PodSandboxStatus(_ context.Context, req *runtimeapi.PodSandbox
 }
 
 // ListPodSandbox returns the pod sandboxes that the filter lets through.
-func (s *Service) ListPodSandbox(_ context.Context, req *runtimeapi.ListPodSandboxRequest) (*runtimeapi.ListPodSandboxResponse, error) {
-	return &runtimeapi.ListPodSandboxResponse{Items: s.Runtime.ListPods(req.Filter)}, nil
+func (s *sandboxService) ListPodSandbox(_ context.Context, req *runtimeapi.ListPodSandboxRequest) (*runtimeapi.ListPodSandboxResponse, error) {
+	return &runtimeapi.ListPodSandboxResponse{Items: listPods(s.state.Pods(), req.Filter)}, nil
 }
 
 // StreamPodSandboxes is ListPodSandbox in pieces (KEP-5825).
-func (s *Service) StreamPodSandboxes(req *runtimeapi.StreamPodSandboxesRequest, out grpc.ServerStreamingServer[runtimeapi.StreamPodSandboxesResponse]) error {
-	return sendChunks(s.Runtime.ListPods(req.Filter), func(chunk []*runtimeapi.PodSandbox) error {
+func (s *sandboxService) StreamPodSandboxes(req *runtimeapi.StreamPodSandboxesRequest, out grpc.ServerStreamingServer[runtimeapi.StreamPodSandboxesResponse]) error {
+	return sendChunks(listPods(s.state.Pods(), req.Filter), func(chunk []*runtimeapi.PodSandbox) error {
 		return out.Send(&runtimeapi.StreamPodSandboxesResponse{PodSandboxes: chunk})
 	})
 }
 
 // UpdatePodSandboxResources changes the limits of the pod as a whole.
-func (s *Service) UpdatePodSandboxResources(ctx context.Context, req *runtimeapi.UpdatePodSandboxResourcesRequest) (*runtimeapi.UpdatePodSandboxResourcesResponse, error) {
-	if err := s.Runtime.UpdatePod(ctx, req.PodSandboxId, req.Overhead, req.Resources); err != nil {
+func (s *sandboxService) UpdatePodSandboxResources(ctx context.Context, req *runtimeapi.UpdatePodSandboxResourcesRequest) (*runtimeapi.UpdatePodSandboxResourcesResponse, error) {
+	if err := s.manager.UpdatePod(ctx, req.PodSandboxId, req.Overhead, req.Resources); err != nil {
 		return nil, err
 	}
 	return &runtimeapi.UpdatePodSandboxResourcesResponse{}, nil
 }
 
-// PortForward returns the URL where ports of a pod sandbox can be reached.
-func (s *Service) PortForward(_ context.Context, req *runtimeapi.PortForwardRequest) (*runtimeapi.PortForwardResponse, error) {
-	if err := s.Runtime.CheckPortForward(req.PodSandboxId); err != nil {
-		return nil, err
-	}
-	url, err := s.Stream.PortForward(req)
-	if err != nil {
-		return nil, err
-	}
-	return &runtimeapi.PortForwardResponse{Url: url}, nil
-}
-
 // GetContainerEvents sends the events from the response's header on (KEP-3386).
-func (s *Service) GetContainerEvents(_ *runtimeapi.GetEventsRequest, out grpc.ServerStreamingServer[runtimeapi.ContainerEventResponse]) error {
-	sub := s.Events.Subscribe()
+func (s *sandboxService) GetContainerEvents(_ *runtimeapi.GetEventsRequest, out grpc.ServerStreamingServer[runtimeapi.ContainerEventResponse]) error {
+	sub := s.events.Subscribe()
 	defer sub.Close()
 	// The header tells the client that it misses nothing from here on.
 	if err := out.SendHeader(nil); err != nil {
@@ -90,7 +91,7 @@ func (s *Service) GetContainerEvents(_ *runtimeapi.GetEventsRequest, out grpc.Se
 		if err != nil {
 			return err
 		}
-		if err := out.Send(event); err != nil {
+		if err := out.Send(containerEvent(event)); err != nil {
 			return err
 		}
 	}

@@ -1,8 +1,7 @@
 // Package cri serves the Kubernetes Container Runtime Interface, v1, over gRPC.
 //
-// It is the edge: a handler checks its request, calls the core and words the
-// answer; one interceptor waits for readiness, turns the core's errors into
-// gRPC codes and writes the log line. The package holds no state.
+// A handler checks its request, calls the core and converts the result; package rpc
+// turns the core's errors into gRPC codes. The package holds no state.
 package cri
 
 import (
@@ -17,7 +16,11 @@ import (
 	"github.com/subpod/subpod/pkg/cgroup"
 	"github.com/subpod/subpod/pkg/control"
 	"github.com/subpod/subpod/pkg/events"
+	"github.com/subpod/subpod/pkg/idmap"
+	"github.com/subpod/subpod/pkg/ocispec"
 	"github.com/subpod/subpod/pkg/pod"
+	"github.com/subpod/subpod/pkg/state"
+	"github.com/subpod/subpod/pkg/stats"
 	"github.com/subpod/subpod/pkg/stream"
 	"github.com/subpod/subpod/storage"
 )
@@ -26,21 +29,29 @@ import (
 // it (k8s.io/cri-client).
 const maxMessage = 16 << 20
 
-// Service is what the two CRI services are served from. All fields are needed.
-type Service struct {
-	runtimeapi.UnsafeRuntimeServiceServer
-	runtimeapi.UnsafeImageServiceServer
-
-	RuntimeVersion string // of subpod, semantic
-	Runtime        *pod.Runtime
-	Images         *storage.Store
-	Network        netns.Network
-	Stream         *stream.Server
-	Events         *events.Bus
-	Cgroup         cgroup.Facts
-	// MissingIDs says why the node cannot have all IDs of images; "" when it can.
+// Dependencies are what the services are served from. All are needed.
+type Dependencies struct {
+	Version    string // of subpod, semantic
+	Manager    *pod.Manager
+	Sessions   *pod.Sessions
+	Copier     *pod.Copier
+	Checker    *pod.Checker
+	State      *state.Store
+	Images     *storage.Images
+	Rootfs     *storage.Rootfs
+	Network    netns.Network
+	Stream     *stream.Server
+	Events     *events.Bus
+	Stats      *stats.Collector
+	Delegation cgroup.Delegation
+	Host       ocispec.Host
+	// UIDs and GIDs are the mappings of the node's user namespace.
+	UIDs, GIDs []idmap.Map
+	Handlers   pod.Handlers
+	// MissingIDs is the reason why the node cannot have all IDs of images; "" when
+	// it can.
 	MissingIDs string
-	// Info is what Status tells with verbose set.
+	// Info returns the verbose part of Status.
 	Info func() map[string]any
 	Log  *slog.Logger
 	// Panicked is called when a request has panicked. Locks that it held may be
@@ -48,10 +59,35 @@ type Service struct {
 	Panicked func()
 }
 
+// runtimeService is put together from services for each kind of object.
+type runtimeService struct {
+	runtimeapi.UnsafeRuntimeServiceServer
+	*nodeService
+	*sandboxService
+	*containerService
+	*streamService
+	*statsService
+}
+
+var _ runtimeapi.RuntimeServiceServer = (*runtimeService)(nil)
+
+func newRuntimeService(d Dependencies) *runtimeService {
+	return &runtimeService{
+		nodeService: &nodeService{
+			version: d.Version, network: d.Network, delegation: d.Delegation, missingIDs: d.MissingIDs,
+			handlers: d.Handlers, host: d.Host, uids: d.UIDs, gids: d.GIDs, rootfs: d.Rootfs, info: d.Info,
+		},
+		sandboxService:   &sandboxService{manager: d.Manager, state: d.State, events: d.Events},
+		containerService: &containerService{manager: d.Manager, sessions: d.Sessions, state: d.State},
+		streamService:    &streamService{sessions: d.Sessions, stream: d.Stream},
+		statsService:     &statsService{state: d.State, collector: d.Stats, delegation: d.Delegation},
+	}
+}
+
 // NewServer returns a gRPC server with both services. Requests wait until
 // ready is closed.
-func NewServer(s *Service, ready <-chan struct{}) *grpc.Server {
-	edge := &edge{log: s.Log, ready: ready, panicked: s.Panicked}
+func NewServer(d Dependencies, ready <-chan struct{}) *grpc.Server {
+	edge := &edge{log: d.Log, ready: ready, panicked: d.Panicked}
 	server := grpc.NewServer(
 		grpc.UnaryInterceptor(edge.unary),
 		grpc.StreamInterceptor(edge.stream),
@@ -60,8 +96,17 @@ func NewServer(s *Service, ready <-chan struct{}) *grpc.Server {
 		grpc.InitialWindowSize(control.Window), grpc.InitialConnWindowSize(control.Window),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	)
-	runtimeapi.RegisterRuntimeServiceServer(server, s)
-	runtimeapi.RegisterImageServiceServer(server, s)
-	control.Register(server, s)
+	runtimeapi.RegisterRuntimeServiceServer(server, newRuntimeService(d))
+	runtimeapi.RegisterImageServiceServer(server, &imageService{images: d.Images, rootfs: d.Rootfs})
+	control.Register(server, &controlService{manager: d.Manager, sessions: d.Sessions, copier: d.Copier, checker: d.Checker, images: d.Images})
 	return server
+}
+
+// controlService serves subpod's own service.
+type controlService struct {
+	manager  *pod.Manager
+	sessions *pod.Sessions
+	copier   *pod.Copier
+	checker  *pod.Checker
+	images   *storage.Images
 }

@@ -1,4 +1,4 @@
-package pod
+package cri
 
 import (
 	"fmt"

@@ -1,14 +1,29 @@
-// Package events hands container events to whoever listens (CRI's
-// GetContainerEvents), without ever making the one who reports an event wait.
+// Package events hands the events of pod sandboxes and containers to subscribers
+// (CRI's GetContainerEvents), without ever making the publisher wait.
 package events
 
 import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/pkg/state"
 )
+
+// Event is a change of a pod sandbox or container, with the records as they were
+// after it.
+type Event struct {
+	Type runtimeapi.ContainerEventType
+	// ID is that of the container or pod sandbox that changed.
+	ID  string
+	At  time.Time
+	Pod state.Pod
+	// Containers are those of the pod sandbox; nil when it is gone.
+	Containers []state.Container
+}
 
 var (
 	// ErrSlow says that the subscriber fell so far behind that events were lost
@@ -44,7 +59,7 @@ func New(buffer int) *Bus {
 // Publish hands e to every subscriber, in the order of the calls, and never
 // waits: a subscriber whose buffer is full is cut off with ErrSlow. e is shared
 // by all and must not be changed afterwards. After Close it does nothing.
-func (b *Bus) Publish(e *runtimeapi.ContainerEventResponse) {
+func (b *Bus) Publish(e *Event) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for s := range b.subs {
@@ -56,12 +71,19 @@ func (b *Bus) Publish(e *runtimeapi.ContainerEventResponse) {
 	}
 }
 
+// HasSubscribers reports whether anybody would get an event that is published now.
+func (b *Bus) HasSubscribers() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.subs) > 0
+}
+
 // Subscribe returns a subscription to the events published from now on. The
 // caller must Close it.
 func (b *Bus) Subscribe() *Subscription {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s := &Subscription{bus: b, events: make(chan *runtimeapi.ContainerEventResponse, b.buffer)}
+	s := &Subscription{bus: b, events: make(chan *Event, b.buffer)}
 	b.subs[s] = struct{}{}
 	if b.closed {
 		s.end(ErrClosed)
@@ -83,7 +105,7 @@ func (b *Bus) Close() {
 // Subscription is one listener's queue of events.
 type Subscription struct {
 	bus    *Bus
-	events chan *runtimeapi.ContainerEventResponse
+	events chan *Event
 	err    error // why events is closed; written before that
 }
 
@@ -100,7 +122,7 @@ func (s *Subscription) end(err error) {
 // Next returns the next event; it waits for one. When the subscription has
 // ended, what is queued still comes first, then ErrSlow or ErrClosed for ever.
 // A context that is done gives the context's error.
-func (s *Subscription) Next(ctx context.Context) (*runtimeapi.ContainerEventResponse, error) {
+func (s *Subscription) Next(ctx context.Context) (*Event, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}

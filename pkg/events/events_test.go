@@ -8,12 +8,10 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-func event(i int) *runtimeapi.ContainerEventResponse {
-	return &runtimeapi.ContainerEventResponse{ContainerId: strconv.Itoa(i)}
+func event(i int) *Event {
+	return &Event{ID: strconv.Itoa(i)}
 }
 
 func TestOrderAndIndependence(t *testing.T) {
@@ -28,7 +26,7 @@ func TestOrderAndIndependence(t *testing.T) {
 	for first, s := range map[int]*Subscription{0: early, 1: late} {
 		for i := first; i < 10; i++ {
 			e, err := s.Next(ctx)
-			if err != nil || e.ContainerId != strconv.Itoa(i) {
+			if err != nil || e.ID != strconv.Itoa(i) {
 				t.Fatalf("event %d: got %v, %v", i, e, err)
 			}
 		}
@@ -39,14 +37,14 @@ func TestOrderAndIndependence(t *testing.T) {
 	if e, err := early.Next(ctx); !errors.Is(err, ErrClosed) {
 		t.Errorf("closed subscription: got %v, %v", e, err)
 	}
-	if e, err := late.Next(ctx); err != nil || e.ContainerId != "10" {
+	if e, err := late.Next(ctx); err != nil || e.ID != "10" {
 		t.Errorf("got %v, %v", e, err)
 	}
 	b.Publish(event(11))
 	b.Close()
 	b.Close()
 	b.Publish(event(12))
-	if e, err := late.Next(ctx); err != nil || e.ContainerId != "11" {
+	if e, err := late.Next(ctx); err != nil || e.ID != "11" {
 		t.Errorf("what was queued before Close: got %v, %v", e, err)
 	}
 	for range 2 {
@@ -73,7 +71,7 @@ func TestSlowSubscriber(t *testing.T) {
 				if errors.Is(err, ErrClosed) {
 					break
 				}
-				if err != nil || e.ContainerId != strconv.Itoa(n) {
+				if err != nil || e.ID != strconv.Itoa(n) {
 					t.Errorf("event %d: got %v, %v", n, e, err)
 				}
 				n++
@@ -89,7 +87,7 @@ func TestSlowSubscriber(t *testing.T) {
 			t.Errorf("the fast subscriber got %d of 100", n)
 		}
 		for i := range 8 {
-			if e, err := slow.Next(t.Context()); err != nil || e.ContainerId != strconv.Itoa(i) {
+			if e, err := slow.Next(t.Context()); err != nil || e.ID != strconv.Itoa(i) {
 				t.Fatalf("queued event %d: got %v, %v", i, e, err)
 			}
 		}

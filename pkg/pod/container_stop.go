@@ -29,11 +29,11 @@ func (m *Manager) StopContainer(ctx context.Context, id string, grace time.Durat
 	if c.State() == runtimeapi.ContainerState_CONTAINER_EXITED {
 		return nil
 	}
-	if c.Facts.Runtime == nil {
+	if c.Allocated.Runtime == nil {
 		return m.stopWithoutProcess(ctx, c.ID)
 	}
 	if grace > 0 && c.State() == runtimeapi.ContainerState_CONTAINER_RUNNING {
-		if err := m.signal(ctx, c, stopSignal(c), false); err != nil {
+		if err := m.signal(ctx, c, c.StopSignal(), false); err != nil {
 			return err
 		}
 		wait, cancel := context.WithTimeout(ctx, grace)
@@ -64,7 +64,7 @@ func (m *Manager) stopWithoutProcess(ctx context.Context, id string) error {
 	if err != nil {
 		return ignoreNotFound(err)
 	}
-	if held.Facts.Runtime != nil {
+	if held.Allocated.Runtime != nil {
 		held.unlock()
 		return m.StopContainer(ctx, id, 0)
 	}
@@ -73,16 +73,9 @@ func (m *Manager) stopWithoutProcess(ctx context.Context, id string) error {
 }
 
 func (m *Manager) signal(ctx context.Context, c state.Container, sig syscall.Signal, all bool) error {
-	err := m.Processes.Signal(ctx, c.ID, *c.Facts.Runtime, sig, all)
+	err := m.Processes.Signal(ctx, c.ID, *c.Allocated.Runtime, sig, all)
 	if err != nil && !errors.Is(err, oci.ErrNotRunning) {
 		return fmt.Errorf("stop container %s: %w", c.ID, err)
 	}
 	return nil
-}
-
-func stopSignal(c state.Container) syscall.Signal {
-	if c.Facts.StopSignal == 0 {
-		return syscall.SIGTERM
-	}
-	return syscall.Signal(c.Facts.StopSignal)
 }

@@ -75,7 +75,7 @@ func (m *Manager) claimContainer(ctx context.Context, p state.Pod, cfg *runtimea
 		Config:    state.Msg(cfg),
 		Resources: state.Msg(cfg.GetLinux().GetResources()),
 		CreatedAt: time.Now(),
-		Facts:     plan.Facts(m.NodeID),
+		Allocated: plan.Resources(m.NodeID),
 	}}
 	existing, err := m.containerNames.claim(ctx, c.name, id)
 	if err != nil {
@@ -115,7 +115,7 @@ func (m *Manager) prepareContainer(ctx context.Context, c *newContainer, p state
 // commitContainer records that the container has been created, and watches it.
 func (m *Manager) commitContainer(c *newContainer) error {
 	c.Status.Created = true
-	if c.Facts.Runtime != nil {
+	if c.Allocated.Runtime != nil {
 		// Whoever finds the record finds the watch, too.
 		m.exits.begin(c.ID)
 	}

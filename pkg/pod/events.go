@@ -14,7 +14,7 @@ import (
 // under the lock of the object, after the change is recorded.
 type publisher struct {
 	bus   *events.Bus
-	state *state.Store
+	state records
 }
 
 // pod publishes an event of a pod sandbox, whose ID stands for the container's.

@@ -39,7 +39,7 @@ const recordRetryPause = time.Second
 // status. All exit statuses are written by its method record, also those that other
 // operations find out (a failed start, a rebooted node), and the first one stands.
 type exitWatcher struct {
-	state     *state.Store
+	state     records
 	processes processes
 	events    publisher
 	log       *slog.Logger
@@ -99,7 +99,7 @@ func (e *exitWatcher) starting(id string) (recorded func()) {
 // follow waits for the container's exit and records it. It reports false when ctx
 // ended first: the server stops, and the next one waits.
 func (e *exitWatcher) follow(ctx context.Context, c state.Container, w *watch) bool {
-	exit, err := e.processes.Wait(ctx, c.ID, *c.Facts.Runtime)
+	exit, err := e.processes.Wait(ctx, c.ID, *c.Allocated.Runtime)
 	if ctx.Err() != nil {
 		return false
 	}
@@ -239,14 +239,14 @@ func (m *Manager) clean(id string) {
 		return
 	}
 	defer held.unlock()
-	if held.Facts.Cleaned {
+	if held.Allocated.Cleaned {
 		return
 	}
 	if err := m.Containers.Clean(ctx, held.Container); err != nil {
 		m.Log.Warn("an exited container could not be cleaned up; it is tried again when it is removed", "container", id, "error", err)
 		return
 	}
-	if err := held.update(func(c *state.Container) { c.Facts.Cleaned = true }); err != nil {
+	if err := held.update(func(c *state.Container) { c.Allocated.Cleaned = true }); err != nil {
 		m.Log.Warn("a clean-up could not be recorded", "container", id, "error", err)
 	}
 }

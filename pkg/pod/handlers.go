@@ -1,43 +1,36 @@
 package pod
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"github.com/containerd/errdefs"
 
-	"github.com/subpod/subpod/pkg/ocispec"
+	"github.com/subpod/subpod/pkg/oci"
 )
 
-// minUserNSRange is how many IDs the kubelet gives each pod with a user
-// namespace of its own, from the next multiple on (KEP-127).
-const minUserNSRange = 65536
-
-// runtimeFeatures is what a handler's OCI runtime can do, in the words of ocispec.
-func (r *Runtime) runtimeFeatures(handler string) ocispec.Runtime {
-	f := r.Executor.Handlers()[handler]
-	return ocispec.Runtime{RecursiveReadOnlyMounts: f.RecursiveReadOnlyMounts, IDMappedMounts: f.IDMappedMounts}
+// Handlers are the configured runtime handlers.
+type Handlers struct {
+	// Default is the name of the handler of requests that name none.
+	Default string
+	Known   map[string]oci.Features
 }
 
-// HandlerFeatures lists the runtime handlers and what each can do; the default
-// one stands first once more, under the empty name (proto: RuntimeHandler.name).
-func (r *Runtime) HandlerFeatures() []*runtimeapi.RuntimeHandler {
-	known := r.Executor.Handlers()
-	names := append([]string{""}, slices.Sorted(maps.Keys(known))...)
-	// The kubelet takes whole ranges above the first: without one in the node,
-	// hostUsers: false would fail there.
-	userNamespaces := covered(r.UIDs, minUserNSRange, minUserNSRange) && covered(r.GIDs, minUserNSRange, minUserNSRange) &&
-		r.Images.Nestable() == nil
-	out := make([]*runtimeapi.RuntimeHandler, len(names))
-	for i, name := range names {
-		features := known[name]
-		if name == "" {
-			features = known[r.DefaultHandler]
-		}
-		out[i] = &runtimeapi.RuntimeHandler{Name: name, Features: &runtimeapi.RuntimeHandlerFeatures{
-			RecursiveReadOnlyMounts: features.RecursiveReadOnlyMounts && r.Host.RecursiveReadOnly,
-			UserNamespaces:          userNamespaces,
-		}}
+// Resolve returns the name of the runtime handler that a request means: the default
+// one for "". errdefs.ErrInvalidArgument for an unknown one.
+func (h Handlers) Resolve(name string) (string, error) {
+	if name == "" {
+		return h.Default, nil
 	}
-	return out
+	if _, ok := h.Known[name]; !ok {
+		return "", fmt.Errorf("%w: runtime handler %q is not configured", errdefs.ErrInvalidArgument, name)
+	}
+	return name, nil
+}
+
+// Names lists the handlers; the default one stands first once more, under the empty
+// name (proto: RuntimeHandler.name).
+func (h Handlers) Names() []string {
+	return append([]string{""}, slices.Sorted(maps.Keys(h.Known))...)
 }

@@ -31,11 +31,9 @@ import (
 	"syscall"
 	"time"
 
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-
 	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 
-	"github.com/subpod/subpod/pkg/cgroup"
 	"github.com/subpod/subpod/pkg/events"
 	"github.com/subpod/subpod/pkg/oci"
 	"github.com/subpod/subpod/pkg/pod/container"
@@ -71,12 +69,29 @@ type processes interface {
 	FinishStart(ctx context.Context, id string, c oci.Container) (executed bool, err error)
 	Signal(ctx context.Context, id string, c oci.Container, sig syscall.Signal, all bool) error
 	Wait(ctx context.Context, id string, c oci.Container) (oci.Exit, error)
-	Update(ctx context.Context, id string, c oci.Container, r oci.Limits) error
+	Update(ctx context.Context, id string, c oci.Container, r *specs.LinuxResources) error
 }
 
-// orphanFinder finds what no record knows of: *Orphans, and the fake.
-type orphanFinder interface {
-	Find(ctx context.Context, remove bool) ([]Finding, error)
+// sweeper removes what no record knows of: *Orphans, and the fake.
+type sweeper interface {
+	Sweep(ctx context.Context) error
+}
+
+// records are the stored records: *state.Store, and the fake.
+type records interface {
+	Pod(id string) (state.Pod, error)
+	FindPod(ref string) (state.Pod, error)
+	Pods() []state.Pod
+	PutPod(p state.Pod) error
+	UpdatePod(id string, change func(*state.Pod) error) (state.Pod, error)
+	DeletePod(id string) error
+	Container(id string) (state.Container, error)
+	FindContainer(ref string) (state.Container, error)
+	Containers() []state.Container
+	ContainersOf(podID string) []state.Container
+	PutContainer(c state.Container) error
+	UpdateContainer(id string, change func(*state.Container) error) (state.Container, error)
+	DeleteContainer(id string) error
 }
 
 // Options are what a Manager depends on. All are needed but LogDir and Forget.
@@ -89,11 +104,11 @@ type Options struct {
 	LogDir     string
 	Handlers   Handlers
 	Host       sandbox.Host
-	State      *state.Store
+	State      records
 	Sandboxes  sandboxes
 	Containers containers
 	Processes  processes
-	Orphans    orphanFinder
+	Orphans    sweeper
 	Events     *events.Bus
 	// Forget drops the statistics of objects that were removed.
 	Forget func(ids ...string)
@@ -171,6 +186,3 @@ func ignoreNotFound(err error) error {
 	}
 	return err
 }
-
-var _ = cgroup.Facts{}
-var _ runtimeapi.ContainerState

@@ -7,7 +7,10 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/subpod/subpod/netns"
+	"github.com/subpod/subpod/pkg/oci"
+	"github.com/subpod/subpod/pkg/pod/sandbox"
+	"github.com/subpod/subpod/pkg/state"
+	"github.com/subpod/subpod/storage"
 )
 
 // Finding is something that is not as it should be.
@@ -18,15 +21,22 @@ type Finding struct {
 	Hint     string // what is left to do, "" for nothing
 }
 
+// Checker looks for damage.
+type Checker struct {
+	State   *state.Store
+	Images  *storage.Images
+	Orphans *Orphans
+}
+
 // Check looks for damage in the records and images, and for things that no record
 // knows of. With repair it removes what it can; requests go on meanwhile.
-func (r *Runtime) Check(ctx context.Context, repair bool) ([]Finding, error) {
+func (c *Checker) Check(ctx context.Context, repair bool) ([]Finding, error) {
 	var found []Finding
-	for _, fault := range r.State.Check() {
+	for _, fault := range c.State.Check() {
 		found = append(found, Finding{Part: "state", What: fault.Error(),
 			Hint: "the records are read from memory; \"subpod system reset\" makes a new store"})
 	}
-	images, err := r.Images.Check(ctx, repair)
+	images, err := c.Images.Check(ctx, repair)
 	if err != nil {
 		return nil, err
 	}
@@ -41,34 +51,56 @@ func (r *Runtime) Check(ctx context.Context, repair bool) ([]Finding, error) {
 		}
 		found = append(found, f)
 	}
-	orphans, err := r.orphans(ctx, repair)
+	orphans, err := c.Orphans.Find(ctx, repair)
 	return append(found, orphans...), err
 }
 
-// orphans finds what no record knows of. Things are found first and looked up after
-// it: what a request is just making has its record before it has anything else.
-func (r *Runtime) orphans(ctx context.Context, remove bool) (found []Finding, err error) {
+// Orphans finds what no record knows of: processes, root file systems, directories.
+type Orphans struct {
+	State    *state.Store
+	Rootfs   *storage.Rootfs
+	Executor *oci.Executor
+	// SandboxDir and ContainerDir have a directory for each pod sandbox and container.
+	SandboxDir, ContainerDir string
+}
+
+// Sweep removes what no record knows of, at the server's start, before any request is
+// served. It goes on after an error.
+func (o *Orphans) Sweep(ctx context.Context) error {
+	_, err := o.Find(ctx, true)
+	return errors.Join(err, o.Executor.Sweep(ctx, o.knowsContainer))
+}
+
+// Find returns what no record knows of, and removes it where remove is set. Things
+// are found first and looked up after it: what a request is just making has its record
+// before it has anything else. It goes on after an error.
+func (o *Orphans) Find(ctx context.Context, remove bool) ([]Finding, error) {
+	var found []Finding
+	var errs []error
 	note := func(what string, release func() error) {
 		f := Finding{Part: "orphans", What: what}
 		if remove {
 			if err := release(); err != nil {
 				f.Hint = err.Error()
+				errs = append(errs, err)
 			} else {
 				f.Repaired = true
 			}
 		}
 		found = append(found, f)
 	}
-	knownPod := func(id string) bool { _, err := r.State.Pod(id); return err == nil }
-	known := func(id string) bool { _, err := r.State.Container(id); return err == nil }
-	ids, err := r.Executor.Orphans(ctx, known, remove)
+	ids, err := o.Executor.Orphans(ctx, o.knowsContainer, remove)
 	for _, id := range ids {
 		note("container "+id, func() error { return err })
 	}
-	roots, rootsErr := r.Images.RootfsIDs(ctx)
+	if len(ids) == 0 {
+		errs = append(errs, err)
+	}
+	roots, err := o.Rootfs.IDs(ctx)
+	errs = append(errs, err)
 	for _, id := range roots {
-		if !known(id) {
-			note("root file system "+id, func() error { return r.Images.DeleteRootfs(ctx, id) })
+		if !o.knowsContainer(id) {
+			note("root file system "+id, func() error { return o.Rootfs.Delete(ctx, id) })
 		}
 	}
 	for _, kind := range []struct {
@@ -76,33 +108,29 @@ func (r *Runtime) orphans(ctx context.Context, remove bool) (found []Finding, er
 		known     func(string) bool
 		release   func(string) error
 	}{
-		{"pod sandbox", "pods", knownPod, releasePod},
-		{"bundle", "containers", known, func(string) error { return nil }},
+		{"pod sandbox", o.SandboxDir, o.knowsPod, sandbox.Release},
+		{"bundle", o.ContainerDir, o.knowsContainer, func(string) error { return nil }},
 	} {
-		entries, readErr := os.ReadDir(filepath.Join(r.RunDir, kind.dir))
-		if readErr != nil && !os.IsNotExist(readErr) {
-			err = errors.Join(err, readErr)
+		entries, err := os.ReadDir(kind.dir)
+		if err != nil && !os.IsNotExist(err) {
+			errs = append(errs, err)
 		}
 		for _, e := range entries {
-			path := filepath.Join(r.RunDir, kind.dir, e.Name())
+			path := filepath.Join(kind.dir, e.Name())
 			if kind.known(e.Name()) || gone(path) {
 				continue
 			}
-			note(kind.name+" "+path, func() error {
-				return errors.Join(kind.release(path), os.RemoveAll(path))
-			})
+			note(kind.name+" "+path, func() error { return errors.Join(kind.release(path), os.RemoveAll(path)) })
 		}
 	}
-	return found, errors.Join(err, rootsErr)
+	return found, errors.Join(errs...)
 }
+
+func (o *Orphans) knowsPod(id string) bool       { _, err := o.State.Pod(id); return err == nil }
+func (o *Orphans) knowsContainer(id string) bool { _, err := o.State.Container(id); return err == nil }
 
 // gone reports whether a request has removed the path meanwhile.
 func gone(path string) bool {
 	_, err := os.Lstat(path)
 	return errors.Is(err, os.ErrNotExist)
-}
-
-// releasePod frees what holds a pod sandbox's directory.
-func releasePod(dir string) error {
-	return errors.Join(unmount(filepath.Join(dir, "shm")), netns.Unpin(dir))
 }

@@ -54,7 +54,7 @@ func (m *Manager) claimPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig
 		Config:    state.Msg(plan.Config),
 		Handler:   handler,
 		CreatedAt: time.Now(),
-		Facts:     plan.Facts(m.NodeID),
+		Allocated: plan.Resources(m.NodeID),
 		Status:    state.PodStatus{Phase: state.PodCreating},
 	}}
 	existing, err := m.podNames.claim(ctx, n.name, id)

@@ -37,16 +37,16 @@ func (m *Manager) StartContainer(ctx context.Context, id string) error {
 	}
 	defer held.unlock()
 	if held.State() != runtimeapi.ContainerState_CONTAINER_CREATED || held.Status.Removing {
-		return wrongState("start container %s: it is %s", held.ID, stateWord(held.Container))
+		return wrongState("start container %s: it is %s", held.ID, held.StateWord())
 	}
 	// A process that ends at once has been started first, for the record and for
 	// subscribers.
 	defer m.exits.starting(held.ID)()
 	now := time.Now()
-	if held.Facts.Runtime == nil {
+	if held.Allocated.Runtime == nil {
 		err = fmt.Errorf("%w: %s", oci.ErrCommandNotFound, held.Status.StartError)
 	} else {
-		err = m.Processes.Start(p.ctx, held.ID, *held.Facts.Runtime)
+		err = m.Processes.Start(p.ctx, held.ID, *held.Allocated.Runtime)
 	}
 	if err != nil {
 		return m.startFailed(ctx, held.Container, now, explain(p.ctx, err))
@@ -68,17 +68,4 @@ func (m *Manager) startFailed(ctx context.Context, c state.Container, now time.T
 		m.Log.Warn("a container that failed to start could not be cleaned up; it is tried again when it is removed", "container", c.ID, "error", err)
 	}
 	return errors.Join(fmt.Errorf("%w: container %s: %w", ErrStart, c.ID, cause), recordErr)
-}
-
-// stateWord is the state of a container in messages.
-func stateWord(c state.Container) string {
-	switch c.State() {
-	case runtimeapi.ContainerState_CONTAINER_CREATED:
-		return "created"
-	case runtimeapi.ContainerState_CONTAINER_RUNNING:
-		return "running"
-	case runtimeapi.ContainerState_CONTAINER_EXITED:
-		return "exited"
-	}
-	return "in an unknown state"
 }

@@ -23,7 +23,7 @@ func (m *Manager) WaitContainer(ctx context.Context, id string) (state.Container
 		return state.ContainerStatus{}, err
 	}
 	if c.State() != runtimeapi.ContainerState_CONTAINER_EXITED {
-		return state.ContainerStatus{}, wrongState("container %s is %s and has no process to wait for", c.ID, stateWord(c))
+		return state.ContainerStatus{}, wrongState("container %s is %s and has no process to wait for", c.ID, c.StateWord())
 	}
 	return c.Status, nil
 }

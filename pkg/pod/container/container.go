@@ -31,7 +31,7 @@ type Builder struct {
 	// NodeNetNS is the path of the node network namespace, for hostNetwork pods.
 	NodeNetNS string
 	Host      ocispec.Host
-	Cgroup    cgroup.Facts
+	Cgroup    cgroup.Delegation
 	// SeccompProfile replaces the built-in RuntimeDefault profile; "" = built in.
 	SeccompProfile string
 	// CDISpecDirs are the directories of CDI specifications, lowest priority first.
@@ -44,17 +44,17 @@ type Builder struct {
 // steps run, also after an error, but while processes may be alive their mounts are
 // left alone. Idempotent.
 func (b *Builder) Clean(ctx context.Context, c state.Container) error {
-	if c.Facts.Runtime != nil {
-		if err := b.Executor.Delete(ctx, c.ID, *c.Facts.Runtime); err != nil {
+	if c.Allocated.Runtime != nil {
+		if err := b.Executor.Delete(ctx, c.ID, *c.Allocated.Runtime); err != nil {
 			return fmt.Errorf("clean up container %s: %w", c.ID, err)
 		}
 	}
 	errs := []error{b.Rootfs.Unmount(ctx, c.ID)}
-	for _, key := range c.Facts.ImageMounts {
+	for _, key := range c.Allocated.ImageMounts {
 		errs = append(errs, b.Rootfs.UnmountImage(ctx, key))
 	}
-	if c.Facts.Cgroup != "" {
-		errs = append(errs, b.Cgroup.Remove(ctx, c.Facts.Cgroup))
+	if c.Allocated.Cgroup != "" {
+		errs = append(errs, b.Cgroup.Remove(ctx, c.Allocated.Cgroup))
 	}
 	err := errors.Join(errs...)
 	if err == nil {
@@ -75,11 +75,11 @@ func (b *Builder) Delete(ctx context.Context, c state.Container) error {
 // OpenRoot returns the root directory of a container's process, with its mounts;
 // an error when the process has ended.
 func (b *Builder) OpenRoot(c state.Container) (*os.File, error) {
-	root, err := os.Open(fmt.Sprintf("/proc/%d/root", c.Facts.Runtime.Init.PID))
+	root, err := os.Open(fmt.Sprintf("/proc/%d/root", c.Allocated.Runtime.Init.PID))
 	if err != nil {
 		return nil, err
 	}
-	if !c.Facts.Runtime.Init.Alive() { // the PID may be another process's
+	if !c.Allocated.Runtime.Init.Alive() { // the PID may be another process's
 		root.Close()
 		return nil, oci.ErrNotRunning
 	}

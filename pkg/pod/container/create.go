@@ -1,16 +1,20 @@
 package container
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/subpod/subpod/pkg/idmap"
 	"github.com/subpod/subpod/pkg/labels"
 	"github.com/subpod/subpod/pkg/oci"
 	"github.com/subpod/subpod/pkg/ocispec"
@@ -43,7 +47,8 @@ func (b *Builder) Prepare(ctx context.Context, plan Plan, p state.Pod, c *state.
 	if err != nil {
 		return nil, err
 	}
-	c.Facts.ImageID, c.Facts.ImageRef = image.ID, imageRef(image)
+	c.Allocated.ImageID, c.Allocated.ImageRef = image.ID, imageRef(image)
+	c.Allocated.ImageName = imageName(plan.Config.Image, image)
 	if err := b.makeDirs(*c); err != nil {
 		return nil, err
 	}
@@ -59,7 +64,7 @@ func (b *Builder) Prepare(ctx context.Context, plan Plan, p state.Pod, c *state.
 	})
 	both.Go(func() error {
 		mounted, err := b.Rootfs.Create(ctx, rootfsSpec(p, *c))
-		c.Facts.Rootfs = mounted.Path
+		c.Allocated.Rootfs = mounted.Path
 		return err
 	})
 	if err := both.Wait(); err != nil {
@@ -74,10 +79,10 @@ func (b *Builder) makeDirs(c state.Container) error {
 	if err := os.MkdirAll(b.bundle(c.ID), 0o711); err != nil {
 		return fmt.Errorf("make the bundle: %w", err)
 	}
-	if c.Facts.LogPath == "" {
+	if c.Allocated.LogPath == "" {
 		return nil
 	}
-	if err := os.MkdirAll(filepath.Dir(c.Facts.LogPath), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(c.Allocated.LogPath), 0o755); err != nil {
 		return fmt.Errorf("make the log's directory: %w", err)
 	}
 	return nil
@@ -101,12 +106,12 @@ func (b *Builder) Create(ctx context.Context, prepared *Prepared, p state.Pod, c
 		b.Log.Warn("part of a container's configuration cannot be honoured", "container", c.ID, "what", w)
 	}
 	user := out.Spec.Process.User
-	c.Facts.Args = out.Spec.Process.Args
-	c.Facts.StopSignal = int(out.StopSignal)
-	c.Facts.User = state.User{UID: user.UID, GID: user.GID, Groups: user.AdditionalGids}
+	c.Allocated.Args = out.Spec.Process.Args
+	c.Allocated.StopSignal = int(out.StopSignal)
+	c.Allocated.User = state.User{UID: user.UID, GID: user.GID, Groups: user.AdditionalGids}
 	var ahead sync.WaitGroup
 	defer ahead.Wait()
-	ahead.Go(func() { prefetch(c.Facts.Rootfs, out.Spec.Process) })
+	ahead.Go(func() { prefetch(c.Allocated.Rootfs, out.Spec.Process) })
 	made, err := b.create(ctx, prepared, c.ID, out)
 	if errors.Is(err, oci.ErrCommandNotFound) {
 		c.Status.StartError = err.Error()
@@ -115,7 +120,7 @@ func (b *Builder) Create(ctx context.Context, prepared *Prepared, p state.Pod, c
 	if err != nil {
 		return err
 	}
-	c.Facts.Runtime = &made
+	c.Allocated.Runtime = &made
 	return nil
 }
 
@@ -153,14 +158,14 @@ func (b *Builder) specInput(ctx context.Context, prepared *Prepared, p state.Pod
 		Pod:            p.Config.V,
 		Container:      prepared.plan.Config,
 		Image:          image,
-		Rootfs:         c.Facts.Rootfs,
+		Rootfs:         c.Allocated.Rootfs,
 		Namespaces:     b.namespaces(prepared.plan, p),
 		Files:          b.Files(p),
 		Mounts:         mounts,
 		Host:           b.Host,
 		CgroupsPath:    prepared.plan.cgroupsPath,
 		Handler:        p.Handler,
-		Runtime:        ocispec.Runtime{RecursiveReadOnlyMounts: features.RecursiveReadOnlyMounts, IDMappedMounts: features.IDMappedMounts},
+		Features:       ocispec.Features{RecursiveReadOnlyMounts: features.RecursiveReadOnlyMounts, IDMappedMounts: features.IDMappedMounts},
 		SeccompDefault: b.SeccompProfile,
 		CDISpecDirs:    b.CDISpecDirs,
 	}, nil
@@ -169,16 +174,16 @@ func (b *Builder) specInput(ctx context.Context, prepared *Prepared, p state.Pod
 // rootfsSpec describes the container's root file system, with the mappings of the
 // pod's own user namespace where it has one.
 func rootfsSpec(p state.Pod, c state.Container) storage.RootfsSpec {
-	spec := storage.RootfsSpec{ID: c.ID, ImageID: c.Facts.ImageID}
+	spec := storage.RootfsSpec{ID: c.ID, ImageID: c.Allocated.ImageID}
 	opts := p.Config.V.GetLinux().GetSecurityContext().GetNamespaceOptions().GetUsernsOptions()
 	if opts.GetMode() != runtimeapi.NamespaceMode_POD {
 		return spec
 	}
 	for _, m := range opts.GetUids() {
-		spec.UIDMap = append(spec.UIDMap, storage.IDMap{Container: m.ContainerId, Host: m.HostId, Size: m.Length})
+		spec.UIDMap = append(spec.UIDMap, idmap.Map{Container: m.ContainerId, Host: m.HostId, Size: m.Length})
 	}
 	for _, m := range opts.GetGids() {
-		spec.GIDMap = append(spec.GIDMap, storage.IDMap{Container: m.ContainerId, Host: m.HostId, Size: m.Length})
+		spec.GIDMap = append(spec.GIDMap, idmap.Map{Container: m.ContainerId, Host: m.HostId, Size: m.Length})
 	}
 	return spec
 }
@@ -190,4 +195,17 @@ func imageRef(i storage.Image) string {
 		return i.RepoDigests[0]
 	}
 	return i.ID
+}
+
+// imageName is the name by which people know the image: that of the request, but
+// where that is an ID, as a kubelet sends it, what the user specified, or a tag.
+func imageName(asked *runtimeapi.ImageSpec, i storage.Image) string {
+	if asked.UserSpecifiedImage != "" {
+		return asked.UserSpecifiedImage
+	}
+	id := strings.TrimPrefix(i.ID, "sha256:")
+	if short := strings.TrimPrefix(asked.Image, "sha256:"); !strings.HasPrefix(id, short) {
+		return asked.Image
+	}
+	return cmp.Or(slices.Concat(i.RepoTags, i.RepoDigests, []string{asked.Image})...)
 }

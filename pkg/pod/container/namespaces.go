@@ -29,7 +29,7 @@ func validateNamespaces(p state.Pod, cfg *runtimeapi.ContainerConfig, target *st
 		return invalid("target container %q is not in the pod sandbox", want.GetTargetId())
 	}
 	s := target.State()
-	if s != runtimeapi.ContainerState_CONTAINER_RUNNING && s != runtimeapi.ContainerState_CONTAINER_CREATED || target.Facts.Runtime == nil {
+	if s != runtimeapi.ContainerState_CONTAINER_RUNNING && s != runtimeapi.ContainerState_CONTAINER_CREATED || target.Allocated.Runtime == nil {
 		return fmt.Errorf("%w: target container %s is not running", errdefs.ErrFailedPrecondition, target.ID)
 	}
 	return nil
@@ -55,7 +55,7 @@ func sharedNamespaces(pod, container *runtimeapi.NamespaceOption) error {
 
 // namespaces returns the namespaces that the container joins.
 func (b *Builder) namespaces(plan Plan, p state.Pod) ocispec.Namespaces {
-	pins := p.Facts.Pins
+	pins := p.Allocated.Pins
 	ns := ocispec.Namespaces{Net: pins.Net, IPC: pins.IPC, UTS: pins.UTS, User: pins.User}
 	if p.Config.V.GetLinux().GetSecurityContext().GetNamespaceOptions().GetNetwork() == runtimeapi.NamespaceMode_NODE {
 		ns.Net = b.NodeNetNS
@@ -66,7 +66,7 @@ func (b *Builder) namespaces(plan Plan, p state.Pod) ocispec.Namespaces {
 	case runtimeapi.NamespaceMode_NODE:
 		ns.PID = ocispec.PIDNode
 	case runtimeapi.NamespaceMode_TARGET:
-		ns.PID = fmt.Sprintf("/proc/%d/ns/pid", plan.target.Facts.Runtime.Init.PID)
+		ns.PID = fmt.Sprintf("/proc/%d/ns/pid", plan.target.Allocated.Runtime.Init.PID)
 	}
 	return ns
 }

@@ -51,7 +51,7 @@ func Validate(cfg *runtimeapi.ContainerConfig) error {
 // sandbox p. target is the record of the container that Target names, nil where
 // there is none. errdefs.ErrInvalidArgument, errdefs.ErrFailedPrecondition,
 // cgroup.ErrBadParent.
-func NewPlan(id string, cfg *runtimeapi.ContainerConfig, p state.Pod, target *state.Container, delegation cgroup.Facts) (Plan, error) {
+func NewPlan(id string, cfg *runtimeapi.ContainerConfig, p state.Pod, target *state.Container, delegation cgroup.Delegation) (Plan, error) {
 	if err := Validate(cfg); err != nil {
 		return Plan{}, err
 	}
@@ -76,8 +76,8 @@ func NewPlan(id string, cfg *runtimeapi.ContainerConfig, p state.Pod, target *st
 }
 
 // Facts returns what a new container's record says before anything is made.
-func (p Plan) Facts(node string) state.ContainerFacts {
-	return state.ContainerFacts{Node: node, LogPath: p.logPath, Cgroup: p.cgroup, ImageMounts: p.imageMounts}
+func (p Plan) Resources(node string) state.ContainerResources {
+	return state.ContainerResources{Node: node, LogPath: p.logPath, Cgroup: p.cgroup, ImageMounts: p.imageMounts}
 }
 
 func invalid(format string, args ...any) error {

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -28,12 +29,15 @@ func TestResolvConf(t *testing.T) {
 		"the host's own":      {DNS{HostFile: host}, &runtimeapi.DNSConfig{}, "# made by hand\nnameserver 127.0.0.53\nsearch  corp.example lan\noptions edns0\n"},
 		"no file on the host": {DNS{UplinkFile: uplink, HostFile: host + ".none"}, nil, "nameserver 10.0.2.3\n"},
 	} {
-		got, err := tc.dns.resolvConf(tc.cfg)
+		got, err := parseDNS(tc.cfg)
+		if err == nil && got == nil {
+			got, err = tc.dns.resolvConf()
+		}
 		if err != nil || string(got) != tc.want {
 			t.Errorf("%s: %q, %v; want %q", name, got, err, tc.want)
 		}
 	}
-	if _, err := (DNS{}).resolvConf(&runtimeapi.DNSConfig{Servers: []string{"1.1.1.1\nnameserver 6.6.6.6"}}); !errors.Is(err, ErrInvalid) {
-		t.Errorf("a server with a line break: %v, want ErrInvalid", err)
+	if _, err := parseDNS(&runtimeapi.DNSConfig{Servers: []string{"1.1.1.1\nnameserver 6.6.6.6"}}); !errors.Is(err, errdefs.ErrInvalidArgument) {
+		t.Errorf("a server with a line break: %v, want ErrInvalidArgument", err)
 	}
 }

@@ -44,7 +44,7 @@ func (b *Builder) writeFiles(dir string, plan Plan) error {
 // once they are known. A pod on the node's network gets the node's file.
 func writeHosts(dir string, cfg *runtimeapi.PodSandboxConfig, network *netns.Result) error {
 	path := filepath.Join(dir, "hosts")
-	if onNode(namespaceOptions(cfg).GetNetwork()) {
+	if state.OnNode(state.NamespaceOptions(cfg).GetNetwork()) {
 		if b, err := os.ReadFile("/etc/hosts"); err == nil {
 			return writeFile(path, b)
 		}
@@ -73,7 +73,7 @@ func (b *Builder) Files(p state.Pod) ocispec.Files {
 		ResolvConf: filepath.Join(dir, "resolv.conf"),
 		Hosts:      filepath.Join(dir, "hosts"),
 		Hostname:   filepath.Join(dir, "hostname"),
-		Shm:        p.Facts.Shm,
+		Shm:        p.Allocated.Shm,
 	}
 }
 

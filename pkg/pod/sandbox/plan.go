@@ -14,10 +14,10 @@ import (
 
 	"github.com/subpod/subpod/netns"
 	"github.com/subpod/subpod/pkg/cgroup"
+	"github.com/subpod/subpod/pkg/idmap"
 	"github.com/subpod/subpod/pkg/labels"
 	"github.com/subpod/subpod/pkg/rate"
 	"github.com/subpod/subpod/pkg/state"
-	"github.com/subpod/subpod/storage"
 )
 
 // Host is what a plan depends on besides the request.
@@ -28,8 +28,8 @@ type Host struct {
 	// per second; 0 is no limit.
 	IngressRate, EgressRate uint64
 	// UIDs and GIDs are the mappings of the node's user namespace.
-	UIDs, GIDs []storage.IDMap
-	Cgroup     cgroup.Facts
+	UIDs, GIDs []idmap.Map
+	Cgroup     cgroup.Delegation
 }
 
 // Plan is a validated pod sandbox configuration, parsed once: everything that Build
@@ -81,8 +81,8 @@ func NewPlan(id string, cfg *runtimeapi.PodSandboxConfig, host Host) (Plan, erro
 }
 
 // Facts returns what a new pod sandbox's record says before anything is made.
-func (p Plan) Facts(node string) state.PodFacts {
-	f := state.PodFacts{Node: node, NetworkAsked: p.network}
+func (p Plan) Resources(node string) state.PodResources {
+	f := state.PodResources{Node: node, NetworkAsked: p.network}
 	if p.Config.GetLinux().GetCgroupParent() == "" {
 		f.Cgroup = p.group.Dir // with a parent its maker removes it
 	}
@@ -90,7 +90,7 @@ func (p Plan) Facts(node string) state.PodFacts {
 }
 
 func (p *Plan) planNamespaces(host Host) error {
-	ns := namespaceOptions(p.Config)
+	ns := state.NamespaceOptions(p.Config)
 	userNS, err := parseUserNS(ns.GetUsernsOptions(), host)
 	if err != nil {
 		return err
@@ -118,7 +118,7 @@ func (p Plan) networkPod(r state.Pod) netns.Pod {
 	m := p.Config.Metadata
 	return netns.Pod{
 		ID: r.ID, Namespace: m.GetNamespace(), Name: m.GetName(), UID: m.GetUid(),
-		NetNS: r.Facts.Pins.Net, Ports: p.ports, IngressRate: p.ingress, EgressRate: p.egress,
+		NetNS: r.Allocated.Pins.Net, Ports: p.ports, IngressRate: p.ingress, EgressRate: p.egress,
 	}
 }
 
@@ -128,7 +128,7 @@ func invalid(format string, args ...any) error {
 
 // wantsNetwork reports whether the pod sandbox is to be joined to the pod network.
 func wantsNetwork(cfg *runtimeapi.PodSandboxConfig) bool {
-	return !onNode(namespaceOptions(cfg).GetNetwork()) && cfg.Annotations[labels.Network] != labels.NoNetwork
+	return !onNode(state.NamespaceOptions(cfg).GetNetwork()) && cfg.Annotations[labels.Network] != labels.NoNetwork
 }
 
 // onHostNetwork puts a pod that wants a network on the node's where there is no
@@ -191,7 +191,7 @@ func validate(cfg *runtimeapi.PodSandboxConfig) error {
 	if sc := cfg.GetLinux().GetSecurityContext(); sc.GetRunAsGroup() != nil && sc.GetRunAsUser() == nil {
 		return invalid("the pod sandbox has run_as_group without run_as_user")
 	}
-	return validateNamespaces(namespaceOptions(cfg))
+	return validateNamespaces(state.NamespaceOptions(cfg))
 }
 
 // validateNamespaces checks the namespace modes: a pod sandbox can share its PID
@@ -245,10 +245,6 @@ func parsePorts(cfg *runtimeapi.PodSandboxConfig) ([]netns.PortMapping, error) {
 		out = append(out, pm)
 	}
 	return out, nil
-}
-
-func namespaceOptions(cfg *runtimeapi.PodSandboxConfig) *runtimeapi.NamespaceOption {
-	return cfg.GetLinux().GetSecurityContext().GetNamespaceOptions()
 }
 
 func onNode(mode runtimeapi.NamespaceMode) bool { return mode == runtimeapi.NamespaceMode_NODE }

@@ -25,7 +25,7 @@ type Builder struct {
 	Host    Host
 	DNS     DNS
 	Network netns.Network
-	Cgroup  cgroup.Facts
+	Cgroup  cgroup.Delegation
 }
 
 // Build makes the pod sandbox's files, namespaces, network and cgroup, in this
@@ -33,7 +33,7 @@ type Builder struct {
 // that Teardown undoes a Build that failed in the middle. netns.ErrPortTaken,
 // netns.ErrNoAddress, netns.ErrNotReady, netns.ErrSysctl.
 func (b *Builder) Build(ctx context.Context, plan Plan, p *state.Pod) error {
-	facts := &p.Facts
+	made := &p.Allocated
 	dir := b.podDir(p.ID)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("make the pod's directory: %w", err)
@@ -42,22 +42,22 @@ func (b *Builder) Build(ctx context.Context, plan Plan, p *state.Pod) error {
 		return err
 	}
 	if plan.pins.IPC {
-		facts.Shm = filepath.Join(dir, "shm")
-		if err := mountShm(facts.Shm); err != nil {
+		made.Shm = filepath.Join(dir, "shm")
+		if err := mountShm(made.Shm); err != nil {
 			return err
 		}
 	}
 	spec := plan.pins
 	spec.Dir = dir
 	var err error
-	if facts.Pins, err = netns.Pin(ctx, spec); err != nil {
+	if made.Pins, err = netns.Pin(ctx, spec); err != nil {
 		return err
 	}
 	if plan.network {
 		if err := b.connect(ctx, plan, p); err != nil {
 			return err
 		}
-		if err := writeHosts(dir, plan.Config, facts.Network); err != nil {
+		if err := writeHosts(dir, plan.Config, made.Network); err != nil {
 			return err
 		}
 	}
@@ -70,9 +70,9 @@ func (b *Builder) connect(ctx context.Context, plan Plan, p *state.Pod) error {
 	if err != nil {
 		return fmt.Errorf("set up the network: %w", err)
 	}
-	p.Facts.Network = &result
+	p.Allocated.Network = &result
 	if len(plan.ifSysctls) > 0 {
-		return netns.ApplySysctls(p.Facts.Pins.Net, plan.ifSysctls)
+		return netns.ApplySysctls(p.Allocated.Pins.Net, plan.ifSysctls)
 	}
 	return nil
 }
@@ -82,12 +82,12 @@ func (b *Builder) connect(ctx context.Context, plan Plan, p *state.Pod) error {
 func (b *Builder) Teardown(ctx context.Context, p state.Pod) error {
 	dir := b.podDir(p.ID)
 	var errs []error
-	if p.Facts.NetworkAsked {
+	if p.Allocated.NetworkAsked {
 		errs = append(errs, b.Network.Teardown(ctx, p.ID))
 	}
 	errs = append(errs, Release(dir))
-	if p.Facts.Cgroup != "" {
-		errs = append(errs, b.Cgroup.Remove(ctx, p.Facts.Cgroup))
+	if p.Allocated.Cgroup != "" {
+		errs = append(errs, b.Cgroup.Remove(ctx, p.Allocated.Cgroup))
 	}
 	err := errors.Join(errs...)
 	if err == nil {
@@ -107,13 +107,13 @@ func Release(dir string) error {
 // Lost returns what a ready pod sandbox has lost, so that it can hold no more
 // containers; "" when it has lost nothing.
 func (b *Builder) Lost(p state.Pod) string {
-	pins := p.Facts.Pins
+	pins := p.Allocated.Pins
 	for _, pin := range []string{pins.Net, pins.IPC, pins.UTS, pins.User, pins.PID} {
 		if pin != "" && !isNamespace(pin) {
 			return fmt.Sprintf("its namespace %s is gone", filepath.Base(pin))
 		}
 	}
-	if !pins.Keeper.IsZero() && !pins.Keeper.Alive() {
+	if !pins.Pause.IsZero() && !pins.Pause.Alive() {
 		return "the pause process of its PID namespace has ended"
 	}
 	return ""
@@ -125,7 +125,7 @@ func (b *Builder) Reconcile(ctx context.Context, live []state.Pod) error {
 	var errs []error
 	var pods []netns.Pod
 	for _, p := range live {
-		if !p.Facts.NetworkAsked {
+		if !p.Allocated.NetworkAsked {
 			continue
 		}
 		plan, err := NewPlan(p.ID, p.Config.V, b.Host)

@@ -4,7 +4,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/netns"
-	"github.com/subpod/subpod/storage"
+	"github.com/subpod/subpod/pkg/idmap"
 )
 
 // parseUserNS returns the mappings of the pod's own user namespace, nil when it
@@ -24,8 +24,8 @@ func parseUserNS(opts *runtimeapi.UserNamespace, host Host) (*netns.IDMaps, erro
 	for _, m := range []struct {
 		what string
 		in   *runtimeapi.IDMapping
-		out  *[]netns.IDMap
-		node []storage.IDMap
+		out  *[]idmap.Map
+		node []idmap.Map
 	}{
 		{"UID", opts.Uids[0], &maps.UIDs, host.UIDs},
 		{"GID", opts.Gids[0], &maps.GIDs, host.GIDs},
@@ -33,24 +33,10 @@ func parseUserNS(opts *runtimeapi.UserNamespace, host Host) (*netns.IDMaps, erro
 		if m.in.Length == 0 || m.in.ContainerId != 0 {
 			return nil, invalid("the %s mapping of the user namespace must begin at container ID 0 and have a length", m.what)
 		}
-		if !Covered(m.node, m.in.HostId, m.in.Length) {
+		if !idmap.Covered(m.node, m.in.HostId, m.in.Length) {
 			return nil, invalid("the %s range %d+%d of the user namespace lies outside the node's own IDs; give the user more subordinate IDs (usermod --add-subuids, --add-subgids)", m.what, m.in.HostId, m.in.Length)
 		}
-		*m.out = []netns.IDMap{{Container: m.in.ContainerId, Host: m.in.HostId, Size: m.in.Length}}
+		*m.out = []idmap.Map{{Container: m.in.ContainerId, Host: m.in.HostId, Size: m.in.Length}}
 	}
 	return maps, nil
-}
-
-// Covered reports whether the node's user namespace maps all of the range.
-func Covered(node []storage.IDMap, first, size uint32) bool {
-	next, end := uint64(first), uint64(first)+uint64(size)
-	for moved := true; moved && next < end; {
-		moved = false
-		for _, m := range node {
-			if from, to := uint64(m.Container), uint64(m.Container)+uint64(m.Size); from <= next && next < to {
-				next, moved = to, true
-			}
-		}
-	}
-	return next >= end
 }
