@@ -27,7 +27,7 @@ func (m *Manager) StopContainer(ctx context.Context, id string, grace time.Durat
 		return ignoreNotFound(err)
 	}
 	if c.State() == runtimeapi.ContainerState_CONTAINER_EXITED {
-		return nil
+		return m.waitExit(ctx, c.ID, killTimeout) // the event may not be published yet
 	}
 	if c.Allocated.Runtime == nil {
 		return m.stopWithoutProcess(ctx, c.ID)
@@ -36,9 +36,7 @@ func (m *Manager) StopContainer(ctx context.Context, id string, grace time.Durat
 		if err := m.signal(ctx, c, c.StopSignal(), false); err != nil {
 			return err
 		}
-		wait, cancel := context.WithTimeout(ctx, grace)
-		err := m.exits.wait(wait, m.ctx, c.ID)
-		cancel()
+		err := m.waitExit(ctx, c.ID, grace)
 		if err == nil {
 			return nil
 		}
@@ -49,12 +47,17 @@ func (m *Manager) StopContainer(ctx context.Context, id string, grace time.Durat
 	if err := m.signal(ctx, c, syscall.SIGKILL, true); err != nil {
 		return err
 	}
-	wait, cancel := context.WithTimeout(ctx, killTimeout)
-	defer cancel()
-	if err := m.exits.wait(wait, m.ctx, c.ID); err != nil {
+	if err := m.waitExit(ctx, c.ID, killTimeout); err != nil {
 		return fmt.Errorf("stop container %s: it was killed and has not ended: %w", c.ID, err)
 	}
 	return nil
+}
+
+// waitExit returns once the exit of the container is recorded and published.
+func (m *Manager) waitExit(ctx context.Context, id string, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	return m.exits.wait(ctx, m.ctx, id)
 }
 
 // stopWithoutProcess ends a container that has no process: its command could not

@@ -128,7 +128,7 @@ type Manager struct {
 	exits          *exitWatcher
 	events         publisher
 
-	running   sync.WaitGroup  // the goroutines that watch containers
+	running   *sync.WaitGroup // the goroutines that watch containers
 	ctx       context.Context // ends when the server stops
 	cancel    context.CancelFunc
 	recovered chan struct{} // closed once Recover has ended
@@ -148,6 +148,7 @@ func New(o Options) *Manager {
 		containerNames: newNames(o.State.Container, o.State.DeleteContainer),
 		references:     newReferences(),
 		events:         publisher{bus: o.Events, state: o.State},
+		running:        &sync.WaitGroup{},
 		ctx:            ctx,
 		cancel:         cancel,
 		recovered:      make(chan struct{}),
