@@ -28,7 +28,7 @@ import (
 // at a time, and runs all orders in which the steps of both clients can follow each
 // other: a depth-first search over the choices that there are, in which a state that was
 // met before (the world, the steps that wait,
-// and those that each client has done) is not searched again. At each step
+// and the last one that each client has done) is not searched again. At each step
 // it also runs what follows when that step fails, and when the server is killed there
 // and another one recovers. Nothing here waits for real time.
 
@@ -51,7 +51,7 @@ const (
 type scheduler struct {
 	mu      sync.Mutex
 	waiting []*waiter
-	done    map[string][]string // the steps of each client, of watchers ("")
+	done    map[string]string // the last step of each client, of watchers ("")
 	dead    bool                // the server was killed
 	open    bool                // steps no longer stop
 }
@@ -93,7 +93,7 @@ func (s *scheduler) release(w *waiter, err error) {
 	if !found {
 		client, step = "", client
 	}
-	s.done[client] = append(s.done[client], step)
+	s.done[client] = step
 	s.mu.Unlock()
 	w.goOn <- err
 }
@@ -294,10 +294,10 @@ func TestLifecycle(t *testing.T) {
 // step's failure and the server's kill are tried, too.
 func explore(t *testing.T, s scenario, orders, failures, kills *atomic.Int64) {
 	path := []int{}
-	seen := 0 // decisions at the beginning of path that were visited
+	seen := 0 // the first decision that is new in this run
 	visited := map[string]bool{}
 	mine, killed := int64(0), int64(0)
-	defer func() { t.Logf("%d orders, %d kills", mine, killed) }()
+	defer func() { t.Logf("%s: %d orders, %d kills", s, mine, killed) }()
 	for {
 		r := run{choices: path}
 		o := execute(t, s, r)
@@ -305,8 +305,9 @@ func explore(t *testing.T, s scenario, orders, failures, kills *atomic.Int64) {
 		mine++
 		report(t, s, r, o)
 		for depth := seen; depth < len(o.widths); depth++ {
-			// What follows from the same state has been looked at.
-			if visited[o.states[depth]] {
+			// What follows from the same state has been looked at; the choice that is new
+			// in this run has not.
+			if depth >= len(path) && visited[o.states[depth]] {
 				o.widths = o.widths[:depth]
 				break
 			}
@@ -351,7 +352,7 @@ func execute(t *testing.T, s scenario, r run) (o outcome) {
 	synctest.Test(t, func(t *testing.T) {
 		bus := events.New(0)
 		sub := bus.Subscribe()
-		sched := &scheduler{open: true, done: map[string][]string{}}
+		sched := &scheduler{open: true, done: map[string]string{}}
 		rg := &rig{t: t, ctx: t.Context(), w: newWorld(), bus: bus, acked: &sync.Map{}, removed: &atomic.Bool{}}
 		rg.s, rg.m = newServer(rg.w, sched, bus)
 		rg.m.Recover(rg.ctx)
@@ -517,7 +518,7 @@ func (r *rig) restart(sched *scheduler, o *outcome) {
 	for id, p := range r.w.pods {
 		ready[id] = p.Status.Phase == state.PodReady
 	}
-	next := &scheduler{open: true, done: map[string][]string{}}
+	next := &scheduler{open: true, done: map[string]string{}}
 	*sched = scheduler{dead: true}
 	r.s, r.m = newServer(r.w, next, r.bus)
 	r.m.Recover(r.ctx)
