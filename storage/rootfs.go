@@ -34,7 +34,7 @@ type RootfsSpec struct {
 }
 
 // Rootfs is a mounted root file system.
-type Mounted struct {
+type Rootfs struct {
 	Path string
 }
 
@@ -65,16 +65,16 @@ func (s *Store) mountPoint(dir string) string {
 // CreateRootfs makes the root file system of a container, with a writable layer
 // of its own, and mounts it. Idempotent for the same ID and image. Nothing is
 // left behind on failure. ErrImageNotFound, ErrBadID, ErrNoSpace.
-func (s *Store) CreateRootfs(ctx context.Context, spec RootfsSpec) (Mounted, error) {
+func (s *Store) CreateRootfs(ctx context.Context, spec RootfsSpec) (Rootfs, error) {
 	path, err := s.create(ctx, s.rootfsDir(spec.ID), spec)
-	return Mounted{Path: path}, err
+	return Rootfs{Path: path}, err
 }
 
 // MountRootfs mounts the root file system again after its mount has gone: the
 // node was restarted, or fuse-overlayfs was killed. Idempotent. ErrRootfsNotFound.
-func (s *Store) MountRootfs(ctx context.Context, id string) (Mounted, error) {
+func (s *Store) MountRootfs(ctx context.Context, id string) (Rootfs, error) {
 	path, err := s.mountAgain(ctx, s.rootfsDir(id), id)
-	return Mounted{Path: path}, err
+	return Rootfs{Path: path}, err
 }
 
 // UnmountRootfs unmounts the root file system and keeps its writable layer.

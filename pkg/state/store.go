@@ -278,6 +278,3 @@ func (t *table[T]) remove(id string) error {
 	t.mu.Unlock()
 	return nil
 }
-
-func (s *Store) FindPod(id string) (Pod, error)             { return s.Pod(id) }
-func (s *Store) FindContainer(id string) (Container, error) { return s.Container(id) }
