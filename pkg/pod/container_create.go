@@ -28,7 +28,7 @@ func (r *Runtime) CreateContainer(ctx context.Context, podID string, cfg *runtim
 	if err := validateContainer(cfg); err != nil {
 		return "", err
 	}
-	p, err := r.State.Pod(podID)
+	p, err := r.State.FindPod(podID)
 	if err != nil {
 		return "", err
 	}

@@ -10,17 +10,19 @@ import (
 // RemoveContainer kills the container where it runs and removes all of it but
 // its log. Idempotent; an unknown ID is fine.
 func (r *Runtime) RemoveContainer(ctx context.Context, id string) error {
-	c, err := r.State.UpdateContainer(id, func(c *state.Container) error {
+	c, err := r.State.FindContainer(id)
+	if errors.Is(err, state.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	_, err = r.State.UpdateContainer(c.ID, func(c *state.Container) error {
 		c.Status.Removing = true
 		return nil
 	})
 	if errors.Is(err, state.ErrNotFound) {
-		if c, err = r.State.Container(id); errors.Is(err, state.ErrNotFound) {
-			return nil
-		}
-		if err == nil {
-			return r.RemoveContainer(ctx, c.ID) // a prefix
-		}
+		return nil // another request was first
 	}
 	if err != nil {
 		return err

@@ -22,7 +22,7 @@ const exitStartError = 128
 // started the container has exited with the reason StartError. ErrWrongState,
 // ErrStart.
 func (r *Runtime) StartContainer(ctx context.Context, id string) error {
-	c, err := r.State.Container(id)
+	c, err := r.State.FindContainer(id)
 	if err != nil {
 		return err
 	}

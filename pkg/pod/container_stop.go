@@ -22,7 +22,7 @@ const killGrace = 30 * time.Second
 // may run at the same time, with other grace periods. Idempotent; an unknown ID
 // is fine.
 func (r *Runtime) StopContainer(ctx context.Context, id string, grace time.Duration) error {
-	c, err := r.State.Container(id)
+	c, err := r.State.FindContainer(id)
 	if errors.Is(err, state.ErrNotFound) {
 		return nil
 	}

@@ -15,7 +15,7 @@ import (
 // WaitContainer returns the status of the container once it has exited; at once
 // for one that has. state.ErrNotFound, ErrWrongState for one without a process.
 func (r *Runtime) WaitContainer(ctx context.Context, id string) (state.ContainerStatus, error) {
-	c, err := r.State.Container(id)
+	c, err := r.State.FindContainer(id)
 	if err != nil {
 		return state.ContainerStatus{}, err
 	}

@@ -80,7 +80,7 @@ func (r *Runtime) CopyIn(ctx context.Context, id, dir string, tar io.Reader) err
 // inside calls do with the root directory of a container: that of its process
 // (with its mounts) while it runs, else its root file system, mounted for it.
 func (r *Runtime) inside(ctx context.Context, id string, do func(root *os.File) error) error {
-	c, err := r.State.Container(id)
+	c, err := r.State.FindContainer(id)
 	if err != nil {
 		return err
 	}

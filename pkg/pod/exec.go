@@ -114,7 +114,7 @@ func (r *Runtime) ReopenLog(ctx context.Context, id string) error {
 }
 
 func (r *Runtime) running(id string) (state.Container, error) {
-	c, err := r.State.Container(id)
+	c, err := r.State.FindContainer(id)
 	if err != nil {
 		return c, err
 	}
@@ -126,7 +126,7 @@ func (r *Runtime) running(id string) (state.Container, error) {
 
 // attachable returns a container that runs, or waits to be started.
 func (r *Runtime) attachable(id string) (state.Container, error) {
-	c, err := r.State.Container(id)
+	c, err := r.State.FindContainer(id)
 	if err != nil {
 		return c, err
 	}
@@ -137,7 +137,7 @@ func (r *Runtime) attachable(id string) (state.Container, error) {
 }
 
 func (r *Runtime) readyPod(id string) (state.Pod, error) {
-	p, err := r.State.Pod(id)
+	p, err := r.State.FindPod(id)
 	if err != nil {
 		return p, err
 	}

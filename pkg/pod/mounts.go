@@ -110,7 +110,7 @@ func (r *Runtime) containerNamespaces(p state.Pod, cfg *runtimeapi.ContainerConf
 	case runtimeapi.NamespaceMode_NODE:
 		ns.PID = ocispec.PIDNode
 	case runtimeapi.NamespaceMode_TARGET:
-		target, err := r.State.Container(want.GetTargetId())
+		target, err := r.State.FindContainer(want.GetTargetId())
 		if err != nil || target.PodID != p.ID {
 			return ns, fmt.Errorf("%w: target container %q is not in the pod sandbox", ErrInvalid, want.GetTargetId())
 		}

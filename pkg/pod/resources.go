@@ -15,7 +15,7 @@ import (
 // that are not set stay as they are. Limits that the node cannot set are left
 // out and logged. ErrWrongState.
 func (r *Runtime) UpdateContainer(ctx context.Context, id string, change *runtimeapi.LinuxContainerResources) error {
-	c, err := r.State.Container(id)
+	c, err := r.State.FindContainer(id)
 	if err != nil {
 		return err
 	}

@@ -12,7 +12,7 @@ import (
 // RemovePod stops the pod sandbox where it runs and removes it with its
 // containers. Idempotent; an unknown ID is fine.
 func (r *Runtime) RemovePod(ctx context.Context, id string) error {
-	p, err := r.State.Pod(id)
+	p, err := r.State.FindPod(id)
 	if errors.Is(err, state.ErrNotFound) {
 		return nil
 	}

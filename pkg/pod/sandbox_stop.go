@@ -14,7 +14,7 @@ import (
 // StopPod kills the pod's containers and frees all that the pod sandbox holds;
 // its record and its containers' stay. Idempotent; an unknown ID is fine.
 func (r *Runtime) StopPod(ctx context.Context, id string) error {
-	p, err := r.State.Pod(id)
+	p, err := r.State.FindPod(id)
 	if errors.Is(err, state.ErrNotFound) {
 		return nil
 	}

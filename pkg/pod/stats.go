@@ -12,7 +12,7 @@ import (
 // ContainerStats measures one container, also one that does not run.
 // state.ErrNotFound.
 func (r *Runtime) ContainerStats(ctx context.Context, id string) (*runtimeapi.ContainerStats, error) {
-	c, err := r.State.Container(id)
+	c, err := r.State.FindContainer(id)
 	if err != nil {
 		return nil, err
 	}
@@ -34,7 +34,7 @@ func (r *Runtime) ListContainerStats(ctx context.Context, f *runtimeapi.Containe
 
 // PodStats measures one pod sandbox. state.ErrNotFound.
 func (r *Runtime) PodStats(ctx context.Context, id string) (*runtimeapi.PodSandboxStats, error) {
-	p, err := r.State.Pod(id)
+	p, err := r.State.FindPod(id)
 	if err != nil {
 		return nil, err
 	}

@@ -13,7 +13,7 @@ import (
 // PodStatus returns the status of a pod sandbox and those of its containers as
 // CRI words them. state.ErrNotFound.
 func (r *Runtime) PodStatus(id string) (*runtimeapi.PodSandboxStatus, []*runtimeapi.ContainerStatus, error) {
-	p, err := r.State.Pod(id)
+	p, err := r.State.FindPod(id)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -32,7 +32,7 @@ func (r *Runtime) containerStatuses(podID string) []*runtimeapi.ContainerStatus 
 
 // PodInfo returns the verbose part of a pod sandbox's status, as JSON.
 func (r *Runtime) PodInfo(id string) (map[string]string, error) {
-	p, err := r.State.Pod(id)
+	p, err := r.State.FindPod(id)
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +64,7 @@ func (r *Runtime) ListPods(f *runtimeapi.PodSandboxFilter) []*runtimeapi.PodSand
 // ContainerStatus returns the status of a container as CRI words it.
 // state.ErrNotFound.
 func (r *Runtime) ContainerStatus(id string) (*runtimeapi.ContainerStatus, error) {
-	c, err := r.State.Container(id)
+	c, err := r.State.FindContainer(id)
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +73,7 @@ func (r *Runtime) ContainerStatus(id string) (*runtimeapi.ContainerStatus, error
 
 // ContainerInfo returns the verbose part of a container's status, as JSON.
 func (r *Runtime) ContainerInfo(id string) (map[string]string, error) {
-	c, err := r.State.Container(id)
+	c, err := r.State.FindContainer(id)
 	if err != nil {
 		return nil, err
 	}
