@@ -112,6 +112,7 @@ type world struct {
 	t      *testing.T
 	file   string
 	ledger *ledger
+	store  *Store
 
 	mu        sync.Mutex
 	changed   *sync.Cond
@@ -130,6 +131,13 @@ func newWorld(t *testing.T, writers int) *world {
 func (w *world) hook(step string, do func() error) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	switch step {
+	case stepAppend, stepTrim, stepClear, stepRename:
+		if w.store.disk.mu.TryLock() {
+			w.t.Errorf("the step %q does not exclude writes", step)
+			w.store.disk.mu.Unlock()
+		}
+	}
 	var err error
 	if step == stepCommit {
 		w.waitForAppends(3)
@@ -189,6 +197,7 @@ func TestAKillAtEveryStep(t *testing.T) {
 			w.stalls = limit < defaults.journalLimit
 			opts := options{commitDelay: time.Microsecond, retryDelay: time.Millisecond, journalLimit: limit, fullTimeout: time.Minute, noSync: true, hook: w.hook}
 			s := openWith(t, w.file, opts)
+			w.store = s
 			var wg sync.WaitGroup
 			for g := range writers {
 				wg.Go(func() {

@@ -349,6 +349,7 @@ func TestAPowerCutLeavesAConsistentState(t *testing.T) {
 		}
 	}
 	check("a journal older than the database", old, PodReady)
+	check("the beginning of a journal older than the database", old[:readEntry(old, &entry{})], PodReady)
 	check("the whole journal", journal, PodNotReady)
 	for n := 0; n < len(journal); n += 7 {
 		check(fmt.Sprintf("cut after %d bytes", n), journal[:n], PodReady, PodStopping)
