@@ -127,7 +127,7 @@ func (c *committer) write(bucket, key string, value []byte) error {
 	}
 	c.seq++
 	c.pending[row{bucket, key}] = value
-	if c.err == nil && c.journal.size >= c.opts.journalLimit/4 {
+	if c.err == nil && c.journal.size >= c.opts.journalLimit/2 {
 		notify(c.urgent)
 	} else {
 		notify(c.changed)

@@ -3,6 +3,7 @@ package state
 import (
 	"encoding/binary"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -255,6 +256,13 @@ func TestFilesOfEarlierVersions(t *testing.T) {
 		"7b226e223a372c2262223a22706f6473222c226b223a2261222c2276223a7b226964223a2261227d7d" // {"n":7,"b":"pods","k":"a","v":{"id":"a"}}
 	if got := hex.EncodeToString(text); got != golden {
 		t.Errorf("an entry is %s, want %s", got, golden)
+	}
+	for _, e := range []entry{{Seq: 1, Bucket: podBucket, Key: "a\"\n<é>", Value: []byte(`{"x":"\u003c"}`)}, {Seq: 1<<64 - 1, Bucket: containerBucket, Key: "c"}} {
+		want, err1 := json.Marshal(e)
+		text, err2 := encodeEntry(e)
+		if err := errors.Join(err1, err2); err != nil || string(text[headerSize:]) != string(want) {
+			t.Errorf("an entry is %s, want %s: %v", text[headerSize:], want, err)
+		}
 	}
 	file := filepath.Join(t.TempDir(), "state.db")
 	db, err := bolt.Open(file, 0o600, nil)

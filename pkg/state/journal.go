@@ -8,6 +8,7 @@ import (
 	"hash/crc32"
 	"io"
 	"os"
+	"strconv"
 )
 
 // journal is a file of changes in the order in which they were acknowledged. Each
@@ -93,15 +94,26 @@ func readEntry(text []byte, e *entry) int {
 	return headerSize + int(size)
 }
 
+// encodeEntry writes what json.Marshal would, without parsing the value, which is
+// most of it, once more.
 func encodeEntry(e entry) ([]byte, error) {
-	body, err := json.Marshal(e)
-	if err != nil {
+	bucket, err1 := json.Marshal(e.Bucket)
+	key, err2 := json.Marshal(e.Key)
+	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
 	}
-	text := make([]byte, headerSize, headerSize+len(body))
-	binary.BigEndian.PutUint32(text, uint32(len(body)))
-	binary.BigEndian.PutUint32(text[4:], crc32.Checksum(body, castagnoli))
-	return append(text, body...), nil
+	text := make([]byte, headerSize, headerSize+len(e.Value)+len(bucket)+len(key)+64)
+	text = append(text, `{"n":`...)
+	text = strconv.AppendUint(text, e.Seq, 10)
+	text = append(append(text, `,"b":`...), bucket...)
+	text = append(append(text, `,"k":`...), key...)
+	if e.Value != nil {
+		text = append(append(text, `,"v":`...), e.Value...)
+	}
+	text = append(text, '}')
+	binary.BigEndian.PutUint32(text, uint32(len(text)-headerSize))
+	binary.BigEndian.PutUint32(text[4:], crc32.Checksum(text[headerSize:], castagnoli))
+	return text, nil
 }
 
 // append writes an entry behind the others. On an error it is not in the journal,

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -24,8 +23,9 @@ type table[T any] struct {
 	// write orders the writers of this table: read, change, persist, publish.
 	write    sync.Mutex
 	mu       sync.RWMutex
-	rows     map[string]*T            // a row is replaced, never changed
-	children map[string]map[string]*T // the same rows by parent; unused without parents
+	rows     map[string]*T   // a row is replaced, never changed
+	sorted   []*T            // the same rows, oldest first
+	children map[string][]*T // those with a parent by it, oldest first
 }
 
 // key is what rows are found and ordered by.
@@ -35,7 +35,7 @@ type key struct {
 }
 
 func (t *table[T]) load(log *slog.Logger) error {
-	t.rows, t.children = map[string]*T{}, map[string]map[string]*T{}
+	t.rows, t.children = map[string]*T{}, map[string][]*T{}
 	pending := t.disk.pendingRows(t.bucket)
 	add := func(id string, text []byte) {
 		var row T
@@ -65,23 +65,42 @@ func (t *table[T]) publish(id string, row *T) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if old, ok := t.rows[id]; ok {
-		parent := t.key(old).parent
-		delete(t.children[parent], id)
-		if len(t.children[parent]) == 0 {
-			delete(t.children, parent)
+		delete(t.rows, id)
+		t.sorted = t.without(t.sorted, old)
+		if parent := t.key(old).parent; parent != "" {
+			if t.children[parent] = t.without(t.children[parent], old); len(t.children[parent]) == 0 {
+				delete(t.children, parent)
+			}
 		}
 	}
 	if row == nil {
-		delete(t.rows, id)
 		return
 	}
 	t.rows[id] = row
+	t.sorted = t.with(t.sorted, row)
 	if parent := t.key(row).parent; parent != "" {
-		if t.children[parent] == nil {
-			t.children[parent] = map[string]*T{}
-		}
-		t.children[parent][id] = row
+		t.children[parent] = t.with(t.children[parent], row)
 	}
+}
+
+// with adds a row to sorted ones, without removes one.
+func (t *table[T]) with(rows []*T, row *T) []*T {
+	i, _ := slices.BinarySearchFunc(rows, row, t.byAge)
+	return slices.Insert(rows, i, row)
+}
+
+func (t *table[T]) without(rows []*T, row *T) []*T {
+	i, found := slices.BinarySearchFunc(rows, row, t.byAge)
+	if !found {
+		return rows
+	}
+	return slices.Delete(rows, i, i+1)
+}
+
+// byAge orders rows by when they were made.
+func (t *table[T]) byAge(a, b *T) int {
+	x, y := t.key(a), t.key(b)
+	return cmp.Or(x.created.Compare(y.created), strings.Compare(x.id, y.id))
 }
 
 func (t *table[T]) persist(id string, row T) error {
@@ -139,29 +158,21 @@ func (t *table[T]) find(prefix string) (row T, err error) {
 // all returns the rows, oldest first.
 func (t *table[T]) all() []T {
 	t.mu.RLock()
-	rows := slices.AppendSeq(make([]*T, 0, len(t.rows)), maps.Values(t.rows))
-	t.mu.RUnlock()
-	return t.byAge(rows)
+	defer t.mu.RUnlock()
+	return clone(t.sorted)
 }
 
 // childrenOf returns the rows of one parent, oldest first.
 func (t *table[T]) childrenOf(parent string) []T {
 	t.mu.RLock()
-	rows := slices.Collect(maps.Values(t.children[parent]))
-	t.mu.RUnlock()
-	return t.byAge(rows)
+	defer t.mu.RUnlock()
+	return clone(t.children[parent])
 }
 
-// byAge copies rows in the order in which they were made. Pointers are sorted, as
-// the rows are large.
-func (t *table[T]) byAge(rows []*T) []T {
+func clone[T any](rows []*T) []T {
 	if len(rows) == 0 {
 		return nil
 	}
-	slices.SortFunc(rows, func(a, b *T) int {
-		x, y := t.key(a), t.key(b)
-		return cmp.Or(x.created.Compare(y.created), strings.Compare(x.id, y.id))
-	})
 	out := make([]T, len(rows))
 	for i, row := range rows {
 		out[i] = *row
