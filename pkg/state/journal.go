@@ -8,45 +8,28 @@ import (
 	"hash/crc32"
 	"io"
 	"os"
-	"sync"
-	"time"
-
-	bolt "go.etcd.io/bbolt"
+	"strconv"
 )
 
-// flushDelay is how long a change may stand in the journal alone.
-const flushDelay = 200 * time.Millisecond
-
-// maxJournal is the size in bytes from which on a write waits for the database.
-const maxJournal = 8 << 20
-
-// disk keeps changes for good, in two steps. A change is first appended to a
-// journal by one system call: that outlives this process, which may be killed
-// at any time. The database follows soon after, written through to the disk:
-// that outlives a power cut, which ends the node with all that runs in it, so
-// that the last moments of its pods' records are no loss. Waiting for the disk
-// in every request would cost ten waits for one pod with a container.
+// journal is a file of changes in the order in which they were acknowledged. Each
+// is appended by one system call, which outlives the process; a power cut may take
+// the last ones. The committer alone shortens the file: see journal.cut.
 //
-// Entries are numbered. The database knows the last number that it holds, so
-// that a journal which is older than it, or torn, does no harm.
-type disk struct {
-	db      *bolt.DB
-	journal *os.File
-	failed  func(error) // told when the database cannot be written; it is tried again
-
-	mu      sync.Mutex
-	size    int64  // of the journal
-	seq     uint64 // of the last entry
-	pending map[row][]byte
-	timer   *time.Timer
-	closed  bool
-
-	flushing sync.Mutex // one flush at a time
+// An entry is its length and the CRC-32C of its text, four bytes each in big
+// endian, and then its text, the JSON of an entry. A torn entry at the end was never
+// acknowledged.
+type journal struct {
+	path string
+	opts *options
+	file *os.File // replaced by cut
+	size int64    // bytes of acknowledged entries
+	// dirty means that the file may be longer than size: what follows must be
+	// removed before the next entry is written, as it could be taken for entries.
+	dirty bool
 }
 
-type row struct{ bucket, key string }
-
-// entry is one change in the journal; a nil Value is a deletion.
+// entry is one change in the journal. A nil Value deletes the row. Entries are
+// numbered in the order in which they were written.
 type entry struct {
 	Seq    uint64          `json:"n"`
 	Bucket string          `json:"b"`
@@ -54,207 +37,185 @@ type entry struct {
 	Value  json.RawMessage `json:"v,omitempty"`
 }
 
-var seqKey = []byte("journal")
-
-// openDisk replays the journal into the database. What the database has no room
-// for stays pending: a server must start on a full disk, too.
-func openDisk(db *bolt.DB, path string, failed func(error)) (*disk, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	d := &disk{db: db, journal: f, failed: failed, pending: map[row][]byte{}}
-	if err := d.replay(); err != nil {
-		return nil, errors.Join(fmt.Errorf("replay the journal %s: %w", path, err), f.Close())
-	}
-	return d, nil
-}
-
-func (d *disk) replay() error {
-	if err := d.db.View(func(tx *bolt.Tx) error {
-		if b := tx.Bucket(metaBucket).Get(seqKey); len(b) == 8 {
-			d.seq = binary.BigEndian.Uint64(b)
-		}
-		return nil
-	}); err != nil {
-		return err
-	}
-	text, err := io.ReadAll(d.journal)
-	if err != nil {
-		return err
-	}
-	for {
-		var e entry
-		n, ok := readEntry(text[d.size:], &e)
-		if !ok {
-			break // the end, or torn: what follows was never acknowledged
-		}
-		d.size += int64(n)
-		if e.Seq > d.seq {
-			d.seq = e.Seq
-			d.pending[row{e.Bucket, e.Key}] = e.Value
-		}
-	}
-	if err := d.flushLocked(); err != nil {
-		d.failed(err)
-		d.timer = time.AfterFunc(10*flushDelay, d.flush)
-		return d.journal.Truncate(d.size)
-	}
-	return nil
-}
-
-// rows are the changes of a bucket that the database does not hold yet; nil is a
-// deletion.
-func (d *disk) rows(bucket string) map[string][]byte {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	out := map[string][]byte{}
-	for k, v := range d.pending {
-		if k.bucket == bucket {
-			out[k.key] = v
-		}
-	}
-	return out
-}
-
-const headerSize = 8 // length and checksum of the entry that follows
+const headerSize = 8 // length and checksum
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-func readEntry(text []byte, e *entry) (n int, ok bool) {
+// openJournal opens or makes the file and passes its entries to each, in order.
+// It changes nothing in the file and needs no space for one that exists. Returns
+// the number of bytes at its end that are no entry.
+func openJournal(path string, opts *options, each func(entry)) (j *journal, torn int64, err error) {
+	j = &journal{path: path, opts: opts}
+	// A kill during a cut may have left it; what it holds is in the journal, too.
+	_ = os.Remove(j.tailPath())
+	err = opts.do(stepOpen, func() (err error) {
+		j.file, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		return err
+	})
+	if err != nil {
+		return nil, 0, err
+	}
+	var text []byte
+	err = opts.do(stepReplay, func() (err error) {
+		text, err = io.ReadAll(j.file)
+		return err
+	})
+	if err != nil {
+		return nil, 0, errors.Join(err, j.file.Close())
+	}
+	for {
+		var e entry
+		n := readEntry(text[j.size:], &e)
+		if n == 0 {
+			break
+		}
+		j.size += int64(n)
+		each(e)
+	}
+	torn = int64(len(text)) - j.size
+	j.dirty = torn > 0
+	return j, torn, nil
+}
+
+// readEntry decodes the first entry of text and returns its length, 0 when there is
+// no whole one.
+func readEntry(text []byte, e *entry) int {
 	if len(text) < headerSize {
-		return 0, false
+		return 0
 	}
 	size, sum := binary.BigEndian.Uint32(text), binary.BigEndian.Uint32(text[4:])
 	if uint64(len(text)-headerSize) < uint64(size) {
-		return 0, false
+		return 0
 	}
 	body := text[headerSize : headerSize+int(size)]
 	if crc32.Checksum(body, castagnoli) != sum || json.Unmarshal(body, e) != nil {
-		return 0, false
+		return 0
 	}
-	return headerSize + int(size), true
+	return headerSize + int(size)
 }
 
-// write appends a change; nil deletes the row. It is there for the next
-// process when write returns nil.
-func (d *disk) write(bucket, key string, value []byte) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closed {
-		return errors.New("the state is closed")
+// encodeEntry writes what json.Marshal would, without parsing the value, which is
+// most of it, once more.
+func encodeEntry(e entry) ([]byte, error) {
+	bucket, err1 := json.Marshal(e.Bucket)
+	key, err2 := json.Marshal(e.Key)
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, err
 	}
-	if d.size > maxJournal {
-		if err := d.flushLocked(); err != nil {
+	text := make([]byte, headerSize, headerSize+len(e.Value)+len(bucket)+len(key)+64)
+	text = append(text, `{"n":`...)
+	text = strconv.AppendUint(text, e.Seq, 10)
+	text = append(append(text, `,"b":`...), bucket...)
+	text = append(append(text, `,"k":`...), key...)
+	if e.Value != nil {
+		text = append(append(text, `,"v":`...), e.Value...)
+	}
+	text = append(text, '}')
+	binary.BigEndian.PutUint32(text, uint32(len(text)-headerSize))
+	binary.BigEndian.PutUint32(text[4:], crc32.Checksum(text[headerSize:], castagnoli))
+	return text, nil
+}
+
+// append writes an entry behind the others. On an error it is not in the journal,
+// unless the error says that it may be.
+func (j *journal) append(e entry) error {
+	text, err := encodeEntry(e)
+	if err != nil {
+		return err
+	}
+	if j.dirty {
+		if err := j.trim(); err != nil {
 			return err
 		}
 	}
-	body, err := json.Marshal(entry{Seq: d.seq + 1, Bucket: bucket, Key: key, Value: value})
-	if err != nil {
+	err = j.opts.do(stepAppend, func() error {
+		_, err := j.file.WriteAt(text, j.size)
 		return err
-	}
-	text := make([]byte, headerSize, headerSize+len(body))
-	binary.BigEndian.PutUint32(text, uint32(len(body)))
-	binary.BigEndian.PutUint32(text[4:], crc32.Checksum(body, castagnoli))
-	if _, err := d.journal.Write(append(text, body...)); err != nil {
-		// What was written of it must not stand before the next entry.
-		return errors.Join(err, d.journal.Truncate(d.size))
-	}
-	d.seq++
-	d.size += int64(headerSize + len(body))
-	d.pending[row{bucket, key}] = value
-	if d.timer == nil {
-		d.timer = time.AfterFunc(flushDelay, d.flush)
-	}
-	return nil
-}
-
-// flush brings the database up to date, while writes go on.
-func (d *disk) flush() {
-	d.flushing.Lock()
-	defer d.flushing.Unlock()
-	d.mu.Lock()
-	if d.closed {
-		d.mu.Unlock()
-		return
-	}
-	d.timer = nil
-	changes, seq := d.pending, d.seq
-	d.pending = map[row][]byte{}
-	d.mu.Unlock()
-	err := d.store(changes, seq)
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if err != nil {
-		for k, v := range changes {
-			if _, newer := d.pending[k]; !newer {
-				d.pending[k] = v
-			}
-		}
-		if d.timer == nil && !d.closed {
-			d.timer = time.AfterFunc(10*flushDelay, d.flush)
-		}
-		d.failed(err)
-		return
-	}
-	if d.seq == seq && !d.closed {
-		d.truncate()
-	}
-}
-
-// flushLocked is flush for a caller that has d.mu and keeps it.
-func (d *disk) flushLocked() error {
-	if err := d.store(d.pending, d.seq); err != nil {
-		return err
-	}
-	d.pending = map[row][]byte{}
-	d.truncate()
-	return nil
-}
-
-func (d *disk) truncate() {
-	if err := d.journal.Truncate(0); err != nil {
-		d.failed(err) // harmless: its entries are older than the database
-		return
-	}
-	d.size = 0
-}
-
-func (d *disk) store(changes map[row][]byte, seq uint64) error {
-	if len(changes) == 0 {
-		return nil
-	}
-	return d.db.Update(func(tx *bolt.Tx) error {
-		for k, v := range changes {
-			bucket := tx.Bucket([]byte(k.bucket))
-			if bucket == nil {
-				return fmt.Errorf("no bucket %q", k.bucket)
-			}
-			var err error
-			if v == nil {
-				err = bucket.Delete([]byte(k.key))
-			} else {
-				err = bucket.Put([]byte(k.key), v)
-			}
-			if err != nil {
-				return err
-			}
-		}
-		return tx.Bucket(metaBucket).Put(seqKey, binary.BigEndian.AppendUint64(nil, seq))
 	})
+	if err != nil {
+		j.dirty = true
+		if undo := j.trim(); undo != nil {
+			return fmt.Errorf("%w; it cannot be taken back (%w): it may take effect when the server is started again", err, undo)
+		}
+		return err
+	}
+	j.size += int64(len(text))
+	return nil
 }
 
-// close brings the database up to date and closes both files.
-func (d *disk) close() error {
-	d.mu.Lock()
-	if d.timer != nil {
-		d.timer.Stop()
+// trim removes what is behind the last acknowledged entry.
+func (j *journal) trim() error {
+	if err := j.opts.do(stepTrim, func() error { return j.file.Truncate(j.size) }); err != nil {
+		return err
 	}
-	d.closed = true
-	d.mu.Unlock()
-	d.flushing.Lock() // a flush that is under way ends first
-	defer d.flushing.Unlock()
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return errors.Join(d.flushLocked(), d.journal.Close(), d.db.Close())
+	j.dirty = false
+	return nil
+}
+
+// clear removes all entries. It needs no space on the disk.
+func (j *journal) clear() error {
+	err := j.opts.do(stepClear, func() error { return j.file.Truncate(0) })
+	if err != nil {
+		// An entry behind bytes that are gone would be lost.
+		if fi, statErr := j.file.Stat(); statErr != nil || fi.Size() != 0 {
+			return err
+		}
+	}
+	j.size, j.dirty = 0, false
+	return nil
+}
+
+func (j *journal) tailPath() string { return j.path + ".tail" }
+
+// tail makes a file with the bytes from..to of the journal, which are not appended
+// to meanwhile. The journal stays what it is until the file replaces it.
+func (j *journal) tail(from, to int64) (f *os.File, err error) {
+	err = j.opts.do(stepTail, func() (err error) {
+		if f, err = os.OpenFile(j.tailPath(), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600); err != nil {
+			return err
+		}
+		return j.copyTo(f, from, to)
+	})
+	if err != nil && f != nil {
+		err = errors.Join(err, j.dropTail(f))
+	}
+	return f, err
+}
+
+func (j *journal) copyTo(f *os.File, from, to int64) error {
+	_, err := io.Copy(f, io.NewSectionReader(j.file, from, to-from))
+	return err
+}
+
+// isAt reports whether the path leads to f: a network file system may report an
+// error for a rename that was done.
+func isAt(path string, f *os.File) bool {
+	at, err := os.Stat(path)
+	if err != nil {
+		return false
+	}
+	fi, err := f.Stat()
+	return err == nil && os.SameFile(at, fi)
+}
+
+func (j *journal) dropTail(f *os.File) error {
+	return errors.Join(f.Close(), os.Remove(j.tailPath()))
+}
+
+// replace completes a tail that begins at from and ends at to, and puts it in the
+// journal's place: one rename, so that a kill leaves the one or the other. Returns
+// the file that was the journal, for the caller to close.
+func (j *journal) replace(tail *os.File, from, to int64) (old *os.File, err error) {
+	err = j.opts.do(stepRename, func() error {
+		if err := j.copyTo(tail, to, j.size); err != nil {
+			return err
+		}
+		return os.Rename(j.tailPath(), j.path)
+	})
+	if err != nil && !isAt(j.path, tail) {
+		return nil, errors.Join(err, j.dropTail(tail))
+	}
+	old = j.file
+	j.file, j.size, j.dirty = tail, j.size-from, false
+	return old, nil
 }

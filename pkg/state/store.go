@@ -1,13 +1,9 @@
 package state
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
-	"strings"
-	"sync"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -25,24 +21,31 @@ var (
 	ErrTooNew = errors.New("state was written by a newer version")
 )
 
-// Store holds all records, in memory for reading and in a file for good.
-// Its methods may be called concurrently. What they return is a copy; messages
-// and slices inside are shared and must not be changed.
+// Store holds all records: in memory for reading, and in a file. Its methods may be
+// called concurrently. What they return is a copy; messages and slices inside are
+// shared and must not be changed.
+//
+// A write that returns nil outlives the process, however it ends. One that returns
+// an error has not happened, unless the error says that it may take effect when the
+// server is started again.
 type Store struct {
-	disk       *disk
+	disk       *committer
 	pods       table[Pod]
 	containers table[Container]
 }
 
-// Open opens or makes the store in the file, with a journal beside it. ErrHeld
-// when another process has it open, ErrTooNew when its version is unknown here. A
-// file that cannot be read is moved aside. A record that cannot is left out.
-// log is told when the disk refuses what memory and journal already hold.
-func Open(file string, log *slog.Logger) (*Store, error) {
+// Open opens or makes the store in the file, with a journal beside it, and locks it:
+// nothing is changed before that. ErrHeld when another process has it open,
+// ErrTooNew when a newer subpod wrote it. A database that cannot be read is moved
+// aside, a record that cannot be decoded is left out; both are logged. With an
+// existing file, Open needs no space on the disk.
+func Open(file string, log *slog.Logger) (*Store, error) { return open(file, log, defaults) }
+
+func open(file string, log *slog.Logger, opts options) (*Store, error) {
 	if err := setAside(file, log); err != nil {
 		return nil, err
 	}
-	db, err := bolt.Open(file, 0o600, &bolt.Options{Timeout: openTimeout, NoFreelistSync: true, FreelistType: bolt.FreelistMapType})
+	db, err := bolt.Open(file, 0o600, &bolt.Options{Timeout: openTimeout, NoFreelistSync: true, FreelistType: bolt.FreelistMapType, NoSync: opts.noSync})
 	if errors.Is(err, bolt.ErrTimeout) {
 		return nil, fmt.Errorf("open %s: %w", file, ErrHeld)
 	}
@@ -52,20 +55,23 @@ func Open(file string, log *slog.Logger) (*Store, error) {
 	if err := prepare(db); err != nil {
 		return nil, errors.Join(fmt.Errorf("read state %s: %w", file, err), db.Close())
 	}
-	d, err := openDisk(db, file+".journal", func(err error) {
-		log.Error("the state cannot be written to the disk; it is tried again", "file", file, "error", err)
-	})
+	c, err := openCommitter(db, file+".journal", log, &opts)
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
 	s := &Store{
-		disk:       d,
-		pods:       table[Pod]{disk: d, bucket: podBucket, kind: "pod sandbox"},
-		containers: table[Container]{disk: d, bucket: containerBucket, kind: "container"},
+		disk: c,
+		pods: table[Pod]{disk: c, bucket: podBucket, kind: "pod sandbox", key: func(p *Pod) key {
+			return key{id: p.ID, created: p.CreatedAt}
+		}},
+		containers: table[Container]{disk: c, bucket: containerBucket, kind: "container", key: func(c *Container) key {
+			return key{id: c.ID, parent: c.PodID, created: c.CreatedAt}
+		}},
 	}
 	if err := errors.Join(s.pods.load(log), s.containers.load(log)); err != nil {
-		return nil, errors.Join(fmt.Errorf("read state %s: %w", file, err), s.Close())
+		return nil, errors.Join(fmt.Errorf("read state %s: %w", file, err), c.abandon())
 	}
+	c.start()
 	return s, nil
 }
 
@@ -99,26 +105,26 @@ func prepare(db *bolt.DB) error {
 	})
 }
 
-// Close brings the file up to date and releases it.
+// Close brings the database up to date and releases it. What the disk has no room
+// for stays in the journal, for the next Open, and is an error. Idempotent.
 func (s *Store) Close() error { return s.disk.close() }
 
-// PutPod writes a new record.
+// PutPod writes a record: a new one, or in the place of the one with its ID.
 func (s *Store) PutPod(p Pod) error { return s.pods.put(p.ID, p) }
 
-// Pod returns the record with the ID or with the unique ID prefix. ErrNotFound,
-// ErrAmbiguous.
+// Pod returns the record with exactly this ID. ErrNotFound.
 func (s *Store) Pod(id string) (Pod, error) { return s.pods.get(id) }
 
-// Pods returns all records, oldest first.
-func (s *Store) Pods() []Pod {
-	all := s.pods.all(func(*Pod) bool { return true })
-	slices.SortFunc(all, func(a, b Pod) int { return a.CreatedAt.Compare(b.CreatedAt) })
-	return all
-}
+// FindPod returns the record with this ID, or the only one whose ID begins with it.
+// ErrNotFound, ErrAmbiguous.
+func (s *Store) FindPod(prefix string) (Pod, error) { return s.pods.find(prefix) }
 
-// UpdatePod changes a record with change, which is given a copy: it is written
-// to the file first and published after it. When change fails nothing happens.
-// Returns the new record. ErrNotFound.
+// Pods returns all records, oldest first.
+func (s *Store) Pods() []Pod { return s.pods.all() }
+
+// UpdatePod changes a record with change, which is given a copy. The result is
+// written first and published after it. When change fails nothing happens. Returns
+// the new record. ErrNotFound.
 func (s *Store) UpdatePod(id string, change func(*Pod) error) (Pod, error) {
 	return s.pods.update(id, change)
 }
@@ -126,27 +132,22 @@ func (s *Store) UpdatePod(id string, change func(*Pod) error) (Pod, error) {
 // DeletePod removes a record. Idempotent.
 func (s *Store) DeletePod(id string) error { return s.pods.remove(id) }
 
-// PutContainer writes a new record.
+// PutContainer writes a record: a new one, or in the place of the one with its ID.
 func (s *Store) PutContainer(c Container) error { return s.containers.put(c.ID, c) }
 
-// Container returns the record with the ID or with the unique ID prefix.
-// ErrNotFound, ErrAmbiguous.
+// Container returns the record with exactly this ID. ErrNotFound.
 func (s *Store) Container(id string) (Container, error) { return s.containers.get(id) }
 
+// FindContainer returns the record with this ID, or the only one whose ID begins
+// with it. ErrNotFound, ErrAmbiguous.
+func (s *Store) FindContainer(prefix string) (Container, error) { return s.containers.find(prefix) }
+
 // Containers returns all records, oldest first.
-func (s *Store) Containers() []Container {
-	return byAge(s.containers.all(func(*Container) bool { return true }))
-}
+func (s *Store) Containers() []Container { return s.containers.all() }
 
-// ContainersOf returns the records of one pod sandbox, oldest first.
-func (s *Store) ContainersOf(podID string) []Container {
-	return byAge(s.containers.all(func(c *Container) bool { return c.PodID == podID }))
-}
-
-func byAge(all []Container) []Container {
-	slices.SortFunc(all, func(a, b Container) int { return a.CreatedAt.Compare(b.CreatedAt) })
-	return all
-}
+// ContainersOf returns the records of one pod sandbox, oldest first. Its cost does
+// not depend on the number of other containers.
+func (s *Store) ContainersOf(podID string) []Container { return s.containers.childrenOf(podID) }
 
 // UpdateContainer is UpdatePod for containers.
 func (s *Store) UpdateContainer(id string, change func(*Container) error) (Container, error) {
@@ -155,126 +156,3 @@ func (s *Store) UpdateContainer(id string, change func(*Container) error) (Conta
 
 // DeleteContainer removes a record. Idempotent.
 func (s *Store) DeleteContainer(id string) error { return s.containers.remove(id) }
-
-// table is one bucket of the file and its decoded copy in memory.
-type table[T any] struct {
-	disk   *disk
-	bucket string
-	kind   string
-
-	// write orders the writers of this table: read, change, persist, publish.
-	write sync.Mutex
-	mu    sync.RWMutex
-	rows  map[string]*T // never changed, but replaced
-}
-
-func (t *table[T]) load(log *slog.Logger) error {
-	t.rows = map[string]*T{}
-	pending := t.disk.rows(t.bucket)
-	add := func(id string, text []byte) {
-		var row T
-		if err := json.Unmarshal(text, &row); err != nil {
-			log.Error("a record cannot be read and is left out", "kind", t.kind, "id", id, "error", err)
-			return
-		}
-		t.rows[id] = &row
-	}
-	for id, text := range pending {
-		if text != nil {
-			add(id, text)
-		}
-	}
-	return t.disk.db.View(func(tx *bolt.Tx) error {
-		return tx.Bucket([]byte(t.bucket)).ForEach(func(k, v []byte) error {
-			if _, newer := pending[string(k)]; !newer {
-				add(string(k), v)
-			}
-			return nil
-		})
-	})
-}
-
-func (t *table[T]) persist(id string, row T) error {
-	text, err := json.Marshal(row)
-	if err != nil {
-		return fmt.Errorf("encode %s %s: %w", t.kind, id, err)
-	}
-	if err := t.disk.write(t.bucket, id, text); err != nil {
-		return fmt.Errorf("write %s %s: %w", t.kind, id, err)
-	}
-	t.mu.Lock()
-	t.rows[id] = &row
-	t.mu.Unlock()
-	return nil
-}
-
-func (t *table[T]) put(id string, row T) error {
-	t.write.Lock()
-	defer t.write.Unlock()
-	return t.persist(id, row)
-}
-
-func (t *table[T]) get(id string) (none T, err error) {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	if row, ok := t.rows[id]; ok {
-		return *row, nil
-	}
-	var found *T
-	n := 0
-	if id != "" {
-		for k, row := range t.rows {
-			if strings.HasPrefix(k, id) {
-				found = row
-				n++
-			}
-		}
-	}
-	switch n {
-	case 1:
-		return *found, nil
-	case 0:
-		return none, fmt.Errorf("%s %q: %w", t.kind, id, ErrNotFound)
-	}
-	return none, fmt.Errorf("%s %q names %d of them: %w", t.kind, id, n, ErrAmbiguous)
-}
-
-// all returns the rows that are wanted, in no order.
-func (t *table[T]) all(want func(*T) bool) (out []T) {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	for _, row := range t.rows {
-		if want(row) {
-			out = append(out, *row)
-		}
-	}
-	return out
-}
-
-func (t *table[T]) update(id string, change func(*T) error) (row T, err error) {
-	t.write.Lock()
-	defer t.write.Unlock()
-	t.mu.RLock()
-	old, ok := t.rows[id]
-	t.mu.RUnlock()
-	if !ok {
-		return row, fmt.Errorf("%s %q: %w", t.kind, id, ErrNotFound)
-	}
-	row = *old
-	if err := change(&row); err != nil {
-		return row, err
-	}
-	return row, t.persist(id, row)
-}
-
-func (t *table[T]) remove(id string) error {
-	t.write.Lock()
-	defer t.write.Unlock()
-	if err := t.disk.write(t.bucket, id, nil); err != nil {
-		return fmt.Errorf("delete %s %s: %w", t.kind, id, err)
-	}
-	t.mu.Lock()
-	delete(t.rows, id)
-	t.mu.Unlock()
-	return nil
-}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -16,14 +17,40 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-func open(t *testing.T, file string) *Store {
+func openFile(t *testing.T, file string) *Store {
 	t.Helper()
-	s, err := Open(file, slog.Default())
+	return openWith(t, file, defaults)
+}
+
+func openWith(t *testing.T, file string, opts options) *Store {
+	t.Helper()
+	s, err := open(file, discard, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close() })
 	return s
+}
+
+var discard = slog.New(slog.DiscardHandler)
+
+// byHand are the options of a store that commits only when round asks for it.
+func byHand() options {
+	opts := defaults
+	opts.commitDelay, opts.noSync = time.Hour, true
+	return opts
+}
+
+// round makes the committer work at once and returns its error.
+func round(s *Store) error {
+	s.disk.mu.Lock()
+	done := s.disk.rounds
+	s.disk.mu.Unlock()
+	notify(s.disk.urgent)
+	<-done
+	s.disk.mu.Lock()
+	defer s.disk.mu.Unlock()
+	return s.disk.err
 }
 
 func samplePod() Pod {
@@ -40,7 +67,7 @@ func samplePod() Pod {
 
 func TestRecordsOutliveTheProcess(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "state.db")
-	s := open(t, file)
+	s := openFile(t, file)
 	pod := samplePod()
 	if err := s.PutPod(pod); err != nil {
 		t.Fatal(err)
@@ -56,7 +83,7 @@ func TestRecordsOutliveTheProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	s = open(t, file)
+	s = openFile(t, file)
 	got, err := s.Pod("aabb")
 	if err != nil {
 		t.Fatal(err)
@@ -70,7 +97,7 @@ func TestRecordsOutliveTheProcess(t *testing.T) {
 }
 
 func TestUpdateThatFailsChangesNothing(t *testing.T) {
-	s := open(t, filepath.Join(t.TempDir(), "state.db"))
+	s := openFile(t, filepath.Join(t.TempDir(), "state.db"))
 	if err := s.PutPod(samplePod()); err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +114,7 @@ func TestUpdateThatFailsChangesNothing(t *testing.T) {
 }
 
 func TestLookupByPrefix(t *testing.T) {
-	s := open(t, filepath.Join(t.TempDir(), "state.db"))
+	s := openFile(t, filepath.Join(t.TempDir(), "state.db"))
 	for _, id := range []string{"aabb", "aacc", "dd"} {
 		p := samplePod()
 		p.ID = id
@@ -95,16 +122,42 @@ func TestLookupByPrefix(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if p, err := s.Pod("aab"); err != nil || p.ID != "aabb" {
-		t.Errorf("Pod(aab) = %s, %v", p.ID, err)
+	if p, err := s.FindPod("aab"); err != nil || p.ID != "aabb" {
+		t.Errorf("FindPod(aab) = %s, %v", p.ID, err)
 	}
-	if _, err := s.Pod("aa"); !errors.Is(err, ErrAmbiguous) {
-		t.Errorf("Pod(aa): %v, want ErrAmbiguous", err)
+	if _, err := s.FindPod("aa"); !errors.Is(err, ErrAmbiguous) {
+		t.Errorf("FindPod(aa): %v, want ErrAmbiguous", err)
 	}
-	for _, id := range []string{"", "x"} {
-		if _, err := s.Pod(id); !errors.Is(err, ErrNotFound) {
-			t.Errorf("Pod(%q): %v, want ErrNotFound", id, err)
+	for _, id := range []string{"", "x", "aabbc"} {
+		if _, err := s.FindPod(id); !errors.Is(err, ErrNotFound) {
+			t.Errorf("FindPod(%q): %v, want ErrNotFound", id, err)
 		}
+	}
+	// An ID that is also the beginning of another one.
+	p := samplePod()
+	p.ID = "d"
+	if err := s.PutPod(p); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := s.FindPod("d"); err != nil || p.ID != "d" {
+		t.Errorf("FindPod(d) = %s, %v", p.ID, err)
+	}
+	if err := s.PutContainer(Container{ID: "ccdd"}); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := s.FindContainer("cc"); err != nil || c.ID != "ccdd" {
+		t.Errorf("FindContainer(cc) = %s, %v", c.ID, err)
+	}
+	for _, id := range []string{"", "aab", "aa", "x"} {
+		if p, err := s.Pod(id); !errors.Is(err, ErrNotFound) {
+			t.Errorf("Pod(%q) = %s, %v, want ErrNotFound", id, p.ID, err)
+		}
+		if _, err := s.UpdatePod(id, func(*Pod) error { return nil }); !errors.Is(err, ErrNotFound) {
+			t.Errorf("UpdatePod(%q): %v, want ErrNotFound", id, err)
+		}
+	}
+	if c, err := s.Container("cc"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("Container(cc) = %s, %v, want ErrNotFound", c.ID, err)
 	}
 	if err := s.DeletePod("dd"); err != nil {
 		t.Fatal(err)
@@ -116,22 +169,22 @@ func TestLookupByPrefix(t *testing.T) {
 
 func TestOnlyOneProcessHoldsTheStore(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "state.db")
-	open(t, file)
-	if _, err := Open(file, slog.Default()); !errors.Is(err, ErrHeld) {
+	openFile(t, file)
+	if _, err := Open(file, discard); !errors.Is(err, ErrHeld) {
 		t.Errorf("second open: %v, want ErrHeld", err)
 	}
 }
 
 func TestNewerStoreIsRefused(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "state.db")
-	s := open(t, file)
+	s := openFile(t, file)
 	if err := s.disk.db.Update(func(tx *bolt.Tx) error {
 		return tx.Bucket(metaBucket).Put(versionKey, binary.BigEndian.AppendUint64(nil, 999))
 	}); err != nil {
 		t.Fatal(err)
 	}
 	s.Close()
-	if _, err := Open(file, slog.Default()); !errors.Is(err, ErrTooNew) {
+	if _, err := Open(file, discard); !errors.Is(err, ErrTooNew) {
 		t.Errorf("open of version 999: %v, want ErrTooNew", err)
 	}
 }
@@ -154,15 +207,71 @@ func TestStateOfAContainer(t *testing.T) {
 	}
 }
 
+func TestContainersOfAPod(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "state.db")
+	s := openFile(t, file)
+	at := time.Unix(1700000000, 0)
+	for i, id := range []string{"c3", "c1", "c2"} {
+		for _, pod := range []string{"a", "b"} {
+			if err := s.PutContainer(Container{ID: pod + id, PodID: pod, CreatedAt: at.Add(-time.Duration(i) * time.Second)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := s.DeleteContainer("ac1"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.UpdateContainer("ac3", func(c *Container) error { c.Status.ExitCode = 7; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	check := func(s *Store) {
+		t.Helper()
+		got := s.ContainersOf("a")
+		if len(got) != 2 || got[0].ID != "ac2" || got[1].ID != "ac3" || got[1].Status.ExitCode != 7 {
+			t.Errorf("containers of a: %+v", got)
+		}
+		if n := len(s.Containers()); n != 5 {
+			t.Errorf("%d containers, want 5", n)
+		}
+		if got := s.ContainersOf("x"); len(got) != 0 {
+			t.Errorf("containers of no pod: %+v", got)
+		}
+	}
+	check(s)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	check(openFile(t, file))
+}
+
 // copyFiles takes the files as a kill of the process leaves them.
 func copyFiles(t *testing.T, file string) string {
 	t.Helper()
-	to := filepath.Join(t.TempDir(), "state.db")
-	for _, suffix := range []string{"", ".journal"} {
-		text, err := os.ReadFile(file + suffix)
+	return writeFiles(t, readFiles(t, file))
+}
+
+// readFiles returns all files of a store by what their names end in.
+func readFiles(t *testing.T, file string) map[string][]byte {
+	t.Helper()
+	names, err := filepath.Glob(file + "*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := map[string][]byte{}
+	for _, name := range names {
+		text, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)
 		}
+		files[strings.TrimPrefix(name, file)] = text
+	}
+	return files
+}
+
+func writeFiles(t *testing.T, files map[string][]byte) string {
+	t.Helper()
+	to := filepath.Join(t.TempDir(), "state.db")
+	for suffix, text := range files {
 		if err := os.WriteFile(to+suffix, text, 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -172,7 +281,7 @@ func copyFiles(t *testing.T, file string) string {
 
 func TestAKilledProcessLosesNothing(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "state.db")
-	s := open(t, file)
+	s := openWith(t, file, byHand())
 	if err := s.PutPod(samplePod()); err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +293,7 @@ func TestAKilledProcessLosesNothing(t *testing.T) {
 	if _, err := s.UpdatePod("aabb", func(p *Pod) error { p.Status.Phase = PodReady; return nil }); err != nil {
 		t.Fatal(err)
 	}
-	copied := open(t, copyFiles(t, file)) // at once: the database knows nothing yet
+	copied := openFile(t, copyFiles(t, file)) // at once: the database knows nothing yet
 	if p, err := copied.Pod("aabb"); err != nil || p.Status.Phase != PodReady {
 		t.Errorf("after a kill: %+v, %v", p, err)
 	}
@@ -193,11 +302,11 @@ func TestAKilledProcessLosesNothing(t *testing.T) {
 	}
 }
 
-// A power cut leaves the database as of some flush, and any beginning of any
+// A power cut leaves the database as of some commit, and any beginning of any
 // journal since: also one that is older than the database.
 func TestAPowerCutLeavesAConsistentState(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "state.db")
-	s := open(t, file)
+	s := openWith(t, file, byHand())
 	phases := []PodPhase{PodCreating, PodReady, PodStopping, PodNotReady}
 	p := samplePod()
 	for _, phase := range phases[:2] {
@@ -210,8 +319,10 @@ func TestAPowerCutLeavesAConsistentState(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.disk.flush()
-	flushed := copyFiles(t, file) // holds Ready
+	if err := round(s); err != nil {
+		t.Fatal(err)
+	}
+	committed := copyFiles(t, file) // holds Ready
 	for _, phase := range phases[2:] {
 		p.Status.Phase = phase
 		if err := s.PutPod(p); err != nil {
@@ -224,11 +335,11 @@ func TestAPowerCutLeavesAConsistentState(t *testing.T) {
 	}
 	check := func(what string, journal []byte, want ...PodPhase) {
 		t.Helper()
-		cut := copyFiles(t, flushed)
+		cut := copyFiles(t, committed)
 		if err := os.WriteFile(cut+".journal", journal, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		s, err := Open(cut, slog.Default())
+		s, err := Open(cut, discard)
 		if err != nil {
 			t.Fatalf("%s: %v", what, err)
 		}
@@ -238,6 +349,7 @@ func TestAPowerCutLeavesAConsistentState(t *testing.T) {
 		}
 	}
 	check("a journal older than the database", old, PodReady)
+	check("the beginning of a journal older than the database", old[:readEntry(old, &entry{})], PodReady)
 	check("the whole journal", journal, PodNotReady)
 	for n := 0; n < len(journal); n += 7 {
 		check(fmt.Sprintf("cut after %d bytes", n), journal[:n], PodReady, PodStopping)
@@ -246,36 +358,8 @@ func TestAPowerCutLeavesAConsistentState(t *testing.T) {
 	}
 }
 
-func TestWritesGoOnWhileTheDatabaseFollows(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "state.db")
-	s := open(t, file)
-	for i := range 500 {
-		p := samplePod()
-		p.ID = fmt.Sprintf("pod%03d", i%50)
-		p.Handler = fmt.Sprint(i)
-		if err := s.PutPod(p); err != nil {
-			t.Fatal(err)
-		}
-		if i%40 == 0 {
-			s.disk.flush()
-		}
-	}
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if st, err := os.Stat(file + ".journal"); err != nil || st.Size() != 0 {
-		t.Errorf("the journal after Close: %v, %v", st, err)
-	}
-	s = open(t, file)
-	for i := range 50 {
-		if p, err := s.Pod(fmt.Sprintf("pod%03d", i)); err != nil || p.Handler != fmt.Sprint(450+i) {
-			t.Errorf("pod%03d: %q, %v", i, p.Handler, err)
-		}
-	}
-}
-
 func BenchmarkUpdatePod(b *testing.B) {
-	s, err := Open(filepath.Join(b.TempDir(), "state.db"), slog.Default())
+	s, err := Open(filepath.Join(b.TempDir(), "state.db"), discard)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -287,5 +371,50 @@ func BenchmarkUpdatePod(b *testing.B) {
 		if _, err := s.UpdatePod("aabb", func(p *Pod) error { p.Handler = "x"; return nil }); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+func benchStore(b *testing.B) *Store {
+	b.Helper()
+	s, err := Open(filepath.Join(b.TempDir(), "state.db"), discard)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { s.Close() })
+	for i := range 500 {
+		p := samplePod()
+		p.ID = fmt.Sprintf("%064d", i)
+		p.CreatedAt = time.Unix(int64(i*7919%500), 0)
+		if err := s.PutPod(p); err != nil {
+			b.Fatal(err)
+		}
+		for j := range 2 {
+			if err := s.PutContainer(Container{ID: fmt.Sprintf("%063d%d", i, j), PodID: p.ID, CreatedAt: p.CreatedAt}); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	return s
+}
+
+func BenchmarkPods(b *testing.B) {
+	s := benchStore(b)
+	for b.Loop() {
+		s.Pods()
+	}
+}
+
+func BenchmarkContainers(b *testing.B) {
+	s := benchStore(b)
+	for b.Loop() {
+		s.Containers()
+	}
+}
+
+func BenchmarkContainersOf(b *testing.B) {
+	s := benchStore(b)
+	id := fmt.Sprintf("%064d", 250)
+	for b.Loop() {
+		s.ContainersOf(id)
 	}
 }

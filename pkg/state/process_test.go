@@ -1,0 +1,210 @@
+package state
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// child prepares another process of this test binary that runs one test as the
+// child of this one, with a file to work on.
+func child(t *testing.T, test, file string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe", "-test.run=^"+test+"$", "-test.count=1")
+	cmd.Env = append(os.Environ(), "STATE_TEST_CHILD="+file)
+	return cmd
+}
+
+// TestAKilledProcess kills a process that writes, at random, and opens what it has
+// left: the last version of each record that it has reported is there, or the next.
+func TestAKilledProcess(t *testing.T) {
+	if file := os.Getenv("STATE_TEST_CHILD"); file != "" {
+		writeUntilKilled(file)
+	}
+	file := filepath.Join(t.TempDir(), "state.db")
+	acked := map[string]int{}
+	for range 15 {
+		cmd := child(t, t.Name(), file)
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		lines := 0
+		limit := 50 + rand.IntN(400)
+		for scan := bufio.NewScanner(out); scan.Scan(); lines++ {
+			var id string
+			var n int
+			if _, err := fmt.Sscan(scan.Text(), &id, &n); err != nil {
+				t.Fatalf("the child says %q", scan.Text())
+			}
+			acked[id] = n
+			if lines == limit {
+				_ = cmd.Process.Kill()
+			}
+		}
+		_ = cmd.Wait()
+		if lines < limit {
+			t.Fatalf("the child ended after %d lines", lines)
+		}
+		s := openWith(t, file, byHand())
+		for id, n := range acked {
+			p, err := s.Pod(id)
+			got := 0
+			if err == nil {
+				_, _ = fmt.Sscan(p.Handler, &got)
+			}
+			// A multiple of 5 is a deletion.
+			if want := n; got != want && got != want+1 && !(want%5 == 0 && got == 0) && !((want+1)%5 == 0 && got == 0) {
+				t.Errorf("record %s is version %d, %d was acknowledged", id, got, want)
+			}
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// writeUntilKilled counts records up, reports each acknowledged version, and never
+// returns. It goes on where an earlier process was killed.
+func writeUntilKilled(file string) {
+	opts := defaults
+	opts.commitDelay, opts.journalLimit = time.Millisecond, 20000
+	s, err := open(file, discard, opts)
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	var out sync.Mutex
+	for g := range 4 {
+		go func() {
+			id := fmt.Sprint("p", g)
+			n := 0
+			if p, err := s.Pod(id); err == nil {
+				_, _ = fmt.Sscan(p.Handler, &n)
+			} else if c, err := s.Container(id); err == nil { // its last version
+				n = int(c.Status.ExitCode)
+			}
+			for {
+				n++
+				var err error
+				if n%5 == 0 {
+					err = errors.Join(s.PutContainer(Container{ID: id, Status: ContainerStatus{ExitCode: int32(n)}}), s.DeletePod(id))
+				} else {
+					err = s.PutPod(Pod{ID: id, Handler: fmt.Sprint(n), Status: PodStatus{Reason: strings.Repeat("x", 500)}})
+				}
+				if err != nil {
+					fmt.Println(err)
+					os.Exit(1)
+				}
+				out.Lock()
+				fmt.Println(id, n)
+				out.Unlock()
+			}
+		}()
+	}
+	select {}
+}
+
+// TestAFullFileSystem fills a small tmpfs, in a user and mount namespace of its own.
+func TestAFullFileSystem(t *testing.T) {
+	if dir := os.Getenv("STATE_TEST_CHILD"); dir != "" {
+		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=512k"); err != nil {
+			t.Fatal(err)
+		}
+		onFullFileSystem(t, dir)
+		return
+	}
+	cmd := child(t, t.Name(), t.TempDir())
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+	}
+	out, err := cmd.CombinedOutput()
+	if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.ENOSPC) {
+		t.Skipf("user namespaces cannot be made here: %v", err)
+	}
+	if err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+func onFullFileSystem(t *testing.T, dir string) {
+	file := filepath.Join(dir, "state.db")
+	filler := filepath.Join(dir, "filler")
+	opts := defaults
+	opts.commitDelay, opts.retryDelay = time.Millisecond, time.Millisecond
+	l := newLedger()
+	s := openWith(t, file, opts)
+	for i := range 20 {
+		if err := l.write(s, fmt.Sprint("p", i), false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for cycle := range 5 {
+		fill(t, filler)
+		refused := 0
+		for i := 0; refused < 3; i++ {
+			if i == 5000 {
+				t.Fatal("a full file system refuses nothing")
+			}
+			if err := l.write(s, fmt.Sprint("p", i%60), i%7 == 6); err != nil {
+				if !errors.Is(err, syscall.ENOSPC) {
+					t.Fatal(err)
+				}
+				refused++
+			}
+		}
+		if err := l.check(s, false); err != nil {
+			t.Errorf("cycle %d, in memory: %v", cycle, err)
+		}
+		_ = s.Close()               // may fail: then the journal has it
+		s = openWith(t, file, opts) // a server starts on a full disk
+		if err := l.check(s, false); err != nil {
+			t.Errorf("cycle %d, opened on a full disk: %v", cycle, err)
+		}
+		if err := os.Remove(filler); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.write(s, "space", false); err != nil {
+			t.Errorf("cycle %d, with space again: %v", cycle, err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := l.check(openWith(t, file, byHand()), false); err != nil {
+		t.Error("at the end:", err)
+	}
+}
+
+// fill writes a file until there is no space.
+func fill(t *testing.T, path string) {
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for _, size := range []int{4096, 1} {
+		for err = nil; err == nil; {
+			_, err = f.Write(make([]byte, size))
+		}
+		if !errors.Is(err, syscall.ENOSPC) {
+			t.Fatal(err)
+		}
+	}
+}
