@@ -43,9 +43,13 @@ func (s *Service) Status(ctx context.Context, req *runtimeapi.StatusRequest) (*r
 	if !ids.Status {
 		ids.Reason, ids.Message = "SingleID", s.MissingIDs
 	}
+	ready := &runtimeapi.RuntimeCondition{Type: runtimeapi.RuntimeReady, Status: true}
+	if s.Degraded != "" {
+		ready.Reason, ready.Message = "ConfigurationNotUsed", s.Degraded
+	}
 	resp := &runtimeapi.StatusResponse{
 		Status: &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{
-			{Type: runtimeapi.RuntimeReady, Status: true}, network, limits, ids,
+			ready, network, limits, ids,
 		}},
 		RuntimeHandlers: s.Runtime.HandlerFeatures(),
 		Features:        &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true},

@@ -40,6 +40,9 @@ type Service struct {
 	Cgroup         cgroup.Facts
 	// MissingIDs says why the node cannot have all IDs of images; "" when it can.
 	MissingIDs string
+	// Degraded is why the server uses another configuration than the one on disk; ""
+	// when it does not. Status reports it; the runtime is ready all the same.
+	Degraded string
 	// Info is what Status tells with verbose set.
 	Info func() map[string]any
 	Log  *slog.Logger
