@@ -3,6 +3,7 @@ package rootless
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -144,19 +145,27 @@ func (c Config) check() error {
 	return nil
 }
 
-// makeDirs makes the run and data directories, private to the user.
-func (c Config) makeDirs() error {
+// checkOwner makes sure that the run and data directories, where they are there, are
+// the user's own. It changes nothing.
+func (c Config) checkOwner() error {
 	for _, d := range []string{c.RunDir, c.DataDir} {
-		if err := os.MkdirAll(d, 0o700); err != nil {
-			return fmt.Errorf("make %s: %w", d, err)
-		}
 		st, err := os.Stat(d)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
 		if err != nil {
 			return err
 		}
 		if uid := ownerOf(st); uid != os.Geteuid() {
 			return fmt.Errorf("%w: %s belongs to uid %d, but this is uid %d", ErrBadConfig, d, uid, os.Geteuid())
 		}
+	}
+	return nil
+}
+
+// closeDirs makes the run and data directories private to the user.
+func (c Config) closeDirs() error {
+	for _, d := range []string{c.RunDir, c.DataDir} {
 		if err := os.Chmod(d, 0o700); err != nil {
 			return err
 		}

@@ -258,7 +258,7 @@ func TestLifecycle(t *testing.T) {
 	}
 
 	installServer(t, d.Config, "v2")
-	if err := Reload(d.RunDir); err != nil {
+	if err := Reload(t.Context(), d.RunDir); err != nil {
 		t.Fatal(err)
 	}
 	third := d.server(second.PID)
@@ -410,18 +410,6 @@ func TestKilled(t *testing.T) {
 	}
 }
 
-func TestHeld(t *testing.T) {
-	d := startDaemon(t, testConfig(t))
-	d.server(0)
-	err := Run(t.Context(), d.Config)
-	if !errors.Is(err, ErrHeld) || !strings.Contains(err.Error(), "PID "+strconv.Itoa(d.cmd.Process.Pid)) {
-		t.Errorf("a second daemon: %v, want ErrHeld with PID %d", err, d.cmd.Process.Pid)
-	}
-	if _, err := Load(d.RunDir); err != nil {
-		t.Errorf("the second daemon has disturbed the first one: %v", err)
-	}
-}
-
 // serverExits makes the servers of c end at once with the given code.
 func serverExits(t *testing.T, c Config, code int) {
 	t.Helper()
@@ -436,8 +424,8 @@ func starts(c Config) []string {
 	return strings.Fields(string(b))
 }
 
-// A server that has been ready once is started again for ever, with growing
-// pauses; one that refuses its configuration ends the node.
+// Once a server has been ready, servers are started for ever, with growing pauses,
+// also when they refuse their configuration.
 func TestServerFails(t *testing.T) {
 	c := testConfig(t)
 	d := startDaemon(t, c)
@@ -465,8 +453,24 @@ func TestServerFails(t *testing.T) {
 		last = at
 	}
 	serverExits(t, c, ExitConfig)
+	before := len(starts(c))
+	d.eventually("two more starts", func() bool { return len(starts(c)) >= before+2 })
+	if err := os.Remove(filepath.Join(c.DataDir, "exit-with")); err != nil {
+		t.Fatal(err)
+	}
+	d.server(first.PID)
+}
+
+// The first server of a node refuses its configuration: the node ends at once.
+func TestServerRefusesConfig(t *testing.T) {
+	c := testConfig(t)
+	serverExits(t, c, ExitConfig)
+	d := startDaemon(t, c)
 	if code := d.wait(); code != ExitConfig {
 		t.Errorf("exit code %d, want %d", code, ExitConfig)
+	}
+	if n := len(starts(c)); n != 1 {
+		t.Errorf("%d starts, want 1", n)
 	}
 }
 

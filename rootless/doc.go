@@ -12,9 +12,35 @@
 //	      └─ server   Config.Server, root in the user namespace, in the host's
 //	                  network namespace
 //
-// The server may end at any time without harm to the containers. When parent,
-// child or supervisor end, the kernel ends everything in the PID namespace.
+// The server may end at any time without harm to the containers, and once one has
+// served in the node, no failure of a server to start ends the node: see supervisor.
+// When parent, child or supervisor end, the kernel ends everything in the PID namespace.
 //
-// All of these are re-executions of one binary, so Dispatch must be the first
-// call in its main. docs/rootless.md tells the rest.
+// # What happens on SIGTERM
+//
+// SIGTERM or SIGINT to the parent ends the node, in this order:
+//
+//  1. The parent forwards the signal to the child, and the child to the supervisor
+//     (rootlesskit's signal proxies; in a nested node startNested and
+//     superviseAndReap). A supervisor that waits for the next start of a server ends
+//     at once.
+//  2. The supervisor sends SIGTERM to the server, and SIGKILL after
+//     serverStopTimeout.
+//  3. The server ends its subscriptions, lets requests under way end for stopGrace,
+//     then ends them and its streams, and closes its stores (runServer of
+//     cmd/subpod-server). It does not touch containers.
+//  4. The supervisor ends, and with it the child, the node's PID 1. The kernel sends
+//     SIGKILL to everything else in the PID namespace: containers are killed, not
+//     stopped. (Without a PID namespace killOrphans does this.) To stop them with their
+//     grace periods, stop the pods first.
+//  5. The parent ends the uplink's program, removes the node's directory, releases the
+//     locks of the run and the data directory, and exits with status 0.
+//
+// A parent whose node cannot be reaped reports errNotReaped after slowestStop. Reset
+// waits for all of this, for as long as its caller says.
+//
+// SIGHUP is forwarded in the same way; the supervisor then replaces the server only.
+//
+// All of these processes are re-executions of one binary, so Dispatch must be the first
+// call in its main. docs/rootless.md has the rest.
 package rootless

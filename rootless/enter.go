@@ -89,6 +89,9 @@ func (n *Node) enterArgs(hostNetwork bool) []string {
 	return args
 }
 
+// enterStopTimeout is how long a command may take to end once ctx has.
+const enterStopTimeout = 20 * time.Second
+
 // runForwarding runs nsenter, whose child is the command.
 func runForwarding(ctx context.Context, cmd *exec.Cmd) (int, error) {
 	signals := make(chan os.Signal, 16)
@@ -110,7 +113,7 @@ func runForwarding(ctx context.Context, cmd *exec.Cmd) (int, error) {
 		case <-done:
 			signalChildren(cmd, unix.SIGTERM)
 			done = nil
-			defer time.AfterFunc(stopTimeout, func() { _ = cmd.Process.Kill() }).Stop()
+			defer time.AfterFunc(enterStopTimeout, func() { _ = cmd.Process.Kill() }).Stop()
 		case err := <-ended:
 			var exit *exec.ExitError
 			if err == nil {
@@ -164,7 +167,3 @@ func runEnterRole() error {
 	fmt.Fprintf(os.Stderr, "subpod: execute %s in the node: %v\n", path, err)
 	return &exitError{argv[0], 126}
 }
-
-// lockThread keeps the calling goroutine's thread alive for the whole life of
-// the process: children with a parent death signal are tied to it.
-func lockThread() { runtime.LockOSThread() }

@@ -57,6 +57,7 @@ var parts = map[string]func(args []string) int{
 	"part-report":    reportPart,
 	"part-enter":     enterPart,
 	"part-reaper":    reaperPart,
+	"part-lock":      lockPart,
 }
 
 // report is what a process in the node finds there.
@@ -95,8 +96,8 @@ func makeReport(runDir, version string) (report, error) {
 	return r, err
 }
 
-// serverPart is the server: it reports, leaves a process behind as conmon does,
-// and ends in good order.  Arguments: RUNDIR DATADIR VERSION.
+// serverPart is the server: it reports, leaves a process behind as conmon does, is
+// ready, and ends at SIGTERM. Arguments: RUNDIR DATADIR VERSION.
 func serverPart(args []string) int {
 	runDir, dataDir, version := args[0], args[1], args[2]
 	if b, err := os.ReadFile(filepath.Join(dataDir, "exit-with")); err == nil {
@@ -121,6 +122,9 @@ func serverPart(args []string) int {
 	r, err := makeReport(runDir, version)
 	if err == nil {
 		err = writeJSON(filepath.Join(dataDir, "server.json"), r)
+	}
+	if err == nil {
+		err = r.Node.Ready()
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "test server:", err)

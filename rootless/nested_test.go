@@ -57,11 +57,35 @@ func TestNestedUnshare(t *testing.T) {
 	checkNestedEnd(t, d, 0)
 }
 
+// maskProc makes a root file system of the directories that the daemon needs, enters
+// it, covers a file of /proc, and runs a command as root of another user namespace,
+// which cannot uncover it. A second /proc anywhere (a chroot has one) would show what
+// is covered, and the kernel would mount a fresh one (mount_namespaces(7)): the new
+// root has none.
+const maskProc = `
+set -e
+root=/mnt
+mount -t tmpfs tmpfs "$root"
+for dir in /usr /etc /dev /proc /sys "$SUBPOD_TEST_DIR" "$XDG_RUNTIME_DIR" "$@"; do
+	[ "$dir" != -- ] || break
+	mkdir -p "$root$dir" && mount --rbind "$dir" "$root$dir"
+done
+while [ "$1" != -- ]; do shift; done; shift
+for dir in /bin /sbin /lib /lib32 /lib64; do
+	if [ -L $dir ]; then ln -s "$(readlink $dir)" "$root$dir"
+	elif [ -d $dir ]; then mkdir "$root$dir" && mount --rbind $dir "$root$dir"; fi
+done
+mkdir "$root/run" "$root/opt" "$root/tmp" "$root/old"
+cd "$root" && pivot_root . old && cd / && umount -l /old && rmdir /old
+mount --bind /dev/null /proc/swaps
+exec unshare --map-root-user --mount "$@"
+`
+
 // In a container that masks a part of /proc no fresh one can be mounted, hence
 // there is no PID namespace. A clean stop still leaves nothing behind.
 func TestNestedMaskedProc(t *testing.T) {
-	d := startDaemon(t, testConfig(t), "unshare", "--map-root-user", "--mount", "sh", "-c",
-		`mount --bind /dev/null /proc/swaps && exec unshare --map-root-user --mount "$@"`, "--")
+	d := startDaemon(t, testConfig(t), "unshare", "--map-root-user", "--mount", "sh", "-c", maskProc, "sh",
+		filepath.Dir(executable(t)), "--")
 	r := d.server(0)
 	if !r.Node.Nested || r.Node.ChildPID == 1 {
 		t.Errorf("nested node: %+v", r.Node)

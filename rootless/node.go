@@ -12,7 +12,6 @@ import (
 
 	"github.com/subpod/subpod/pkg/idmap"
 	"github.com/subpod/subpod/pkg/proc"
-	"golang.org/x/sys/unix"
 )
 
 // ErrNoNode says that no node runs for a run directory.
@@ -24,8 +23,9 @@ type IDMap = idmap.Map
 // Node is what is known of a running node. It is read with Load and does not
 // change while the node lives.
 type Node struct {
-	// RunDir that the node was made for.
-	RunDir string
+	// RunDir and DataDir that the node was made for. DataDir is empty in a node of an
+	// earlier version.
+	RunDir, DataDir string
 	// ChildPID is the node's PID 1 as seen from the caller's PID namespace.
 	ChildPID int
 	// Inside tells whether the caller is in the node.
@@ -69,6 +69,7 @@ type Node struct {
 
 // facts are what the node's PID 1 writes for Load.
 type facts struct {
+	DataDir         string
 	Identity        string
 	Init            proc.ID // as seen in its own PID namespace
 	UserNS, PIDNS   uint64  // inode numbers
@@ -84,7 +85,7 @@ type facts struct {
 
 // writeFacts is called by the node's first process once its mounts are done.
 func writeFacts(c Config, cg cgroupFacts, nested bool) (err error) {
-	f := facts{Nested: nested, CgroupHybrid: cg.legacy}
+	f := facts{DataDir: c.DataDir, Nested: nested, CgroupHybrid: cg.legacy}
 	if !nested {
 		f.Uplink, f.UplinkReason = c.Uplink, c.UplinkReason
 		f.IDMapping, f.IDReason = c.IDMapping, c.IDReason
@@ -135,7 +136,7 @@ func Load(runDir string) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{
-		RunDir: runDir, Nested: f.Nested, Identity: f.Identity, init: f.Init,
+		RunDir: runDir, DataDir: f.DataDir, Nested: f.Nested, Identity: f.Identity, init: f.Init,
 		Uplink: f.Uplink, UplinkReason: f.UplinkReason, IDMapping: f.IDMapping, IDReason: f.IDReason,
 		CgroupHybrid: f.CgroupHybrid, CgroupNS: f.CgroupNS, CgroupEvacuated: f.CgroupEvacuated,
 	}
@@ -193,22 +194,6 @@ func (n *Node) locate(dir string, f facts) error {
 	}
 	if ns, err := nsInode(strconv.Itoa(n.ChildPID), "pid"); err == nil && ns != f.PIDNS {
 		return stale
-	}
-	return nil
-}
-
-// Reload restarts the server, which takes a new binary on disk into use;
-// containers keep running. It returns once the request is delivered. ErrNoNode
-// when no node runs.
-func Reload(runDir string) error {
-	n, err := Load(runDir)
-	if err != nil {
-		return err
-	}
-	// The first process forwards it to the supervisor.
-	id := proc.ID{PID: n.ChildPID, StartTime: n.init.StartTime}
-	if err := id.Signal(unix.SIGHUP); err != nil {
-		return fmt.Errorf("ask the node for a new server: %w", err)
 	}
 	return nil
 }

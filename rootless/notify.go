@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Ready says that the server serves: to the supervisor, which from now on starts
-// it again however often it fails, and to the service manager (see Notify).
+// Ready reports that the server serves: to the supervisor, which from now on starts
+// another one however often servers fail, and to the service manager (see Notify).
 // Idempotent. The server calls it, inside the node.
 func (n *Node) Ready() error {
 	err := os.WriteFile(filepath.Join(nodeDir(n.RunDir), fileReady), nil, 0o600)
@@ -24,8 +24,18 @@ func (n *Node) Ready() error {
 // a time.
 func wasReady(runDir string, since time.Time) bool {
 	// The kernel's clock for files is coarse.
+	at := readyTime(runDir)
+	return !at.IsZero() && at.After(since.Add(-20*time.Millisecond))
+}
+
+// readyTime returns when a server has last become ready in the node of runDir; zero
+// when none has.
+func readyTime(runDir string) time.Time {
 	fi, err := os.Stat(filepath.Join(nodeDir(runDir), fileReady))
-	return err == nil && fi.ModTime().After(since.Add(-20*time.Millisecond))
+	if err != nil {
+		return time.Time{}
+	}
+	return fi.ModTime()
 }
 
 // Notify tells the service manager the state of the service, as in

@@ -8,18 +8,12 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"syscall"
 
 	"github.com/rootless-containers/rootlesskit/v3/pkg/parent"
 	"github.com/rootless-containers/rootlesskit/v3/pkg/port/builtin"
 	"golang.org/x/sys/unix"
 )
-
-// ErrHeld says that another daemon owns the run directory. The text names its
-// PID.
-var ErrHeld = errors.New("run directory is in use")
 
 // ErrRoot says that Run was called by the machine's root.
 var ErrRoot = errors.New("subpod is rootless: run it as an ordinary user")
@@ -34,6 +28,8 @@ const (
 	fileConfig     = "config.json"
 	fileFacts      = "facts.json"
 	fileReady      = "ready"
+	fileSaved      = "served-config.json"
+	fileDegraded   = "degraded"
 )
 
 // Run makes the node, runs Config.Server in it and blocks until the node ends.
@@ -41,8 +37,10 @@ const (
 // the node, and Run returns nil. SIGHUP restarts the server only.
 //
 // Errors: ErrHeld, ErrRoot, ErrBadConfig, ErrBadUplink, and those of
-// Preflight. A server that refuses its configuration (ExitConfig) ends the
-// node with an error. Inside a user namespace where the caller is uid 0 the
+// Preflight. ErrHeld comes before anything is changed in the run and the data
+// directory. A first server that refuses its configuration (ExitConfig) or cannot
+// start ends the node with an error; once one has served, no failure of a server
+// does. Inside a user namespace where the caller is uid 0 the
 // node is made with that ID range and network instead (Node.Nested); without
 // CAP_SYS_ADMIN there, a user namespace with the same IDs is made in it.
 func Run(ctx context.Context, c Config) error {
@@ -65,14 +63,22 @@ func Run(ctx context.Context, c Config) error {
 			return err
 		}
 	}
-	if err := c.makeDirs(); err != nil {
+	if err := c.checkOwner(); err != nil {
 		return err
 	}
-	release, err := hold(c.RunDir)
+	locks, err := lockDirs(c.Log, c.RunDir, c.DataDir)
 	if err != nil {
 		return err
 	}
-	defer release()
+	defer locks.release()
+	if err := locks.writePID(); err != nil {
+		return err
+	}
+	if err := c.closeDirs(); err != nil {
+		return err
+	}
+	// Rootlesskit removes it at the end, but not after every failure to start.
+	defer os.RemoveAll(nodeDir(c.RunDir))
 	if err := prepareNodeDir(c); err != nil {
 		return err
 	}
@@ -150,37 +156,6 @@ func addNetwork(opt *parent.Opt, c Config) error {
 	opt.DetachNetNS, opt.NetworkDriver, opt.PortDriver = true, uplink, ports
 	return nil
 }
-
-// hold makes this process the only owner of runDir until release is called or
-// it ends. ErrHeld when another one is.
-func hold(runDir string) (release func(), err error) {
-	name := lockFile(runDir)
-	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("open the lock file: %w", err)
-	}
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		b, _ := os.ReadFile(name)
-		f.Close()
-		return nil, fmt.Errorf("%w: %s is held by the daemon with PID %s", ErrHeld, runDir, strings.TrimSpace(string(b)))
-	}
-	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("lock %s: %w", name, err)
-	}
-	if err = f.Truncate(0); err == nil {
-		_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
-	}
-	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("write %s: %w", name, err)
-	}
-	// The file stays: removing it would let two daemons lock different inodes.
-	return func() { f.Close() }, nil
-}
-
-func lockFile(runDir string) string { return filepath.Join(runDir, "daemon.lock") }
 
 // prepareNodeDir empties the state directory of an earlier node and leaves the
 // configuration there for the processes to come.

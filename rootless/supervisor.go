@@ -12,35 +12,49 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ExitConfig is the exit code (EX_CONFIG of sysexits.h) with which a server
-// says that starting it again is of no use: the node ends with the same code.
+// ExitConfig is the exit code (EX_CONFIG of sysexits.h) with which a server reports
+// that it cannot use its configuration, nor one that has served before. In a node in
+// which none has served yet the node ends with the same code, at once.
 const ExitConfig = 78
 
 const (
-	// stopTimeout is how long the server may take to end after SIGTERM.
-	stopTimeout = 20 * time.Second
+	// serverStopTimeout is how long the server may take to end after SIGTERM.
+	serverStopTimeout = 20 * time.Second
 	// A server that ends by itself is started again after a pause. It doubles
-	// from minPause to maxPause while the servers do not get so far as to serve
-	// and do not run for steadyAfter either.
+	// from minPause to maxPause while the servers neither get so far as to serve
+	// nor run for steadyAfter.
 	minPause    = 100 * time.Millisecond
 	maxPause    = 5 * time.Second
 	steadyAfter = 30 * time.Second
+	// longPause takes the place of maxPause once no server has served for longAfter:
+	// this bounds how fast the log grows while nobody looks. SIGHUP ends each pause.
+	longPause = time.Minute
+	longAfter = 2 * time.Minute
 	// maxFirstFailures is how often a server may end at once in a node in which
-	// none has ever served. What is wrong then is there to stay, and whoever has
-	// just typed the command is waiting to hear of it.
+	// none has ever served. What is wrong then will not change by itself, and whoever
+	// has just typed the command waits for the answer.
 	maxFirstFailures = 3
 )
 
 // supervisor keeps one server running.
+//
+// Once a server has served in the node, only SIGTERM or SIGINT ends the supervisor
+// and with it the node: whatever keeps a server from starting (its configuration, its
+// program, the disk, memory) must not cost containers. Servers are then started for
+// ever, every second one of those that follow a failure with the configuration that
+// served last (envUseSaved).
 type supervisor struct {
 	argv    []string
+	saved   string // file with the configuration that served last; see SavedConfig
 	log     *slog.Logger
 	signals <-chan os.Signal
-	pause   time.Duration
 	// ready reports whether a server has come to serve in this node since a time.
 	ready func(time.Time) bool
-	// failures counts the servers that have ended at once before that.
-	failures int
+	// hasServed is never unset: the file that ready looks at may be removed.
+	hasServed bool
+	pause     time.Duration
+	failures  int       // servers in a row that have ended before they served
+	failing   time.Time // when the first of them was started
 }
 
 // verdict is what follows the end of a server.
@@ -62,7 +76,7 @@ func runSupervisorRole() error {
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 	signal.Ignore(unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGPIPE, unix.SIGALRM, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU)
-	s := &supervisor{argv: c.Server, log: newLogger(c, "supervisor"), signals: signals, pause: minPause,
+	s := &supervisor{argv: c.Server, saved: savedConfig(c.RunDir), log: newLogger(c, "supervisor"), signals: signals, pause: minPause,
 		ready: func(since time.Time) bool { return wasReady(c.RunDir, since) }}
 	return s.run()
 }
@@ -71,43 +85,62 @@ func (s *supervisor) run() error {
 	for {
 		started := time.Now()
 		v, err := s.serve()
-		if err != nil && exitCode(err) == ExitConfig {
-			s.log.Error("the server refuses its configuration")
-			return &exitError{"the server", ExitConfig}
-		}
+		s.hasServed = s.hasServed || s.ready(time.Time{})
 		if v == restart {
-			steady := time.Since(started) > steadyAfter
-			if steady || s.ready(started) {
-				s.pause = minPause
+			s.count(started)
+			if !s.hasServed && exitCode(err) == ExitConfig {
+				s.log.Error("the server refuses its configuration, and none has served before: the node ends")
+				return &exitError{"the server", ExitConfig}
 			}
-			if s.givesUp(steady) {
-				s.log.Error("the server cannot start: it has ended at once each time, and said why above",
+			if !s.hasServed && s.failures >= maxFirstFailures {
+				s.log.Error("the server cannot start: it ended at once each time, its own messages are above",
 					"starts", s.failures, "error", err)
 				return &exitError{"the server", exitCode(err)}
 			}
-			s.log.Error("the server has ended; containers keep running", "error", err, "restart_in", s.pause)
+			s.log.Error("the server has ended; containers keep running", "error", err, "failed_starts", s.failures, "restart_in", s.pause)
 			v = s.wait(s.pause)
-			s.pause = min(2*s.pause, maxPause)
+			s.lengthen()
 		}
 		switch v {
 		case finish:
 			return nil
 		case reload:
 			s.pause, s.failures = minPause, 0
-			s.log.Info("starting the server anew", "path", s.argv[0])
+			s.log.Info("starting a new server", "path", s.argv[0])
 		}
 	}
 }
 
-// givesUp counts the end of a server. A node in which one has served goes on for
-// ever: its containers are worth more than a clear message.
-func (s *supervisor) givesUp(steady bool) bool {
-	if steady || s.ready(time.Time{}) {
-		s.failures = 0
-		return false
+// count takes the end of a server into account that was started at a time.
+func (s *supervisor) count(started time.Time) {
+	steady := time.Since(started) > steadyAfter
+	s.hasServed = s.hasServed || steady
+	if steady || s.ready(started) {
+		s.pause, s.failures = minPause, 0
+		return
 	}
-	s.failures++
-	return s.failures >= maxFirstFailures
+	if s.failures++; s.failures == 1 {
+		s.failing = started
+	}
+}
+
+// lengthen sets the next pause.
+func (s *supervisor) lengthen() {
+	longest := maxPause
+	if s.failures > 0 && time.Since(s.failing) > longAfter {
+		longest = longPause
+	}
+	s.pause = min(2*s.pause, longest)
+}
+
+// environ is the server's environment. A failure may be due to the configuration on
+// disk or to the one that served last, or to neither: they take turns.
+func (s *supervisor) environ() []string {
+	use := ""
+	if s.hasServed && s.failures%2 == 1 {
+		use = "1"
+	}
+	return append(cleanEnv(os.Environ()), envSaved+"="+s.saved, envUseSaved+"="+use)
 }
 
 // serve runs one server until its end. The verdict is restart unless a signal
@@ -122,10 +155,10 @@ func (s *supervisor) serve() (verdict, error) {
 	default:
 	}
 	cmd := exec.Command(s.argv[0], s.argv[1:]...)
-	cmd.Env = cleanEnv(os.Environ())
+	cmd.Env = s.environ()
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	// A session of its own: what is sent to the supervisor's process group does not
-	// reach conmon, which the server starts; and reapOrphans tells by it.
+	// reach conmon, which the server starts; and reapOrphans recognizes it by that.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return restart, fmt.Errorf("start the server: %w", err)
@@ -145,11 +178,11 @@ func (s *supervisor) serve() (verdict, error) {
 	}
 }
 
-// stop ends the server in good order, or after stopTimeout by force. A SIGTERM
-// that comes while a reload waits turns it into the end.
+// stop sends SIGTERM to the server, after serverStopTimeout SIGKILL, and waits for its
+// end. A SIGTERM that comes while a reload waits turns it into the end of the node.
 func (s *supervisor) stop(cmd *exec.Cmd, ended <-chan error, v verdict) verdict {
 	_ = cmd.Process.Signal(unix.SIGTERM)
-	timeout := time.NewTimer(stopTimeout)
+	timeout := time.NewTimer(serverStopTimeout)
 	defer timeout.Stop()
 	for {
 		select {
@@ -160,7 +193,7 @@ func (s *supervisor) stop(cmd *exec.Cmd, ended <-chan error, v verdict) verdict 
 				v = finish
 			}
 		case <-timeout.C:
-			s.log.Error("the server does not end after SIGTERM: killing it", "pid", cmd.Process.Pid, "after", stopTimeout)
+			s.log.Error("the server does not end after SIGTERM: killing it", "pid", cmd.Process.Pid, "after", serverStopTimeout)
 			_ = cmd.Process.Kill()
 		}
 	}

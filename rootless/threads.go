@@ -28,3 +28,7 @@ func keepThreads() {
 	close(release)
 	ended.Wait()
 }
+
+// lockThread keeps the calling goroutine's thread alive for the whole life of
+// the process: children with a parent death signal are tied to it.
+func lockThread() { runtime.LockOSThread() }

@@ -1,9 +1,10 @@
 // Command subpod-server is the CRI server that runs inside the node. "subpod
-// daemon" starts it there. It is a program of its own so that the commands of
-// subpod, which start often, need not carry it.
+// daemon" starts it there. It is a program of its own, so that the commands of
+// subpod, which start often, stay small.
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -36,11 +37,27 @@ func main() {
 		return
 	}
 	fmt.Fprintln(os.Stderr, "subpod-server:", err)
-	if errors.Is(err, config.ErrInvalid) {
-		os.Exit(rootless.ExitConfig)
-	}
-	os.Exit(1)
+	os.Exit(exitCode(err))
 }
+
+// exitCode is rootless.ExitConfig for a configuration that cannot be used, under a
+// supervisor that does not end the node for it once a server has served.
+func exitCode(err error) int {
+	var refused configError
+	if errors.As(err, &refused) && refused.saved.file != "" {
+		return rootless.ExitConfig
+	}
+	return 1
+}
+
+// configError is the error of a configuration that cannot be used.
+type configError struct {
+	saved saved
+	error
+}
+
+// Unwrap returns the error.
+func (e configError) Unwrap() error { return e.error }
 
 func newRoot() *cobra.Command {
 	cmd := &cobra.Command{
@@ -59,31 +76,62 @@ func newRoot() *cobra.Command {
 		if probeDir != "" {
 			return probeOverlay(cmd, probeDir, mountProgram)
 		}
-		cfg, err := flags.Load()
-		if err != nil {
-			return err
-		}
-		log, err := cli.NewLog(cfg)
-		if err != nil {
-			return err
-		}
-		slog.SetDefault(log)
-		klog.SetSlogLogger(log) // of the streaming library
-		node, err := rootless.Load(cfg.Daemon.RunDir)
-		if err != nil {
-			return err
-		}
-		if !node.Inside {
-			return errors.New("the server runs inside the node only: use \"subpod daemon\"")
-		}
-		ctx, stop := signal.NotifyContext(cmd.Context(), unix.SIGTERM, unix.SIGINT)
-		defer stop()
-		return runServer(ctx, cfg, node)
+		return serve(cmd.Context(), flags)
 	}
 	return cmd
 }
 
-// probeOverlay prints what "subpod doctor" asks for: that program does not know
+// serve chooses the configuration and serves until SIGTERM or SIGINT.
+func serve(ctx context.Context, flags *cli.Flags) error {
+	var s saved
+	s.file, s.use = rootless.SavedConfig()
+	runDir, dataDir := s.nodeDirs()
+	cfg, degraded, err := s.choose(func() (*config.Config, error) {
+		cfg, err := flags.Load()
+		if err == nil {
+			err = checkNode(cfg, runDir, dataDir)
+		}
+		return cfg, err
+	})
+	if errors.Is(err, config.ErrInvalid) {
+		return configError{s, err}
+	}
+	if err != nil {
+		return err
+	}
+	log, err := cli.NewLog(cfg)
+	if err != nil {
+		return err
+	}
+	slog.SetDefault(log)
+	klog.SetSlogLogger(log) // of the streaming library
+	if degraded != "" {
+		slog.Error("the configuration on disk is not used", "reason", degraded)
+	}
+	node, err := rootless.Load(cfg.Daemon.RunDir)
+	if err != nil {
+		return err
+	}
+	if !node.Inside {
+		return errors.New("the server runs inside the node only: use \"subpod daemon\"")
+	}
+	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	if degraded == "" {
+		s.keepFailure(nil)
+	}
+	served := false
+	err = runServer(ctx, cfg, degraded, node, func() {
+		served = true
+		s.served(node, cfg, degraded)
+	})
+	if err != nil && !served && degraded == "" {
+		s.keepFailure(err)
+	}
+	return err
+}
+
+// probeOverlay prints what "subpod doctor" asks for: that program does not link
 // containers/storage.
 func probeOverlay(cmd *cobra.Command, dir, mountProgram string) error {
 	found, err := storage.Probe(cmd.Context(), dir, mountProgram)

@@ -18,6 +18,7 @@ import (
 	"github.com/subpod/subpod/netns"
 	"github.com/subpod/subpod/pkg/config"
 	"github.com/subpod/subpod/pkg/cri"
+	"github.com/subpod/subpod/pkg/hostport"
 	"github.com/subpod/subpod/pkg/stream"
 	"github.com/subpod/subpod/rootless"
 )
@@ -26,48 +27,39 @@ import (
 // Clients wait meanwhile, and repeat what is cut off.
 const stopGrace = 200 * time.Millisecond
 
-// lastWords is how long the server lives on after a request has panicked, so that
+// panicExitDelay is how long the server lives on after a request has panicked, so that
 // its client gets an answer.
-const lastWords = 100 * time.Millisecond
+const panicExitDelay = 100 * time.Millisecond
 
-// runServer serves until ctx ends. Containers go on running after it.
-func runServer(ctx context.Context, cfg *config.Config, node *rootless.Node) error {
+// runServer serves until ctx ends; containers keep running. It calls served once pods
+// are recovered and requests are answered, before it tells the supervisor so. degraded
+// is why cfg is not the configuration on disk, "" when it is.
+func runServer(ctx context.Context, cfg *config.Config, degraded string, node *rootless.Node, served func()) error {
 	begin := time.Now()
-	nodeThread, err := netns.OpenThread(node.NetNS)
+	nodeNet, err := netns.OpenThread(node.NetNS)
 	if err != nil {
 		return err
 	}
-	defer nodeThread.Close()
-	parts, err := newParts(ctx, cfg, node, nodeThread)
+	defer nodeNet.Close()
+	d, err := openDependencies(ctx, cfg, degraded, node, nodeNet)
 	if err != nil {
 		return err
 	}
-	defer parts.close()
+	defer d.close()
 
 	listener, err := listenUnix(cfg.Daemon.Socket)
 	if err != nil {
 		return err
 	}
-	address, err := netip.ParseAddr(cfg.Streaming.Address)
-	if err != nil {
-		return errors.Join(fmt.Errorf("streaming.address: %w", err), listener.Close())
-	}
-	streaming, err := stream.Listen(address, uint16(cfg.Streaming.Port), streamListeners(node, nodeThread)...)
+	streaming, err := d.listenStreams(cfg, node, nodeNet)
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	parts.service.Stream, err = stream.New(parts.service.Sessions, stream.Options{
-		BaseURL:     "http://" + streaming[0].Addr().String(),
-		IdleTimeout: cfg.Streaming.IdleTimeout.Duration,
-	})
-	if err != nil {
-		return err
-	}
-	// Started again by the supervisor, the next server puts in order what this one
-	// was doing, as after any crash.
-	parts.service.Panicked = func() { time.AfterFunc(lastWords, func() { os.Exit(1) }) }
+	// The supervisor starts another server, which recovers what this one was doing, as
+	// after any crash.
+	d.service.Panicked = func() { time.AfterFunc(panicExitDelay, func() { os.Exit(1) }) }
 	ready := make(chan struct{})
-	server := cri.NewServer(parts.service, ready)
+	server := cri.NewServer(d.service, ready)
 
 	var group errgroup.Group
 	stopped, stop := context.WithCancel(ctx)
@@ -82,24 +74,62 @@ func runServer(ctx context.Context, cfg *config.Config, node *rootless.Node) err
 		})
 	}
 	serve("serve CRI", func() error { return server.Serve(listener) })
-	serve("serve streams", func() error { return parts.service.Stream.Serve(streaming...) })
+	serve("serve streams", func() error { return d.service.Stream.Serve(streaming...) })
 	group.Go(func() error {
 		<-stopped.Done()
-		parts.events.Close() // subscriptions have no end of their own
+		d.events.Close() // subscriptions have no end of their own
 		shutDown(server)
-		return parts.service.Stream.Close()
+		return d.service.Stream.Close()
 	})
-	parts.manager.Recover(ctx)
-	expose(ctx, cfg, parts.ports, nodeThread)
-	if err := parts.ports.sweep(ctx); err != nil {
+	d.manager.Recover(ctx)
+	if err := d.expose(ctx, cfg, nodeNet.Do); err != nil {
+		stop()
+		return errors.Join(err, group.Wait())
+	}
+	if err := d.ports.Sweep(ctx); err != nil {
 		slog.Error("host ports of pods that are gone may still be forwarded", "error", err)
 	}
 	close(ready)
 	slog.Info("serving", "socket", cfg.Daemon.Socket, "took", time.Since(begin).Round(time.Millisecond))
+	served()
 	if err := node.Ready(); err != nil {
-		slog.Warn("not everybody could be told that the server is ready", "error", err)
+		slog.Warn("the supervisor or the service manager does not know that the server is ready", "error", err)
 	}
 	return group.Wait()
+}
+
+// expose starts what network.expose asks for.
+func (d *dependencies) expose(ctx context.Context, cfg *config.Config, inNode func(func() error) error) error {
+	ports, all, err := hostport.ParseExpose(cfg.Network.Expose)
+	if err != nil || d.ports == nil {
+		return err
+	}
+	e := hostport.Exposer{Forwarder: d.ports, Ports: ports, All: all, InNode: inNode, Log: slog.Default()}
+	e.Start(ctx)
+	return nil
+}
+
+// listenStreams sets up the streaming server and returns its listeners.
+func (d *dependencies) listenStreams(cfg *config.Config, node *rootless.Node, nodeNet *netns.Thread) ([]net.Listener, error) {
+	address, err := netip.ParseAddr(cfg.Streaming.Address)
+	if err != nil {
+		return nil, fmt.Errorf("streaming.address: %w", err)
+	}
+	listeners, err := stream.Listen(address, uint16(cfg.Streaming.Port), streamListeners(node, nodeNet)...)
+	if err != nil {
+		return nil, err
+	}
+	d.service.Stream, err = stream.New(d.service.Sessions, stream.Options{
+		BaseURL:     "http://" + listeners[0].Addr().String(),
+		IdleTimeout: cfg.Streaming.IdleTimeout.Duration,
+	})
+	if err != nil {
+		for _, l := range listeners {
+			err = errors.Join(err, l.Close())
+		}
+		return nil, err
+	}
+	return listeners, nil
 }
 
 // shutDown lets requests end, then ends those that do not.
@@ -118,14 +148,14 @@ func shutDown(server *grpc.Server) {
 
 // streamListeners make the streaming server reachable from the host and from
 // inside the node.
-func streamListeners(node *rootless.Node, nodeThread *netns.Thread) []stream.ListenFunc {
+func streamListeners(node *rootless.Node, nodeNet *netns.Thread) []stream.ListenFunc {
 	if node.NetNS == "" {
 		return []stream.ListenFunc{net.Listen} // one network for both
 	}
-	return []stream.ListenFunc{net.Listen, nodeThread.Listen}
+	return []stream.ListenFunc{net.Listen, nodeNet.Listen}
 }
 
-// listenUnix makes the socket that only its owner may use. The caller holds the
+// listenUnix makes the socket that only its owner may use. The caller has locked the
 // state, so a socket that is there already is a dead server's.
 func listenUnix(path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {

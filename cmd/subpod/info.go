@@ -189,6 +189,8 @@ func readInfo(ctx context.Context, conn *connection) (infoRow, error) {
 		text := c.Type
 		if !c.Status {
 			text = "not " + c.Type + " (" + c.Message + ")"
+		} else if c.Message != "" {
+			text += " (" + c.Message + ")"
 		}
 		row.Conditions = append(row.Conditions, text)
 	}

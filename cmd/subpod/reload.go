@@ -1,11 +1,18 @@
 package main
 
 import (
+	"context"
+	"time"
+
 	"github.com/spf13/cobra"
 
 	"github.com/subpod/subpod/pkg/cli"
 	"github.com/subpod/subpod/rootless"
 )
+
+// reloadTimeout bounds the wait for the new server: the old one's end (20 s at most),
+// and a second start where the first one fails.
+const reloadTimeout = 40 * time.Second
 
 func newReload(flags *cli.Flags) *cobra.Command {
 	return &cobra.Command{
@@ -13,14 +20,20 @@ func newReload(flags *cli.Flags) *cobra.Command {
 		Short: "Restart the server; containers keep running",
 		Long: `Stops the server and starts the binary that is on disk now, with the
 configuration that is there now. Containers keep running. Settings of the node
-itself ([node]) take effect when the daemon is restarted.`,
+itself ([node]) and its directories take effect when the daemon is restarted.
+
+A configuration that is invalid is refused before the server is stopped. With one
+that is valid but cannot be used, the server goes on with the one that served last:
+the command reports why, and its exit code is 1.`,
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := flags.Load()
 			if err != nil {
 				return err
 			}
-			return rootless.Reload(cfg.Daemon.RunDir)
+			ctx, cancel := context.WithTimeout(cmd.Context(), reloadTimeout)
+			defer cancel()
+			return rootless.Reload(ctx, cfg.Daemon.RunDir)
 		},
 	}
 }

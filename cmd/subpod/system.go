@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -157,7 +156,8 @@ func newSystemReset(a *app) *cobra.Command {
 		Use:   "reset [flags]",
 		Short: "Stop the daemon and remove everything that it has made",
 		Long: `Stops the daemon with all pods and removes its images, records, containers and
-logs, whoever owns the files in the node. The configuration stays.`,
+logs, whoever owns the files in the node. The configuration stays. Nothing is done
+when another daemon uses one of the directories, which are locked meanwhile.`,
 		Example: "  subpod system reset --force",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -165,11 +165,11 @@ logs, whoever owns the files in the node. The configuration stays.`,
 			if err != nil {
 				return err
 			}
-			dirs := []string{cfg.Daemon.DataDir, cfg.Daemon.RunDir}
-			if err := confirm(cmd, force, "Stop the daemon and remove "+strings.Join(dirs, " and ")+"?"); err != nil {
+			data, run := filepath.Clean(cfg.Daemon.DataDir), filepath.Clean(cfg.Daemon.RunDir)
+			if err := confirm(cmd, force, "Stop the daemon and remove "+data+" and "+run+"?"); err != nil {
 				return err
 			}
-			return reset(cmd.Context(), cmd.OutOrStdout(), cfg.Daemon.RunDir, dirs)
+			return reset(cmd.Context(), cmd.OutOrStdout(), run, data)
 		},
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "do not ask")
@@ -179,28 +179,15 @@ logs, whoever owns the files in the node. The configuration stays.`,
 // resetStop is how long the daemon may take to end.
 const resetStop = 40 * time.Second
 
-func reset(ctx context.Context, out io.Writer, runDir string, dirs []string) error {
-	stop, cancel := context.WithTimeout(ctx, resetStop)
-	defer cancel()
-	stopped, err := rootless.Stop(stop, runDir)
-	if err != nil {
-		return err
-	}
+func reset(ctx context.Context, out io.Writer, runDir, dataDir string) error {
+	stopped, removed, err := rootless.Reset(ctx, runDir, dataDir, resetStop)
 	if stopped {
 		fmt.Fprintln(out, "the daemon has ended")
 	}
-	var errs []error
-	for _, dir := range dirs {
-		if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err := rootless.RemoveAll(ctx, filepath.Clean(dir)); err != nil {
-			errs = append(errs, err)
-			continue
-		}
+	for _, dir := range removed {
 		fmt.Fprintf(out, "%s is removed\n", dir)
 	}
-	return errors.Join(errs...)
+	return err
 }
 
 // confirm asks the user, who must say yes; it fails where nobody can be asked.

@@ -29,7 +29,7 @@ var overrideFlags = []struct{ name, key, usage string }{
 	{"root", "daemon.data_dir", "directory for images and state"},
 	{"run", "daemon.run_dir", "directory for sockets and what lives as long as the node; the socket is there too"},
 	{"storage-driver", "storage.driver", "fuse-overlayfs, native, auto or vfs"},
-	{"uplink", "node.uplink", "auto, slirp4netns, pasta, none or host"},
+	{"uplink", "node.uplink", "auto, slirp4netns, pasta, gvisor-tap-vsock, none or host"},
 	{"log-level", "daemon.log_level", "debug, info, warn or error"},
 }
 

@@ -30,6 +30,7 @@ type nodeService struct {
 	network    netns.Network
 	delegation cgroup.Delegation
 	missingIDs string
+	degraded   string
 	handlers   pod.Handlers
 	host       ocispec.Host
 	uids, gids []idmap.Map
@@ -64,9 +65,13 @@ func (s *nodeService) Status(ctx context.Context, req *runtimeapi.StatusRequest)
 	if !ids.Status {
 		ids.Reason, ids.Message = "SingleID", s.missingIDs
 	}
+	ready := &runtimeapi.RuntimeCondition{Type: runtimeapi.RuntimeReady, Status: true}
+	if s.degraded != "" {
+		ready.Reason, ready.Message = "ConfigurationNotUsed", s.degraded
+	}
 	resp := &runtimeapi.StatusResponse{
 		Status: &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{
-			{Type: runtimeapi.RuntimeReady, Status: true}, network, limits, ids,
+			ready, network, limits, ids,
 		}},
 		RuntimeHandlers: s.handlerFeatures(),
 		Features:        &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true},

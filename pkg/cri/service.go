@@ -51,6 +51,9 @@ type Dependencies struct {
 	// MissingIDs is the reason why the node cannot have all IDs of images; "" when
 	// it can.
 	MissingIDs string
+	// Degraded is why the server uses another configuration than the one on disk; ""
+	// when it does not. Status reports it; the runtime is ready all the same.
+	Degraded string
 	// Info returns the verbose part of Status.
 	Info func() map[string]any
 	Log  *slog.Logger
@@ -74,7 +77,7 @@ var _ runtimeapi.RuntimeServiceServer = (*runtimeService)(nil)
 func newRuntimeService(d Dependencies) *runtimeService {
 	return &runtimeService{
 		nodeService: &nodeService{
-			version: d.Version, network: d.Network, delegation: d.Delegation, missingIDs: d.MissingIDs,
+			version: d.Version, network: d.Network, delegation: d.Delegation, missingIDs: d.MissingIDs, degraded: d.Degraded,
 			handlers: d.Handlers, host: d.Host, uids: d.UIDs, gids: d.GIDs, rootfs: d.Rootfs, info: d.Info,
 		},
 		sandboxService:   &sandboxService{manager: d.Manager, state: d.State, events: d.Events},

@@ -101,6 +101,9 @@ func keyring(h Host) []Result {
 func earlierRun(h Host) []Result {
 	run := h.Config.Daemon.RunDir
 	node, err := h.Node(h.File(run))
+	if err == nil && node.Degraded() != "" {
+		return one(Warning, "", "a daemon runs (PID %d is the first process of its node), but %s", node.ChildPID, strings.Join(strings.Fields(node.Degraded()), " "))
+	}
 	if err == nil {
 		return one(OK, "", "a daemon runs (PID %d is the first process of its node)", node.ChildPID)
 	}

@@ -1,0 +1,200 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"github.com/subpod/subpod/netns"
+	"github.com/subpod/subpod/pkg/cgroup"
+	"github.com/subpod/subpod/pkg/cli"
+	"github.com/subpod/subpod/pkg/config"
+	"github.com/subpod/subpod/pkg/cri"
+	"github.com/subpod/subpod/pkg/events"
+	"github.com/subpod/subpod/pkg/hostport"
+	"github.com/subpod/subpod/pkg/oci"
+	"github.com/subpod/subpod/pkg/ocispec"
+	"github.com/subpod/subpod/pkg/pod"
+	"github.com/subpod/subpod/pkg/pod/container"
+	"github.com/subpod/subpod/pkg/pod/sandbox"
+	"github.com/subpod/subpod/pkg/state"
+	"github.com/subpod/subpod/pkg/stats"
+	"github.com/subpod/subpod/rootless"
+	"github.com/subpod/subpod/storage"
+)
+
+// dependencies are what a server is made of.
+type dependencies struct {
+	state   *state.Store
+	storage *storage.Store
+	events  *events.Bus
+	manager *pod.Manager
+	service cri.Dependencies
+	ports   *hostport.Forwarder // nil where the node has no port driver
+}
+
+func (d *dependencies) close() {
+	if d.manager != nil {
+		d.manager.Close()
+	}
+	if d.events != nil {
+		d.events.Close()
+	}
+	var errs []error
+	if d.storage != nil {
+		errs = append(errs, d.storage.Close())
+	}
+	if d.state != nil {
+		errs = append(errs, d.state.Close())
+	}
+	if err := errors.Join(errs...); err != nil {
+		slog.Error("closing the stores failed", "error", err)
+	}
+}
+
+// openDependencies opens the stores and connects everything with everything. On an
+// error it closes what was opened. degraded is why cfg is not the configuration on
+// disk, "" when it is.
+func openDependencies(ctx context.Context, cfg *config.Config, degraded string, node *rootless.Node, nodeNet *netns.Thread) (_ *dependencies, err error) {
+	d := &dependencies{events: events.New(0)}
+	defer func() {
+		if err != nil {
+			d.close()
+		}
+	}()
+	if d.state, err = state.Open(filepath.Join(cfg.Daemon.DataDir, "state.db"), slog.Default()); err != nil {
+		return nil, err
+	}
+	if d.storage, err = storage.Open(ctx, storageOptions(cfg, node)); err != nil {
+		return nil, err
+	}
+	cg := detectCgroup(cfg, node)
+	executor, err := oci.New(ctx, ociOptions(cfg, cg))
+	if err != nil {
+		return nil, err
+	}
+	if node.PortSocket != "" {
+		d.ports = hostport.NewForwarder(node)
+	}
+	network, err := newNetwork(cfg, node, nodeNet, d.ports)
+	if err != nil {
+		return nil, err
+	}
+	host, err := ocispec.DetectHost(cg)
+	if err != nil {
+		return nil, err
+	}
+	d.connect(cfg, node, executor, network, host, cg)
+	d.service.Degraded = degraded
+	d.service.Info = func() map[string]any { return info(cfg, degraded, node, cg, d.storage.Info()) }
+	return d, nil
+}
+
+// connect builds the core and what serves it from the opened stores and mechanisms.
+func (d *dependencies) connect(cfg *config.Config, node *rootless.Node, executor *oci.Executor, network netns.Network, host ocispec.Host, cg cgroup.Delegation) {
+	sandboxes := newSandboxes(cfg, node, network, cg)
+	containers := &container.Builder{
+		Dir:            filepath.Join(cfg.Daemon.RunDir, "containers"),
+		Images:         d.storage.Images,
+		Rootfs:         d.storage.Rootfs,
+		Executor:       executor,
+		Files:          sandboxes.Files,
+		NodeNetNS:      node.NetNS,
+		Host:           host,
+		Cgroup:         cg,
+		SeccompProfile: cfg.Runtime.SeccompProfile,
+		CDISpecDirs:    cfg.Runtime.CDISpecDirs,
+		Log:            slog.Default(),
+	}
+	orphans := &pod.Orphans{State: d.state, Rootfs: d.storage.Rootfs, Executor: executor, SandboxDir: sandboxes.Dir, ContainerDir: containers.Dir}
+	handlers := pod.Handlers{Default: cfg.Runtime.DefaultHandler, Known: executor.Handlers()}
+	collector := newStats(d.storage)
+	d.manager = pod.New(pod.Options{
+		NodeID:     node.Identity,
+		LogDir:     filepath.Join(cfg.Daemon.DataDir, "logs"),
+		Handlers:   handlers,
+		Host:       sandboxes.Host,
+		State:      d.state,
+		Sandboxes:  sandboxes,
+		Containers: containers,
+		Processes:  executor,
+		Orphans:    orphans,
+		Events:     d.events,
+		Forget:     collector.Forget,
+		Log:        slog.Default(),
+	})
+	d.service = cri.Dependencies{
+		Version:    cli.Version(version),
+		Manager:    d.manager,
+		Sessions:   &pod.Sessions{State: d.state, Executor: executor, NodeNetNS: node.NetNS},
+		Copier:     &pod.Copier{Manager: d.manager, Roots: containers},
+		Checker:    &pod.Checker{State: d.state, Images: d.storage.Images, Orphans: orphans},
+		State:      d.state,
+		Images:     d.storage.Images,
+		Rootfs:     d.storage.Rootfs,
+		Network:    network,
+		Events:     d.events,
+		Stats:      collector,
+		Delegation: cg,
+		Host:       host,
+		UIDs:       node.UIDMap,
+		GIDs:       node.GIDMap,
+		Handlers:   handlers,
+		MissingIDs: missingIDs(node),
+		Log:        slog.Default(),
+	}
+}
+
+func newSandboxes(cfg *config.Config, node *rootless.Node, network netns.Network, cg cgroup.Delegation) *sandbox.Builder {
+	return &sandbox.Builder{
+		Dir: filepath.Join(cfg.Daemon.RunDir, "pods"),
+		Host: sandbox.Host{
+			HostNetwork: node.Uplink == rootless.UplinkHost,
+			IngressRate: cfg.Network.IngressRate.Bits,
+			EgressRate:  cfg.Network.EgressRate.Bits,
+			UIDs:        node.UIDMap,
+			GIDs:        node.GIDMap,
+			Cgroup:      cg,
+		},
+		DNS:     sandbox.DNS{HostFile: "/etc/resolv.conf", UplinkFile: node.ResolvConf},
+		Network: network,
+		Cgroup:  cg,
+	}
+}
+
+// detectCgroup also logs what there is not.
+func detectCgroup(cfg *config.Config, node *rootless.Node) cgroup.Delegation {
+	cg := cgroup.Detect(cfg.Runtime.CgroupManager, node.CgroupEvacuated)
+	if !cg.Enabled() {
+		slog.Warn("containers run without resource limits", "reason", cg.Reason)
+	} else if missing := cg.Missing(); len(missing) > 0 {
+		slog.Warn("limits of some cgroup controllers are left out: they are not delegated to the user (docs/cgroups.md)", "missing", missing)
+	}
+	return cg
+}
+
+func newStats(store *storage.Store) *stats.Collector {
+	return stats.New(stats.Options{
+		RootfsUsage: func(ctx context.Context, id string) (stats.Usage, error) {
+			u, err := store.Rootfs.Usage(ctx, id)
+			return stats.Usage(u), err
+		},
+		Mountpoint: store.Info().Root,
+		Log:        slog.Default(),
+	})
+}
+
+// info is the verbose status.
+func info(cfg *config.Config, degraded string, node *rootless.Node, cg cgroup.Delegation, images storage.Info) map[string]any {
+	return map[string]any{
+		"uplink":  map[string]string{"name": node.Uplink, "reason": node.UplinkReason, "limits": rootless.UplinkLimits(node.Uplink)},
+		"config":  cfg,
+		"node":    node,
+		"cgroup":  cg,
+		"storage": images,
+		"server":  map[string]any{"pid": os.Getpid(), "goroutines": runtime.NumGoroutine(), "degraded": degraded},
+	}
+}
