@@ -184,7 +184,7 @@ func layoutNames(notes map[string]string) []reference.Named {
 }
 
 func (s *Store) loadDockerArchive(t *transfer, path, ref string) ([]Image, error) {
-	sys, err := s.systemContext(nil, t.tmp)
+	sys, err := s.registries.systemContext(nil, t.tmp)
 	if err != nil {
 		return nil, err
 	}
@@ -230,7 +230,7 @@ func (s *Store) loadDockerArchive(t *transfer, path, ref string) ([]Image, error
 
 // loadOne copies one image into the store and gives it names.
 func (s *Store) loadOne(t *transfer, ref types.ImageReference, names []reference.Named) (Image, error) {
-	sys, err := s.systemContext(nil, t.tmp)
+	sys, err := s.registries.systemContext(nil, t.tmp)
 	if err != nil {
 		return Image{}, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/containers/image/v5/docker"
@@ -22,7 +23,12 @@ func (s *Store) Login(ctx context.Context, registry, user, password string) (fil
 	if user == "" || password == "" {
 		return "", fmt.Errorf("%w: log in to %s: user name and password are needed", ErrUnauthorized, registry)
 	}
-	sys, err := s.systemContext(nil, s.tmpDir())
+	tmp, err := makeTmp(s.tmpDir())
+	if err != nil {
+		return "", classify(ctx, err)
+	}
+	defer os.RemoveAll(tmp)
+	sys, err := s.registries.systemContext(nil, tmp)
 	if err != nil {
 		return "", err
 	}
@@ -39,7 +45,12 @@ func (s *Store) Login(ctx context.Context, registry, user, password string) (fil
 // Logout removes the credentials for a registry, or all, from the user's
 // auth.json. ErrNotLoggedIn.
 func (s *Store) Logout(ctx context.Context, registry string, all bool) error {
-	sys, err := s.systemContext(nil, s.tmpDir())
+	tmp, err := makeTmp(s.tmpDir())
+	if err != nil {
+		return classify(ctx, err)
+	}
+	defer os.RemoveAll(tmp)
+	sys, err := s.registries.systemContext(nil, tmp)
 	if err != nil {
 		return err
 	}

@@ -38,7 +38,7 @@ func testOptions(t testing.TB, dir, driver string) Options {
 	}
 	return Options{
 		Root: filepath.Join(dir, "root"), RunRoot: filepath.Join(dir, "run"), Driver: driver,
-		Home: home, UID: 1000, PullTimeout: 10 * time.Second,
+		Home: home, PullTimeout: 10 * time.Second,
 		RegistriesConf: writeFile(t, filepath.Join(conf, "registries.conf"), ""),
 		PolicyJSON:     writeFile(t, filepath.Join(conf, "policy.json"), `{"default":[{"type":"insecureAcceptAnything"}]}`),
 		AuthFile:       writeFile(t, filepath.Join(conf, "auth.json"), `{}`),

@@ -65,7 +65,7 @@ func (s *Store) pull(ctx context.Context, named reference.Named, auth *Auth, pro
 	began := time.Now()
 	var img Image
 	err := s.transfer(ctx, func(t *transfer) error {
-		sys, err := s.systemContext(auth, t.tmp)
+		sys, err := s.registries.systemContext(auth, t.tmp)
 		if err != nil {
 			return err
 		}
@@ -95,7 +95,7 @@ func (s *Store) fromRegistry(t *transfer, sys *types.SystemContext, named refere
 		return Image{}, err
 	}
 	if img, ok := s.upToDate(named, byDigest); ok {
-		policy, err := s.policy()
+		policy, err := s.registries.policy()
 		if err != nil {
 			return Image{}, err
 		}
@@ -136,7 +136,7 @@ func (s *Store) upToDate(names ...reference.Named) (Image, bool) {
 // copy runs containers/image's copy from src into the store. name may be nil:
 // then id, the image's ID, must be given.
 func (s *Store) copy(t *transfer, sys *types.SystemContext, src types.ImageReference, name reference.Named, id string, progress func(Progress)) error {
-	policy, err := s.policy()
+	policy, err := s.registries.policy()
 	if err != nil {
 		return err
 	}

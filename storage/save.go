@@ -52,7 +52,7 @@ func (s *Store) Save(ctx context.Context, refs []string, format string, w io.Wri
 }
 
 func (s *Store) saveDocker(ctx context.Context, refs []string, path, tmp string) (err error) {
-	sys, err := s.systemContext(nil, tmp)
+	sys, err := s.registries.systemContext(nil, tmp)
 	if err != nil {
 		return err
 	}
@@ -78,7 +78,7 @@ func (s *Store) saveDocker(ctx context.Context, refs []string, path, tmp string)
 }
 
 func (s *Store) saveOCI(ctx context.Context, ref, path, tmp string) error {
-	sys, err := s.systemContext(nil, tmp)
+	sys, err := s.registries.systemContext(nil, tmp)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"math"
 	"os"
@@ -45,9 +46,8 @@ type Options struct {
 	// standard place (below ~/.config/containers; $XDG_RUNTIME_DIR for auth.json),
 	// then /etc/containers.
 	RegistriesConf, RegistriesConfDir, PolicyJSON, AuthFile, CertsDir string
-	// Home and UID are the user's own, as seen outside of the user namespace.
+	// Home is the user's home; "" is $HOME, then what /etc/passwd says.
 	Home string
-	UID  int
 	// MaxParallelDownloads limits the layers downloaded at a time by one pull; 0 is 6.
 	MaxParallelDownloads int
 	// PullTimeout ends a pull that makes no progress for this long; 0 is one minute.
@@ -87,10 +87,10 @@ type Store struct {
 
 	rootfs keyedMutex
 
-	pulls    pulls
-	noPolicy sync.Once
-	usage    layerUsage
-	work     sync.WaitGroup // background syncs
+	registries registries
+	pulls      pulls
+	usage      layerUsage
+	work       sync.WaitGroup // background syncs
 }
 
 // Open opens or makes the store at o.Root and repairs what a crash left: half
@@ -105,7 +105,7 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 	if err := checkOptions(&o); err != nil {
 		return nil, err
 	}
-	if err := setRootlessMarkers(o.UID, o.Home); err != nil {
+	if err := setRootlessMarkers(userOutside(), o.Home); err != nil {
 		return nil, err
 	}
 	forwardLogrus(o.Log)
@@ -118,6 +118,7 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 		pulls: pulls{flights: map[string]*flight{}},
 		usage: layerUsage{known: map[string]Usage{}},
 	}
+	s.registries = registries{opts: &s.opts, cache: filepath.Join(s.own, "cache"), log: o.Log}
 	for _, dir := range []string{o.Root, o.RunRoot, s.own, s.rootfsDir(""), s.imageMountDir("")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrNotUsable, err)
@@ -189,7 +190,7 @@ func checkOptions(o *Options) error {
 		return fmt.Errorf("%w: not uid 0 of a user namespace (uid %d)", ErrNotUsable, os.Geteuid())
 	}
 	if o.Home == "" {
-		o.Home = os.Getenv("HOME")
+		o.Home = homeOf(userOutside())
 	}
 	if o.PullTimeout <= 0 {
 		o.PullTimeout = time.Minute
@@ -199,13 +200,27 @@ func checkOptions(o *Options) error {
 	}
 	stores := o.AdditionalStores[:0:0]
 	for _, p := range o.AdditionalStores {
-		if _, err := os.Stat(filepath.Join(p, "overlay-images")); err != nil {
+		if err := checkAdditional(p); err != nil {
 			o.Log.Warn("additional image store left out", "path", p, "error", err)
 			continue
 		}
 		stores = append(stores, filepath.Clean(p))
 	}
 	o.AdditionalStores = stores
+	return nil
+}
+
+// checkAdditional reports why the additional store at root can't be used. One that
+// this user may not read all of, as root's own, would keep ours from opening.
+func checkAdditional(root string) error {
+	if _, err := os.Stat(filepath.Join(root, "overlay-images")); err != nil {
+		return err
+	}
+	for _, name := range []string{"overlay", "overlay-images", "overlay-images/images.json", "overlay-layers", "overlay-layers/layers.json"} {
+		if path := filepath.Join(root, name); !readable(path) {
+			return fmt.Errorf("open %s: %w", path, fs.ErrPermission)
+		}
+	}
 	return nil
 }
 
