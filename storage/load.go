@@ -22,6 +22,7 @@ import (
 	"github.com/containers/storage/pkg/chrootarchive"
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/ulikunitz/xz" // ours: see internal/xz
 )
 
 // annotationContainerdName is how containerd and BuildKit write an image's full
@@ -97,6 +98,9 @@ func detect(path string, isDir bool) (string, error) {
 	}
 	defer f.Close()
 	stream, _, err := compression.AutoDecompress(f)
+	if errors.Is(err, xz.ErrDictionary) {
+		return "", fmt.Errorf("%w: %s: %w", ErrUnsupported, path, err)
+	}
 	if err != nil {
 		return "", fmt.Errorf("%w: %s: %w", ErrCorrupt, path, err)
 	}
@@ -106,6 +110,9 @@ func detect(path string, isDir bool) (string, error) {
 		h, err := tr.Next()
 		if errors.Is(err, io.EOF) {
 			break
+		}
+		if errors.Is(err, xz.ErrDictionary) {
+			return "", fmt.Errorf("%w: %s: %w", ErrUnsupported, path, err)
 		}
 		if err != nil {
 			return "", fmt.Errorf("%w: %s is no image archive: %w", ErrCorrupt, path, err)
