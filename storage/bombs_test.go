@@ -37,7 +37,7 @@ func TestXzDictionary(t *testing.T) {
 			reg := startFake(t, img, nil)
 			s := bombStore(t, reg.host)
 			wantBounded(t, c.want, func() error {
-				_, err := s.Pull(context.Background(), PullRequest{Ref: reg.host + "/app:1"})
+				_, err := s.Images.Pull(context.Background(), PullRequest{Ref: reg.host + "/app:1"})
 				return err
 			})
 		})
@@ -45,7 +45,7 @@ func TestXzDictionary(t *testing.T) {
 			s := bombStore(t)
 			archive := writeFile(t, filepath.Join(t.TempDir(), "image.tar"), string(tarOfDir(t, writeLayout(t, t.TempDir(), map[string]built{"example.com/app:1": img}))))
 			wantBounded(t, c.want, func() error {
-				_, err := s.Load(context.Background(), archive)
+				_, err := s.Images.Load(context.Background(), archive)
 				return err
 			})
 		})
@@ -56,7 +56,7 @@ func TestXzDictionary(t *testing.T) {
 			s := bombStore(t)
 			archive := writeFile(t, filepath.Join(t.TempDir(), "image.tar.xz"), string(c.stream))
 			wantBounded(t, c.want, func() error {
-				_, err := s.Load(context.Background(), archive)
+				_, err := s.Images.Load(context.Background(), archive)
 				return err
 			})
 		})

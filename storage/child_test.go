@@ -68,15 +68,15 @@ func runChild(order string) int {
 		return runOnce(s, o)
 	}
 	if o.Load != "" {
-		_, err = s.Load(context.Background(), o.Load)
+		_, err = s.Images.Load(context.Background(), o.Load)
 		s.Close()
 		fmt.Println("ready")
 	} else if o.Pull != "" {
 		fmt.Println("ready")
-		_, err = s.Pull(context.Background(), PullRequest{Ref: o.Pull})
+		_, err = s.Images.Pull(context.Background(), PullRequest{Ref: o.Pull})
 	} else {
-		var r Rootfs
-		r, err = s.CreateRootfs(context.Background(), o.Rootfs)
+		var r Mounted
+		r, err = s.Rootfs.Create(context.Background(), o.Rootfs)
 		fmt.Println("ready", r.Path)
 	}
 	if err != nil {
@@ -91,7 +91,7 @@ func runChild(order string) int {
 func runOnce(s *Store, o childOrder) int {
 	defer s.Close()
 	if o.Pull != "" {
-		if _, err := s.Pull(context.Background(), PullRequest{Ref: o.Pull}); err != nil {
+		if _, err := s.Images.Pull(context.Background(), PullRequest{Ref: o.Pull}); err != nil {
 			fmt.Println("error", err)
 			return 1
 		}

@@ -18,11 +18,11 @@ import (
 // transfer is one pull or load under way: a temporary directory, and a context
 // that ends when nothing moves any more.
 type transfer struct {
-	s      *Store
+	im     *Images
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	tmp    string
-	mark   string // file in dirtyDir, "" before anything is written
+	mark   string // file in directories.unsynced, "" before anything is written
 
 	last   atomic.Int64 // time of the last progress, Unix nanoseconds
 	active atomic.Int64 // blobs that are being downloaded
@@ -31,14 +31,14 @@ type transfer struct {
 // transfer runs do and cleans up after it: temporary files always, layers of no
 // image if it failed. On success the content is written through to the disk in
 // the background; until that is done a mark tells the next start.
-func (s *Store) transfer(ctx context.Context, do func(*transfer) error) error {
-	s.pulls.gate.RLock()
-	tmp, err := makeTmp(s.tmpDir())
+func (im *Images) transfer(ctx context.Context, do func(*transfer) error) error {
+	im.pulls.gate.RLock()
+	tmp, err := makeTmp(im.store.dirs.tmp())
 	if err != nil {
-		s.pulls.gate.RUnlock()
+		im.pulls.gate.RUnlock()
 		return classify(ctx, fmt.Errorf("make a directory for blobs: %w", err))
 	}
-	t := &transfer{s: s, tmp: tmp}
+	t := &transfer{im: im, tmp: tmp}
 	t.ctx, t.cancel = context.WithCancelCause(ctx)
 	defer t.cancel(nil)
 	t.progressed()
@@ -47,11 +47,11 @@ func (s *Store) transfer(ctx context.Context, do func(*transfer) error) error {
 	err = classify(t.ctx, do(t))
 	close(stop)
 	if rmErr := os.RemoveAll(tmp); rmErr != nil {
-		s.log.Warn("temporary directory left behind", "path", tmp, "error", rmErr)
+		im.store.log.Warn("temporary directory left behind", "path", tmp, "error", rmErr)
 	}
-	s.pulls.gate.RUnlock()
+	im.pulls.gate.RUnlock()
 	if err != nil {
-		s.sweepAfterFailure(t)
+		im.sweepAfterFailure(t)
 		return err
 	}
 	t.writeThrough()
@@ -60,23 +60,23 @@ func (s *Store) transfer(ctx context.Context, do func(*transfer) error) error {
 
 // sweepAfterFailure removes layers that belong to no image. While others pull,
 // theirs look just the same, so it waits for them in the background.
-func (s *Store) sweepAfterFailure(t *transfer) {
+func (im *Images) sweepAfterFailure(t *transfer) {
 	sweep := func() {
-		defer s.pulls.gate.Unlock()
-		if err := s.sweepLayers(); err != nil {
-			s.log.Warn("layers of a failed pull left behind until the next start", "error", err)
+		defer im.pulls.gate.Unlock()
+		if err := sweepLayers(im.store); err != nil {
+			im.store.log.Warn("layers of a failed pull left behind until the next start", "error", err)
 		}
 		t.unmark()
 	}
 	if t.mark == "" {
 		return
 	}
-	if s.pulls.gate.TryLock() {
+	if im.pulls.gate.TryLock() {
 		sweep()
 		return
 	}
-	s.work.Go(func() {
-		s.pulls.gate.Lock()
+	im.work.Go(func() {
+		im.pulls.gate.Lock()
 		sweep()
 	})
 }
@@ -86,7 +86,7 @@ func (t *transfer) markDirty() error {
 	if t.mark != "" {
 		return nil
 	}
-	mark := filepath.Join(t.s.dirtyDir(), filepath.Base(t.tmp))
+	mark := filepath.Join(t.im.store.dirs.unsynced(), filepath.Base(t.tmp))
 	f, err := os.OpenFile(mark, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("mark pull: %w", err)
@@ -101,7 +101,7 @@ func (t *transfer) markDirty() error {
 	if err := f.Sync(); err != nil {
 		return fmt.Errorf("mark pull: %w", err)
 	}
-	return syncDir(t.s.dirtyDir())
+	return syncDir(t.im.store.dirs.unsynced())
 }
 
 func (t *transfer) unmark() {
@@ -115,9 +115,9 @@ func (t *transfer) writeThrough() {
 	if t.mark == "" {
 		return
 	}
-	t.s.work.Go(func() {
-		if err := syncFS(t.s.opts.Root); err != nil {
-			t.s.log.Warn("image not written through to the disk", "error", err)
+	t.im.work.Go(func() {
+		if err := syncFS(t.im.store.opts.Root); err != nil {
+			t.im.store.log.Warn("image not written through to the disk", "error", err)
 			return
 		}
 		t.unmark()
@@ -157,7 +157,7 @@ func (t *transfer) watch(events <-chan types.ProgressProperties, tell func(Progr
 // is not waiting: it counts as long as a helper runs and nothing downloads.
 // Partial pulls report no progress; their staged files grow instead.
 func (t *transfer) guard(stop <-chan struct{}) {
-	limit := t.s.opts.PullTimeout
+	limit := t.im.store.opts.PullTimeout
 	tick := time.NewTicker(max(limit/8, 10*time.Millisecond))
 	defer tick.Stop()
 	var seen Usage
@@ -192,7 +192,7 @@ func (t *transfer) guard(stop <-chan struct{}) {
 // written measures what the transfer has put on the disk so far.
 func (t *transfer) written() Usage {
 	blobs, _ := diskUsage(t.ctx, t.tmp)
-	staged, _ := diskUsage(t.ctx, filepath.Join(t.s.overlayHome(), "staging"))
+	staged, _ := diskUsage(t.ctx, filepath.Join(t.im.store.dirs.overlay(), "staging"))
 	return Usage{Bytes: blobs.Bytes + staged.Bytes, Inodes: blobs.Inodes + staged.Inodes}
 }
 

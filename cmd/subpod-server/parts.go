@@ -30,7 +30,7 @@ import (
 // parts are what a server is made of.
 type parts struct {
 	state   *state.Store
-	images  *storage.Store
+	storage *storage.Store
 	events  *events.Bus
 	runtime *pod.Runtime
 	service *cri.Service
@@ -45,8 +45,8 @@ func (p *parts) close() {
 		p.events.Close()
 	}
 	var errs []error
-	if p.images != nil {
-		errs = append(errs, p.images.Close())
+	if p.storage != nil {
+		errs = append(errs, p.storage.Close())
 	}
 	if p.state != nil {
 		errs = append(errs, p.state.Close())
@@ -67,7 +67,7 @@ func newParts(ctx context.Context, cfg *config.Config, node *rootless.Node, node
 	if p.state, err = state.Open(filepath.Join(cfg.Daemon.DataDir, "state.db"), slog.Default()); err != nil {
 		return nil, err
 	}
-	if p.images, err = storage.Open(ctx, storageOptions(cfg, node)); err != nil {
+	if p.storage, err = storage.Open(ctx, storageOptions(cfg, node)); err != nil {
 		return nil, err
 	}
 	cg := cgroup.Detect(cfg.Runtime.CgroupManager, node.CgroupEvacuated)
@@ -94,7 +94,8 @@ func newParts(ctx context.Context, cfg *config.Config, node *rootless.Node, node
 		LogDir:         filepath.Join(cfg.Daemon.DataDir, "logs"),
 		Node:           node.Identity,
 		State:          p.state,
-		Images:         p.images,
+		Images:         p.storage.Images,
+		Rootfs:         p.storage.Rootfs,
 		Executor:       executor,
 		Network:        network,
 		HostNetwork:    node.Uplink == rootless.UplinkHost,
@@ -110,18 +111,18 @@ func newParts(ctx context.Context, cfg *config.Config, node *rootless.Node, node
 		CDISpecDirs:    cfg.Runtime.CDISpecDirs,
 		DNS:            pod.DNS{HostFile: "/etc/resolv.conf", UplinkFile: node.ResolvConf},
 		Events:         p.events,
-		Stats:          newStats(p.images),
+		Stats:          newStats(p.storage),
 		Log:            slog.Default(),
 	})
 	p.service = &cri.Service{
 		RuntimeVersion: cli.Version(version),
 		Runtime:        p.runtime,
-		Images:         p.images,
+		Images:         p.storage.Images,
 		Network:        network,
 		Events:         p.events,
 		Cgroup:         cg,
 		MissingIDs:     missingIDs(node),
-		Info:           func() map[string]any { return info(cfg, node, cg, p.images.Info()) },
+		Info:           func() map[string]any { return info(cfg, node, cg, p.storage.Info()) },
 		Log:            slog.Default(),
 	}
 	return p, nil
@@ -139,13 +140,13 @@ func missingIDs(node *rootless.Node) string {
 	return "the node has one user and one group ID: " + reason + " (see subpod doctor)"
 }
 
-func newStats(images *storage.Store) *stats.Collector {
+func newStats(store *storage.Store) *stats.Collector {
 	return stats.New(stats.Options{
 		RootfsUsage: func(ctx context.Context, id string) (stats.Usage, error) {
-			u, err := images.RootfsUsage(ctx, id)
+			u, err := store.Rootfs.Usage(ctx, id)
 			return stats.Usage(u), err
 		},
-		Mountpoint: images.Info().Root,
+		Mountpoint: store.Info().Root,
 		Log:        slog.Default(),
 	})
 }
@@ -221,13 +222,13 @@ func idMaps(in []rootless.IDMap) []storage.IDMap {
 }
 
 // info is what the verbose status tells.
-func info(cfg *config.Config, node *rootless.Node, cg cgroup.Facts, images storage.Info) map[string]any {
+func info(cfg *config.Config, node *rootless.Node, cg cgroup.Facts, store storage.Info) map[string]any {
 	return map[string]any{
 		"uplink":  map[string]string{"name": node.Uplink, "reason": node.UplinkReason, "limits": rootless.UplinkLimits(node.Uplink)},
 		"config":  cfg,
 		"node":    node,
 		"cgroup":  cg,
-		"storage": images,
+		"storage": store,
 		"server":  map[string]any{"pid": os.Getpid(), "goroutines": runtime.NumGoroutine()},
 	}
 }

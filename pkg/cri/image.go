@@ -37,7 +37,7 @@ func (s *Service) StreamImages(req *runtimeapi.StreamImagesRequest, out grpc.Ser
 func (s *Service) listImages(ctx context.Context, f *runtimeapi.ImageFilter) ([]*runtimeapi.Image, error) {
 	var images []storage.Image
 	if ref := f.GetImage().GetImage(); ref != "" {
-		image, err := s.Images.Image(ctx, ref)
+		image, err := s.Images.Get(ctx, ref)
 		if errors.Is(err, storage.ErrImageNotFound) {
 			return nil, nil
 		}
@@ -47,7 +47,7 @@ func (s *Service) listImages(ctx context.Context, f *runtimeapi.ImageFilter) ([]
 		images = append(images, image)
 	} else {
 		var err error
-		if images, err = s.Images.Images(ctx); err != nil {
+		if images, err = s.Images.List(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -64,7 +64,7 @@ func (s *Service) ImageStatus(ctx context.Context, req *runtimeapi.ImageStatusRe
 	if ref == "" {
 		return nil, status.Error(codes.InvalidArgument, "the request names no image")
 	}
-	image, err := s.Images.Image(ctx, ref)
+	image, err := s.Images.Get(ctx, ref)
 	if errors.Is(err, storage.ErrImageNotFound) {
 		return &runtimeapi.ImageStatusResponse{}, nil
 	}
@@ -113,7 +113,7 @@ func (s *Service) RemoveImage(ctx context.Context, req *runtimeapi.RemoveImageRe
 	if ref == "" {
 		return nil, status.Error(codes.InvalidArgument, "the request names no image")
 	}
-	if err := s.Images.RemoveImage(ctx, ref); err != nil {
+	if err := s.Images.Remove(ctx, ref); err != nil {
 		return nil, err
 	}
 	return &runtimeapi.RemoveImageResponse{}, nil

@@ -33,7 +33,7 @@ type Service struct {
 
 	RuntimeVersion string // of subpod, semantic
 	Runtime        *pod.Runtime
-	Images         *storage.Store
+	Images         *storage.Images
 	Network        netns.Network
 	Stream         *stream.Server
 	Events         *events.Bus

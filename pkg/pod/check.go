@@ -65,10 +65,10 @@ func (r *Runtime) orphans(ctx context.Context, remove bool) (found []Finding, er
 	for _, id := range ids {
 		note("container "+id, func() error { return err })
 	}
-	roots, rootsErr := r.Images.RootfsIDs(ctx)
+	roots, rootsErr := r.Rootfs.IDs(ctx)
 	for _, id := range roots {
 		if !known(id) {
-			note("root file system "+id, func() error { return r.Images.DeleteRootfs(ctx, id) })
+			note("root file system "+id, func() error { return r.Rootfs.Delete(ctx, id) })
 		}
 	}
 	for _, kind := range []struct {

@@ -93,7 +93,7 @@ func (r *Runtime) makeContainer(ctx context.Context, p state.Pod, whole func() (
 		return err
 	}
 	defer unlock()
-	image, err := r.Images.Image(ctx, c.Config.V.GetImage().GetImage())
+	image, err := r.Images.Get(ctx, c.Config.V.GetImage().GetImage())
 	if err != nil {
 		return err
 	}
@@ -142,7 +142,7 @@ func (r *Runtime) makeContainer(ctx context.Context, p state.Pod, whole func() (
 
 // buildSpec mounts the root file system and builds the OCI specification for it.
 func (r *Runtime) buildSpec(ctx context.Context, p state.Pod, whole func() (state.Pod, error), c *state.Container, image storage.Image, cgroupsPath string) (ocispec.Output, error) {
-	rootfs, err := r.Images.CreateRootfs(ctx, r.rootfsSpec(p, *c))
+	rootfs, err := r.Rootfs.Create(ctx, r.rootfsSpec(p, *c))
 	if err != nil {
 		return ocispec.Output{}, err
 	}

@@ -107,7 +107,7 @@ func (r *Runtime) inside(ctx context.Context, id string, do func(root *os.File) 
 }
 
 func (r *Runtime) insideStopped(ctx context.Context, c state.Container, do func(root *os.File) error) (err error) {
-	rootfs, err := r.Images.MountRootfs(ctx, c.ID)
+	rootfs, err := r.Rootfs.Mount(ctx, c.ID)
 	if err != nil {
 		return err
 	}
@@ -115,7 +115,7 @@ func (r *Runtime) insideStopped(ctx context.Context, c state.Container, do func(
 		defer func() {
 			ctx, cancel := r.detached(ctx)
 			defer cancel()
-			err = errors.Join(err, r.Images.UnmountRootfs(ctx, c.ID))
+			err = errors.Join(err, r.Rootfs.Unmount(ctx, c.ID))
 		}()
 	}
 	root, err := os.Open(rootfs.Path)

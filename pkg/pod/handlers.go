@@ -27,7 +27,7 @@ func (r *Runtime) HandlerFeatures() []*runtimeapi.RuntimeHandler {
 	// The kubelet takes whole ranges above the first: without one in the node,
 	// hostUsers: false would fail there.
 	userNamespaces := covered(r.UIDs, minUserNSRange, minUserNSRange) && covered(r.GIDs, minUserNSRange, minUserNSRange) &&
-		r.Images.Nestable() == nil
+		r.Rootfs.Nestable() == nil
 	out := make([]*runtimeapi.RuntimeHandler, len(names))
 	for i, name := range names {
 		features := known[name]

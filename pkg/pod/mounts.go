@@ -71,11 +71,11 @@ func (r *Runtime) mountImage(ctx context.Context, key string, m *runtimeapi.Moun
 		return "", fmt.Errorf("%w: the mount on %s has both a host path and an image", ErrInvalid, m.ContainerPath)
 	}
 	// The kubelet sends an ID, other clients any reference.
-	image, err := r.Images.Image(ctx, m.Image.Image)
+	image, err := r.Images.Get(ctx, m.Image.Image)
 	if err != nil {
 		return "", fmt.Errorf("%w on %s: %w", ErrImageVolume, m.ContainerPath, err)
 	}
-	root, err := r.Images.MountImage(ctx, image.ID, key)
+	root, err := r.Rootfs.MountImage(ctx, image.ID, key)
 	if err != nil {
 		return "", fmt.Errorf("%w on %s: %w", ErrImageVolume, m.ContainerPath, err)
 	}

@@ -227,11 +227,11 @@ func (r *Runtime) sweep(ctx context.Context) {
 	}
 	var errs []error
 	errs = append(errs, r.Executor.Sweep(ctx, func(id string) bool { return known[id] }))
-	ids, err := r.Images.RootfsIDs(ctx)
+	ids, err := r.Rootfs.IDs(ctx)
 	errs = append(errs, err)
 	for _, id := range ids {
 		if !known[id] {
-			errs = append(errs, r.Images.DeleteRootfs(ctx, id))
+			errs = append(errs, r.Rootfs.Delete(ctx, id))
 		}
 	}
 	errs = append(errs,

@@ -56,7 +56,8 @@ type Options struct {
 	// a record says that the node has been rebooted since.
 	Node     string
 	State    *state.Store
-	Images   *storage.Store
+	Images   *storage.Images
+	Rootfs   *storage.Rootfs
 	Executor *oci.Executor
 	Network  netns.Network
 	// HostNetwork: there is no pod network, all pods are on the node's.

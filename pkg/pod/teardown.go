@@ -44,9 +44,9 @@ func (r *Runtime) cleanContainer(ctx context.Context, c state.Container) error {
 			return fmt.Errorf("clean up container %s: %w", c.ID, err)
 		}
 	}
-	errs = append(errs, r.Images.UnmountRootfs(ctx, c.ID))
+	errs = append(errs, r.Rootfs.Unmount(ctx, c.ID))
 	for _, key := range c.Facts.ImageMounts {
-		errs = append(errs, r.Images.UnmountImage(ctx, key))
+		errs = append(errs, r.Rootfs.UnmountImage(ctx, key))
 	}
 	errs = append(errs, r.removeCgroup(ctx, c.Facts.Cgroup))
 	if err := errors.Join(errs...); err != nil {
@@ -61,7 +61,7 @@ func (r *Runtime) cleanContainer(ctx context.Context, c state.Container) error {
 // teardownContainer removes whatever the record says was made for the
 // container, but for its log and the record itself. Idempotent.
 func (r *Runtime) teardownContainer(ctx context.Context, c state.Container) error {
-	return errors.Join(r.cleanContainer(ctx, c), r.Images.DeleteRootfs(ctx, c.ID))
+	return errors.Join(r.cleanContainer(ctx, c), r.Rootfs.Delete(ctx, c.ID))
 }
 
 func (r *Runtime) removeCgroup(ctx context.Context, dir string) error {
