@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	cstorage "github.com/containers/storage"
@@ -45,8 +46,10 @@ type Images struct {
 	store      *layerStore
 	registries registries
 	pulls      pulls
+	active     atomic.Int32 // pulls and loads
+	held       heldLayers
 	usage      layerUsage
-	work       sync.WaitGroup // background syncs and sweeps
+	work       sync.WaitGroup // background syncs and removals
 }
 
 func newImages(l *layerStore) *Images {

@@ -140,7 +140,7 @@ func (t *transfer) copy(sys *types.SystemContext, src types.ImageReference, name
 		return err
 	}
 	defer policy.Destroy()
-	dest, err := imagestorage.Transport.NewStoreReference(t.im.store.cs, name, id)
+	dest, err := imagestorage.Transport.NewStoreReference(t.store, name, id)
 	if err != nil {
 		return err
 	}

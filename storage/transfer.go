@@ -19,6 +19,7 @@ import (
 // that ends when nothing moves any more.
 type transfer struct {
 	im     *Images
+	store  *holdingStore
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	tmp    string
@@ -32,53 +33,50 @@ type transfer struct {
 // image if it failed. On success the content is written through to the disk in
 // the background; until that is done a mark tells the next start.
 func (im *Images) transfer(ctx context.Context, do func(*transfer) error) error {
-	im.pulls.gate.RLock()
+	im.active.Add(1)
+	defer im.active.Add(-1)
 	tmp, err := makeTmp(im.store.dirs.tmp())
 	if err != nil {
-		im.pulls.gate.RUnlock()
 		return classify(ctx, fmt.Errorf("make a directory for blobs: %w", err))
 	}
 	t := &transfer{im: im, tmp: tmp}
 	t.ctx, t.cancel = context.WithCancelCause(ctx)
 	defer t.cancel(nil)
+	t.store = &holdingStore{Store: im.store.cs, ctx: t.ctx, held: &im.held}
 	t.progressed()
 	stop := make(chan struct{})
 	go t.guard(stop)
 	err = classify(t.ctx, do(t))
 	close(stop)
 	if rmErr := os.RemoveAll(tmp); rmErr != nil {
-		im.store.log.Warn("temporary directory left behind", "path", tmp, "error", rmErr)
+		im.store.log.Warn("temporary directory not removed", "path", tmp, "error", rmErr)
 	}
-	im.pulls.gate.RUnlock()
+	layers := t.store.release()
 	if err != nil {
-		im.sweepAfterFailure(t)
+		t.removeLayers(layers)
 		return err
 	}
 	t.writeThrough()
 	return nil
 }
 
-// sweepAfterFailure removes layers that belong to no image. While others pull,
-// theirs look just the same, so it waits for them in the background.
-func (im *Images) sweepAfterFailure(t *transfer) {
-	sweep := func() {
-		defer im.pulls.gate.Unlock()
-		if err := sweepLayers(im.store); err != nil {
-			im.store.log.Warn("layers of a failed pull left behind until the next start", "error", err)
+// removeLayers removes what a failed transfer left. Nobody waits for it while there
+// are other transfers: containers/storage removes no layer while it unpacks one.
+func (t *transfer) removeLayers(ids []string) {
+	remove := func() {
+		if err := removeUnneeded(t.im.store, &t.im.held, ids); err != nil {
+			t.im.store.log.Warn("layers of a failed transfer stay until the next start", "error", err)
 		}
 		t.unmark()
 	}
 	if t.mark == "" {
 		return
 	}
-	if im.pulls.gate.TryLock() {
-		sweep()
+	if t.im.active.Load() > 1 {
+		t.im.work.Go(remove)
 		return
 	}
-	im.work.Go(func() {
-		im.pulls.gate.Lock()
-		sweep()
-	})
+	remove()
 }
 
 // markDirty notes, on the disk, that an image is being written.

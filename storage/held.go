@@ -1,0 +1,216 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+
+	cstorage "github.com/containers/storage"
+	"github.com/opencontainers/go-digest"
+)
+
+// heldLayers counts, by layer ID, the transfers that rely on a layer: one that they
+// made, or that was there and need not be downloaded. A layer of no image may be
+// removed when no transfer holds it, so a failed transfer removes what it left while
+// others go on, whose layers belong to no image yet either.
+//
+// A layer that is being removed can't be held until that has ended. No lock is held
+// over anything but the maps.
+type heldLayers struct {
+	mu       sync.Mutex
+	holders  map[string]int
+	removing map[string]chan struct{} // closed when the removal has ended
+}
+
+// hold counts one more holder of id, after a removal of it that is going on.
+func (h *heldLayers) hold(ctx context.Context, id string) error {
+	for {
+		h.mu.Lock()
+		ended := h.removing[id]
+		if ended == nil {
+			if h.holders == nil {
+				h.holders = map[string]int{}
+			}
+			h.holders[id]++
+			h.mu.Unlock()
+			return nil
+		}
+		h.mu.Unlock()
+		select {
+		case <-ended:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// release counts one holder less for each of ids.
+func (h *heldLayers) release(ids []string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, id := range ids {
+		if h.holders[id]--; h.holders[id] == 0 {
+			delete(h.holders, id)
+		}
+	}
+}
+
+// beginRemoval returns false when the layer is held or being removed already, else the
+// function that ends the removal.
+func (h *heldLayers) beginRemoval(id string) (end func(), ok bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.holders[id] > 0 || h.removing[id] != nil {
+		return nil, false
+	}
+	ended := make(chan struct{})
+	if h.removing == nil {
+		h.removing = map[string]chan struct{}{}
+	}
+	h.removing[id] = ended
+	return func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(h.removing, id)
+		close(ended)
+	}, true
+}
+
+// holdingStore is containers/storage as one transfer sees it: what the transfer asks
+// for or makes it holds until release.
+type holdingStore struct {
+	cstorage.Store
+	ctx  context.Context
+	held *heldLayers
+
+	mu  sync.Mutex
+	ids []string // in the order in which they were first needed: parents first
+}
+
+// hold holds the layer id, once.
+func (s *holdingStore) hold(id string) error {
+	s.mu.Lock()
+	known := slices.Contains(s.ids, id)
+	s.mu.Unlock()
+	if known {
+		return nil
+	}
+	if err := s.held.hold(s.ctx, id); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if slices.Contains(s.ids, id) { // another goroutine was faster
+		s.held.release([]string{id})
+		return nil
+	}
+	s.ids = append(s.ids, id)
+	return nil
+}
+
+// release releases all layers and returns them.
+func (s *holdingStore) release() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ids := s.ids
+	s.ids = nil
+	s.held.release(ids)
+	return ids
+}
+
+// holdFound holds the layers that find returns, and asks again until it returns none
+// that is not held: one may have been removed before it was.
+func (s *holdingStore) holdFound(find func() ([]cstorage.Layer, error)) ([]cstorage.Layer, error) {
+	held := map[string]bool{}
+	for {
+		layers, err := find()
+		if err != nil {
+			return nil, err
+		}
+		again := false
+		for i := range layers {
+			if layers[i].ReadOnly || held[layers[i].ID] {
+				continue
+			}
+			if err := s.hold(layers[i].ID); err != nil {
+				return nil, err
+			}
+			held[layers[i].ID], again = true, true
+		}
+		if !again {
+			return layers, nil
+		}
+	}
+}
+
+// Layer returns the layer with this ID and holds it.
+func (s *holdingStore) Layer(id string) (*cstorage.Layer, error) {
+	if err := s.hold(id); err != nil {
+		return nil, err
+	}
+	return s.Store.Layer(id)
+}
+
+// LayersByCompressedDigest returns and holds the layers that were made of this blob.
+func (s *holdingStore) LayersByCompressedDigest(d digest.Digest) ([]cstorage.Layer, error) {
+	return s.holdFound(func() ([]cstorage.Layer, error) { return s.Store.LayersByCompressedDigest(d) })
+}
+
+// LayersByUncompressedDigest returns and holds the layers with this content.
+func (s *holdingStore) LayersByUncompressedDigest(d digest.Digest) ([]cstorage.Layer, error) {
+	return s.holdFound(func() ([]cstorage.Layer, error) { return s.Store.LayersByUncompressedDigest(d) })
+}
+
+// LayersByTOCDigest returns and holds the layers that were pulled in part by this
+// table of contents.
+func (s *holdingStore) LayersByTOCDigest(d digest.Digest) ([]cstorage.Layer, error) {
+	return s.holdFound(func() ([]cstorage.Layer, error) { return s.Store.LayersByTOCDigest(d) })
+}
+
+// PutLayer makes a layer and holds it.
+func (s *holdingStore) PutLayer(id, parent string, names []string, mountLabel string, writeable bool, options *cstorage.LayerOptions, diff io.Reader) (*cstorage.Layer, int64, error) {
+	if err := s.hold(id); err != nil {
+		return nil, -1, err
+	}
+	return s.Store.PutLayer(id, parent, names, mountLabel, writeable, options, diff)
+}
+
+// ApplyStagedLayer makes a layer of one that was pulled in part, and holds it.
+func (s *holdingStore) ApplyStagedLayer(args cstorage.ApplyStagedLayerOptions) (*cstorage.Layer, error) {
+	if err := s.hold(args.ID); err != nil {
+		return nil, err
+	}
+	return s.Store.ApplyStagedLayer(args)
+}
+
+// removeUnneeded removes those of ids that no image, no other layer and no transfer
+// needs. Children go before their parents.
+func removeUnneeded(l *layerStore, held *heldLayers, ids []string) error {
+	for again := true; again; {
+		again = false
+		for i, id := range slices.Backward(ids) {
+			end, ok := held.beginRemoval(id)
+			if !ok {
+				continue
+			}
+			err := l.cs.DeleteLayer(id) // refuses a layer that an image or a layer needs
+			end()
+			switch {
+			case err == nil:
+				l.log.Debug("layer of a failed transfer removed", "layer", id)
+				ids, again = slices.Delete(ids, i, i+1), true
+			case errors.Is(err, cstorage.ErrLayerUnknown), errors.Is(err, cstorage.ErrNotALayer),
+				errors.Is(err, cstorage.ErrLayerHasChildren), errors.Is(err, cstorage.ErrLayerUsedByImage):
+			default:
+				return fmt.Errorf("remove layer %s: %w", id, err)
+			}
+			if again {
+				break
+			}
+		}
+	}
+	return nil
+}
