@@ -12,30 +12,25 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// heldLayers counts, by layer ID, the transfers that rely on a layer: one that they
-// made, or that was there and need not be downloaded. A layer of no image may be
-// removed when no transfer holds it, so a failed transfer removes what it left while
-// others go on, whose layers belong to no image yet either.
+// holds counts, by ID, who relies on a thing that others may want to remove. A thing
+// that is held is not removed, and one that is being removed is held only afterwards.
+// No lock is held over anything but the maps.
 //
-// A layer that is being removed can't be held until that has ended. No lock is held
-// over anything but the maps.
-type heldLayers struct {
+// Layers are held by the transfers that made them or need not download them: what a
+// failed transfer left is removed while others go on, whose layers belong to no image
+// yet either. Images are held while a root file system is recorded.
+type holds struct {
 	mu       sync.Mutex
 	holders  map[string]int
 	removing map[string]chan struct{} // closed when the removal has ended
 }
 
-// hold counts one more holder of id, after a removal of it that is going on.
-func (h *heldLayers) hold(ctx context.Context, id string) error {
+// lock locks the maps when no removal of id is going on.
+func (h *holds) lock(ctx context.Context, id string) error {
 	for {
 		h.mu.Lock()
 		ended := h.removing[id]
 		if ended == nil {
-			if h.holders == nil {
-				h.holders = map[string]int{}
-			}
-			h.holders[id]++
-			h.mu.Unlock()
 			return nil
 		}
 		h.mu.Unlock()
@@ -47,8 +42,21 @@ func (h *heldLayers) hold(ctx context.Context, id string) error {
 	}
 }
 
+// hold counts one more holder of id, after a removal of it that is going on.
+func (h *holds) hold(ctx context.Context, id string) error {
+	if err := h.lock(ctx, id); err != nil {
+		return err
+	}
+	defer h.mu.Unlock()
+	if h.holders == nil {
+		h.holders = map[string]int{}
+	}
+	h.holders[id]++
+	return nil
+}
+
 // release counts one holder less for each of ids.
-func (h *heldLayers) release(ids []string) {
+func (h *holds) release(ids ...string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, id := range ids {
@@ -58,13 +66,15 @@ func (h *heldLayers) release(ids []string) {
 	}
 }
 
-// beginRemoval returns false when the layer is held or being removed already, else the
-// function that ends the removal.
-func (h *heldLayers) beginRemoval(id string) (end func(), ok bool) {
-	h.mu.Lock()
+// remove begins a removal of id, after one that is going on, and returns the function
+// that ends it; nil when id is held.
+func (h *holds) remove(ctx context.Context, id string) (end func(), err error) {
+	if err := h.lock(ctx, id); err != nil {
+		return nil, err
+	}
 	defer h.mu.Unlock()
-	if h.holders[id] > 0 || h.removing[id] != nil {
-		return nil, false
+	if h.holders[id] > 0 {
+		return nil, nil
 	}
 	ended := make(chan struct{})
 	if h.removing == nil {
@@ -76,7 +86,7 @@ func (h *heldLayers) beginRemoval(id string) (end func(), ok bool) {
 		defer h.mu.Unlock()
 		delete(h.removing, id)
 		close(ended)
-	}, true
+	}, nil
 }
 
 // holdingStore is containers/storage as one transfer sees it: what the transfer asks
@@ -84,7 +94,7 @@ func (h *heldLayers) beginRemoval(id string) (end func(), ok bool) {
 type holdingStore struct {
 	cstorage.Store
 	ctx  context.Context
-	held *heldLayers
+	held *holds
 
 	mu  sync.Mutex
 	ids []string // in the order in which they were first needed: parents first
@@ -104,7 +114,7 @@ func (s *holdingStore) hold(id string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if slices.Contains(s.ids, id) { // another goroutine was faster
-		s.held.release([]string{id})
+		s.held.release(id)
 		return nil
 	}
 	s.ids = append(s.ids, id)
@@ -117,7 +127,7 @@ func (s *holdingStore) release() []string {
 	defer s.mu.Unlock()
 	ids := s.ids
 	s.ids = nil
-	s.held.release(ids)
+	s.held.release(ids...)
 	return ids
 }
 
@@ -188,15 +198,18 @@ func (s *holdingStore) ApplyStagedLayer(args cstorage.ApplyStagedLayerOptions) (
 
 // removeUnneeded removes those of ids that no image, no other layer and no transfer
 // needs. Children go before their parents.
-func removeUnneeded(l *layerStore, held *heldLayers, ids []string) error {
+func removeUnneeded(ctx context.Context, l *layerStore, held *holds, ids []string) error {
 	for again := true; again; {
 		again = false
 		for i, id := range slices.Backward(ids) {
-			end, ok := held.beginRemoval(id)
-			if !ok {
+			end, err := held.remove(ctx, id)
+			if err != nil {
+				return err
+			}
+			if end == nil {
 				continue
 			}
-			err := l.cs.DeleteLayer(id) // refuses a layer that an image or a layer needs
+			err = l.cs.DeleteLayer(id) // refuses a layer that an image or a layer needs
 			end()
 			switch {
 			case err == nil:

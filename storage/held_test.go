@@ -208,17 +208,14 @@ func TestFailedPullLeavesWhatOthersNeed(t *testing.T) {
 // base0 is the digest of an image's first layer.
 func base0(b built) string { return b.layers[0].String() }
 
-// TestHeldLayers: a layer that is being removed is held only afterwards, and none that
+// TestHolds: a layer that is being removed is held only afterwards, and none that
 // is held is removed.
-func TestHeldLayers(t *testing.T) {
-	var h heldLayers
+func TestHolds(t *testing.T) {
+	var h holds
 	ctx := context.Background()
-	end, ok := h.beginRemoval("a")
-	if !ok {
-		t.Fatal("a layer that nobody holds can't be removed")
-	}
-	if _, ok := h.beginRemoval("a"); ok {
-		t.Error("removed twice at a time")
+	end, err := h.remove(ctx, "a")
+	if end == nil || err != nil {
+		t.Fatalf("a layer that nobody holds can't be removed: %v", err)
 	}
 	if err := h.hold(ctx, "b"); err != nil { // another layer does not wait
 		t.Error(err)
@@ -228,17 +225,20 @@ func TestHeldLayers(t *testing.T) {
 	if err := h.hold(cancelled, "a"); !errors.Is(err, context.Canceled) {
 		t.Errorf("hold of a layer that is being removed: %v, want the end of the context", err)
 	}
+	if _, err := h.remove(cancelled, "a"); !errors.Is(err, context.Canceled) {
+		t.Errorf("second removal: %v, want the end of the context", err)
+	}
 	held := make(chan error, 1)
 	go func() { held <- h.hold(ctx, "a") }()
 	end()
 	if err := receive(t, "hold", held); err != nil {
 		t.Error(err)
 	}
-	if _, ok := h.beginRemoval("a"); ok {
+	if end, _ := h.remove(ctx, "a"); end != nil {
 		t.Error("removed while held")
 	}
-	h.release([]string{"a", "b"})
-	if _, ok := h.beginRemoval("a"); !ok {
+	h.release("a", "b")
+	if end, _ := h.remove(ctx, "a"); end == nil {
 		t.Error("a layer that was released can't be removed")
 	}
 }

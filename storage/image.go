@@ -47,7 +47,8 @@ type Images struct {
 	registries registries
 	pulls      pulls
 	active     atomic.Int32 // pulls and loads
-	held       heldLayers
+	held       holds        // layers, by transfers
+	names      sync.Mutex   // taken by Tag and Untag
 	usage      layerUsage
 	work       sync.WaitGroup // background syncs and removals
 }
@@ -104,8 +105,6 @@ func (im *Images) Get(ctx context.Context, ref string) (Image, error) {
 // error. ErrImageInUse while a root file system or image mount needs it,
 // ErrReadOnlyImage for an image of an additional store, ErrBadReference.
 func (im *Images) Remove(ctx context.Context, ref string) error {
-	im.store.images.Lock()
-	defer im.store.images.Unlock()
 	img, err := im.store.find(ref)
 	if errors.Is(err, ErrImageNotFound) {
 		return nil
@@ -116,6 +115,14 @@ func (im *Images) Remove(ctx context.Context, ref string) error {
 	if img.ReadOnly {
 		return fmt.Errorf("%w: remove %s where it was made", ErrReadOnlyImage, ref)
 	}
+	end, err := im.store.images.remove(ctx, img.ID)
+	if err != nil {
+		return err
+	}
+	if end == nil {
+		return fmt.Errorf("%w: a container of %s is being created", ErrImageInUse, ref)
+	}
+	defer end()
 	if user, err := im.store.userOf(img.ID); err != nil {
 		return err
 	} else if user != "" {

@@ -1,38 +1,49 @@
 package storage
 
-import "sync"
+import (
+	"context"
+	"sync"
+)
 
 // keyedMutex locks by ID.
 type keyedMutex struct {
 	mu    sync.Mutex
-	locks map[string]*countedMutex
+	locks map[string]*countedLock
 }
 
-type countedMutex struct {
-	sync.Mutex
+type countedLock struct {
+	held  chan struct{} // of one: full while locked
 	users int
 }
 
-// lock locks id and returns the function that unlocks it.
-func (k *keyedMutex) lock(id string) func() {
+// lock locks id and returns the function that unlocks it, or the error of ctx.
+func (k *keyedMutex) lock(ctx context.Context, id string) (unlock func(), err error) {
 	k.mu.Lock()
 	if k.locks == nil {
-		k.locks = map[string]*countedMutex{}
+		k.locks = map[string]*countedLock{}
 	}
-	m := k.locks[id]
-	if m == nil {
-		m = &countedMutex{}
-		k.locks[id] = m
+	l := k.locks[id]
+	if l == nil {
+		l = &countedLock{held: make(chan struct{}, 1)}
+		k.locks[id] = l
 	}
-	m.users++
+	l.users++
 	k.mu.Unlock()
-	m.Lock()
-	return func() {
-		m.Unlock()
+	forget := func() {
 		k.mu.Lock()
-		if m.users--; m.users == 0 {
+		if l.users--; l.users == 0 {
 			delete(k.locks, id)
 		}
 		k.mu.Unlock()
+	}
+	select {
+	case l.held <- struct{}{}:
+		return func() {
+			<-l.held
+			forget()
+		}, nil
+	case <-ctx.Done():
+		forget()
+		return nil, context.Cause(ctx)
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 
 	cstorage "github.com/containers/storage"
 )
@@ -22,9 +21,7 @@ type layerStore struct {
 	pinned map[string]bool
 	facts  imageFacts
 
-	// images guards the set of images against root file systems: Rootfs.Create
-	// reads, Images.Remove writes.
-	images sync.RWMutex
+	images holds // by Rootfs.Create until its record is written
 
 	// Set by open.
 	driver choice

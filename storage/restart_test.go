@@ -119,7 +119,7 @@ func TestMountLost(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			for deadline := time.Now().Add(10 * time.Second); mountAlive(r.Path); time.Sleep(time.Millisecond) {
+			for deadline := time.Now().Add(10 * time.Second); answers(r.Path) == nil; time.Sleep(time.Millisecond) {
 				if time.Now().After(deadline) {
 					t.Fatalf("%s: the mount still answers; processes %q", loss, processesNaming(id))
 				}

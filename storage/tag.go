@@ -2,16 +2,19 @@ package storage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+
+	cstorage "github.com/containers/storage"
 )
 
 // Tag gives the image that ref names one more name, which it takes away from
 // any other image. Idempotent. ErrImageNotFound, ErrBadReference,
 // ErrReadOnlyImage.
 func (im *Images) Tag(ctx context.Context, ref, name string) error {
-	im.store.images.Lock()
-	defer im.store.images.Unlock()
+	im.names.Lock()
+	defer im.names.Unlock()
 	img, err := im.store.find(ref)
 	if err != nil {
 		return err
@@ -26,7 +29,11 @@ func (im *Images) Tag(ctx context.Context, ref, name string) error {
 	if img.ReadOnly {
 		return fmt.Errorf("%w: tag %s where it was made", ErrReadOnlyImage, ref)
 	}
-	if err := im.store.cs.AddNames(img.ID, []string{named.String()}); err != nil {
+	err = im.store.cs.AddNames(img.ID, []string{named.String()})
+	if errors.Is(err, cstorage.ErrImageUnknown) {
+		return fmt.Errorf("%w: %s", ErrImageNotFound, ref) // removed meanwhile
+	}
+	if err != nil {
 		return fmt.Errorf("tag image %s as %s: %w", img.ID, named, err)
 	}
 	return nil
@@ -44,10 +51,10 @@ type Untagged struct {
 // only if force is set. Unlike Remove it reports when there is no such image.
 // ErrImageNotFound, ErrImageInUse, ErrReadOnlyImage, ErrBadReference.
 func (im *Images) Untag(ctx context.Context, ref string, force bool) (Untagged, error) {
-	im.store.images.Lock()
+	im.names.Lock()
 	img, err := im.store.find(ref)
 	if err != nil {
-		im.store.images.Unlock()
+		im.names.Unlock()
 		return Untagged{}, err
 	}
 	tags, _ := splitNames(img.Names)
@@ -58,7 +65,7 @@ func (im *Images) Untag(ctx context.Context, ref string, force bool) (Untagged, 
 		}
 	}
 	if name != "" && len(tags) > 1 {
-		defer im.store.images.Unlock()
+		defer im.names.Unlock()
 		if img.ReadOnly {
 			return Untagged{}, fmt.Errorf("%w: untag %s where it was made", ErrReadOnlyImage, ref)
 		}
@@ -67,7 +74,7 @@ func (im *Images) Untag(ctx context.Context, ref string, force bool) (Untagged, 
 		}
 		return Untagged{Names: []string{name}}, nil
 	}
-	im.store.images.Unlock()
+	im.names.Unlock()
 	if name == "" && len(tags) > 1 && !force {
 		return Untagged{}, fmt.Errorf("%w: image %s has %d names: %s", ErrImageInUse, ref, len(tags), tags)
 	}

@@ -64,7 +64,7 @@ func (im *Images) transfer(ctx context.Context, do func(*transfer) error) error 
 // are other transfers: containers/storage removes no layer while it unpacks one.
 func (t *transfer) removeLayers(ids []string) {
 	remove := func() {
-		if err := removeUnneeded(t.im.store, &t.im.held, ids); err != nil {
+		if err := removeUnneeded(context.WithoutCancel(t.ctx), t.im.store, &t.im.held, ids); err != nil {
 			t.im.store.log.Warn("layers of a failed transfer stay until the next start", "error", err)
 		}
 		t.unmark()

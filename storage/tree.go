@@ -25,14 +25,20 @@ func (r *Rootfs) create(ctx context.Context, dir string, spec RootfsSpec) (path 
 	if !validID.MatchString(spec.ID) {
 		return "", fmt.Errorf("%w: %q", ErrBadID, spec.ID)
 	}
-	defer r.locks.lock(dir)()
+	unlock, err := r.locks.lock(ctx, dir)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
 	want := record{ImageID: strings.TrimPrefix(spec.ImageID, "sha256:"), ReadOnly: spec.ReadOnly, UIDMap: spec.UIDMap, GIDMap: spec.GIDMap}
-	if have, err := readRecord(dir); err == nil {
-		if have.ImageID != want.ImageID {
-			return "", fmt.Errorf("%w: %s exists with image %s", ErrBadID, spec.ID, have.ImageID)
-		}
+	have, err := readRecord(dir)
+	if err == nil && have.ImageID != want.ImageID {
+		return "", fmt.Errorf("%w: %s exists with image %s", ErrBadID, spec.ID, have.ImageID)
+	}
+	if err == nil && r.complete(dir, have) {
 		return r.mount(ctx, dir, have)
-	} else if !errors.Is(err, fs.ErrNotExist) || exists(dir) {
+	}
+	if exists(dir) {
 		// Half made or half removed by a process that was killed.
 		if err := r.removeTree(dir); err != nil {
 			return "", err
@@ -47,46 +53,71 @@ func (r *Rootfs) create(ctx context.Context, dir string, spec RootfsSpec) (path 
 		}
 		err = errors.Join(err, r.removeTree(dir))
 	}()
-	if err := r.writeTree(dir, want); err != nil {
+	layers, err := r.claimImage(ctx, dir, want)
+	if err != nil {
+		return "", err
+	}
+	if err := r.writeTree(dir, want, layers); err != nil {
 		return "", err
 	}
 	return r.mount(ctx, dir, want)
 }
 
-// writeTree makes the directories of a tree and its record. From then on the
-// image counts as in use.
-func (r *Rootfs) writeTree(dir string, rec record) error {
-	r.store.images.RLock()
-	defer r.store.images.RUnlock()
+// complete reports whether writeTree came to its end.
+func (r *Rootfs) complete(dir string, rec record) bool {
+	last := "upper"
+	if rec.ReadOnly {
+		last = "empty"
+	}
+	return exists(filepath.Join(dir, last))
+}
+
+// claimImage makes the tree's directory with its record, and returns the image's
+// layers. From then on the image counts as in use.
+func (r *Rootfs) claimImage(ctx context.Context, dir string, rec record) ([]string, error) {
+	if err := r.store.images.hold(ctx, rec.ImageID); err != nil {
+		return nil, err
+	}
+	defer r.store.images.release(rec.ImageID)
 	layers, err := r.store.chain(rec.ImageID)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := os.Mkdir(dir, 0o711); err != nil {
-		return err
+		return nil, err
 	}
 	if len(rec.UIDMap) > 0 {
 		// Past the umask: the inner root is neither owner nor group.
 		if err := os.Chmod(dir, 0o711); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	if err := writeRecord(dir, rec); err != nil {
-		return err
-	}
+	return layers, writeRecord(dir, rec)
+}
+
+// writeTree makes the directories of a tree. "upper" or "empty" is the last: without it
+// the tree is incomplete.
+func (r *Rootfs) writeTree(dir string, rec record, layers []string) error {
 	if err := os.MkdirAll(r.mountPoint(dir), 0o711); err != nil {
 		return err
 	}
 	if rec.ReadOnly {
 		return os.Mkdir(filepath.Join(dir, "empty"), 0o755)
 	}
+	upper := filepath.Join(dir, "upper.new")
 	if r.store.driver.name == DriverVFS {
-		return copy.DirCopy(r.store.diffDir(layers[0]), filepath.Join(dir, "upper"), copy.Content, true)
+		if err := copy.DirCopy(r.store.diffDir(layers[0]), upper, copy.Content, true); err != nil {
+			return err
+		}
+	} else {
+		if err := os.Mkdir(filepath.Join(dir, "work"), 0o700); err != nil {
+			return err
+		}
+		if err := r.makeUpper(upper, layers); err != nil {
+			return err
+		}
 	}
-	if err := os.Mkdir(filepath.Join(dir, "work"), 0o700); err != nil {
-		return err
-	}
-	return r.makeUpper(filepath.Join(dir, "upper"), layers)
+	return os.Rename(upper, filepath.Join(dir, "upper"))
 }
 
 // makeUpper makes the writable layer's directory. The root directory of an
@@ -119,8 +150,10 @@ func (r *Rootfs) mount(ctx context.Context, dir string, rec record) (string, err
 	if err != nil {
 		return "", err
 	}
-	if mounted && mountAlive(target) {
-		return target, nil
+	if mounted {
+		if alive, err := mountAlive(ctx, target); alive || err != nil {
+			return target, err
+		}
 	}
 	if err := unmount(target); err != nil {
 		return "", err
@@ -177,7 +210,11 @@ func (r *Rootfs) mountAgain(ctx context.Context, dir, id string) (string, error)
 	if !validID.MatchString(id) {
 		return "", fmt.Errorf("%w: %q", ErrBadID, id)
 	}
-	defer r.locks.lock(dir)()
+	unlock, err := r.locks.lock(ctx, dir)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
 	rec, err := readRecord(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("%w: %s", ErrRootfsNotFound, id)
@@ -192,7 +229,11 @@ func (r *Rootfs) unmountTree(ctx context.Context, dir, id string) error {
 	if !validID.MatchString(id) {
 		return nil
 	}
-	defer r.locks.lock(dir)()
+	unlock, err := r.locks.lock(ctx, dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	return unmount(r.mountPoint(dir))
 }
 
@@ -200,7 +241,11 @@ func (r *Rootfs) deleteTree(ctx context.Context, dir, id string) error {
 	if !validID.MatchString(id) {
 		return nil
 	}
-	defer r.locks.lock(dir)()
+	unlock, err := r.locks.lock(ctx, dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	return r.removeTree(dir)
 }
 
@@ -214,7 +259,7 @@ func (r *Rootfs) removeTree(dir string) error {
 	if err := os.Remove(target); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	for _, sub := range []string{"upper", "work", "empty"} {
+	for _, sub := range []string{"upper", "upper.new", "work", "empty"} {
 		if err := os.RemoveAll(filepath.Join(dir, sub)); err != nil {
 			return err
 		}
