@@ -56,10 +56,9 @@ func removeBroken(l *layerStore) error {
 			continue
 		}
 		l.log.Warn("image removed: a part of it is lost; pull it again", "image", img.ID, "names", img.Names, "error", why)
-		if _, err := l.cs.DeleteImage(img.ID, true); err != nil {
+		if err := l.deleteImage(img.ID); err != nil {
 			errs = errors.Join(errs, err)
 		}
-		l.facts.forget(img.ID)
 	}
 	return errs
 }

@@ -91,6 +91,9 @@ func classify(ctx context.Context, err error) error {
 }
 
 func sentinelOf(err error) error {
+	if err == nil {
+		return nil
+	}
 	var policy signature.PolicyRequirementError
 	switch {
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):

@@ -96,8 +96,9 @@ type holdingStore struct {
 	ctx  context.Context
 	held *holds
 
-	mu  sync.Mutex
-	ids []string // in the order in which they were first needed: parents first
+	mu     sync.Mutex
+	ids    []string // in the order in which they were first needed
+	images []string // that the transfer has made
 }
 
 // hold holds the layer id, once.
@@ -196,6 +197,21 @@ func (s *holdingStore) ApplyStagedLayer(args cstorage.ApplyStagedLayerOptions) (
 	return s.Store.ApplyStagedLayer(args)
 }
 
+// CreateImage makes an image and notes its ID, also where it fails: its files are
+// written before its record.
+func (s *holdingStore) CreateImage(id string, names []string, layer, metadata string, options *cstorage.ImageOptions) (*cstorage.Image, error) {
+	if err := s.hold(imageKey(id)); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	s.images = append(s.images, id)
+	s.mu.Unlock()
+	return s.Store.CreateImage(id, names, layer, metadata, options)
+}
+
+// imageKey is what an image that is being made is held by.
+func imageKey(id string) string { return "image " + id }
+
 // removeUnneeded removes those of ids that no image, no other layer and no transfer
 // needs. Children go before their parents.
 func removeUnneeded(ctx context.Context, l *layerStore, held *holds, ids []string) error {
@@ -209,7 +225,7 @@ func removeUnneeded(ctx context.Context, l *layerStore, held *holds, ids []strin
 			if end == nil {
 				continue
 			}
-			err = l.cs.DeleteLayer(id) // refuses a layer that an image or a layer needs
+			err = l.deleteLayer(id) // refuses a layer that an image or a layer needs
 			end()
 			switch {
 			case err == nil:

@@ -128,10 +128,9 @@ func (im *Images) Remove(ctx context.Context, ref string) error {
 	} else if user != "" {
 		return fmt.Errorf("%w: %s is needed by %s", ErrImageInUse, ref, user)
 	}
-	if _, err := im.store.cs.DeleteImage(img.ID, true); err != nil && !errors.Is(err, cstorage.ErrImageUnknown) {
+	if err := im.store.deleteImage(img.ID); err != nil && !errors.Is(err, cstorage.ErrImageUnknown) {
 		return fmt.Errorf("remove image %s: %w", ref, err)
 	}
-	im.store.facts.forget(img.ID)
 	im.store.log.Info("image removed", "ref", ref, "image", img.ID)
 	return nil
 }

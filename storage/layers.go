@@ -21,7 +21,8 @@ type layerStore struct {
 	pinned map[string]bool
 	facts  imageFacts
 
-	images holds // by Rootfs.Create until its record is written
+	images  holds // by Rootfs.Create until its record is written
+	reserve reserve
 
 	// Set by open.
 	driver choice
@@ -29,8 +30,9 @@ type layerStore struct {
 }
 
 func newLayerStore(o Options) *layerStore {
-	return &layerStore{opts: o, log: o.Log, pinned: pinnedNames(o.Pinned, o.Log),
-		dirs: directories{root: o.Root, own: filepath.Join(o.Root, "subpod")}}
+	dirs := directories{root: o.Root, own: filepath.Join(o.Root, "subpod")}
+	return &layerStore{opts: o, log: o.Log, pinned: pinnedNames(o.Pinned, o.Log), dirs: dirs,
+		reserve: reserve{filepath.Join(dirs.own, "reserve")}}
 }
 
 // open chooses the driver and opens containers/storage.
@@ -45,6 +47,20 @@ func (l *layerStore) open(ctx context.Context) (err error) {
 		return fmt.Errorf("%w: open %s: %w", ErrNotUsable, l.opts.Root, err)
 	}
 	return nil
+}
+
+// deleteImage deletes an image and the layers that no other needs, also on a full disk.
+func (l *layerStore) deleteImage(id string) error {
+	defer l.facts.forget(id)
+	return l.reserve.use(func() error {
+		_, err := l.cs.DeleteImage(id, true)
+		return err
+	})
+}
+
+// deleteLayer deletes a layer, also on a full disk.
+func (l *layerStore) deleteLayer(id string) error {
+	return l.reserve.use(func() error { return l.cs.DeleteLayer(id) })
 }
 
 // directories are the paths of the store.
@@ -112,6 +128,11 @@ func (l *layerStore) diffDir(id string) string {
 		return filepath.Join(l.opts.Root, "vfs", "dir", id)
 	}
 	return filepath.Join(l.layerDir(id), "diff")
+}
+
+// imageDir is where containers/storage has the manifest and configuration of an image.
+func (l *layerStore) imageDir(id string) string {
+	return filepath.Join(l.opts.Root, l.cs.GraphDriverName()+"-images", id)
 }
 
 // shortName returns the shortest name of a layer's directory for mount options:

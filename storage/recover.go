@@ -134,10 +134,9 @@ func removeImagesSince(l *layerStore, since time.Time) error {
 		}
 		l.log.Warn("image removed: the machine went down before it was all on the disk; pull it again",
 			"image", images[i].ID, "names", images[i].Names)
-		if _, err := l.cs.DeleteImage(images[i].ID, true); err != nil {
+		if err := l.deleteImage(images[i].ID); err != nil {
 			errs = errors.Join(errs, err)
 		}
-		l.facts.forget(images[i].ID)
 	}
 	return errs
 }
@@ -188,7 +187,7 @@ func sweepLayers(l *layerStore) error {
 	for id := range mine {
 		// Leaves first, then upwards as parents become leaves.
 		for id != "" && mine[id] && !needed[id] && children[id] == 0 {
-			if err := l.cs.DeleteLayer(id); err != nil && !errors.Is(err, cstorage.ErrLayerUnknown) {
+			if err := l.deleteLayer(id); err != nil && !errors.Is(err, cstorage.ErrLayerUnknown) {
 				errs = errors.Join(errs, fmt.Errorf("remove layer %s: %w", id, err))
 				break
 			}
@@ -198,7 +197,7 @@ func sweepLayers(l *layerStore) error {
 			children[id]--
 		}
 	}
-	return errors.Join(errs, sweepLayerDirs(l, parent))
+	return errors.Join(errs, sweepLayerDirs(l, parent), removeDanglingLinks(l))
 }
 
 // sweepLayerDirs removes directories of the driver that are no layer's.
@@ -218,4 +217,23 @@ func sweepLayerDirs(l *layerStore, known map[string]string) error {
 		}
 	}
 	return errs
+}
+
+// removeDanglingLinks removes short names (see shortName) of layers that are not there:
+// the driver forgets them when it can't make a layer. It makes a layer's directory
+// before the link.
+func removeDanglingLinks(l *layerStore) error {
+	links := filepath.Join(l.dirs.overlay(), "l")
+	entries, err := os.ReadDir(links)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	var errs error
+	for _, e := range entries {
+		link := filepath.Join(links, e.Name())
+		if _, err := os.Stat(link); errors.Is(err, fs.ErrNotExist) && e.Type() == fs.ModeSymlink {
+			errs = errors.Join(errs, os.Remove(link))
+		}
+	}
+	return errors.Join(err, errs)
 }

@@ -75,12 +75,18 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 			lock.Close()
 		}
 	}()
-	if err := l.open(ctx); err != nil {
-		return nil, err
-	}
 	s := &Store{Images: newImages(l), Rootfs: &Rootfs{store: l}, layers: l, lock: lock}
-	if err := s.Images.recover(ctx); err != nil {
-		l.cs.Shutdown(false)
+	err = l.reserve.use(func() error {
+		if err := l.open(ctx); err != nil {
+			return err
+		}
+		if err := s.Images.recover(ctx); err != nil {
+			l.cs.Shutdown(false)
+			return err
+		}
+		return nil
+	})
+	if err != nil {
 		return nil, err
 	}
 	if l.driver.name == DriverVFS {
@@ -95,8 +101,8 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 func (s *Store) Close() error {
 	s.Images.close()
 	_, err := s.layers.cs.Shutdown(false)
-	if errors.Is(err, cstorage.ErrLayerUsedByContainer) {
-		err = nil
+	if errors.Is(err, cstorage.ErrLayerUsedByContainer) || sentinelOf(err) == ErrNoSpace {
+		err = nil // it only notes for other processes that the driver was shut down
 	}
 	s.lock.Close()
 	return err

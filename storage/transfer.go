@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/containers/image/v5/types"
+	cstorage "github.com/containers/storage"
 	"golang.org/x/sys/unix"
 )
 
@@ -53,19 +54,21 @@ func (im *Images) transfer(ctx context.Context, do func(*transfer) error) error 
 	}
 	layers := t.store.release()
 	if err != nil {
-		t.removeLayers(layers)
+		t.removeLeft(layers)
 		return err
 	}
 	t.writeThrough()
 	return nil
 }
 
-// removeLayers removes what a failed transfer left. Nobody waits for it while there
-// are other transfers: containers/storage removes no layer while it unpacks one.
-func (t *transfer) removeLayers(ids []string) {
+// removeLeft removes what a failed transfer left. Nobody waits for it while there are
+// other transfers: containers/storage removes no layer while it unpacks one.
+func (t *transfer) removeLeft(layers []string) {
+	ctx := context.WithoutCancel(t.ctx)
 	remove := func() {
-		if err := removeUnneeded(context.WithoutCancel(t.ctx), t.im.store, &t.im.held, ids); err != nil {
-			t.im.store.log.Warn("layers of a failed transfer stay until the next start", "error", err)
+		err := errors.Join(t.removeUnnamed(ctx), removeUnneeded(ctx, t.im.store, &t.im.held, layers), removeDanglingLinks(t.im.store))
+		if err != nil {
+			t.im.store.log.Warn("remains of a failed transfer stay until the next start", "error", err)
 		}
 		t.unmark()
 	}
@@ -77,6 +80,29 @@ func (t *transfer) removeLayers(ids []string) {
 		return
 	}
 	remove()
+}
+
+// removeUnnamed removes images that the transfer began to make but did not come to
+// name: they may lack something.
+func (t *transfer) removeUnnamed(ctx context.Context) error {
+	var errs error
+	for _, id := range t.store.images {
+		end, err := t.im.held.remove(ctx, imageKey(id))
+		if end == nil {
+			errs = errors.Join(errs, err)
+			continue // another transfer makes it
+		}
+		img, err := t.im.store.cs.Image(id)
+		switch {
+		case errors.Is(err, cstorage.ErrImageUnknown):
+			err = os.RemoveAll(t.im.store.imageDir(id)) // files without a record
+		case err == nil && len(img.Names) == 0:
+			err = t.im.Remove(ctx, id)
+		}
+		end()
+		errs = errors.Join(errs, err)
+	}
+	return errs
 }
 
 // markDirty notes, on the disk, that an image is being written.

@@ -48,7 +48,7 @@ func (r *Rootfs) create(ctx context.Context, dir string, spec RootfsSpec) (path 
 		if err == nil {
 			return
 		}
-		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		if sentinelOf(err) == ErrNoSpace && !errors.Is(err, ErrNoSpace) {
 			err = fmt.Errorf("%w: %w", ErrNoSpace, err)
 		}
 		err = errors.Join(err, r.removeTree(dir))
