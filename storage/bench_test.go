@@ -59,7 +59,7 @@ func BenchmarkRootfs(b *testing.B) {
 				var up, down []time.Duration
 				for b.Loop() {
 					began := time.Now()
-					r, err := s.CreateRootfs(ctx, RootfsSpec{ID: containerID(1), ImageID: image})
+					r, err := s.Rootfs.Create(ctx, RootfsSpec{ID: containerID(1), ImageID: image})
 					if err != nil {
 						b.Fatal(err)
 					}
@@ -68,7 +68,7 @@ func BenchmarkRootfs(b *testing.B) {
 						b.Fatal(err)
 					}
 					began = time.Now()
-					if err := s.DeleteRootfs(ctx, containerID(1)); err != nil {
+					if err := s.Rootfs.Delete(ctx, containerID(1)); err != nil {
 						b.Fatal(err)
 					}
 					down = append(down, time.Since(began))
@@ -97,7 +97,7 @@ func BenchmarkPull(b *testing.B) {
 				began = time.Now()
 				pullRef(b, s, r.host+"/app:v1")
 				again = append(again, time.Since(began))
-				if err := s.RemoveImage(context.Background(), img.ID); err != nil {
+				if err := s.Images.Remove(context.Background(), img.ID); err != nil {
 					b.Fatal(err)
 				}
 			}

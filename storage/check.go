@@ -22,12 +22,12 @@ type Problem struct {
 // Check reads all images and layers, their checksums included, and returns what is
 // damaged. It takes as long as reading the whole store. With repair, damaged images
 // that nothing uses are removed: a pull then brings them whole.
-func (s *Store) Check(ctx context.Context, repair bool) ([]Problem, error) {
-	report, err := s.cs.Check(&cstorage.CheckOptions{LayerDigests: true, LayerData: true, ImageData: true})
+func (im *Images) Check(ctx context.Context, repair bool) ([]Problem, error) {
+	report, err := im.store.cs.Check(&cstorage.CheckOptions{LayerDigests: true, LayerData: true, ImageData: true})
 	if err != nil {
 		return nil, fmt.Errorf("check the store: %w", err)
 	}
-	images, err := s.cs.Images()
+	images, err := im.store.cs.Images()
 	if err != nil {
 		return nil, fmt.Errorf("check the store: %w", err)
 	}
@@ -42,14 +42,14 @@ func (s *Store) Check(ctx context.Context, repair bool) ([]Problem, error) {
 		for id := img.TopLayer; id != ""; {
 			faults = append(faults, report.Layers[id]...)
 			told[id] = true
-			layer, err := s.cs.Layer(id)
+			layer, err := im.store.cs.Layer(id)
 			if err != nil {
 				faults = append(faults, fmt.Errorf("layer %s: %w", id, err))
 				break
 			}
 			id = layer.Parent
 		}
-		if _, err := s.describe(img); err != nil {
+		if _, err := im.store.describe(img); err != nil {
 			faults = append(faults, err)
 		}
 		if len(faults) == 0 {
@@ -57,7 +57,7 @@ func (s *Store) Check(ctx context.Context, repair bool) ([]Problem, error) {
 		}
 		p := Problem{Image: img.ID, Names: img.Names, Detail: errors.Join(faults...).Error()}
 		if repair {
-			if err := s.RemoveImage(ctx, img.ID); err != nil {
+			if err := im.Remove(ctx, img.ID); err != nil {
 				p.Detail += "; not removed: " + err.Error()
 			} else {
 				p.Removed = true

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/containers/storage/pkg/lockfile"
+	"golang.org/x/sys/unix"
 )
 
 // childOrder tells a re-executed test binary what to do with a store. It stands
@@ -25,7 +26,13 @@ type childOrder struct {
 	Load    string
 	// LockLayers takes the layer lock of the store at Options.Root, no more.
 	LockLayers bool
+	// Binds are mounted first, source by target: the child has then a user and
+	// mount namespace of its own, in which our uid 0 is nobody.
+	Binds map[string]string
 }
+
+// hostFirst is what uid 0 of a child with Binds is here.
+const hostFirst = 1
 
 // runChild does what the order in the environment says and then waits to be
 // killed.
@@ -45,22 +52,31 @@ func runChild(order string) int {
 		fmt.Println("ready")
 		time.Sleep(time.Hour)
 	}
+	for target, source := range o.Binds {
+		if err := unix.Mount(source, target, "", unix.MS_BIND, ""); err != nil {
+			fmt.Println("error bind", source, target, err)
+			return 1
+		}
+	}
 	o.Options.Log = slog.New(slog.DiscardHandler)
 	s, err := Open(context.Background(), o.Options)
 	if err != nil {
 		fmt.Println("error", err)
 		return 1
 	}
+	if o.Binds != nil {
+		return runOnce(s, o)
+	}
 	if o.Load != "" {
-		_, err = s.Load(context.Background(), o.Load)
+		_, err = s.Images.Load(context.Background(), o.Load)
 		s.Close()
 		fmt.Println("ready")
 	} else if o.Pull != "" {
 		fmt.Println("ready")
-		_, err = s.Pull(context.Background(), PullRequest{Ref: o.Pull})
+		_, err = s.Images.Pull(context.Background(), PullRequest{Ref: o.Pull})
 	} else {
-		var r Rootfs
-		r, err = s.CreateRootfs(context.Background(), o.Rootfs)
+		var r Mounted
+		r, err = s.Rootfs.Create(context.Background(), o.Rootfs)
 		fmt.Println("ready", r.Path)
 	}
 	if err != nil {
@@ -68,6 +84,19 @@ func runChild(order string) int {
 		return 1
 	}
 	time.Sleep(time.Hour)
+	return 0
+}
+
+// runOnce pulls, if ordered to, and ends.
+func runOnce(s *Store, o childOrder) int {
+	defer s.Close()
+	if o.Pull != "" {
+		if _, err := s.Images.Pull(context.Background(), PullRequest{Ref: o.Pull}); err != nil {
+			fmt.Println("error", err)
+			return 1
+		}
+	}
+	fmt.Println("ready")
 	return 0
 }
 

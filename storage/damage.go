@@ -16,9 +16,9 @@ var indexes = []string{"overlay-layers/layers.json", "overlay-images/images.json
 // setAsideIndexes moves lists away that are damaged (a disk that lost what it had
 // confirmed). The images in them are pulled again when they are needed; what is
 // left of them on the disk is removed as of no image.
-func (s *Store) setAsideIndexes() error {
+func setAsideIndexes(l *layerStore) error {
 	for _, name := range indexes {
-		path := filepath.Join(s.opts.Root, name)
+		path := filepath.Join(l.opts.Root, name)
 		data, err := os.ReadFile(path)
 		if errors.Is(err, os.ErrNotExist) || err == nil && (len(data) == 0 || json.Valid(data)) {
 			continue
@@ -30,15 +30,15 @@ func (s *Store) setAsideIndexes() error {
 		if err := os.Rename(path, aside); err != nil {
 			return fmt.Errorf("%w: %w", ErrNotUsable, err)
 		}
-		s.log.Error("the store's list was damaged: images in it must be pulled again", "file", path, "kept_as", aside)
+		l.log.Error("the store's list was damaged: images in it must be pulled again", "file", path, "kept_as", aside)
 	}
 	return nil
 }
 
 // removeBroken removes images that lack a layer or whose manifest or configuration
 // cannot be read. They are pulled again when they are needed.
-func (s *Store) removeBroken() error {
-	images, err := s.cs.Images()
+func removeBroken(l *layerStore) error {
+	images, err := l.cs.Images()
 	if err != nil {
 		return err
 	}
@@ -48,31 +48,30 @@ func (s *Store) removeBroken() error {
 		if img.ReadOnly {
 			continue
 		}
-		why := s.missingLayer(img.TopLayer)
+		why := missingLayer(l, img.TopLayer)
 		if why == nil {
-			_, why = s.describe(img)
+			_, why = l.describe(img)
 		}
 		if why == nil {
 			continue
 		}
-		s.log.Warn("image removed: a part of it is lost; pull it again", "image", img.ID, "names", img.Names, "error", why)
-		if _, err := s.cs.DeleteImage(img.ID, true); err != nil {
+		l.log.Warn("image removed: a part of it is lost; pull it again", "image", img.ID, "names", img.Names, "error", why)
+		if err := l.deleteImage(img.ID); err != nil {
 			errs = errors.Join(errs, err)
 		}
-		s.forget(img.ID)
 	}
 	return errs
 }
 
 // missingLayer returns an error when a layer below and with top is not there.
-func (s *Store) missingLayer(top string) error {
+func missingLayer(l *layerStore, top string) error {
 	for id := top; id != ""; {
-		layer, err := s.cs.Layer(id)
+		layer, err := l.cs.Layer(id)
 		if err != nil {
 			return fmt.Errorf("layer %s: %w", id, err)
 		}
 		if !layer.ReadOnly {
-			if _, err := os.Stat(s.diffDir(id)); err != nil {
+			if _, err := os.Stat(l.diffDir(id)); err != nil {
 				return err
 			}
 		}

@@ -16,6 +16,7 @@ import (
 	imagestorage "github.com/containers/image/v5/storage"
 	"github.com/docker/distribution/registry/api/errcode"
 	v2 "github.com/docker/distribution/registry/api/v2"
+	"github.com/ulikunitz/xz" // ours: see internal/xz
 	"golang.org/x/sys/unix"
 )
 
@@ -90,12 +91,17 @@ func classify(ctx context.Context, err error) error {
 }
 
 func sentinelOf(err error) error {
+	if err == nil {
+		return nil
+	}
 	var policy signature.PolicyRequirementError
 	switch {
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		return ErrNoSpace
 	case errors.As(err, &policy):
 		return ErrSignature
+	case errors.Is(err, xz.ErrDictionary):
+		return ErrUnsupported
 	case errors.Is(err, imagestorage.ErrBlobDigestMismatch), errors.Is(err, imagestorage.ErrBlobSizeMismatch):
 		return ErrCorrupt
 	}
@@ -166,6 +172,8 @@ func textSentinel(err error) error {
 		{"no space left on device", ErrNoSpace},
 		{"disk quota exceeded", ErrNoSpace},
 		{"insufficient UIDs or GIDs", ErrIDRange},
+		{"xz: data is", ErrCorrupt},
+		{"archive/tar: ", ErrCorrupt},
 		{"unpacking failed", ErrCorrupt},
 		{"Digest did not match", ErrCorrupt},
 		{"digest mismatch", ErrCorrupt},

@@ -19,10 +19,6 @@ type pulls struct {
 	closed  bool
 	running sync.WaitGroup
 	flights map[string]*flight
-
-	// gate is held for reading by every pull and load, and for writing while
-	// layers that belong to no image are swept away.
-	gate sync.RWMutex
 }
 
 // flight is one pull and those who wait for it.

@@ -3,15 +3,13 @@ package storage
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
-	"github.com/containers/image/v5/docker/reference"
-	"github.com/containers/image/v5/manifest"
 	cstorage "github.com/containers/storage"
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -43,18 +41,32 @@ type Image struct {
 	ReadOnly bool
 }
 
-// facts are what never changes about an image. They are kept in memory, because
-// containers/storage answers questions about layers only when no layer is being
-// unpacked.
-type facts struct {
-	config v1.Image
-	size   uint64
-	chain  []string // layer IDs, uppermost first
+// Images manages the images of a store.
+type Images struct {
+	store      *layerStore
+	registries registries
+	pulls      pulls
+	active     atomic.Int32 // pulls and loads
+	held       holds        // layers, by transfers
+	names      sync.Mutex   // taken by Tag and Untag
+	usage      layerUsage
+	work       sync.WaitGroup // background syncs and removals
 }
 
-// Images returns all images, those of additional stores included, by ID.
-func (s *Store) Images(ctx context.Context) ([]Image, error) {
-	list, err := s.cs.Images()
+func newImages(l *layerStore) *Images {
+	return &Images{store: l, registries: registries{opts: &l.opts, cache: l.dirs.cache(), log: l.log},
+		pulls: pulls{flights: map[string]*flight{}}, usage: layerUsage{known: map[string]Usage{}}}
+}
+
+// close ends all pulls and waits for background work.
+func (im *Images) close() {
+	im.pulls.close()
+	im.work.Wait()
+}
+
+// List returns all images, those of additional stores included, by ID.
+func (im *Images) List(ctx context.Context) ([]Image, error) {
+	list, err := im.store.cs.Images()
 	if err != nil {
 		return nil, fmt.Errorf("list images: %w", err)
 	}
@@ -63,12 +75,12 @@ func (s *Store) Images(ctx context.Context) ([]Image, error) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		img, err := s.describe(&list[i])
+		img, err := im.store.describe(&list[i])
 		if errors.Is(err, cstorage.ErrImageUnknown) || errors.Is(err, cstorage.ErrLayerUnknown) {
 			continue // removed meanwhile
 		}
 		if err != nil {
-			s.log.Warn("image left out of the list: its records can't be read", "image", list[i].ID, "error", err)
+			im.store.log.Warn("image left out of the list: its records can't be read", "image", list[i].ID, "error", err)
 			continue
 		}
 		images = append(images, img)
@@ -77,167 +89,23 @@ func (s *Store) Images(ctx context.Context) ([]Image, error) {
 	return images, nil
 }
 
-// Image returns the image that ref names: an ID (with or without "sha256:"), a
+// Get returns the image that ref names: an ID (with or without "sha256:"), a
 // name with tag or digest (normalised, see parseReference), or the unique
 // beginning of an ID. ErrImageNotFound, ErrBadReference.
-func (s *Store) Image(ctx context.Context, ref string) (Image, error) {
-	img, err := s.find(ref)
+func (im *Images) Get(ctx context.Context, ref string) (Image, error) {
+	img, err := im.store.find(ref)
 	if err != nil {
 		return Image{}, err
 	}
-	return s.describe(img)
+	return im.store.describe(img)
 }
 
-// find returns containers/storage's record of the image that ref names.
-func (s *Store) find(ref string) (*cstorage.Image, error) {
-	notFound := fmt.Errorf("%w: %s", ErrImageNotFound, ref)
-	if id := imageID(ref); id != "" {
-		img, err := s.cs.Image(id)
-		if errors.Is(err, cstorage.ErrImageUnknown) {
-			return nil, notFound
-		}
-		return img, err
-	}
-	named, err := parseReference(ref)
-	if err != nil {
-		return nil, err
-	}
-	img, err := s.cs.Image(named.String())
-	if err == nil || !errors.Is(err, cstorage.ErrImageUnknown) {
-		return img, err
-	}
-	list, err := s.cs.Images()
-	if err != nil {
-		return nil, fmt.Errorf("list images: %w", err)
-	}
-	if digested, ok := named.(reference.Canonical); ok {
-		if img := byManifest(list, digested); img != nil {
-			return img, nil
-		}
-		return nil, notFound
-	}
-	if !partialID.MatchString(ref) {
-		return nil, notFound
-	}
-	var found *cstorage.Image
-	for i := range list {
-		if strings.HasPrefix(list[i].ID, ref) {
-			if found != nil && found.ID != list[i].ID {
-				return nil, fmt.Errorf("%w: %s is the beginning of several image IDs", ErrBadReference, ref)
-			}
-			found = &list[i]
-		}
-	}
-	if found == nil {
-		return nil, notFound
-	}
-	return found, nil
-}
-
-// byManifest finds an image of a repository by the digest of any of its
-// manifests, for example the one of its platform when it was pulled by index.
-func byManifest(list []cstorage.Image, ref reference.Canonical) *cstorage.Image {
-	for i := range list {
-		if !slices.Contains(list[i].Digests, ref.Digest()) {
-			continue
-		}
-		for _, n := range slices.Concat(list[i].Names, list[i].NamesHistory) {
-			if named, err := reference.ParseNormalizedNamed(n); err == nil && named.Name() == ref.Name() {
-				return &list[i]
-			}
-		}
-	}
-	return nil
-}
-
-func (s *Store) describe(img *cstorage.Image) (Image, error) {
-	f, err := s.factsOf(img)
-	if err != nil {
-		return Image{}, err
-	}
-	out := Image{
-		ID: img.ID, Digest: img.Digest, Size: f.size,
-		Config: f.config.Config, User: f.config.Config.User, Labels: f.config.Config.Labels,
-		Created: img.Created, Architecture: f.config.Architecture, OS: f.config.OS,
-		History: f.config.History, ReadOnly: img.ReadOnly, Pinned: img.ReadOnly,
-	}
-	if f.config.Created != nil {
-		out.Created = *f.config.Created
-	}
-	out.RepoTags, out.RepoDigests = splitNames(img.Names)
-	for _, n := range img.Names {
-		out.Pinned = out.Pinned || s.pinned[n]
-	}
-	return out, nil
-}
-
-// factsOf returns the facts of img, from memory where they are known. Unknown
-// ones wait for layers that are being unpacked.
-func (s *Store) factsOf(img *cstorage.Image) (*facts, error) {
-	s.factsMu.Lock()
-	f := s.facts[img.ID]
-	s.factsMu.Unlock()
-	if f != nil {
-		return f, nil
-	}
-	f = &facts{}
-	config, err := s.configOf(img.ID)
-	if err != nil {
-		return nil, err
-	}
-	if err := json.Unmarshal(config, &f.config); err != nil {
-		return nil, fmt.Errorf("%w: configuration of image %s: %w", ErrCorrupt, img.ID, err)
-	}
-	for id := img.TopLayer; id != ""; {
-		layer, err := s.cs.Layer(id)
-		if err != nil {
-			return nil, fmt.Errorf("layer %s of image %s: %w", id, img.ID, err)
-		}
-		f.chain = append(f.chain, id)
-		f.size += uint64(max(layer.UncompressedSize, 0))
-		id = layer.Parent
-	}
-	s.factsMu.Lock()
-	s.facts[img.ID] = f
-	s.factsMu.Unlock()
-	return f, nil
-}
-
-// configOf returns the configuration of an image, found through its manifest.
-func (s *Store) configOf(id string) ([]byte, error) {
-	raw, err := s.cs.ImageBigData(id, cstorage.ImageDigestBigDataKey)
-	if err != nil {
-		return nil, fmt.Errorf("manifest of image %s: %w", id, err)
-	}
-	m, err := manifest.FromBlob(raw, manifest.GuessMIMEType(raw))
-	if err != nil {
-		return nil, fmt.Errorf("%w: manifest of image %s: %w", ErrCorrupt, id, err)
-	}
-	key := m.ConfigInfo().Digest
-	if key == "" {
-		return nil, fmt.Errorf("%w: image %s is of Docker schema 1", ErrUnsupported, id)
-	}
-	config, err := s.cs.ImageBigData(id, key.String())
-	if err != nil {
-		return nil, fmt.Errorf("configuration of image %s: %w", id, err)
-	}
-	return config, nil
-}
-
-func (s *Store) forget(id string) {
-	s.factsMu.Lock()
-	delete(s.facts, id)
-	s.factsMu.Unlock()
-}
-
-// RemoveImage removes the image that ref names, with all its tags and digests
+// Remove removes the image that ref names, with all its tags and digests
 // and the layers that no other image needs. Idempotent: an unknown image is no
 // error. ErrImageInUse while a root file system or image mount needs it,
 // ErrReadOnlyImage for an image of an additional store, ErrBadReference.
-func (s *Store) RemoveImage(ctx context.Context, ref string) error {
-	s.images.Lock()
-	defer s.images.Unlock()
-	img, err := s.find(ref)
+func (im *Images) Remove(ctx context.Context, ref string) error {
+	img, err := im.store.find(ref)
 	if errors.Is(err, ErrImageNotFound) {
 		return nil
 	}
@@ -247,21 +115,28 @@ func (s *Store) RemoveImage(ctx context.Context, ref string) error {
 	if img.ReadOnly {
 		return fmt.Errorf("%w: remove %s where it was made", ErrReadOnlyImage, ref)
 	}
-	if user, err := s.userOf(img.ID); err != nil {
+	end, err := im.store.images.remove(ctx, img.ID)
+	if err != nil {
+		return err
+	}
+	if end == nil {
+		return fmt.Errorf("%w: a container of %s is being created", ErrImageInUse, ref)
+	}
+	defer end()
+	if user, err := im.store.userOf(img.ID); err != nil {
 		return err
 	} else if user != "" {
 		return fmt.Errorf("%w: %s is needed by %s", ErrImageInUse, ref, user)
 	}
-	if _, err := s.cs.DeleteImage(img.ID, true); err != nil && !errors.Is(err, cstorage.ErrImageUnknown) {
+	if err := im.store.deleteImage(img.ID); err != nil && !errors.Is(err, cstorage.ErrImageUnknown) {
 		return fmt.Errorf("remove image %s: %w", ref, err)
 	}
-	s.forget(img.ID)
-	s.log.Info("image removed", "ref", ref, "image", img.ID)
+	im.store.log.Info("image removed", "ref", ref, "image", img.ID)
 	return nil
 }
 
 // InUse reports whether a root file system or image mount needs the image.
-func (s *Store) InUse(id string) (bool, error) {
-	user, err := s.userOf(imageID(id))
+func (im *Images) InUse(id string) (bool, error) {
+	user, err := im.store.userOf(imageID(id))
 	return user != "", err
 }

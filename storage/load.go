@@ -22,6 +22,7 @@ import (
 	"github.com/containers/storage/pkg/chrootarchive"
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/ulikunitz/xz" // ours: see internal/xz
 )
 
 // annotationContainerdName is how containerd and BuildKit write an image's full
@@ -35,20 +36,20 @@ const annotationContainerdName = "io.containerd.image.name"
 // otherwise it is known by its ID only. The policy applies as for Pull.
 // ErrBadReference, ErrImageNotFound (no such file or REF), ErrCorrupt,
 // ErrUnsupported, ErrSignature, ErrNoSpace.
-func (s *Store) Load(ctx context.Context, source string) ([]Image, error) {
+func (im *Images) Load(ctx context.Context, source string) ([]Image, error) {
 	var images []Image
-	err := s.transfer(ctx, func(t *transfer) error {
-		kind, path, ref, err := s.splitSource(source)
+	err := im.transfer(ctx, func(t *transfer) error {
+		kind, path, ref, err := splitSource(source)
 		if err != nil {
 			return err
 		}
 		switch kind {
 		case "oci":
-			images, err = s.loadLayout(t, path, ref)
+			images, err = t.loadLayout(path, ref)
 		case "oci-archive":
-			images, err = s.loadOCIArchive(t, path, ref)
+			images, err = t.loadOCIArchive(path, ref)
 		case "docker-archive":
-			images, err = s.loadDockerArchive(t, path, ref)
+			images, err = t.loadDockerArchive(path, ref)
 		}
 		if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
 			return fmt.Errorf("%w: %w", ErrCorrupt, err)
@@ -62,7 +63,7 @@ func (s *Store) Load(ctx context.Context, source string) ([]Image, error) {
 }
 
 // splitSource takes a source of Load apart.
-func (s *Store) splitSource(source string) (kind, path, ref string, err error) {
+func splitSource(source string) (kind, path, ref string, err error) {
 	for _, k := range []string{"oci", "oci-archive", "docker-archive"} {
 		if rest, ok := strings.CutPrefix(source, k+":"); ok {
 			path, ref, _ = strings.Cut(rest, ":")
@@ -97,6 +98,9 @@ func detect(path string, isDir bool) (string, error) {
 	}
 	defer f.Close()
 	stream, _, err := compression.AutoDecompress(f)
+	if errors.Is(err, xz.ErrDictionary) {
+		return "", fmt.Errorf("%w: %s: %w", ErrUnsupported, path, err)
+	}
 	if err != nil {
 		return "", fmt.Errorf("%w: %s: %w", ErrCorrupt, path, err)
 	}
@@ -106,6 +110,9 @@ func detect(path string, isDir bool) (string, error) {
 		h, err := tr.Next()
 		if errors.Is(err, io.EOF) {
 			break
+		}
+		if errors.Is(err, xz.ErrDictionary) {
+			return "", fmt.Errorf("%w: %s: %w", ErrUnsupported, path, err)
 		}
 		if err != nil {
 			return "", fmt.Errorf("%w: %s is no image archive: %w", ErrCorrupt, path, err)
@@ -124,7 +131,7 @@ func detect(path string, isDir bool) (string, error) {
 	return kind, nil
 }
 
-func (s *Store) loadOCIArchive(t *transfer, path, ref string) ([]Image, error) {
+func (t *transfer) loadOCIArchive(path, ref string) ([]Image, error) {
 	dir := filepath.Join(t.tmp, "layout")
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
@@ -138,10 +145,10 @@ func (s *Store) loadOCIArchive(t *transfer, path, ref string) ([]Image, error) {
 	if err := chrootarchive.Untar(f, dir, nil); err != nil {
 		return nil, fmt.Errorf("unpacking failed: %w", err)
 	}
-	return s.loadLayout(t, dir, ref)
+	return t.loadLayout(dir, ref)
 }
 
-func (s *Store) loadLayout(t *transfer, dir, ref string) ([]Image, error) {
+func (t *transfer) loadLayout(dir, ref string) ([]Image, error) {
 	list, err := layout.List(dir)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
@@ -157,7 +164,7 @@ func (s *Store) loadLayout(t *transfer, dir, ref string) ([]Image, error) {
 		if err != nil {
 			return nil, err
 		}
-		img, err := s.loadOne(t, src, layoutNames(notes))
+		img, err := t.loadOne(src, layoutNames(notes))
 		if err != nil {
 			return nil, err
 		}
@@ -183,8 +190,8 @@ func layoutNames(notes map[string]string) []reference.Named {
 	return nil
 }
 
-func (s *Store) loadDockerArchive(t *transfer, path, ref string) ([]Image, error) {
-	sys, err := s.systemContext(nil, t.tmp)
+func (t *transfer) loadDockerArchive(path, ref string) ([]Image, error) {
+	sys, err := t.im.registries.systemContext(nil, t.tmp)
 	if err != nil {
 		return nil, err
 	}
@@ -216,7 +223,7 @@ func (s *Store) loadDockerArchive(t *transfer, path, ref string) ([]Image, error
 		if want != "" && len(names) == 0 {
 			continue
 		}
-		img, err := s.loadOne(t, refs[0], names)
+		img, err := t.loadOne(refs[0], names)
 		if err != nil {
 			return nil, err
 		}
@@ -229,8 +236,8 @@ func (s *Store) loadDockerArchive(t *transfer, path, ref string) ([]Image, error
 }
 
 // loadOne copies one image into the store and gives it names.
-func (s *Store) loadOne(t *transfer, ref types.ImageReference, names []reference.Named) (Image, error) {
-	sys, err := s.systemContext(nil, t.tmp)
+func (t *transfer) loadOne(ref types.ImageReference, names []reference.Named) (Image, error) {
+	sys, err := t.im.registries.systemContext(nil, t.tmp)
 	if err != nil {
 		return Image{}, err
 	}
@@ -240,24 +247,24 @@ func (s *Store) loadOne(t *transfer, ref types.ImageReference, names []reference
 	}
 	src := &openSource{ImageReference: ref, source: source}
 	defer src.closeUnlessUsed()
-	id, err := s.localID(t.ctx, sys, source)
+	id, err := localID(t.ctx, sys, source)
 	if err != nil {
 		return Image{}, err
 	}
-	if err := s.copy(t, sys, src, nil, id, nil); err != nil {
+	if err := t.copy(sys, src, nil, id, nil); err != nil {
 		return Image{}, err
 	}
 	for _, n := range names {
-		if err := s.cs.AddNames(id, []string{n.String()}); err != nil {
+		if err := t.im.store.cs.AddNames(id, []string{n.String()}); err != nil {
 			return Image{}, fmt.Errorf("name image %s: %w", id, err)
 		}
 	}
-	return s.Image(t.ctx, id)
+	return t.im.Get(t.ctx, id)
 }
 
 // localID returns the ID that the image behind src will have, after the same
 // checks as for a pull.
-func (s *Store) localID(ctx context.Context, sys *types.SystemContext, src types.ImageSource) (string, error) {
+func localID(ctx context.Context, sys *types.SystemContext, src types.ImageSource) (string, error) {
 	raw, mime, err := src.GetManifest(ctx, nil)
 	if err != nil {
 		return "", err

@@ -69,7 +69,7 @@ func TestLoad(t *testing.T) {
 	} {
 		t.Run(strings.ReplaceAll(strings.TrimPrefix(source, dir), ":", "="), func(t *testing.T) {
 			s := openStore(t, testOptions(t, "/tmp/load-"+one.id()[:4]+strings.ReplaceAll(t.TempDir(), "/", "-"), DriverNative))
-			images, err := s.Load(ctx, source)
+			images, err := s.Images.Load(ctx, source)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -80,14 +80,14 @@ func TestLoad(t *testing.T) {
 				if len(img.RepoDigests) > 0 {
 					t.Errorf("RepoDigests %v of an image that is in no registry", img.RepoDigests)
 				}
-				if _, err := s.CreateRootfs(ctx, RootfsSpec{ID: img.ID, ImageID: img.ID}); err != nil {
+				if _, err := s.Rootfs.Create(ctx, RootfsSpec{ID: img.ID, ImageID: img.ID}); err != nil {
 					t.Error(err)
 				}
 			}
 			if !slices.Equal(got, want) {
 				t.Errorf("loaded %v, want %v", got, want)
 			}
-			if left, err := os.ReadDir(s.tmpDir()); err != nil || len(left) > 0 {
+			if left, err := os.ReadDir(s.layers.dirs.tmp()); err != nil || len(left) > 0 {
 				t.Errorf("temporary files left: %v %v", left, err)
 			}
 		})
@@ -119,7 +119,7 @@ func TestLoadBad(t *testing.T) {
 		writeFile(t, filepath.Join(dir, "other.tar"), string(layer{"f": {}}.tar(t))):       ErrUnsupported,
 		"docker-archive:" + writeFile(t, filepath.Join(dir, "docker"), string(cut)) + ":x": ErrCorrupt,
 	} {
-		_, err := s.Load(context.Background(), source)
+		_, err := s.Images.Load(context.Background(), source)
 		t.Log(err)
 		if !errors.Is(err, want) {
 			t.Errorf("Load(%s): %v, want %v", source, err, want)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/containers/image/v5/docker"
@@ -14,7 +15,7 @@ import (
 // and, where they are good, writes them into the user's auth.json, or hands
 // them to the credential helper that is configured there. It returns where they
 // are. ErrUnauthorized, ErrRegistryUnavailable, ErrBadReference.
-func (s *Store) Login(ctx context.Context, registry, user, password string) (file string, err error) {
+func (im *Images) Login(ctx context.Context, registry, user, password string) (file string, err error) {
 	registry, err = registryName(registry)
 	if err != nil {
 		return "", err
@@ -22,7 +23,12 @@ func (s *Store) Login(ctx context.Context, registry, user, password string) (fil
 	if user == "" || password == "" {
 		return "", fmt.Errorf("%w: log in to %s: user name and password are needed", ErrUnauthorized, registry)
 	}
-	sys, err := s.systemContext(nil, s.tmpDir())
+	tmp, err := makeTmp(im.store.dirs.tmp())
+	if err != nil {
+		return "", classify(ctx, err)
+	}
+	defer os.RemoveAll(tmp)
+	sys, err := im.registries.systemContext(nil, tmp)
 	if err != nil {
 		return "", err
 	}
@@ -38,8 +44,13 @@ func (s *Store) Login(ctx context.Context, registry, user, password string) (fil
 
 // Logout removes the credentials for a registry, or all, from the user's
 // auth.json. ErrNotLoggedIn.
-func (s *Store) Logout(ctx context.Context, registry string, all bool) error {
-	sys, err := s.systemContext(nil, s.tmpDir())
+func (im *Images) Logout(ctx context.Context, registry string, all bool) error {
+	tmp, err := makeTmp(im.store.dirs.tmp())
+	if err != nil {
+		return classify(ctx, err)
+	}
+	defer os.RemoveAll(tmp)
+	sys, err := im.registries.systemContext(nil, tmp)
 	if err != nil {
 		return err
 	}

@@ -38,7 +38,7 @@ func testOptions(t testing.TB, dir, driver string) Options {
 	}
 	return Options{
 		Root: filepath.Join(dir, "root"), RunRoot: filepath.Join(dir, "run"), Driver: driver,
-		Home: home, UID: 1000, PullTimeout: 10 * time.Second,
+		Home: home, PullTimeout: 10 * time.Second,
 		RegistriesConf: writeFile(t, filepath.Join(conf, "registries.conf"), ""),
 		PolicyJSON:     writeFile(t, filepath.Join(conf, "policy.json"), `{"default":[{"type":"insecureAcceptAnything"}]}`),
 		AuthFile:       writeFile(t, filepath.Join(conf, "auth.json"), `{}`),
@@ -69,28 +69,28 @@ func openStore(t testing.TB, o Options) *Store {
 func closeStore(t testing.TB, s *Store) {
 	t.Helper()
 	ctx := context.Background()
-	ids, err := s.RootfsIDs(ctx)
+	ids, err := s.Rootfs.IDs(ctx)
 	if err != nil {
 		t.Error(err)
 	}
 	for _, id := range ids {
-		if err := s.DeleteRootfs(ctx, id); err != nil {
+		if err := s.Rootfs.Delete(ctx, id); err != nil {
 			t.Error(err)
 		}
 	}
-	ids, err = s.ImageMountIDs(ctx)
+	ids, err = s.Rootfs.ImageMountIDs(ctx)
 	if err != nil {
 		t.Error(err)
 	}
 	for _, id := range ids {
-		if err := s.UnmountImage(ctx, id); err != nil {
+		if err := s.Rootfs.UnmountImage(ctx, id); err != nil {
 			t.Error(err)
 		}
 	}
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
-	wantNoLeaks(t, s.opts.Root)
+	wantNoLeaks(t, s.layers.opts.Root)
 }
 
 func writeFile(t testing.TB, path, content string) string {

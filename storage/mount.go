@@ -157,11 +157,24 @@ func isMountPoint(path string) (bool, error) {
 	return mountinfo.Mounted(path) // before Linux 5.8
 }
 
-// mountAlive reports whether the file system mounted on path still answers: a
-// FUSE mount does not once its process is dead.
-func mountAlive(path string) bool { return answers(path) == nil }
+// mountAlive reports whether the file system mounted on path still answers. A FUSE
+// mount does not once its process is dead. One that says nothing for fuseTimeout (its
+// process is stopped) is cut off, and counts as dead too.
+func mountAlive(ctx context.Context, path string) (bool, error) {
+	answered := make(chan error, 1)
+	go func() { answered <- answers(path) }()
+	select {
+	case err := <-answered:
+		return err == nil, nil
+	case <-ctx.Done():
+		return false, fmt.Errorf("%s does not answer: %w", path, context.Cause(ctx))
+	case <-time.After(fuseTimeout):
+		_ = unix.Unmount(path, unix.MNT_FORCE) // ends the wait
+		return false, nil
+	}
+}
 
-// unmount takes away everything that is mounted on path, however many times.
+// unmount unmounts everything that is mounted on path, however many times.
 // Idempotent. What is busy is detached: it goes when its last user does.
 func unmount(path string) error {
 	for range 32 {

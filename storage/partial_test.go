@@ -91,7 +91,7 @@ func TestPartialPull(t *testing.T) {
 			if img.ID != two.id() {
 				t.Errorf("ID %s, want the config digest %s", img.ID, two.id())
 			}
-			root, err := s.CreateRootfs(context.Background(), RootfsSpec{ID: containerID(1), ImageID: img.ID})
+			root, err := s.Rootfs.Create(context.Background(), RootfsSpec{ID: containerID(1), ImageID: img.ID})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"time"
@@ -47,13 +46,13 @@ type Progress struct {
 // ErrBadReference, ErrImageNotFound, ErrUnauthorized, ErrRegistryUnavailable,
 // ErrSignature, ErrCorrupt, ErrUnsupported, ErrIDRange, ErrNoSpace, or the
 // error of ctx.
-func (s *Store) Pull(ctx context.Context, r PullRequest) (Image, error) {
+func (im *Images) Pull(ctx context.Context, r PullRequest) (Image, error) {
 	named, err := parseReference(r.Ref)
 	if err != nil {
 		return Image{}, err
 	}
-	img, err := s.pulls.join(ctx, flightKey(named, r.Auth), r.Progress, func(ctx context.Context, progress func(Progress)) (Image, error) {
-		return s.pull(ctx, named, r.Auth, progress)
+	img, err := im.pulls.join(ctx, flightKey(named, r.Auth), r.Progress, func(ctx context.Context, progress func(Progress)) (Image, error) {
+		return im.pull(ctx, named, r.Auth, progress)
 	})
 	if err != nil {
 		return Image{}, fmt.Errorf("pull %s: %w", named, err)
@@ -61,11 +60,11 @@ func (s *Store) Pull(ctx context.Context, r PullRequest) (Image, error) {
 	return img, nil
 }
 
-func (s *Store) pull(ctx context.Context, named reference.Named, auth *Auth, progress func(Progress)) (Image, error) {
+func (im *Images) pull(ctx context.Context, named reference.Named, auth *Auth, progress func(Progress)) (Image, error) {
 	began := time.Now()
 	var img Image
-	err := s.transfer(ctx, func(t *transfer) error {
-		sys, err := s.systemContext(auth, t.tmp)
+	err := im.transfer(ctx, func(t *transfer) error {
+		sys, err := im.registries.systemContext(auth, t.tmp)
 		if err != nil {
 			return err
 		}
@@ -73,20 +72,20 @@ func (s *Store) pull(ctx context.Context, named reference.Named, auth *Auth, pro
 		if err != nil {
 			return err
 		}
-		img, err = s.fromRegistry(t, sys, named, src, progress)
+		img, err = t.fromRegistry(sys, named, src, progress)
 		return err
 	})
 	if err != nil {
 		return Image{}, err
 	}
-	s.log.Info("image pulled", "ref", named.String(), "image", img.ID, "bytes", img.Size, "took", time.Since(began).Round(time.Millisecond))
+	im.store.log.Info("image pulled", "ref", named.String(), "image", img.ID, "bytes", img.Size, "took", time.Since(began).Round(time.Millisecond))
 	return img, nil
 }
 
 // fromRegistry copies the image behind src into the store, unless it is there.
-func (s *Store) fromRegistry(t *transfer, sys *types.SystemContext, named reference.Named, src *openSource, progress func(Progress)) (Image, error) {
+func (t *transfer) fromRegistry(sys *types.SystemContext, named reference.Named, src *openSource, progress func(Progress)) (Image, error) {
 	defer src.closeUnlessUsed()
-	found, err := s.inspect(t.ctx, sys, src.source, named)
+	found, err := inspect(t.ctx, sys, src.source, named)
 	if err != nil {
 		return Image{}, err
 	}
@@ -94,8 +93,8 @@ func (s *Store) fromRegistry(t *transfer, sys *types.SystemContext, named refere
 	if err != nil {
 		return Image{}, err
 	}
-	if img, ok := s.upToDate(named, byDigest); ok {
-		policy, err := s.policy()
+	if img, ok := upToDate(t.im.store, named, byDigest); ok {
+		policy, err := t.im.registries.policy()
 		if err != nil {
 			return Image{}, err
 		}
@@ -105,22 +104,22 @@ func (s *Store) fromRegistry(t *transfer, sys *types.SystemContext, named refere
 		}
 		return img, nil
 	}
-	if err := s.copy(t, sys, src, named, "", progress); err != nil {
+	if err := t.copy(sys, src, named, "", progress); err != nil {
 		return Image{}, err
 	}
-	img, err := s.cs.Image(named.String())
+	img, err := t.im.store.cs.Image(named.String())
 	if err != nil {
 		return Image{}, fmt.Errorf("find the image just pulled: %w", err)
 	}
-	if err := s.cs.AddNames(img.ID, []string{byDigest.String()}); err != nil {
+	if err := t.im.store.cs.AddNames(img.ID, []string{byDigest.String()}); err != nil {
 		return Image{}, fmt.Errorf("name the image just pulled: %w", err)
 	}
-	return s.Image(t.ctx, img.ID)
+	return t.im.Get(t.ctx, img.ID)
 }
 
 // upToDate returns the image that has both names already.
-func (s *Store) upToDate(names ...reference.Named) (Image, bool) {
-	img, err := s.cs.Image(names[0].String())
+func upToDate(l *layerStore, names ...reference.Named) (Image, bool) {
+	img, err := l.cs.Image(names[0].String())
 	if err != nil {
 		return Image{}, false
 	}
@@ -129,19 +128,19 @@ func (s *Store) upToDate(names ...reference.Named) (Image, bool) {
 			return Image{}, false
 		}
 	}
-	out, err := s.describe(img)
+	out, err := l.describe(img)
 	return out, err == nil
 }
 
 // copy runs containers/image's copy from src into the store. name may be nil:
 // then id, the image's ID, must be given.
-func (s *Store) copy(t *transfer, sys *types.SystemContext, src types.ImageReference, name reference.Named, id string, progress func(Progress)) error {
-	policy, err := s.policy()
+func (t *transfer) copy(sys *types.SystemContext, src types.ImageReference, name reference.Named, id string, progress func(Progress)) error {
+	policy, err := t.im.registries.policy()
 	if err != nil {
 		return err
 	}
 	defer policy.Destroy()
-	dest, err := imagestorage.Transport.NewStoreReference(s.cs, name, id)
+	dest, err := imagestorage.Transport.NewStoreReference(t.store, name, id)
 	if err != nil {
 		return err
 	}
@@ -157,7 +156,7 @@ func (s *Store) copy(t *transfer, sys *types.SystemContext, src types.ImageRefer
 	_, err = imagecopy.Image(t.ctx, policy, dest, src, &imagecopy.Options{
 		SourceCtx: sys, DestinationCtx: sys,
 		Progress: events, ProgressInterval: 500 * time.Millisecond,
-		MaxParallelDownloads: uint(s.opts.MaxParallelDownloads),
+		MaxParallelDownloads: uint(t.im.store.opts.MaxParallelDownloads),
 	})
 	close(events)
 	<-watched
@@ -172,7 +171,7 @@ type manifestFacts struct {
 
 // inspect reads the manifest behind src and refuses what can't run here before
 // any layer is downloaded.
-func (s *Store) inspect(ctx context.Context, sys *types.SystemContext, src types.ImageSource, named reference.Named) (manifestFacts, error) {
+func inspect(ctx context.Context, sys *types.SystemContext, src types.ImageSource, named reference.Named) (manifestFacts, error) {
 	var f manifestFacts
 	raw, mime, err := src.GetManifest(ctx, nil)
 	if err != nil {
@@ -289,12 +288,6 @@ func (o *openSource) closeUnlessUsed() {
 		o.source.Close()
 	}
 }
-
-// tmpDir is where blobs wait to be unpacked: on the store's own disk.
-func (s *Store) tmpDir() string { return filepath.Join(s.own, "tmp") }
-
-// dirtyDir holds a mark for each image whose content may not be on the disk yet.
-func (s *Store) dirtyDir() string { return filepath.Join(s.own, "unsynced") }
 
 func makeTmp(parent string) (string, error) {
 	if err := os.MkdirAll(parent, 0o700); err != nil {

@@ -30,7 +30,7 @@ func pullEnv(t *testing.T) (*Store, *registry) {
 
 func pullRef(t testing.TB, s *Store, ref string) Image {
 	t.Helper()
-	img, err := s.Pull(context.Background(), PullRequest{Ref: ref})
+	img, err := s.Images.Pull(context.Background(), PullRequest{Ref: ref})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,18 +40,18 @@ func pullRef(t testing.TB, s *Store, ref string) Image {
 // wantClean fails the test unless the store holds nothing but what images need.
 func wantClean(t testing.TB, s *Store, layers int) {
 	t.Helper()
-	list, err := s.cs.Layers()
+	list, err := s.layers.cs.Layers()
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(list) != layers {
 		t.Errorf("the store has %d layers, want %d", len(list), layers)
 	}
-	dirs, err := filepath.Glob(filepath.Join(s.overlayHome(), "????????????????????????????????????????????????????????????????"))
+	dirs, err := filepath.Glob(filepath.Join(s.layers.dirs.overlay(), "????????????????????????????????????????????????????????????????"))
 	if err != nil || len(dirs) != layers {
 		t.Errorf("the store has %d layer directories, want %d (%v)", len(dirs), layers, err)
 	}
-	for _, dir := range []string{s.tmpDir(), filepath.Join(s.overlayHome(), "staging")} {
+	for _, dir := range []string{s.layers.dirs.tmp(), filepath.Join(s.layers.dirs.overlay(), "staging")} {
 		if left, err := os.ReadDir(dir); err == nil && len(left) > 0 {
 			t.Errorf("%s holds %v", dir, left)
 		}
@@ -63,7 +63,7 @@ func TestPullFillsImage(t *testing.T) {
 	img := sample(t, "one")
 	r.push(t, "team/app", "v1", img)
 	var last Progress
-	got, err := s.Pull(context.Background(), PullRequest{Ref: r.host + "/team/app:v1", Progress: func(p Progress) { last = p }})
+	got, err := s.Images.Pull(context.Background(), PullRequest{Ref: r.host + "/team/app:v1", Progress: func(p Progress) { last = p }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,13 +85,13 @@ func TestPullFillsImage(t *testing.T) {
 	}
 	for _, ref := range []string{got.ID, "sha256:" + got.ID, got.ID[:12], r.host + "/team/app:v1",
 		r.host + "/team/app@" + img.digest().String(), r.host + "/team/app:other@" + img.digest().String()} {
-		if found, err := s.Image(context.Background(), ref); err != nil || found.ID != got.ID {
+		if found, err := s.Images.Get(context.Background(), ref); err != nil || found.ID != got.ID {
 			t.Errorf("Image(%s): %v", ref, err)
 		}
 	}
 	for ref, want := range map[string]error{"Bad:/ref": ErrBadReference, "team/app:v1": ErrImageNotFound,
 		strings.Repeat("0", 64): ErrImageNotFound, r.host + "/team/app:v2": ErrImageNotFound} {
-		if _, err := s.Image(context.Background(), ref); !errors.Is(err, want) {
+		if _, err := s.Images.Get(context.Background(), ref); !errors.Is(err, want) {
 			t.Errorf("Image(%s): %v, want %v", ref, err, want)
 		}
 	}
@@ -108,20 +108,20 @@ func TestPullMovedTag(t *testing.T) {
 	if got := pullRef(t, s, ref); got.ID != two.id() {
 		t.Errorf("pulled %s, want %s", got.ID, two.id())
 	}
-	old, err := s.Image(context.Background(), one.id())
+	old, err := s.Images.Get(context.Background(), one.id())
 	if err != nil {
 		t.Fatal(err)
 	}
 	if want := []string{r.host + "/app@" + one.digest().String()}; len(old.RepoTags) != 0 || !slices.Equal(old.RepoDigests, want) {
 		t.Errorf("old image has tags %v, digests %v, want none, %v", old.RepoTags, old.RepoDigests, want)
 	}
-	if err := s.RemoveImage(context.Background(), one.id()); err != nil {
+	if err := s.Images.Remove(context.Background(), one.id()); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.RemoveImage(context.Background(), one.id()); err != nil {
+	if err := s.Images.Remove(context.Background(), one.id()); err != nil {
 		t.Errorf("second removal: %v", err)
 	}
-	if images, err := s.Images(context.Background()); err != nil || len(images) != 1 {
+	if images, err := s.Images.List(context.Background()); err != nil || len(images) != 1 {
 		t.Errorf("images %v %v, want one", images, err)
 	}
 	wantClean(t, s, 2) // the layers of "two": both base layers differ by their mark
@@ -140,11 +140,11 @@ func TestPullIndexAndPlatforms(t *testing.T) {
 	if want := r.host + "/multi@" + digest.FromBytes(idx).String(); got.ID != mine.id() || !slices.Contains(got.RepoDigests, want) {
 		t.Errorf("pulled %s %v, want %s with the index's digest %s", got.ID, got.RepoDigests, mine.id(), want)
 	}
-	if found, err := s.Image(context.Background(), r.host+"/multi@"+mine.digest().String()); err != nil || found.ID != mine.id() {
+	if found, err := s.Images.Get(context.Background(), r.host+"/multi@"+mine.digest().String()); err != nil || found.ID != mine.id() {
 		t.Errorf("not found by its own manifest's digest: %v", err)
 	}
 	for _, tag := range []string{"other", "foreign"} {
-		_, err := s.Pull(context.Background(), PullRequest{Ref: r.host + "/multi:" + tag})
+		_, err := s.Images.Pull(context.Background(), PullRequest{Ref: r.host + "/multi:" + tag})
 		if !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), "amd64") {
 			t.Errorf("pull of %s: %v, want ErrUnsupported that names this platform", tag, err)
 		}
@@ -156,12 +156,12 @@ func TestPullMirrorAndNormalisation(t *testing.T) {
 	s, r := pullEnv(t)
 	img := sample(t, "hub")
 	r.push(t, "library/busybox", "latest", img)
-	writeFile(t, s.opts.RegistriesConf, fmt.Sprintf("[[registry]]\nprefix = \"docker.io\"\nlocation = \"127.0.0.1:1\"\n[[registry.mirror]]\nlocation = %q\ninsecure = true\n", r.host))
+	writeFile(t, s.layers.opts.RegistriesConf, fmt.Sprintf("[[registry]]\nprefix = \"docker.io\"\nlocation = \"127.0.0.1:1\"\n[[registry.mirror]]\nlocation = %q\ninsecure = true\n", r.host))
 	got := pullRef(t, s, "busybox")
 	if want := []string{"docker.io/library/busybox:latest"}; !slices.Equal(got.RepoTags, want) {
 		t.Errorf("RepoTags %v, want %v", got.RepoTags, want)
 	}
-	if _, err := s.Image(context.Background(), "docker.io/busybox"); err != nil {
+	if _, err := s.Images.Get(context.Background(), "docker.io/busybox"); err != nil {
 		t.Error(err)
 	}
 }
@@ -171,11 +171,11 @@ func TestPullTLS(t *testing.T) {
 	img := sample(t, "tls")
 	r.push(t, "app", "v1", img)
 	s := openStore(t, testOptions(t, t.TempDir(), DriverFuse))
-	_, err := s.Pull(context.Background(), PullRequest{Ref: r.host + "/app:v1"})
+	_, err := s.Images.Pull(context.Background(), PullRequest{Ref: r.host + "/app:v1"})
 	if !errors.Is(err, ErrRegistryUnavailable) || !strings.Contains(err.Error(), "certs.d") {
 		t.Errorf("unknown CA: %v, want ErrRegistryUnavailable that names certs.d", err)
 	}
-	writeFile(t, filepath.Join(s.opts.CertsDir, r.host, "ca.crt"), mustRead(t, r.ca))
+	writeFile(t, filepath.Join(s.layers.opts.CertsDir, r.host, "ca.crt"), mustRead(t, r.ca))
 	if got := pullRef(t, s, r.host+"/app:v1"); got.ID != img.id() {
 		t.Errorf("pulled %s, want %s", got.ID, img.id())
 	}
@@ -184,16 +184,16 @@ func TestPullTLS(t *testing.T) {
 func TestPullPolicy(t *testing.T) {
 	s, r := pullEnv(t)
 	r.push(t, "app", "v1", sample(t, "x"))
-	writeFile(t, s.opts.PolicyJSON, `{"default":[{"type":"reject"}]}`)
-	if _, err := s.Pull(context.Background(), PullRequest{Ref: r.host + "/app:v1"}); !errors.Is(err, ErrSignature) {
+	writeFile(t, s.layers.opts.PolicyJSON, `{"default":[{"type":"reject"}]}`)
+	if _, err := s.Images.Pull(context.Background(), PullRequest{Ref: r.host + "/app:v1"}); !errors.Is(err, ErrSignature) {
 		t.Errorf("rejected by policy: %v, want ErrSignature", err)
 	}
 	wantClean(t, s, 0)
-	writeFile(t, s.opts.PolicyJSON, `{"default":[{"type":"insecureAcceptAnything"}]}`)
+	writeFile(t, s.layers.opts.PolicyJSON, `{"default":[{"type":"insecureAcceptAnything"}]}`)
 	pullRef(t, s, r.host+"/app:v1")
 	// The policy also counts for an image that is here already.
-	writeFile(t, s.opts.PolicyJSON, `{"default":[{"type":"reject"}]}`)
-	if _, err := s.Pull(context.Background(), PullRequest{Ref: r.host + "/app:v1"}); !errors.Is(err, ErrSignature) {
+	writeFile(t, s.layers.opts.PolicyJSON, `{"default":[{"type":"reject"}]}`)
+	if _, err := s.Images.Pull(context.Background(), PullRequest{Ref: r.host + "/app:v1"}); !errors.Is(err, ErrSignature) {
 		t.Errorf("rejected by policy, up to date: %v, want ErrSignature", err)
 	}
 }
@@ -275,7 +275,7 @@ func TestPullHostile(t *testing.T) {
 			f := startFake(t, img, c.hook)
 			s := fakeStore(t, f)
 			began := time.Now()
-			_, err := s.Pull(context.Background(), PullRequest{Ref: f.host + "/app:v1"})
+			_, err := s.Images.Pull(context.Background(), PullRequest{Ref: f.host + "/app:v1"})
 			t.Logf("%v: %v", time.Since(began).Round(time.Millisecond), err)
 			if !errors.Is(err, c.want) {
 				t.Errorf("got %v, want %v", err, c.want)
@@ -284,7 +284,7 @@ func TestPullHostile(t *testing.T) {
 				t.Errorf("took %v", took)
 			}
 			wantClean(t, s, 0)
-			if images, err := s.Images(context.Background()); err != nil || len(images) != 0 {
+			if images, err := s.Images.List(context.Background()); err != nil || len(images) != 0 {
 				t.Errorf("images left: %v %v", images, err)
 			}
 			// The store works as before.
@@ -299,10 +299,10 @@ func TestPullConnectionRefused(t *testing.T) {
 	o := testOptions(t, t.TempDir(), DriverFuse)
 	insecureConf(t, o, "127.0.0.1:1")
 	s := openStore(t, o)
-	if _, err := s.Pull(context.Background(), PullRequest{Ref: "127.0.0.1:1/app:v1"}); !errors.Is(err, ErrRegistryUnavailable) {
+	if _, err := s.Images.Pull(context.Background(), PullRequest{Ref: "127.0.0.1:1/app:v1"}); !errors.Is(err, ErrRegistryUnavailable) {
 		t.Errorf("got %v, want ErrRegistryUnavailable", err)
 	}
-	if _, err := s.Pull(context.Background(), PullRequest{Ref: "UPPER/case"}); !errors.Is(err, ErrBadReference) {
+	if _, err := s.Images.Pull(context.Background(), PullRequest{Ref: "UPPER/case"}); !errors.Is(err, ErrBadReference) {
 		t.Errorf("got %v, want ErrBadReference", err)
 	}
 }
@@ -329,12 +329,12 @@ func TestPullBasicAuth(t *testing.T) {
 		"password": {&Auth{Username: "joe", Password: "s3cret"}, nil},
 		"encoded":  {&Auth{Auth: encoded}, nil},
 	} {
-		if _, err := s.Pull(context.Background(), PullRequest{Ref: f.host + "/app:v1", Auth: c.auth}); !errors.Is(err, c.want) {
+		if _, err := s.Images.Pull(context.Background(), PullRequest{Ref: f.host + "/app:v1", Auth: c.auth}); !errors.Is(err, c.want) {
 			t.Errorf("%s: got %v, want %v", name, err, c.want)
 		}
 	}
-	writeFile(t, s.opts.AuthFile, fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, f.host, encoded))
-	if _, err := s.Pull(context.Background(), PullRequest{Ref: f.host + "/app:v1"}); err != nil {
+	writeFile(t, s.layers.opts.AuthFile, fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, f.host, encoded))
+	if _, err := s.Images.Pull(context.Background(), PullRequest{Ref: f.host + "/app:v1"}); err != nil {
 		t.Errorf("with auth.json: %v", err)
 	}
 }
@@ -369,7 +369,7 @@ func TestPullTokenAuth(t *testing.T) {
 		"registry token": {&Auth{RegistryToken: "opensesame"}, nil},
 		"wrong token":    {&Auth{RegistryToken: "no"}, ErrUnauthorized},
 	} {
-		if _, err := s.Pull(context.Background(), PullRequest{Ref: f.host + "/app:v1", Auth: c.auth}); !errors.Is(err, c.want) {
+		if _, err := s.Images.Pull(context.Background(), PullRequest{Ref: f.host + "/app:v1", Auth: c.auth}); !errors.Is(err, c.want) {
 			t.Errorf("%s: got %v, want %v", name, err, c.want)
 		}
 	}
@@ -387,11 +387,11 @@ func TestPullOnceForAll(t *testing.T) {
 		return false
 	})
 	s := fakeStore(t, f)
-	s.opts.PullTimeout = 20 * time.Second
+	s.layers.opts.PullTimeout = 20 * time.Second
 	first, cancel := context.WithCancel(context.Background())
 	errs := make(chan error, 5)
 	go func() {
-		_, err := s.Pull(first, PullRequest{Ref: f.host + "/app:v1"})
+		_, err := s.Images.Pull(first, PullRequest{Ref: f.host + "/app:v1"})
 		errs <- err
 	}()
 	for deadline := time.Now().Add(10 * time.Second); waiting.Load() == 0; time.Sleep(5 * time.Millisecond) {
@@ -402,7 +402,7 @@ func TestPullOnceForAll(t *testing.T) {
 	var others sync.WaitGroup
 	for range 4 {
 		others.Go(func() {
-			got, err := s.Pull(context.Background(), PullRequest{Ref: f.host + "/app:v1"})
+			got, err := s.Images.Pull(context.Background(), PullRequest{Ref: f.host + "/app:v1"})
 			if err != nil || got.ID != img.id() {
 				t.Errorf("waiting caller: %v", err)
 			}
@@ -434,7 +434,7 @@ func TestPullCancelled(t *testing.T) {
 		return false
 	})
 	s := fakeStore(t, f)
-	s.opts.PullTimeout = 20 * time.Second
+	s.layers.opts.PullTimeout = 20 * time.Second
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {
 		select {
@@ -443,12 +443,12 @@ func TestPullCancelled(t *testing.T) {
 		}
 		cancel()
 	}()
-	if _, err := s.Pull(ctx, PullRequest{Ref: f.host + "/app:v1"}); !errors.Is(err, context.Canceled) {
+	if _, err := s.Images.Pull(ctx, PullRequest{Ref: f.host + "/app:v1"}); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want context.Canceled", err)
 	}
 	// The pull itself ends after its only caller has gone.
-	s.pulls.running.Wait()
-	s.work.Wait()
+	s.Images.pulls.running.Wait()
+	s.Images.work.Wait()
 	wantClean(t, s, 0)
 	f.hook = nil
 	pullRef(t, s, f.host+"/app:v1")

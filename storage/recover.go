@@ -17,43 +17,44 @@ import (
 // recover puts the store in order at its opening. Nothing else uses it yet.
 // Each step goes on where one thing fails: what can't be repaired is logged,
 // and must not keep everything else from starting.
-func (s *Store) recover(ctx context.Context) error {
-	if err := os.RemoveAll(s.tmpDir()); err != nil {
-		s.log.Warn("old temporary files left behind", "error", err)
+func (im *Images) recover(ctx context.Context) error {
+	l := im.store
+	if err := os.RemoveAll(l.dirs.tmp()); err != nil {
+		l.log.Warn("old temporary files left behind", "error", err)
 	}
-	if err := os.RemoveAll(filepath.Join(s.overlayHome(), "staging")); err != nil {
-		s.log.Warn("old staged layers left behind", "error", err)
+	if err := os.RemoveAll(filepath.Join(l.dirs.overlay(), "staging")); err != nil {
+		l.log.Warn("old staged layers left behind", "error", err)
 	}
-	for _, dir := range []string{s.tmpDir(), s.dirtyDir()} {
+	for _, dir := range []string{l.dirs.tmp(), l.dirs.unsynced()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("%w: %w", ErrNotUsable, err)
 		}
 	}
-	s.removeProbes()
-	s.removeHalfWritten()
-	if err := s.removeUnsynced(); err != nil {
-		s.log.Warn("images of an interrupted pull can't be removed", "error", err)
+	removeProbes(l)
+	removeHalfWritten(l)
+	if err := removeUnsynced(l); err != nil {
+		l.log.Warn("images of an interrupted pull can't be removed", "error", err)
 	}
-	if err := s.removeBroken(); err != nil {
-		s.log.Warn("damaged images can't be removed", "error", err)
+	if err := removeBroken(l); err != nil {
+		l.log.Warn("damaged images can't be removed", "error", err)
 	}
-	if err := s.sweepLayers(); err != nil {
-		s.log.Warn("layers of no image left behind", "error", err)
+	if err := sweepLayers(l); err != nil {
+		l.log.Warn("layers of no image left behind", "error", err)
 	}
 	// Facts are gathered now, while no pull holds up the layer store.
-	_, err := s.Images(ctx)
+	_, err := im.List(ctx)
 	return err
 }
 
 // removeHalfWritten takes away the files that containers/storage writes and renames
 // into place, and did not come to rename.
-func (s *Store) removeHalfWritten() {
-	for _, root := range []string{s.opts.Root, s.opts.RunRoot} {
+func removeHalfWritten(l *layerStore) {
+	for _, root := range []string{l.opts.Root, l.opts.RunRoot} {
 		for _, pattern := range []string{"*-layers/.tmp-*", "*-images/.tmp-*", "*-images/*/.tmp-*", "*-containers/.tmp-*"} {
 			files, _ := filepath.Glob(filepath.Join(root, pattern))
 			for _, f := range files {
 				if err := os.Remove(f); err != nil {
-					s.log.Warn("half-written file left behind", "error", err)
+					l.log.Warn("half-written file left behind", "error", err)
 				}
 			}
 		}
@@ -61,11 +62,11 @@ func (s *Store) removeHalfWritten() {
 }
 
 // removeProbes takes away what a chooseDriver that was killed left.
-func (s *Store) removeProbes() {
-	probes, _ := filepath.Glob(filepath.Join(s.opts.Root, ".probe*"))
+func removeProbes(l *layerStore) {
+	probes, _ := filepath.Glob(filepath.Join(l.opts.Root, ".probe*"))
 	for _, p := range probes {
 		if err := errors.Join(unmount(filepath.Join(p, "merged")), os.RemoveAll(p)); err != nil {
-			s.log.Warn("old probe left behind", "error", err)
+			l.log.Warn("old probe left behind", "error", err)
 		}
 	}
 }
@@ -74,30 +75,30 @@ func (s *Store) removeProbes() {
 // went down: their records are on the disk, the content of their files perhaps
 // is not, and an empty library breaks a container in ways nobody understands.
 // They are pulled again when they are needed.
-func (s *Store) removeUnsynced() error {
-	marks, err := os.ReadDir(s.dirtyDir())
+func removeUnsynced(l *layerStore) error {
+	marks, err := os.ReadDir(l.dirs.unsynced())
 	if err != nil {
 		return err
 	}
 	var since time.Time
 	for _, m := range marks {
-		path := filepath.Join(s.dirtyDir(), m.Name())
+		path := filepath.Join(l.dirs.unsynced(), m.Name())
 		if at, ok := unsyncedSince(path); ok && (since.IsZero() || at.Before(since)) {
 			since = at
 		}
 	}
 	if !since.IsZero() {
-		if err := s.removeImagesSince(since); err != nil {
+		if err := removeImagesSince(l, since); err != nil {
 			return err
 		}
 	} else if len(marks) > 0 {
 		// Same boot: the content is in the page cache at worst.
-		if err := syncFS(s.opts.Root); err != nil {
+		if err := syncFS(l.opts.Root); err != nil {
 			return err
 		}
 	}
 	for _, m := range marks {
-		if err := os.Remove(filepath.Join(s.dirtyDir(), m.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := os.Remove(filepath.Join(l.dirs.unsynced(), m.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
@@ -121,29 +122,28 @@ func unsyncedSince(path string) (time.Time, bool) {
 }
 
 // removeImagesSince removes images with a layer made since then.
-func (s *Store) removeImagesSince(since time.Time) error {
-	images, err := s.cs.Images()
+func removeImagesSince(l *layerStore, since time.Time) error {
+	images, err := l.cs.Images()
 	if err != nil {
 		return err
 	}
 	var errs error
 	for i := range images {
-		if images[i].ReadOnly || !s.hasLayerSince(&images[i], since) {
+		if images[i].ReadOnly || !hasLayerSince(l, &images[i], since) {
 			continue
 		}
-		s.log.Warn("image removed: the machine went down before it was all on the disk; pull it again",
+		l.log.Warn("image removed: the machine went down before it was all on the disk; pull it again",
 			"image", images[i].ID, "names", images[i].Names)
-		if _, err := s.cs.DeleteImage(images[i].ID, true); err != nil {
+		if err := l.deleteImage(images[i].ID); err != nil {
 			errs = errors.Join(errs, err)
 		}
-		s.forget(images[i].ID)
 	}
 	return errs
 }
 
-func (s *Store) hasLayerSince(img *cstorage.Image, since time.Time) bool {
+func hasLayerSince(l *layerStore, img *cstorage.Image, since time.Time) bool {
 	for id := img.TopLayer; id != ""; {
-		layer, err := s.cs.Layer(id)
+		layer, err := l.cs.Layer(id)
 		if err != nil {
 			return true
 		}
@@ -157,22 +157,22 @@ func (s *Store) hasLayerSince(img *cstorage.Image, since time.Time) bool {
 
 // sweepLayers removes layers that no image needs: of pulls that failed or were
 // killed. Nothing may be pulling meanwhile.
-func (s *Store) sweepLayers() error {
-	layers, err := s.cs.Layers()
+func sweepLayers(l *layerStore) error {
+	layers, err := l.cs.Layers()
 	if err != nil {
 		return err
 	}
-	images, err := s.cs.Images()
+	images, err := l.cs.Images()
 	if err != nil {
 		return err
 	}
 	parent, mine := map[string]string{}, map[string]bool{}
 	children := map[string]int{}
-	for _, l := range layers {
-		parent[l.ID] = l.Parent
-		if !l.ReadOnly {
-			mine[l.ID] = true
-			children[l.Parent]++
+	for _, layer := range layers {
+		parent[layer.ID] = layer.Parent
+		if !layer.ReadOnly {
+			mine[layer.ID] = true
+			children[layer.Parent]++
 		}
 	}
 	needed := map[string]bool{}
@@ -187,22 +187,22 @@ func (s *Store) sweepLayers() error {
 	for id := range mine {
 		// Leaves first, then upwards as parents become leaves.
 		for id != "" && mine[id] && !needed[id] && children[id] == 0 {
-			if err := s.cs.DeleteLayer(id); err != nil && !errors.Is(err, cstorage.ErrLayerUnknown) {
+			if err := l.deleteLayer(id); err != nil && !errors.Is(err, cstorage.ErrLayerUnknown) {
 				errs = errors.Join(errs, fmt.Errorf("remove layer %s: %w", id, err))
 				break
 			}
 			delete(mine, id)
-			s.log.Debug("layer of no image removed", "layer", id)
+			l.log.Debug("layer of no image removed", "layer", id)
 			id = parent[id]
 			children[id]--
 		}
 	}
-	return errors.Join(errs, s.sweepLayerDirs(parent))
+	return errors.Join(errs, sweepLayerDirs(l, parent), removeDanglingLinks(l))
 }
 
 // sweepLayerDirs removes directories of the driver that are no layer's.
-func (s *Store) sweepLayerDirs(known map[string]string) error {
-	driver, err := s.cs.GraphDriver()
+func sweepLayerDirs(l *layerStore, known map[string]string) error {
+	driver, err := l.cs.GraphDriver()
 	if err != nil {
 		return err
 	}
@@ -217,4 +217,23 @@ func (s *Store) sweepLayerDirs(known map[string]string) error {
 		}
 	}
 	return errs
+}
+
+// removeDanglingLinks removes short names (see shortName) of layers that are not there:
+// the driver forgets them when it can't make a layer. It makes a layer's directory
+// before the link.
+func removeDanglingLinks(l *layerStore) error {
+	links := filepath.Join(l.dirs.overlay(), "l")
+	entries, err := os.ReadDir(links)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	var errs error
+	for _, e := range entries {
+		link := filepath.Join(links, e.Name())
+		if _, err := os.Stat(link); errors.Is(err, fs.ErrNotExist) && e.Type() == fs.ModeSymlink {
+			errs = errors.Join(errs, os.Remove(link))
+		}
+	}
+	return errors.Join(err, errs)
 }

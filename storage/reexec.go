@@ -2,6 +2,8 @@ package storage
 
 import (
 	"os"
+	"os/user"
+	"path/filepath"
 	"strconv"
 
 	"github.com/containers/storage/pkg/reexec"
@@ -19,6 +21,28 @@ func Dispatch() {
 	if reexec.Init() {
 		os.Exit(0)
 	}
+}
+
+// userOutside returns the user's ID as seen outside of the user namespace, where it
+// is 0. The libraries take root's files and directories for ours without it.
+func userOutside() int {
+	uid, ok := rootOf(ownRange("uid"))
+	if !ok {
+		return os.Geteuid()
+	}
+	return int(uid)
+}
+
+// homeOf returns $HOME or, where that is not set, the home of the user with this ID
+// outside of the user namespace; "/nonexistent" for one without.
+func homeOf(uid int) string {
+	if home := os.Getenv("HOME"); home != "" {
+		return home
+	}
+	if u, err := user.LookupId(strconv.Itoa(uid)); err == nil && filepath.IsAbs(u.HomeDir) {
+		return u.HomeDir
+	}
+	return "/nonexistent"
 }
 
 // setRootlessMarkers tells containers/*, which has no other interface for this

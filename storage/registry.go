@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/containers/image/v5/pkg/sysregistriesv2"
 	"github.com/containers/image/v5/signature"
@@ -41,20 +43,32 @@ func (a *Auth) credentials() (user, password string, err error) {
 	return user, password, nil
 }
 
+// registries reads what the user, or the machine, has configured about registries:
+// credentials, mirrors, certificates and signatures.
+type registries struct {
+	opts   *Options
+	cache  string // directory for what the libraries remember
+	log    *slog.Logger
+	warned sync.Map // paths that a warning was logged for
+}
+
 // systemContext returns containers/image's settings for one pull or load, with
 // temporary files below tmp. Where the options name no file, the library looks
 // in the user's home and then in /etc; configuration is read anew each time, so
 // that a change needs no restart.
-func (s *Store) systemContext(auth *Auth, tmp string) (*types.SystemContext, error) {
+func (r *registries) systemContext(auth *Auth, tmp string) (*types.SystemContext, error) {
 	sys := &types.SystemContext{
 		BigFilesTemporaryDir:        tmp,
-		BlobInfoCacheDir:            filepath.Join(s.own, "cache"),
-		DockerPerHostCertDirPath:    s.opts.CertsDir,
-		AuthFilePath:                s.opts.AuthFile,
-		SystemRegistriesConfPath:    s.opts.RegistriesConf,
-		SystemRegistriesConfDirPath: s.opts.RegistriesConfDir,
-		UserShortNameAliasConfPath:  filepath.Join(s.own, "cache", "short-name-aliases.conf"),
+		BlobInfoCacheDir:            r.cache,
+		DockerPerHostCertDirPath:    r.opts.CertsDir,
+		AuthFilePath:                r.opts.AuthFile,
+		SystemRegistriesConfPath:    r.opts.RegistriesConf,
+		SystemRegistriesConfDirPath: r.opts.RegistriesConfDir,
+		UserShortNameAliasConfPath:  filepath.Join(r.cache, "short-name-aliases.conf"),
 		DockerRegistryUserAgent:     "subpod",
+	}
+	if err := r.hostFiles(sys, tmp); err != nil {
+		return nil, err
 	}
 	sysregistriesv2.InvalidateCache()
 	if auth == nil {
@@ -72,24 +86,28 @@ func (s *Store) systemContext(auth *Auth, tmp string) (*types.SystemContext, err
 }
 
 // policy returns the signature policy: the configured file, else the user's,
-// else the machine's, else "accept anything", which is said in the log once.
-func (s *Store) policy() (*signature.PolicyContext, error) {
-	path := s.opts.PolicyJSON
+// else the machine's, else "accept anything", which is logged once. A policy that
+// can't be read, or that may be there in a directory that can't be searched, is an
+// error: no image passes that it might refuse.
+func (r *registries) policy() (*signature.PolicyContext, error) {
+	own := filepath.Join(r.opts.Home, ".config", "containers", "policy.json")
+	path := r.opts.PolicyJSON
 	if path == "" {
-		path = firstFile(filepath.Join(s.opts.Home, ".config", "containers", "policy.json"), "/etc/containers/policy.json")
+		path = firstFile(own, filepath.Join(etcDir, "containers", "policy.json"))
 	}
-	var policy *signature.Policy
 	if path == "" {
-		s.noPolicy.Do(func() {
-			s.log.Warn("no policy.json: images are accepted without signatures",
+		if _, before := r.warned.LoadOrStore("policy.json", true); !before {
+			r.log.Warn("no policy.json: images are accepted without signatures",
 				"looked_for", "~/.config/containers/policy.json, /etc/containers/policy.json")
-		})
-		policy = &signature.Policy{Default: signature.PolicyRequirements{signature.NewPRInsecureAcceptAnything()}}
-	} else {
-		var err error
-		if policy, err = signature.NewPolicyFromFile(path); err != nil {
-			return nil, fmt.Errorf("%w: read policy: %w", ErrSignature, err)
 		}
+		return signature.NewPolicyContext(&signature.Policy{Default: signature.PolicyRequirements{signature.NewPRInsecureAcceptAnything()}})
+	}
+	policy, err := signature.NewPolicyFromFile(path)
+	if errors.Is(err, fs.ErrPermission) && path != own {
+		return nil, fmt.Errorf("%w: read policy: %w; have it made readable, or write a policy of your own into %s", ErrSignature, err, own)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: read policy: %w", ErrSignature, err)
 	}
 	return signature.NewPolicyContext(policy)
 }

@@ -35,10 +35,10 @@ func TestServerKilled(t *testing.T) {
 			writeFile(t, filepath.Join(path, "srv2"), "after")
 
 			s = openStore(t, o)
-			if err := s.RemoveImage(ctx, image); !errors.Is(err, ErrImageInUse) {
+			if err := s.Images.Remove(ctx, image); !errors.Is(err, ErrImageInUse) {
 				t.Errorf("remove image in use: %v", err)
 			}
-			r, err := s.MountRootfs(ctx, id)
+			r, err := s.Rootfs.Mount(ctx, id)
 			if err != nil || r.Path != path {
 				t.Errorf("MountRootfs: %v %v, want %s", r, err, path)
 			}
@@ -46,7 +46,7 @@ func TestServerKilled(t *testing.T) {
 				t.Errorf("mounts %v, want one", mounts)
 			}
 			wantFile(t, filepath.Join(path, "srv2"), "after", 0o644, 0, 0)
-			if err := s.DeleteRootfs(ctx, id); err != nil {
+			if err := s.Rootfs.Delete(ctx, id); err != nil {
 				t.Error(err)
 			}
 			wantNoLeaks(t, o.Root)
@@ -100,7 +100,7 @@ func TestMountLost(t *testing.T) {
 	s := openStore(t, testOptions(t, t.TempDir(), DriverFuse))
 	image := loadInto(t, s, "example.com/app:v1", sample(t, "one"))
 	id := containerID(3)
-	r, err := s.CreateRootfs(ctx, RootfsSpec{ID: id, ImageID: image})
+	r, err := s.Rootfs.Create(ctx, RootfsSpec{ID: id, ImageID: image})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,23 +119,23 @@ func TestMountLost(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			for deadline := time.Now().Add(10 * time.Second); mountAlive(r.Path); time.Sleep(time.Millisecond) {
+			for deadline := time.Now().Add(10 * time.Second); answers(r.Path) == nil; time.Sleep(time.Millisecond) {
 				if time.Now().After(deadline) {
 					t.Fatalf("%s: the mount still answers; processes %q", loss, processesNaming(id))
 				}
 			}
 		}
 		if loss == "deleted after kill" {
-			if err := s.DeleteRootfs(ctx, id); err != nil {
+			if err := s.Rootfs.Delete(ctx, id); err != nil {
 				t.Errorf("%s: %v", loss, err)
 			}
 			break
 		}
-		if again, err := s.MountRootfs(ctx, id); err != nil || again != r {
+		if again, err := s.Rootfs.Mount(ctx, id); err != nil || again != r {
 			t.Fatalf("%s: %v %v", loss, again, err)
 		}
 		wantFile(t, filepath.Join(r.Path, "srv"), "kept", 0o644, 0, 0)
-		if mounts := mountsBelow(t, s.opts.Root); len(mounts) != 1 {
+		if mounts := mountsBelow(t, s.layers.opts.Root); len(mounts) != 1 {
 			t.Errorf("%s: mounts %v", loss, mounts)
 		}
 	}
@@ -147,7 +147,7 @@ func TestDeleteBusy(t *testing.T) {
 		ctx := context.Background()
 		s := openStore(t, testOptions(t, t.TempDir(), driver))
 		image := loadInto(t, s, "example.com/app:v1", sample(t, "one"))
-		r, err := s.CreateRootfs(ctx, RootfsSpec{ID: containerID(3), ImageID: image})
+		r, err := s.Rootfs.Create(ctx, RootfsSpec{ID: containerID(3), ImageID: image})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -155,10 +155,10 @@ func TestDeleteBusy(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := s.DeleteRootfs(ctx, containerID(3)); err != nil {
+		if err := s.Rootfs.Delete(ctx, containerID(3)); err != nil {
 			t.Errorf("%s: %v", driver, err)
 		}
-		if mounts := mountsBelow(t, s.opts.Root); len(mounts) > 0 {
+		if mounts := mountsBelow(t, s.layers.opts.Root); len(mounts) > 0 {
 			t.Errorf("%s: mounts %v", driver, mounts)
 		}
 		f.Close()
@@ -174,7 +174,7 @@ func TestRootfsConcurrent(t *testing.T) {
 	for i := range 20 {
 		go func() {
 			id := containerID(byte(i / 2)) // each twice: idempotent also at once
-			_, err := s.CreateRootfs(ctx, RootfsSpec{ID: id, ImageID: image})
+			_, err := s.Rootfs.Create(ctx, RootfsSpec{ID: id, ImageID: image})
 			errs <- err
 		}()
 	}
@@ -183,7 +183,7 @@ func TestRootfsConcurrent(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if mounts := mountsBelow(t, s.opts.Root); len(mounts) != 10 {
+	if mounts := mountsBelow(t, s.layers.opts.Root); len(mounts) != 10 {
 		t.Errorf("%d mounts, want 10", len(mounts))
 	}
 }
@@ -195,13 +195,13 @@ func TestRootfsHalfMade(t *testing.T) {
 	image := loadInto(t, s, "example.com/app:v1", sample(t, "one"))
 	for i, broken := range []string{"", "\x00\x00\x00", `{"image":`} {
 		id := containerID(byte(i))
-		if err := os.MkdirAll(filepath.Join(s.rootfsDir(id), "upper"), 0o700); err != nil {
+		if err := os.MkdirAll(filepath.Join(s.layers.dirs.rootfs(id), "upper"), 0o700); err != nil {
 			t.Fatal(err)
 		}
 		if i > 0 {
-			writeFile(t, filepath.Join(s.rootfsDir(id), recordFile), broken)
+			writeFile(t, filepath.Join(s.layers.dirs.rootfs(id), recordFile), broken)
 		}
-		r, err := s.CreateRootfs(ctx, RootfsSpec{ID: id, ImageID: image})
+		r, err := s.Rootfs.Create(ctx, RootfsSpec{ID: id, ImageID: image})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -40,7 +40,7 @@ func writeLayout(t testing.TB, dir string, images map[string]built) string {
 func loadInto(t testing.TB, s *Store, name string, img built) string {
 	t.Helper()
 	dir := writeLayout(t, filepath.Join(t.TempDir(), digest.FromString(name).Encoded()[:8]), map[string]built{name: img})
-	images, err := s.Load(context.Background(), "oci:"+dir)
+	images, err := s.Images.Load(context.Background(), "oci:"+dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,58 +99,58 @@ func TestRootfs(t *testing.T) {
 			}
 			image := loadInto(t, s, "example.com/app:v1", sample(t, "one"))
 			id := containerID(1)
-			r, err := s.CreateRootfs(ctx, RootfsSpec{ID: id, ImageID: image})
+			r, err := s.Rootfs.Create(ctx, RootfsSpec{ID: id, ImageID: image})
 			if err != nil {
 				t.Fatal(err)
 			}
 			wantSample(t, r.Path, "one", 0)
-			again, err := s.CreateRootfs(ctx, RootfsSpec{ID: id, ImageID: "sha256:" + image})
+			again, err := s.Rootfs.Create(ctx, RootfsSpec{ID: id, ImageID: "sha256:" + image})
 			if err != nil || again != r {
 				t.Errorf("created again: %v %v, want %v", again, err, r)
 			}
-			if n := len(mountsBelow(t, s.opts.Root)); n != 1 {
+			if n := len(mountsBelow(t, s.layers.opts.Root)); n != 1 {
 				t.Errorf("%d mounts, want 1", n)
 			}
 			wantWritable(t, s, id, r)
 			wantInUse(t, s, id, image)
-			if err := s.UnmountRootfs(ctx, id); err != nil {
+			if err := s.Rootfs.Unmount(ctx, id); err != nil {
 				t.Error(err)
 			}
-			if err := s.UnmountRootfs(ctx, id); err != nil {
+			if err := s.Rootfs.Unmount(ctx, id); err != nil {
 				t.Errorf("unmounted again: %v", err)
 			}
-			if mounts := mountsBelow(t, s.opts.Root); len(mounts) > 0 {
+			if mounts := mountsBelow(t, s.layers.opts.Root); len(mounts) > 0 {
 				t.Errorf("mounts after unmount: %v", mounts)
 			}
-			if r, err = s.MountRootfs(ctx, id); err != nil {
+			if r, err = s.Rootfs.Mount(ctx, id); err != nil {
 				t.Fatal(err)
 			}
 			wantFile(t, filepath.Join(r.Path, "srv"), "written", 0o644, 0, 0)
 			for range 2 {
-				if err := s.DeleteRootfs(ctx, id); err != nil {
+				if err := s.Rootfs.Delete(ctx, id); err != nil {
 					t.Error(err)
 				}
 			}
-			if exists(s.rootfsDir(id)) {
+			if exists(s.layers.dirs.rootfs(id)) {
 				t.Error("the root file system's directory is still there")
 			}
-			if err := s.RemoveImage(ctx, "example.com/app:v1"); err != nil {
+			if err := s.Images.Remove(ctx, "example.com/app:v1"); err != nil {
 				t.Error(err)
 			}
-			if _, err := s.CreateRootfs(ctx, RootfsSpec{ID: id, ImageID: image}); !errors.Is(err, ErrImageNotFound) {
+			if _, err := s.Rootfs.Create(ctx, RootfsSpec{ID: id, ImageID: image}); !errors.Is(err, ErrImageNotFound) {
 				t.Errorf("create without image: %v", err)
 			}
-			if ids, err := s.RootfsIDs(ctx); err != nil || len(ids) != 0 {
+			if ids, err := s.Rootfs.IDs(ctx); err != nil || len(ids) != 0 {
 				t.Errorf("left after failure: %v %v", ids, err)
 			}
-			if _, err := s.MountRootfs(ctx, id); !errors.Is(err, ErrRootfsNotFound) {
+			if _, err := s.Rootfs.Mount(ctx, id); !errors.Is(err, ErrRootfsNotFound) {
 				t.Errorf("mount of none: %v", err)
 			}
 			for _, bad := range []string{"", "..", "../x", "a/b", strings.Repeat("x", 200)} {
-				if _, err := s.CreateRootfs(ctx, RootfsSpec{ID: bad, ImageID: image}); !errors.Is(err, ErrBadID) {
+				if _, err := s.Rootfs.Create(ctx, RootfsSpec{ID: bad, ImageID: image}); !errors.Is(err, ErrBadID) {
 					t.Errorf("create %q: %v", bad, err)
 				}
-				if err := s.DeleteRootfs(ctx, bad); err != nil {
+				if err := s.Rootfs.Delete(ctx, bad); err != nil {
 					t.Errorf("delete %q: %v", bad, err)
 				}
 			}
@@ -159,10 +159,10 @@ func TestRootfs(t *testing.T) {
 }
 
 // wantWritable writes to the root file system and looks for it in the usage.
-func wantWritable(t *testing.T, s *Store, id string, r Rootfs) {
+func wantWritable(t *testing.T, s *Store, id string, r Mounted) {
 	t.Helper()
 	ctx := context.Background()
-	before, err := s.RootfsUsage(ctx, id)
+	before, err := s.Rootfs.Usage(ctx, id)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,15 +174,15 @@ func wantWritable(t *testing.T, s *Store, id string, r Rootfs) {
 	if exists(filepath.Join(r.Path, "etc/mark")) {
 		t.Error("a deleted file is still there")
 	}
-	after, err := s.RootfsUsage(ctx, id)
+	after, err := s.Rootfs.Usage(ctx, id)
 	if err != nil || after.Bytes < before.Bytes+1<<20 || after.Inodes < before.Inodes+1 {
 		t.Errorf("usage %+v, then %+v (%v)", before, after, err)
 	}
-	info, err := s.FSInfo(ctx)
-	if err != nil || info.Containers != after || info.UsedBytes == 0 || info.InodesUsed < 10 || info.Mountpoint != s.opts.Root {
+	info, err := s.Images.FSInfo(ctx)
+	if err != nil || info.Containers != after || info.UsedBytes == 0 || info.InodesUsed < 10 || info.Mountpoint != s.layers.opts.Root {
 		t.Errorf("FSInfo %+v (%v), container usage %+v", info, err, after)
 	}
-	if _, err := s.RootfsUsage(ctx, containerID(0xee)); !errors.Is(err, ErrRootfsNotFound) {
+	if _, err := s.Rootfs.Usage(ctx, containerID(0xee)); !errors.Is(err, ErrRootfsNotFound) {
 		t.Errorf("usage of none: %v", err)
 	}
 }
@@ -190,16 +190,16 @@ func wantWritable(t *testing.T, s *Store, id string, r Rootfs) {
 func wantInUse(t *testing.T, s *Store, id, image string) {
 	t.Helper()
 	ctx := context.Background()
-	if err := s.RemoveImage(ctx, image); !errors.Is(err, ErrImageInUse) || !strings.Contains(err.Error(), id) {
+	if err := s.Images.Remove(ctx, image); !errors.Is(err, ErrImageInUse) || !strings.Contains(err.Error(), id) {
 		t.Errorf("remove image in use: %v", err)
 	}
-	if used, err := s.InUse(image); err != nil || !used {
+	if used, err := s.Images.InUse(image); err != nil || !used {
 		t.Errorf("InUse: %v %v", used, err)
 	}
-	if _, err := s.CreateRootfs(ctx, RootfsSpec{ID: id, ImageID: strings.Repeat("0", 64)}); !errors.Is(err, ErrBadID) {
+	if _, err := s.Rootfs.Create(ctx, RootfsSpec{ID: id, ImageID: strings.Repeat("0", 64)}); !errors.Is(err, ErrBadID) {
 		t.Errorf("create with another image: %v", err)
 	}
-	if ids, err := s.RootfsIDs(ctx); err != nil || !slices.Equal(ids, []string{id}) {
+	if ids, err := s.Rootfs.IDs(ctx); err != nil || !slices.Equal(ids, []string{id}) {
 		t.Errorf("RootfsIDs %v %v", ids, err)
 	}
 }
@@ -210,7 +210,7 @@ func TestImageMountAndReadOnly(t *testing.T) {
 			ctx := context.Background()
 			s := openStore(t, testOptions(t, t.TempDir(), driver))
 			image := loadInto(t, s, "example.com/app:v1", sample(t, "one"))
-			path, err := s.MountImage(ctx, image, "volume-1")
+			path, err := s.Rootfs.MountImage(ctx, image, "volume-1")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -218,23 +218,23 @@ func TestImageMountAndReadOnly(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(path, "x"), nil, 0o644); !errors.Is(err, unix.EROFS) {
 				t.Errorf("write to an image: %v, want EROFS", err)
 			}
-			if again, err := s.MountImage(ctx, image, "volume-1"); err != nil || again != path {
+			if again, err := s.Rootfs.MountImage(ctx, image, "volume-1"); err != nil || again != path {
 				t.Errorf("mounted again: %s %v", again, err)
 			}
-			if err := s.RemoveImage(ctx, image); !errors.Is(err, ErrImageInUse) {
+			if err := s.Images.Remove(ctx, image); !errors.Is(err, ErrImageInUse) {
 				t.Errorf("remove mounted image: %v", err)
 			}
-			r, err := s.CreateRootfs(ctx, RootfsSpec{ID: containerID(1), ImageID: image, ReadOnly: true})
+			r, err := s.Rootfs.Create(ctx, RootfsSpec{ID: containerID(1), ImageID: image, ReadOnly: true})
 			if err != nil {
 				t.Fatal(err)
 			}
 			wantSample(t, r.Path, "one", 0)
 			for range 2 {
-				if err := s.UnmountImage(ctx, "volume-1"); err != nil {
+				if err := s.Rootfs.UnmountImage(ctx, "volume-1"); err != nil {
 					t.Error(err)
 				}
 			}
-			if ids, err := s.ImageMountIDs(ctx); err != nil || len(ids) != 0 {
+			if ids, err := s.Rootfs.ImageMountIDs(ctx); err != nil || len(ids) != 0 {
 				t.Errorf("image mounts left: %v %v", ids, err)
 			}
 		})
@@ -255,11 +255,11 @@ func TestRootfsNestedUserNamespace(t *testing.T) {
 			if err := os.Chmod(o.Root, 0o700); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := s.CreateRootfs(ctx, spec); !errors.Is(err, ErrNotUsable) || !strings.Contains(err.Error(), "MountDir") {
+			if _, err := s.Rootfs.Create(ctx, spec); !errors.Is(err, ErrNotUsable) || !strings.Contains(err.Error(), "MountDir") {
 				t.Errorf("below a 0700 directory: %v, want ErrNotUsable that names MountDir", err)
 			}
-			s.opts.MountDir = filepath.Join("/tmp", "mounts-"+driver)
-			r, err := s.CreateRootfs(ctx, spec)
+			s.layers.opts.MountDir = filepath.Join("/tmp", "mounts-"+driver)
+			r, err := s.Rootfs.Create(ctx, spec)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -269,14 +269,14 @@ func TestRootfsNestedUserNamespace(t *testing.T) {
 			if err := os.Chown(filepath.Join(r.Path, "mine"), 40002, 20007); err != nil {
 				t.Error(err)
 			}
-			wantFile(t, filepath.Join(s.rootfsDir(spec.ID), "upper/mine"), "x", 0o644, 10002, 7)
-			if _, err := s.MountRootfs(ctx, spec.ID); err != nil {
+			wantFile(t, filepath.Join(s.layers.dirs.rootfs(spec.ID), "upper/mine"), "x", 0o644, 10002, 7)
+			if _, err := s.Rootfs.Mount(ctx, spec.ID); err != nil {
 				t.Error(err)
 			}
-			if err := s.DeleteRootfs(ctx, spec.ID); err != nil {
+			if err := s.Rootfs.Delete(ctx, spec.ID); err != nil {
 				t.Error(err)
 			}
-			wantNoLeaks(t, s.opts.MountDir)
+			wantNoLeaks(t, s.layers.opts.MountDir)
 		})
 	}
 }
@@ -292,7 +292,7 @@ func TestRootfsManyLayers(t *testing.T) {
 		t.Run(driver, func(t *testing.T) {
 			s := openStore(t, testOptions(t, t.TempDir(), driver))
 			image := loadInto(t, s, "example.com/deep:v1", img)
-			r, err := s.CreateRootfs(context.Background(), RootfsSpec{ID: containerID(1), ImageID: image})
+			r, err := s.Rootfs.Create(context.Background(), RootfsSpec{ID: containerID(1), ImageID: image})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -315,19 +315,19 @@ func TestAdditionalStore(t *testing.T) {
 			o := testOptions(t, t.TempDir(), pair[1])
 			o.AdditionalStores = []string{lower.Root, "/nonexistent"}
 			s := openStore(t, o)
-			img, err := s.Image(ctx, "localhost/built:v1")
+			img, err := s.Images.Get(ctx, "localhost/built:v1")
 			if err != nil || !img.ReadOnly || !img.Pinned || img.ID != image {
 				t.Fatalf("image %+v %v", img, err)
 			}
-			r, err := s.CreateRootfs(ctx, RootfsSpec{ID: containerID(1), ImageID: image})
+			r, err := s.Rootfs.Create(ctx, RootfsSpec{ID: containerID(1), ImageID: image})
 			if err != nil {
 				t.Fatal(err)
 			}
 			wantSample(t, r.Path, "built", 0)
-			if err := s.DeleteRootfs(ctx, containerID(1)); err != nil {
+			if err := s.Rootfs.Delete(ctx, containerID(1)); err != nil {
 				t.Error(err)
 			}
-			if err := s.RemoveImage(ctx, image); !errors.Is(err, ErrReadOnlyImage) {
+			if err := s.Images.Remove(ctx, image); !errors.Is(err, ErrReadOnlyImage) {
 				t.Errorf("remove: %v", err)
 			}
 		})
@@ -408,12 +408,12 @@ func TestLastRung(t *testing.T) {
 	}
 	img := build(t, imageSpec{layers: []layer{{"f": {content: "copied"}}}})
 	loadInto(t, s, "example.com/app:v1", img)
-	r, err := s.CreateRootfs(context.Background(), RootfsSpec{ID: containerID(1), ImageID: img.id()})
+	r, err := s.Rootfs.Create(context.Background(), RootfsSpec{ID: containerID(1), ImageID: img.id()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	wantFile(t, filepath.Join(r.Path, "f"), "copied", 0o644, 0, 0)
-	if err := s.DeleteRootfs(context.Background(), containerID(1)); err != nil {
+	if err := s.Rootfs.Delete(context.Background(), containerID(1)); err != nil {
 		t.Error(err)
 	}
 }

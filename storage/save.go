@@ -20,8 +20,8 @@ import (
 // Save writes images as an archive that Load reads: "docker-archive", or
 // "oci-archive", which holds one image. ErrImageNotFound, ErrBadReference,
 // ErrUnsupported (format), ErrNoSpace (the archive is made in the store first).
-func (s *Store) Save(ctx context.Context, refs []string, format string, w io.Writer) error {
-	tmp, err := makeTmp(s.tmpDir())
+func (im *Images) Save(ctx context.Context, refs []string, format string, w io.Writer) error {
+	tmp, err := makeTmp(im.store.dirs.tmp())
 	if err != nil {
 		return classify(ctx, fmt.Errorf("make a directory for the archive: %w", err))
 	}
@@ -31,9 +31,9 @@ func (s *Store) Save(ctx context.Context, refs []string, format string, w io.Wri
 	case len(refs) == 0:
 		return fmt.Errorf("%w: no image to save", ErrBadReference)
 	case format == "docker-archive":
-		err = s.saveDocker(ctx, refs, path, tmp)
+		err = im.saveDocker(ctx, refs, path, tmp)
 	case format == "oci-archive" && len(refs) == 1:
-		err = s.saveOCI(ctx, refs[0], path, tmp)
+		err = im.saveOCI(ctx, refs[0], path, tmp)
 	case format == "oci-archive":
 		return fmt.Errorf("%w: an oci-archive holds one image", ErrUnsupported)
 	default:
@@ -51,8 +51,8 @@ func (s *Store) Save(ctx context.Context, refs []string, format string, w io.Wri
 	return err
 }
 
-func (s *Store) saveDocker(ctx context.Context, refs []string, path, tmp string) (err error) {
-	sys, err := s.systemContext(nil, tmp)
+func (im *Images) saveDocker(ctx context.Context, refs []string, path, tmp string) (err error) {
+	sys, err := im.registries.systemContext(nil, tmp)
 	if err != nil {
 		return err
 	}
@@ -62,7 +62,7 @@ func (s *Store) saveDocker(ctx context.Context, refs []string, path, tmp string)
 	}
 	defer func() { err = errors.Join(err, out.Close()) }()
 	for _, ref := range refs {
-		id, tagged, err := s.saved(ref)
+		id, tagged, err := saved(im.store, ref)
 		if err != nil {
 			return err
 		}
@@ -70,19 +70,19 @@ func (s *Store) saveDocker(ctx context.Context, refs []string, path, tmp string)
 		if err != nil {
 			return err
 		}
-		if err := s.copyOut(ctx, sys, id, dest); err != nil {
+		if err := im.copyOut(ctx, sys, id, dest); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s *Store) saveOCI(ctx context.Context, ref, path, tmp string) error {
-	sys, err := s.systemContext(nil, tmp)
+func (im *Images) saveOCI(ctx context.Context, ref, path, tmp string) error {
+	sys, err := im.registries.systemContext(nil, tmp)
 	if err != nil {
 		return err
 	}
-	id, tagged, err := s.saved(ref)
+	id, tagged, err := saved(im.store, ref)
 	if err != nil {
 		return err
 	}
@@ -94,13 +94,13 @@ func (s *Store) saveOCI(ctx context.Context, ref, path, tmp string) error {
 	if err != nil {
 		return err
 	}
-	return s.copyOut(ctx, sys, id, dest)
+	return im.copyOut(ctx, sys, id, dest)
 }
 
 // saved finds an image and the name that it has in the archive: the one that it
 // was asked by, if that is one of its tags.
-func (s *Store) saved(ref string) (id string, tagged reference.NamedTagged, err error) {
-	img, err := s.find(ref)
+func saved(l *layerStore, ref string) (id string, tagged reference.NamedTagged, err error) {
+	img, err := l.find(ref)
 	if err != nil {
 		return "", nil, err
 	}
@@ -116,7 +116,7 @@ func (s *Store) saved(ref string) (id string, tagged reference.NamedTagged, err 
 	return img.ID, tagged, nil
 }
 
-func (s *Store) copyOut(ctx context.Context, sys *types.SystemContext, id string, dest types.ImageReference) error {
+func (im *Images) copyOut(ctx context.Context, sys *types.SystemContext, id string, dest types.ImageReference) error {
 	// What is in the store has passed the policy on its way in.
 	policy, err := signature.NewPolicyContext(&signature.Policy{
 		Default: signature.PolicyRequirements{signature.NewPRInsecureAcceptAnything()},
@@ -125,7 +125,7 @@ func (s *Store) copyOut(ctx context.Context, sys *types.SystemContext, id string
 		return err
 	}
 	defer policy.Destroy()
-	src, err := imagestorage.Transport.NewStoreReference(s.cs, nil, id)
+	src, err := imagestorage.Transport.NewStoreReference(im.store.cs, nil, id)
 	if err != nil {
 		return err
 	}

@@ -2,17 +2,20 @@ package storage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+
+	cstorage "github.com/containers/storage"
 )
 
 // Tag gives the image that ref names one more name, which it takes away from
 // any other image. Idempotent. ErrImageNotFound, ErrBadReference,
 // ErrReadOnlyImage.
-func (s *Store) Tag(ctx context.Context, ref, name string) error {
-	s.images.Lock()
-	defer s.images.Unlock()
-	img, err := s.find(ref)
+func (im *Images) Tag(ctx context.Context, ref, name string) error {
+	im.names.Lock()
+	defer im.names.Unlock()
+	img, err := im.store.find(ref)
 	if err != nil {
 		return err
 	}
@@ -26,7 +29,11 @@ func (s *Store) Tag(ctx context.Context, ref, name string) error {
 	if img.ReadOnly {
 		return fmt.Errorf("%w: tag %s where it was made", ErrReadOnlyImage, ref)
 	}
-	if err := s.cs.AddNames(img.ID, []string{named.String()}); err != nil {
+	err = im.store.cs.AddNames(img.ID, []string{named.String()})
+	if errors.Is(err, cstorage.ErrImageUnknown) {
+		return fmt.Errorf("%w: %s", ErrImageNotFound, ref) // removed meanwhile
+	}
+	if err != nil {
 		return fmt.Errorf("tag image %s as %s: %w", img.ID, named, err)
 	}
 	return nil
@@ -41,13 +48,13 @@ type Untagged struct {
 
 // Untag takes the tag ref away from its image, and removes the image when that
 // was its last one. A ref that is an ID removes the image; with several tags
-// only if force is set. Unlike RemoveImage it tells when there is no such image.
+// only if force is set. Unlike Remove it reports when there is no such image.
 // ErrImageNotFound, ErrImageInUse, ErrReadOnlyImage, ErrBadReference.
-func (s *Store) Untag(ctx context.Context, ref string, force bool) (Untagged, error) {
-	s.images.Lock()
-	img, err := s.find(ref)
+func (im *Images) Untag(ctx context.Context, ref string, force bool) (Untagged, error) {
+	im.names.Lock()
+	img, err := im.store.find(ref)
 	if err != nil {
-		s.images.Unlock()
+		im.names.Unlock()
 		return Untagged{}, err
 	}
 	tags, _ := splitNames(img.Names)
@@ -58,20 +65,20 @@ func (s *Store) Untag(ctx context.Context, ref string, force bool) (Untagged, er
 		}
 	}
 	if name != "" && len(tags) > 1 {
-		defer s.images.Unlock()
+		defer im.names.Unlock()
 		if img.ReadOnly {
 			return Untagged{}, fmt.Errorf("%w: untag %s where it was made", ErrReadOnlyImage, ref)
 		}
-		if err := s.cs.RemoveNames(img.ID, []string{name}); err != nil {
+		if err := im.store.cs.RemoveNames(img.ID, []string{name}); err != nil {
 			return Untagged{}, fmt.Errorf("untag %s: %w", name, err)
 		}
 		return Untagged{Names: []string{name}}, nil
 	}
-	s.images.Unlock()
+	im.names.Unlock()
 	if name == "" && len(tags) > 1 && !force {
 		return Untagged{}, fmt.Errorf("%w: image %s has %d names: %s", ErrImageInUse, ref, len(tags), tags)
 	}
-	if err := s.RemoveImage(ctx, img.ID); err != nil {
+	if err := im.Remove(ctx, img.ID); err != nil {
 		return Untagged{}, err
 	}
 	return Untagged{Names: tags, Deleted: img.ID}, nil

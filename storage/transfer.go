@@ -12,17 +12,19 @@ import (
 	"time"
 
 	"github.com/containers/image/v5/types"
+	cstorage "github.com/containers/storage"
 	"golang.org/x/sys/unix"
 )
 
 // transfer is one pull or load under way: a temporary directory, and a context
 // that ends when nothing moves any more.
 type transfer struct {
-	s      *Store
+	im     *Images
+	store  *holdingStore
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	tmp    string
-	mark   string // file in dirtyDir, "" before anything is written
+	mark   string // file in directories.unsynced, "" before anything is written
 
 	last   atomic.Int64 // time of the last progress, Unix nanoseconds
 	active atomic.Int64 // blobs that are being downloaded
@@ -31,54 +33,76 @@ type transfer struct {
 // transfer runs do and cleans up after it: temporary files always, layers of no
 // image if it failed. On success the content is written through to the disk in
 // the background; until that is done a mark tells the next start.
-func (s *Store) transfer(ctx context.Context, do func(*transfer) error) error {
-	s.pulls.gate.RLock()
-	tmp, err := makeTmp(s.tmpDir())
+func (im *Images) transfer(ctx context.Context, do func(*transfer) error) error {
+	im.active.Add(1)
+	defer im.active.Add(-1)
+	tmp, err := makeTmp(im.store.dirs.tmp())
 	if err != nil {
-		s.pulls.gate.RUnlock()
 		return classify(ctx, fmt.Errorf("make a directory for blobs: %w", err))
 	}
-	t := &transfer{s: s, tmp: tmp}
+	t := &transfer{im: im, tmp: tmp}
 	t.ctx, t.cancel = context.WithCancelCause(ctx)
 	defer t.cancel(nil)
+	t.store = &holdingStore{Store: im.store.cs, ctx: t.ctx, held: &im.held}
 	t.progressed()
 	stop := make(chan struct{})
 	go t.guard(stop)
 	err = classify(t.ctx, do(t))
 	close(stop)
 	if rmErr := os.RemoveAll(tmp); rmErr != nil {
-		s.log.Warn("temporary directory left behind", "path", tmp, "error", rmErr)
+		im.store.log.Warn("temporary directory not removed", "path", tmp, "error", rmErr)
 	}
-	s.pulls.gate.RUnlock()
+	layers := t.store.release()
 	if err != nil {
-		s.sweepAfterFailure(t)
+		t.removeLeft(layers)
 		return err
 	}
 	t.writeThrough()
 	return nil
 }
 
-// sweepAfterFailure removes layers that belong to no image. While others pull,
-// theirs look just the same, so it waits for them in the background.
-func (s *Store) sweepAfterFailure(t *transfer) {
-	sweep := func() {
-		defer s.pulls.gate.Unlock()
-		if err := s.sweepLayers(); err != nil {
-			s.log.Warn("layers of a failed pull left behind until the next start", "error", err)
+// removeLeft removes what a failed transfer left. Nobody waits for it while there are
+// other transfers: containers/storage removes no layer while it unpacks one.
+func (t *transfer) removeLeft(layers []string) {
+	ctx := context.WithoutCancel(t.ctx)
+	remove := func() {
+		err := errors.Join(t.removeUnnamed(ctx), removeUnneeded(ctx, t.im.store, &t.im.held, layers), removeDanglingLinks(t.im.store))
+		if err != nil {
+			t.im.store.log.Warn("remains of a failed transfer stay until the next start", "error", err)
 		}
 		t.unmark()
 	}
 	if t.mark == "" {
 		return
 	}
-	if s.pulls.gate.TryLock() {
-		sweep()
+	if t.im.active.Load() > 1 {
+		t.im.work.Go(remove)
 		return
 	}
-	s.work.Go(func() {
-		s.pulls.gate.Lock()
-		sweep()
-	})
+	remove()
+}
+
+// removeUnnamed removes images that the transfer began to make but did not come to
+// name: they may lack something.
+func (t *transfer) removeUnnamed(ctx context.Context) error {
+	var errs error
+	for _, id := range t.store.images {
+		end, err := t.im.held.remove(ctx, imageKey(id))
+		if end == nil {
+			errs = errors.Join(errs, err)
+			continue // another transfer makes it
+		}
+		img, err := t.im.store.cs.Image(id)
+		switch {
+		case errors.Is(err, cstorage.ErrImageUnknown):
+			err = os.RemoveAll(t.im.store.imageDir(id)) // files without a record
+		case err == nil && len(img.Names) == 0:
+			err = t.im.Remove(ctx, id)
+		}
+		end()
+		errs = errors.Join(errs, err)
+	}
+	return errs
 }
 
 // markDirty notes, on the disk, that an image is being written.
@@ -86,7 +110,7 @@ func (t *transfer) markDirty() error {
 	if t.mark != "" {
 		return nil
 	}
-	mark := filepath.Join(t.s.dirtyDir(), filepath.Base(t.tmp))
+	mark := filepath.Join(t.im.store.dirs.unsynced(), filepath.Base(t.tmp))
 	f, err := os.OpenFile(mark, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("mark pull: %w", err)
@@ -101,7 +125,7 @@ func (t *transfer) markDirty() error {
 	if err := f.Sync(); err != nil {
 		return fmt.Errorf("mark pull: %w", err)
 	}
-	return syncDir(t.s.dirtyDir())
+	return syncDir(t.im.store.dirs.unsynced())
 }
 
 func (t *transfer) unmark() {
@@ -115,9 +139,9 @@ func (t *transfer) writeThrough() {
 	if t.mark == "" {
 		return
 	}
-	t.s.work.Go(func() {
-		if err := syncFS(t.s.opts.Root); err != nil {
-			t.s.log.Warn("image not written through to the disk", "error", err)
+	t.im.work.Go(func() {
+		if err := syncFS(t.im.store.opts.Root); err != nil {
+			t.im.store.log.Warn("image not written through to the disk", "error", err)
 			return
 		}
 		t.unmark()
@@ -157,7 +181,7 @@ func (t *transfer) watch(events <-chan types.ProgressProperties, tell func(Progr
 // is not waiting: it counts as long as a helper runs and nothing downloads.
 // Partial pulls report no progress; their staged files grow instead.
 func (t *transfer) guard(stop <-chan struct{}) {
-	limit := t.s.opts.PullTimeout
+	limit := t.im.store.opts.PullTimeout
 	tick := time.NewTicker(max(limit/8, 10*time.Millisecond))
 	defer tick.Stop()
 	var seen Usage
@@ -192,7 +216,7 @@ func (t *transfer) guard(stop <-chan struct{}) {
 // written measures what the transfer has put on the disk so far.
 func (t *transfer) written() Usage {
 	blobs, _ := diskUsage(t.ctx, t.tmp)
-	staged, _ := diskUsage(t.ctx, filepath.Join(t.s.overlayHome(), "staging"))
+	staged, _ := diskUsage(t.ctx, filepath.Join(t.im.store.dirs.overlay(), "staging"))
 	return Usage{Bytes: blobs.Bytes + staged.Bytes, Inodes: blobs.Inodes + staged.Inodes}
 }
 

@@ -44,14 +44,14 @@ func TestNoSpace(t *testing.T) {
 			o := testOptions(t, dir, DriverFuse)
 			insecureConf(t, o, f.host)
 			s := openStore(t, o)
-			_, err := s.Pull(context.Background(), PullRequest{Ref: f.host + "/app:v1"})
+			_, err := s.Images.Pull(context.Background(), PullRequest{Ref: f.host + "/app:v1"})
 			if !errors.Is(err, ErrNoSpace) {
 				t.Errorf("got %v, want ErrNoSpace", err)
 			}
 			wantClean(t, s, 0)
 			loadInto(t, s, "example.com/small:v1", small)
 			wantClean(t, s, 1)
-			r, err := s.CreateRootfs(context.Background(), RootfsSpec{ID: containerID(1), ImageID: small.id()})
+			r, err := s.Rootfs.Create(context.Background(), RootfsSpec{ID: containerID(1), ImageID: small.id()})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -59,7 +59,7 @@ func TestNoSpace(t *testing.T) {
 			if !errors.Is(err, unix.ENOSPC) {
 				t.Errorf("fill the disk: %v", err)
 			}
-			if err := s.DeleteRootfs(context.Background(), containerID(1)); err != nil {
+			if err := s.Rootfs.Delete(context.Background(), containerID(1)); err != nil {
 				t.Errorf("delete on a full disk: %v", err)
 			}
 		})
@@ -92,12 +92,12 @@ func TestCorruptAndForeign(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := startFake(t, c.img, nil)
 			s := fakeStore(t, f)
-			_, err := s.Pull(context.Background(), PullRequest{Ref: f.host + "/app:v1"})
+			_, err := s.Images.Pull(context.Background(), PullRequest{Ref: f.host + "/app:v1"})
 			t.Log(err)
 			if !errors.Is(err, c.want) {
 				t.Errorf("got %v, want %v", err, c.want)
 			}
-			if exists("/tmp/escaped") || exists(filepath.Join(s.opts.Root, "evil")) {
+			if exists("/tmp/escaped") || exists(filepath.Join(s.layers.opts.Root, "evil")) {
 				t.Error("a file of the layer is outside of the store")
 			}
 			if c.want != nil {
@@ -134,7 +134,7 @@ func TestIgnoreChownErrors(t *testing.T) {
 	o.IgnoreChownErrors = true
 	s := openStore(t, o)
 	got := pullRef(t, s, f.host+"/app:v1")
-	r, err := s.CreateRootfs(context.Background(), RootfsSpec{ID: containerID(1), ImageID: got.ID})
+	r, err := s.Rootfs.Create(context.Background(), RootfsSpec{ID: containerID(1), ImageID: got.ID})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,7 +151,7 @@ func TestSchema1(t *testing.T) {
 		return true
 	})
 	s := fakeStore(t, f)
-	_, err := s.Pull(context.Background(), PullRequest{Ref: f.host + "/app:v1"})
+	_, err := s.Images.Pull(context.Background(), PullRequest{Ref: f.host + "/app:v1"})
 	if !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), "schema 1") {
 		t.Errorf("got %v, want ErrUnsupported that says why", err)
 	}
@@ -206,20 +206,20 @@ func TestPowerFailure(t *testing.T) {
 	o := testOptions(t, t.TempDir(), DriverFuse)
 	s := openStore(t, o)
 	old := loadInto(t, s, "example.com/old:v1", sample(t, "old"))
-	s.work.Wait()
-	if marks, err := os.ReadDir(s.dirtyDir()); err != nil || len(marks) != 0 {
+	s.Images.work.Wait()
+	if marks, err := os.ReadDir(s.layers.dirs.unsynced()); err != nil || len(marks) != 0 {
 		t.Errorf("marks after the sync: %v %v", marks, err)
 	}
 	since := time.Now()
 	fresh := loadInto(t, s, "example.com/fresh:v1", sample(t, "fresh"))
 	s.Close()
-	mark := filepath.Join(s.dirtyDir(), "pull-1")
+	mark := filepath.Join(s.layers.dirs.unsynced(), "pull-1")
 
 	// Killed, same boot: everything is there.
 	writeFile(t, mark, fmt.Sprintf("%s %d\n", bootID(), since.UnixNano()))
 	s = openStore(t, o)
 	for _, id := range []string{old, fresh} {
-		if _, err := s.Image(ctx, id); err != nil {
+		if _, err := s.Images.Get(ctx, id); err != nil {
 			t.Errorf("after a kill: %v", err)
 		}
 	}
@@ -227,10 +227,10 @@ func TestPowerFailure(t *testing.T) {
 
 	writeFile(t, mark, fmt.Sprintf("another-boot %d\n", since.UnixNano()))
 	s = openStore(t, o)
-	if _, err := s.Image(ctx, old); err != nil {
+	if _, err := s.Images.Get(ctx, old); err != nil {
 		t.Errorf("old image: %v", err)
 	}
-	if _, err := s.Image(ctx, fresh); !errors.Is(err, ErrImageNotFound) {
+	if _, err := s.Images.Get(ctx, fresh); !errors.Is(err, ErrImageNotFound) {
 		t.Errorf("fresh image: %v, want ErrImageNotFound", err)
 	}
 	wantClean(t, s, 2)
@@ -255,7 +255,7 @@ func TestNotBlockedByPull(t *testing.T) {
 	id := loadInto(t, s, "example.com/app:v1", sample(t, "app"))
 	done := make(chan error, 1)
 	go func() {
-		_, err := s.Pull(ctx, PullRequest{Ref: f.host + "/app:v1"})
+		_, err := s.Images.Pull(ctx, PullRequest{Ref: f.host + "/app:v1"})
 		done <- err
 	}()
 	select {
@@ -266,16 +266,16 @@ func TestNotBlockedByPull(t *testing.T) {
 	// As if a big layer were being unpacked: the library's layer lock is taken.
 	locked := lockLayers(t, o.Root)
 	began := time.Now()
-	if _, err := s.CreateRootfs(ctx, RootfsSpec{ID: containerID(1), ImageID: id}); err != nil {
+	if _, err := s.Rootfs.Create(ctx, RootfsSpec{ID: containerID(1), ImageID: id}); err != nil {
 		t.Error(err)
 	}
-	if _, err := s.Images(ctx); err != nil {
+	if _, err := s.Images.List(ctx); err != nil {
 		t.Error(err)
 	}
-	if _, err := s.FSInfo(ctx); err != nil {
+	if _, err := s.Images.FSInfo(ctx); err != nil {
 		t.Error(err)
 	}
-	if err := s.DeleteRootfs(ctx, containerID(1)); err != nil {
+	if err := s.Rootfs.Delete(ctx, containerID(1)); err != nil {
 		t.Error(err)
 	}
 	if took := time.Since(began); took > 500*time.Millisecond {

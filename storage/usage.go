@@ -34,9 +34,9 @@ type layerUsage struct {
 }
 
 // FSInfo returns what images and writable layers take on the disk.
-func (s *Store) FSInfo(ctx context.Context) (FSInfo, error) {
-	info := FSInfo{Mountpoint: s.opts.Root}
-	list, err := s.cs.Images()
+func (im *Images) FSInfo(ctx context.Context) (FSInfo, error) {
+	info := FSInfo{Mountpoint: im.store.opts.Root}
+	list, err := im.store.cs.Images()
 	if err != nil {
 		return info, err
 	}
@@ -45,16 +45,16 @@ func (s *Store) FSInfo(ctx context.Context) (FSInfo, error) {
 		if list[i].ReadOnly {
 			continue
 		}
-		f, err := s.factsOf(&list[i])
+		f, err := im.store.factsOf(&list[i])
 		if err != nil {
-			continue // Images logs it
+			continue // List logs it
 		}
 		for _, id := range f.chain {
 			if seen[id] {
 				continue
 			}
 			seen[id] = true
-			u, err := s.layerUsage(ctx, id)
+			u, err := im.layerUsage(ctx, id)
 			if err != nil {
 				return info, err
 			}
@@ -62,12 +62,12 @@ func (s *Store) FSInfo(ctx context.Context) (FSInfo, error) {
 			info.InodesUsed += u.Inodes
 		}
 	}
-	ids, err := s.RootfsIDs(ctx)
+	ids, err := listIDs(im.store.dirs.rootfs(""))
 	if err != nil {
 		return info, err
 	}
 	for _, id := range ids {
-		u, err := s.RootfsUsage(ctx, id)
+		u, err := rootfsUsage(ctx, im.store.dirs, id)
 		if err != nil && !errors.Is(err, ErrRootfsNotFound) {
 			return info, err
 		}
@@ -77,20 +77,24 @@ func (s *Store) FSInfo(ctx context.Context) (FSInfo, error) {
 	return info, nil
 }
 
-// RootfsUsage returns what the writable layer of a root file system takes.
+// Usage returns what the writable layer of a root file system takes.
 // ErrRootfsNotFound.
-func (s *Store) RootfsUsage(ctx context.Context, id string) (Usage, error) {
-	if !validID.MatchString(id) || !exists(s.rootfsDir(id)) {
-		return Usage{}, ErrRootfsNotFound
-	}
-	return diskUsage(ctx, filepath.Join(s.rootfsDir(id), "upper"))
+func (r *Rootfs) Usage(ctx context.Context, id string) (Usage, error) {
+	return rootfsUsage(ctx, r.store.dirs, id)
 }
 
-func (s *Store) layerUsage(ctx context.Context, id string) (Usage, error) {
-	dir := s.diffDir(id)
-	s.usage.mu.Lock()
-	u, ok := s.usage.known[id]
-	s.usage.mu.Unlock()
+func rootfsUsage(ctx context.Context, dirs directories, id string) (Usage, error) {
+	if !validID.MatchString(id) || !exists(dirs.rootfs(id)) {
+		return Usage{}, ErrRootfsNotFound
+	}
+	return diskUsage(ctx, filepath.Join(dirs.rootfs(id), "upper"))
+}
+
+func (im *Images) layerUsage(ctx context.Context, id string) (Usage, error) {
+	dir := im.store.diffDir(id)
+	im.usage.mu.Lock()
+	u, ok := im.usage.known[id]
+	im.usage.mu.Unlock()
 	if ok {
 		return u, nil
 	}
@@ -98,9 +102,9 @@ func (s *Store) layerUsage(ctx context.Context, id string) (Usage, error) {
 	if err != nil {
 		return u, err
 	}
-	s.usage.mu.Lock()
-	s.usage.known[id] = u
-	s.usage.mu.Unlock()
+	im.usage.mu.Lock()
+	im.usage.known[id] = u
+	im.usage.mu.Unlock()
 	return u, nil
 }
 

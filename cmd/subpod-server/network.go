@@ -22,14 +22,14 @@ func newNetwork(cfg *config.Config, node *rootless.Node, nodeNet *netns.Thread, 
 	dir := filepath.Join(cfg.Daemon.DataDir, "net")
 	newBridge := func() (*bridge.Bridge, error) {
 		return bridge.New(bridge.Options{
-			Node: nodeNet, StateDir: dir, RunDir: filepath.Join(cfg.Daemon.RunDir, "net"), Ports: ports.Network(), Log: slog.Default(),
+			Thread: nodeNet, StateDir: dir, RunDir: filepath.Join(cfg.Daemon.RunDir, "net"), Ports: ports.Network(), Log: slog.Default(),
 			Subnets: cfg.Network.Subnets, Name: cfg.Network.Bridge, MTU: cfg.Network.MTU,
 			Isolate: cfg.Network.Isolate,
 		})
 	}
 	newCNI := func(skip func(string) bool) (*cni.Network, error) {
 		return cni.New(cni.Options{
-			Node: nodeNet, StateDir: filepath.Join(dir, "cni"), Ports: ports.Network(), Log: slog.Default(),
+			Thread: nodeNet, StateDir: filepath.Join(dir, "cni"), Ports: ports.Network(), Log: slog.Default(),
 			ConfDirs: cfg.Network.CNIConfDirs, BinDirs: cfg.Network.CNIBinDirs, Skip: skip,
 		})
 	}

@@ -52,8 +52,8 @@ type scheduler struct {
 	mu      sync.Mutex
 	waiting []*waiter
 	done    map[string]string // the last step of each client, of watchers ("")
-	dead    bool                // the server was killed
-	open    bool                // steps no longer stop
+	dead    bool              // the server was killed
+	open    bool              // steps no longer stop
 }
 
 type waiter struct {

@@ -97,7 +97,7 @@ func pullMain(args []string) error {
 		return err
 	}
 	begin := time.Now()
-	if _, err := store.Pull(ctx, storage.PullRequest{Ref: args[2]}); err != nil {
+	if _, err := store.Images.Pull(ctx, storage.PullRequest{Ref: args[2]}); err != nil {
 		return err
 	}
 	fmt.Println(time.Since(begin).Nanoseconds())

@@ -1,0 +1,245 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+
+	cstorage "github.com/containers/storage"
+	"github.com/opencontainers/go-digest"
+)
+
+// holds counts, by ID, who relies on a thing that others may want to remove. A thing
+// that is held is not removed, and one that is being removed is held only afterwards.
+// No lock is held over anything but the maps.
+//
+// Layers are held by the transfers that made them or need not download them: what a
+// failed transfer left is removed while others go on, whose layers belong to no image
+// yet either. Images are held while a root file system is recorded.
+type holds struct {
+	mu       sync.Mutex
+	holders  map[string]int
+	removing map[string]chan struct{} // closed when the removal has ended
+}
+
+// lock locks the maps when no removal of id is going on.
+func (h *holds) lock(ctx context.Context, id string) error {
+	for {
+		h.mu.Lock()
+		ended := h.removing[id]
+		if ended == nil {
+			return nil
+		}
+		h.mu.Unlock()
+		select {
+		case <-ended:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// hold counts one more holder of id, after a removal of it that is going on.
+func (h *holds) hold(ctx context.Context, id string) error {
+	if err := h.lock(ctx, id); err != nil {
+		return err
+	}
+	defer h.mu.Unlock()
+	if h.holders == nil {
+		h.holders = map[string]int{}
+	}
+	h.holders[id]++
+	return nil
+}
+
+// release counts one holder less for each of ids.
+func (h *holds) release(ids ...string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, id := range ids {
+		if h.holders[id]--; h.holders[id] == 0 {
+			delete(h.holders, id)
+		}
+	}
+}
+
+// remove begins a removal of id, after one that is going on, and returns the function
+// that ends it; nil when id is held.
+func (h *holds) remove(ctx context.Context, id string) (end func(), err error) {
+	if err := h.lock(ctx, id); err != nil {
+		return nil, err
+	}
+	defer h.mu.Unlock()
+	if h.holders[id] > 0 {
+		return nil, nil
+	}
+	ended := make(chan struct{})
+	if h.removing == nil {
+		h.removing = map[string]chan struct{}{}
+	}
+	h.removing[id] = ended
+	return func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(h.removing, id)
+		close(ended)
+	}, nil
+}
+
+// holdingStore is containers/storage as one transfer sees it: what the transfer asks
+// for or makes it holds until release.
+type holdingStore struct {
+	cstorage.Store
+	ctx  context.Context
+	held *holds
+
+	mu     sync.Mutex
+	ids    []string // in the order in which they were first needed
+	images []string // that the transfer has made
+}
+
+// hold holds the layer id, once.
+func (s *holdingStore) hold(id string) error {
+	s.mu.Lock()
+	known := slices.Contains(s.ids, id)
+	s.mu.Unlock()
+	if known {
+		return nil
+	}
+	if err := s.held.hold(s.ctx, id); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if slices.Contains(s.ids, id) { // another goroutine was faster
+		s.held.release(id)
+		return nil
+	}
+	s.ids = append(s.ids, id)
+	return nil
+}
+
+// release releases all layers and returns them.
+func (s *holdingStore) release() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ids := s.ids
+	s.ids = nil
+	s.held.release(ids...)
+	return ids
+}
+
+// holdFound holds the layers that find returns, and asks again until it returns none
+// that is not held: one may have been removed before it was.
+func (s *holdingStore) holdFound(find func() ([]cstorage.Layer, error)) ([]cstorage.Layer, error) {
+	held := map[string]bool{}
+	for {
+		layers, err := find()
+		if err != nil {
+			return nil, err
+		}
+		again := false
+		for i := range layers {
+			if layers[i].ReadOnly || held[layers[i].ID] {
+				continue
+			}
+			if err := s.hold(layers[i].ID); err != nil {
+				return nil, err
+			}
+			held[layers[i].ID], again = true, true
+		}
+		if !again {
+			return layers, nil
+		}
+	}
+}
+
+// Layer returns the layer with this ID and holds it.
+func (s *holdingStore) Layer(id string) (*cstorage.Layer, error) {
+	if err := s.hold(id); err != nil {
+		return nil, err
+	}
+	return s.Store.Layer(id)
+}
+
+// LayersByCompressedDigest returns and holds the layers that were made of this blob.
+func (s *holdingStore) LayersByCompressedDigest(d digest.Digest) ([]cstorage.Layer, error) {
+	return s.holdFound(func() ([]cstorage.Layer, error) { return s.Store.LayersByCompressedDigest(d) })
+}
+
+// LayersByUncompressedDigest returns and holds the layers with this content.
+func (s *holdingStore) LayersByUncompressedDigest(d digest.Digest) ([]cstorage.Layer, error) {
+	return s.holdFound(func() ([]cstorage.Layer, error) { return s.Store.LayersByUncompressedDigest(d) })
+}
+
+// LayersByTOCDigest returns and holds the layers that were pulled in part by this
+// table of contents.
+func (s *holdingStore) LayersByTOCDigest(d digest.Digest) ([]cstorage.Layer, error) {
+	return s.holdFound(func() ([]cstorage.Layer, error) { return s.Store.LayersByTOCDigest(d) })
+}
+
+// PutLayer makes a layer and holds it.
+func (s *holdingStore) PutLayer(id, parent string, names []string, mountLabel string, writeable bool, options *cstorage.LayerOptions, diff io.Reader) (*cstorage.Layer, int64, error) {
+	if err := s.hold(id); err != nil {
+		return nil, -1, err
+	}
+	return s.Store.PutLayer(id, parent, names, mountLabel, writeable, options, diff)
+}
+
+// ApplyStagedLayer makes a layer of one that was pulled in part, and holds it.
+func (s *holdingStore) ApplyStagedLayer(args cstorage.ApplyStagedLayerOptions) (*cstorage.Layer, error) {
+	if err := s.hold(args.ID); err != nil {
+		return nil, err
+	}
+	return s.Store.ApplyStagedLayer(args)
+}
+
+// CreateImage makes an image and notes its ID, also where it fails: its files are
+// written before its record.
+func (s *holdingStore) CreateImage(id string, names []string, layer, metadata string, options *cstorage.ImageOptions) (*cstorage.Image, error) {
+	if err := s.hold(imageKey(id)); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	s.images = append(s.images, id)
+	s.mu.Unlock()
+	return s.Store.CreateImage(id, names, layer, metadata, options)
+}
+
+// imageKey is what an image that is being made is held by.
+func imageKey(id string) string { return "image " + id }
+
+// removeUnneeded removes those of ids that no image, no other layer and no transfer
+// needs. Children go before their parents.
+func removeUnneeded(ctx context.Context, l *layerStore, held *holds, ids []string) error {
+	for again := true; again; {
+		again = false
+		for i, id := range slices.Backward(ids) {
+			end, err := held.remove(ctx, id)
+			if err != nil {
+				return err
+			}
+			if end == nil {
+				continue
+			}
+			err = l.deleteLayer(id) // refuses a layer that an image or a layer needs
+			end()
+			switch {
+			case err == nil:
+				l.log.Debug("layer of a failed transfer removed", "layer", id)
+				ids, again = slices.Delete(ids, i, i+1), true
+			case errors.Is(err, cstorage.ErrLayerUnknown), errors.Is(err, cstorage.ErrNotALayer),
+				errors.Is(err, cstorage.ErrLayerHasChildren), errors.Is(err, cstorage.ErrLayerUsedByImage):
+			default:
+				return fmt.Errorf("remove layer %s: %w", id, err)
+			}
+			if again {
+				break
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,153 @@
+package storage
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestFilesOfRoot: what root keeps for itself below /etc and /var/lib does not keep a
+// user from pulling, but for a policy that can't be read.
+func TestFilesOfRoot(t *testing.T) {
+	const open = `{"default":[{"type":"insecureAcceptAnything"}]}`
+	reg := startFake(t, sample(t, "root"), nil)
+	for _, c := range []struct {
+		name  string
+		etc   map[string]string // files below /etc by path; a leading "-" closes one to the user
+		close []string          // directories below /etc to close
+		want  string            // part of the error
+	}{
+		{name: "lookaside", etc: map[string]string{"containers/policy.json": open}},
+		{name: "everything", etc: map[string]string{
+			"containers/policy.json":                            open,
+			"-containers/registries.conf":                       "not toml",
+			"-containers/registries.conf.d/a.conf":              "not toml",
+			"containers/registries.d/default.yaml":              "default-docker:\n  lookaside: file:///var/lib/containers/sigstore\n",
+			"-containers/registries.d/closed.yaml":              "not yaml: [",
+			"docker/certs.d/" + reg.host + "/client.cert":       "not PEM",
+			"-docker/certs.d/" + reg.host + "/client.key":       "not PEM",
+			"containers/registries.conf.d/unqualified.conf":     "unqualified-search-registries = [\"quay.io\"]\n",
+			"-containers/certs.d/" + "other.example" + "/x.crt": "not PEM",
+		}},
+		{name: "directories", etc: map[string]string{
+			"containers/policy.json":                open,
+			"containers/registries.conf.d/a.conf":   "not toml",
+			"containers/registries.d/closed.yaml":   "not yaml: [",
+			"containers/certs.d/" + reg.host + "/x": "",
+		}, close: []string{"containers/registries.conf.d", "containers/registries.d", "containers/certs.d"}},
+		{name: "policy", etc: map[string]string{"-containers/policy.json": open}, want: ErrSignature.Error()},
+		{name: "perhaps a policy", etc: map[string]string{"containers/policy.json": open}, close: []string{"containers"}, want: ErrSignature.Error()},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := openDir(t)
+			home := filepath.Join(dir, "user", "home")
+			writeFile(t, filepath.Join(home, ".config/containers/registries.conf.d/test.conf"),
+				"[[registry]]\nlocation = \""+reg.host+"\"\ninsecure = true\n")
+			writeFile(t, filepath.Join(dir, "etc", "passwd"), "root:x:0:0::/root:/bin/sh\n")
+			for path, content := range c.etc {
+				name, closed := strings.CutPrefix(path, "-")
+				f := writeFile(t, filepath.Join(dir, "etc", name), content)
+				if closed {
+					chmod(t, f, 0o600)
+				}
+			}
+			for _, d := range c.close {
+				chmod(t, filepath.Join(dir, "etc", d), 0o700)
+			}
+			writeFile(t, filepath.Join(dir, "lib", "containers", "sigstore", "x"), "")
+			chmod(t, filepath.Join(dir, "lib", "containers"), 0o700)
+			chownAll(t, filepath.Join(dir, "user"))
+			t.Setenv("XDG_RUNTIME_DIR", filepath.Join(dir, "user"))
+			if c.name == "everything" {
+				t.Setenv("XDG_RUNTIME_DIR", filepath.Join(dir, "lib", "containers"))
+			}
+			order := childOrder{
+				Options: Options{Root: filepath.Join(dir, "user", "root"), RunRoot: filepath.Join(dir, "user", "run"),
+					Driver: DriverVFS, Home: home},
+				Pull:  reg.host + "/app:1",
+				Binds: map[string]string{"/etc": filepath.Join(dir, "etc"), "/var/lib": filepath.Join(dir, "lib")},
+			}
+			said := runOrder(t, order)
+			if c.want == "" && said != "ready" || !strings.Contains(said, c.want) {
+				t.Errorf("the pull ended with %q, want %q", said, c.want)
+			}
+		})
+	}
+}
+
+// TestAdditionalStoreOfRoot: a store that can be seen but not read is left out.
+func TestAdditionalStoreOfRoot(t *testing.T) {
+	dir := openDir(t)
+	other := filepath.Join(dir, "other")
+	writeFile(t, filepath.Join(other, "overlay-images", "images.json"), "[]")
+	chmod(t, filepath.Join(other, "overlay-images", "images.json"), 0o600)
+	writeFile(t, filepath.Join(other, "overlay-layers", "layers.json"), "[]")
+	writeFile(t, filepath.Join(other, "overlay", "x"), "")
+	if err := os.MkdirAll(filepath.Join(dir, "user"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	chownAll(t, filepath.Join(dir, "user"))
+	said := runOrder(t, childOrder{
+		Options: Options{Root: filepath.Join(dir, "user", "root"), RunRoot: filepath.Join(dir, "user", "run"),
+			Driver: DriverVFS, Home: filepath.Join(dir, "user"), AdditionalStores: []string{other}},
+		Binds: map[string]string{"/var/lib": dir},
+	})
+	if said != "ready" {
+		t.Errorf("the store did not open: %s", said)
+	}
+}
+
+// runOrder carries out an order with Binds to its end and returns what the child said.
+func runOrder(t *testing.T, order childOrder) string {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), childMode+"="+string(mustJSON(t, order)))
+	maps := []syscall.SysProcIDMap{{HostID: hostFirst, Size: 65535}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS, UidMappings: maps, GidMappings: maps,
+		Credential: &syscall.Credential{}, Pdeathsig: syscall.SIGKILL}
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, os.Stderr
+	var exit *exec.ExitError
+	if err := cmd.Run(); err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(out.String())
+}
+
+// openDir returns a temporary directory that other users may enter.
+func openDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "open")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	chmod(t, dir, 0o755)
+	return dir
+}
+
+func chmod(t *testing.T, path string, mode os.FileMode) {
+	t.Helper()
+	if err := os.Chmod(path, mode); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// chownAll gives dir to the user that a child with Binds is.
+func chownAll(t *testing.T, dir string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		return errors.Join(err, os.Chown(path, hostFirst, hostFirst))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
