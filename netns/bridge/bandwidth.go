@@ -1,25 +1,23 @@
 package bridge
 
 import (
-	"errors"
 	"fmt"
 	"math"
 
 	"github.com/subpod/subpod/netns"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 )
 
 // limitIngress limits the traffic to the pod: what the node's end of its link sends.
-func (b *Bridge) limitIngress(pod netns.Pod, mtu int) error {
+func (l *links) limitIngress(pod netns.Pod, mtu int) error {
 	if pod.IngressRate == 0 {
 		return nil
 	}
-	link, err := b.links.rt.LinkByName(vethName(pod.ID))
+	link, err := l.rt.LinkByName(vethName(pod.ID))
 	if err != nil {
 		return fmt.Errorf("limit the pod's ingress: %w", err)
 	}
-	return limit(b.links.rt, link, pod.IngressRate, mtu)
+	return limit(l.rt, link, pod.IngressRate, mtu)
 }
 
 // limit gives the link a token bucket for what it sends (tc-tbf(8)). rate is in
@@ -43,22 +41,6 @@ func limit(h *netlink.Handle, link netlink.Link, rate uint64, mtu int) error {
 	})
 	if err != nil {
 		return fmt.Errorf("limit %s to %d bit/s: %w", link.Attrs().Name, rate, err)
-	}
-	return nil
-}
-
-// silence stops the pod's bridge port, without the delays of taking the link
-// down. One that is gone, in no bridge or down already is fine.
-func (b *Bridge) silence(name string) error {
-	link, err := b.links.rt.LinkByName(name)
-	if errors.As(err, &netlink.LinkNotFoundError{}) || (err == nil && link.Attrs().MasterIndex == 0) {
-		return nil
-	}
-	if err == nil {
-		err = b.links.raw.setPort(link.Attrs().Index, portState(portDisabled))
-	}
-	if err != nil && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.ENETDOWN) {
-		return fmt.Errorf("stop bridge port %s: %w", name, err)
 	}
 	return nil
 }

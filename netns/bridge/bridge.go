@@ -15,11 +15,10 @@ import (
 	"sync/atomic"
 
 	"github.com/subpod/subpod/netns"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
-// Options say where and how to make the network.
+// Options configure a Bridge.
 type Options struct {
 	Thread   *netns.Thread // required
 	StateDir string        // required: the subnets set by SetPodCIDR
@@ -32,56 +31,37 @@ type Options struct {
 	// Ports publishes host ports on the real host; nil = in the node network
 	// namespace only.
 	Ports netns.PortForwarder
-	// Isolate keeps pods of different Kubernetes namespaces from talking, except
+	// Isolate blocks traffic between pods of different Kubernetes namespaces, except
 	// through host ports and services.
 	Isolate bool
 	Log     *slog.Logger
 }
 
-// Bridge implements netns.Network.
+// Bridge implements netns.Network. No lock of it is held while a pod waits for
+// something: each pod has a lock of its own, and what they share is read as a copy.
 type Bridge struct {
-	thread   *netns.Thread
 	log      *slog.Logger
-	forward  netns.PortForwarder
 	stateDir string
-	name     string
+	nft      *nft
+	device   *device
 	links    *links
 	rules    *rules
-	claims   netns.PortClaims
-	apart    isolation
-	isolate  bool
-	quiet    atomic.Bool // the bridge drops chatter
-	watch    *watch
-	closed   chan struct{}
-	close    sync.Once
+	ports    *hostPorts
+	isolate  *isolation // nil: pods of all namespaces may talk to each other
+	chatter  *chatter
+	ipam     *ipam
+	pods     pods
+	repairer *repairer
 
-	repairing sync.Mutex
-	ipam      *ipam
-
-	mu       sync.Mutex // guards what follows
-	ready    bool
-	mtu      int // 0 until Reconcile when it is to be the uplink's
-	ifindex  int
-	found    int                // the bridge whose gateways pods can find
-	current  []netip.Prefix     // subnets of new pods, IPv4 first
-	prefixes []netip.Prefix     // all subnets with a gateway address on the bridge
-	pods     map[string]*podNet // by pod ID
-}
-
-// podNet is what the network holds for one pod.
-type podNet struct {
-	mu       sync.Mutex
-	gone     bool // torn down and no longer in Bridge.pods
-	result   *netns.Result
-	elements []element
-	port     *isolatedPort // nil when pods are not isolated
-	releases []func(context.Context) error
+	ready  atomic.Bool
+	close  sync.Once
+	shared sync.Mutex // held by whoever changes what all pods share
 }
 
 var _ netns.Network = (*Bridge)(nil)
 
 // New reads the address claims and decides on the subnets. It changes nothing in
-// the kernel: that is Reconcile's, which must come before Setup.
+// the kernel: Reconcile does, and must be called before Setup.
 func New(o Options) (*Bridge, error) {
 	if o.Thread == nil || o.StateDir == "" || o.RunDir == "" {
 		return nil, errors.New("pod network: the thread and the directories are required")
@@ -99,113 +79,93 @@ func New(o Options) (*Bridge, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pod network: %w", err)
 	}
-	links, err := openLinks(o.Thread)
+	filter := &nft{thread: o.Thread}
+	chatter := &chatter{nft: filter}
+	links, err := openLinks(o.Thread, chatter)
 	if err != nil {
 		return nil, fmt.Errorf("pod network: %w", err)
 	}
 	b := &Bridge{
-		thread: o.Thread, log: o.Log, forward: o.Ports, stateDir: o.StateDir, name: o.Name, mtu: o.MTU,
-		links: links, rules: &rules{thread: o.Thread, bridge: o.Name}, ipam: claims,
-		pods: map[string]*podNet{}, closed: make(chan struct{}),
+		log: o.Log, stateDir: o.StateDir, nft: filter, links: links, chatter: chatter, ipam: claims,
+		device: &device{name: o.Name, thread: o.Thread, rt: links.rt, log: o.Log, state: deviceState{mtu: o.MTU}},
+		rules:  &rules{nft: filter, bridge: o.Name, isolate: o.Isolate, elements: map[element]bool{}},
 	}
-	b.apart, b.isolate, b.rules.isolate = isolation{rules: b.rules, ids: map[string]uint32{}}, o.Isolate, o.Isolate
-	b.current, err = b.decideSubnets(o.Subnets)
-	if err == nil && len(b.current) == 0 {
+	b.ports = &hostPorts{thread: o.Thread, rules: b.rules, forward: o.Ports, log: o.Log}
+	if o.Isolate {
+		b.isolate = &isolation{nft: filter, ids: map[string]uint32{}, ports: map[isolatedPort]bool{}}
+	}
+	b.repairer = newRepairer(b)
+	subnets, err := b.device.decideSubnets(o.StateDir, o.Subnets)
+	if err == nil && len(subnets) == 0 {
 		err = errors.New("no subnet for pods: there is no IPv6 here, configure an IPv4 one")
 	}
 	if err != nil {
 		links.close()
 		return nil, fmt.Errorf("pod network: %w", err)
 	}
+	b.device.update(func(s *deviceState) { s.subnets = subnets })
 	return b, nil
 }
 
-// Close releases the sockets; it comes before that of the node. Pods stay connected.
+// Close releases the sockets. Call it before the thread's Close. Pods stay connected.
+// Idempotent.
 func (b *Bridge) Close() error {
 	b.close.Do(func() {
-		close(b.closed)
-		b.repairing.Lock() // none is under way, and none begins
-		defer b.repairing.Unlock()
-		if b.watch != nil {
-			b.watch.close()
-		}
+		b.repairer.close()
 		b.links.close()
-		b.rules.close()
+		b.nft.close()
 	})
 	return nil
 }
 
 // Subnets returns the subnets of pods made from now on, IPv4 first.
-func (b *Bridge) Subnets() []netip.Prefix {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return slices.Clone(b.current)
-}
+func (b *Bridge) Subnets() []netip.Prefix { return slices.Clone(b.device.now().subnets) }
 
 // InUse reports whether any pod has an address of the bridge's.
 func (b *Bridge) InUse() bool { return b.ipam.used() > 0 }
 
 // Status implements netns.Network.
 func (b *Bridge) Status(ctx context.Context) error {
-	b.mu.Lock()
-	ready := b.ready
-	b.mu.Unlock()
-	if !ready {
+	if !b.ready.Load() {
 		return fmt.Errorf("%w: not reconciled yet", netns.ErrNotReady)
 	}
-	// The watch has repaired what it was told of; this is what it was not.
-	if _, err := b.repair(); err != nil {
+	// The repairer acts on the kernel's messages; this finds damage without one.
+	if _, _, err := b.repairer.repair(); err != nil {
 		return fmt.Errorf("%w: %w", netns.ErrNotReady, err)
 	}
 	return nil
 }
 
-// lockPod returns the locked entry of the pod, made when create says so, else nil
-// for an unknown pod.
-func (b *Bridge) lockPod(id string, create bool) *podNet {
-	for {
-		b.mu.Lock()
-		p := b.pods[id]
-		if p == nil {
-			if !create {
-				b.mu.Unlock()
-				return nil
-			}
-			p = &podNet{}
-			b.pods[id] = p
-		}
-		b.mu.Unlock()
-		p.mu.Lock()
-		if !p.gone {
-			return p
-		}
-		p.mu.Unlock() // torn down while we waited
-	}
-}
-
-// links are the netlink sockets of the node network namespace.
-type links struct {
-	rt  *netlink.Handle
-	raw *rawSocket
-}
-
-func openLinks(thread *netns.Thread) (*links, error) {
-	l := &links{}
-	err := thread.Do(func() (err error) {
-		// The sockets keep the namespace of the thread that makes them.
-		if l.rt, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
-			return err
-		}
-		l.raw, err = openRaw()
+// SetPodCIDR implements netns.Network. The subnets are kept for later runs of
+// the server.
+func (b *Bridge) SetPodCIDR(ctx context.Context, cidrs []netip.Prefix) error {
+	if err := ctx.Err(); err != nil {
 		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("open netlink in the node network namespace: %w", err)
 	}
-	return l, nil
-}
-
-func (l *links) close() {
-	l.rt.Close()
-	l.raw.close()
+	subnets, err := checkSubnets(cidrs)
+	if err != nil {
+		return fmt.Errorf("set the pods' subnets: %w", err)
+	}
+	if len(subnets) == 0 {
+		return nil // none given: nothing changes
+	}
+	usable := b.device.usable(subnets)
+	if len(usable) == 0 {
+		return fmt.Errorf("set the pods' subnets: %v: there is no IPv6 here", cidrs)
+	}
+	b.shared.Lock()
+	defer b.shared.Unlock()
+	if err := writeCIDRs(b.stateDir, subnets); err != nil {
+		return fmt.Errorf("set the pods' subnets: %w", err)
+	}
+	if b.device.now().index != 0 {
+		if err := b.device.addGateways(usable); err != nil {
+			return fmt.Errorf("set the pods' subnets: %w", err)
+		}
+		if err := b.rules.setSubnets(b.device.now().served); err != nil {
+			return fmt.Errorf("set the pods' subnets: %w", err)
+		}
+	}
+	b.device.update(func(s *deviceState) { s.subnets = usable })
+	return nil
 }

@@ -1,22 +1,38 @@
 package bridge
 
 import (
+	"fmt"
+	"sync/atomic"
+
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 )
 
+// chatter is the nftables table that drops multicast listener reports and router
+// messages from pods at the bridge. No pod needs another one's; with hundreds of pods,
+// each new one waited until all had processed them. Multicast listener reports (MLD,
+// RFC 3810): a bridge without a querier floods them, and does not select by groups
+// either. Messages to and from routers (RFC 4861): there is none, and no pod may
+// become that of the others.
+type chatter struct {
+	*nft
+	dropped atomic.Bool // the table could be written
+}
+
+// table implements filterTable.
+func (*chatter) table() *nftables.Table { return chatterTable() }
+
 func chatterTable() *nftables.Table {
 	return &nftables.Table{Name: tableName + "-chatter", Family: nftables.TableFamilyBridge}
 }
 
-// dropChatter keeps off the bridge what pods' IPv6 says to all others and none of
-// them needs: with hundreds of pods, each new one waited until they had all looked at
-// it. Multicast listener reports (MLD, RFC 3810): a bridge without a querier floods
-// them, and does not select by groups either. Messages of and to routers (RFC 4861):
-// there is none, and no pod may become that of the others. Idempotent.
-func (r *rules) dropChatter() error {
-	return r.transact(func(c *nftables.Conn) error {
+// wanted implements filterTable.
+func (d *chatter) wanted() bool { return d.dropped.Load() }
+
+// write implements filterTable. Idempotent.
+func (d *chatter) write() error {
+	err := d.transact(func(c *nftables.Conn) error {
 		c.AddTable(chatterTable())
 		c.DelTable(chatterTable())
 		table := c.AddTable(chatterTable())
@@ -39,4 +55,9 @@ func (r *rules) dropChatter() error {
 		}})
 		return nil
 	})
+	if err != nil {
+		return fmt.Errorf("drop multicast reports of pods at the bridge: %w", err)
+	}
+	d.dropped.Store(true)
+	return nil
 }

@@ -41,10 +41,10 @@ func TestChatter(t *testing.T) {
 	}
 	check("at first")
 	nettest.Must(t, w.Thread.Do(func() error { return exec.Command("nft", "delete", "table", "bridge", chatterTable().Name).Run() }))
-	nettest.Eventually(t, "the table is back", func() bool { return b.rules.present(chatterTable()) == nil })
+	nettest.Eventually(t, "the table is back", func() bool { return b.nft.present(chatterTable()) == nil })
 	check("after a flush")
 
-	b.quiet.Store(false)
+	b.chatter.dropped.Store(false)
 	three := w.Pod("three")
 	w.Setup(b, three)
 	nettest.Must(t, netns.In(three.NetNS, func() error {

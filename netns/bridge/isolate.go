@@ -3,6 +3,7 @@ package bridge
 import (
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -11,19 +12,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// isolation keeps the pods of different Kubernetes namespaces apart, by a table of
-// the bridge family: what a pod sends goes to ports of pods of its own namespace
-// only. Ports are known by the node's end of the pods' links, so that no address
-// that a pod takes on can change this. What is routed from the bridge back to the
-// bridge is dropped by the other table, but for what was led to a host port or a
+// isolation is the nftables table of the bridge family that blocks traffic between
+// pods of different Kubernetes namespaces: what a pod sends goes to ports of pods of
+// its own namespace only. Ports are identified by the node's end of the pods' links, so
+// that no address that a pod takes on can change this. What is routed from the bridge
+// back to the bridge is dropped by the other table, except packets to a host port or a
 // service.
 //
 // A namespace is a number, the mark of a frame while it is forwarded. Where
 // br_netfilter shows frames to the other table as if they were routed, the mark
-// tells that they are not.
+// shows that they are not.
 type isolation struct {
-	rules *rules
-	ids   map[string]uint32 // by namespace; guarded by Bridge.mu
+	*nft
+
+	mu  sync.Mutex
+	ids map[string]uint32 // by namespace
+
+	// What the table should contain; used on the node's thread only.
+	ports map[isolatedPort]bool
 }
 
 // Bits of the mark.
@@ -41,7 +47,10 @@ type isolatedPort struct {
 	namespace uint32
 }
 
-func (i *isolation) of(pod netns.Pod) isolatedPort {
+// port returns the pod's bridge port and namespace.
+func (i *isolation) port(pod netns.Pod) isolatedPort {
+	i.mu.Lock()
+	defer i.mu.Unlock()
 	id := i.ids[pod.Namespace]
 	if id == 0 {
 		id = bridgedMark | uint32(len(i.ids)+1)
@@ -67,9 +76,20 @@ func (p isolatedPort) elements() (inMap, inSet []nftables.SetElement) {
 	return []nftables.SetElement{{Key: name, Val: id}}, []nftables.SetElement{{Key: append(name[:len(name):len(name)], id...)}}
 }
 
-// replace makes the table anew for the ports that are there.
-func (i *isolation) replace(ports []isolatedPort) error {
-	err := i.rules.transact(func(c *nftables.Conn) error {
+// note adds a port to what the table should contain, for the next write.
+func (i *isolation) note(p isolatedPort) error {
+	return i.thread.Do(func() error { i.ports[p] = true; return nil })
+}
+
+// table implements filterTable.
+func (*isolation) table() *nftables.Table { return isolationTable() }
+
+// wanted implements filterTable.
+func (i *isolation) wanted() bool { return i != nil }
+
+// write makes the table anew with all ports.
+func (i *isolation) write() error {
+	err := i.transact(func(c *nftables.Conn) error {
 		c.AddTable(isolationTable())
 		c.DelTable(isolationTable())
 		t := c.AddTable(isolationTable())
@@ -78,7 +98,7 @@ func (i *isolation) replace(ports []isolatedPort) error {
 			return err
 		}
 		i.addChain(c, t, namespaces, members)
-		for _, p := range ports {
+		for p := range i.ports {
 			if err := p.each(c.SetAddElements); err != nil {
 				return err
 			}
@@ -86,13 +106,13 @@ func (i *isolation) replace(ports []isolatedPort) error {
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("keep namespaces apart (network.isolate needs the kernel's nf_tables for bridges): %w", err)
+		return fmt.Errorf("isolate Kubernetes namespaces (network.isolate needs the kernel's nf_tables for bridges): %w", err)
 	}
 	return nil
 }
 
-// addChain writes: accept what was published; forget the sender's mark; mark = namespace of the port that it
-// came by; accept for ports of that namespace; drop.
+// addChain writes: accept what was published; clear the sender's mark; mark = namespace
+// of the port that it came by; accept for ports of that namespace; drop.
 func (i *isolation) addChain(c *nftables.Conn, t *nftables.Table, namespaces, members *nftables.Set) {
 	chain := c.AddChain(&nftables.Chain{Name: "forward", Table: t, Type: nftables.ChainTypeFilter,
 		Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityRef(-200)}) // "filter" of bridges
@@ -120,26 +140,33 @@ func (p isolatedPort) each(f func(*nftables.Set, []nftables.SetElement) error) e
 	return errors.Join(f(namespaces, inMap), f(members, inSet))
 }
 
-// add lets a pod's port talk within its namespace. Idempotent.
+// add allows a pod's port to reach its own namespace. Idempotent.
 func (i *isolation) add(p isolatedPort) error {
-	if err := i.rules.transact(func(c *nftables.Conn) error { return p.each(c.SetAddElements) }); err != nil {
-		return fmt.Errorf("let the pod talk within its namespace: %w", err)
+	err := i.transact(func(c *nftables.Conn) error {
+		i.ports[p] = true
+		return p.each(c.SetAddElements)
+	})
+	if err != nil {
+		return fmt.Errorf("add the pod to the isolation of its namespace: %w", err)
 	}
 	return nil
 }
 
-// remove takes a port out. Idempotent.
+// remove removes a port. Idempotent.
 func (i *isolation) remove(p isolatedPort) error {
-	err := i.rules.transact(func(c *nftables.Conn) error { return p.each(c.SetDeleteElements) })
+	err := i.transact(func(c *nftables.Conn) error {
+		delete(i.ports, p)
+		return p.each(c.SetDeleteElements)
+	})
 	if err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("take the pod out of its namespace: %w", err)
+		return fmt.Errorf("remove the pod from the isolation of its namespace: %w", err)
 	}
 	return nil
 }
 
-// drop removes the table of an earlier run with isolation.
-func (i *isolation) drop() error {
-	return i.rules.transact(func(c *nftables.Conn) error {
+// dropIsolation removes the table of an earlier run with isolation.
+func dropIsolation(n *nft) error {
+	return n.transact(func(c *nftables.Conn) error {
 		tables, err := c.ListTablesOfFamily(nftables.TableFamilyBridge)
 		for _, t := range tables {
 			if t.Name == tableName {

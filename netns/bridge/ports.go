@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"slices"
 
@@ -58,33 +59,41 @@ func elementsOf(ports []netns.PortMapping, ips []netip.Addr) []element {
 	return out
 }
 
-// publish makes the pod's host ports lead to it, in the node network namespace
-// and on the real host.
-func (b *Bridge) publish(ctx context.Context, pod netns.Pod, ips []netip.Addr, p *podNet) error {
+// hostPorts publishes ports of pods in the node network namespace and on the real host.
+type hostPorts struct {
+	thread  *netns.Thread
+	rules   *rules
+	claims  netns.PortClaims
+	forward netns.PortForwarder // nil: not on the real host
+	log     *slog.Logger
+}
+
+// publish makes the pod's host ports lead to it.
+func (h *hostPorts) publish(ctx context.Context, pod netns.Pod, ips []netip.Addr, p *podNet) error {
 	if len(pod.Ports) == 0 {
 		return nil
 	}
 	if len(ips) == 0 {
 		return fmt.Errorf("%w: host ports for a pod without an address", netns.ErrBadPod)
 	}
-	if err := b.claims.Claim(pod); err != nil {
+	if err := h.claims.Claim(pod); err != nil {
 		return err
 	}
 	// Noted before it is done: whatever happens, unpublish tries to remove it.
 	p.elements = elementsOf(pod.Ports, ips)
-	if err := b.rules.add(p.elements); err != nil {
+	if err := h.rules.add(p.elements); err != nil {
 		return err
 	}
-	b.forgetFlows(p.elements)
-	return b.expose(ctx, netns.ForwardsOf(pod.Ports, ips), p)
+	h.forgetFlows(p.elements)
+	return h.expose(ctx, netns.ForwardsOf(pod.Ports, ips), p)
 }
 
-func (b *Bridge) expose(ctx context.Context, ports []netns.HostPort, p *podNet) error {
-	if b.forward == nil {
+func (h *hostPorts) expose(ctx context.Context, ports []netns.HostPort, p *podNet) error {
+	if h.forward == nil {
 		return nil
 	}
 	for _, f := range ports {
-		release, err := b.forward.Expose(ctx, f)
+		release, err := h.forward.Expose(ctx, f)
 		if release != nil {
 			p.releases = append(p.releases, release)
 		}
@@ -96,7 +105,7 @@ func (b *Bridge) expose(ctx context.Context, ports []netns.HostPort, p *podNet) 
 }
 
 // unpublish undoes publish. What fails stays in p.
-func (b *Bridge) unpublish(ctx context.Context, podID string, p *podNet) error {
+func (h *hostPorts) unpublish(ctx context.Context, podID string, p *podNet) error {
 	var errs []error
 	p.releases = slices.DeleteFunc(p.releases, func(release func(context.Context) error) bool {
 		err := release(ctx)
@@ -104,9 +113,9 @@ func (b *Bridge) unpublish(ctx context.Context, podID string, p *podNet) error {
 		return err == nil
 	})
 	if len(p.elements) > 0 {
-		err := b.rules.remove(p.elements)
+		err := h.rules.remove(p.elements)
 		if err == nil {
-			b.forgetFlows(p.elements)
+			h.forgetFlows(p.elements)
 			p.elements = nil
 		}
 		errs = append(errs, err)
@@ -114,7 +123,7 @@ func (b *Bridge) unpublish(ctx context.Context, podID string, p *podNet) error {
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("withdraw host ports: %w", err)
 	}
-	b.claims.Free(podID)
+	h.claims.Free(podID)
 	return nil
 }
 
@@ -129,29 +138,28 @@ func (f flowsTo) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 	return slices.ContainsFunc(f, func(e element) bool { return e.port == flow.Forward.DstPort })
 }
 
-// forgetFlows drops what connection tracking knows of UDP traffic to the ports. A
-// client that goes on sending from one port would otherwise stay bound to what
-// the port led to when its first datagram came. A kernel that cannot do this is no
-// reason to refuse the pod.
-func (b *Bridge) forgetFlows(elements []element) {
+// forgetFlows deletes the tracked UDP flows to the ports. A client that goes on sending
+// from one port would otherwise stay bound to what the port led to when its first
+// datagram came. A kernel that cannot do this is no reason to refuse the pod.
+func (h *hostPorts) forgetFlows(elements []element) {
 	udp := slices.DeleteFunc(slices.Clone(elements), func(e element) bool { return e.proto != "udp" })
 	if len(udp) == 0 {
 		return
 	}
-	err := b.thread.Do(func() error {
-		h, err := netlink.NewHandle(unix.NETLINK_NETFILTER)
-		if err != nil {
-			return err
-		}
-		defer h.Close()
-		var errs []error
-		for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
-			_, err := h.ConntrackDeleteFilters(netlink.ConntrackTable, family, flowsTo(udp))
-			errs = append(errs, err)
-		}
-		return errors.Join(errs...)
+	// The thread makes the socket, but the look at all flows of the node is not its.
+	var handle *netlink.Handle
+	err := h.thread.Do(func() (err error) {
+		handle, err = netlink.NewHandle(unix.NETLINK_NETFILTER)
+		return err
 	})
+	if err == nil {
+		defer handle.Close()
+		for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
+			_, one := handle.ConntrackDeleteFilters(netlink.ConntrackTable, family, flowsTo(udp))
+			err = errors.Join(err, one)
+		}
+	}
 	if err != nil {
-		b.log.Warn("UDP clients of a host port may stay bound to where it led before", "error", err)
+		h.log.Warn("UDP clients of a host port may stay bound to where it led before", "error", err)
 	}
 }

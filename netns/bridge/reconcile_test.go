@@ -147,18 +147,19 @@ func TestCrashAtEveryStep(t *testing.T) {
 // partialSetup does the first steps of Setup and forgets about them.
 func partialSetup(t *testing.T, b *Bridge, pod netns.Pod, steps int) {
 	if steps == 0 { // killed between the claims of two families
-		nettest.Must(t, os.Symlink(pod.ID, filepath.Join(b.ipam.dir, addrAt(b.current[0], 77).String())))
+		nettest.Must(t, os.Symlink(pod.ID, filepath.Join(b.ipam.dir, addrAt(b.Subnets()[0], 77).String())))
 		return
 	}
-	addrs, err := b.ipam.claim(pod.ID, b.current)
+	addrs, err := b.ipam.claim(pod.ID, b.Subnets())
 	nettest.Must(t, err)
-	prefixes, err := b.withSubnets(addrs)
+	bridge := b.device.now()
+	prefixes, err := b.device.withSubnets(addrs)
 	nettest.Must(t, err)
 	if steps > 1 {
-		nettest.Must(t, b.attach(pod, b.ifindex, b.mtu, macOf(addrs[0])))
+		nettest.Must(t, b.links.attach(pod, bridge.index, bridge.mtu, macOf(addrs[0])))
 	}
 	if steps > 2 {
-		_, err := b.address(pod.NetNS, prefixes, 0, b.mtu)
+		_, err := b.links.address(t.Context(), pod.NetNS, prefixes, 0, bridge.mtu)
 		nettest.Must(t, err)
 		nettest.Must(t, b.rules.add(elementsOf(pod.Ports, addrs)))
 	}
@@ -194,8 +195,8 @@ func TestSetPodCIDR(t *testing.T) {
 		t.Errorf("after a restart address %v, want in %v", r3.IPs, cidr)
 	}
 	b = w.bridge(Options{}, fresh, third)
-	if slices.Contains(b.prefixes, netip.PrefixFrom(r.IPs[0], 16).Masked()) {
-		t.Errorf("the old subnet is still on the bridge without a pod in it: %v", b.prefixes)
+	if served := b.device.now().served; slices.Contains(served, netip.PrefixFrom(r.IPs[0], 16).Masked()) {
+		t.Errorf("the old subnet is still on the bridge without a pod in it: %v", served)
 	}
 	for _, bad := range []string{"10.0.0.1/32", "::ffff:10.0.0.0/104"} {
 		if err := b.SetPodCIDR(ctx, []netip.Prefix{netip.MustParsePrefix(bad)}); err == nil {
@@ -331,10 +332,8 @@ func TestEightTimesHundredPods(t *testing.T) {
 	if after := w.nft(); after != before {
 		t.Errorf("rules are left:\n%s", after)
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if len(b.pods) != 0 {
-		t.Errorf("%d pods are left in memory", len(b.pods))
+	if left := b.pods.ids(); len(left) != 0 {
+		t.Errorf("%d pods are left in memory", len(left))
 	}
 	nettest.Eventually(t, "all links go with their namespaces", func() bool { return w.vethCount() == 0 })
 	if left, _ := os.ReadDir(filepath.Join(w.Dir, "pods")); len(left) != 0 {

@@ -3,24 +3,26 @@ package bridge
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
-	"github.com/subpod/subpod/netns"
 	"golang.org/x/sys/unix"
 )
 
-const tableName = "subpod"
-
-// rules are the nftables table of the network. Its chains never change; pods are
-// elements of its maps, so that a pod comes and goes in one small transaction
-// whatever the number of pods.
+// rules are the nftables table with masquerading and host ports. Its chains never
+// change; pods are elements of its maps, so that a pod comes and goes in one small
+// transaction whatever the number of pods.
 type rules struct {
-	thread  *netns.Thread
+	*nft
 	bridge  string
 	isolate bool
-	conn    *nftables.Conn // used on the node's thread only
+
+	// What the table should contain; used on the node's thread only.
+	subnets  []netip.Prefix
+	elements map[element]bool
 }
 
 var (
@@ -38,7 +40,7 @@ type sets struct {
 	addrs4, addrs6     *nftables.Set // host address . protocol . host port → the same
 }
 
-func table() *nftables.Table {
+func podTable() *nftables.Table {
 	return &nftables.Table{Name: tableName, Family: nftables.TableFamilyINet}
 }
 
@@ -72,52 +74,25 @@ func (s sets) mapOf(e element) *nftables.Set {
 	return s.addrs6
 }
 
-// transact runs f and sends what it collected as one transaction: all or nothing.
-func (r *rules) transact(f func(c *nftables.Conn) error) error {
-	return r.thread.Do(func() (err error) {
-		// One socket for all: closing one after a deletion waits for the kernel to
-		// free what was deleted, 10 ms.
-		if r.conn == nil {
-			if r.conn, err = nftables.New(nftables.AsLasting()); err != nil {
-				return err
-			}
-		}
-		if err = f(r.conn); err == nil {
-			err = r.conn.Flush()
-		}
-		if err != nil {
-			// What is still unsent or unread must not meet the next transaction.
-			_ = r.conn.CloseLasting()
-			r.conn = nil
-		}
-		return err
-	})
-}
+// table implements filterTable.
+func (r *rules) table() *nftables.Table { return podTable() }
 
-// close releases the socket. The rules stay.
-func (r *rules) close() {
-	_ = r.thread.Do(func() error {
-		if r.conn != nil {
-			_ = r.conn.CloseLasting()
-			r.conn = nil
-		}
-		return nil
-	})
-}
+// wanted implements filterTable.
+func (r *rules) wanted() bool { return true }
 
-// replace makes the whole table anew, in one step and without a moment when
-// rules are missing.
-func (r *rules) replace(subnets []netip.Prefix, elements []element) error {
+// write makes the whole table anew, in one step and without a moment when rules are
+// missing.
+func (r *rules) write() error {
 	err := r.transact(func(c *nftables.Conn) error {
-		c.AddTable(table()) // so that there is one to delete
-		c.DelTable(table())
-		t := c.AddTable(table())
+		c.AddTable(podTable()) // so that there is one to delete
+		c.DelTable(podTable())
+		t := c.AddTable(podTable())
 		s := newSets(t)
 		for _, x := range []struct {
 			set  *nftables.Set
 			want bool // of IPv4
 		}{{s.subnets4, true}, {s.subnets6, false}} {
-			if err := c.AddSet(x.set, subnetElements(subnets, x.want)); err != nil {
+			if err := c.AddSet(x.set, subnetElements(r.subnets, x.want)); err != nil {
 				return err
 			}
 		}
@@ -127,7 +102,7 @@ func (r *rules) replace(subnets []netip.Prefix, elements []element) error {
 			}
 		}
 		r.addChains(c, t, s)
-		return eachMap(s, elements, c.SetAddElements)
+		return eachMap(s, slices.Collect(maps.Keys(r.elements)), c.SetAddElements)
 	})
 	if err != nil {
 		return fmt.Errorf("write nftables table %s: %w", tableName, err)
@@ -135,10 +110,27 @@ func (r *rules) replace(subnets []netip.Prefix, elements []element) error {
 	return nil
 }
 
-// add enters elements. Idempotent.
+// note adds elements to what the table should contain, for the next write.
+func (r *rules) note(elements []element) error {
+	return r.thread.Do(func() error { r.want(elements, true); return nil })
+}
+
+// want notes whether elements should be there. It runs on the node's thread.
+func (r *rules) want(elements []element, there bool) {
+	for _, e := range elements {
+		if there {
+			r.elements[e] = true
+		} else {
+			delete(r.elements, e)
+		}
+	}
+}
+
+// add adds elements. Idempotent.
 func (r *rules) add(elements []element) error {
 	err := r.transact(func(c *nftables.Conn) error {
-		return eachMap(newSets(table()), elements, c.SetAddElements)
+		r.want(elements, true)
+		return eachMap(newSets(podTable()), elements, c.SetAddElements)
 	})
 	if err != nil {
 		return fmt.Errorf("add host ports to nftables table %s: %w", tableName, err)
@@ -146,11 +138,12 @@ func (r *rules) add(elements []element) error {
 	return nil
 }
 
-// remove takes elements out. Idempotent.
+// remove removes elements. Idempotent.
 func (r *rules) remove(elements []element) error {
 	remove := func(es []element) error {
 		return r.transact(func(c *nftables.Conn) error {
-			return eachMap(newSets(table()), es, c.SetDeleteElements)
+			r.want(es, false)
+			return eachMap(newSets(podTable()), es, c.SetDeleteElements)
 		})
 	}
 	err := remove(elements)
@@ -165,18 +158,6 @@ func (r *rules) remove(elements []element) error {
 	}
 	if err != nil {
 		return fmt.Errorf("remove host ports from nftables table %s: %w", tableName, err)
-	}
-	return nil
-}
-
-// present returns an error when the table is not there.
-func (r *rules) present(t *nftables.Table) error {
-	err := r.transact(func(c *nftables.Conn) error {
-		_, err := c.ListTableOfFamily(t.Name, t.Family)
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("nftables table %s: %w", t.Name, err)
 	}
 	return nil
 }
@@ -239,10 +220,16 @@ func lastOf(s netip.Prefix) netip.Addr {
 	return a
 }
 
+// noteSubnets sets the subnets that the next write masquerades.
+func (r *rules) noteSubnets(subnets []netip.Prefix) error {
+	return r.thread.Do(func() error { r.subnets = subnets; return nil })
+}
+
 // setSubnets replaces the subnets that are masqueraded.
 func (r *rules) setSubnets(subnets []netip.Prefix) error {
 	err := r.transact(func(c *nftables.Conn) error {
-		s := newSets(table())
+		r.subnets = subnets
+		s := newSets(podTable())
 		for _, x := range []struct {
 			set *nftables.Set
 			v4  bool

@@ -1,7 +1,6 @@
 package bridge
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cidrFile holds what SetPodCIDR said last, one subnet a line.
+// cidrFile holds the subnets of the last SetPodCIDR, one a line.
 const cidrFile = "podcidr"
 
 // candidates are the subnets that are tried in this order when none is given.
@@ -39,19 +38,19 @@ func candidates() []netip.Prefix {
 
 // decideSubnets returns the subnets of new pods: those of SetPodCIDR, else the
 // configured ones, else those that the bridge has, else free ones.
-func (b *Bridge) decideSubnets(configured []netip.Prefix) ([]netip.Prefix, error) {
-	if stored, err := readCIDRs(b.stateDir); err != nil || len(stored) > 0 {
-		return b.usable(stored), err
+func (d *device) decideSubnets(stateDir string, configured []netip.Prefix) ([]netip.Prefix, error) {
+	if stored, err := readCIDRs(stateDir); err != nil || len(stored) > 0 {
+		return d.usable(stored), err
 	}
 	if len(configured) > 0 {
 		subnets, err := checkSubnets(configured)
-		return b.usable(subnets), err
+		return d.usable(subnets), err
 	}
-	have, err := b.bridgePrefixes()
+	have, err := d.prefixes()
 	if err != nil {
 		return nil, err
 	}
-	taken, err := b.routes()
+	taken, err := d.routes()
 	if err != nil {
 		return nil, err
 	}
@@ -69,28 +68,28 @@ func (b *Bridge) decideSubnets(configured []netip.Prefix) ([]netip.Prefix, error
 			out = append(out, candidates()[i])
 		}
 	}
-	if out = b.usable(out); len(out) == 0 {
+	if out = d.usable(out); len(out) == 0 {
 		return nil, errors.New("every subnet that could be used collides with a route of the host: configure one")
 	}
 	return out, nil
 }
 
 // usable leaves out IPv6 when the kernel lacks it.
-func (b *Bridge) usable(subnets []netip.Prefix) []netip.Prefix {
+func (d *device) usable(subnets []netip.Prefix) []netip.Prefix {
 	var off bool
-	_ = b.thread.Do(func() error { off = ipv6Off("all"); return nil })
+	_ = d.thread.Do(func() error { off = ipv6Off("all"); return nil })
 	if !off {
 		return subnets
 	}
 	return slices.DeleteFunc(slices.Clone(subnets), func(p netip.Prefix) bool {
 		if p.Addr().Is6() {
-			b.log.Warn("no IPv6 in the node network namespace: pods get no IPv6 addresses", "subnet", p)
+			d.log.Warn("no IPv6 in the node network namespace: pods get no IPv6 addresses", "subnet", p)
 		}
 		return p.Addr().Is6()
 	})
 }
 
-// checkSubnets returns the subnets in order, IPv4 first, or says what is wrong.
+// checkSubnets returns the subnets in order, IPv4 first, or an error for one that cannot be used.
 func checkSubnets(subnets []netip.Prefix) ([]netip.Prefix, error) {
 	var out []netip.Prefix
 	for _, s := range subnets {
@@ -112,7 +111,7 @@ func checkSubnets(subnets []netip.Prefix) ([]netip.Prefix, error) {
 // routes returns the destinations that the host and the node network namespace
 // have routes for. Default routes, and halves and quarters of everything that
 // stand for one, do not count.
-func (b *Bridge) routes() ([]netip.Prefix, error) {
+func (d *device) routes() ([]netip.Prefix, error) {
 	// The server's own threads are in the host's network namespace.
 	host, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
@@ -120,7 +119,7 @@ func (b *Bridge) routes() ([]netip.Prefix, error) {
 	}
 	defer host.Close()
 	var out []netip.Prefix
-	for _, h := range []*netlink.Handle{host, b.links.rt} {
+	for _, h := range []*netlink.Handle{host, d.rt} {
 		list, err := routeList(h)
 		if err != nil {
 			return nil, fmt.Errorf("read routes: %w", err)
@@ -135,63 +134,6 @@ func (b *Bridge) routes() ([]netip.Prefix, error) {
 		}
 	}
 	return out, nil
-}
-
-// bridgePrefixes returns the subnets that the bridge has gateway addresses in.
-func (b *Bridge) bridgePrefixes() ([]netip.Prefix, error) {
-	link, err := b.links.rt.LinkByName(b.name)
-	if errors.As(err, &netlink.LinkNotFoundError{}) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("look at bridge %s: %w", b.name, err)
-	}
-	addrs, err := addresses(b.links.rt, link)
-	if err != nil {
-		return nil, fmt.Errorf("addresses of bridge %s: %w", b.name, err)
-	}
-	var out []netip.Prefix
-	for _, a := range addrs {
-		if p := prefixOf(a.IPNet); !p.Addr().IsLinkLocalUnicast() {
-			out = append(out, p.Masked())
-		}
-	}
-	return out, nil
-}
-
-// SetPodCIDR implements netns.Network. The subnets are kept for later runs of
-// the server.
-func (b *Bridge) SetPodCIDR(ctx context.Context, cidrs []netip.Prefix) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	subnets, err := checkSubnets(cidrs)
-	if err != nil {
-		return fmt.Errorf("set the pods' subnets: %w", err)
-	}
-	if len(subnets) == 0 {
-		return nil // nothing said: nothing changes
-	}
-	usable := b.usable(subnets)
-	if len(usable) == 0 {
-		return fmt.Errorf("set the pods' subnets: %v: there is no IPv6 here", cidrs)
-	}
-	if err := writeCIDRs(b.stateDir, subnets); err != nil {
-		return fmt.Errorf("set the pods' subnets: %w", err)
-	}
-	subnets = usable
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.ready {
-		if err := b.addGateways(subnets); err != nil {
-			return fmt.Errorf("set the pods' subnets: %w", err)
-		}
-		if err := b.rules.setSubnets(b.prefixes); err != nil {
-			return fmt.Errorf("set the pods' subnets: %w", err)
-		}
-	}
-	b.current = subnets
-	return nil
 }
 
 func readCIDRs(dir string) ([]netip.Prefix, error) {

@@ -1,0 +1,70 @@
+package bridge
+
+import (
+	"fmt"
+
+	"github.com/google/nftables"
+	"github.com/subpod/subpod/netns"
+)
+
+const tableName = "subpod"
+
+// nft is the connection to the packet filter of the node network namespace.
+type nft struct {
+	thread *netns.Thread
+	conn   *nftables.Conn // used on the thread only
+}
+
+// transact runs f on the node's thread and sends what it collected as one
+// transaction: all or nothing.
+func (n *nft) transact(f func(c *nftables.Conn) error) error {
+	return n.thread.Do(func() (err error) {
+		// One socket for all: closing one after a deletion waits for the kernel to
+		// free what was deleted, 10 ms.
+		if n.conn == nil {
+			if n.conn, err = nftables.New(nftables.AsLasting()); err != nil {
+				return err
+			}
+		}
+		if err = f(n.conn); err == nil {
+			err = n.conn.Flush()
+		}
+		if err != nil {
+			// What is still unsent or unread must not meet the next transaction.
+			_ = n.conn.CloseLasting()
+			n.conn = nil
+		}
+		return err
+	})
+}
+
+// present returns an error when the table is missing.
+func (n *nft) present(t *nftables.Table) error {
+	err := n.transact(func(c *nftables.Conn) error {
+		_, err := c.ListTableOfFamily(t.Name, t.Family)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("nftables table %s: %w", t.Name, err)
+	}
+	return nil
+}
+
+// close releases the socket. The rules stay.
+func (n *nft) close() {
+	_ = n.thread.Do(func() error {
+		if n.conn != nil {
+			_ = n.conn.CloseLasting()
+			n.conn = nil
+		}
+		return nil
+	})
+}
+
+// filterTable is a table that the network keeps in the packet filter. It knows what
+// it should contain, so that it can be written again at any time.
+type filterTable interface {
+	table() *nftables.Table
+	wanted() bool
+	write() error
+}
