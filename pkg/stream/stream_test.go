@@ -168,6 +168,13 @@ func start(t testing.TB, backend Backend, o Options) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Cleanups run in reverse: this one after all servers of the test are closed.
+	checkedOnce.Lock()
+	if !checked[t] {
+		checked[t] = true
+		t.Cleanup(func() { checkGoroutines(t) })
+	}
+	checkedOnce.Unlock()
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(ls...) }()
 	t.Cleanup(func() {
@@ -177,10 +184,15 @@ func start(t testing.TB, backend Backend, o Options) *Server {
 		if err := <-served; err != nil {
 			t.Errorf("serve: %v", err)
 		}
-		checkGoroutines(t)
 	})
 	return s
 }
+
+// checked has the tests at whose end checkGoroutines is called.
+var (
+	checkedOnce sync.Mutex
+	checked     = map[testing.TB]bool{}
+)
 
 // checkGoroutines waits for the goroutines of all sessions to end.
 func checkGoroutines(t testing.TB) {
