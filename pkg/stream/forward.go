@@ -67,7 +67,9 @@ func (f *forwarder) wait() {
 	f.mu.Lock()
 	f.ended = true
 	f.mu.Unlock()
-	endSession(f.ctx) // ends f.ctx, if there may be connections at all
+	if c := connOf(f.ctx); c != nil { // otherwise there are no connections
+		_ = c.Close() // ends f.ctx
+	}
 	f.active.Wait()
 }
 
