@@ -16,7 +16,6 @@ import (
 	"github.com/subpod/subpod/pkg/oci"
 	"github.com/subpod/subpod/pkg/ocispec"
 	"github.com/subpod/subpod/pkg/state"
-	"github.com/subpod/subpod/pkg/stream"
 )
 
 // ExecSync runs cmd in a running container and returns its output; timeout 0
@@ -72,7 +71,7 @@ func (r *Runtime) PortForward(ctx context.Context, podID string, port int32, cli
 	if err != nil {
 		return fmt.Errorf("forward to port %d of pod sandbox %s: %w", port, p.ID, err)
 	}
-	return stream.Forward(ctx, client, conn)
+	return netns.Forward(ctx, client, conn)
 }
 
 // CheckExec says whether a stream to the container can be opened now.

@@ -49,7 +49,7 @@ type Backend interface {
 	// Attach connects to the container's main process, until that ends.
 	Attach(ctx context.Context, containerID string, s Streams) error
 	// PortForward connects stream to a port inside the pod sandbox, until both
-	// directions have ended; see Forward. Close on the stream ends the direction
+	// directions have ended; see netns.Forward. Close on the stream ends the direction
 	// towards the client.
 	PortForward(ctx context.Context, podID string, port int32, stream io.ReadWriteCloser) error
 }

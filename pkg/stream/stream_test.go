@@ -23,6 +23,8 @@ import (
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
+
+	"github.com/subpod/subpod/netns"
 )
 
 // client is the path of the test client (tests/stream), made of client-go.
@@ -151,7 +153,7 @@ func (l *local) PortForward(ctx context.Context, _ string, port int32, stream io
 	if err != nil {
 		return err
 	}
-	return Forward(ctx, stream, conn)
+	return netns.Forward(ctx, stream, conn)
 }
 
 // start serves backend on a loopback port until the test ends, and checks that
@@ -207,7 +209,7 @@ func checkGoroutines(t testing.TB) {
 			if strings.Contains(g, "spdystream.(*Stream).waitWriteReply") {
 				continue
 			}
-			for _, ours := range []string{"spdystream", "wsstream", "cri-streaming", "pkg/stream.(*", "pkg/stream.latest", "pkg/stream.readSizes", "pkg/stream.Forward"} {
+			for _, ours := range []string{"spdystream", "wsstream", "cri-streaming", "pkg/stream.(*", "pkg/stream.latest", "pkg/stream.readSizes", "netns.Forward", "netns.(*forward)"} {
 				if strings.Contains(g, ours) && !strings.Contains(g, "testing.(*T)") && !strings.Contains(g, "testing.tRunner") {
 					left = append(left, g)
 					break
@@ -260,6 +262,20 @@ func runClient(t *testing.T, stdin io.Reader, args ...string) result {
 		t.Fatal(err)
 	}
 	return result{out.String(), errb.String(), c.ProcessState.ExitCode()}
+}
+
+// runClientTo runs the client with its output to w.
+func runClientTo(t *testing.T, stdin io.Reader, w io.Writer, args ...string) (exit int, err error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c := exec.CommandContext(ctx, client, args...)
+	c.Stdin, c.Stdout = stdin, w
+	err = c.Run()
+	if exitErr := (*exec.ExitError)(nil); errors.As(err, &exitErr) {
+		return exitErr.ExitCode(), ctx.Err()
+	}
+	return 0, err
 }
 
 func TestExec(t *testing.T) {
