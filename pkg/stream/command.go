@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -58,7 +60,7 @@ func (s *Server) serveCommand(w http.ResponseWriter, r *http.Request, sess *sess
 // ExecInContainer implements remotecommand.Executor. Names and command are
 // those of the session, not of the call.
 func (sess *session) ExecInContainer(ctx context.Context, _, _, _ string, _ []string, in io.Reader, out, errw io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize, _ time.Duration) error {
-	exit, err := sess.run(ctx, sess.streams(ctx, in, out, errw, resize))
+	exit, err := sess.serve(ctx, in, out, errw, resize)
 	if err == nil && exit != 0 {
 		// This type is what makes the library send an exit code instead of
 		// an internal error.
@@ -69,8 +71,49 @@ func (sess *session) ExecInContainer(ctx context.Context, _, _, _ string, _ []st
 
 // AttachContainer implements remotecommand.Attacher.
 func (sess *session) AttachContainer(ctx context.Context, _, _, _ string, in io.Reader, out, errw io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) error {
-	_, err := sess.run(ctx, sess.streams(ctx, in, out, errw, resize))
+	_, err := sess.serve(ctx, in, out, errw, resize)
 	return err
+}
+
+// serve runs the session and returns when the client's side has taken all
+// output, so that the status comes after it; see clientConn.
+func (sess *session) serve(ctx context.Context, in io.Reader, out, errw io.Writer, resize <-chan remotecommand.TerminalSize) (int32, error) {
+	stdin := &input{r: in}
+	exit, err := sess.run(ctx, sess.streams(ctx, stdin, out, errw, resize))
+	if sess.options.Stdin {
+		go stdin.discard()
+	}
+	if c := connOf(ctx); c != nil {
+		c.flush()
+	}
+	return exit, err
+}
+
+// input is a session's stdin. A backend may still be in a read of it when the
+// command has ended, and must not hold up the connection's reader then.
+type input struct {
+	ended atomic.Bool
+	mu    sync.Mutex // held during a read: the library's streams allow one at a time
+	r     io.Reader
+}
+
+// Read implements io.Reader.
+func (i *input) Read(p []byte) (int, error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.ended.Load() {
+		return 0, io.EOF
+	}
+	return i.r.Read(p)
+}
+
+// discard ends the input for its readers, and throws away what the client still
+// sends until the connection ends.
+func (i *input) discard() {
+	i.ended.Store(true)
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	_, _ = io.Copy(io.Discard, i.r)
 }
 
 // streams picks what the request asked for: over a WebSocket the library hands
@@ -173,7 +216,7 @@ func (s *Server) serveV5(w http.ResponseWriter, r *http.Request, sess *session) 
 	}
 	resize := make(chan remotecommand.TerminalSize)
 	go readSizes(r.Context(), streams[channelResize], resize)
-	exit, err := sess.run(r.Context(), sess.streams(r.Context(), streams[channelStdin], streams[channelStdout], streams[channelStderr], resize))
+	exit, err := sess.serve(r.Context(), streams[channelStdin], streams[channelStdout], streams[channelStderr], resize)
 	if _, err := streams[channelError].Write(status(exit, err)); err != nil {
 		s.options.Log.Debug("client was gone before the exit status", "error", err)
 	}

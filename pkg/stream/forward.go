@@ -67,62 +67,11 @@ func (f *forwarder) wait() {
 	f.mu.Lock()
 	f.ended = true
 	f.mu.Unlock()
-	endSession(f.ctx) // ends f.ctx, if there may be connections at all
+	if c := connOf(f.ctx); c != nil { // otherwise there are no connections
+		_ = c.Close() // ends f.ctx
+	}
 	f.active.Wait()
 }
-
-// Forward copies between a port-forward's stream and a connection into the pod
-// until both directions have ended, and closes conn. The end of one direction
-// is passed on and leaves the other open, as with TCP itself. When ctx ends, or
-// a direction fails, both are torn down.
-func Forward(ctx context.Context, stream io.ReadWriteCloser, conn net.Conn) error {
-	defer conn.Close()
-	abort := func() {
-		_ = conn.Close()
-		if r, ok := stream.(interface{ Reset() error }); ok {
-			_ = r.Reset()
-		} else {
-			_ = stream.Close()
-		}
-	}
-	stop := context.AfterFunc(ctx, abort)
-	defer stop()
-
-	toPod := make(chan error, 1)
-	go func() {
-		_, err := io.Copy(conn, onlyReader{stream})
-		if c, ok := conn.(interface{ CloseWrite() error }); ok && err == nil {
-			// ENOTCONN says that the pod was faster.
-			_ = c.CloseWrite()
-		}
-		if err != nil {
-			abort()
-		}
-		toPod <- err
-	}()
-	_, fromErr := io.Copy(onlyWriter{stream}, conn)
-	if fromErr != nil {
-		abort()
-	} else {
-		_ = stream.Close()
-	}
-	toErr := <-toPod
-	if ctx.Err() != nil {
-		return nil // asked for
-	}
-	if fromErr != nil && !errors.Is(fromErr, net.ErrClosed) {
-		return fmt.Errorf("from the pod: %w", fromErr)
-	}
-	if toErr != nil && fromErr != nil && !errors.Is(toErr, net.ErrClosed) {
-		return fmt.Errorf("to the pod: %w", toErr)
-	}
-	return nil
-}
-
-// onlyReader and onlyWriter keep io.Copy from finding other methods, whose
-// semantics for half-closed streams are nobody's contract.
-type onlyReader struct{ io.Reader }
-type onlyWriter struct{ io.Writer }
 
 // serveTunnel serves a SPDY session inside a WebSocket: the bytes of SPDY in
 // binary messages, under the subprotocol SPDY/3.1+portforward.k8s.io.

@@ -9,9 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -57,6 +55,7 @@ func (s *Server) newHTTPServer() *http.Server {
 		ConnState: func(c net.Conn, state http.ConnState) {
 			if cc, ok := c.(*clientConn); ok && state == http.StateHijacked {
 				cc.taken.Store(true)
+				go cc.watch()
 			}
 		},
 	}
@@ -83,10 +82,13 @@ func (s *Server) open(kind string, w http.ResponseWriter, r *http.Request) {
 	case *runtimeapi.PortForwardRequest:
 		s.servePortForward(w, r, req)
 	}
-	// A client that opened fewer streams than it announced leaves the library
-	// with a connection that nobody closes.
-	endSession(r.Context())
 	s.options.Log.Debug("streaming session ended", "kind", kind, "duration", time.Since(start))
+	// The library may leave the connection open, as when a client opened fewer
+	// streams than it announced. The session counts until the client has all.
+	if c := connOf(r.Context()); c != nil {
+		_ = c.Close()
+		<-c.closed
+	}
 }
 
 // begin counts a session in, unless the server is closed.
@@ -123,8 +125,13 @@ func (s *Server) Serve(listeners ...net.Listener) error {
 	return first
 }
 
+// closeGrace is how long Close waits for clients to take what ended sessions
+// have left for them.
+const closeGrace = time.Second
+
 // Close ends all sessions and listeners, and waits until the backend's calls
-// have returned. It is idempotent.
+// have returned. Clients that read get all that was written before; those that
+// do not are disconnected after a second. It is idempotent.
 func (s *Server) Close() error {
 	s.mu.Lock()
 	s.isClosed = true
@@ -137,6 +144,17 @@ func (s *Server) Close() error {
 	// http.Server forgets connections that a session took over.
 	for _, c := range conns {
 		_ = c.Close()
+	}
+	grace := time.NewTimer(closeGrace)
+	defer grace.Stop()
+	for _, c := range conns {
+		select {
+		case <-c.closed:
+		case <-grace.C:
+			for _, c := range conns {
+				c.abort()
+			}
+		}
 	}
 	s.sessions.Wait()
 	return err
@@ -154,12 +172,12 @@ func (l *listener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &clientConn{Conn: conn, server: l.server}
+	c := &clientConn{Conn: conn, server: l.server, closed: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
 	// What the library has to say of a session goes to our log. (What it says
 	// without a context goes to klog, which is main's to direct.)
 	ctx = klog.NewContext(ctx, logr.FromSlogHandler(debugOnly{l.server.options.Log.Handler()}))
-	c.ctx, c.gone = context.WithValue(ctx, connKey{}, c), cancel
+	c.ctx, c.cancel = context.WithValue(ctx, connKey{}, c), cancel
 	l.server.mu.Lock()
 	l.server.conns[c] = struct{}{}
 	isClosed := l.server.isClosed
@@ -183,48 +201,6 @@ func (d debugOnly) Enabled(ctx context.Context, _ slog.Level) bool {
 func (d debugOnly) Handle(ctx context.Context, r slog.Record) error {
 	r.Level = slog.LevelDebug
 	return d.Handler.Handle(ctx, r)
-}
-
-// connKey finds the clientConn in the context of a request.
-type connKey struct{}
-
-// clientConn is a client's connection with a context that ends with it. HTTP's
-// own context outlives the client once a session has taken the connection over;
-// but every protocol here keeps reading, so that a client's end is seen as the
-// error of a read.
-type clientConn struct {
-	net.Conn
-	server *Server
-	ctx    context.Context
-	gone   context.CancelFunc
-	taken  atomic.Bool // over from HTTP, by a session
-}
-
-// endSession closes the connection of a request's context if a session has
-// taken it over. One that is HTTP's still has an answer to deliver.
-func endSession(ctx context.Context) {
-	if c, ok := ctx.Value(connKey{}).(*clientConn); ok && c.taken.Load() {
-		_ = c.Close()
-	}
-}
-
-// Read implements net.Conn.
-func (c *clientConn) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b)
-	// Taking a connection over from HTTP stops a read by its deadline.
-	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-		c.gone()
-	}
-	return n, err
-}
-
-// Close implements net.Conn.
-func (c *clientConn) Close() error {
-	c.gone()
-	c.server.mu.Lock()
-	delete(c.server.conns, c)
-	c.server.mu.Unlock()
-	return c.Conn.Close()
 }
 
 // ListenFunc opens a listener, as net.Listen does, in some network namespace.

@@ -44,7 +44,7 @@ type Backend interface {
 	// Attach connects to the container's main process, until that ends.
 	Attach(ctx context.Context, containerID string, s stdio.Streams) error
 	// PortForward connects stream to a port inside the pod sandbox, until both
-	// directions have ended; see Forward. Close on the stream ends the direction
+	// directions have ended; see netns.Forward. Close on the stream ends the direction
 	// towards the client.
 	PortForward(ctx context.Context, podID string, port int32, stream io.ReadWriteCloser) error
 }
@@ -54,8 +54,12 @@ type Options struct {
 	// BaseURL is where clients reach the listeners, such as
 	// "http://127.0.0.1:41213". Its path must be empty.
 	BaseURL string
-	// IdleTimeout ends a session in which nothing moved; 4 hours.
+	// IdleTimeout ends a session in which nothing moved, also one whose command
+	// has ended but whose client does not take the output; 4 hours.
 	IdleTimeout time.Duration
+	// CloseTimeout is how long a client that has everything may take to close
+	// its side of the connection; 30 seconds.
+	CloseTimeout time.Duration
 	// CreationTimeout is how long a client may take to open the streams of a
 	// session; 30 seconds.
 	CreationTimeout time.Duration
@@ -74,6 +78,7 @@ func New(backend Backend, o Options) (*Server, error) {
 		return nil, fmt.Errorf("streaming base URL %q is not of the form http://HOST:PORT", o.BaseURL)
 	}
 	setDefault(&o.IdleTimeout, 4*time.Hour)
+	setDefault(&o.CloseTimeout, 30*time.Second)
 	setDefault(&o.CreationTimeout, 30*time.Second)
 	setDefault(&o.TokenTTL, time.Minute)
 	if o.Log == nil {

@@ -24,6 +24,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
+	"github.com/subpod/subpod/netns"
 	"github.com/subpod/subpod/pkg/stdio"
 )
 
@@ -153,7 +154,7 @@ func (l *local) PortForward(ctx context.Context, _ string, port int32, stream io
 	if err != nil {
 		return err
 	}
-	return Forward(ctx, stream, conn)
+	return netns.Forward(ctx, stream, conn)
 }
 
 // start serves backend on a loopback port until the test ends, and checks that
@@ -170,6 +171,13 @@ func start(t testing.TB, backend Backend, o Options) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Cleanups run in reverse: this one after all servers of the test are closed.
+	checkedOnce.Lock()
+	if !checked[t] {
+		checked[t] = true
+		t.Cleanup(func() { checkGoroutines(t) })
+	}
+	checkedOnce.Unlock()
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(ls...) }()
 	t.Cleanup(func() {
@@ -179,10 +187,15 @@ func start(t testing.TB, backend Backend, o Options) *Server {
 		if err := <-served; err != nil {
 			t.Errorf("serve: %v", err)
 		}
-		checkGoroutines(t)
 	})
 	return s
 }
+
+// checked has the tests at whose end checkGoroutines is called.
+var (
+	checkedOnce sync.Mutex
+	checked     = map[testing.TB]bool{}
+)
 
 // checkGoroutines waits for the goroutines of all sessions to end.
 func checkGoroutines(t testing.TB) {
@@ -197,7 +210,7 @@ func checkGoroutines(t testing.TB) {
 			if strings.Contains(g, "spdystream.(*Stream).waitWriteReply") {
 				continue
 			}
-			for _, ours := range []string{"spdystream", "wsstream", "cri-streaming", "pkg/stream.(*", "pkg/stream.latest", "pkg/stream.readSizes", "pkg/stream.Forward"} {
+			for _, ours := range []string{"spdystream", "wsstream", "cri-streaming", "pkg/stream.(*", "pkg/stream.latest", "pkg/stream.readSizes", "netns.Forward", "netns.(*forward)"} {
 				if strings.Contains(g, ours) && !strings.Contains(g, "testing.(*T)") && !strings.Contains(g, "testing.tRunner") {
 					left = append(left, g)
 					break
@@ -250,6 +263,20 @@ func runClient(t *testing.T, stdin io.Reader, args ...string) result {
 		t.Fatal(err)
 	}
 	return result{out.String(), errb.String(), c.ProcessState.ExitCode()}
+}
+
+// runClientTo runs the client with its output to w.
+func runClientTo(t *testing.T, stdin io.Reader, w io.Writer, args ...string) (exit int, err error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c := exec.CommandContext(ctx, client, args...)
+	c.Stdin, c.Stdout = stdin, w
+	err = c.Run()
+	if exitErr := (*exec.ExitError)(nil); errors.As(err, &exitErr) {
+		return exitErr.ExitCode(), ctx.Err()
+	}
+	return 0, err
 }
 
 func TestExec(t *testing.T) {
