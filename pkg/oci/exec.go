@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -47,21 +48,41 @@ func (e *Executor) ExecSync(ctx context.Context, id string, c Container, s ExecS
 	}
 	var stdout, stderr bounded
 	code, err := e.Exec(ctx, id, c, s.Process, stdio.Streams{Stdout: &stdout, Stderr: &stderr})
-	return ExecResult{Stdout: stdout.b, Stderr: stderr.b, ExitCode: code}, err
+	return ExecResult{Stdout: stdout.take(), Stderr: stderr.take(), ExitCode: code}, err
 }
 
-// bounded keeps the first maxOutput bytes.
-type bounded struct{ b []byte }
+// bounded keeps the first maxOutput bytes until they are taken.
+type bounded struct {
+	mu    sync.Mutex
+	b     []byte
+	taken bool
+}
 
+// Write implements io.Writer.
 func (w *bounded) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.taken {
+		return 0, io.ErrClosedPipe
+	}
 	w.b = append(w.b, p[:min(len(p), maxOutput-len(w.b))]...)
 	return len(p), nil
+}
+
+// take returns what was written. Nothing is added to it any more.
+func (w *bounded) take() []byte {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.taken = true
+	return w.b
 }
 
 // Exec runs a command in a running container, connected to the streams, and
 // returns its exit code (128 + signal when a signal ended it). When ctx is done
 // first, the command and what it started are killed and the context's cause is
-// returned. A command that could not be run is a *RuntimeError.
+// returned. A command that could not be run is a *RuntimeError. A client that
+// does not read may have a Write of it pending when Exec returns because of ctx,
+// and a Read of Stdin always; both end with the client's connection.
 func (e *Executor) Exec(ctx context.Context, id string, c Container, p *specs.Process, s stdio.Streams) (int32, error) {
 	rt, err := e.handler(c.Handler)
 	if err != nil {
@@ -142,7 +163,8 @@ type execution struct {
 type execIO interface {
 	// started closes what only the command needs.
 	started()
-	// finish delivers the output up to now; ctx ends the wait for a slow client.
+	// finish delivers the output up to now. The end of ctx ends the wait for a
+	// client that does not read.
 	finish(ctx context.Context)
 	close()
 	// holds reports whether an open file of a process is one of the streams.

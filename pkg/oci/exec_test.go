@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -126,6 +127,57 @@ func TestExecTimeoutKillsAll(t *testing.T) {
 				t.Errorf("processes left: %v, %v; want only init", members, err)
 			}
 		})
+	}
+}
+
+// What ExecSync returns at its timeout is not written to any more, although a
+// writer that the kill did not find may go on. The race detector sees it.
+func TestExecSyncOutputAtTimeout(t *testing.T) {
+	done, cancel := context.WithCancel(context.Background())
+	cancel()
+	for range 100 {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		go func() { // until the reader is gone
+			for page := make([]byte, 4096); err == nil; _, err = w.Write(page) {
+			}
+			w.Close()
+		}()
+		var out bounded
+		o := copyOutput(r, &out)
+		time.Sleep(time.Millisecond)
+		o.finish(done, 0)
+		got := out.take()
+		if n := bytes.Count(got, []byte{0}); n != len(got) {
+			t.Errorf("%d of %d bytes are what was written", n, len(got))
+		}
+		r.Close()
+	}
+}
+
+// The end of a command's context does not cut off what it had written before.
+func TestFinishDeliversWhatWasWritten(t *testing.T) {
+	done, cancel := context.WithCancel(context.Background())
+	cancel()
+	for i := range 200 {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.WriteString("written"); err != nil {
+			t.Fatal(err)
+		}
+		var out bounded
+		o := copyOutput(r, &out)
+		o.finish(done, 0)
+		if got := out.take(); string(got) != "written" {
+			t.Fatalf("round %d: %q was delivered", i, got)
+		}
+		r.Close()
+		w.Close()
 	}
 }
 
