@@ -302,12 +302,12 @@ func (x *execution) close() {
 // of the container that holds its output. A daemon that has let go of all
 // three is not found; it was meant to outlive the command.
 func (x *execution) kill() {
-	self, _ := readProcStat(os.Getpid())
+	self, _ := proc.ReadStat(os.Getpid())
 	session := 0
 	pid, err := readPID(x.pidFile())
 	if err == nil {
-		if st, err := readProcStat(pid); err == nil && st.session != self.session {
-			session = st.session
+		if st, err := proc.ReadStat(pid); err == nil && st.Session != self.Session {
+			session = st.Session
 		}
 	}
 	for range 200 { // what forks while it is being killed is found the next time
@@ -326,13 +326,13 @@ func (x *execution) kill() {
 // processes finds what kill must end, without the runtime's own process: it is
 // what the others hang on to.
 func (x *execution) processes(command, session int) []proc.ID {
-	all, _ := pids()
+	all, _ := proc.PIDs()
 	parent := map[int]int{}
 	var found []proc.ID
-	stats := map[int]procStat{}
+	stats := map[int]proc.Stat{}
 	for _, pid := range all {
-		if st, err := readProcStat(pid); err == nil {
-			stats[pid], parent[pid] = st, st.ppid
+		if st, err := proc.ReadStat(pid); err == nil {
+			stats[pid], parent[pid] = st, st.PPID
 		}
 	}
 	below := func(pid int) bool {
@@ -344,10 +344,10 @@ func (x *execution) processes(command, session int) []proc.ID {
 		return false
 	}
 	for pid, st := range stats {
-		if pid == x.parent.PID || pid == x.ctr.Init.PID || st.state == 'Z' || st.state == 'X' {
+		if pid == x.parent.PID || pid == x.ctr.Init.PID || st.Ended() {
 			continue
 		}
-		if !below(pid) && (session == 0 || st.session != session) && !x.holdsStream(pid) {
+		if !below(pid) && (session == 0 || st.Session != session) && !x.holdsStream(pid) {
 			continue
 		}
 		if id, err := proc.Identify(pid); err == nil {

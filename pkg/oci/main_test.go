@@ -19,6 +19,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/subpod/subpod/pkg/proc"
 	"github.com/subpod/subpod/tests/nstest"
 )
 
@@ -155,7 +156,7 @@ func checkNothingLeft(t testing.TB, e *Executor) {
 		}
 		return nil
 	})
-	all, _ := pids()
+	all, _ := proc.PIDs()
 	for _, pid := range all {
 		if _, _, ok := e.ownConmon(pid); ok {
 			t.Errorf("conmon %d is left", pid)

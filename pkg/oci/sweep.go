@@ -87,7 +87,7 @@ func (e *Executor) orphans(ctx context.Context, live func(id string) bool) (map[
 			found[id] = e.containerFromState(id)
 		}
 	}
-	all, err := pids()
+	all, err := proc.PIDs()
 	errs = append(errs, err)
 	for _, pid := range all {
 		id, bundle, ok := e.ownConmon(pid)
