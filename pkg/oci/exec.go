@@ -124,7 +124,7 @@ func (e *Executor) Exec(ctx context.Context, id string, c Container, p *specs.Pr
 		return -1, execFailure(ctx, c, &RuntimeError{Op: "exec", Handler: rt.name, Message: words, ExitCode: int(code)})
 	}
 	if code < 0 {
-		return -1, fmt.Errorf("exec in container %s: conmon was killed, the exit code is lost", id)
+		return -1, fmt.Errorf("exec in container %s: %s was killed, the exit code is lost", id, filepath.Base(x.cmd.Path))
 	}
 	return code, nil
 }
@@ -244,6 +244,14 @@ func (x *execution) conmonArgs(id string, options []string) []string {
 // wait returns the command's exit code (-1 if it is not known), or the
 // context's cause after it has killed the execution.
 func (x *execution) wait(ctx context.Context) (int32, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	hangs := time.AfterFunc(x.rt.timeout, func() {
+		if !x.runs() {
+			cancel(errHangs)
+		}
+	})
+	defer hangs.Stop()
 	err := x.parent.Wait(ctx)
 	if err != nil {
 		x.kill()
@@ -261,10 +269,20 @@ func (x *execution) wait(ctx context.Context) (int32, error) {
 		return -1, fmt.Errorf("exit code of %s exec: someone else has taken it", x.rt.name)
 	}
 	ws := x.cmd.ProcessState.Sys().(syscall.WaitStatus)
-	if ws.Signaled() {
-		return 128 + int32(ws.Signal()), nil
+	if ws.Signaled() { // the runtime itself: it reports a command's end by a signal as a code
+		return -1, nil
 	}
 	return int32(ws.ExitStatus()), nil
+}
+
+// runs reports whether the command is executed, or has been.
+func (x *execution) runs() bool {
+	pid, err := readPID(x.pidFile())
+	if err != nil {
+		return false // the runtime has not got that far
+	}
+	_, ok := x.rt.helperOf(pid)
+	return !ok
 }
 
 // conmonExit reads what conmon has written: the command's PID, then its exit
@@ -302,6 +320,7 @@ func (x *execution) close() {
 // of the container that holds its output. A daemon that has let go of all
 // three is not found; it was meant to outlive the command.
 func (x *execution) kill() {
+	_ = x.parent.Signal(syscall.SIGSTOP) // see killTree
 	self, _ := proc.ReadStat(os.Getpid())
 	session := 0
 	pid, err := readPID(x.pidFile())
@@ -310,48 +329,21 @@ func (x *execution) kill() {
 			session = st.Session
 		}
 	}
-	for range 200 { // what forks while it is being killed is found the next time
-		left := x.processes(pid, session)
-		if len(left) == 0 {
-			break
-		}
-		for _, id := range left {
-			_ = id.Signal(syscall.SIGKILL)
-		}
-		time.Sleep(time.Millisecond)
-	}
+	killAll(func(t processTable) []proc.ID { return x.processes(t, pid, session) })
 	_ = x.parent.Signal(syscall.SIGKILL)
 }
 
 // processes finds what kill must end, without the runtime's own process: it is
 // what the others hang on to.
-func (x *execution) processes(command, session int) []proc.ID {
-	all, _ := proc.PIDs()
-	parent := map[int]int{}
+func (x *execution) processes(t processTable, command, session int) []proc.ID {
 	var found []proc.ID
-	stats := map[int]proc.Stat{}
-	for _, pid := range all {
-		if st, err := proc.ReadStat(pid); err == nil {
-			stats[pid], parent[pid] = st, st.PPID
-		}
-	}
-	below := func(pid int) bool {
-		for n := 0; pid > 1 && n < len(all); pid, n = parent[pid], n+1 {
-			if pid == x.parent.PID || pid == command && command != 0 {
-				return true
-			}
-		}
-		return false
-	}
-	for pid, st := range stats {
+	for pid, st := range t {
 		if pid == x.parent.PID || pid == x.ctr.Init.PID || st.Ended() {
 			continue
 		}
-		if !below(pid) && (session == 0 || st.Session != session) && !x.holdsStream(pid) {
-			continue
-		}
-		if id, err := proc.Identify(pid); err == nil {
-			found = append(found, id)
+		below := t.below(pid, x.parent.PID) || command != 0 && t.below(pid, command)
+		if below || session != 0 && st.Session == session || x.holdsStream(pid) {
+			found = append(found, proc.ID{PID: pid, StartTime: st.StartTime})
 		}
 	}
 	return found

@@ -306,7 +306,7 @@ func rootfs(t testing.TB, e *Executor) string {
 	if err := os.WriteFile(filepath.Join(dir, "bin/busybox"), busybox, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"sh", "true", "sleep", "cat", "stty", "head", "yes", "echo", "setsid", "id", "chmod", "mkdir", "rmdir", "ps"} {
+	for _, name := range []string{"sh", "true", "sleep", "cat", "stty", "head", "yes", "echo", "setsid", "id", "chmod", "mkdir", "rmdir", "ps", "rm", "mkfifo", "touch"} {
 		if err := os.Symlink("busybox", filepath.Join(dir, "bin", name)); err != nil {
 			t.Fatal(err)
 		}

@@ -154,7 +154,9 @@ func (p *Pending) Create(ctx context.Context, spec *specs.Spec, seccompBPF strin
 		return Container{}, fmt.Errorf("create container %s: the OCI spec needs root, process and linux", p.spec.ID)
 	}
 	c := newContainer(p.spec, spec)
-	err := p.create(ctx, spec, seccompBPF, &c)
+	bounded, cancel := p.rt.bound(ctx)
+	defer cancel()
+	err := p.create(bounded, spec, seccompBPF, &c)
 	p.close()
 	if err == nil {
 		return c, nil

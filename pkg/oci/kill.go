@@ -1,0 +1,72 @@
+package oci
+
+import (
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/pkg/proc"
+)
+
+// processTable is all of /proc at one moment.
+type processTable map[int]proc.Stat
+
+func readProcesses() processTable {
+	pids, _ := proc.PIDs()
+	t := make(processTable, len(pids))
+	for _, pid := range pids {
+		if st, err := proc.ReadStat(pid); err == nil {
+			t[pid] = st
+		}
+	}
+	return t
+}
+
+// below reports whether a process is a descendant of another one, or that one.
+func (t processTable) below(pid, root int) bool {
+	for n := 0; pid > 1 && n < len(t); pid, n = t[pid].PPID, n+1 {
+		if pid == root {
+			return true
+		}
+	}
+	return false
+}
+
+// killRounds bounds how often the processes to kill are looked up, a millisecond
+// apart: what forks while it is being killed is found the next time.
+const killRounds = 200
+
+// killAll kills the processes that find returns until it returns none.
+func killAll(find func(processTable) []proc.ID) {
+	for range killRounds {
+		left := find(readProcesses())
+		if len(left) == 0 {
+			return
+		}
+		for _, id := range left {
+			_ = id.Signal(syscall.SIGKILL)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// killTree ends a helper process with its descendants and its process group. The
+// helper is stopped first: it then cannot end before its children and leave them
+// to another parent, and a conmon keeps collecting those whose parent has ended
+// (PR_SET_CHILD_SUBREAPER, prctl(2)).
+func killTree(root proc.ID) {
+	if root.Signal(unix.SIGSTOP) != nil {
+		return // it has ended
+	}
+	killAll(func(t processTable) (found []proc.ID) {
+		for pid, st := range t {
+			if pid == root.PID || st.Ended() || st.Group != root.PID && !t.below(pid, root.PID) {
+				continue
+			}
+			found = append(found, proc.ID{PID: pid, StartTime: st.StartTime})
+		}
+		return found
+	})
+	_ = root.Signal(syscall.SIGKILL)
+}
