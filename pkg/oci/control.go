@@ -83,7 +83,9 @@ func (ctl *control) send(ctx context.Context, line string) error {
 	if err := poll(ctx, isEmpty); err != nil {
 		return fmt.Errorf("conmon does not read its control FIFO: %w", err)
 	}
-	if _, err := ctl.fifo.WriteString(line); err != nil {
+	if _, err := ctl.fifo.WriteString(line); errors.Is(err, unix.EPIPE) {
+		return ErrNotRunning
+	} else if err != nil {
 		return fmt.Errorf("write to conmon's control FIFO: %w", err)
 	}
 	err := poll(ctx, isEmpty)

@@ -199,7 +199,11 @@ func TestSweepLeavesRunningExec(t *testing.T) {
 			done <- err
 		}()
 		mark := filepath.Join(b.ctr.Rootfs, "tmp/on")
-		eventually(t, "the command runs", func() bool { _, err := os.Stat(mark); return err == nil })
+		eventually(t, "the command runs, and the runtime's part in it is over", func() bool {
+			_, err := os.Stat(mark)
+			helpers := e.handlers[handler].helpers(readProcesses())
+			return err == nil && (handler == "crun" || len(helpers) == 0)
+		})
 		if err := e.Sweep(context.Background(), func(string) bool { return true }); err != nil {
 			t.Error(err)
 		}

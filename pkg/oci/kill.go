@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"context"
 	"syscall"
 	"time"
 
@@ -33,13 +34,17 @@ func (t processTable) below(pid, root int) bool {
 	return false
 }
 
-// killRounds bounds how often the processes to kill are looked up, a millisecond
-// apart: what forks while it is being killed is found the next time.
-const killRounds = 200
+// killTimeout bounds the wait for killed processes to end: one in an
+// uninterruptible sleep does not.
+const killTimeout = 10 * time.Second
 
-// killAll kills the processes that find returns until it returns none.
+// killAll kills the processes that find returns, waits for their ends, and repeats
+// that until there are none: what forks while it is being killed is found the next
+// time.
 func killAll(find func(processTable) []proc.ID) {
-	for range killRounds {
+	ctx, cancel := context.WithTimeout(context.Background(), killTimeout)
+	defer cancel()
+	for ctx.Err() == nil {
 		left := find(readProcesses())
 		if len(left) == 0 {
 			return
@@ -47,7 +52,9 @@ func killAll(find func(processTable) []proc.ID) {
 		for _, id := range left {
 			_ = id.Signal(syscall.SIGKILL)
 		}
-		time.Sleep(time.Millisecond)
+		for _, id := range left {
+			_ = id.Wait(ctx)
+		}
 	}
 }
 

@@ -231,16 +231,11 @@ func TestCreateCancelled(t *testing.T) {
 	e := executor(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	s := createSpec(t, e, container{change: func(s *specs.Spec) {
-		s.Hooks = &specs.Hooks{Prestart: []specs.Hook{{Path: "/bin/sleep", Args: []string{"sleep", "30"}}}}
+		s.Hooks = &specs.Hooks{Prestart: []specs.Hook{{Path: "/bin/sleep", Args: []string{"sleep", "1000"}}}}
 	}})
 	time.AfterFunc(200*time.Millisecond, cancel)
-	begin := time.Now()
-	_, err := createAs(ctx, e, s)
-	if !errors.Is(err, context.Canceled) {
+	if _, err := createAs(ctx, e, s); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled create: %v", err)
-	}
-	if d := time.Since(begin); d > 5*time.Second {
-		t.Errorf("cancelled create took %v", d)
 	}
 }
 
