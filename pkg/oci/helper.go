@@ -82,7 +82,9 @@ func (rt *runtime) killAbandoned(log *slog.Logger, live func(id string) bool) {
 	}
 	time.Sleep(abandonedGrace)
 	for _, h := range rt.abandoned(live) {
-		if slices.Contains(before, h) {
+		// It may have forked meanwhile.
+		same := func(b helper) bool { return b.container == h.container && b.op == h.op }
+		if slices.ContainsFunc(before, same) {
 			log.Info("killing an OCI runtime that an earlier server called", "pid", h.PID, "handler", rt.name, "operation", h.op, "container", h.container)
 			killTree(h.ID)
 		}
