@@ -82,7 +82,7 @@ func readSync(ctx context.Context, rt *runtime, sync *os.File) (pid int, err err
 		if !errors.Is(err, io.EOF) {
 			return 0, fmt.Errorf("read conmon's sync pipe: %w", err)
 		}
-		failed.Message = "failed without a word"
+		failed.Message = "failed without a message"
 		return 0, failed
 	}
 	var m struct {
@@ -90,11 +90,11 @@ func readSync(ctx context.Context, rt *runtime, sync *os.File) (pid int, err err
 		Message string
 	}
 	if json.Unmarshal(line, &m) != nil {
-		failed.Message = runtimeWords(string(line))
+		failed.Message = runtimeMessage(string(line))
 		return 0, failed
 	}
 	if m.Data <= 0 {
-		failed.Message = runtimeWords(m.Message)
+		failed.Message = runtimeMessage(m.Message)
 		return 0, failed
 	}
 	return m.Data, nil

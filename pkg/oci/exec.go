@@ -120,8 +120,8 @@ func (e *Executor) Exec(ctx context.Context, id string, c Container, p *specs.Pr
 	if code == 0 {
 		return 0, nil
 	}
-	if words := x.failure(); words != "" {
-		return -1, execFailure(ctx, c, &RuntimeError{Op: "exec", Handler: rt.name, Message: words, ExitCode: int(code)})
+	if message := x.failure(); message != "" {
+		return -1, execFailure(ctx, c, &RuntimeError{Op: "exec", Handler: rt.name, Message: message, ExitCode: int(code)})
 	}
 	if code < 0 {
 		return -1, fmt.Errorf("exec in container %s: %s was killed, the exit code is lost", id, filepath.Base(x.cmd.Path))
@@ -132,8 +132,8 @@ func (e *Executor) Exec(ctx context.Context, id string, c Container, p *specs.Pr
 // endGrace is how long an init whose namespaces are gone may take to end.
 const endGrace = 200 * time.Millisecond
 
-// execFailure tells an exec that failed because the container ended meanwhile,
-// which the runtime says in many ways, from one that failed by itself.
+// execFailure distinguishes an exec that failed because the container ended
+// meanwhile, which the runtime reports in many ways, from one that failed by itself.
 func execFailure(ctx context.Context, c Container, failed *RuntimeError) error {
 	if errors.Is(failed, ErrCommandNotFound) || errors.Is(failed, ErrCommandNotExecutable) {
 		return failed
@@ -248,7 +248,7 @@ func (x *execution) wait(ctx context.Context) (int32, error) {
 	defer cancel(nil)
 	hangs := time.AfterFunc(x.rt.timeout, func() {
 		if !x.runs() {
-			cancel(errHangs)
+			cancel(ErrRuntimeHangs)
 		}
 	})
 	defer hangs.Stop()
@@ -286,7 +286,7 @@ func (x *execution) runs() bool {
 }
 
 // conmonExit reads what conmon has written: the command's PID, then its exit
-// code. Nothing but an error, or nothing at all, says that there was no command.
+// code. Where there was no command it has written an error alone, or nothing.
 func (x *execution) conmonExit() (int32, error) {
 	_ = x.sync.SetReadDeadline(time.Now().Add(time.Second))
 	dec := json.NewDecoder(io.LimitReader(x.sync, 64<<10))
@@ -301,7 +301,7 @@ func (x *execution) conmonExit() (int32, error) {
 	return code, nil
 }
 
-// failure returns the runtime's words if it could not run the command.
+// failure returns the runtime's message if it could not run the command.
 func (x *execution) failure() string {
 	log, _ := os.ReadFile(x.logFile())
 	return loggedErrors(string(log))

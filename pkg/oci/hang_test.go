@@ -79,7 +79,7 @@ func TestCreateHangs(t *testing.T) {
 		}
 		noRuntimes(t, e)
 		e.handlers[handler].timeout = 500 * time.Millisecond
-		if _, err := createAs(context.Background(), e, createSpec(t, e, hangs)); !errors.Is(err, errHangs) {
+		if _, err := createAs(context.Background(), e, createSpec(t, e, hangs)); !errors.Is(err, ErrRuntimeHangs) {
 			t.Errorf("at the bound: %v", err)
 		}
 		noRuntimes(t, e)
@@ -161,7 +161,7 @@ func TestExecHangs(t *testing.T) {
 			}
 			passwdBecomesFIFO(t, b)
 			e.handlers[c.handler].timeout = 500 * time.Millisecond
-			if _, err := b.exec(0, "/bin/sleep", "100"); !errors.Is(err, errHangs) {
+			if _, err := b.exec(0, "/bin/sleep", "100"); !errors.Is(err, ErrRuntimeHangs) {
 				t.Errorf("exec that hangs: %v", err)
 			}
 			noRuntimes(t, e, b.ctr)
@@ -230,7 +230,7 @@ func TestDeleteHangs(t *testing.T) {
 			t.Fatal(err)
 		}
 		e.handlers[handler].timeout = 500 * time.Millisecond
-		if err := e.Delete(context.Background(), s.ID, c); !errors.Is(err, errHangs) {
+		if err := e.Delete(context.Background(), s.ID, c); !errors.Is(err, ErrRuntimeHangs) {
 			t.Errorf("delete that hangs: %v", err)
 		}
 		noRuntimes(t, e, c)

@@ -9,7 +9,7 @@ import (
 	"github.com/subpod/subpod/pkg/proc"
 )
 
-// image tells two program images of one process apart: its executable and
+// image distinguishes two program images of one process: its executable and
 // where its stack starts. execve(2) changes both (the latter is random).
 type image struct {
 	Dev   uint64 `json:"dev"`

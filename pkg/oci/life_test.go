@@ -299,6 +299,27 @@ func TestSweep(t *testing.T) {
 	}
 }
 
+// A container whose command line looks like a conmon's is not taken for one: its
+// "bundle" could be any directory of the user.
+func TestSweepForgedConmon(t *testing.T) {
+	e := executor(t)
+	victim := t.TempDir()
+	if err := os.WriteFile(filepath.Join(victim, configFile), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := append(sh("sleep 1000; :"), "x", "--exit-dir", e.exitDir, "--cid", "forged", "--bundle", victim)
+	b := create(t, e, container{args: args}).start()
+	if err := e.Sweep(context.Background(), func(id string) bool { return id == b.id }); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(victim, configFile)); err != nil {
+		t.Errorf("a file of the user: %v", err)
+	}
+	if !b.ctr.Init.Alive() {
+		t.Error("the container has ended")
+	}
+}
+
 func TestMissingRuntime(t *testing.T) {
 	e := executor(t)
 	o := Options{RunDir: e.runDir, CgroupManager: "disabled", Log: e.log, Handlers: map[string]Handler{"gone": {Path: "/no/such/runtime"}}}

@@ -139,7 +139,7 @@ func (c Container) switchByLink(ctx context.Context, ctl *control, log *newLog) 
 // errSwitching is returned when it is not known whether conmon has the new file.
 var errSwitching = errors.New("conmon was told to go on in a new file and has not done so yet")
 
-// switchLog tells conmon to reopen its log and returns when it has the new file
+// switchLog has conmon reopen its log and returns when it has the new file
 // open and has renamed tmp. After an error other than errSwitching it never will.
 func (c Container) switchLog(ctx context.Context, ctl *control, log *newLog, tmp string) error {
 	if err := ctl.send(ctx, "2 0 0\n"); err != nil {

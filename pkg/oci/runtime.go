@@ -30,7 +30,7 @@ type Handler struct {
 	Args []string // further global arguments of the runtime
 }
 
-// Features says what a runtime handler is and which shortcuts are taken with
+// Features describes a runtime handler and which shortcuts are taken with
 // it. A shortcut that a runtime turns out not to know is given up for good.
 type Features struct {
 	Path    string
@@ -72,12 +72,9 @@ type runtime struct {
 // hook can make a runtime hang for ever.
 const runtimeTimeout = 2 * time.Minute
 
-// errHangs is the cause of the end of a call that took longer than that.
-var errHangs = errors.New("the OCI runtime hangs and was killed; a hook or a FIFO in the container's file system may have blocked it")
-
 // bound returns a context that ends a call of the runtime in time.
 func (rt *runtime) bound(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, rt.timeout, errHangs)
+	return context.WithTimeoutCause(ctx, rt.timeout, ErrRuntimeHangs)
 }
 
 func (rt *runtime) features() Features {
@@ -132,17 +129,17 @@ func (rt *runtime) call(ctx context.Context, op string, args ...string) error {
 	case ctx.Err() != nil:
 		return fmt.Errorf("%s %s: %w", rt.name, op, context.Cause(ctx))
 	case errors.As(err, &exit):
-		words := runtimeWords(out.String())
+		message := runtimeMessage(out.String())
 		if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
-			words = strings.TrimSpace(words + " (ended by signal: " + ws.Signal().String() + ")")
+			message = strings.TrimSpace(message + " (ended by signal: " + ws.Signal().String() + ")")
 		}
-		return &RuntimeError{Op: op, Handler: rt.name, Message: words, ExitCode: exit.ExitCode()}
+		return &RuntimeError{Op: op, Handler: rt.name, Message: message, ExitCode: exit.ExitCode()}
 	}
 	return fmt.Errorf("run %s %s: %w", rt.path, op, err)
 }
 
 // runtimeEnv is the whole environment of conmon and the runtimes. The C locale
-// keeps their messages in the words that ErrCommandNotFound knows.
+// keeps their messages in the language that ErrCommandNotFound matches.
 func runtimeEnv(tmp string) []string {
 	env := []string{"LC_ALL=C", "PATH=" + os.Getenv("PATH")}
 	for _, k := range []string{"HOME", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"} {

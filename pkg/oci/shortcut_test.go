@@ -209,7 +209,7 @@ exec crun "$@"
 	}
 }
 
-func TestRuntimeWords(t *testing.T) {
+func TestRuntimeMessage(t *testing.T) {
 	for in, want := range map[string]string{
 		`{"msg":"w","level":"warning","time":"x"}` + "\n" + `{"msg":"bad: no such file","level":"error","time":"x"}`: "bad: no such file",
 		"panic: oh\n": "panic: oh",
@@ -217,8 +217,8 @@ func TestRuntimeWords(t *testing.T) {
 		`{"level":"error","msg":"cut of`: `{"level":"error","msg":"cut of`,
 		"":                               "",
 	} {
-		if got := runtimeWords(in); got != want {
-			t.Errorf("runtimeWords(%q) = %q, want %q", in, got, want)
+		if got := runtimeMessage(in); got != want {
+			t.Errorf("runtimeMessage(%q) = %q, want %q", in, got, want)
 		}
 	}
 }

@@ -15,7 +15,7 @@ import (
 
 // Start lets a created container's init execute its command and returns once
 // it has done so (or has ended: a command that cannot be executed shows in the
-// log and as an exit code). A second Start fails with the runtime's words;
+// log and as an exit code). A second Start fails with the runtime's error;
 // ErrNotRunning when init is gone.
 func (e *Executor) Start(ctx context.Context, id string, c Container) error {
 	rt, err := e.handler(c.Handler)

@@ -121,7 +121,7 @@ func (e *Executor) containerFromState(id string) Container {
 	return Container{PIDNamespace: "host", PlainDelete: true}
 }
 
-// containerFromState returns what the runtime's state tells of a container; its
+// containerFromState returns a container as the runtime's state has it; its
 // Handler is "" when that is nothing.
 func (rt *runtime) containerFromState(id string) Container {
 	c := Container{PIDNamespace: "host", PlainDelete: true}
@@ -144,8 +144,17 @@ func (rt *runtime) containerFromState(id string) Container {
 }
 
 // ownConmon reports whether a process is a conmon of ours: one that writes its
-// exit file into our directory.
+// exit file into our directory. It is in our mount namespace, as no container's
+// process is: one of those with a conmon's command line could have any files of the
+// user removed as its bundle's.
 func (e *Executor) ownConmon(pid int) (id, bundle string, ok bool) {
+	ours, err := os.Readlink("/proc/self/ns/mnt")
+	if err != nil {
+		return "", "", false
+	}
+	if theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid)); err != nil || theirs != ours {
+		return "", "", false
+	}
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	if err != nil {
 		return "", "", false

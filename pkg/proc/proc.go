@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrGone says that the process no longer exists (or that its PID now belongs
+// ErrGone is returned when the process no longer exists (or that its PID now belongs
 // to another process).
 var ErrGone = errors.New("process is gone")
 
