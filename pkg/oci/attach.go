@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -124,7 +123,8 @@ func receiveOutput(conn *net.UnixConn, s stdio.Streams) error {
 }
 
 // resize hands terminal sizes on to conmon, the latest one if they come fast:
-// conmon 2.1 loses all but the first of the lines that it reads at once.
+// conmon passes them through a second FIFO, where it handles only the first of
+// the lines that it reads at once.
 func resize(ctx context.Context, log *slog.Logger, c Container, sizes <-chan stdio.TerminalSize) {
 	for {
 		var size stdio.TerminalSize
@@ -138,11 +138,12 @@ func resize(ctx context.Context, log *slog.Logger, c Container, sizes <-chan std
 			return
 		}
 		size, sizes = latest(size, sizes)
-		if err := control(c, fmt.Sprintf("1 %d %d\n", size.Height, size.Width)); err != nil {
-			if !errors.Is(err, ErrNotRunning) && !errors.Is(err, os.ErrClosed) {
-				log.Warn("cannot resize the container's terminal", "error", err)
-			}
+		err := sendControl(ctx, c, fmt.Sprintf("1 %d %d\n", size.Height, size.Width))
+		if errors.Is(err, ErrNotRunning) {
 			return
+		}
+		if err != nil && ctx.Err() == nil {
+			log.Warn("cannot resize the container's terminal", "error", err)
 		}
 		select {
 		case <-ctx.Done():

@@ -12,8 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Files in a bundle, made by us or by conmon.
@@ -24,17 +22,19 @@ const (
 	attachSocket  = "attach"
 	ctlFIFO       = "ctl"
 	winszFIFO     = "winsz"
+	logLink       = "log"     // leads conmon to the log file, see log.go
+	nextLogLink   = "log.tmp" // leads conmon to the next log file
 	oomFile       = "oom"
 )
 
-var bundleFiles = []string{configFile, initPIDFile, conmonPIDFile, attachSocket, ctlFIFO, winszFIFO, oomFile}
+var bundleFiles = []string{configFile, initPIDFile, conmonPIDFile, attachSocket, ctlFIFO, winszFIFO, logLink, nextLogLink, oomFile}
 
 // conmonArgs returns conmon's command line. conmon(8) appends "create --bundle …"
 // to the runtime and its arguments.
 func (rt *runtime) conmonArgs(s BeginSpec, exitDir string, keyring bool) []string {
 	log := "none"
 	if s.LogPath != "" {
-		log = "k8s-file:" + s.LogPath
+		log = "k8s-file:" + filepath.Join(s.Bundle, logLink)
 	}
 	argv := rt.argv()
 	args := []string{
@@ -82,7 +82,7 @@ func readSync(ctx context.Context, rt *runtime, sync *os.File) (pid int, err err
 		if !errors.Is(err, io.EOF) {
 			return 0, fmt.Errorf("read conmon's sync pipe: %w", err)
 		}
-		failed.Message = "failed without a word"
+		failed.Message = "failed without a message"
 		return 0, failed
 	}
 	var m struct {
@@ -90,11 +90,11 @@ func readSync(ctx context.Context, rt *runtime, sync *os.File) (pid int, err err
 		Message string
 	}
 	if json.Unmarshal(line, &m) != nil {
-		failed.Message = runtimeWords(string(line))
+		failed.Message = runtimeMessage(string(line))
 		return 0, failed
 	}
 	if m.Data <= 0 {
-		failed.Message = runtimeWords(m.Message)
+		failed.Message = runtimeMessage(m.Message)
 		return 0, failed
 	}
 	return m.Data, nil
@@ -110,23 +110,4 @@ func readPID(path string) (int, error) {
 		return 0, fmt.Errorf("%s holds no PID: %q", path, b)
 	}
 	return pid, nil
-}
-
-// control writes one line to the container's control fifo. ErrNotRunning when
-// no conmon reads it.
-func control(c Container, line string) error {
-	// Opening without blocking fails with ENXIO when the reader is gone.
-	ctl, err := os.OpenFile(filepath.Join(c.Bundle, ctlFIFO), os.O_WRONLY|unix.O_NONBLOCK, 0)
-	if errors.Is(err, unix.ENXIO) || errors.Is(err, os.ErrNotExist) {
-		return ErrNotRunning
-	}
-	if err != nil {
-		return fmt.Errorf("open conmon's control fifo: %w", err)
-	}
-	defer ctl.Close()
-	_ = ctl.SetWriteDeadline(time.Now().Add(5 * time.Second))
-	if _, err := ctl.WriteString(line); err != nil {
-		return fmt.Errorf("write to conmon's control fifo: %w", err)
-	}
-	return nil
 }

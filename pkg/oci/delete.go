@@ -26,6 +26,9 @@ func (e *Executor) Delete(ctx context.Context, id string, c Container) error {
 
 // remove takes every step whatever the one before it came to.
 func (e *Executor) remove(ctx context.Context, rt *runtime, id string, c Container) error {
+	if c.Init.IsZero() { // it is not known to be complete
+		rt.killHelpers(id, c)
+	}
 	errs := []error{
 		c.kill(ctx),
 		c.endConmon(ctx),
@@ -42,6 +45,19 @@ func (e *Executor) remove(ctx context.Context, rt *runtime, id string, c Contain
 		return fmt.Errorf("remove container %s: %w", id, err)
 	}
 	return nil
+}
+
+// killHelpers ends the conmon of an incomplete creation and the runtime below it,
+// and helpers whose conmon has ended.
+func (rt *runtime) killHelpers(id string, c Container) {
+	if !c.Conmon.IsZero() {
+		killTree(c.Conmon)
+	}
+	for _, h := range rt.helpers(readProcesses()) {
+		if h.container == id {
+			killTree(h.ID)
+		}
+	}
 }
 
 // kill ends every process of the container and waits for init's end.

@@ -11,51 +11,54 @@ import (
 )
 
 var (
-	// ErrNotRunning says that the container's init has ended, or was not
+	// ErrNotRunning is returned when the container's init has ended, or was not
 	// started yet where the call needs that.
 	ErrNotRunning = errors.New("container is not running")
-	// ErrCommandNotFound says that the container has no such executable. It is
+	// ErrCommandNotFound is returned when the container has no such executable. It is
 	// found with errors.Is in a *RuntimeError.
 	ErrCommandNotFound = errors.New("command not found in the container")
-	// ErrCommandNotExecutable says that the container's command is no file that
+	// ErrCommandNotExecutable is returned when the container's command is no file that
 	// may be executed. It is found with errors.Is in a *RuntimeError.
 	ErrCommandNotExecutable = errors.New("command cannot be executed in the container")
-	// ErrTimeout says that an exec ran longer than its timeout and was killed.
+	// ErrTimeout is returned when an exec ran longer than its timeout and was killed.
 	ErrTimeout = errors.New("exec timed out and was killed")
+	// ErrRuntimeHangs is returned when a call of the OCI runtime took longer than
+	// two minutes and was killed.
+	ErrRuntimeHangs = errors.New("the OCI runtime hangs and was killed; a hook or a FIFO in the container's file system may have blocked it")
 	// ErrRetry is returned by Pending.Create when an option was refused and is
 	// off now: a creation that is begun again does without it.
 	ErrRetry = errors.New("an option of the OCI runtime was refused and is off now")
-	// ErrNoHandler names a runtime handler that is not configured.
+	// ErrNoHandler is returned for a runtime handler that is not configured.
 	ErrNoHandler = errors.New("runtime handler is not configured")
-	// ErrNoCgroup says that resources cannot be changed because no cgroup is
+	// ErrNoCgroup is returned when resources cannot be changed because no cgroup is
 	// delegated to this node.
 	ErrNoCgroup = errors.New("no cgroup is delegated, resource limits cannot be changed")
 )
 
-// errKeyQuota says that the user may have no more kernel keys.
+// errKeyQuota matches a failure because the user may have no more kernel keys.
 var errKeyQuota = errors.New("no more session keyrings")
 
-// The words of crun and of runc around those of the C library.
+// The messages of crun and of runc, around those of the C library.
 var keyQuota = regexp.MustCompile(`(create keyring|session key).*quota exceeded`)
 
-// RuntimeError is a failure that the OCI runtime reported, in its own words.
+// RuntimeError is a failure that the OCI runtime reported, with its own message.
 type RuntimeError struct {
 	Op      string // "create", "start", "exec", "update", "delete"
 	Handler string
 	Message string
-	// ExitCode is the runtime's own exit code, -1 where conmon does not tell it.
+	// ExitCode is the runtime's own exit code, -1 where conmon does not report it.
 	ExitCode int
 }
 
 func (e *RuntimeError) Error() string {
 	if e.Message == "" {
-		return fmt.Sprintf("%s %s failed with exit code %d and said nothing", e.Handler, e.Op, e.ExitCode)
+		return fmt.Sprintf("%s %s failed with exit code %d and without a message", e.Handler, e.Op, e.ExitCode)
 	}
 	return fmt.Sprintf("%s %s: %s", e.Handler, e.Op, e.Message)
 }
 
-// Is makes errors.Is true for ErrCommandNotFound, ErrCommandNotExecutable and what
-// the kernel says of limits (EAGAIN, ENOMEM, ENOSPC, EMFILE) where the runtime says so.
+// Is makes errors.Is true for ErrCommandNotFound, ErrCommandNotExecutable and for
+// the errors of limits (EAGAIN, ENOMEM, ENOSPC, EMFILE) that the message has.
 func (e *RuntimeError) Is(target error) bool {
 	switch target {
 	case ErrCommandNotFound:
@@ -71,17 +74,17 @@ func (e *RuntimeError) Is(target error) bool {
 	return false
 }
 
-// The words of crun, of runc for a bare name, and of runc for a path.
+// The messages of crun, of runc for a bare name, and of runc for a path.
 var notFound = regexp.MustCompile("executable file (`.*` )?not found in \\$PATH|exec: \".*\": stat .*: no such file or directory")
 
-// The words of crun and runc for a file without the permission, or a directory.
+// The messages of crun and runc for a file without the permission, or a directory.
 var notExecutable = regexp.MustCompile("open executable: (Permission denied|Operation not permitted|Is a directory)|exec(utable)?:? .*(permission denied|is a directory)|the path `.*` (is not a regular file|is a directory)")
 
-// runtimeWords takes the error messages out of a runtime's output. With
+// runtimeMessage takes the error messages out of a runtime's output. With
 // --log-format=json both crun and runc write one object a line; what is not
 // such an object (a crash, another runtime) is kept as it is. Warnings are
 // left out when there is an error.
-func runtimeWords(out string) string {
+func runtimeMessage(out string) string {
 	var errs, rest []string
 	for line := range strings.Lines(out) {
 		line = strings.TrimSpace(line)
@@ -109,7 +112,7 @@ func runtimeWords(out string) string {
 	return strings.Join(rest, "; ")
 }
 
-// loggedErrors is runtimeWords for a log file that is read although the call
+// loggedErrors is runtimeMessage for a log file that is read although the call
 // may have gone well: only errors count.
 func loggedErrors(log string) string {
 	var errs []string

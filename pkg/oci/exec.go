@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -47,21 +48,41 @@ func (e *Executor) ExecSync(ctx context.Context, id string, c Container, s ExecS
 	}
 	var stdout, stderr bounded
 	code, err := e.Exec(ctx, id, c, s.Process, stdio.Streams{Stdout: &stdout, Stderr: &stderr})
-	return ExecResult{Stdout: stdout.b, Stderr: stderr.b, ExitCode: code}, err
+	return ExecResult{Stdout: stdout.take(), Stderr: stderr.take(), ExitCode: code}, err
 }
 
-// bounded keeps the first maxOutput bytes.
-type bounded struct{ b []byte }
+// bounded keeps the first maxOutput bytes until they are taken.
+type bounded struct {
+	mu    sync.Mutex
+	b     []byte
+	taken bool
+}
 
+// Write implements io.Writer.
 func (w *bounded) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.taken {
+		return 0, io.ErrClosedPipe
+	}
 	w.b = append(w.b, p[:min(len(p), maxOutput-len(w.b))]...)
 	return len(p), nil
+}
+
+// take returns what was written. Nothing is added to it any more.
+func (w *bounded) take() []byte {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.taken = true
+	return w.b
 }
 
 // Exec runs a command in a running container, connected to the streams, and
 // returns its exit code (128 + signal when a signal ended it). When ctx is done
 // first, the command and what it started are killed and the context's cause is
-// returned. A command that could not be run is a *RuntimeError.
+// returned. A command that could not be run is a *RuntimeError. A client that
+// does not read may have a Write of it pending when Exec returns because of ctx,
+// and a Read of Stdin always; both end with the client's connection.
 func (e *Executor) Exec(ctx context.Context, id string, c Container, p *specs.Process, s stdio.Streams) (int32, error) {
 	rt, err := e.handler(c.Handler)
 	if err != nil {
@@ -99,11 +120,11 @@ func (e *Executor) Exec(ctx context.Context, id string, c Container, p *specs.Pr
 	if code == 0 {
 		return 0, nil
 	}
-	if words := x.failure(); words != "" {
-		return -1, execFailure(ctx, c, &RuntimeError{Op: "exec", Handler: rt.name, Message: words, ExitCode: int(code)})
+	if message := x.failure(); message != "" {
+		return -1, execFailure(ctx, c, &RuntimeError{Op: "exec", Handler: rt.name, Message: message, ExitCode: int(code)})
 	}
 	if code < 0 {
-		return -1, fmt.Errorf("exec in container %s: conmon was killed, the exit code is lost", id)
+		return -1, fmt.Errorf("exec in container %s: %s was killed, the exit code is lost", id, filepath.Base(x.cmd.Path))
 	}
 	return code, nil
 }
@@ -111,8 +132,8 @@ func (e *Executor) Exec(ctx context.Context, id string, c Container, p *specs.Pr
 // endGrace is how long an init whose namespaces are gone may take to end.
 const endGrace = 200 * time.Millisecond
 
-// execFailure tells an exec that failed because the container ended meanwhile,
-// which the runtime says in many ways, from one that failed by itself.
+// execFailure distinguishes an exec that failed because the container ended
+// meanwhile, which the runtime reports in many ways, from one that failed by itself.
 func execFailure(ctx context.Context, c Container, failed *RuntimeError) error {
 	if errors.Is(failed, ErrCommandNotFound) || errors.Is(failed, ErrCommandNotExecutable) {
 		return failed
@@ -142,7 +163,8 @@ type execution struct {
 type execIO interface {
 	// started closes what only the command needs.
 	started()
-	// finish delivers the output up to now; ctx ends the wait for a slow client.
+	// finish delivers the output up to now. The end of ctx ends the wait for a
+	// client that does not read.
 	finish(ctx context.Context)
 	close()
 	// holds reports whether an open file of a process is one of the streams.
@@ -222,6 +244,14 @@ func (x *execution) conmonArgs(id string, options []string) []string {
 // wait returns the command's exit code (-1 if it is not known), or the
 // context's cause after it has killed the execution.
 func (x *execution) wait(ctx context.Context) (int32, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	hangs := time.AfterFunc(x.rt.timeout, func() {
+		if !x.runs() {
+			cancel(ErrRuntimeHangs)
+		}
+	})
+	defer hangs.Stop()
 	err := x.parent.Wait(ctx)
 	if err != nil {
 		x.kill()
@@ -239,14 +269,24 @@ func (x *execution) wait(ctx context.Context) (int32, error) {
 		return -1, fmt.Errorf("exit code of %s exec: someone else has taken it", x.rt.name)
 	}
 	ws := x.cmd.ProcessState.Sys().(syscall.WaitStatus)
-	if ws.Signaled() {
-		return 128 + int32(ws.Signal()), nil
+	if ws.Signaled() { // the runtime itself: it reports a command's end by a signal as a code
+		return -1, nil
 	}
 	return int32(ws.ExitStatus()), nil
 }
 
+// runs reports whether the command is executed, or has been.
+func (x *execution) runs() bool {
+	pid, err := readPID(x.pidFile())
+	if err != nil {
+		return false // the runtime has not got that far
+	}
+	_, ok := x.rt.helperOf(pid)
+	return !ok
+}
+
 // conmonExit reads what conmon has written: the command's PID, then its exit
-// code. Nothing but an error, or nothing at all, says that there was no command.
+// code. Where there was no command it has written an error alone, or nothing.
 func (x *execution) conmonExit() (int32, error) {
 	_ = x.sync.SetReadDeadline(time.Now().Add(time.Second))
 	dec := json.NewDecoder(io.LimitReader(x.sync, 64<<10))
@@ -261,7 +301,7 @@ func (x *execution) conmonExit() (int32, error) {
 	return code, nil
 }
 
-// failure returns the runtime's words if it could not run the command.
+// failure returns the runtime's message if it could not run the command.
 func (x *execution) failure() string {
 	log, _ := os.ReadFile(x.logFile())
 	return loggedErrors(string(log))
@@ -280,56 +320,30 @@ func (x *execution) close() {
 // of the container that holds its output. A daemon that has let go of all
 // three is not found; it was meant to outlive the command.
 func (x *execution) kill() {
-	self, _ := readProcStat(os.Getpid())
+	_ = x.parent.Signal(syscall.SIGSTOP) // see killTree
+	self, _ := proc.ReadStat(os.Getpid())
 	session := 0
 	pid, err := readPID(x.pidFile())
 	if err == nil {
-		if st, err := readProcStat(pid); err == nil && st.session != self.session {
-			session = st.session
+		if st, err := proc.ReadStat(pid); err == nil && st.Session != self.Session {
+			session = st.Session
 		}
 	}
-	for range 200 { // what forks while it is being killed is found the next time
-		left := x.processes(pid, session)
-		if len(left) == 0 {
-			break
-		}
-		for _, id := range left {
-			_ = id.Signal(syscall.SIGKILL)
-		}
-		time.Sleep(time.Millisecond)
-	}
+	killAll(func(t processTable) []proc.ID { return x.processes(t, pid, session) })
 	_ = x.parent.Signal(syscall.SIGKILL)
 }
 
 // processes finds what kill must end, without the runtime's own process: it is
 // what the others hang on to.
-func (x *execution) processes(command, session int) []proc.ID {
-	all, _ := pids()
-	parent := map[int]int{}
+func (x *execution) processes(t processTable, command, session int) []proc.ID {
 	var found []proc.ID
-	stats := map[int]procStat{}
-	for _, pid := range all {
-		if st, err := readProcStat(pid); err == nil {
-			stats[pid], parent[pid] = st, st.ppid
-		}
-	}
-	below := func(pid int) bool {
-		for n := 0; pid > 1 && n < len(all); pid, n = parent[pid], n+1 {
-			if pid == x.parent.PID || pid == command && command != 0 {
-				return true
-			}
-		}
-		return false
-	}
-	for pid, st := range stats {
-		if pid == x.parent.PID || pid == x.ctr.Init.PID || st.state == 'Z' || st.state == 'X' {
+	for pid, st := range t {
+		if pid == x.parent.PID || pid == x.ctr.Init.PID || st.Ended() {
 			continue
 		}
-		if !below(pid) && (session == 0 || st.session != session) && !x.holdsStream(pid) {
-			continue
-		}
-		if id, err := proc.Identify(pid); err == nil {
-			found = append(found, id)
+		below := t.below(pid, x.parent.PID) || command != 0 && t.below(pid, command)
+		if below || session != 0 && st.Session == session || x.holdsStream(pid) {
+			found = append(found, proc.ID{PID: pid, StartTime: st.StartTime})
 		}
 	}
 	return found

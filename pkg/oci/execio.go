@@ -2,6 +2,7 @@ package oci
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -14,21 +15,24 @@ import (
 	"github.com/subpod/subpod/pkg/stdio"
 )
 
-// output copies from a pipe or terminal to a writer in the background.
+// output copies from a pipe or terminal to a writer in the background. Only its
+// goroutine uses the writer.
 type output struct {
 	from *os.File
-	to   io.Writer
-	done chan struct{}
+	done chan struct{} // closed when the writer is not used any more
 }
 
 func copyOutput(from *os.File, to io.Writer) *output {
-	o := &output{from: from, to: to, done: make(chan struct{})}
+	o := &output{from: from, done: make(chan struct{})}
 	go func() {
 		defer close(o.done)
-		buf := make([]byte, 32<<10)
+		c := copier{to: to, buf: make([]byte, 32<<10)}
 		for {
-			n, err := o.from.Read(buf)
-			o.write(buf[:n])
+			n, err := from.Read(c.buf)
+			c.write(n)
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				c.drain(from)
+			}
 			if err != nil {
 				return
 			}
@@ -37,20 +41,47 @@ func copyOutput(from *os.File, to io.Writer) *output {
 	return o
 }
 
-// write drops what a broken writer does not take: the command must not hang on
-// a client that is gone.
-func (o *output) write(b []byte) {
-	if o.to == nil || len(b) == 0 {
+// copier is one copy under way.
+type copier struct {
+	to  io.Writer
+	buf []byte
+}
+
+// write writes what was read. A broken writer gets no more: the command must not
+// hang on a client that is gone.
+func (c *copier) write(n int) {
+	if c.to == nil || n <= 0 {
 		return
 	}
-	if _, err := o.to.Write(b); err != nil {
-		o.to = nil
+	if _, err := c.to.Write(c.buf[:n]); err != nil {
+		c.to = nil
 	}
 }
 
+// drain copies what is in the pipe now, without waiting for more.
+func (c *copier) drain(from *os.File) {
+	conn, err := from.SyscallConn()
+	if err != nil {
+		return
+	}
+	for range 128 { // a pipe holds 1 MiB at most; a busy writer is not waited for
+		var n int
+		err := conn.Control(func(fd uintptr) { n, _ = unix.Read(int(fd), c.buf) })
+		if err != nil || n <= 0 {
+			return
+		}
+		c.write(n)
+	}
+}
+
+// drainGrace is how long a client may take to read the last output of a command
+// whose context is done.
+const drainGrace = 200 * time.Millisecond
+
 // finish ends the copying after what is in the pipe now, although processes
-// may still hold its other end. patience is given to a terminal, where what was
-// written arrives a moment later.
+// may still hold its other end. It waits for a client that does not read until
+// ctx is done, and drainGrace longer. patience is given to a terminal, where what
+// was written arrives a moment later.
 func (o *output) finish(ctx context.Context, patience time.Duration) {
 	if patience > 0 {
 		select {
@@ -61,21 +92,12 @@ func (o *output) finish(ctx context.Context, patience time.Duration) {
 	_ = o.from.SetReadDeadline(time.Unix(1, 0))
 	select {
 	case <-o.done:
-	case <-ctx.Done():
-		return // the client does not read
-	}
-	conn, err := o.from.SyscallConn()
-	if err != nil {
 		return
+	case <-ctx.Done():
 	}
-	buf := make([]byte, 64<<10)
-	for range 64 { // a pipe holds 1 MiB at most; a busy writer is not waited for
-		var n int
-		err := conn.Control(func(fd uintptr) { n, _ = unix.Read(int(fd), buf) })
-		if err != nil || n <= 0 {
-			return
-		}
-		o.write(buf[:n])
+	select {
+	case <-o.done:
+	case <-time.After(drainGrace):
 	}
 }
 

@@ -1,19 +1,15 @@
 package oci
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
 	"os"
-	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/subpod/subpod/pkg/proc"
 )
 
-// image tells two program images of one process apart: its executable and
+// image distinguishes two program images of one process: its executable and
 // where its stack starts. execve(2) changes both (the latter is random).
 type image struct {
 	Dev   uint64 `json:"dev"`
@@ -26,11 +22,11 @@ func imageOf(pid int) (image, error) {
 	if err := unix.Stat(fmt.Sprintf("/proc/%d/exe", pid), &st); err != nil {
 		return image{}, fmt.Errorf("stat /proc/%d/exe: %w", pid, err)
 	}
-	stat, err := readProcStat(pid)
+	stat, err := proc.ReadStat(pid)
 	if err != nil {
 		return image{}, err
 	}
-	return image{Dev: uint64(st.Dev), Ino: st.Ino, Stack: stat.stack}, nil
+	return image{Dev: uint64(st.Dev), Ino: st.Ino, Stack: stat.StartStack}, nil
 }
 
 // mountNS names a container's mount namespace. Inode numbers are used again,
@@ -62,7 +58,7 @@ func (c Container) members() ([]proc.ID, error) {
 		}
 		return nil, nil
 	}
-	pids, err := pids()
+	pids, err := proc.PIDs()
 	if err != nil {
 		return nil, err
 	}
@@ -94,58 +90,4 @@ func (c Container) isMember(pid int) bool {
 	var root, want unix.Stat_t
 	return unix.Stat(fmt.Sprintf("/proc/%d/root", pid), &root) == nil && unix.Stat(c.Rootfs, &want) == nil &&
 		root.Dev == want.Dev && root.Ino == want.Ino
-}
-
-// pids lists the processes of our PID namespace.
-func pids() ([]int, error) {
-	dir, err := os.Open("/proc")
-	if err != nil {
-		return nil, err
-	}
-	defer dir.Close()
-	names, err := dir.Readdirnames(-1)
-	if err != nil {
-		return nil, err
-	}
-	var pids []int
-	for _, n := range names {
-		if pid, err := strconv.Atoi(n); err == nil {
-			pids = append(pids, pid)
-		}
-	}
-	return pids, nil
-}
-
-// procStat is the part of /proc/PID/stat (proc(5)) that is used here.
-type procStat struct {
-	state         byte
-	ppid, session int
-	stack         uint64
-}
-
-func readProcStat(pid int) (procStat, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
-		return procStat{}, proc.ErrGone
-	}
-	if err != nil {
-		return procStat{}, err
-	}
-	// The fields after the command name, which may hold anything; the first of
-	// them is field 3.
-	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
-	if len(fields) < 26 {
-		return procStat{}, fmt.Errorf("/proc/%d/stat has only %d fields", pid, len(fields))
-	}
-	st := procStat{state: fields[0][0]}
-	if st.ppid, err = strconv.Atoi(fields[1]); err != nil {
-		return procStat{}, err
-	}
-	if st.session, err = strconv.Atoi(fields[3]); err != nil {
-		return procStat{}, err
-	}
-	if st.stack, err = strconv.ParseUint(fields[25], 10, 64); err != nil {
-		return procStat{}, err
-	}
-	return st, nil
 }

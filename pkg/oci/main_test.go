@@ -16,9 +16,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/subpod/subpod/pkg/proc"
 	"github.com/subpod/subpod/tests/nstest"
 )
 
@@ -108,13 +110,13 @@ func executor(t testing.TB) *Executor {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mounts := mountTable(t)
+	mounts := ourMounts(t)
 	t.Cleanup(func() {
 		checkNothingLeft(t, e)
-		if after := mountTable(t); after != mounts {
-			t.Errorf("mounts changed:\nbefore\n%s\nafter\n%s", mounts, after)
+		if after := ourMounts(t); !slices.Equal(after, mounts) {
+			t.Errorf("mounts changed: before %q, after %q", mounts, after)
 		}
-		for deadline := time.Now().Add(2 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 			after := openFiles(t)
 			if len(after) <= len(before) {
 				break
@@ -155,7 +157,7 @@ func checkNothingLeft(t testing.TB, e *Executor) {
 		}
 		return nil
 	})
-	all, _ := pids()
+	all, _ := proc.PIDs()
 	for _, pid := range all {
 		if _, _, ok := e.ownConmon(pid); ok {
 			t.Errorf("conmon %d is left", pid)
@@ -180,13 +182,19 @@ func openFiles(t testing.TB) []string {
 	return files
 }
 
-func mountTable(t testing.TB) string {
+// ourMounts lists the mounts below the tests' temporary directory: others come and
+// go as the machine likes.
+func ourMounts(t testing.TB) []string {
 	t.Helper()
-	b, err := os.ReadFile("/proc/self/mountinfo")
+	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(filepath.Clean(os.TempDir())))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return string(b)
+	var points []string
+	for _, m := range mounts {
+		points = append(points, m.Mountpoint)
+	}
+	return points
 }
 
 // container describes a test container.
@@ -305,7 +313,7 @@ func rootfs(t testing.TB, e *Executor) string {
 	if err := os.WriteFile(filepath.Join(dir, "bin/busybox"), busybox, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"sh", "true", "sleep", "cat", "stty", "head", "yes", "echo", "setsid", "id", "chmod", "mkdir", "rmdir", "ps"} {
+	for _, name := range []string{"sh", "true", "sleep", "cat", "stty", "head", "yes", "echo", "setsid", "id", "chmod", "mkdir", "rmdir", "ps", "rm", "mkfifo", "touch"} {
 		if err := os.Symlink("busybox", filepath.Join(dir, "bin", name)); err != nil {
 			t.Fatal(err)
 		}
@@ -360,7 +368,7 @@ func (b *box) start() *box {
 
 func (b *box) wait() Exit {
 	b.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	x, err := b.Wait(ctx, b.id, b.ctr)
 	if err != nil {
@@ -377,7 +385,7 @@ func (b *box) process(args ...string) *specs.Process {
 
 func (b *box) exec(timeout time.Duration, args ...string) (ExecResult, error) {
 	b.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	return b.ExecSync(ctx, b.id, b.ctr, ExecSpec{Process: b.process(args...), Timeout: timeout})
 }
@@ -402,9 +410,9 @@ func (b *box) logLines() []string {
 
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within 10 s: %s", what)
+			t.Fatalf("not within a minute: %s", what)
 		}
 	}
 }

@@ -43,7 +43,8 @@ type Pending struct {
 	keyring bool // the runtime is told to make a session keyring
 	cmd     *exec.Cmd
 	stderr  bytes.Buffer
-	start   *os.File // conmon reads from it before it does anything
+	log     *os.File // nil without a log
+	start   *os.File // conmon reads from it before it invokes the runtime
 	sync    *os.File // conmon reports there
 	spent   bool
 }
@@ -75,7 +76,13 @@ func (e *Executor) Begin(ctx context.Context, s BeginSpec) (*Pending, error) {
 		return nil, fmt.Errorf("create container %s: remove an old exit file: %w", s.ID, err)
 	}
 	p := &Pending{e: e, rt: rt, spec: s, keyring: rt.keyring.Load()}
-	if err := p.startConmon(); err != nil {
+	if s.LogPath != "" {
+		p.log, err = openLog(s.Bundle, s.LogPath)
+	}
+	if err == nil {
+		err = p.startConmon()
+	}
+	if err != nil {
 		p.Abandon()
 		return nil, fmt.Errorf("create container %s: %w", s.ID, err)
 	}
@@ -91,8 +98,8 @@ func (s *BeginSpec) check() error {
 		return fmt.Errorf("bundle %q is not an absolute path", s.Bundle)
 	case s.LogPath != "" && !filepath.IsAbs(s.LogPath):
 		return fmt.Errorf("log path %q is not absolute", s.LogPath)
-	case strings.Contains(s.LogPath, ":"):
-		return fmt.Errorf("log path %q has a colon, which conmon takes for a separator", s.LogPath)
+	case s.LogPath != "" && strings.Contains(s.Bundle, ":"):
+		return fmt.Errorf("bundle %q has a colon, which conmon takes for a separator", s.Bundle)
 	}
 	return nil
 }
@@ -154,7 +161,9 @@ func (p *Pending) Create(ctx context.Context, spec *specs.Spec, seccompBPF strin
 		return Container{}, fmt.Errorf("create container %s: the OCI spec needs root, process and linux", p.spec.ID)
 	}
 	c := newContainer(p.spec, spec)
-	err := p.create(ctx, spec, seccompBPF, &c)
+	bounded, cancel := p.rt.bound(ctx)
+	defer cancel()
+	err := p.create(bounded, spec, seccompBPF, &c)
 	p.close()
 	if err == nil {
 		return c, nil
@@ -172,6 +181,11 @@ func (p *Pending) create(ctx context.Context, spec *specs.Spec, filter string, c
 	}
 	if err := p.invoke(ctx, c); err != nil {
 		return err
+	}
+	if p.log != nil { // conmon has opened it
+		if err := linkTo(filepath.Join(p.spec.Bundle, logLink), p.spec.LogPath); err != nil {
+			return fmt.Errorf("name the log in the bundle: %w", err)
+		}
 	}
 	if filter != "" {
 		if err := checkFilter(p.rt.stateDir(p.spec.ID), filter); err != nil {
@@ -285,7 +299,7 @@ func (p *Pending) close() {
 		_ = p.cmd.Process.Kill()
 		_ = p.cmd.Wait()
 	}
-	for _, f := range []*os.File{p.start, p.sync} {
+	for _, f := range []*os.File{p.log, p.start, p.sync} {
 		if f != nil {
 			f.Close()
 		}

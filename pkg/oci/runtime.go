@@ -19,6 +19,8 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/pkg/proc"
 )
 
 // Handler is one configured OCI runtime.
@@ -28,7 +30,7 @@ type Handler struct {
 	Args []string // further global arguments of the runtime
 }
 
-// Features says what a runtime handler is and which shortcuts are taken with
+// Features describes a runtime handler and which shortcuts are taken with
 // it. A shortcut that a runtime turns out not to know is given up for good.
 type Features struct {
 	Path    string
@@ -61,7 +63,18 @@ type runtime struct {
 	// keyring: each container gets a session keyring of its own, until the user
 	// may have no more (keyrings(7): 200 by default).
 	keyring atomic.Bool
+	timeout time.Duration // bounds each call, see runtimeTimeout
 	feat    Features
+}
+
+// runtimeTimeout bounds each call of a runtime but an exec, of which it bounds the
+// time until the command runs: also a kubelet waits for no longer. A volume or a
+// hook can make a runtime hang for ever.
+const runtimeTimeout = 2 * time.Minute
+
+// bound returns a context that ends a call of the runtime in time.
+func (rt *runtime) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, rt.timeout, ErrRuntimeHangs)
 }
 
 func (rt *runtime) features() Features {
@@ -84,8 +97,11 @@ func (rt *runtime) command(args ...string) *exec.Cmd {
 	return cmd
 }
 
-// call runs the runtime to its end. A failure is a *RuntimeError.
+// call runs the runtime to its end, or kills it with its children when ctx is done
+// or the call takes too long. A failure is a *RuntimeError.
 func (rt *runtime) call(ctx context.Context, op string, args ...string) error {
+	ctx, cancel := rt.bound(ctx)
+	defer cancel()
 	argv := rt.argv(append([]string{op}, args...)...)
 	if rt.crun {
 		// crun writes the state to a hook's stdin and dies of SIGPIPE if the hook
@@ -95,6 +111,14 @@ func (rt *runtime) call(ctx context.Context, op string, args ...string) error {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Env = runtimeEnv("")
 	cmd.WaitDelay = time.Second
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error {
+		id, err := proc.Identify(cmd.Process.Pid)
+		if err == nil {
+			killTree(id)
+		}
+		return err
+	}
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	err := cmd.Run()
@@ -103,19 +127,19 @@ func (rt *runtime) call(ctx context.Context, op string, args ...string) error {
 	case err == nil || errors.Is(err, exec.ErrWaitDelay):
 		return nil
 	case ctx.Err() != nil:
-		return fmt.Errorf("%s %s: %w", rt.name, op, ctx.Err())
+		return fmt.Errorf("%s %s: %w", rt.name, op, context.Cause(ctx))
 	case errors.As(err, &exit):
-		words := runtimeWords(out.String())
+		message := runtimeMessage(out.String())
 		if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
-			words = strings.TrimSpace(words + " (ended by signal: " + ws.Signal().String() + ")")
+			message = strings.TrimSpace(message + " (ended by signal: " + ws.Signal().String() + ")")
 		}
-		return &RuntimeError{Op: op, Handler: rt.name, Message: words, ExitCode: exit.ExitCode()}
+		return &RuntimeError{Op: op, Handler: rt.name, Message: message, ExitCode: exit.ExitCode()}
 	}
 	return fmt.Errorf("run %s %s: %w", rt.path, op, err)
 }
 
 // runtimeEnv is the whole environment of conmon and the runtimes. The C locale
-// keeps their messages in the words that ErrCommandNotFound knows.
+// keeps their messages in the language that ErrCommandNotFound matches.
 func runtimeEnv(tmp string) []string {
 	env := []string{"LC_ALL=C", "PATH=" + os.Getenv("PATH")}
 	for _, k := range []string{"HOME", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"} {
@@ -137,10 +161,12 @@ func newRuntime(ctx context.Context, name string, h Handler, o Options) (*runtim
 	if err != nil {
 		return nil, fmt.Errorf("runtime handler %q: %w (install it or set its path)", name, err)
 	}
-	rt := &runtime{name: name, path: path, root: filepath.Join(o.RunDir, "oci", name)}
+	rt := &runtime{name: name, path: path, root: filepath.Join(o.RunDir, "oci", name), timeout: runtimeTimeout}
 	if err := os.MkdirAll(rt.root, 0o700); err != nil {
 		return nil, err
 	}
+	ctx, cancel := rt.bound(ctx)
+	defer cancel()
 	version, err := exec.CommandContext(ctx, path, "--version").Output()
 	if err != nil {
 		return nil, fmt.Errorf("runtime handler %q: %s --version: %w", name, path, err)

@@ -209,7 +209,7 @@ exec crun "$@"
 	}
 }
 
-func TestRuntimeWords(t *testing.T) {
+func TestRuntimeMessage(t *testing.T) {
 	for in, want := range map[string]string{
 		`{"msg":"w","level":"warning","time":"x"}` + "\n" + `{"msg":"bad: no such file","level":"error","time":"x"}`: "bad: no such file",
 		"panic: oh\n": "panic: oh",
@@ -217,8 +217,8 @@ func TestRuntimeWords(t *testing.T) {
 		`{"level":"error","msg":"cut of`: `{"level":"error","msg":"cut of`,
 		"":                               "",
 	} {
-		if got := runtimeWords(in); got != want {
-			t.Errorf("runtimeWords(%q) = %q, want %q", in, got, want)
+		if got := runtimeMessage(in); got != want {
+			t.Errorf("runtimeMessage(%q) = %q, want %q", in, got, want)
 		}
 	}
 }
@@ -248,7 +248,7 @@ func TestConmonArgs(t *testing.T) {
 	s := BeginSpec{ID: "c1", Bundle: "/run/u/containers/c1", LogPath: "/var/log/pods/p/0.log", Terminal: true, Stdin: true}
 	const want = `--api-version 1 --cid c1 --cuuid c1 --bundle /run/u/containers/c1 --full-attach
 --conmon-pidfile /run/u/containers/c1/conmon.pid --container-pidfile /run/u/containers/c1/init.pid
---exit-dir /run/u/exits --log-path k8s-file:/var/log/pods/p/0.log --no-sync-log --runtime /usr/bin/crun
+--exit-dir /run/u/exits --log-path k8s-file:/run/u/containers/c1/log --no-sync-log --runtime /usr/bin/crun
 --runtime-arg=--root=/run/u/oci/crun --runtime-arg=--log-format=json --runtime-arg=--cgroup-manager=disabled
 --terminal --stdin --leave-stdin-open`
 	if got := strings.Join(rt.conmonArgs(s, "/run/u/exits", true), " "); got != strings.ReplaceAll(want, "\n", " ") {

@@ -1,7 +1,6 @@
 package oci
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,11 +9,13 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/pkg/proc"
 )
 
 // Start lets a created container's init execute its command and returns once
 // it has done so (or has ended: a command that cannot be executed shows in the
-// log and as an exit code). A second Start fails with the runtime's words;
+// log and as an exit code). A second Start fails with the runtime's error;
 // ErrNotRunning when init is gone.
 func (e *Executor) Start(ctx context.Context, id string, c Container) error {
 	rt, err := e.handler(c.Handler)
@@ -101,7 +102,7 @@ func (e *Executor) FinishStart(ctx context.Context, id string, c Container) (exe
 // until somebody opens the fifo, and from then on reads it without a pause.
 func spins(pid int) bool {
 	for range 3 {
-		if processState(pid) != 'R' {
+		if !running(pid) {
 			return false
 		}
 		time.Sleep(time.Millisecond)
@@ -115,7 +116,7 @@ func (c Container) frozen(ctx context.Context, do func() error) error {
 	if err := c.Init.Signal(unix.SIGSTOP); err != nil {
 		return err
 	}
-	for processState(c.Init.PID) == 'R' {
+	for running(c.Init.PID) {
 		select {
 		case <-ctx.Done():
 			return errors.Join(context.Cause(ctx), c.Init.Signal(unix.SIGCONT))
@@ -125,17 +126,10 @@ func (c Container) frozen(ctx context.Context, do func() error) error {
 	return errors.Join(do(), c.Init.Signal(unix.SIGCONT))
 }
 
-// processState is the third field of /proc/PID/stat, 0 when there is none.
-func processState(pid int) byte {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0
-	}
-	// The name before it may hold anything, brackets too.
-	if i := bytes.LastIndexByte(b, ')'); i >= 0 && i+2 < len(b) {
-		return b[i+2]
-	}
-	return 0
+// running reports whether a process runs instead of sleeping or being stopped.
+func running(pid int) bool {
+	st, err := proc.ReadStat(pid)
+	return err == nil && st.State == 'R'
 }
 
 // Started reports whether init executes the container's command, or has ended:

@@ -31,12 +31,16 @@ func (e *Executor) IDs(context.Context) ([]string, error) {
 }
 
 // Sweep removes what belongs to no live container: processes, conmons, runtime
-// state, exit files and what interrupted execs left. It is meant for the
-// server's start, before any request is served. It goes on after an error and
-// returns all of them.
+// state, exit files and what interrupted execs left. It also ends the runtimes
+// that an earlier server had called and waited for, but no command of an exec. It
+// is meant for the server's start, before any request is served. It goes on after
+// an error and returns all of them.
 func (e *Executor) Sweep(ctx context.Context, live func(id string) bool) error {
 	_, err := e.Orphans(ctx, live, true)
 	errs := []error{err}
+	for _, rt := range e.handlers {
+		rt.killAbandoned(e.log, live)
+	}
 	entries, err := os.ReadDir(e.exitDir)
 	errs = append(errs, err)
 	for _, d := range entries {
@@ -87,48 +91,70 @@ func (e *Executor) orphans(ctx context.Context, live func(id string) bool) (map[
 			found[id] = e.containerFromState(id)
 		}
 	}
-	all, err := pids()
-	errs = append(errs, err)
-	for _, pid := range all {
+	processes := readProcesses()
+	for _, rt := range e.handlers {
+		for _, h := range rt.helpers(processes) {
+			if _, ok := found[h.container]; !ok && !live(h.container) {
+				found[h.container] = Container{Handler: rt.name, PIDNamespace: "host", PlainDelete: true}
+			}
+		}
+	}
+	for pid := range processes {
 		id, bundle, ok := e.ownConmon(pid)
 		if !ok || live(id) {
 			continue
 		}
 		c := found[id]
 		c.Bundle = bundle
-		if c.Conmon, err = proc.Identify(pid); err == nil {
-			found[id] = c
-		}
+		c.Conmon = proc.ID{PID: pid, StartTime: processes[pid].StartTime}
+		found[id] = c
 	}
 	return found, errs
 }
 
 func (e *Executor) containerFromState(id string) Container {
-	c := Container{PIDNamespace: "host"}
 	for _, rt := range e.handlers {
-		dir := rt.stateDir(id)
-		if st, err := readCrunStatus(dir); err == nil {
-			c.Handler, c.Bundle, c.Init = rt.name, st.Bundle, proc.ID{PID: st.PID, StartTime: st.StartTime}
-		} else if b, err := os.ReadFile(filepath.Join(dir, "state.json")); err == nil {
-			var st struct {
-				PID       int    `json:"init_process_pid"`
-				StartTime uint64 `json:"init_process_start"`
-			}
-			if json.Unmarshal(b, &st) == nil {
-				c.Handler, c.Init = rt.name, proc.ID{PID: st.PID, StartTime: st.StartTime}
-			}
+		if c := rt.containerFromState(id); c.Handler != "" {
+			return c
+		}
+	}
+	return Container{PIDNamespace: "host", PlainDelete: true}
+}
+
+// containerFromState returns a container as the runtime's state has it; its
+// Handler is "" when that is nothing.
+func (rt *runtime) containerFromState(id string) Container {
+	c := Container{PIDNamespace: "host", PlainDelete: true}
+	dir := rt.stateDir(id)
+	if st, err := readCrunStatus(dir); err == nil {
+		c.Handler, c.Bundle, c.Init = rt.name, st.Bundle, proc.ID{PID: st.PID, StartTime: st.StartTime}
+	} else if b, err := os.ReadFile(filepath.Join(dir, "state.json")); err == nil {
+		var st struct {
+			PID       int    `json:"init_process_pid"`
+			StartTime uint64 `json:"init_process_start"`
+		}
+		if json.Unmarshal(b, &st) == nil {
+			c.Handler, c.Init = rt.name, proc.ID{PID: st.PID, StartTime: st.StartTime}
 		}
 	}
 	if c.Init.Alive() {
 		c.MountNS, _ = mountNSOf(c.Init.PID)
 	}
-	c.PlainDelete = true
 	return c
 }
 
 // ownConmon reports whether a process is a conmon of ours: one that writes its
-// exit file into our directory.
+// exit file into our directory. It is in our mount namespace, as no container's
+// process is: one of those with a conmon's command line could have any files of the
+// user removed as its bundle's.
 func (e *Executor) ownConmon(pid int) (id, bundle string, ok bool) {
+	ours, err := os.Readlink("/proc/self/ns/mnt")
+	if err != nil {
+		return "", "", false
+	}
+	if theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid)); err != nil || theirs != ours {
+		return "", "", false
+	}
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	if err != nil {
 		return "", "", false

@@ -84,12 +84,8 @@ func TestWaitLeftoverWriter(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	begin := time.Now()
 	if x := b.wait(); x.Code != 6 || x.Unknown {
 		t.Errorf("exit %+v, want 6", x)
-	}
-	if d := time.Since(begin); d > 5*time.Second {
-		t.Errorf("took %v", d)
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrGone says that the process no longer exists (or that its PID now belongs
+// ErrGone is returned when the process no longer exists (or that its PID now belongs
 // to another process).
 var ErrGone = errors.New("process is gone")
 
@@ -30,11 +30,11 @@ type ID struct {
 // Identify returns the identity of the process that has pid now. ErrGone when
 // there is none.
 func Identify(pid int) (ID, error) {
-	st, err := readStat(pid)
+	st, err := ReadStat(pid)
 	if err != nil {
 		return ID{}, err
 	}
-	return ID{PID: pid, StartTime: st.start}, nil
+	return ID{PID: pid, StartTime: st.StartTime}, nil
 }
 
 // IsZero reports whether id names no process.
@@ -45,8 +45,8 @@ func (id ID) Alive() bool {
 	if id.PID <= 0 {
 		return false
 	}
-	st, err := readStat(id.PID)
-	return err == nil && st.start == id.StartTime && st.state != 'Z' && st.state != 'X'
+	st, err := ReadStat(id.PID)
+	return err == nil && st.StartTime == id.StartTime && !st.Ended()
 }
 
 // Open returns a pidfd for the process. The caller closes it. ErrGone when the
@@ -56,8 +56,12 @@ func (id ID) Open() (*os.File, error) {
 		return nil, ErrGone
 	}
 	fd, err := unix.PidfdOpen(id.PID, unix.PIDFD_NONBLOCK)
-	// The last two say that a thread of another process has the ID now (pidfd_open(2)).
-	if errors.Is(err, unix.ESRCH) || (errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT)) && !id.Alive() {
+	switch {
+	case errors.Is(err, unix.ESRCH):
+		return nil, ErrGone
+	// The number is a thread's of another process now (pidfd_open(2)), or the
+	// kernel does not know the flag.
+	case (errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT)) && !isProcess(id.PID):
 		return nil, ErrGone
 	}
 	if err != nil {
@@ -65,14 +69,21 @@ func (id ID) Open() (*os.File, error) {
 	}
 	// The pidfd is taken first and the start time compared after it: the other
 	// way round the PID could be reused in between.
-	st, err := readStat(id.PID)
-	if err != nil || st.start != id.StartTime {
+	st, err := ReadStat(id.PID)
+	if err != nil || st.StartTime != id.StartTime {
 		unix.Close(fd)
 		return nil, ErrGone
 	}
 	// Non-blocking: os.File then hands it to the runtime's poller, and a wait
 	// costs no thread.
 	return os.NewFile(uintptr(fd), "pidfd:"+strconv.Itoa(id.PID)), nil
+}
+
+// isProcess reports whether a number is a process's, and not that of one of its
+// further threads, which /proc serves by number as well.
+func isProcess(pid int) bool {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	return err == nil && bytes.Contains(status, fmt.Appendf(nil, "\nTgid:\t%d\n", pid))
 }
 
 // Signal sends sig to the process through a pidfd. ErrGone when it no longer
@@ -131,33 +142,4 @@ func (id ID) Wait(ctx context.Context) error {
 		return fmt.Errorf("wait for process %d: %w", id.PID, err)
 	}
 	return nil
-}
-
-type stat struct {
-	state byte
-	start uint64
-}
-
-func readStat(pid int) (stat, error) {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
-		return stat{}, ErrGone
-	}
-	if err != nil {
-		return stat{}, err
-	}
-	// The command name (field 2) may hold spaces and brackets: count from its end.
-	i := bytes.LastIndexByte(b, ')')
-	if i < 0 {
-		return stat{}, fmt.Errorf("/proc/%d/stat has no command field", pid)
-	}
-	fields := bytes.Fields(b[i+1:])
-	if len(fields) < 20 {
-		return stat{}, fmt.Errorf("/proc/%d/stat has %d fields after the command, want 20", pid, len(fields))
-	}
-	start, err := strconv.ParseUint(string(fields[19]), 10, 64)
-	if err != nil {
-		return stat{}, fmt.Errorf("/proc/%d/stat start time: %w", pid, err)
-	}
-	return stat{state: fields[0][0], start: start}, nil
 }

@@ -36,9 +36,17 @@ func TestIdentityOfAThread(t *testing.T) {
 	if err != nil || tid == os.Getpid() {
 		t.Fatalf("thread %d of process %d: %v", tid, os.Getpid(), err)
 	}
-	earlier := ID{PID: tid, StartTime: 1}
-	if err := earlier.Signal(syscall.SIGTERM); !errors.Is(err, ErrGone) {
-		t.Errorf("signal to a PID that is a thread's now: %v, want ErrGone", err)
+	thread, err := Identify(tid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []ID{{PID: tid, StartTime: 1}, thread} {
+		if err := id.Signal(syscall.SIGTERM); !errors.Is(err, ErrGone) {
+			t.Errorf("signal to a PID that is a thread's now: %v, want ErrGone", err)
+		}
+		if err := id.Wait(context.Background()); err != nil {
+			t.Errorf("wait for a PID that is a thread's now: %v", err)
+		}
 	}
 }
 

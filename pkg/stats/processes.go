@@ -14,8 +14,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/subpod/subpod/pkg/cgroup"
 	"github.com/subpod/subpod/pkg/proc"
 )
@@ -32,40 +30,29 @@ type processes struct {
 	inside map[*process]string   // mount namespaces that are not our own
 }
 
-// process is what /proc/PID/stat says of one.
+// process is one process with its children.
 type process struct {
-	pid, ppid      int
-	state          byte
-	user, system   uint64 // ticks, with those of children that were waited for
-	minor, major   uint64 // page faults, likewise
-	threads, start uint64
-	children       []*process
+	proc.Stat
+	pid      int
+	children []*process
 }
+
+// userTicks and systemTicks include those of children that were waited for.
+func (p *process) userTicks() uint64   { return p.User + p.ChildrenUser }
+func (p *process) systemTicks() uint64 { return p.System + p.ChildrenSystem }
 
 // readProcesses reads all processes that there are. Those that end meanwhile
 // are left out.
 func readProcesses() *processes {
 	t := &processes{at: time.Now(), byPID: map[int]*process{}}
-	dir, err := os.Open("/proc")
+	pids, err := proc.PIDs()
 	if err != nil {
 		return t
 	}
-	defer dir.Close()
-	names, _ := dir.Readdirnames(-1)
-	names = slices.DeleteFunc(names, func(name string) bool { return name[0] < '0' || name[0] > '9' })
-	found := make([]*process, len(names))
-	inParallel(len(names), func(i int) {
-		pid, err := strconv.Atoi(names[i])
-		if err != nil {
-			return
-		}
-		text, err := readSmall("/proc/" + names[i] + "/stat")
-		if err != nil {
-			return
-		}
-		if p, ok := parseStat(text); ok {
-			p.pid = pid
-			found[i] = p
+	found := make([]*process, len(pids))
+	inParallel(len(pids), func(i int) {
+		if st, err := proc.ReadStat(pids[i]); err == nil {
+			found[i] = &process{Stat: st, pid: pids[i]}
 		}
 	})
 	for _, p := range found {
@@ -74,7 +61,7 @@ func readProcesses() *processes {
 		}
 	}
 	for _, p := range t.byPID {
-		if parent := t.byPID[p.ppid]; parent != nil {
+		if parent := t.byPID[p.PPID]; parent != nil {
 			parent.children = append(parent.children, p)
 		}
 	}
@@ -95,53 +82,12 @@ func inParallel(n int, do func(int)) {
 	group.Wait()
 }
 
-// readSmall reads a file of /proc that is known to be short, by three system calls.
-func readSmall(path string) ([]byte, error) {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer unix.Close(fd)
-	text := make([]byte, 1024)
-	n, err := unix.Read(fd, text)
-	if err != nil {
-		return nil, err
-	}
-	return text[:n], nil
-}
-
-// parseStat parses /proc/PID/stat (proc_pid_stat(5)). A process names itself,
-// also ") 1 (": the fields are counted from the last parenthesis.
-func parseStat(text []byte) (*process, bool) {
-	i := bytes.LastIndexByte(text, ')')
-	if i < 0 {
-		return nil, false
-	}
-	f := strings.Fields(string(text[i+1:])) // f[0] is field 3
-	if len(f) < 20 || len(f[0]) != 1 {
-		return nil, false
-	}
-	ok := true
-	field := func(n int) uint64 {
-		v, err := strconv.ParseUint(f[n-3], 10, 64)
-		ok = ok && err == nil
-		return v
-	}
-	p := &process{
-		state: f[0][0], ppid: int(field(4)),
-		minor: field(10) + field(11), major: field(12) + field(13),
-		user: field(14) + field(16), system: field(15) + field(17),
-		threads: field(20), start: field(22),
-	}
-	return p, ok
-}
-
 // of returns the processes of the container whose main process is init: those
 // in its mount namespace, which an exec enters too and which no two containers
 // share, and the descendants of all these.
 func (t *processes) of(init proc.ID) []*process {
 	first := t.byPID[init.PID]
-	if init.PID <= 0 || first == nil || first.start != init.StartTime {
+	if init.PID <= 0 || first == nil || first.StartTime != init.StartTime {
 		return nil
 	}
 	if t.mounts == nil {
@@ -199,15 +145,16 @@ func (t *processes) fill(m *measured, init proc.ID) {
 	var anon, shared, faults, majors, tasks, count uint64
 	page := uint64(os.Getpagesize())
 	for _, p := range ps {
-		cpu.UserUsec += p.user * tickUsec
-		cpu.SystemUsec += p.system * tickUsec
-		faults += p.minor + p.major
-		majors += p.major
-		if p.state == 'Z' || p.state == 'X' {
+		cpu.UserUsec += p.userTicks() * tickUsec
+		cpu.SystemUsec += p.systemTicks() * tickUsec
+		major := p.MajorFaults + p.ChildrenMajorFaults
+		faults += p.MinorFaults + p.ChildrenMinorFaults + major
+		majors += major
+		if p.Ended() {
 			continue
 		}
 		count++
-		tasks += p.threads
+		tasks += p.Threads
 		resident, mapped := pages(p.pid)
 		anon += (resident - min(resident, mapped)) * page
 		shared = max(shared, min(resident, mapped)*page)
@@ -233,7 +180,8 @@ func (t *processes) fill(m *measured, init proc.ID) {
 // pages returns the resident pages of a process, and those of them that are
 // backed by files or shared memory. (statm adds up what stat only estimates.)
 func pages(pid int) (resident, shared uint64) {
-	text, err := readSmall("/proc/" + strconv.Itoa(pid) + "/statm")
+	var buf [128]byte
+	text, err := proc.ReadShort("/proc/"+strconv.Itoa(pid)+"/statm", buf[:])
 	if err != nil {
 		return 0, 0
 	}

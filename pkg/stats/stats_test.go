@@ -459,16 +459,10 @@ func BenchmarkContainers(b *testing.B) {
 	}
 }
 
-func FuzzParseStat(f *testing.F) {
-	if own, err := os.ReadFile("/proc/self/stat"); err == nil {
-		f.Add(string(own), "")
-	}
-	f.Add("1 (a) b) S 1 2", "eth0: 1 2 3\n")
-	f.Add(") "+strings.Repeat("9999999999999999999999 ", 30), "a:"+strings.Repeat(" 18446744073709551616", 16))
-	f.Fuzz(func(t *testing.T, stat, dev string) {
-		if p, ok := parseStat([]byte(stat)); ok && p == nil {
-			t.Error("ok without a process")
-		}
+func FuzzParseNetDev(f *testing.F) {
+	f.Add("eth0: 1 2 3\n")
+	f.Add("a:" + strings.Repeat(" 18446744073709551616", 16))
+	f.Fuzz(func(t *testing.T, dev string) {
 		for _, i := range parseNetDev(dev) {
 			if i.name == "lo" {
 				t.Error("the loopback")

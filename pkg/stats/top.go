@@ -43,10 +43,10 @@ func Processes(init proc.ID) []Process {
 	for _, p := range members {
 		resident, _ := pages(p.pid)
 		pr := Process{
-			PID: inner[p.pid], PPID: inner[p.ppid], Node: p.pid, State: string(p.state),
-			CPU: time.Duration(p.user+p.system) * tickUsec * time.Microsecond,
-			RSS: resident * page, Threads: int(p.threads),
-			Started: boot.Add(time.Duration(p.start) * tickUsec * time.Microsecond),
+			PID: inner[p.pid], PPID: inner[p.PPID], Node: p.pid, State: string(p.State),
+			CPU: time.Duration(p.userTicks()+p.systemTicks()) * tickUsec * time.Microsecond,
+			RSS: resident * page, Threads: int(p.Threads),
+			Started: boot.Add(time.Duration(p.StartTime) * tickUsec * time.Microsecond),
 			Command: commandLine(p.pid),
 		}
 		if st, err := os.Stat("/proc/" + strconv.Itoa(p.pid)); err == nil {

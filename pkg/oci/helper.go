@@ -1,0 +1,132 @@
+package oci
+
+import (
+	"bytes"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/subpod/subpod/pkg/proc"
+)
+
+// helper is a process of an OCI runtime that works on a container: the runtime,
+// what it has forked, or the shell that calls it. A container's init is one too,
+// until it executes the container's command.
+type helper struct {
+	proc.ID
+	container string
+	op        string // "create", "start", …; "init" is runc's part in the container
+}
+
+// runtimeOps are the commands that a runtime is called with.
+var runtimeOps = []string{"create", "start", "exec", "update", "delete"}
+
+// helperOf recognises a helper by its command line, which has the Executor's state
+// directory and ends with the container's ID, or, inside of the container, by
+// runc's environment. A process of a container could pretend to be one; that does
+// no harm but to itself.
+func (rt *runtime) helperOf(pid int) (helper, bool) {
+	dir := fmt.Sprintf("/proc/%d/", pid)
+	line, err := os.ReadFile(dir + "cmdline")
+	if err != nil || len(line) == 0 {
+		return helper{}, false
+	}
+	args := strings.Split(strings.TrimSuffix(string(line), "\x00"), "\x00")
+	h := helper{container: args[len(args)-1]}
+	if i := slices.Index(args, "--root="+rt.root); i >= 0 {
+		j := slices.IndexFunc(args[i:], func(a string) bool { return slices.Contains(runtimeOps, a) })
+		if j < 0 || !validID.MatchString(h.container) {
+			return helper{}, false
+		}
+		h.op = args[i+j]
+	} else if len(args) == 2 && args[1] == "init" {
+		env, _ := os.ReadFile(dir + "environ")
+		_, state, ok := bytes.Cut(append([]byte{0}, env...), []byte("\x00_LIBCONTAINER_STATEDIR="+rt.root+"/"))
+		if !ok {
+			return helper{}, false
+		}
+		id, _, _ := bytes.Cut(state, []byte{0})
+		h.container, h.op = filepath.Base(string(id)), "init"
+	} else {
+		return helper{}, false
+	}
+	h.ID, err = proc.Identify(pid)
+	return h, err == nil && h.Alive()
+}
+
+// helpers returns the runtime's processes that there are.
+func (rt *runtime) helpers(t processTable) map[int]helper {
+	found := map[int]helper{}
+	for pid := range t {
+		if h, ok := rt.helperOf(pid); ok {
+			found[pid] = h
+		}
+	}
+	return found
+}
+
+// abandonedGrace is how long a helper must have been abandoned before it is
+// killed: one that is about to end is let go.
+const abandonedGrace = 500 * time.Millisecond
+
+// killAbandoned ends the helpers that nobody waits for any more when a server
+// starts.
+func (rt *runtime) killAbandoned(log *slog.Logger, live func(id string) bool) {
+	before := rt.abandoned(live)
+	if len(before) == 0 {
+		return
+	}
+	time.Sleep(abandonedGrace)
+	for _, h := range rt.abandoned(live) {
+		// It may have forked meanwhile.
+		same := func(b helper) bool { return b.container == h.container && b.op == h.op }
+		if slices.ContainsFunc(before, same) {
+			log.Info("killing an OCI runtime that an earlier server called", "pid", h.PID, "handler", rt.name, "operation", h.op, "container", h.container)
+			killTree(h.ID)
+		}
+	}
+}
+
+// abandoned returns all helpers, but the init of a live container that was created,
+// and a runtime below which an exec's command runs.
+func (rt *runtime) abandoned(live func(id string) bool) []helper {
+	t := readProcesses()
+	helpers := rt.helpers(t)
+	var found []helper
+	for pid, h := range helpers {
+		switch h.op {
+		case "init":
+			continue // ends with the runtime that waits for it, or is a container's
+		case "create":
+			if live(h.container) && rt.containerFromState(h.container).Init == h.ID && t.isAlone(pid, helpers) {
+				continue
+			}
+		case "exec":
+			if t.commandBelow(pid, helpers) {
+				continue
+			}
+		}
+		found = append(found, h)
+	}
+	return found
+}
+
+// isAlone reports whether no other helper is the parent of a process.
+func (t processTable) isAlone(pid int, helpers map[int]helper) bool {
+	_, ok := helpers[t[pid].PPID]
+	return !ok
+}
+
+// commandBelow reports whether a process that is no helper runs below a helper.
+func (t processTable) commandBelow(root int, helpers map[int]helper) bool {
+	for pid, st := range t {
+		if _, ok := helpers[pid]; !ok && !st.Ended() && t.below(pid, root) {
+			return true
+		}
+	}
+	return false
+}

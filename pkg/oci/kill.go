@@ -1,0 +1,79 @@
+package oci
+
+import (
+	"context"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/pkg/proc"
+)
+
+// processTable is all of /proc at one moment.
+type processTable map[int]proc.Stat
+
+func readProcesses() processTable {
+	pids, _ := proc.PIDs()
+	t := make(processTable, len(pids))
+	for _, pid := range pids {
+		if st, err := proc.ReadStat(pid); err == nil {
+			t[pid] = st
+		}
+	}
+	return t
+}
+
+// below reports whether a process is a descendant of another one, or that one.
+func (t processTable) below(pid, root int) bool {
+	for n := 0; pid > 1 && n < len(t); pid, n = t[pid].PPID, n+1 {
+		if pid == root {
+			return true
+		}
+	}
+	return false
+}
+
+// killTimeout bounds the wait for killed processes to end: one in an
+// uninterruptible sleep does not.
+const killTimeout = 10 * time.Second
+
+// killAll kills the processes that find returns, waits for their ends, and repeats
+// that until there are none: what forks while it is being killed is found the next
+// time.
+func killAll(find func(processTable) []proc.ID) {
+	ctx, cancel := context.WithTimeout(context.Background(), killTimeout)
+	defer cancel()
+	for ctx.Err() == nil {
+		left := find(readProcesses())
+		if len(left) == 0 {
+			return
+		}
+		for _, id := range left {
+			_ = id.Signal(syscall.SIGKILL)
+		}
+		for _, id := range left {
+			_ = id.Wait(ctx)
+		}
+	}
+}
+
+// killTree ends a helper process with its descendants and its process group. The
+// helper is stopped first: it then cannot end before its children and leave them
+// to another parent, and a conmon keeps collecting those whose parent has ended
+// (PR_SET_CHILD_SUBREAPER, prctl(2)).
+func killTree(root proc.ID) {
+	if root.Signal(unix.SIGSTOP) != nil {
+		return // it has ended
+	}
+	killAll(func(t processTable) (found []proc.ID) {
+		for pid, st := range t {
+			if pid == root.PID || st.Ended() || st.Group != root.PID && !t.below(pid, root.PID) {
+				continue
+			}
+			found = append(found, proc.ID{PID: pid, StartTime: st.StartTime})
+		}
+		return found
+	})
+	_ = root.Signal(syscall.SIGKILL)
+}
