@@ -2,7 +2,6 @@ package kube
 
 import (
 	"fmt"
-	"path"
 	"path/filepath"
 	"regexp"
 	"sync"
@@ -121,7 +120,7 @@ func (p *Pod) Container(c *Container, s *Set, at Place, attempt uint32, podIP st
 	if err != nil {
 		return nil, fmt.Errorf("%w: container %s: %w", ErrManifest, c.Name, err)
 	}
-	mounts, err := p.mounts(c, at)
+	mounts, subPaths, err := p.mounts(c, at, envs)
 	if err != nil {
 		return nil, fmt.Errorf("container %s: %w", c.Name, err)
 	}
@@ -130,16 +129,17 @@ func (p *Pod) Container(c *Container, s *Set, at Place, attempt uint32, podIP st
 		return nil, fmt.Errorf("%w: container %s: %w", ErrManifest, c.Name, err)
 	}
 	return &runtimeapi.ContainerConfig{
-		Metadata:   &runtimeapi.ContainerMetadata{Name: c.Name, Attempt: attempt},
-		Image:      &runtimeapi.ImageSpec{Image: c.Image, UserSpecifiedImage: c.Image},
-		Command:    expandAll(c.Command, envs),
-		Args:       expandAll(c.Args, envs),
-		WorkingDir: c.WorkingDir,
-		Envs:       envs,
-		Mounts:     mounts,
-		Labels:     map[string]string{labels.MadeBy: "play"},
-		LogPath:    fmt.Sprintf("%s/%d.log", c.Name, attempt),
-		Stdin:      c.Stdin, StdinOnce: c.StdinOnce, Tty: c.TTY,
+		Metadata:    &runtimeapi.ContainerMetadata{Name: c.Name, Attempt: attempt},
+		Image:       &runtimeapi.ImageSpec{Image: c.Image, UserSpecifiedImage: c.Image},
+		Command:     expandAll(c.Command, envs),
+		Args:        expandAll(c.Args, envs),
+		WorkingDir:  c.WorkingDir,
+		Envs:        envs,
+		Mounts:      mounts,
+		Labels:      map[string]string{labels.MadeBy: "play"},
+		Annotations: subPaths,
+		LogPath:     fmt.Sprintf("%s/%d.log", c.Name, attempt),
+		Stdin:       c.Stdin, StdinOnce: c.StdinOnce, Tty: c.TTY,
 		Linux: &runtimeapi.LinuxContainerConfig{Resources: c.limits(), SecurityContext: sec},
 	}, nil
 }
@@ -169,54 +169,6 @@ func (p *Pod) field(path, uid, podIP string) (string, error) {
 		return p.Metadata.Annotations[m[2]], nil
 	}
 	return "", fmt.Errorf("fieldRef %q is not supported", path)
-}
-
-// mounts of a container; the volumes are there already (see Prepare).
-func (p *Pod) mounts(c *Container, at Place) ([]*runtimeapi.Mount, error) {
-	var out []*runtimeapi.Mount
-	for _, vm := range c.VolumeMounts {
-		m := &runtimeapi.Mount{ContainerPath: vm.MountPath, Readonly: vm.ReadOnly}
-		switch vm.MountPropagation {
-		case "", "None":
-		case "HostToContainer":
-			m.Propagation = runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER
-		case "Bidirectional":
-			m.Propagation = runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL
-		default:
-			return nil, fmt.Errorf("%w: mountPropagation %q", ErrManifest, vm.MountPropagation)
-		}
-		m.RecursiveReadOnly = vm.ReadOnly && vm.RecursiveReadOnly == "Enabled"
-		for i := range p.Spec.Volumes {
-			v := &p.Spec.Volumes[i]
-			if v.Name != vm.Name {
-				continue
-			}
-			if v.Image != nil {
-				m.Image, m.ImageSubPath, m.Readonly = &runtimeapi.ImageSpec{Image: v.Image.Reference}, vm.SubPath, true
-				continue
-			}
-			dir, readOnly := v.path(at)
-			m.Readonly = m.Readonly || readOnly
-			if vm.SubPath != "" && !filepath.IsLocal(vm.SubPath) {
-				return nil, fmt.Errorf("%w: subPath %q leads out of the volume", ErrManifest, vm.SubPath)
-			}
-			m.HostPath = filepath.Join(dir, vm.SubPath)
-		}
-		out = append(out, m)
-	}
-	if len(p.Spec.HostAliases) > 0 && !mounted(out, "/etc/hosts") {
-		out = append(out, &runtimeapi.Mount{ContainerPath: "/etc/hosts", HostPath: filepath.Join(at.Memory, hostsFile)})
-	}
-	return out, nil
-}
-
-func mounted(list []*runtimeapi.Mount, at string) bool {
-	for _, m := range list {
-		if path.Clean(m.ContainerPath) == at {
-			return true
-		}
-	}
-	return false
 }
 
 // limits of a container, as a kubelet computes them (k8s.io/kubernetes

@@ -8,6 +8,8 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/subpod/subpod/pkg/labels"
+
 	"github.com/subpod/subpod/pkg/ocispec"
 )
 
@@ -109,8 +111,9 @@ func TestConvert(t *testing.T) {
 		!slices.Equal(sec.MaskedPaths, MaskedPaths) {
 		t.Errorf("security: %v", sec)
 	}
-	if m := a.Mounts[0]; m.HostPath != "/disk/volumes/e/sub" || !m.Readonly {
-		t.Errorf("mount: %v", m)
+	// The path in the volume is the server's to resolve.
+	if m := a.Mounts[0]; m.HostPath != "/disk/volumes/e" || !m.Readonly || a.Annotations[labels.SubPaths] != `{"/e":"sub"}` {
+		t.Errorf("mount: %v, %v", m, a.Annotations)
 	}
 	b, err := p.Container(&p.Spec.Containers[1], set, at, 0, "")
 	if err != nil {
@@ -152,6 +155,73 @@ func TestRefused(t *testing.T) {
 			t.Errorf("%s\n%v; want ErrManifest with %s", text, err, want)
 		}
 	}
+}
+
+// TestSubPath checks which sub paths are accepted, and what becomes of variables.
+func TestSubPath(t *testing.T) {
+	for mount, want := range map[string]string{
+		"subPath: a/b":                    `{"/m":"a/b"}`,
+		`subPathExpr: "$(A)/$(B)-$$(A)"`:  `{"/m":"1/two-$(A)"}`,
+		"subPath: ../x":                   "error: leads out",
+		"subPath: a/../../x":              "error: leads out",
+		"subPath: /etc":                   "error: leads out",
+		`subPathExpr: "$(UP)/x"`:          "error: leads out",
+		`subPathExpr: "$(ROOT)"`:          "error: leads out",
+		`subPathExpr: "$(NONE)"`:          "error: no variable $(NONE)",
+		"{subPath: a, subPathExpr: b}":    "error: exclude each other",
+		"subPath: none, name: conf":       "error: not in volume conf",
+		"subPath: key, name: conf":        `{"/m":"key"}`,
+		"subPath: ../outside, name: conf": "error: leads out",
+	} {
+		mount = strings.Trim(mount, "{}")
+		if !strings.Contains(mount, "name:") {
+			mount += ", name: v"
+		}
+		text := `
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: c}
+data: {key: value}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: p}
+spec:
+  containers:
+  - name: a
+    image: i
+    env: [{name: A, value: "1"}, {name: B, value: two}, {name: UP, value: ..}, {name: ROOT, value: /etc}]
+    volumeMounts: [{mountPath: /m, ` + mount + `}]
+  volumes: [{name: v, emptyDir: {}}, {name: conf, configMap: {name: c}}]
+`
+		got, err := subPaths(t, text)
+		if err != nil {
+			got = "error: " + err.Error()
+		}
+		if msg, isErr := strings.CutPrefix(want, "error: "); isErr {
+			if !errors.Is(err, ErrManifest) || !strings.Contains(got, msg) {
+				t.Errorf("%s: %s; want ErrManifest with %q", mount, got, msg)
+			}
+		} else if got != want {
+			t.Errorf("%s: %s; want %s", mount, got, want)
+		}
+	}
+}
+
+// subPaths returns the annotation of the only container of a manifest.
+func subPaths(t *testing.T, text string) (string, error) {
+	set, err := Parse(strings.NewReader(text))
+	if err != nil {
+		return "", err
+	}
+	dir := t.TempDir()
+	at := Place{Disk: dir + "/d", Memory: dir + "/m"}
+	p := set.Pods[0]
+	if err := p.Prepare(set, at); err != nil {
+		return "", err
+	}
+	c, err := p.Container(&p.Spec.Containers[0], set, at, 0, "")
+	return c.GetAnnotations()[labels.SubPaths], err
 }
 
 func TestPrepare(t *testing.T) {

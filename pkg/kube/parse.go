@@ -7,10 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
 	"strings"
 
 	strictjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
+
+	"github.com/subpod/subpod/pkg/subpath"
 )
 
 // ErrManifest says that a manifest is wrong or asks for what is not supported.
@@ -320,6 +323,29 @@ func fileProblem(files []DownwardFile) string {
 	return ""
 }
 
+// mountProblems reports what is wrong with the container's volume mounts.
+func (c *Container) mountProblems(volumes map[string]bool, bad func(format string, args ...any)) {
+	paths := map[string]bool{}
+	for i, m := range c.VolumeMounts {
+		if !volumes[m.Name] {
+			bad(".volumeMounts[%d]: the pod has no volume %q", i, m.Name)
+		}
+		if !strings.HasPrefix(m.MountPath, "/") {
+			bad(".volumeMounts[%d].mountPath: %q is not absolute", i, m.MountPath)
+		}
+		if paths[path.Clean(m.MountPath)] {
+			bad(".volumeMounts[%d].mountPath: %q is there twice", i, m.MountPath)
+		}
+		paths[path.Clean(m.MountPath)] = true
+		if m.SubPath != "" && m.SubPathExpr != "" {
+			bad(".volumeMounts[%d]: subPath and subPathExpr exclude each other", i)
+		}
+		if err := subpath.Check(m.SubPath); err != nil {
+			bad(".volumeMounts[%d].subPath: %v", i, err)
+		}
+	}
+}
+
 func (c *Container) problems(s *Set, volumes map[string]bool, init bool) []string {
 	var out []string
 	bad := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
@@ -337,14 +363,7 @@ func (c *Container) problems(s *Set, volumes map[string]bool, init bool) []strin
 	if c.RestartPolicy != "" && (!init || c.RestartPolicy != "Always") {
 		bad(".restartPolicy: only init containers have one, and it is Always")
 	}
-	for i, m := range c.VolumeMounts {
-		if !volumes[m.Name] {
-			bad(".volumeMounts[%d]: the pod has no volume %q", i, m.Name)
-		}
-		if !strings.HasPrefix(m.MountPath, "/") {
-			bad(".volumeMounts[%d].mountPath: %q is not absolute", i, m.MountPath)
-		}
-	}
+	c.mountProblems(volumes, bad)
 	for i, p := range c.Ports {
 		if p.ContainerPort < 1 || p.ContainerPort > 65535 || p.HostPort < 0 || p.HostPort > 65535 {
 			bad(".ports[%d]: a port is outside 1-65535", i)

@@ -216,6 +216,7 @@ type VolumeMount struct {
 	Name              string `json:"name"`
 	MountPath         string `json:"mountPath"`
 	SubPath           string `json:"subPath"`
+	SubPathExpr       string `json:"subPathExpr"`
 	ReadOnly          bool   `json:"readOnly"`
 	RecursiveReadOnly string `json:"recursiveReadOnly"`
 	MountPropagation  string `json:"mountPropagation"`

@@ -17,6 +17,11 @@ const (
 	// User is an annotation of a container: whom it runs as, written like the USER of
 	// an image, instead of that.
 	User = "subpod.io/user"
+	// SubPaths is an annotation of a container: a JSON object from the container
+	// path of a mount to a path inside its host path. That path is mounted
+	// instead, and symbolic links in it never lead out of the host path (see
+	// pkg/subpath). Missing directories are created.
+	SubPaths = "subpod.io/sub-paths"
 )
 
 // Values of the labels and annotations.

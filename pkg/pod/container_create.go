@@ -114,6 +114,7 @@ func (r *Runtime) makeContainer(ctx context.Context, p state.Pod, whole func() (
 	}
 	var ahead sync.WaitGroup
 	defer ahead.Wait()
+	defer r.releaseSubPaths(c.ID)
 	if err := r.createInRuntime(ctx, &c, oci.CreateSpec{
 		Handler: p.Handler,
 		Complete: func(ctx context.Context, s *oci.CreateSpec) error {

@@ -2,15 +2,20 @@ package pod
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
+	"strconv"
 
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/subpod/subpod/pkg/labels"
 	"github.com/subpod/subpod/pkg/ocispec"
 	"github.com/subpod/subpod/pkg/state"
+	"github.com/subpod/subpod/pkg/subpath"
 )
 
 var (
@@ -36,9 +41,13 @@ func imageMounts(c state.Container) []string {
 // resolveMounts returns the container's mounts with every source an existing
 // path of the node: links followed (proto: Mount.host_path), images mounted.
 func (r *Runtime) resolveMounts(ctx context.Context, c state.Container) ([]*runtimeapi.Mount, error) {
+	subPaths, err := containerSubPaths(c.Config.V)
+	if err != nil {
+		return nil, err
+	}
 	keys := c.Facts.ImageMounts
 	out := make([]*runtimeapi.Mount, 0, len(c.Config.V.Mounts))
-	for _, m := range c.Config.V.Mounts {
+	for i, m := range c.Config.V.Mounts {
 		m = proto.CloneOf(m)
 		if m.GetImage().GetImage() != "" {
 			source, err := r.mountImage(ctx, keys[0], m)
@@ -52,9 +61,46 @@ func (r *Runtime) resolveMounts(ctx context.Context, c state.Container) ([]*runt
 			if err != nil || !filepath.IsAbs(m.HostPath) {
 				return nil, fmt.Errorf("%w: host path %q of the mount on %s: %w", ErrMountSource, m.HostPath, m.ContainerPath, errors.Join(err, absolute(m.HostPath)))
 			}
+			if sub := subPaths[m.ContainerPath]; sub != "" {
+				source, err = subpath.Mount(r.subPathDir(c.ID), strconv.Itoa(i), source, sub)
+			}
+			if err != nil {
+				return nil, fmt.Errorf("%w: mount on %s: %w", ErrMountSource, m.ContainerPath, err)
+			}
 			m.HostPath = source
 		}
 		out = append(out, m)
+	}
+	return out, nil
+}
+
+// subPathDir holds the bind mounts that a container's sub paths are mounted from,
+// while the OCI runtime creates the container.
+func (r *Runtime) subPathDir(id string) string { return filepath.Join(r.RunDir, "subpaths", id) }
+
+// releaseSubPaths removes those bind mounts: the container has its own by then.
+func (r *Runtime) releaseSubPaths(id string) {
+	if err := subpath.Release(r.subPathDir(id)); err != nil {
+		r.Log.Warn("the mounts of a container's sub paths could not be removed", "container", id, "error", err)
+	}
+}
+
+// containerSubPaths returns the sub paths of a container's mounts, by container
+// path (labels.SubPaths). ErrInvalid.
+func containerSubPaths(cfg *runtimeapi.ContainerConfig) (map[string]string, error) {
+	text := cfg.GetAnnotations()[labels.SubPaths]
+	if text == "" {
+		return nil, nil
+	}
+	var out map[string]string
+	if err := json.Unmarshal([]byte(text), &out); err != nil {
+		return nil, fmt.Errorf("%w: annotation %s: %w", ErrInvalid, labels.SubPaths, err)
+	}
+	for target := range out {
+		mounts := func(m *runtimeapi.Mount) bool { return m.ContainerPath == target && m.GetImage().GetImage() == "" }
+		if !slices.ContainsFunc(cfg.Mounts, mounts) {
+			return nil, fmt.Errorf("%w: annotation %s: there is no mount of a host path on %s", ErrInvalid, labels.SubPaths, target)
+		}
 	}
 	return out, nil
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/subpod/subpod/netns"
 	"github.com/subpod/subpod/pkg/state"
+	"github.com/subpod/subpod/pkg/subpath"
 )
 
 // recoverTimeout bounds the recovery of one pod sandbox; after it the next
@@ -237,6 +238,7 @@ func (r *Runtime) sweep(ctx context.Context) {
 	errs = append(errs,
 		sweepDir(filepath.Join(r.RunDir, "pods"), pods, releasePod),
 		sweepDir(filepath.Join(r.RunDir, "containers"), known, func(string) error { return nil }),
+		subpath.ReleaseAll(filepath.Join(r.RunDir, "subpaths")), // no container is being created yet
 	)
 	if err := errors.Join(errs...); err != nil {
 		r.Log.Warn("orphans are left", "error", err)
