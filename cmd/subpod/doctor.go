@@ -10,9 +10,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/subpod/subpod/cmd/internal/cli"
+	"github.com/subpod/subpod/cmd/internal/doctor"
 	"github.com/subpod/subpod/configs"
-	"github.com/subpod/subpod/pkg/cli"
-	"github.com/subpod/subpod/pkg/doctor"
 )
 
 func newDoctor(flags *cli.Flags) *cobra.Command {

@@ -9,7 +9,6 @@ import (
 
 	"github.com/subpod/subpod/pkg/client"
 	"github.com/subpod/subpod/pkg/control"
-	"github.com/subpod/subpod/pkg/terminal"
 )
 
 func newExec(a *app) *cobra.Command {
@@ -23,7 +22,7 @@ none of that name.`,
 		Example: "  subpod exec web nginx -t\n  subpod exec -it web sh",
 		Args:    atLeast(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if tty && interactive && !terminal.Is(os.Stdin) {
+			if tty && interactive && !isTerminal(os.Stdin) {
 				return usagef("-t: the standard input is not a terminal (for a pipe, leave -t out)")
 			}
 			return runCode(a.run(func(cmd *cobra.Command, conn *connection, args []string) error {

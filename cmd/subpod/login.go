@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/subpod/subpod/pkg/control"
-	"github.com/subpod/subpod/pkg/terminal"
 )
 
 func newLogin(a *app) *cobra.Command {
@@ -61,7 +60,7 @@ func askCredentials(req *control.LoginRequest, fromStdin bool) error {
 	if req.Username != "" && req.Password != "" {
 		return nil
 	}
-	if !terminal.Is(os.Stdin) {
+	if !isTerminal(os.Stdin) {
 		return usagef("no terminal to ask for the password: use -u and --password-stdin")
 	}
 	in := bufio.NewReader(os.Stdin)
@@ -74,7 +73,7 @@ func askCredentials(req *control.LoginRequest, fromStdin bool) error {
 		req.Username = strings.TrimSpace(line)
 	}
 	if req.Password == "" {
-		restore, err := terminal.NoEcho(os.Stdin)
+		restore, err := noEcho(os.Stdin)
 		if err != nil {
 			return err
 		}

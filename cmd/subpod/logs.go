@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/subpod/subpod/cmd/internal/logs"
 	"github.com/subpod/subpod/pkg/client"
-	"github.com/subpod/subpod/pkg/logs"
 )
 
 func newLogs(a *app) *cobra.Command {

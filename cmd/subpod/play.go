@@ -16,8 +16,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"github.com/subpod/subpod/pkg/kube"
-	"github.com/subpod/subpod/pkg/play"
+	"github.com/subpod/subpod/cmd/internal/kube"
+	"github.com/subpod/subpod/cmd/internal/play"
 	"github.com/subpod/subpod/rootless"
 )
 

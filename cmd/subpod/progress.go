@@ -9,14 +9,13 @@ import (
 
 	"github.com/subpod/subpod/pkg/client"
 	"github.com/subpod/subpod/pkg/control"
-	"github.com/subpod/subpod/pkg/terminal"
 )
 
 // pull pulls an image and shows how it goes on standard error: a bar on a
 // terminal, else a line now and then. The ID goes to standard output of "pull"
 // only, so that "run" has its own clean.
 func pull(ctx context.Context, c *client.Client, ref string, quiet bool) error {
-	p := &progress{ref: ref, began: time.Now(), live: terminal.Is(os.Stderr)}
+	p := &progress{ref: ref, began: time.Now(), live: isTerminal(os.Stderr)}
 	show := p.show
 	if quiet {
 		show = nil
@@ -97,7 +96,7 @@ func (p *progress) line() string {
 
 // draw writes over the line before.
 func (p *progress) draw(text string) {
-	if w, _, err := terminal.Size(os.Stderr); err == nil && w > 1 && len(text) > int(w)-1 {
+	if w, _, err := terminalSize(os.Stderr); err == nil && w > 1 && len(text) > int(w)-1 {
 		text = text[:int(w)-1]
 	}
 	fmt.Fprintf(os.Stderr, "\r%s\x1b[K", text)

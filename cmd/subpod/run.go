@@ -19,7 +19,6 @@ import (
 
 	"github.com/subpod/subpod/pkg/client"
 	"github.com/subpod/subpod/pkg/control"
-	"github.com/subpod/subpod/pkg/terminal"
 )
 
 func newRun(a *app) *cobra.Command {
@@ -155,15 +154,15 @@ func (s *session) run(ctx context.Context, req control.SessionRequest) (*control
 	if s.stdin {
 		streams.Input = os.Stdin
 	}
-	if s.tty && terminal.Is(os.Stdin) && s.stdin {
-		restore, err := terminal.Raw(os.Stdin)
+	if s.tty && isTerminal(os.Stdin) && s.stdin {
+		restore, err := rawTerminal(os.Stdin)
 		if err != nil {
 			return nil, err
 		}
 		defer restore()
 		streams.Input = &detacher{input: os.Stdin, detach: func() { cancel(errDetached) }}
 	}
-	if s.tty && terminal.Is(os.Stdout) {
+	if s.tty && isTerminal(os.Stdout) {
 		sizes := make(chan control.Size, 1)
 		streams.Sizes = sizes
 		go watchSize(ctx, sizes)
@@ -209,7 +208,7 @@ func watchSize(ctx context.Context, sizes chan<- control.Size) {
 	signal.Notify(changed, unix.SIGWINCH)
 	defer signal.Stop(changed)
 	for {
-		if w, h, err := terminal.Size(os.Stdout); err == nil {
+		if w, h, err := terminalSize(os.Stdout); err == nil {
 			select {
 			case sizes <- control.Size{Width: w, Height: h}:
 			case <-ctx.Done():

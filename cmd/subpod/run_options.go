@@ -13,11 +13,10 @@ import (
 	"github.com/spf13/cobra"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/subpod/subpod/cmd/internal/kube"
 	"github.com/subpod/subpod/pkg/client"
 	"github.com/subpod/subpod/pkg/config"
-	"github.com/subpod/subpod/pkg/kube"
 	"github.com/subpod/subpod/pkg/labels"
-	"github.com/subpod/subpod/pkg/terminal"
 )
 
 // runOptions are the flags of "run".
@@ -88,7 +87,7 @@ func (o *runOptions) check() error {
 		return usagef("-p needs a network of the pod's own, not --network %s", o.network)
 	case o.cpus < 0:
 		return usagef("--cpus %v is less than nothing", o.cpus)
-	case o.tty && !o.detach && o.interactive && !terminal.Is(os.Stdin):
+	case o.tty && !o.detach && o.interactive && !isTerminal(os.Stdin):
 		return usagef("-t: the standard input is not a terminal (for a pipe, leave -t out)")
 	}
 	return nil

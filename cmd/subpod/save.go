@@ -9,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/subpod/subpod/pkg/control"
-	"github.com/subpod/subpod/pkg/terminal"
 )
 
 func newSave(a *app) *cobra.Command {
@@ -27,7 +26,7 @@ func newSave(a *app) *cobra.Command {
 				return usagef("--format %s: docker-archive or oci-archive", req.Format)
 			}
 			var out io.Writer = os.Stdout
-			if file == "" && terminal.Is(os.Stdout) {
+			if file == "" && isTerminal(os.Stdout) {
 				return usagef("an archive is not for a terminal: use -o FILE")
 			}
 			if file != "" {

@@ -14,7 +14,6 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/client"
-	"github.com/subpod/subpod/pkg/terminal"
 )
 
 // statsRow is what a container uses.
@@ -48,7 +47,7 @@ second on a terminal, else once.`,
 			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), unix.SIGINT, unix.SIGTERM)
 			defer stop()
-			live := !once && out.value == "table" && terminal.Is(os.Stdout)
+			live := !once && out.value == "table" && isTerminal(os.Stdout)
 			s := &sampler{client: conn.Client, last: map[string]sample{}}
 			if _, err := s.rows(ctx, args); err != nil { // the rate needs two
 				return err

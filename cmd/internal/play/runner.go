@@ -15,10 +15,10 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/subpod/subpod/cmd/internal/kube"
+	"github.com/subpod/subpod/cmd/internal/logs"
 	"github.com/subpod/subpod/pkg/client"
 	"github.com/subpod/subpod/pkg/control"
-	"github.com/subpod/subpod/pkg/kube"
-	"github.com/subpod/subpod/pkg/logs"
 )
 
 // runner runs one pod.

@@ -1,6 +1,4 @@
-// Package terminal is what a client needs of the user's terminal: raw mode and
-// its size.
-package terminal
+package main
 
 import (
 	"fmt"
@@ -9,14 +7,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Is reports whether f is a terminal.
-func Is(f *os.File) bool {
+// isTerminal reports whether f is a terminal.
+func isTerminal(f *os.File) bool {
 	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
 	return err == nil
 }
 
-// Raw hands every key on unprocessed until restore is called.
-func Raw(f *os.File) (restore func(), err error) {
+// rawTerminal passes every key on unprocessed until restore is called.
+func rawTerminal(f *os.File) (restore func(), err error) {
 	fd := int(f.Fd())
 	old, err := unix.IoctlGetTermios(fd, unix.TCGETS)
 	if err != nil {
@@ -34,8 +32,8 @@ func Raw(f *os.File) (restore func(), err error) {
 	return func() { _ = unix.IoctlSetTermios(fd, unix.TCSETS, old) }, nil
 }
 
-// NoEcho keeps what is typed from the screen until restore is called.
-func NoEcho(f *os.File) (restore func(), err error) {
+// noEcho keeps what is typed off the screen until restore is called.
+func noEcho(f *os.File) (restore func(), err error) {
 	fd := int(f.Fd())
 	old, err := unix.IoctlGetTermios(fd, unix.TCGETS)
 	if err != nil {
@@ -49,8 +47,8 @@ func NoEcho(f *os.File) (restore func(), err error) {
 	return func() { _ = unix.IoctlSetTermios(fd, unix.TCSETS, old) }, nil
 }
 
-// Size returns the width and height in character cells.
-func Size(f *os.File) (width, height uint16, err error) {
+// terminalSize returns the width and height in character cells.
+func terminalSize(f *os.File) (width, height uint16, err error) {
 	ws, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
 	if err != nil {
 		return 0, 0, fmt.Errorf("read the size of the terminal: %w", err)

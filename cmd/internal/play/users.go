@@ -7,8 +7,8 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/subpod/subpod/cmd/internal/kube"
 	"github.com/subpod/subpod/pkg/client"
-	"github.com/subpod/subpod/pkg/kube"
 )
 
 // freeUsers finds a range of the node's IDs for a user namespace of a pod's own, one
