@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -73,8 +74,8 @@ func runRun(ctx context.Context, a *app, o *runOptions, args []string) (err erro
 func (o *runOptions) run(ctx context.Context, conn *connection, args []string) (err error) {
 	if o.name == "" {
 		o.name = newName(args[0])
-	} else if err := nameIsFree(ctx, conn.Client, o.name); err != nil {
-		return err
+	} else if err := checkName(ctx, conn.Client, o.name); err != nil {
+		return err // before anything is pulled or made; the server decides in the end
 	}
 	if err := o.warnings(ctx, conn.Client); err != nil {
 		return err
@@ -94,6 +95,11 @@ func (o *runOptions) run(ctx context.Context, conn *connection, args []string) (
 		}
 	}
 	exit, err := o.session(ctx, conn.Client, pod, ctr)
+	defer func() {
+		if err != nil && pod.LogDirectory != "" {
+			_ = os.Remove(pod.LogDirectory) // only if it is empty: there was no container
+		}
+	}()
 	if client.HasReason(err, control.ReasonImageNotFound) && o.pull != "never" {
 		if err := pull(ctx, conn.Client, args[0], o.quiet); err != nil {
 			return err
@@ -101,8 +107,11 @@ func (o *runOptions) run(ctx context.Context, conn *connection, args []string) (
 		exit, err = o.session(ctx, conn.Client, pod, ctr)
 	}
 	if errors.Is(err, errDetached) {
-		fmt.Fprintf(os.Stderr, "\r\nsubpod: %s goes on without you: subpod attach %s\n", o.name, o.name)
+		fmt.Fprintf(os.Stderr, "\r\nsubpod: detached from %s; reattach with \"subpod attach %s\"\n", o.name, o.name)
 		return nil
+	}
+	if client.HasReason(err, control.ReasonNameTaken) {
+		return cmp.Or(checkName(ctx, conn.Client, o.name), nameTaken(o.name, ""))
 	}
 	if err != nil {
 		return err
@@ -282,18 +291,22 @@ func randomHex(bytes int) string {
 	return hex.EncodeToString(b)
 }
 
-// nameIsFree refuses a name that a pod has already.
-func nameIsFree(ctx context.Context, c *client.Client, name string) error {
+// checkName returns an error if a pod has the name.
+func checkName(ctx context.Context, c *client.Client, name string) error {
 	pods, err := c.Pods(ctx)
 	if err != nil {
 		return err
 	}
 	for _, p := range pods {
 		if client.PodName(p) == name {
-			return fmt.Errorf("the name %s is taken by pod %s; remove it (subpod rm -f %s) or take another name", name, shortID(p.Id), name)
+			return nameTaken(name, " "+shortID(p.Id))
 		}
 	}
 	return nil
+}
+
+func nameTaken(name, id string) error {
+	return fmt.Errorf("the name %s is in use by pod%s; remove that pod (subpod rm -f %s) or choose another name", name, id, name)
 }
 
 // removePod removes a pod with its logs, if these are ours.

@@ -115,12 +115,12 @@ func volumesDir(cfg *config.Config) string { return filepath.Join(cfg.Daemon.Dat
 
 // configs turns the flags into what the CRI asks for.
 func (o *runOptions) configs(cfg *config.Config, args []string) (*runtimeapi.PodSandboxConfig, *runtimeapi.ContainerConfig, error) {
-	uid := randomHex(8)
+	runID := randomHex(8)
 	pod := &runtimeapi.PodSandboxConfig{
-		Metadata:    &runtimeapi.PodSandboxMetadata{Name: o.name, Namespace: client.DefaultNamespace, Uid: uid},
+		Metadata:    client.PodMetadata(client.DefaultNamespace, o.name),
 		Hostname:    o.hostname,
 		Labels:      map[string]string{labels.MadeBy: labels.Run},
-		Annotations: map[string]string{labels.WhenDone: labels.Stop},
+		Annotations: map[string]string{labels.WhenDone: labels.Stop, labels.RunID: runID},
 		Linux:       &runtimeapi.LinuxPodSandboxConfig{SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{}},
 	}
 	ctr := &runtimeapi.ContainerConfig{
@@ -138,13 +138,12 @@ func (o *runOptions) configs(cfg *config.Config, args []string) (*runtimeapi.Pod
 	if o.entrypointSet && o.entrypoint != "" {
 		ctr.Command = []string{o.entrypoint}
 	}
-	switch {
-	case o.remove:
+	if o.remove {
 		pod.Annotations[labels.WhenDone] = labels.Remove
 	}
 	if !o.remove || o.detach {
 		// What is streamed and then removed needs no log.
-		pod.LogDirectory = filepath.Join(logsDir(cfg), o.name+"-"+uid)
+		pod.LogDirectory = filepath.Join(logsDir(cfg), o.name+"-"+runID)
 		ctr.LogPath = o.name + ".log"
 	}
 	if len(o.dns) > 0 {

@@ -7,17 +7,36 @@ import (
 	"strings"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/pkg/labels"
 )
 
 var (
-	// ErrNotFound says that no container, pod or image has that name or ID.
+	// ErrNotFound reports that no container, pod or image has that name or ID.
 	ErrNotFound = errors.New("not found")
-	// ErrAmbiguous says that several have.
+	// ErrAmbiguous reports that several have it.
 	ErrAmbiguous = errors.New("ambiguous")
 )
 
 // DefaultNamespace is the Kubernetes namespace of what subpod's commands make.
 const DefaultNamespace = "default"
+
+// PodMetadata returns the metadata of a pod sandbox that a command makes. The
+// server lets one pod sandbox at a time have the same metadata; here they follow
+// from the name alone, so a name belongs to one pod at a time, whatever command
+// asks for it. What tells apart the pods that have the name one after the other
+// is the annotation labels.RunID.
+func PodMetadata(namespace, name string) *runtimeapi.PodSandboxMetadata {
+	return &runtimeapi.PodSandboxMetadata{Namespace: namespace, Name: name, Uid: name}
+}
+
+// RunID returns the ID of the run of a command that made a pod sandbox.
+func RunID(p *runtimeapi.PodSandbox) string {
+	if id := p.GetAnnotations()[labels.RunID]; id != "" {
+		return id
+	}
+	return p.GetMetadata().GetUid() // as older versions had it
+}
 
 // Container is a container with its pod sandbox.
 type Container struct {

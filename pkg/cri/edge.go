@@ -169,6 +169,7 @@ var reasons = []struct {
 	{oci.ErrCommandNotExecutable, control.ReasonCommandNotExecutable},
 	{storage.ErrImageNotFound, control.ReasonImageNotFound},
 	{storage.ErrNotLoggedIn, control.ReasonNotLoggedIn},
+	{pod.ErrExists, control.ReasonNameTaken},
 }
 
 func reasonOf(err error) string {

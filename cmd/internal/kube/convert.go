@@ -8,12 +8,13 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/subpod/subpod/pkg/client"
 	"github.com/subpod/subpod/pkg/labels"
 )
 
 // Place says where on this host a pod's files go. All are absolute.
 type Place struct {
-	UID     string
+	UID     string // random: the pod's metadata.uid
 	Logs    string // the pod's log directory
 	Volumes string // named volumes: those of claims
 	Disk    string // the pod's own, on disk: emptyDir
@@ -55,10 +56,10 @@ func (p *Pod) namespaces(at Place) *runtimeapi.NamespaceOption {
 // Sandbox returns the configuration of the pod's sandbox.
 func (p *Pod) Sandbox(at Place) *runtimeapi.PodSandboxConfig {
 	cfg := &runtimeapi.PodSandboxConfig{
-		Metadata:     &runtimeapi.PodSandboxMetadata{Name: p.Metadata.Name, Namespace: p.Metadata.Namespace, Uid: at.UID},
+		Metadata:     client.PodMetadata(p.Metadata.Namespace, p.Metadata.Name),
 		Hostname:     p.Spec.Hostname,
 		LogDirectory: at.Logs,
-		Labels:       map[string]string{labels.MadeBy: "play"},
+		Labels:       map[string]string{},
 		Annotations:  map[string]string{},
 		Linux: &runtimeapi.LinuxPodSandboxConfig{
 			SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: p.namespaces(at)},
@@ -71,6 +72,7 @@ func (p *Pod) Sandbox(at Place) *runtimeapi.PodSandboxConfig {
 	for k, v := range p.Metadata.Annotations {
 		cfg.Annotations[k] = v
 	}
+	cfg.Labels[labels.MadeBy], cfg.Annotations[labels.RunID] = labels.Play, at.UID
 	if cfg.Hostname == "" && !p.Spec.HostNetwork {
 		cfg.Hostname = p.Metadata.Name
 	}
@@ -136,7 +138,7 @@ func (p *Pod) Container(c *Container, s *Set, at Place, attempt uint32, podIP st
 		WorkingDir:  c.WorkingDir,
 		Envs:        envs,
 		Mounts:      mounts,
-		Labels:      map[string]string{labels.MadeBy: "play"},
+		Labels:      map[string]string{labels.MadeBy: labels.Play},
 		Annotations: subPaths,
 		LogPath:     fmt.Sprintf("%s/%d.log", c.Name, attempt),
 		Stdin:       c.Stdin, StdinOnce: c.StdinOnce, Tty: c.TTY,

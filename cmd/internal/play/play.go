@@ -41,11 +41,11 @@ type Options struct {
 	FirstBackoff time.Duration
 }
 
-// ErrExists says that a pod of that name is there already.
+// ErrExists reports that a pod with that name exists.
 var ErrExists = errors.New("pod exists")
 
-// ErrFailed says that a pod has failed: a container ended with an error and is
-// not to be restarted.
+// ErrFailed reports that a pod has failed: a container exited with an error and
+// its restart policy does not restart it.
 var ErrFailed = errors.New("pod failed")
 
 // Play runs the pods of the set until all have completed, or ctx ends: then they
@@ -58,32 +58,60 @@ func Play(ctx context.Context, set *kube.Set, o Options) error {
 		if there, err := find(ctx, o.Client, p); err != nil {
 			return err
 		} else if there != nil {
-			return fmt.Errorf("%w: %s; remove it (--down), or replace it (--replace)", ErrExists, client.PodName(there))
+			return exists(client.PodName(there))
 		}
 	}
 	var logs, users sync.Mutex
 	var up, all sync.WaitGroup
 	up.Add(len(set.Pods))
+	running, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	errs := make([]error, len(set.Pods))
+	runners := make([]*runner, len(set.Pods))
 	for i, p := range set.Pods {
 		r := &runner{Options: o, set: set, pod: p, logLock: &logs, usersLock: &users, up: sync.OnceFunc(up.Done)}
+		runners[i] = r
 		all.Go(func() {
 			defer r.up()
-			errs[i] = r.run(ctx)
+			if errs[i] = r.run(running); errors.Is(errs[i], ErrExists) {
+				cancel(errs[i]) // someone else was faster: no half of a set
+			}
 		})
 	}
 	if o.Up != nil {
 		go func() {
 			up.Wait()
-			o.Up()
+			if running.Err() == nil {
+				o.Up()
+			}
 		}()
 	}
 	all.Wait()
-	if ctx.Err() != nil {
-		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Minute)
-		defer cancel()
-		return Down(cleanup, set, o)
+	switch {
+	case ctx.Err() != nil:
+		return removeOwn(ctx, runners)
+	case running.Err() != nil:
+		return errors.Join(context.Cause(running), removeOwn(ctx, runners))
 	}
+	return errors.Join(errs...)
+}
+
+func exists(name string) error {
+	return fmt.Errorf("%w: %s; remove it (--down) or replace it (--replace)", ErrExists, name)
+}
+
+// cleanupTimeout bounds the removal of pods after Play was interrupted.
+const cleanupTimeout = 2 * time.Minute
+
+// removeOwn removes the pods that these runners have created, and no others of
+// the same names.
+func removeOwn(ctx context.Context, runners []*runner) error {
+	var all sync.WaitGroup
+	errs := make([]error, len(runners))
+	for i, r := range runners {
+		all.Go(func() { errs[i] = r.remove(ctx) })
+	}
+	all.Wait()
 	return errors.Join(errs...)
 }
 
@@ -104,6 +132,11 @@ func down(ctx context.Context, p *kube.Pod, o Options) error {
 	if err != nil || there == nil {
 		return err
 	}
+	return removePod(ctx, p, there, o)
+}
+
+// removePod stops and removes a pod with all that was made for it.
+func removePod(ctx context.Context, p *kube.Pod, there *runtimeapi.PodSandbox, o Options) error {
 	if err := stopContainers(ctx, p, there.Id, o); err != nil {
 		return err
 	}
@@ -114,7 +147,11 @@ func down(ctx context.Context, p *kube.Pod, o Options) error {
 		return err
 	}
 	o.Say("%s: removed", p.Metadata.Name)
-	at := o.place(p, there.Metadata.Uid)
+	return o.removeFiles(ctx, o.place(p, client.RunID(there)))
+}
+
+// removeFiles removes the files of a pod, but for named volumes.
+func (o Options) removeFiles(ctx context.Context, at kube.Place) error {
 	return errors.Join(os.RemoveAll(at.Logs), o.Remove(ctx, at.Disk), o.Remove(ctx, at.Memory))
 }
 
@@ -162,7 +199,7 @@ func grace(p *kube.Pod) int64 {
 // find looks for a pod that was played before.
 func find(ctx context.Context, c *client.Client, p *kube.Pod) (*runtimeapi.PodSandbox, error) {
 	resp, err := c.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{Filter: &runtimeapi.PodSandboxFilter{
-		LabelSelector: map[string]string{labels.MadeBy: "play"},
+		LabelSelector: map[string]string{labels.MadeBy: labels.Play},
 	}})
 	if err != nil {
 		return nil, err

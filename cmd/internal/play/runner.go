@@ -58,7 +58,7 @@ func (r *runner) run(ctx context.Context) (err error) {
 		defer cancel()
 	}
 	if err := r.makeSandbox(ctx); err != nil {
-		return fmt.Errorf("pod %s: %w", name, err)
+		return errors.Join(fmt.Errorf("pod %s: %w", name, err), r.remove(ctx))
 	}
 	r.Say("%s: created", name)
 	sidecars, cancelSidecars := context.WithCancel(ctx)
@@ -119,6 +119,24 @@ func (r *runner) stop(ctx context.Context) {
 	}
 }
 
+// remove removes the pod if this runner has created it, whether or not the answer
+// arrived, and its files. Idempotent.
+func (r *runner) remove(ctx context.Context) error {
+	if r.at.UID == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	defer cancel()
+	there, err := find(ctx, r.Client, r.pod)
+	switch {
+	case err != nil:
+		return err
+	case there != nil && client.RunID(there) == r.at.UID:
+		return removePod(ctx, r.pod, there, r.Options)
+	}
+	return r.removeFiles(ctx, r.at)
+}
+
 func (r *runner) makeSandbox(ctx context.Context) error {
 	var b [8]byte
 	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
@@ -139,6 +157,9 @@ func (r *runner) makeSandbox(ctx context.Context) error {
 	}
 	r.sandbox = r.pod.Sandbox(r.at)
 	resp, err := r.Client.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: r.sandbox, RuntimeHandler: r.pod.Spec.RuntimeClassName})
+	if client.HasReason(err, control.ReasonNameTaken) {
+		return exists(r.pod.Metadata.Name)
+	}
 	if err != nil {
 		return err
 	}
