@@ -11,9 +11,9 @@ func newReload(flags *cli.Flags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "reload",
 		Short: "Restart the server; containers keep running",
-		Long: `Stops the server and starts the binary that is on disk now, with the
-configuration that is there now. Containers keep running. Settings of the node
-itself ([node]) take effect when the daemon is restarted.`,
+		Long: `Restarts the server with the installed binary and the current configuration.
+Containers keep running. Settings of the node itself ([node]) take effect when the
+daemon is restarted.`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			cfg, err := flags.Load()

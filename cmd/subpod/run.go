@@ -27,20 +27,20 @@ func newRun(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run [flags] IMAGE [COMMAND [ARG...]]",
 		Short: "Run a command in a new container",
-		Long: `Runs a container in a pod of its own, and starts the daemon where none runs.
-The image is pulled when it is not there. The exit code is that of the command;
-125 when subpod itself failed, 126 when the command cannot be executed, 127 when
-there is none of that name.
+		Long: `Runs a container in a pod of its own. The daemon is started if it is not running,
+the image is pulled if it is missing. The exit code is that of the command, or 125
+if subpod itself failed, 126 if the command cannot be executed, 127 if the command
+is not found.
 
-Without -i, -t or -d the output is streamed and signals are passed on. With -it,
-ctrl-p ctrl-q leaves the container running.
+Without -d the output is streamed and signals are forwarded. With -it, ctrl-p ctrl-q
+detaches from the container and leaves it running.
 
-Containers have the default seccomp profile, masked paths and the default
-capabilities; "root" in them is the user who runs the daemon.`,
+Containers have the default seccomp profile, the default capabilities and masked
+paths; root in a container is the user who runs the daemon.`,
 		Example: `  subpod run --rm busybox echo hello
   subpod run -it --rm -v "$PWD:/src" -w /src golang:1.26 bash
   subpod run -d --name web -p 8080:80 nginx
-  subpod run --rm --ephemeral-node alpine ./test.sh     (in CI: nothing is left running)`,
+  subpod run --rm --ephemeral-node alpine ./test.sh     (in CI: nothing keeps running)`,
 		Args: atLeast(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runCode(runRun(cmd.Context(), a, o, args))
@@ -68,7 +68,7 @@ func runRun(ctx context.Context, a *app, o *runOptions, args []string) (err erro
 	if err != nil {
 		return err
 	}
-	return o.run(ctx, conn, args) // the end of the process ends the connection
+	return o.run(ctx, conn, args) // the connection is closed when the process exits
 }
 
 func (o *runOptions) run(ctx context.Context, conn *connection, args []string) (err error) {
@@ -122,8 +122,8 @@ func (o *runOptions) run(ctx context.Context, conn *connection, args []string) (
 	return nil
 }
 
-// session has the daemon make and start the container, and stays with it unless it
-// is to be detached.
+// session makes the daemon create and start the container, and stays attached unless
+// the container is to run in the background.
 func (o *runOptions) session(ctx context.Context, c *client.Client, pod *runtimeapi.PodSandboxConfig, ctr *runtimeapi.ContainerConfig) (*control.SessionExit, error) {
 	run := &control.RunRequest{Handler: o.handler, Detach: o.detach}
 	var err error
@@ -141,18 +141,18 @@ func (o *runOptions) session(ctx context.Context, c *client.Client, pod *runtime
 	return exit, err
 }
 
-// forwarded are the signals that are passed on to a container's process.
+// forwarded lists the signals that are forwarded to the container's process.
 var forwarded = []os.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2}
 
-// session joins this process's streams to a container.
+// session connects the streams of this process to a container.
 type session struct {
 	client      *client.Client
 	containerID string
 	tty, stdin  bool
-	signals     bool // pass them on
+	signals     bool // forward them
 }
 
-// errDetached says that the user has left with ctrl-p ctrl-q.
+// errDetached reports that the user has detached with ctrl-p ctrl-q.
 var errDetached = errors.New("detached")
 
 func (s *session) run(ctx context.Context, req control.SessionRequest) (*control.SessionExit, error) {
@@ -177,12 +177,12 @@ func (s *session) run(ctx context.Context, req control.SessionRequest) (*control
 		go watchSize(ctx, sizes)
 	}
 	if s.signals && s.containerID != "" {
-		s.passOn(ctx)
+		s.forwardSignals(ctx)
 	}
 	streams.Made = func(m control.Made) {
 		s.containerID = m.ContainerID
 		if s.signals {
-			s.passOn(ctx)
+			s.forwardSignals(ctx)
 		}
 	}
 	exit, err := s.client.Session(ctx, req, streams)
@@ -192,9 +192,9 @@ func (s *session) run(ctx context.Context, req control.SessionRequest) (*control
 	return exit, err
 }
 
-// passOn passes signals on to the container until ctx ends. Before there is a
-// container they end this process, and with it the session.
-func (s *session) passOn(ctx context.Context) {
+// forwardSignals forwards signals to the container until ctx ends. Before there is
+// a container they terminate this process, and with it the session.
+func (s *session) forwardSignals(ctx context.Context) {
 	caught := make(chan os.Signal, 16)
 	signal.Notify(caught, forwarded...)
 	go func() {
@@ -202,7 +202,7 @@ func (s *session) passOn(ctx context.Context) {
 		for {
 			select {
 			case sig := <-caught:
-				// It may have ended by itself meanwhile.
+				// The container may have exited in the meantime.
 				_ = s.client.Signal(ctx, s.containerID, int(sig.(unix.Signal)))
 			case <-ctx.Done():
 				return
@@ -273,7 +273,7 @@ func (d *detacher) Read(p []byte) (int, error) {
 	}
 }
 
-// newName makes up a name from that of the image.
+// newName generates a name from that of the image.
 func newName(image string) string {
 	base, _, _ := strings.Cut(path.Base(image), "@")
 	base, _, _ = strings.Cut(base, ":")
@@ -309,7 +309,7 @@ func nameTaken(name, id string) error {
 	return fmt.Errorf("the name %s is in use by pod%s; remove that pod (subpod rm -f %s) or choose another name", name, id, name)
 }
 
-// removePod removes a pod with its logs, if these are ours.
+// removePod removes a pod, and its logs if they are in our log directory.
 func removePod(ctx context.Context, conn *connection, id, logs string) error {
 	if _, err := conn.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: id}); err != nil {
 		return err

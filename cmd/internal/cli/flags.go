@@ -1,5 +1,5 @@
-// Package cli is what the command lines of subpod's programs have in common: the
-// flags that say where the configuration is, the log and the version.
+// Package cli contains what the command lines of subpod's programs have in common:
+// configuration flags, logging and the version.
 package cli
 
 import (
@@ -15,19 +15,19 @@ import (
 	"github.com/subpod/subpod/pkg/config"
 )
 
-// Flags are the flags that every command has: where the configuration is, and
-// what is different this time.
+// Flags are the flags of every command: the path of the configuration file, and
+// values that override it.
 type Flags struct {
 	file string
-	// values holds the value of each flag that stands for a configuration key.
+	// values holds the value of each flag that overrides a configuration key.
 	values map[string]*string
 	cmd    *cobra.Command
 }
 
-// overrideFlags ties flags to configuration keys.
+// overrideFlags maps flags to configuration keys.
 var overrideFlags = []struct{ name, key, usage string }{
 	{"root", "daemon.data_dir", "directory for images and state"},
-	{"run", "daemon.run_dir", "directory for sockets and what lives as long as the node; the socket is there too"},
+	{"run", "daemon.run_dir", "directory for the socket and for files that live as long as the node"},
 	{"storage-driver", "storage.driver", "fuse-overlayfs, native, auto or vfs"},
 	{"uplink", "node.uplink", "auto, slirp4netns, pasta, none or host"},
 	{"log-level", "daemon.log_level", "debug, info, warn or error"},
@@ -37,14 +37,14 @@ var overrideFlags = []struct{ name, key, usage string }{
 func AddFlags(cmd *cobra.Command) *Flags {
 	f := &Flags{cmd: cmd, values: map[string]*string{}}
 	p := cmd.PersistentFlags()
-	p.StringVar(&f.file, "config", "", "configuration file (default: the standard places)")
+	p.StringVar(&f.file, "config", "", "configuration file (default: the standard locations)")
 	for _, o := range overrideFlags {
 		f.values[o.name] = p.String(o.name, "", o.usage)
 	}
 	return f
 }
 
-// Load reads the configuration, with paths expanded.
+// Load reads the configuration and expands its paths.
 func (f *Flags) Load() (*config.Config, error) {
 	if err := setRuntimeDir(); err != nil {
 		return nil, err
@@ -82,7 +82,7 @@ func (f *Flags) overrides() (map[string]string, error) {
 	return out, nil
 }
 
-// Args returns the flags in a form for another program of subpod's.
+// Args returns the flags as arguments for another program of subpod.
 func (f *Flags) Args() ([]string, error) {
 	overrides, err := f.overrides()
 	if err != nil {
@@ -104,8 +104,8 @@ func (f *Flags) Args() ([]string, error) {
 	return args, nil
 }
 
-// setRuntimeDir fills in the XDG_RUNTIME_DIR that su and sudo lose, and that
-// containers never had, while we still have our own uid: inside the node it is 0.
+// setRuntimeDir sets XDG_RUNTIME_DIR if it is missing, as after su or sudo and in
+// containers. It depends on the real UID, which is 0 inside the node.
 func setRuntimeDir() error {
 	if os.Getenv("XDG_RUNTIME_DIR") != "" {
 		return nil
@@ -114,15 +114,15 @@ func setRuntimeDir() error {
 	if unix.Access(dir, unix.W_OK) != nil {
 		dir = filepath.Join(os.TempDir(), "subpod-run-"+strconv.Itoa(os.Geteuid()))
 		if err := privateDir(dir); err != nil {
-			return fmt.Errorf("XDG_RUNTIME_DIR is not set, and there is no %s either: %w",
+			return fmt.Errorf("XDG_RUNTIME_DIR is not set, and %s does not exist: %w",
 				filepath.Join("/run/user", strconv.Itoa(os.Geteuid())), err)
 		}
 	}
 	return os.Setenv("XDG_RUNTIME_DIR", dir)
 }
 
-// privateDir makes a directory in a place where others may have made one of that
-// name before.
+// privateDir creates a directory in a world-writable one, where others may have
+// created one of the same name before.
 func privateDir(dir string) error {
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return err

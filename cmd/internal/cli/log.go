@@ -17,7 +17,7 @@ func LogLevel(cfg *config.Config) (slog.Level, error) {
 	return l, nil
 }
 
-// NewLog returns a log on standard error, as the configuration wants it.
+// NewLog returns a logger that writes to standard error in the configured format.
 func NewLog(cfg *config.Config) (*slog.Logger, error) {
 	level, err := LogLevel(cfg)
 	if err != nil {

@@ -2,8 +2,8 @@ package cli
 
 import "runtime/debug"
 
-// Version is the version that the build has set in package main (built), else
-// what the Go tool knows.
+// Version returns built, the version that the build has set in package main, or the
+// version that the Go tool has recorded if that is empty.
 func Version(built string) string {
 	if built != "" {
 		return built

@@ -1,9 +1,9 @@
-// Package doctor looks at a host and says what subpod will miss on it: a list of
-// checks, each with a level, one line of why, and the commands that help. It needs
-// no daemon and changes nothing.
+// Package doctor checks a host for the requirements of subpod: a list of checks,
+// each with a level, one line of explanation, and the commands that fix the problem.
+// It needs no daemon and changes nothing.
 //
-// What keeps a node from being made is found by the same methods of rootless.Host
-// that the daemon's own start uses.
+// Problems that prevent the node from being created are found by the same methods of
+// rootless.Host that the start of the daemon uses.
 package doctor
 
 import (
@@ -13,15 +13,15 @@ import (
 	"github.com/subpod/subpod/rootless"
 )
 
-// Level says how bad a finding is.
+// Level is the severity of a result.
 type Level int
 
-// Levels, best first.
+// Levels, in order of severity.
 const (
-	OK      Level = iota // as it should be
-	Info                 // worth knowing, nothing to do
-	Warning              // something will not work, or work badly
-	Error                // the daemon will not start, or no container will run
+	OK      Level = iota // no problem
+	Info                 // worth knowing, no action needed
+	Warning              // some feature will not work, or not well
+	Error                // the daemon cannot start, or containers cannot run
 )
 
 var levelNames = [...]string{"ok", "info", "warning", "error"}
@@ -43,21 +43,21 @@ func (l *Level) UnmarshalText(text []byte) error {
 	return fmt.Errorf("unknown level %q", text)
 }
 
-// Result is one finding.
+// Result is the result of one check.
 type Result struct {
 	Check string `json:"check"` // name of the check
 	Level Level  `json:"level"`
-	What  string `json:"what"`          // one line: what was found, and why it matters
-	Fix   string `json:"fix,omitempty"` // commands, one a line
+	What  string `json:"what"`          // one line: what was found, and its effect
+	Fix   string `json:"fix,omitempty"` // commands, one per line
 }
 
-// Check looks at one thing; it may find several.
+// Check checks one requirement; it may return several results.
 type Check struct {
 	Name string
 	Run  func(h Host) []Result
 }
 
-// Checks returns all checks in the order in which they are shown.
+// Checks returns all checks in the order of the output.
 func Checks() []Check {
 	return []Check{
 		{"kernel", kernel},
@@ -109,7 +109,7 @@ func one(level Level, fix, format string, args ...any) []Result {
 	return []Result{{Level: level, What: fmt.Sprintf(format, args...), Fix: fix}}
 }
 
-// problem turns what the daemon's start would say into a result.
+// problem converts an error of the start of the daemon to a result.
 func problem(level Level, p *rootless.Problem) []Result {
 	what := p.Err.Error() + ": " + p.What
 	return one(level, p.Fix, "%s", strings.Join(strings.Fields(what), " "))

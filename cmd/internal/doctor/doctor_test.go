@@ -188,15 +188,15 @@ func TestFakeHosts(t *testing.T) {
 		{"few subordinate IDs", func(f *fake) { f.put("/etc/subuid", "ann:100000:1000\n", 0o644) },
 			"subordinate IDs", Warning, "only 1000 user", "--add-subuids 231072-296607"},
 		{"IDs by number", func(f *fake) { f.put("/etc/subuid", fmt.Sprintf("%d:300000:65536\n", os.Getuid()), 0o644) },
-			"subordinate IDs", OK, "from 300000", ""},
+			"subordinate IDs", OK, "starting at 300000", ""},
 		{"IDs from LDAP", func(f *fake) {
 			f.remove("/etc/subuid", "/etc/subgid")
 			f.put("/usr/bin/getsubids", "#!/bin/sh\nfor a; do :; done\n[ $a = ann ] && echo \"0: ann 700000 65536\"\n", 0o755)
-		}, "subordinate IDs", OK, "from 700000", ""},
+		}, "subordinate IDs", OK, "starting at 700000", ""},
 		{"one ID asked for", func(f *fake) { f.Config.Node.IDMapping = rootless.IDsSingle },
 			"subordinate IDs", Info, "as configured", ""},
 		{"no program of an uplink", func(f *fake) { f.Config.Node.Uplink = rootless.UplinkGvisor },
-			rootless.GvisorBinary, Error, "/opt/subpod/bin/subpod-node-gvisor is not installed", "beside each other"},
+			rootless.GvisorBinary, Error, "/opt/subpod/bin/subpod-node-gvisor is not installed", "in the same directory"},
 		{"no newuidmap", func(f *fake) { f.remove("/usr/bin/newuidmap") }, "newuidmap", Error, "not installed", "sudo apt install uidmap"},
 		{"newgidmap without setuid", func(f *fake) { f.put("/usr/bin/newgidmap", "", 0o755) },
 			"newuidmap", Error, "neither setuid root", "sudo chmod u+s "},
@@ -222,7 +222,7 @@ func TestFakeHosts(t *testing.T) {
 		{"no crun", func(f *fake) { f.remove("/usr/bin/crun") }, "crun", Error, "not installed", "sudo apt install crun"},
 		{"no runc", func(f *fake) { f.remove("/usr/bin/runc") }, "runc", Info, "not installed", "sudo apt install runc"},
 		{"no conmon", func(f *fake) { f.remove("/usr/bin/conmon") }, "conmon", Error, "not installed", "sudo apt install conmon"},
-		{"no slirp4netns", func(f *fake) { f.remove("/usr/bin/slirp4netns") }, "slirp4netns", Error, "way out", "sudo apt install slirp4netns"},
+		{"no slirp4netns", func(f *fake) { f.remove("/usr/bin/slirp4netns") }, "slirp4netns", Error, "connects pods", "sudo apt install slirp4netns"},
 		{"pasta in its place", func(f *fake) {
 			f.remove("/usr/bin/slirp4netns")
 			f.put("/usr/bin/pasta", "#!/bin/sh\necho pasta 1\n", 0o755)
@@ -235,17 +235,17 @@ func TestFakeHosts(t *testing.T) {
 		{"a program that says nothing", func(f *fake) { f.put("/usr/bin/runc", "#!/bin/sh\nexit 1\n", 0o755) }, "runc", OK, "/usr/bin/runc", ""},
 		{"cgroup v1", func(f *fake) {
 			f.Cgroup = cgroup.Facts{Version: 1, Driver: cgroup.DriverDisabled, Reason: "v1"}
-		}, "cgroups", Warning, "no limits for pods: v1", "systemd.unified_cgroup_hierarchy=1"},
+		}, "cgroups", Warning, "no resource limits for pods: v1", "systemd.unified_cgroup_hierarchy=1"},
 		{"not delegated", func(f *fake) {
 			f.Cgroup = cgroup.Facts{Version: 2, Driver: cgroup.DriverDisabled, Reason: "not delegated"}
-		}, "cgroups", Warning, "no limits for pods", "systemctl --user enable --now subpod"},
+		}, "cgroups", Warning, "no resource limits for pods", "systemctl --user enable --now subpod"},
 		{"cpu not delegated", func(f *fake) { f.Cgroup.Controllers = []string{"memory", "pids"} },
 			"cgroups", Warning, "not delegated: cpu, io, cpuset; limits on CPU", "Delegate=cpu cpuset io memory pids"},
 		{"su", func(f *fake) { f.env["XDG_RUNTIME_DIR"] = "" }, "XDG_RUNTIME_DIR", Warning, "is not set", "export XDG_RUNTIME_DIR=/run/user/"},
 		{"no session", func(f *fake) { f.remove("/run/user/1000/bus") }, "session", Warning, "no systemd user session", "sudo machinectl shell ann@"},
-		{"no systemd", func(f *fake) { f.remove("/run/systemd") }, "session", Info, "not run by systemd", ""},
+		{"no systemd", func(f *fake) { f.remove("/run/systemd") }, "session", Info, "systemd does not run", ""},
 		{"no linger", func(f *fake) { f.remove("/var/lib/systemd/linger") }, "linger", Warning, "at logout", "sudo loginctl enable-linger ann"},
-		{"open run dir", func(f *fake) { os.Chmod(f.File("/run/user/1000"), 0o755) }, "XDG_RUNTIME_DIR", Warning, "open to others", "chmod 0700"},
+		{"open run dir", func(f *fake) { os.Chmod(f.File("/run/user/1000"), 0o755) }, "XDG_RUNTIME_DIR", Warning, "accessible to other users", "chmod 0700"},
 		{"missing run dir", func(f *fake) { f.remove("/run/user/1000") }, "XDG_RUNTIME_DIR", Error, "no such file", "sudo install -d -m 0700"},
 		{"someone else's run dir", func(f *fake) { f.UID++ }, "XDG_RUNTIME_DIR", Error, "belongs to uid", "not by su"},
 		{"run dir on a disk", func(f *fake) { f.disks["/run/user/1000"] = Disk{Type: "ext4"} },
@@ -253,9 +253,9 @@ func TestFakeHosts(t *testing.T) {
 		{"home on NFS", func(f *fake) { f.disks["/home/ann"] = Disk{Type: "nfs", Free: 50 * gib} },
 			"data directory", Error, "is on nfs", "data_dir = \"/var/tmp/ann/subpod\""},
 		{"home on a dead NFS", func(f *fake) { f.disks["/home/ann"] = Disk{Type: "hangs"} },
-			"data directory", Error, "does not answer", "data_dir"},
+			"data directory", Error, "no response within 5s", "data_dir"},
 		{"home on a tmpfs", func(f *fake) { f.disks["/home/ann"] = Disk{Type: "tmpfs", Free: 50 * gib} },
-			"data directory", Warning, "gone after a boot", "data_dir"},
+			"data directory", Warning, "lost on reboot", "data_dir"},
 		{"full disk", func(f *fake) { f.disks["/home/ann"] = Disk{Type: "ext4", Free: 100 << 20, Total: gib} },
 			"disk space", Error, "0.1 GiB of 1.0 free", ""},
 		{"filling disk", func(f *fake) { f.disks["/home/ann"] = Disk{Type: "ext4", Free: 2 * gib, Total: 9 * gib} },

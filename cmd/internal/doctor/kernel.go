@@ -8,12 +8,12 @@ import (
 	"github.com/subpod/subpod/rootless"
 )
 
-// Kernels: pidfd_open(2) came with 5.3, overlay in a user namespace with 5.11,
-// recursive read-only mounts with 5.12.
+// kernel checks the version: pidfd_open(2) needs 5.3, overlay in a user namespace
+// 5.11, recursive read-only mounts 5.12.
 func kernel(h Host) []Result {
 	var major, minor int
 	if _, err := fmt.Sscanf(h.Release, "%d.%d", &major, &minor); err != nil {
-		return one(Info, "", "release %q is not understood", h.Release)
+		return one(Info, "", "cannot parse the release %q", h.Release)
 	}
 	at := func(a, b int) bool { return major > a || major == a && minor >= b }
 	switch {
@@ -32,12 +32,12 @@ func userNamespaces(h Host) []Result {
 	if p == nil {
 		if err := h.TryUserNS(); err != nil {
 			return one(Error, "inside a container: allow clone, unshare, setns and mount (seccomp: Unconfined)",
-				"making one and mounting in it was refused: %v", err)
+				"creating one and mounting in it failed: %v", err)
 		}
 		if v, ok := h.Sysctl("kernel/apparmor_restrict_unprivileged_userns"); ok && v != 0 {
-			return one(OK, "", "AppArmor restricts them, and allows this program")
+			return one(OK, "", "restricted by AppArmor, which allows this program")
 		}
-		return one(OK, "", "one could be made, and mounted in")
+		return one(OK, "", "creating one and mounting in it works")
 	}
 	results := problem(Error, p)
 	if v, ok := h.Sysctl("kernel/apparmor_restrict_unprivileged_userns"); ok && v != 0 && strings.Contains(p.What, "AppArmor") {
@@ -50,15 +50,15 @@ func userNamespaces(h Host) []Result {
 
 func freshProc(h Host) []Result {
 	if h.UserNS() != nil || h.TryUserNS() != nil {
-		return nil // said already
+		return nil // reported by userNamespaces
 	}
 	if p := h.Proc(); p != nil {
 		return problem(Error, p)
 	}
-	return one(OK, "", "containers can have one of their own")
+	return one(OK, "", "containers can mount their own")
 }
 
-// mapping is what the daemon would settle on.
+// mapping returns the uplink and the ID mapping that the daemon would choose.
 func (h Host) mapping() (uplink, ids string) {
 	n := h.Config.Node
 	c := h.Settle(rootless.Config{Uplink: n.Uplink, UplinkFallback: n.UplinkFallback, IDMapping: n.IDMapping,
@@ -70,7 +70,7 @@ func subordinateIDs(h Host) []Result {
 	_, ids := h.mapping()
 	switch ids {
 	case rootless.IDsOwn:
-		return one(OK, "", "root of a container: all its IDs are used")
+		return one(OK, "", "root of a container: all IDs of the container are used")
 	case rootless.IDsSingle:
 		if h.Config.Node.IDMapping == rootless.IDsSingle {
 			return one(Info, "", "one user and one group ID, as configured (node.id_mapping)")
@@ -84,16 +84,16 @@ func subordinateIDs(h Host) []Result {
 		}
 		r := problem(level, p)
 		if level == Warning {
-			r[0].What += "; the node will have one ID: images with other users, and setgroups(2), will not do"
+			r[0].What += "; the node will have one ID: images with other users, and setgroups(2), will not work"
 		}
 		return r
 	}
 	uids, gids := h.SubordinateIDs()
 	users, groups := size(uids), size(gids)
 	if users < rootless.WantIDs-1 || groups < rootless.WantIDs-1 {
-		return one(Warning, h.MoreIDs(), "only %d user and %d group IDs: images may have files of users up to %d", users, groups, rootless.WantIDs-1)
+		return one(Warning, h.MoreIDs(), "only %d user and %d group IDs: images may contain files of users up to %d", users, groups, rootless.WantIDs-1)
 	}
-	return one(OK, "", "%d user and %d group IDs (from %d and %d on)", users, groups, uids[0].First, gids[0].First)
+	return one(OK, "", "%d user and %d group IDs (starting at %d and %d)", users, groups, uids[0].First, gids[0].First)
 }
 
 func size(ranges []rootless.SubIDs) (n uint64) {
@@ -108,12 +108,12 @@ func idMappers(h Host) []Result {
 	p := h.IDMappers()
 	switch {
 	case p == nil:
-		return one(OK, "", "newuidmap and newgidmap are there and may do their work")
+		return one(OK, "", "newuidmap and newgidmap are installed with the privileges they need")
 	case ids == rootless.IDsSubordinate:
 		return problem(Error, p)
 	default:
 		r := problem(Info, p)
-		r[0].What += "; not needed with the IDs that the node will have"
+		r[0].What += "; not needed with the ID mapping that the node will have"
 		return r
 	}
 }
@@ -150,7 +150,7 @@ func fuse(h Host) []Result {
 	}
 }
 
-// overlay mounts for real where the store will be.
+// overlay tries to mount overlays in the data directory.
 func overlay(h Host) []Result {
 	if h.UserNS() != nil || h.TryUserNS() != nil {
 		return nil

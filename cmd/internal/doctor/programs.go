@@ -13,15 +13,16 @@ import (
 	"github.com/subpod/subpod/rootless"
 )
 
-// program is something that the daemon runs.
+// program is a program that the daemon runs.
 type program struct {
 	name, path string
-	pkg        string // Debian's package; "" is subpod's own
-	level      Level  // when it is missing
+	pkg        string // package in Debian; "" for a program of subpod
+	level      Level  // if it is missing
 	why        string
 }
 
-// needed lists the programs for this configuration, the ones that all need first.
+// needed returns the programs that this configuration needs, those of all
+// configurations first.
 func (h Host) needed() []program {
 	c := h.Config
 	uplink, _ := h.mapping()
@@ -32,17 +33,17 @@ func (h Host) needed() []program {
 		return Info
 	}
 	list := []program{
-		{"ip", "ip", "iproute2", Error, "makes the node's network"},
+		{"ip", "ip", "iproute2", Error, "creates the network of the node"},
 		{"nsenter", "nsenter", "util-linux", Error, "enters the node"},
-		{"mount", "mount", "mount", Error, "makes the node's mounts"},
-		{"conmon", c.Runtime.ConmonPath, "conmon", Error, "keeps each container's log and exit code"},
-		{"slirp4netns", c.Node.Slirp4netnsPath, "slirp4netns", ifUsed(uplink == rootless.UplinkSlirp), "is the pods' way out"},
+		{"mount", "mount", "mount", Error, "creates the mounts of the node"},
+		{"conmon", c.Runtime.ConmonPath, "conmon", Error, "records the log and the exit code of each container"},
+		{"slirp4netns", c.Node.Slirp4netnsPath, "slirp4netns", ifUsed(uplink == rootless.UplinkSlirp), "connects pods to the outside"},
 	}
 	if uplink == rootless.UplinkPasta {
-		list = append(list, program{"pasta", c.Node.PastaPath, "passt", Error, "is the pods' way out"})
+		list = append(list, program{"pasta", c.Node.PastaPath, "passt", Error, "connects pods to the outside"})
 	}
 	if uplink == rootless.UplinkGvisor {
-		list = append(list, program{rootless.GvisorBinary, filepath.Join(filepath.Dir(h.Executable), rootless.GvisorBinary), "", Error, "is the pods' way out"})
+		list = append(list, program{rootless.GvisorBinary, filepath.Join(filepath.Dir(h.Executable), rootless.GvisorBinary), "", Error, "connects pods to the outside"})
 	}
 	list = append(list, program{"fuse-overlayfs", c.Storage.MountProgram, "fuse-overlayfs",
 		ifUsed(c.Storage.Driver == "fuse-overlayfs"), "mounts the containers' root file systems"})
@@ -60,9 +61,9 @@ func programs(h Host) []Result {
 		if path, err := h.LookPath(p.path); err != nil {
 			r.Level = p.level
 			r.What = fmt.Sprintf("%s is not installed: it %s", p.path, p.why)
-			r.Fix = "sudo apt install " + p.pkg + "    # Debian's name"
+			r.Fix = "sudo apt install " + p.pkg + "    # package name in Debian"
 			if p.pkg == "" {
-				r.Fix = "install all programs of subpod beside each other (make build)"
+				r.Fix = "install all programs of subpod in the same directory (make build)"
 			}
 		} else {
 			r.What = path
@@ -75,11 +76,11 @@ func programs(h Host) []Result {
 	return results
 }
 
-// version is the line with its own name that a program prints for --version, or
-// for -V as ip does.
+// version returns the line with its own name that a program prints for --version, or
+// for -V, which ip has.
 func version(path string) string {
 	for _, flag := range []string{"--version", "-V"} {
-		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), versionTimeout)
 		cmd := exec.CommandContext(ctx, path, flag)
 		cmd.WaitDelay = time.Second
 		out, err := cmd.CombinedOutput()

@@ -12,26 +12,27 @@ import (
 	"github.com/subpod/subpod/pkg/labels"
 )
 
-// Place says where on this host a pod's files go. All are absolute.
+// Place contains the absolute paths of the files of a pod on the host.
 type Place struct {
 	UID     string // random: the pod's metadata.uid
-	Logs    string // the pod's log directory
-	Volumes string // named volumes: those of claims
-	Disk    string // the pod's own, on disk: emptyDir
-	Memory  string // the pod's own, on a tmpfs: configMap, secret, emptyDir in memory
-	Seccomp string // where localhost seccomp profiles are
-	// Users is where the IDs of a pod with a user namespace of its own begin among
-	// the node's; it gets UserCount.
+	Logs    string // log directory of the pod
+	Volumes string // named volumes (of claims)
+	Disk    string // files of the pod on disk: emptyDir
+	Memory  string // files of the pod on a tmpfs: configMap, secret, emptyDir in memory
+	Seccomp string // directory of localhost seccomp profiles
+	// Users is the first ID in the node of a pod with a user namespace of its own; it
+	// gets UserCount IDs.
 	Users uint32
 }
 
-// UserCount is how many user and group IDs a pod with a user namespace of its own has.
+// UserCount is the number of user and group IDs of a pod with a user namespace of its
+// own.
 const UserCount = 65536
 
 // OwnUsers reports whether the pod has a user namespace of its own (hostUsers: false).
 func (p *Pod) OwnUsers() bool { return p.Spec.HostUsers != nil && !*p.Spec.HostUsers }
 
-// namespaces are those that the pod's containers share or have.
+// namespaces returns the namespace options of the pod and its containers.
 func (p *Pod) namespaces(at Place) *runtimeapi.NamespaceOption {
 	ns := &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER}
 	if p.Spec.ShareProcessNamespace {
@@ -115,8 +116,8 @@ func hostPorts(ports []Port) []*runtimeapi.PortMapping {
 	return out
 }
 
-// Container returns the configuration of one of the pod's containers. podIP is
-// the address of the pod, "" for none.
+// Container returns the configuration of a container of the pod. podIP is the
+// address of the pod, "" if it has none.
 func (p *Pod) Container(c *Container, s *Set, at Place, attempt uint32, podIP string) (*runtimeapi.ContainerConfig, error) {
 	envs, err := c.environment(s, func(path string) (string, error) { return p.field(path, at.UID, podIP) })
 	if err != nil {
@@ -150,7 +151,7 @@ var fieldKey = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`^metadata\.(labels|annotations)\['([^']+)'\]$`)
 })
 
-// field is the value of a fieldRef.
+// field returns the value of a fieldRef.
 func (p *Pod) field(path, uid, podIP string) (string, error) {
 	switch path {
 	case "metadata.name":
@@ -173,7 +174,7 @@ func (p *Pod) field(path, uid, podIP string) (string, error) {
 	return "", fmt.Errorf("fieldRef %q is not supported", path)
 }
 
-// limits of a container, as a kubelet computes them (k8s.io/kubernetes
+// limits returns the resources of a container, computed as the kubelet does (k8s.io/kubernetes
 // pkg/kubelet/cm: MilliCPUToQuota, MilliCPUToShares).
 func (c *Container) limits() *runtimeapi.LinuxContainerResources {
 	r := &runtimeapi.LinuxContainerResources{}
@@ -193,8 +194,9 @@ func (c *Container) limits() *runtimeapi.LinuxContainerResources {
 	return r
 }
 
-// security of a container: its own settings win over the pod's. Where a manifest
-// says nothing, the default seccomp profile is used.
+// security returns the security context of a container, whose settings take
+// precedence over those of the pod. Without a setting, the default seccomp profile
+// is used.
 func (p *Pod) security(c *Container, at Place) (*runtimeapi.LinuxContainerSecurityContext, error) {
 	out := &runtimeapi.LinuxContainerSecurityContext{
 		NamespaceOptions: p.namespaces(at),
@@ -232,7 +234,7 @@ func (p *Pod) security(c *Container, at Place) (*runtimeapi.LinuxContainerSecuri
 		out.RunAsGroup = &runtimeapi.Int64Value{Value: *group}
 	}
 	if is(nonRoot) && user != nil && *user == 0 {
-		return nil, fmt.Errorf("runAsNonRoot is true and runAsUser is 0")
+		return nil, fmt.Errorf("runAsNonRoot is true, but runAsUser is 0")
 	}
 	if profile == nil {
 		return out, nil
@@ -256,7 +258,7 @@ func (p *Pod) security(c *Container, at Place) (*runtimeapi.LinuxContainerSecuri
 }
 
 // NonRoot reports whether the container must not run as root, and whether the
-// manifest itself says which user it is; if not, the image does.
+// manifest sets its user; if not, the image does.
 func (p *Pod) NonRoot(c *Container) (must, known bool) {
 	if s := p.Spec.SecurityContext; s != nil {
 		must, known = is(s.RunAsNonRoot), s.RunAsUser != nil

@@ -11,8 +11,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// environment returns a container's variables, in order; field gives the value of
-// a fieldRef.
+// environment returns the environment variables of a container, in order; field
+// returns the value of a fieldRef.
 func (c *Container) environment(s *Set, field func(path string) (string, error)) ([]*runtimeapi.KeyValue, error) {
 	var out []*runtimeapi.KeyValue
 	known := map[string]string{}
@@ -32,7 +32,7 @@ func (c *Container) environment(s *Set, field func(path string) (string, error))
 	}
 	for _, e := range c.Env {
 		if e.Name == "" || strings.ContainsAny(e.Name, "=\x00") {
-			return nil, fmt.Errorf("%q is no name of a variable", e.Name)
+			return nil, fmt.Errorf("%q is not a valid name of a variable", e.Name)
 		}
 		if e.ValueFrom == nil {
 			set(e.Name, expand(e.Value, known))
@@ -100,7 +100,7 @@ func (e *EnvVar) from(s *Set, field func(string) (string, error)) (value string,
 	return "", false, fmt.Errorf("valueFrom: one of configMapKeyRef, secretKeyRef and fieldRef must be set")
 }
 
-// content is the data of a secret; nil for none.
+// content returns the data of a secret, nil if s is nil.
 func (s *Secret) content() map[string][]byte {
 	if s == nil {
 		return nil
@@ -115,7 +115,7 @@ func (s *Secret) content() map[string][]byte {
 	return out
 }
 
-// content is the data of a configMap; nil for none.
+// content returns the data of a configMap, nil if c is nil.
 func (c *ConfigMap) content() map[string][]byte {
 	if c == nil {
 		return nil
@@ -132,8 +132,8 @@ var reference = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`\$\$|\$\([-._a-zA-Z][-._a-zA-Z0-9]*\)`)
 })
 
-// expand replaces $(NAME) by values that are known, and $$ by $ (the rule is that
-// of EnvVar.value and of Container.command).
+// expand replaces $(NAME) with known values and $$ with $, as specified for
+// EnvVar.value and Container.command.
 func expand(s string, known map[string]string) string {
 	return reference().ReplaceAllStringFunc(s, func(m string) string {
 		if m == "$$" {

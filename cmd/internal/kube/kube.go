@@ -1,5 +1,5 @@
-// Package kube turns Kubernetes objects into what the CRI asks for, as a kubelet
-// would, for clients that are none. It is data in, data out.
+// Package kube converts Kubernetes manifests to CRI configurations, as a kubelet
+// does. Apart from Pod.Prepare, which writes the volumes, it is pure.
 package kube
 
 import (
@@ -10,9 +10,8 @@ import (
 	"strings"
 )
 
-// MaskedPaths and ReadonlyPaths are those of a container with procMount Default.
-// (A kubelet sends them with each container; source: k8s.io/kubernetes
-// pkg/securitycontext, which has the OCI runtimes' own defaults.)
+// MaskedPaths and ReadonlyPaths are those of a container with procMount Default. The
+// kubelet sends them with each container (k8s.io/kubernetes pkg/securitycontext).
 var (
 	MaskedPaths = []string{
 		"/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
@@ -22,8 +21,8 @@ var (
 	ReadonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
 )
 
-// ErrQuantity says that a quantity cannot be read.
-var ErrQuantity = errors.New("bad quantity")
+// ErrQuantity reports that a quantity cannot be parsed.
+var ErrQuantity = errors.New("invalid quantity")
 
 var byteUnits = map[string]float64{
 	"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40,
@@ -31,8 +30,8 @@ var byteUnits = map[string]float64{
 	"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40,
 }
 
-// ParseBytes reads a size as people type it on a command line: 512m, 1.5g. The
-// units are powers of 1024. ErrQuantity.
+// ParseBytes parses a size in the format of command lines: 512m, 1.5g. Units are
+// powers of 1024. ErrQuantity.
 func ParseBytes(s string) (int64, error) {
 	i := strings.IndexFunc(s, func(r rune) bool { return (r < '0' || r > '9') && r != '.' })
 	if i < 0 {

@@ -16,13 +16,13 @@ import (
 	"github.com/subpod/subpod/pkg/subpath"
 )
 
-// ErrManifest says that a manifest is wrong or asks for what is not supported.
-// The text names the object and the field.
+// ErrManifest reports that a manifest is invalid or uses an unsupported feature. The
+// message names the object and the field.
 var ErrManifest = errors.New("manifest")
 
-// Set is what the manifests hold.
+// Set contains the objects of the manifests.
 type Set struct {
-	Pods       []*Pod // those of Deployments as well
+	Pods       []*Pod // including those of Deployments
 	ConfigMaps map[string]*ConfigMap
 	Secrets    map[string]*Secret
 	Claims     map[string]*Claim
@@ -31,9 +31,8 @@ type Set struct {
 // maxManifest bounds the size of one file, in bytes.
 const maxManifest = 16 << 20
 
-// Parse reads YAML or JSON documents. Unknown kinds, unknown fields and fields
-// with a meaning that cannot be honoured are refused: ErrManifest, all problems
-// at once.
+// Parse parses YAML or JSON documents. Unknown kinds, unknown fields and unsupported
+// values are rejected: ErrManifest, with all problems at once.
 func Parse(r io.Reader) (*Set, error) {
 	text, err := io.ReadAll(io.LimitReader(r, maxManifest+1))
 	if err != nil {
@@ -51,7 +50,7 @@ func Parse(r io.Reader) (*Set, error) {
 		}
 	}
 	if len(docs) == 0 {
-		errs = append(errs, fmt.Errorf("%w: it is empty", ErrManifest))
+		errs = append(errs, fmt.Errorf("%w: the manifest is empty; it must contain at least one object", ErrManifest))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
@@ -59,7 +58,7 @@ func Parse(r io.Reader) (*Set, error) {
 	return s, s.check()
 }
 
-// documents splits YAML at its document markers; empty ones are left out.
+// documents splits YAML at its document markers and drops empty documents.
 func documents(text []byte) [][]byte {
 	var docs [][]byte
 	var doc []byte
@@ -130,12 +129,12 @@ func (s *Set) add(doc []byte) error {
 		err = decode(text, c)
 		s.Claims[head.Metadata.Name] = c
 	default:
-		return fmt.Errorf("kind %q of %q is not supported: Pod, Deployment, ConfigMap, Secret and PersistentVolumeClaim are", head.Kind, head.APIVersion)
+		return fmt.Errorf("kind %q of %q is not supported; supported kinds: Pod, Deployment, ConfigMap, Secret, PersistentVolumeClaim", head.Kind, head.APIVersion)
 	}
 	return wrap(err)
 }
 
-// decode refuses unknown fields, by their paths.
+// decode rejects unknown fields and names their paths.
 func decode(text []byte, into any) error {
 	strict, err := strictjson.UnmarshalStrict(text, into)
 	if err != nil {
@@ -143,7 +142,7 @@ func decode(text []byte, into any) error {
 	}
 	var errs []error
 	for _, e := range strict {
-		errs = append(errs, fmt.Errorf("%w (not supported here, or misspelt)", e))
+		errs = append(errs, fmt.Errorf("%w (misspelt, or not supported)", e))
 	}
 	return errors.Join(errs...)
 }
@@ -173,7 +172,8 @@ func (s *Set) addDeployment(d *Deployment) error {
 	return nil
 }
 
-// isDNSName: small letters, digits, and in between dots and hyphens; 63 at most.
+// isDNSName reports whether s is a DNS name of at most 63 characters: lower-case
+// letters and digits, with dots and hyphens in between.
 func isDNSName(s string) bool {
 	return len(s) <= 63 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-.") == "" && strings.Trim(s, "-.") == s && s != ""
 }
@@ -187,7 +187,7 @@ func (s *Set) check() error {
 		}
 		key := p.Metadata.Namespace + "/" + p.Metadata.Name
 		if seen[key] {
-			errs = append(errs, fmt.Errorf("%w: two pods are named %s", ErrManifest, key))
+			errs = append(errs, fmt.Errorf("%w: more than one pod is named %s", ErrManifest, key))
 		}
 		seen[key] = true
 		for _, problem := range p.problems(s) {
@@ -197,16 +197,16 @@ func (s *Set) check() error {
 	return errors.Join(errs...)
 }
 
-// problems lists what is wrong with a pod, by field.
+// problems describes what is invalid in a pod, by field.
 func (p *Pod) problems(s *Set) []string {
 	var out []string
 	bad := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	if !isDNSName(p.Metadata.Name) {
-		bad("metadata.name: %q is not a DNS name in small letters", p.Metadata.Name)
+		bad("metadata.name: %q is not a DNS name in lower case", p.Metadata.Name)
 	}
 	spec := &p.Spec
 	if len(spec.Containers) == 0 {
-		bad("spec.containers: there are none")
+		bad("spec.containers: at least one container is required")
 	}
 	switch spec.RestartPolicy {
 	case "":
@@ -229,7 +229,7 @@ func (p *Pod) problems(s *Set) []string {
 	volumes := map[string]bool{}
 	for i, v := range spec.Volumes {
 		if volumes[v.Name] {
-			bad("spec.volumes[%d].name: %q is there twice", i, v.Name)
+			bad("spec.volumes[%d].name: %q is used twice", i, v.Name)
 		}
 		volumes[v.Name] = true
 		if problem := v.problem(s); problem != "" {
@@ -242,7 +242,7 @@ func (p *Pod) problems(s *Set) []string {
 			c := &list[i]
 			at := fmt.Sprintf("spec.%s[%d] (%s)", kind, i, c.Name)
 			if names[c.Name] {
-				bad("%s: the name is there twice", at)
+				bad("%s: the name is used twice", at)
 			}
 			names[c.Name] = true
 			for _, problem := range c.problems(s, volumes, kind == "initContainers") {
@@ -262,7 +262,7 @@ func (v *Volume) problem(s *Set) string {
 	}
 	switch {
 	case !isDNSName(v.Name):
-		return "the name is not a DNS name in small letters"
+		return "the name is not a DNS name in lower case"
 	case sources != 1:
 		return "one of emptyDir, hostPath, configMap, secret, persistentVolumeClaim, image, downwardAPI and projected must be set"
 	case v.EmptyDir != nil && v.EmptyDir.Medium != "" && v.EmptyDir.Medium != "Memory":
@@ -282,12 +282,12 @@ func (v *Volume) problem(s *Set) string {
 			}
 		}
 	case v.PersistentVolumeClaim != nil && !isDNSName(v.PersistentVolumeClaim.ClaimName):
-		return "persistentVolumeClaim.claimName is not a DNS name in small letters"
+		return "persistentVolumeClaim.claimName is not a DNS name in lower case"
 	}
 	return ""
 }
 
-// lacks says that a configMap or secret is missing; "" when it is not.
+// lacks describes a configMap or secret that is missing; "" if it exists.
 func (s *Set) lacks(kind, name string, optional bool) string {
 	there := s.Secrets[name] != nil
 	if kind == "configMap" {
@@ -323,7 +323,7 @@ func fileProblem(files []DownwardFile) string {
 	return ""
 }
 
-// mountProblems reports what is wrong with the container's volume mounts.
+// mountProblems reports what is invalid in the volume mounts of the container.
 func (c *Container) mountProblems(volumes map[string]bool, bad func(format string, args ...any)) {
 	paths := map[string]bool{}
 	for i, m := range c.VolumeMounts {
@@ -334,7 +334,7 @@ func (c *Container) mountProblems(volumes map[string]bool, bad func(format strin
 			bad(".volumeMounts[%d].mountPath: %q is not absolute", i, m.MountPath)
 		}
 		if paths[path.Clean(m.MountPath)] {
-			bad(".volumeMounts[%d].mountPath: %q is there twice", i, m.MountPath)
+			bad(".volumeMounts[%d].mountPath: %q is used twice", i, m.MountPath)
 		}
 		paths[path.Clean(m.MountPath)] = true
 		if m.SubPath != "" && m.SubPathExpr != "" {
@@ -350,7 +350,7 @@ func (c *Container) problems(s *Set, volumes map[string]bool, init bool) []strin
 	var out []string
 	bad := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	if !isDNSName(c.Name) {
-		bad(": the name is not a DNS name in small letters")
+		bad(": the name is not a DNS name in lower case")
 	}
 	if c.Image == "" {
 		bad(".image is missing")
@@ -361,12 +361,12 @@ func (c *Container) problems(s *Set, volumes map[string]bool, init bool) []strin
 		bad(".imagePullPolicy: %q is not Always, IfNotPresent or Never", c.ImagePullPolicy)
 	}
 	if c.RestartPolicy != "" && (!init || c.RestartPolicy != "Always") {
-		bad(".restartPolicy: only init containers have one, and it is Always")
+		bad(".restartPolicy: only init containers can have one, and it must be Always")
 	}
 	c.mountProblems(volumes, bad)
 	for i, p := range c.Ports {
 		if p.ContainerPort < 1 || p.ContainerPort > 65535 || p.HostPort < 0 || p.HostPort > 65535 {
-			bad(".ports[%d]: a port is outside 1-65535", i)
+			bad(".ports[%d]: a port is not between 1 and 65535", i)
 		}
 		if p.Protocol != "" && p.Protocol != "TCP" && p.Protocol != "UDP" && p.Protocol != "SCTP" {
 			bad(".ports[%d].protocol: %q is not TCP, UDP or SCTP", i, p.Protocol)

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// problem says what is wrong with a probe; "" if nothing is.
+// problem describes what is invalid in a probe; "" for a valid one.
 func (p *Probe) problem(c *Container) string {
 	kinds := 0
 	var port *PortOf
@@ -31,13 +31,13 @@ func (p *Probe) problem(c *Container) string {
 	}
 	if port != nil {
 		if n := port.In(c); n < 1 || n > 65535 {
-			return fmt.Sprintf("the port %q %d is none of the container's", port.Name, port.Number)
+			return fmt.Sprintf("the container has no port %q, and %d is not between 1 and 65535", port.Name, port.Number)
 		}
 	}
 	return ""
 }
 
-// seconds with a default.
+// seconds returns a duration of n seconds, or of otherwise if n is not set.
 func seconds(n, otherwise int32) time.Duration {
 	if n <= 0 {
 		n = otherwise
@@ -45,15 +45,16 @@ func seconds(n, otherwise int32) time.Duration {
 	return time.Duration(n) * time.Second
 }
 
-// The defaults are those of the API (core/v1 Probe).
+// The defaults below are those of the API (core/v1 Probe).
 
-// Period between two tries.
+// Period returns the time between two probes.
 func (p *Probe) Period() time.Duration { return seconds(p.PeriodSeconds, 10) }
 
-// Timeout of one try.
+// Timeout returns the timeout of one probe.
 func (p *Probe) Timeout() time.Duration { return seconds(p.TimeoutSeconds, 1) }
 
-// Failures in a row that count as failed.
+// Failures returns the number of consecutive failures after which the probe has
+// failed.
 func (p *Probe) Failures() int32 {
 	if p.FailureThreshold <= 0 {
 		return 3
@@ -61,5 +62,6 @@ func (p *Probe) Failures() int32 {
 	return p.FailureThreshold
 }
 
-// Successes in a row that count as good.
+// Successes returns the number of consecutive successes after which the probe has
+// succeeded.
 func (p *Probe) Successes() int32 { return max(p.SuccessThreshold, 1) }

@@ -16,7 +16,7 @@ var suffixes = map[string]float64{
 	"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40, "Pi": 1 << 50, "Ei": 1 << 60,
 }
 
-// ParseQuantity reads a quantity. ErrQuantity.
+// ParseQuantity parses a quantity. ErrQuantity.
 func ParseQuantity(s string) (Quantity, error) {
 	i := strings.LastIndexAny(s, "0123456789.") + 1
 	number, suffix := s[:i], s[i:]
@@ -41,7 +41,7 @@ func (q *Quantity) UnmarshalJSON(text []byte) error {
 	return err
 }
 
-// PortOf is an IntOrString: a port, or the name of one.
+// PortOf is an IntOrString: the number or the name of a port.
 type PortOf struct {
 	Number int32
 	Name   string
@@ -61,7 +61,7 @@ func (p *PortOf) UnmarshalJSON(text []byte) error {
 	return json.Unmarshal(text, &p.Number)
 }
 
-// In returns the number of the port in a container; 0 where it has none of that
+// In returns the number of the port in a container, 0 if it has no port of that
 // name.
 func (p PortOf) In(c *Container) int32 {
 	if p.Name == "" {

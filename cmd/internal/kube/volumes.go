@@ -12,7 +12,7 @@ import (
 
 const hostsFile = "hosts"
 
-// path is where a volume is on this host, and whether it may only be read.
+// path returns the path of a volume on the host, and whether it is read-only.
 func (v *Volume) path(at Place) (dir string, readOnly bool) {
 	switch {
 	case v.EmptyDir != nil && v.EmptyDir.Medium == "Memory":
@@ -27,8 +27,8 @@ func (v *Volume) path(at Place) (dir string, readOnly bool) {
 	return filepath.Join(at.Memory, "volumes", v.Name), true // configMap, secret, downwardAPI, projected
 }
 
-// Prepare makes the pod's volumes. Idempotent. What it makes below at.Disk and
-// at.Memory is the pod's own and may be removed with it; named volumes stay.
+// Prepare creates the volumes of the pod. Idempotent. The files below at.Disk and
+// at.Memory belong to the pod and can be removed with it; named volumes are kept.
 func (p *Pod) Prepare(s *Set, at Place) error {
 	for i := range p.Spec.Volumes {
 		v := &p.Spec.Volumes[i]
@@ -60,7 +60,7 @@ func (p *Pod) prepare(v *Volume, s *Set, at Place) error {
 		return makeOpen(dir)
 	case v.PersistentVolumeClaim != nil:
 		if _, err := os.Stat(dir); err == nil {
-			return nil // it keeps the owner and mode that its users gave it
+			return nil // with the owner and mode that its users have set
 		}
 		return makeOpen(dir)
 	case v.ConfigMap != nil:
@@ -75,8 +75,8 @@ func (p *Pod) prepare(v *Volume, s *Set, at Place) error {
 	return nil
 }
 
-// makeOpen makes a directory that any user of the containers may write to, as a
-// kubelet does. The directories above it are the daemon's user's alone.
+// makeOpen creates a directory that is writable for all users in containers, as the
+// kubelet does. Only the user of the daemon can list the directories above it.
 func makeOpen(dir string) error {
 	if err := os.MkdirAll(filepath.Dir(dir), 0o711); err != nil {
 		return err
@@ -86,12 +86,12 @@ func makeOpen(dir string) error {
 	}
 	err := os.Chmod(dir, 0o777)
 	if errors.Is(err, os.ErrPermission) {
-		return nil // it is a container's user's by now
+		return nil // owned by a user of a container
 	}
 	return err
 }
 
-// checkHostPath holds the rules of HostPathType.
+// checkHostPath enforces the rules of HostPathType.
 func checkHostPath(path, kind string) error {
 	st, err := os.Stat(path)
 	missing := errors.Is(err, os.ErrNotExist)
@@ -106,7 +106,7 @@ func checkHostPath(path, kind string) error {
 			return os.MkdirAll(path, 0o755)
 		}
 		if !st.IsDir() {
-			return fmt.Errorf("%s is no directory", path)
+			return fmt.Errorf("%s is not a directory", path)
 		}
 	case "FileOrCreate":
 		if missing {
@@ -117,23 +117,23 @@ func checkHostPath(path, kind string) error {
 			return f.Close()
 		}
 		if !st.Mode().IsRegular() {
-			return fmt.Errorf("%s is no file", path)
+			return fmt.Errorf("%s is not a file", path)
 		}
 	case "Directory":
 		if missing || !st.IsDir() {
-			return fmt.Errorf("%s is no directory", path)
+			return fmt.Errorf("%s is not a directory", path)
 		}
 	case "File":
 		if missing || !st.Mode().IsRegular() {
-			return fmt.Errorf("%s is no file", path)
+			return fmt.Errorf("%s is not a file", path)
 		}
 	case "Socket":
 		if missing || st.Mode()&os.ModeSocket == 0 {
-			return fmt.Errorf("%s is no socket", path)
+			return fmt.Errorf("%s is not a socket", path)
 		}
 	case "CharDevice", "BlockDevice":
 		if missing || st.Mode()&os.ModeDevice == 0 {
-			return fmt.Errorf("%s is no device", path)
+			return fmt.Errorf("%s is not a device", path)
 		}
 	default:
 		return fmt.Errorf("%w: hostPath.type %q", ErrManifest, kind)
@@ -141,7 +141,7 @@ func checkHostPath(path, kind string) error {
 	return nil
 }
 
-// project fills a directory from several sources; the later one wins.
+// project fills a directory from several sources; later ones take precedence.
 func (p *Pod) project(dir string, sources []Projection, mode *int32, s *Set, at Place) error {
 	for _, src := range sources {
 		var err error
@@ -175,8 +175,8 @@ func (p *Pod) writeFields(dir string, files []DownwardFile, mode *int32, at Plac
 	return writeFiles(dir, data, items, mode, false)
 }
 
-// fileField is the value of a fieldRef of a volume: the metadata alone, labels and
-// annotations also as a whole, a line each.
+// fileField returns the value of a fieldRef in a volume. Only metadata is supported;
+// all labels and all annotations have one line each.
 func (p *Pod) fileField(path, uid string) (string, error) {
 	lines := func(m map[string]string) string {
 		var out []string
@@ -212,7 +212,7 @@ func writeFiles(dir string, data map[string][]byte, items []KeyToPath, mode *int
 		case !ok && optional:
 			continue
 		case !ok:
-			return fmt.Errorf("%w: there is no key %q", ErrManifest, item.Key)
+			return fmt.Errorf("%w: it has no key %q", ErrManifest, item.Key)
 		case !filepath.IsLocal(item.Path):
 			return fmt.Errorf("%w: the path %q leads out of the volume", ErrManifest, item.Path)
 		}

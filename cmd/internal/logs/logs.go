@@ -1,5 +1,5 @@
-// Package logs reads container logs in the format of the CRI: lines of time,
-// stream, P or F (partial, full), text.
+// Package logs reads container logs in the CRI format: lines with a timestamp, the
+// stream, P or F (partial or full), and text.
 package logs
 
 import (
@@ -18,10 +18,10 @@ import (
 
 // Options of Read.
 type Options struct {
-	Since time.Time // older lines are left out
-	Tail  int       // of the lines that are there, only the last ones; less than 0: all
-	// Follow waits for more until Ended says that no more will come, and then
-	// reads what there still is. A nil Ended never ends.
+	Since time.Time // skip older lines
+	Tail  int       // number of existing lines to print, from the end; negative: all
+	// Follow waits for more lines until Ended reports that no more will be
+	// written, and reads the remaining ones. A nil Ended follows until ctx ends.
 	Follow bool
 	Ended  func() bool
 	// Timestamps puts the time in front of each line.
@@ -34,15 +34,15 @@ type Options struct {
 type Entry struct {
 	Time   time.Time
 	Stderr bool
-	// Partial: the line goes on with the next entry of this stream.
+	// Partial: the line continues with the next entry of this stream.
 	Partial bool
-	Text    []byte // without the end of the line
+	Text    []byte // without the newline
 }
 
-// ErrFormat says that a file is no log of the CRI.
+// ErrFormat reports that a file is not in the CRI log format.
 var ErrFormat = errors.New("not a log in CRI format")
 
-// Parse reads one line, without its end. ErrFormat.
+// Parse parses one line without its newline. ErrFormat.
 func Parse(line []byte) (Entry, error) {
 	var e Entry
 	stamp, rest, ok1 := bytes.Cut(line, []byte{' '})
@@ -117,11 +117,11 @@ func Read(ctx context.Context, path string, o Options, stdout, stderr io.Writer)
 	}
 }
 
-// pollInterval is how often a log is looked at that does not change: its
-// container may have ended.
+// pollInterval bounds how long a change of a log, or the exit of its container, can
+// stay unnoticed.
 const pollInterval = 100 * time.Millisecond
 
-// wait returns when there may be more to read; next is a new file of that name.
+// wait waits until there may be more to read; next is set if the log was rotated.
 func wait(ctx context.Context, f *os.File, path string, ended bool) (next *os.File, err error) {
 	if !atEnd(f) {
 		return nil, nil
@@ -148,7 +148,7 @@ func atEnd(f *os.File) bool {
 	return err != nil || st.Size() <= at
 }
 
-// notified waits for a change of the file or its directory, pollInterval at most.
+// notified waits for a change of the file or its directory, at most pollInterval.
 func notified(ctx context.Context, path string) error {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
@@ -159,7 +159,7 @@ func notified(ctx context.Context, path string) error {
 		return sleep(ctx)
 	}
 	_, _ = unix.InotifyAddWatch(fd, filepath.Dir(path), unix.IN_CREATE|unix.IN_MOVED_TO)
-	// The file may have changed before it was watched: never wait for long.
+	// The file may have changed before the watch was added: never wait for long.
 	_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(pollInterval/time.Millisecond))
 	return ctx.Err()
 }
@@ -172,7 +172,7 @@ func sleep(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// printer writes entries as the container wrote them.
+// printer writes the text of entries as the container wrote it.
 type printer struct {
 	options Options
 	out     [2]io.Writer
@@ -210,7 +210,7 @@ func (p *printer) print(line []byte) error {
 	return err
 }
 
-// seekTail goes to the last n lines of a file.
+// seekTail seeks to the last n lines of a file.
 func seekTail(f *os.File, n int) error {
 	st, err := f.Stat()
 	if err != nil {

@@ -1,6 +1,6 @@
-// Package play runs the pods of a manifest through the daemon, and does for them
-// what a kubelet would: init containers in order, probes, restarts. It lives in
-// the client and ends with it; what it has started goes on by itself.
+// Package play runs the pods of a manifest through the daemon and does the work of a
+// kubelet for them: init containers in order, probes, restarts. It runs in the client
+// and ends with it; the containers keep running.
 package play
 
 import (
@@ -23,21 +23,22 @@ import (
 // Options of a Player.
 type Options struct {
 	Client *client.Client
-	// DataDir is for what lasts, RunDir for what ends with the session.
+	// DataDir holds persistent files, RunDir those that end with the session.
 	DataDir, RunDir string
-	// Say tells the user what happens, a line at a time.
-	Say func(format string, args ...any)
-	// Logs, if set, gets what containers write, each line with its container.
+	// Report prints a status message, one line.
+	Report func(format string, args ...any)
+	// Logs, if set, receives the logs of the containers, each line with the name of
+	// its container.
 	Logs io.Writer
-	// Remove removes a directory in which containers have written: files of
-	// subordinate users may be there.
+	// Remove removes a directory that containers have written to: it may contain
+	// files of subordinate IDs.
 	Remove func(ctx context.Context, dir string) error
 	// Pull pulls an image.
 	Pull func(ctx context.Context, ref string) error
-	// Up is called once all containers of all pods run (or have ended).
+	// Up is called once all containers of all pods are up or have exited.
 	Up func()
-	// FirstBackoff is the pause before the first restart of a container; it
-	// doubles up to five minutes, as a kubelet's does. 0 is one second.
+	// FirstBackoff is the delay before the first restart of a container. It is
+	// doubled for each further one up to maxBackoff. 0 means one second.
 	FirstBackoff time.Duration
 }
 
@@ -48,8 +49,9 @@ var ErrExists = errors.New("pod exists")
 // its restart policy does not restart it.
 var ErrFailed = errors.New("pod failed")
 
-// Play runs the pods of the set until all have completed, or ctx ends: then they
-// are stopped and removed, as after an error. ErrExists, ErrFailed.
+// Play runs the pods of the set until all have completed. When ctx ends, and when
+// the name of one of them is taken, it stops and removes the pods that it has
+// created. ErrExists, ErrFailed.
 func Play(ctx context.Context, set *kube.Set, o Options) error {
 	if o.FirstBackoff == 0 {
 		o.FirstBackoff = time.Second
@@ -74,7 +76,7 @@ func Play(ctx context.Context, set *kube.Set, o Options) error {
 		all.Go(func() {
 			defer r.up()
 			if errs[i] = r.run(running); errors.Is(errs[i], ErrExists) {
-				cancel(errs[i]) // someone else was faster: no half of a set
+				cancel(errs[i]) // a set is run as a whole or not at all
 			}
 		})
 	}
@@ -115,8 +117,8 @@ func removeOwn(ctx context.Context, runners []*runner) error {
 	return errors.Join(errs...)
 }
 
-// Down stops and removes the pods of the set with all that was made for them,
-// but for named volumes. Idempotent.
+// Down stops and removes the pods of the set with their files, except named volumes.
+// Idempotent.
 func Down(ctx context.Context, set *kube.Set, o Options) error {
 	var all sync.WaitGroup
 	errs := make([]error, len(set.Pods))
@@ -135,7 +137,7 @@ func down(ctx context.Context, p *kube.Pod, o Options) error {
 	return removePod(ctx, p, there, o)
 }
 
-// removePod stops and removes a pod with all that was made for it.
+// removePod stops and removes a pod with its files.
 func removePod(ctx context.Context, p *kube.Pod, there *runtimeapi.PodSandbox, o Options) error {
 	if err := stopContainers(ctx, p, there.Id, o); err != nil {
 		return err
@@ -146,11 +148,11 @@ func removePod(ctx context.Context, p *kube.Pod, there *runtimeapi.PodSandbox, o
 	if _, err := o.Client.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: there.Id}); err != nil {
 		return err
 	}
-	o.Say("%s: removed", p.Metadata.Name)
+	o.Report("%s: removed", p.Metadata.Name)
 	return o.removeFiles(ctx, o.place(p, client.RunID(there)))
 }
 
-// removeFiles removes the files of a pod, but for named volumes.
+// removeFiles removes the files of a pod, except named volumes.
 func (o Options) removeFiles(ctx context.Context, at kube.Place) error {
 	return errors.Join(os.RemoveAll(at.Logs), o.Remove(ctx, at.Disk), o.Remove(ctx, at.Memory))
 }
@@ -175,7 +177,7 @@ func stopContainers(ctx context.Context, p *kube.Pod, podID string, o Options) e
 	return errors.Join(errs...)
 }
 
-// preStop runs the hook of a container that is to be stopped.
+// preStop runs the preStop hook of a container.
 func preStop(ctx context.Context, p *kube.Pod, c *runtimeapi.Container, o Options) {
 	for i := range p.Spec.Containers {
 		l := p.Spec.Containers[i].Lifecycle
@@ -183,12 +185,12 @@ func preStop(ctx context.Context, p *kube.Pod, c *runtimeapi.Container, o Option
 			continue
 		}
 		if err := hook(ctx, o.Client, c.Id, l.PreStop); err != nil {
-			o.Say("%s/%s: preStop: %v", p.Metadata.Name, c.Metadata.GetName(), err)
+			o.Report("%s/%s: preStop: %v", p.Metadata.Name, c.Metadata.GetName(), err)
 		}
 	}
 }
 
-// grace is the pod's time to end, in seconds.
+// grace returns the termination grace period of the pod, in seconds.
 func grace(p *kube.Pod) int64 {
 	if g := p.Spec.TerminationGracePeriodSeconds; g != nil {
 		return *g
@@ -196,7 +198,7 @@ func grace(p *kube.Pod) int64 {
 	return 30
 }
 
-// find looks for a pod that was played before.
+// find returns the pod sandbox of a pod, nil if there is none.
 func find(ctx context.Context, c *client.Client, p *kube.Pod) (*runtimeapi.PodSandbox, error) {
 	resp, err := c.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{Filter: &runtimeapi.PodSandboxFilter{
 		LabelSelector: map[string]string{labels.MadeBy: labels.Play},
@@ -212,7 +214,7 @@ func find(ctx context.Context, c *client.Client, p *kube.Pod) (*runtimeapi.PodSa
 	return nil, nil
 }
 
-// place says where the files of a pod are.
+// place returns the directories of a pod.
 func (o Options) place(p *kube.Pod, uid string) kube.Place {
 	own := p.Metadata.Name + "-" + uid
 	return kube.Place{

@@ -27,7 +27,7 @@ type runner struct {
 	set     *kube.Set
 	pod     *kube.Pod
 	logLock *sync.Mutex
-	// usersLock keeps two pods of the set from choosing the same IDs.
+	// usersLock prevents two pods of the set from choosing the same ID range.
 	usersLock *sync.Mutex
 	up        func()
 
@@ -35,7 +35,7 @@ type runner struct {
 	id, ip  string
 	sandbox *runtimeapi.PodSandboxConfig
 	logging sync.WaitGroup
-	waiting atomic.Int32 // containers that have not been up yet
+	waiting atomic.Int32 // containers that are not up yet
 }
 
 const (
@@ -43,12 +43,12 @@ const (
 	never  = "Never"
 
 	maxBackoff = 5 * time.Minute
-	// A container that ran for this long starts with the first pause again.
+	// A container that ran for this long is restarted after FirstBackoff again.
 	steady = 10 * time.Minute
 )
 
-// run is the life of the pod: its sandbox, init containers one after the other,
-// then all containers until none is to be restarted.
+// run runs the pod: it creates the sandbox, runs the init containers one after the
+// other, and then all containers until none of them is to be restarted.
 func (r *runner) run(ctx context.Context) (err error) {
 	name := r.pod.Metadata.Name
 	defer r.logging.Wait()
@@ -57,10 +57,10 @@ func (r *runner) run(ctx context.Context) (err error) {
 		ctx, cancel = context.WithTimeout(ctx, time.Duration(*d)*time.Second)
 		defer cancel()
 	}
-	if err := r.makeSandbox(ctx); err != nil {
+	if err := r.createSandbox(ctx); err != nil {
 		return errors.Join(fmt.Errorf("pod %s: %w", name, err), r.remove(ctx))
 	}
-	r.Say("%s: created", name)
+	r.Report("%s: created", name)
 	sidecars, cancelSidecars := context.WithCancel(ctx)
 	defer cancelSidecars()
 	var beside sync.WaitGroup
@@ -89,24 +89,24 @@ func (r *runner) run(ctx context.Context) (err error) {
 	cancelSidecars()
 	beside.Wait()
 	if ctx.Err() == context.DeadlineExceeded {
-		err = errors.Join(err, fmt.Errorf("%w: %s has reached its activeDeadlineSeconds", ErrFailed, name))
+		err = errors.Join(err, fmt.Errorf("%w: pod %s has exceeded its activeDeadlineSeconds", ErrFailed, name))
 	} else if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	if errors.Is(err, errGone) {
-		r.Say("%s: was stopped", name)
+		r.Report("%s: stopped", name)
 		return nil
 	}
 	r.stop(ctx)
 	if err == nil {
-		r.Say("%s: succeeded", name)
+		r.Report("%s: succeeded", name)
 	} else {
-		r.Say("%s: failed: %v", name, err)
+		r.Report("%s: failed: %v", name, err)
 	}
 	return err
 }
 
-// stop ends what is left of a completed pod: its record and logs stay.
+// stop stops a completed pod; its record and logs are kept.
 func (r *runner) stop(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
@@ -115,7 +115,7 @@ func (r *runner) stop(ctx context.Context) {
 		_, err = r.Client.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: r.id})
 	}
 	if err != nil {
-		r.Say("%s: cannot be stopped: %v", r.pod.Metadata.Name, err)
+		r.Report("%s: stop failed: %v", r.pod.Metadata.Name, err)
 	}
 }
 
@@ -137,7 +137,7 @@ func (r *runner) remove(ctx context.Context) error {
 	return r.removeFiles(ctx, r.at)
 }
 
-func (r *runner) makeSandbox(ctx context.Context) error {
+func (r *runner) createSandbox(ctx context.Context) error {
 	var b [8]byte
 	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
 	r.at = r.place(r.pod, hex.EncodeToString(b[:]))
@@ -148,7 +148,7 @@ func (r *runner) makeSandbox(ctx context.Context) error {
 		return err
 	}
 	if r.pod.OwnUsers() {
-		r.usersLock.Lock() // until the daemon knows of the range
+		r.usersLock.Lock() // until the daemon has recorded the range
 		defer r.usersLock.Unlock()
 		var err error
 		if r.at.Users, err = freeUsers(ctx, r.Client); err != nil {
@@ -192,8 +192,8 @@ func (r *runner) runContainers(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// keep runs a container, again and again as the policy says. It returns nil when
-// the container has ended well and is not to be restarted. started is called
+// keep runs a container and restarts it according to the restart policy. It returns
+// nil when the container has succeeded and is not to be restarted. started is called
 // once it is up.
 func (r *runner) keep(ctx context.Context, c *kube.Container, policy string, started func()) error {
 	title := r.title(c)
@@ -215,17 +215,17 @@ func (r *runner) keep(ctx context.Context, c *kube.Container, policy string, sta
 				return fmt.Errorf("%w: %s: %w", ErrFailed, title, err)
 			}
 		case policy == never && code != 0:
-			return fmt.Errorf("%w: %s ended with exit code %d", ErrFailed, title, code)
+			return fmt.Errorf("%w: %s exited with code %d", ErrFailed, title, code)
 		case policy == never, policy == "OnFailure" && code == 0:
-			r.Say("%s: completed", title)
+			r.Report("%s: completed", title)
 			return nil
 		default:
-			what = fmt.Sprintf("ended with exit code %d", code)
+			what = fmt.Sprintf("exited with code %d", code)
 		}
 		if time.Since(began) > steady {
 			backoff = r.FirstBackoff
 		}
-		r.Say("%s: %s; again in %v", title, what, backoff)
+		r.Report("%s: %s; restarting in %v", title, what, backoff)
 		select {
 		case <-time.After(backoff):
 		case <-ctx.Done():
@@ -235,10 +235,10 @@ func (r *runner) keep(ctx context.Context, c *kube.Container, policy string, sta
 	}
 }
 
-// errGone says that somebody else has stopped or removed the pod.
+// errGone reports that the pod was stopped or removed from outside.
 var errGone = errors.New("the pod was stopped")
 
-// gone reports whether the pod's sandbox cannot run containers any more.
+// gone reports whether the pod sandbox is no longer ready.
 func (r *runner) gone(ctx context.Context) bool {
 	st, err := r.Client.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: r.id})
 	return err != nil || st.Status.State != runtimeapi.PodSandboxState_SANDBOX_READY
@@ -246,7 +246,7 @@ func (r *runner) gone(ctx context.Context) bool {
 
 func (r *runner) title(c *kube.Container) string { return r.pod.Metadata.Name + "/" + c.Name }
 
-// once runs a container to its end and returns its exit code.
+// once runs a container until it exits and returns its exit code.
 func (r *runner) once(ctx context.Context, c *kube.Container, attempt uint32, started func()) (int32, error) {
 	if err := r.image(ctx, c); err != nil {
 		return 0, err
@@ -267,7 +267,7 @@ func (r *runner) once(ctx context.Context, c *kube.Container, attempt uint32, st
 	if _, err := r.Client.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: id}); err != nil {
 		return 0, err
 	}
-	r.Say("%s: started", r.title(c))
+	r.Report("%s: started", r.title(c))
 	ended, cancel := context.WithCancel(ctx)
 	defer cancel()
 	r.follow(ended, c, id, filepath.Join(r.at.Logs, config.LogPath))
@@ -283,10 +283,10 @@ func (r *runner) once(ctx context.Context, c *kube.Container, attempt uint32, st
 	return exit.ExitCode, nil
 }
 
-// patience is how long a server may take to come back.
-const patience = time.Minute
+// serverTimeout bounds how long a server may be unavailable, as during a restart.
+const serverTimeout = time.Minute
 
-// wait waits for the end of a container, also across a restart of the server.
+// wait waits until a container exits, also across a restart of the server.
 func (r *runner) wait(ctx context.Context, id string) (*control.WaitResponse, error) {
 	var lost time.Time
 	for {
@@ -298,7 +298,7 @@ func (r *runner) wait(ctx context.Context, id string) (*control.WaitResponse, er
 		if lost.IsZero() || time.Since(began) > time.Second {
 			lost = time.Now()
 		}
-		if time.Since(lost) > patience {
+		if time.Since(lost) > serverTimeout {
 			return nil, err
 		}
 		select {
@@ -309,7 +309,7 @@ func (r *runner) wait(ctx context.Context, id string) (*control.WaitResponse, er
 	}
 }
 
-// removeBefore removes the earlier attempts of a container; their logs stay.
+// removeBefore removes the earlier attempts of a container; their logs are kept.
 func (r *runner) removeBefore(ctx context.Context, c *kube.Container, keep string) {
 	resp, err := r.Client.ListContainers(ctx, &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{PodSandboxId: r.id}})
 	if err != nil {
@@ -322,8 +322,7 @@ func (r *runner) removeBefore(ctx context.Context, c *kube.Container, keep strin
 	}
 }
 
-// image sees to it that the image is there, by the pull policy, and that it does
-// not run as root where it must not.
+// image pulls the image according to the pull policy and enforces runAsNonRoot.
 func (r *runner) image(ctx context.Context, c *kube.Container) error {
 	status := func() (*runtimeapi.Image, error) {
 		st, err := r.Client.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: c.Image}})
@@ -335,7 +334,7 @@ func (r *runner) image(ctx context.Context, c *kube.Container) error {
 	}
 	switch {
 	case c.ImagePullPolicy == never && image == nil:
-		return fmt.Errorf("image %s is not there, and imagePullPolicy is Never", c.Image)
+		return fmt.Errorf("image %s is not present and imagePullPolicy is Never; pull it (subpod pull %s)", c.Image, c.Image)
 	case c.ImagePullPolicy == always, image == nil:
 		if err := r.Pull(ctx, c.Image); err != nil {
 			return err
@@ -350,32 +349,32 @@ func (r *runner) image(ctx context.Context, c *kube.Container) error {
 	}
 	switch {
 	case image.GetUsername() != "":
-		return fmt.Errorf("%w: runAsNonRoot: image %s has the user %q by name; give runAsUser a number", kube.ErrManifest, c.Image, image.Username)
+		return fmt.Errorf("%w: runAsNonRoot: image %s has the user name %q; set runAsUser to a UID", kube.ErrManifest, c.Image, image.Username)
 	case image.GetUid().GetValue() == 0:
-		return fmt.Errorf("%w: runAsNonRoot: image %s runs as root", kube.ErrManifest, c.Image)
+		return fmt.Errorf("%w: runAsNonRoot: image %s runs as root; set runAsUser", kube.ErrManifest, c.Image)
 	}
 	return nil
 }
 
-// follow copies a container's log to Logs until it has ended.
+// follow copies the log of a container to Logs until ctx ends.
 func (r *runner) follow(ctx context.Context, c *kube.Container, id, path string) {
 	if r.Logs == nil {
 		return
 	}
 	w := &lockedWriter{lock: r.logLock, out: r.Logs}
-	// It reads on to the end of the log after the container's.
+	// It reads the rest of the log after the container has exited.
 	r.logging.Go(func() {
 		err := logs.Read(context.WithoutCancel(ctx), path, logs.Options{
 			Tail: -1, Follow: true, Prefix: "[" + r.title(c) + "] ",
 			Ended: func() bool { return ctx.Err() != nil },
 		}, w, w)
 		if err != nil {
-			r.Say("%s: log: %v", r.title(c), err)
+			r.Report("%s: log: %v", r.title(c), err)
 		}
 	})
 }
 
-// lockedWriter keeps lines of several containers apart.
+// lockedWriter prevents the lines of several containers from being mixed.
 type lockedWriter struct {
 	lock *sync.Mutex
 	out  io.Writer

@@ -11,8 +11,8 @@ import (
 	"github.com/subpod/subpod/pkg/client"
 )
 
-// freeUsers finds a range of the node's IDs for a user namespace of a pod's own, one
-// that no other pod sandbox has.
+// freeUsers returns the first ID of a range of the node's IDs for the user namespace
+// of a pod, one that no other pod sandbox has.
 func freeUsers(ctx context.Context, c *client.Client) (first uint32, err error) {
 	count, err := nodeIDs(ctx, c)
 	if err != nil {
@@ -38,17 +38,17 @@ func freeUsers(ctx context.Context, c *client.Client) (first uint32, err error) 
 			}
 		}
 	}
-	// The first range is the node's own users'.
+	// The first range is that of the node itself.
 	for id := uint32(1); uint64(id+1)*kube.UserCount <= count; id++ {
 		if !taken[id] {
 			return id * kube.UserCount, nil
 		}
 	}
-	return 0, fmt.Errorf("hostUsers: false needs %d IDs of the node that no other pod has, and it has %d in all: give the user more subordinate IDs (usermod --add-subuids, --add-subgids) and start the daemon anew",
+	return 0, fmt.Errorf("hostUsers: false needs %d IDs of the node that no other pod has, and the node has %d in total: add subordinate IDs (usermod --add-subuids, --add-subgids) and restart the daemon",
 		kube.UserCount, count)
 }
 
-// nodeIDs returns how many user and group IDs the node has from 0 on.
+// nodeIDs returns the number of user and group IDs of the node, starting at 0.
 func nodeIDs(ctx context.Context, c *client.Client) (uint64, error) {
 	st, err := c.Status(ctx, &runtimeapi.StatusRequest{Verbose: true})
 	if err != nil {
@@ -58,7 +58,7 @@ func nodeIDs(ctx context.Context, c *client.Client) (uint64, error) {
 		UIDMap, GIDMap []struct{ Container, Size uint32 }
 	}
 	if err := json.Unmarshal([]byte(st.Info["node"]), &node); err != nil {
-		return 0, fmt.Errorf("decode what the daemon tells of its node: %w", err)
+		return 0, fmt.Errorf("decode the status of the daemon: %w", err)
 	}
 	var uids, gids uint64
 	for _, m := range node.UIDMap {

@@ -26,9 +26,9 @@ type watcher struct {
 	id        string
 }
 
-// watch runs the container's hooks and probes until ctx ends: first the startup
-// probe, then the others beside each other. A container whose startup or
-// liveness probe fails is stopped. up is called once it is started and ready.
+// watch runs the hooks and probes of the container until ctx ends: first the startup
+// probe, then the others concurrently. A container whose startup or liveness probe
+// fails is stopped. up is called once it is started and ready.
 func (w *watcher) watch(ctx context.Context, up func()) {
 	c := w.container
 	if l := c.Lifecycle; l != nil && l.PostStart != nil {
@@ -40,7 +40,7 @@ func (w *watcher) watch(ctx context.Context, up func()) {
 	if p := c.StartupProbe; p != nil {
 		if ok := w.until(ctx, p, true); !ok {
 			if ctx.Err() == nil {
-				w.kill(ctx, "the startup probe fails")
+				w.kill(ctx, "startup probe failed")
 			}
 			return
 		}
@@ -56,15 +56,15 @@ func (w *watcher) watch(ctx context.Context, up func()) {
 	}()
 	if p := c.LivenessProbe; p != nil {
 		if failed := w.until(ctx, p, false); failed {
-			w.kill(ctx, "the liveness probe fails")
+			w.kill(ctx, "liveness probe failed")
 		}
 	}
 	<-ready
 }
 
-// until probes until the wanted result has come often enough in a row: it
-// returns true then. It returns false when ctx ends, or, if success is wanted,
-// when the probe has failed too often.
+// until probes until the wanted result has come often enough in a row, and then
+// returns true. It returns false when ctx ends or, if success is wanted, when the
+// probe has failed too often.
 func (w *watcher) until(ctx context.Context, p *kube.Probe, success bool) bool {
 	if !sleep(ctx, time.Duration(p.InitialDelaySeconds)*time.Second) {
 		return false
@@ -90,17 +90,17 @@ func (w *watcher) until(ctx context.Context, p *kube.Probe, success bool) bool {
 	}
 }
 
-// readiness tells the user when the container becomes ready, or unready.
+// readiness reports changes of the readiness of the container.
 func (w *watcher) readiness(ctx context.Context, p *kube.Probe, up func()) {
 	ready := false
 	for ctx.Err() == nil {
 		if w.until(ctx, p, !ready) {
 			ready = !ready
 			if ready {
-				w.Say("%s: ready", w.title(w.container))
+				w.Report("%s: ready", w.title(w.container))
 				up()
 			} else {
-				w.Say("%s: no longer ready", w.title(w.container))
+				w.Report("%s: no longer ready", w.title(w.container))
 			}
 		}
 		if !sleep(ctx, p.Period()) {
@@ -118,16 +118,16 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// kill stops the container; what becomes of it is for the restart policy.
+// kill stops the container; the restart policy decides what happens then.
 func (w *watcher) kill(ctx context.Context, why string) {
-	w.Say("%s: %s: stopping it", w.title(w.container), why)
+	w.Report("%s: %s; stopping the container", w.title(w.container), why)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Duration(grace(w.pod)+30)*time.Second)
 	defer cancel()
 	if l := w.container.Lifecycle; l != nil && l.PreStop != nil {
 		_ = hook(ctx, w.Client, w.id, l.PreStop)
 	}
 	if _, err := w.Client.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: w.id, Timeout: grace(w.pod)}); err != nil {
-		w.Say("%s: %v", w.title(w.container), err)
+		w.Report("%s: %v", w.title(w.container), err)
 	}
 }
 
@@ -154,7 +154,7 @@ func execSync(ctx context.Context, c *client.Client, id string, command []string
 	return nil
 }
 
-// probe tries once.
+// probe runs the probe once.
 func (w *watcher) probe(ctx context.Context, p *kube.Probe) error {
 	ctx, cancel := context.WithTimeout(ctx, p.Timeout())
 	defer cancel()
@@ -170,7 +170,7 @@ func (w *watcher) probe(ctx context.Context, p *kube.Probe) error {
 	conn, stop := w.dial(ctx, get.Port.In(w.container))
 	defer stop()
 	if get.Scheme == "HTTPS" {
-		conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true}) // as a kubelet's probe
+		conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true}) // as the kubelet's probe does
 	}
 	path := get.Path
 	if path == "" || path[0] != '/' {
@@ -191,9 +191,13 @@ func (w *watcher) probe(ctx context.Context, p *kube.Probe) error {
 	return probeHTTP(conn, req)
 }
 
-// probeTCP is good when the port is open: a forward to a closed one ends at once.
+// tcpProbeWait is how long a forwarded connection must stay open for the port to
+// count as open.
+const tcpProbeWait = 100 * time.Millisecond
+
+// probeTCP succeeds if the port is open: a forward to a closed port ends at once.
 func probeTCP(conn net.Conn) error {
-	_ = conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+	_ = conn.SetReadDeadline(time.Now().Add(tcpProbeWait))
 	_, err := conn.Read(make([]byte, 1))
 	var timeout net.Error
 	if err == nil || errors.As(err, &timeout) && timeout.Timeout() {
@@ -221,8 +225,8 @@ func probeHTTP(conn net.Conn, req *http.Request) error {
 	return nil
 }
 
-// dial connects to a port on the pod's loopback, through the daemon: from here,
-// pods have no addresses.
+// dial connects to a port on the loopback of the pod through the daemon: the host
+// cannot reach the addresses of pods.
 func (w *watcher) dial(ctx context.Context, port int32) (net.Conn, func()) {
 	here, there := net.Pipe()
 	ctx, cancel := context.WithCancel(ctx)
