@@ -145,8 +145,12 @@ func (o *playOptions) options(conn *connection) play.Options {
 	}
 	if o.upFD >= 0 {
 		up := os.NewFile(uintptr(o.upFD), "up")
-		opts.Up = func() {
-			_, _ = up.WriteString("up\n")
+		opts.Up = func(err error) {
+			text := isUp
+			if err != nil {
+				text = err.Error()
+			}
+			_, _ = up.WriteString(text)
 			up.Close()
 		}
 	}
@@ -167,6 +171,10 @@ func removeTree(ctx context.Context, conn *connection, dir string) error {
 	}
 	return err
 }
+
+// isUp is what the command in the background writes once all pods are up; if some
+// have failed it writes their errors instead, if all have failed nothing.
+const isUp = "up\n"
 
 // playInBackground starts this command again in a session of its own, and waits
 // until its containers are up.
@@ -210,12 +218,16 @@ func playInBackground(a *app, conn *connection, manifest []byte) error {
 		return err
 	}
 	fmt.Fprint(os.Stderr, string(text))
-	if string(said) != "up\n" {
+	if len(said) == 0 { // it exits
 		err := cmd.Wait()
 		return errors.Join(exitStatus(max(exitOf(err), 1)), os.Remove(log.Name()))
 	}
 	// The command keeps writing to the unlinked file.
-	return errors.Join(cmd.Process.Release(), os.Remove(log.Name()))
+	err = errors.Join(cmd.Process.Release(), os.Remove(log.Name()))
+	if err == nil && string(said) != isUp {
+		err = errors.New(string(said)) // the other pods keep running
+	}
+	return err
 }
 
 func exitOf(err error) int {

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -35,8 +36,9 @@ type Options struct {
 	Remove func(ctx context.Context, dir string) error
 	// Pull pulls an image.
 	Pull func(ctx context.Context, ref string) error
-	// Up is called once all containers of all pods are up or have exited.
-	Up func()
+	// Up is called once all containers of all pods are up or have succeeded, with the
+	// errors of the pods that failed before. It is not called when all have failed.
+	Up func(error)
 	// FirstBackoff is the delay before the first restart of a container. It is
 	// doubled for each further one up to maxBackoff. 0 means one second.
 	FirstBackoff time.Duration
@@ -69,22 +71,27 @@ func Play(ctx context.Context, set *kube.Set, o Options) error {
 	running, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	errs := make([]error, len(set.Pods))
+	early := make([]error, len(set.Pods)) // of pods that were not up before
 	runners := make([]*runner, len(set.Pods))
 	for i, p := range set.Pods {
 		r := &runner{Options: o, set: set, pod: p, logLock: &logs, usersLock: &users, up: sync.OnceFunc(up.Done)}
 		runners[i] = r
 		all.Go(func() {
-			defer r.up()
-			if errs[i] = r.run(running); errors.Is(errs[i], ErrExists) {
+			errs[i] = r.run(running)
+			if errors.Is(errs[i], ErrExists) {
 				cancel(errs[i]) // a set is run as a whole or not at all
 			}
+			if !r.isUp.Load() {
+				early[i] = errs[i]
+			}
+			r.up()
 		})
 	}
 	if o.Up != nil {
 		go func() {
 			up.Wait()
-			if running.Err() == nil {
-				o.Up()
+			if running.Err() == nil && slices.Contains(early, nil) {
+				o.Up(errors.Join(early...))
 			}
 		}()
 	}

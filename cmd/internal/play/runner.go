@@ -36,6 +36,7 @@ type runner struct {
 	sandbox *runtimeapi.PodSandboxConfig
 	logging sync.WaitGroup
 	waiting atomic.Int32 // containers that are not up yet
+	isUp    atomic.Bool  // all were up, or have succeeded
 }
 
 const (
@@ -180,12 +181,14 @@ func (r *runner) runContainers(ctx context.Context) error {
 	for i := range list {
 		up := sync.OnceFunc(func() {
 			if r.waiting.Add(-1) == 0 {
+				r.isUp.Store(true)
 				r.up()
 			}
 		})
 		all.Go(func() {
-			errs[i] = r.keep(ctx, &list[i], r.pod.Spec.RestartPolicy, up)
-			up()
+			if errs[i] = r.keep(ctx, &list[i], r.pod.Spec.RestartPolicy, up); errs[i] == nil {
+				up()
+			}
 		})
 	}
 	all.Wait()
