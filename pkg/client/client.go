@@ -33,12 +33,11 @@ type Client struct {
 // there: ErrNoDaemon.
 func Dial(socket string) (*Client, error) {
 	first, err := net.Dial("unix", socket)
+	if errors.Is(err, os.ErrPermission) {
+		return nil, fmt.Errorf("connect to the daemon: %w; only the user who runs the daemon can connect to it", err)
+	}
 	if err != nil {
-		hint := "start it with \"subpod daemon\""
-		if os.IsPermission(err) {
-			hint = "only the user who runs the daemon can connect to it"
-		}
-		return nil, fmt.Errorf("%w on %s: %w (%s)", ErrNoDaemon, socket, err, hint)
+		return nil, fmt.Errorf("%w on %s: %w; start it with \"subpod daemon\"", ErrNoDaemon, socket, err)
 	}
 	conn, err := grpc.NewClient("passthrough:///"+socket,
 		grpc.WithContextDialer(dialer(first)),
