@@ -8,23 +8,17 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/subpod/subpod/pkg/idmap"
 	"github.com/subpod/subpod/pkg/proc"
 	"golang.org/x/sys/unix"
 )
 
-// pinNames are the files that Pin and StartPIDKeeper make in a pod's directory.
+// pinNames are the files that Pin and StartPause make in a pod's directory.
 // The user namespace is last: it owns the others.
 var pinNames = []string{"net", "ipc", "uts", "pid", "user"}
 
-// IDMap is one line of a user namespace's ID map (user_namespaces(7)).
-type IDMap struct {
-	Container, Host, Size uint32 // Host: as seen from the caller's user namespace
-}
-
-// IDMaps are the maps of a nested user namespace.
-type IDMaps struct {
-	UIDs, GIDs []IDMap
-}
+// IDMaps are the maps of a nested user namespace. Host IDs are those of the caller's.
+type IDMaps struct{ UIDs, GIDs []idmap.Map }
 
 // PinSpec says which namespaces a pod gets for itself.
 type PinSpec struct {
@@ -36,15 +30,15 @@ type PinSpec struct {
 	// must be mapped.
 	UserNS *IDMaps
 	// PID asks for a shared PID namespace too, kept by a process (see
-	// StartPIDKeeper). Together with UserNS it can only be made here.
-	PID    bool
-	Keeper []string // argv of the keeper, nil = DefaultKeeper
+	// StartPause). Together with UserNS it can only be made here.
+	PID   bool
+	Pause []string // argv of the pause process, nil = DefaultPause
 }
 
 // Pins are the paths of pinned namespaces; "" for those not made.
 type Pins struct {
 	Net, IPC, UTS, PID, User string
-	Keeper                   proc.ID // zero without a PID namespace
+	Pause                    proc.ID `json:"Keeper"` // zero without a PID namespace
 }
 
 // Pin makes the namespaces of a pod and binds them to files in Dir, so that no
@@ -101,8 +95,8 @@ func (s PinSpec) pin(ctx context.Context) (Pins, error) {
 		return pins, err
 	}
 	if s.PID {
-		id, path, err := StartPIDKeeper(ctx, KeeperSpec{Dir: s.Dir, Argv: s.Keeper})
-		pins.Keeper, pins.PID = id, path
+		id, path, err := StartPause(ctx, PauseSpec{Dir: s.Dir, Argv: s.Pause})
+		pins.Pause, pins.PID = id, path
 		if err != nil {
 			return pins, err
 		}

@@ -13,13 +13,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Unpin ends the keeper of a shared PID namespace (and with it everything that
+// Unpin ends the pause process of a shared PID namespace (and with it everything that
 // runs there), then unmounts and removes all pins in dir, also those of an
 // interrupted Pin. The kernel takes the namespaces down as soon as no process is
 // in them. Other files in dir are left alone. Idempotent; nil when dir does not
 // exist.
 func Unpin(dir string) error {
-	errs := []error{endKeeper(filepath.Join(dir, "pid"))}
+	errs := []error{endPause(filepath.Join(dir, "pid"))}
 	forgetConnections(filepath.Join(dir, "net"))
 	for _, name := range pinNames {
 		errs = append(errs, unpin(filepath.Join(dir, name)))
@@ -57,10 +57,10 @@ func unpin(path string) error {
 	return nil
 }
 
-// endKeeper kills the first process of the PID namespace pinned at path. It is
+// endPause kills the first process of the PID namespace pinned at path. It is
 // looked for by the namespace, not by a stored identity: that also finds the
-// keeper of a server that was killed before it could write one down.
-func endKeeper(path string) error {
+// pause process of a server that was killed before it could write one down.
+func endPause(path string) error {
 	var pin unix.Stat_t
 	err := unix.Lstat(path, &pin)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
@@ -71,7 +71,7 @@ func endKeeper(path string) error {
 	}
 	procs, err := os.ReadDir("/proc")
 	if err != nil {
-		return fmt.Errorf("look for the keeper of %s: %w", path, err)
+		return fmt.Errorf("look for the pause process of %s: %w", path, err)
 	}
 	for _, p := range procs {
 		pid, err := strconv.Atoi(p.Name())
@@ -87,7 +87,7 @@ func endKeeper(path string) error {
 			continue
 		}
 		if err := id.Signal(unix.SIGKILL); err != nil && !errors.Is(err, proc.ErrGone) {
-			return fmt.Errorf("end the keeper of %s: %w", path, err)
+			return fmt.Errorf("end the pause process of %s: %w", path, err)
 		}
 	}
 	return nil

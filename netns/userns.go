@@ -9,17 +9,18 @@ import (
 	"strconv"
 	"syscall"
 
+	"github.com/subpod/subpod/pkg/idmap"
 	"github.com/subpod/subpod/pkg/proc"
 	"golang.org/x/sys/unix"
 )
 
 // pinNested makes a nested user namespace and, owned by it, the others. A thread
-// cannot unshare a user namespace, so a child process does it: the keeper when a
+// cannot unshare a user namespace, so a child process does it: the pause process when a
 // shared PID namespace is wanted too, else one that is killed once all is pinned.
 func (s PinSpec) pinNested() (Pins, error) {
 	pins := s.paths()
 	err := onThread(func() (err error) {
-		pins.Keeper, err = s.cloneNested()
+		pins.Pause, err = s.cloneNested()
 		return err
 	})
 	if err != nil {
@@ -31,7 +32,9 @@ func (s PinSpec) pinNested() (Pins, error) {
 // cloneNested runs on a thread of its own, so that the helper dies with it should
 // the server be killed meanwhile (PR_SET_PDEATHSIG means the parent thread).
 func (s PinSpec) cloneNested() (proc.ID, error) {
-	if s.UserNS.rootUID() < 0 || s.UserNS.rootGID() < 0 {
+	_, hasUID := idmap.Root(s.UserNS.UIDs)
+	_, hasGID := idmap.Root(s.UserNS.GIDs)
+	if !hasUID || !hasGID {
 		return proc.ID{}, errors.New("root is not mapped")
 	}
 	attr := &syscall.SysProcAttr{
@@ -46,7 +49,7 @@ func (s PinSpec) cloneNested() (proc.ID, error) {
 	} else {
 		attr.Pdeathsig = unix.SIGKILL
 	}
-	child, err := startPause(s.Keeper, attr)
+	child, err := spawnPause(s.Pause, attr)
 	if err != nil {
 		return proc.ID{}, err
 	}
@@ -91,14 +94,16 @@ func (s PinSpec) pinChild(pid int) error {
 				return err
 			}
 		}
-		return s.configureAs(s.UserNS.rootUID(), s.UserNS.rootGID())
+		uid, _ := idmap.Root(s.UserNS.UIDs)
+		gid, _ := idmap.Root(s.UserNS.GIDs)
+		return s.configureAs(uid, gid)
 	})
 }
 
 // configureAs configures the calling thread's namespaces, whose owner is the
 // user namespace with the given root. The IPC sysctls ask for that very user;
 // capabilities over the namespace do not count (ipc/ipc_sysctl.c).
-func (s PinSpec) configureAs(uid, gid int) error {
+func (s PinSpec) configureAs(uid, gid uint32) error {
 	sysctls := s.Sysctls
 	late := map[string]string{}
 	s.Sysctls = map[string]string{}
@@ -122,20 +127,7 @@ func (s PinSpec) configureAs(uid, gid int) error {
 	return writeSysctls(late, false, s.IPC)
 }
 
-func (m *IDMaps) rootUID() int { return rootOf(m.UIDs) }
-func (m *IDMaps) rootGID() int { return rootOf(m.GIDs) }
-
-// rootOf returns the ID that 0 is mapped to, or -1.
-func rootOf(ids []IDMap) int {
-	for _, m := range ids {
-		if m.Container == 0 && m.Size > 0 {
-			return int(m.Host)
-		}
-	}
-	return -1
-}
-
-func sysIDs(ids []IDMap) []syscall.SysProcIDMap {
+func sysIDs(ids []idmap.Map) []syscall.SysProcIDMap {
 	out := make([]syscall.SysProcIDMap, 0, len(ids))
 	for _, m := range ids {
 		out = append(out, syscall.SysProcIDMap{ContainerID: int(m.Container), HostID: int(m.Host), Size: int(m.Size)})

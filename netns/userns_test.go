@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/subpod/subpod/pkg/idmap"
 	"golang.org/x/sys/unix"
 )
 
@@ -34,14 +35,14 @@ func owner(t *testing.T, path string) uint64 {
 }
 
 func TestNestedUserNamespace(t *testing.T) {
-	ids := []IDMap{{Container: 0, Host: 1000, Size: 2000}}
+	ids := []idmap.Map{{Container: 0, Host: 1000, Size: 2000}}
 	for _, pid := range []bool{false, true} {
-		for name, argv := range keepers(t) {
+		for name, argv := range pauses(t) {
 			t.Run(name+map[bool]string{true: " with PID"}[pid], func(t *testing.T) {
 				before := nsMounts(t)
 				dir := filepath.Join(t.TempDir(), "pod")
 				pins, err := Pin(context.Background(), PinSpec{
-					Dir: dir, Net: true, IPC: true, UTS: true, Hostname: "inner", PID: pid, Keeper: argv,
+					Dir: dir, Net: true, IPC: true, UTS: true, Hostname: "inner", PID: pid, Pause: argv,
 					UserNS:  &IDMaps{UIDs: ids, GIDs: ids},
 					Sysctls: map[string]string{"net.ipv4.ip_unprivileged_port_start": "0", "kernel.shm_rmid_forced": "1", "fs.mqueue.msg_max": "20"},
 				})
@@ -70,10 +71,10 @@ func checkNested(t *testing.T, pins Pins, pid bool) {
 	owned := []string{pins.Net, pins.IPC, pins.UTS}
 	if pid {
 		owned = append(owned, pins.PID)
-		if !pins.Keeper.Alive() {
-			t.Error("the keeper is not alive")
+		if !pins.Pause.Alive() {
+			t.Error("the pause process is not alive")
 		}
-	} else if pins.PID != "" || !pins.Keeper.IsZero() {
+	} else if pins.PID != "" || !pins.Pause.IsZero() {
 		t.Errorf("a PID namespace that was not asked for: %+v", pins)
 	}
 	for _, p := range owned {
@@ -107,13 +108,13 @@ func checkNested(t *testing.T, pins Pins, pid bool) {
 
 func TestNestedUserNamespaceErrors(t *testing.T) {
 	before := nsMounts(t)
-	for name, ids := range map[string][]IDMap{
+	for name, ids := range map[string][]idmap.Map{
 		"no root":           {{Container: 1, Host: 1000, Size: 10}},
 		"none":              nil,
 		"beyond the parent": {{Container: 0, Host: 65000, Size: 65536}},
 	} {
 		dir := filepath.Join(t.TempDir(), "pod")
-		_, err := Pin(context.Background(), PinSpec{Dir: dir, Net: true, UserNS: &IDMaps{UIDs: ids, GIDs: ids}, Keeper: keepers(t)["own"]})
+		_, err := Pin(context.Background(), PinSpec{Dir: dir, Net: true, UserNS: &IDMaps{UIDs: ids, GIDs: ids}, Pause: pauses(t)["own"]})
 		if err == nil {
 			t.Errorf("%s: accepted", name)
 		}
@@ -130,7 +131,7 @@ func TestNestedUserNamespaceErrors(t *testing.T) {
 }
 
 func BenchmarkPinNestedUserNamespace(b *testing.B) {
-	ids := []IDMap{{Container: 0, Host: 1000, Size: 2000}}
+	ids := []idmap.Map{{Container: 0, Host: 1000, Size: 2000}}
 	for b.Loop() {
 		dir := filepath.Join(b.TempDir(), "pod")
 		if _, err := Pin(context.Background(), PinSpec{Dir: dir, Net: true, IPC: true, UTS: true, UserNS: &IDMaps{UIDs: ids, GIDs: ids}}); err != nil {
@@ -142,10 +143,10 @@ func BenchmarkPinNestedUserNamespace(b *testing.B) {
 	}
 }
 
-func BenchmarkPIDKeeper(b *testing.B) {
+func BenchmarkPause(b *testing.B) {
 	for b.Loop() {
 		dir := b.TempDir()
-		if _, _, err := StartPIDKeeper(context.Background(), KeeperSpec{Dir: dir}); err != nil {
+		if _, _, err := StartPause(context.Background(), PauseSpec{Dir: dir}); err != nil {
 			b.Fatal(err)
 		}
 		b.StopTimer()

@@ -329,10 +329,10 @@ func checkFacts(t *testing.T, r report, outside *Node) {
 // checkIDMap expects root as the user itself, then the subordinate IDs.
 func checkIDMap(t *testing.T, kind string, got []IDMap, self int, ranges []SubIDs) {
 	t.Helper()
-	want := []IDMap{{0, uint32(self), 1}}
+	want := []IDMap{{Container: 0, Host: uint32(self), Size: 1}}
 	next := uint32(1)
 	for _, r := range ranges {
-		want = append(want, IDMap{next, r.First, r.Size})
+		want = append(want, IDMap{Container: next, Host: r.First, Size: r.Size})
 		next += r.Size
 	}
 	if len(got) != len(want) {

@@ -87,7 +87,7 @@ func (h Host) LookPath(name string) (string, error) {
 // InUserNS reports whether we are in a user namespace other than the machine's
 // first one, by its ID map (user_namespaces(7)).
 func (h Host) InUserNS() bool {
-	return len(h.UIDMap) != 1 || h.UIDMap[0] != IDMap{0, 0, 1<<32 - 1}
+	return len(h.UIDMap) != 1 || h.UIDMap[0] != IDMap{Size: 1<<32 - 1}
 }
 
 // Container tells by what sign we are in a container: "" when there is none.

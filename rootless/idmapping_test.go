@@ -15,7 +15,7 @@ func TestSingleID(t *testing.T) {
 	c.IDMapping = IDsSingle
 	d := startDaemon(t, c, "env", "PATH="+withoutMappers(t))
 	r := d.server(0)
-	want := fmt.Sprint([]IDMap{{0, uint32(os.Getuid()), 1}}, []IDMap{{0, uint32(os.Getgid()), 1}})
+	want := fmt.Sprint([]IDMap{{Container: 0, Host: uint32(os.Getuid()), Size: 1}}, []IDMap{{Container: 0, Host: uint32(os.Getgid()), Size: 1}})
 	if got := fmt.Sprint(r.Node.UIDMap, r.Node.GIDMap); got != want || !r.Node.SingleID() {
 		t.Errorf("ID maps %s, want %s", got, want)
 	}

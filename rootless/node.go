@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/subpod/subpod/pkg/idmap"
 	"github.com/subpod/subpod/pkg/proc"
 	"golang.org/x/sys/unix"
 )
@@ -18,7 +19,7 @@ import (
 var ErrNoNode = errors.New("no node is running")
 
 // IDMap is one line of a uid_map or gid_map (user_namespaces(7)).
-type IDMap struct{ Container, Host, Size uint32 }
+type IDMap = idmap.Map
 
 // Node is what is known of a running node. It is read with Load and does not
 // change while the node lives.

@@ -143,7 +143,7 @@ func TestFixes(t *testing.T) {
 func fakeHost(t *testing.T) Host {
 	root := t.TempDir()
 	return Host{Root: root, Path: filepath.Join(root, "bin"), UID: 54321, GID: 54321, Name: "sp-x", RootUID: os.Getuid(),
-		UIDMap: []IDMap{{0, 0, 1<<32 - 1}}, GIDMap: []IDMap{{0, 0, 1<<32 - 1}}, Executable: "/opt/bin/subpod-node",
+		UIDMap: []IDMap{{Container: 0, Host: 0, Size: 1<<32 - 1}}, GIDMap: []IDMap{{Container: 0, Host: 0, Size: 1<<32 - 1}}, Executable: "/opt/bin/subpod-node",
 		TryUserNS: func() error { return nil }}
 }
 
@@ -179,7 +179,7 @@ func TestSubIDSources(t *testing.T) {
 
 // What is left to the host comes out as the host is.
 func TestSettle(t *testing.T) {
-	window := []IDMap{{0, 100000, 65536}}
+	window := []IDMap{{Container: 0, Host: 100000, Size: 65536}}
 	subIDs := func(t *testing.T, h *Host) {
 		h.put(t, "/etc/subuid", "sp-x:2000:60000\n", 0o644)
 		h.put(t, "/etc/subgid", "sp-x:2000:60000\n", 0o644)

@@ -4,14 +4,13 @@ import (
 	"fmt"
 	"os"
 	"strings"
+
+	"github.com/subpod/subpod/pkg/idmap"
 )
 
-// IDMap maps Size IDs from Container on to IDs from Host on, as in
-// user_namespaces(7). Host IDs are those of the user namespace that the store
-// lives in.
-type IDMap struct {
-	Container, Host, Size uint32
-}
+// IDMap is one line of an ID map. Host IDs are those of the user namespace that the
+// store lives in.
+type IDMap = idmap.Map
 
 // fuseMapping renders maps as fuse-overlayfs wants them: c:h:n[:c:h:n…].
 func fuseMapping(maps []IDMap) string {

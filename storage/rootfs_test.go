@@ -251,7 +251,7 @@ func TestRootfsNestedUserNamespace(t *testing.T) {
 			small := build(t, imageSpec{layers: []layer{{"etc": {typeflag: '5'}, "etc/mark": {content: "m"}, "u": {content: "u", uid: 1002, gid: 1003}}}})
 			image := loadInto(t, s, "example.com/app:v1", small)
 			spec := RootfsSpec{ID: containerID(1), ImageID: image,
-				UIDMap: []IDMap{{0, 20000, 10000}, {10000, 40000, 5}}, GIDMap: []IDMap{{0, 20000, 10000}, {10000, 40000, 5}}}
+				UIDMap: []IDMap{{Container: 0, Host: 20000, Size: 10000}, {Container: 10000, Host: 40000, Size: 5}}, GIDMap: []IDMap{{Container: 0, Host: 20000, Size: 10000}, {Container: 10000, Host: 40000, Size: 5}}}
 			if err := os.Chmod(o.Root, 0o700); err != nil {
 				t.Fatal(err)
 			}

@@ -32,17 +32,17 @@ func (p nodePort) String() string { return fmt.Sprintf("%s:%d", p.proto, p.port)
 // node listens on at all addresses.
 type exposer struct {
 	ports   *portForwarder
-	node    *netns.Node
+	thread  *netns.Thread
 	exposed map[nodePort]func(context.Context) error // nil: it could not be
 }
 
 // expose does what the configuration lists, and goes on for "auto" until ctx ends. A
 // port that cannot be had is said in the log: the node serves without it.
-func expose(ctx context.Context, cfg *config.Config, ports *portForwarder, node *netns.Node) {
+func expose(ctx context.Context, cfg *config.Config, ports *portForwarder, thread *netns.Thread) {
 	if ports == nil || len(cfg.Network.Expose) == 0 {
 		return
 	}
-	e := exposer{ports: ports, node: node, exposed: map[nodePort]func(context.Context) error{}}
+	e := exposer{ports: ports, thread: thread, exposed: map[nodePort]func(context.Context) error{}}
 	var fixed []nodePort
 	auto := false
 	for _, s := range cfg.Network.Expose {
@@ -64,7 +64,7 @@ func expose(ctx context.Context, cfg *config.Config, ports *portForwarder, node 
 func (e *exposer) follow(ctx context.Context, fixed []nodePort) {
 	for tick := time.NewTicker(exposeInterval); ; {
 		var found []nodePort
-		err := e.node.Do(func() (err error) {
+		err := e.thread.Do(func() (err error) {
 			found, err = listeners()
 			return err
 		})

@@ -14,21 +14,21 @@ import (
 
 // newNetwork is what network.backend asks for, or nothing where pods have no
 // network of their own.
-func newNetwork(cfg *config.Config, node *rootless.Node, nodeNet *netns.Node, ports *portForwarder) (netns.Network, error) {
+func newNetwork(cfg *config.Config, node *rootless.Node, nodeThread *netns.Thread, ports *portForwarder) (netns.Network, error) {
 	if node.Uplink == rootless.UplinkHost {
 		return netns.HostNetwork{}, nil
 	}
 	dir := filepath.Join(cfg.Daemon.DataDir, "net")
 	newBridge := func() (*bridge.Bridge, error) {
 		return bridge.New(bridge.Options{
-			Node: nodeNet, StateDir: dir, RunDir: filepath.Join(cfg.Daemon.RunDir, "net"), Ports: ports.network(), Log: slog.Default(),
+			Thread: nodeThread, StateDir: dir, RunDir: filepath.Join(cfg.Daemon.RunDir, "net"), Ports: ports.network(), Log: slog.Default(),
 			Subnets: cfg.Network.Subnets, Name: cfg.Network.Bridge, MTU: cfg.Network.MTU,
 			Isolate: cfg.Network.Isolate,
 		})
 	}
 	newCNI := func(skip func(string) bool) (*cni.Network, error) {
 		return cni.New(cni.Options{
-			Node: nodeNet, StateDir: filepath.Join(dir, "cni"), Ports: ports.network(), Log: slog.Default(),
+			Thread: nodeThread, StateDir: filepath.Join(dir, "cni"), Ports: ports.network(), Log: slog.Default(),
 			ConfDirs: cfg.Network.CNIConfDirs, BinDirs: cfg.Network.CNIBinDirs, Skip: skip,
 		})
 	}

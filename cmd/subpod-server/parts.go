@@ -57,7 +57,7 @@ func (p *parts) close() {
 }
 
 // newParts opens and wires everything; what was opened is closed on an error.
-func newParts(ctx context.Context, cfg *config.Config, node *rootless.Node, nodeNet *netns.Node) (_ *parts, err error) {
+func newParts(ctx context.Context, cfg *config.Config, node *rootless.Node, nodeThread *netns.Thread) (_ *parts, err error) {
 	p := &parts{events: events.New(0)}
 	defer func() {
 		if err != nil {
@@ -81,7 +81,7 @@ func newParts(ctx context.Context, cfg *config.Config, node *rootless.Node, node
 		return nil, err
 	}
 	p.ports = hostPorts(node)
-	network, err := newNetwork(cfg, node, nodeNet, p.ports)
+	network, err := newNetwork(cfg, node, nodeThread, p.ports)
 	if err != nil {
 		return nil, err
 	}
@@ -102,8 +102,8 @@ func newParts(ctx context.Context, cfg *config.Config, node *rootless.Node, node
 		EgressRate:     cfg.Network.EgressRate.Bits,
 		NodeNetNS:      node.NetNS,
 		Host:           host,
-		UIDs:           idMaps(node.UIDMap),
-		GIDs:           idMaps(node.GIDMap),
+		UIDs:           node.UIDMap,
+		GIDs:           node.GIDMap,
 		Cgroup:         cg,
 		DefaultHandler: cfg.Runtime.DefaultHandler,
 		SeccompProfile: cfg.Runtime.SeccompProfile,
@@ -182,7 +182,7 @@ func storageOptions(cfg *config.Config, node *rootless.Node) storage.Options {
 
 // ociOptions leaves out handlers that are not installed, but for the default
 // one: without it nothing can run, and the executor says so.
-func ociOptions(cfg *config.Config, cg cgroup.Facts) oci.Options {
+func ociOptions(cfg *config.Config, cg cgroup.Delegation) oci.Options {
 	o := oci.Options{
 		Conmon:        cfg.Runtime.ConmonPath,
 		Handlers:      map[string]oci.Handler{},
@@ -212,16 +212,8 @@ func lookUp(program string) string {
 	return program
 }
 
-func idMaps(in []rootless.IDMap) []storage.IDMap {
-	out := make([]storage.IDMap, len(in))
-	for i, m := range in {
-		out[i] = storage.IDMap(m)
-	}
-	return out
-}
-
 // info is what the verbose status tells.
-func info(cfg *config.Config, node *rootless.Node, cg cgroup.Facts, images storage.Info) map[string]any {
+func info(cfg *config.Config, node *rootless.Node, cg cgroup.Delegation, images storage.Info) map[string]any {
 	return map[string]any{
 		"uplink":  map[string]string{"name": node.Uplink, "reason": node.UplinkReason, "limits": rootless.UplinkLimits(node.Uplink)},
 		"config":  cfg,

@@ -33,12 +33,12 @@ const lastWords = 100 * time.Millisecond
 // runServer serves until ctx ends. Containers go on running after it.
 func runServer(ctx context.Context, cfg *config.Config, node *rootless.Node) error {
 	begin := time.Now()
-	nodeNet, err := netns.OpenNode(node.NetNS)
+	nodeThread, err := netns.OpenThread(node.NetNS)
 	if err != nil {
 		return err
 	}
-	defer nodeNet.Close()
-	parts, err := newParts(ctx, cfg, node, nodeNet)
+	defer nodeThread.Close()
+	parts, err := newParts(ctx, cfg, node, nodeThread)
 	if err != nil {
 		return err
 	}
@@ -52,7 +52,7 @@ func runServer(ctx context.Context, cfg *config.Config, node *rootless.Node) err
 	if err != nil {
 		return errors.Join(fmt.Errorf("streaming.address: %w", err), listener.Close())
 	}
-	streaming, err := stream.Listen(address, uint16(cfg.Streaming.Port), streamListeners(node, nodeNet)...)
+	streaming, err := stream.Listen(address, uint16(cfg.Streaming.Port), streamListeners(node, nodeThread)...)
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
@@ -93,7 +93,7 @@ func runServer(ctx context.Context, cfg *config.Config, node *rootless.Node) err
 		stop()
 		return errors.Join(err, group.Wait())
 	}
-	expose(ctx, cfg, parts.ports, nodeNet)
+	expose(ctx, cfg, parts.ports, nodeThread)
 	if err := parts.ports.sweep(ctx); err != nil {
 		slog.Error("host ports of pods that are gone may still be forwarded", "error", err)
 	}
@@ -121,11 +121,11 @@ func shutDown(server *grpc.Server) {
 
 // streamListeners make the streaming server reachable from the host and from
 // inside the node.
-func streamListeners(node *rootless.Node, nodeNet *netns.Node) []stream.ListenFunc {
+func streamListeners(node *rootless.Node, nodeThread *netns.Thread) []stream.ListenFunc {
 	if node.NetNS == "" {
 		return []stream.ListenFunc{net.Listen} // one network for both
 	}
-	return []stream.ListenFunc{net.Listen, nodeNet.Listen}
+	return []stream.ListenFunc{net.Listen, nodeThread.Listen}
 }
 
 // listenUnix makes the socket that only its owner may use. The caller holds the

@@ -20,6 +20,7 @@ import (
 
 	"github.com/subpod/subpod/pkg/client"
 	"github.com/subpod/subpod/pkg/control"
+	"github.com/subpod/subpod/pkg/stdio"
 )
 
 func newRun(a *app) *cobra.Command {
@@ -172,7 +173,7 @@ func (s *session) run(ctx context.Context, req control.SessionRequest) (*control
 		streams.Input = &detacher{input: os.Stdin, detach: func() { cancel(errDetached) }}
 	}
 	if s.tty && isTerminal(os.Stdout) {
-		sizes := make(chan control.Size, 1)
+		sizes := make(chan stdio.TerminalSize, 1)
 		streams.Sizes = sizes
 		go watchSize(ctx, sizes)
 	}
@@ -212,14 +213,14 @@ func (s *session) forwardSignals(ctx context.Context) {
 }
 
 // watchSize sends the size of the terminal, now and when it changes.
-func watchSize(ctx context.Context, sizes chan<- control.Size) {
+func watchSize(ctx context.Context, sizes chan<- stdio.TerminalSize) {
 	changed := make(chan os.Signal, 1)
 	signal.Notify(changed, unix.SIGWINCH)
 	defer signal.Stop(changed)
 	for {
 		if w, h, err := terminalSize(os.Stdout); err == nil {
 			select {
-			case sizes <- control.Size{Width: w, Height: h}:
+			case sizes <- stdio.TerminalSize{Width: w, Height: h}:
 			case <-ctx.Done():
 				return
 			}

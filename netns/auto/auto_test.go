@@ -22,10 +22,10 @@ func TestMain(m *testing.M) {
 
 func open(t *testing.T, w *nettest.World) *Network {
 	t.Helper()
-	b, err := bridge.New(bridge.Options{Node: w.Node, StateDir: filepath.Join(w.Dir, "state"), RunDir: filepath.Join(w.Dir, "run"), Subnets: []netip.Prefix{netip.MustParsePrefix("10.88.0.0/24")}})
+	b, err := bridge.New(bridge.Options{Thread: w.Thread, StateDir: filepath.Join(w.Dir, "state"), RunDir: filepath.Join(w.Dir, "run"), Subnets: []netip.Prefix{netip.MustParsePrefix("10.88.0.0/24")}})
 	nettest.Must(t, err)
 	t.Cleanup(func() { b.Close() })
-	c, err := cni.New(cni.Options{Node: w.Node, StateDir: filepath.Join(w.Dir, "state", "cni"), ConfDirs: []string{filepath.Join(w.Dir, "net.d")}, Skip: NotOurs, BinDirs: []string{"/usr/lib/cni", "/usr/libexec/cni", "/opt/cni/bin"}})
+	c, err := cni.New(cni.Options{Thread: w.Thread, StateDir: filepath.Join(w.Dir, "state", "cni"), ConfDirs: []string{filepath.Join(w.Dir, "net.d")}, Skip: NotOurs, BinDirs: []string{"/usr/lib/cni", "/usr/libexec/cni", "/opt/cni/bin"}})
 	nettest.Must(t, err)
 	return New(c, b, slog.Default())
 }
@@ -79,7 +79,7 @@ func TestNoBridgeBesideCNI(t *testing.T) {
 	if err := n.Status(context.Background()); err == nil {
 		t.Error("ready with a broken configuration")
 	}
-	nettest.Must(t, w.Node.Do(func() error {
+	nettest.Must(t, w.Thread.Do(func() error {
 		if _, err := os.Stat("/proc/thread-self/net/dev_snmp6/subpod0"); err == nil {
 			t.Error("there is a bridge")
 		}

@@ -21,9 +21,9 @@ import (
 
 // Options say where and how to make the network.
 type Options struct {
-	Node     *netns.Node // required
-	StateDir string      // required: the subnets set by SetPodCIDR
-	RunDir   string      // required: address claims, of no use once the pods' namespaces are gone
+	Thread   *netns.Thread // required
+	StateDir string        // required: the subnets set by SetPodCIDR
+	RunDir   string        // required: address claims, of no use once the pods' namespaces are gone
 	// Subnets of pods, at most one per family. Empty: chosen so that they collide
 	// with no route of the host or the node.
 	Subnets []netip.Prefix
@@ -40,7 +40,7 @@ type Options struct {
 
 // Bridge implements netns.Network.
 type Bridge struct {
-	node     *netns.Node
+	thread   *netns.Thread
 	log      *slog.Logger
 	forward  netns.PortForwarder
 	stateDir string
@@ -83,8 +83,8 @@ var _ netns.Network = (*Bridge)(nil)
 // New reads the address claims and decides on the subnets. It changes nothing in
 // the kernel: that is Reconcile's, which must come before Setup.
 func New(o Options) (*Bridge, error) {
-	if o.Node == nil || o.StateDir == "" || o.RunDir == "" {
-		return nil, errors.New("pod network: the node and the directories are required")
+	if o.Thread == nil || o.StateDir == "" || o.RunDir == "" {
+		return nil, errors.New("pod network: the thread and the directories are required")
 	}
 	if o.Log == nil {
 		o.Log = slog.Default()
@@ -99,13 +99,13 @@ func New(o Options) (*Bridge, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pod network: %w", err)
 	}
-	links, err := openLinks(o.Node)
+	links, err := openLinks(o.Thread)
 	if err != nil {
 		return nil, fmt.Errorf("pod network: %w", err)
 	}
 	b := &Bridge{
-		node: o.Node, log: o.Log, forward: o.Ports, stateDir: o.StateDir, name: o.Name, mtu: o.MTU,
-		links: links, rules: &rules{node: o.Node, bridge: o.Name}, ipam: claims,
+		thread: o.Thread, log: o.Log, forward: o.Ports, stateDir: o.StateDir, name: o.Name, mtu: o.MTU,
+		links: links, rules: &rules{thread: o.Thread, bridge: o.Name}, ipam: claims,
 		pods: map[string]*podNet{}, closed: make(chan struct{}),
 	}
 	b.apart, b.isolate, b.rules.isolate = isolation{rules: b.rules, ids: map[string]uint32{}}, o.Isolate, o.Isolate
@@ -189,9 +189,9 @@ type links struct {
 	raw *rawSocket
 }
 
-func openLinks(node *netns.Node) (*links, error) {
+func openLinks(thread *netns.Thread) (*links, error) {
 	l := &links{}
-	err := node.Do(func() (err error) {
+	err := thread.Do(func() (err error) {
 		// The sockets keep the namespace of the thread that makes them.
 		if l.rt, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 			return err

@@ -99,7 +99,7 @@ func TestBadPods(t *testing.T) {
 
 func TestNotReadyBeforeReconcile(t *testing.T) {
 	w := newWorld(t)
-	b, err := New(Options{Node: w.Node, StateDir: t.TempDir(), RunDir: t.TempDir()})
+	b, err := New(Options{Thread: w.Thread, StateDir: t.TempDir(), RunDir: t.TempDir()})
 	nettest.Must(t, err)
 	defer b.Close()
 	if err := b.Status(context.Background()); !errors.Is(err, netns.ErrNotReady) {
@@ -122,7 +122,7 @@ func TestSubnetsAvoidRoutesOfHostAndNode(t *testing.T) {
 		nettest.Must(t, netns.In(ns, func() error { return blackholes(routes, true) }))
 		defer netns.In(ns, func() error { return blackholes(routes, false) })
 	}
-	b, err := New(Options{Node: w.Node, StateDir: t.TempDir(), RunDir: t.TempDir()})
+	b, err := New(Options{Thread: w.Thread, StateDir: t.TempDir(), RunDir: t.TempDir()})
 	nettest.Must(t, err)
 	defer b.Close()
 	got := b.Subnets()

@@ -40,7 +40,7 @@ func TestChatter(t *testing.T) {
 		}
 	}
 	check("at first")
-	nettest.Must(t, w.Node.Do(func() error { return exec.Command("nft", "delete", "table", "bridge", chatterTable().Name).Run() }))
+	nettest.Must(t, w.Thread.Do(func() error { return exec.Command("nft", "delete", "table", "bridge", chatterTable().Name).Run() }))
 	nettest.Eventually(t, "the table is back", func() bool { return b.rules.present(chatterTable()) == nil })
 	check("after a flush")
 

@@ -59,7 +59,7 @@ func TestIsolation(t *testing.T) {
 		nettest.Must(t, b.Teardown(context.Background(), p.ID))
 	}
 	var got []byte
-	nettest.Must(t, w.Node.Do(func() (err error) {
+	nettest.Must(t, w.Thread.Do(func() (err error) {
 		got, err = exec.Command("nft", "list", "table", "bridge", tableName).Output()
 		return err
 	}))
@@ -70,7 +70,7 @@ func TestIsolation(t *testing.T) {
 	// Without isolation nothing of it is left.
 	w.bridge(Options{})
 	var out []byte
-	nettest.Must(t, w.Node.Do(func() (err error) { out, err = exec.Command("nft", "list", "tables", "bridge").Output(); return err }))
+	nettest.Must(t, w.Thread.Do(func() (err error) { out, err = exec.Command("nft", "list", "tables", "bridge").Output(); return err }))
 	if strings.Contains(string(out), "table bridge "+tableName+"\n") {
 		t.Errorf("after isolation was turned off: %s", out)
 	}

@@ -35,7 +35,7 @@ func newWorld(t testing.TB) *world { return &world{World: nettest.New(t)} }
 // never two: the one before would repair what this one does otherwise.
 func (w *world) bridge(o Options, live ...netns.Pod) *Bridge {
 	w.T.Helper()
-	o.Node, o.StateDir, o.RunDir = w.Node, filepath.Join(w.Dir, "state"), filepath.Join(w.Dir, "run")
+	o.Thread, o.StateDir, o.RunDir = w.Thread, filepath.Join(w.Dir, "state"), filepath.Join(w.Dir, "run")
 	if w.open != nil {
 		nettest.Must(w.T, w.open.Close())
 	}
@@ -51,7 +51,7 @@ func (w *world) bridge(o Options, live ...netns.Pod) *Bridge {
 func (w *world) vethCount() int {
 	w.T.Helper()
 	n := 0
-	nettest.Must(w.T, w.Node.Do(func() error {
+	nettest.Must(w.T, w.Thread.Do(func() error {
 		links, err := net.Interfaces()
 		for _, l := range links {
 			if strings.HasPrefix(l.Name, vethPrefix) && len(l.Name) == unix.IFNAMSIZ-1 {

@@ -138,7 +138,7 @@ func (b *Bridge) forgetFlows(elements []element) {
 	if len(udp) == 0 {
 		return
 	}
-	err := b.node.Do(func() error {
+	err := b.thread.Do(func() error {
 		h, err := netlink.NewHandle(unix.NETLINK_NETFILTER)
 		if err != nil {
 			return err

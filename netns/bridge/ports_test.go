@@ -61,7 +61,7 @@ func TestHostPortOnIPv6Loopback(t *testing.T) {
 	w := newWorld(t)
 	// With br_netfilter on IPv6 the kernel drops the answers: see routeIPv6Loopback.
 	const brNetfilter = "/proc/sys/net/bridge/bridge-nf-call-ip6tables"
-	nettest.Must(t, w.Node.Do(func() error {
+	nettest.Must(t, w.Thread.Do(func() error {
 		if _, err := os.Stat(brNetfilter); err != nil {
 			return nil // not loaded
 		}

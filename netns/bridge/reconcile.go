@@ -248,7 +248,7 @@ func (b *Bridge) makeBridge(live []netns.Pod) error {
 	if err := b.addGateways(keep); err != nil {
 		return err
 	}
-	return b.node.Do(b.sysctls)
+	return b.thread.Do(b.sysctls)
 }
 
 func (b *Bridge) bridgeLink() (netlink.Link, error) {

@@ -48,7 +48,7 @@ func TestServerRestart(t *testing.T) {
 	// rules and takes the pod's link out of the bridge.
 	rules := w.nft()
 	nettest.Must(t, b.Close())
-	nettest.Must(t, w.Node.Do(func() error {
+	nettest.Must(t, w.Thread.Do(func() error {
 		out, err := exec.Command("sh", "-c", "nft flush ruleset && ip link set "+vethName(live.ID)+" nomaster").CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("%w: %s", err, out)

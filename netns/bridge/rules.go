@@ -17,7 +17,7 @@ const tableName = "subpod"
 // elements of its maps, so that a pod comes and goes in one small transaction
 // whatever the number of pods.
 type rules struct {
-	node    *netns.Node
+	thread  *netns.Thread
 	bridge  string
 	isolate bool
 	conn    *nftables.Conn // used on the node's thread only
@@ -74,7 +74,7 @@ func (s sets) mapOf(e element) *nftables.Set {
 
 // transact runs f and sends what it collected as one transaction: all or nothing.
 func (r *rules) transact(f func(c *nftables.Conn) error) error {
-	return r.node.Do(func() (err error) {
+	return r.thread.Do(func() (err error) {
 		// One socket for all: closing one after a deletion waits for the kernel to
 		// free what was deleted, 10 ms.
 		if r.conn == nil {
@@ -96,7 +96,7 @@ func (r *rules) transact(f func(c *nftables.Conn) error) error {
 
 // close releases the socket. The rules stay.
 func (r *rules) close() {
-	_ = r.node.Do(func() error {
+	_ = r.thread.Do(func() error {
 		if r.conn != nil {
 			_ = r.conn.CloseLasting()
 			r.conn = nil

@@ -92,7 +92,7 @@ func (b *Bridge) awaitGateways(ifindex int, prefixes []netip.Prefix) error {
 	if known {
 		return nil
 	}
-	return b.node.Do(func() error {
+	return b.thread.Do(func() error {
 		for _, p := range prefixes {
 			awaitNeighbours(b.name, gatewayOf(p))
 		}

@@ -78,7 +78,7 @@ func (b *Bridge) decideSubnets(configured []netip.Prefix) ([]netip.Prefix, error
 // usable leaves out IPv6 when the kernel lacks it.
 func (b *Bridge) usable(subnets []netip.Prefix) []netip.Prefix {
 	var off bool
-	_ = b.node.Do(func() error { off = ipv6Off("all"); return nil })
+	_ = b.thread.Do(func() error { off = ipv6Off("all"); return nil })
 	if !off {
 		return subnets
 	}

@@ -32,7 +32,7 @@ type watch struct {
 // startWatch subscribes to the kernel's messages about links and tables of the node.
 func (b *Bridge) startWatch() error {
 	var w watch
-	err := b.node.Do(func() error {
+	err := b.thread.Do(func() error {
 		for _, s := range []struct{ protocol, group int }{
 			{unix.NETLINK_ROUTE, unix.RTNLGRP_LINK}, {unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES},
 		} {
@@ -195,7 +195,7 @@ func (b *Bridge) repairBridge() (bool, error) {
 	if err := b.addGateways(slices.Clone(b.prefixes)); err != nil {
 		return false, err
 	}
-	return true, b.node.Do(b.sysctls)
+	return true, b.thread.Do(b.sysctls)
 }
 
 // repairPorts puts the links of connected pods back into the bridge.

@@ -28,7 +28,7 @@ func TestDamageIsRepaired(t *testing.T) {
 			w.Setup(b, two)
 			w.Serve(one.NetNS, "one", 80)
 			w.Serve(w.Outside, "outside", 80)
-			nettest.Must(t, w.Node.Do(func() error { return exec.Command("sh", "-c", damage).Run() }))
+			nettest.Must(t, w.Thread.Do(func() error { return exec.Command("sh", "-c", damage).Run() }))
 			answers := func(from, addr, server string) func() bool {
 				return func() bool {
 					got, err := w.Ask(from, "tcp", addr)

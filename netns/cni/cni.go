@@ -23,8 +23,8 @@ const DefaultTimeout = 30 * time.Second
 
 // Options say where the plugins and their configuration are.
 type Options struct {
-	Node     *netns.Node // required
-	StateDir string      // required: what each pod was connected with
+	Thread   *netns.Thread // required
+	StateDir string        // required: what each pod was connected with
 	// ConfDirs hold the network configuration: the first directory that has any
 	// file ending in .conflist, .conf or .json counts, and in it the first file by
 	// name. They are looked at again at each call, so that a change counts at once.
@@ -65,8 +65,8 @@ var _ netns.Network = (*Network)(nil)
 
 // New runs no plugin and needs no configuration yet.
 func New(o Options) (*Network, error) {
-	if o.Node == nil || o.StateDir == "" {
-		return nil, errors.New("CNI network: the node and a state directory are required")
+	if o.Thread == nil || o.StateDir == "" {
+		return nil, errors.New("CNI network: the thread and a state directory are required")
 	}
 	if o.Timeout == 0 {
 		o.Timeout = DefaultTimeout

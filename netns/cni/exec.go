@@ -100,10 +100,10 @@ func (r *run) plugin(ctx context.Context, path string, stdin []byte, env []strin
 		return cmd.Start()
 	}
 	begin := time.Now()
-	err := r.n.Node.Do(start)
+	err := r.n.Thread.Do(start)
 	for tries := 0; errors.Is(err, unix.ETXTBSY) && tries < 5; tries++ {
 		time.Sleep(200 * time.Millisecond) // it is being installed
-		err = r.n.Node.Do(start)
+		err = r.n.Thread.Do(start)
 	}
 	if err == nil {
 		err = cmd.Wait()

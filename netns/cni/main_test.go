@@ -80,7 +80,7 @@ func write(t testing.TB, w *nettest.World, name, text string) string {
 func open(t testing.TB, w *nettest.World, change ...func(*Options)) *Network {
 	t.Helper()
 	o := Options{
-		Node: w.Node, StateDir: filepath.Join(w.Dir, "state"), Timeout: 20 * time.Second,
+		Thread: w.Thread, StateDir: filepath.Join(w.Dir, "state"), Timeout: 20 * time.Second,
 		ConfDirs: []string{filepath.Join(w.Dir, "none"), filepath.Join(w.Dir, "net.d")}, BinDirs: plugins,
 	}
 	for _, f := range change {

@@ -28,9 +28,9 @@ const (
 	DriverDisabled = "disabled"
 )
 
-// Facts is what this process may do with cgroups. The zero Facts means that
-// nothing is possible.
-type Facts struct {
+// Delegation describes what this process may do with cgroups: the part of the tree
+// that is delegated to it. The zero Delegation allows nothing.
+type Delegation struct {
 	Version     int      // 1, 2, or 0 when there is no cgroup file system
 	Hybrid      bool     // v1 controllers beside a v2 tree
 	Delegated   bool     // limits can be set: Root is ours to divide
@@ -42,14 +42,14 @@ type Facts struct {
 }
 
 // Has reports whether limits of a controller can be set.
-func (f Facts) Has(controller string) bool { return slices.Contains(f.Controllers, controller) }
+func (d Delegation) Has(controller string) bool { return slices.Contains(d.Controllers, controller) }
 
 // Missing returns those controllers that limits of the CRI need, that systemd can
 // delegate, and that are not there.
-func (f Facts) Missing() []string {
+func (d Delegation) Missing() []string {
 	var missing []string
 	for _, c := range []string{"cpu", "cpuset", "io", "memory", "pids"} {
-		if !f.Has(c) {
+		if !d.Has(c) {
 			missing = append(missing, c)
 		}
 	}
@@ -57,7 +57,7 @@ func (f Facts) Missing() []string {
 }
 
 // Enabled reports whether containers get cgroups at all.
-func (f Facts) Enabled() bool { return f.Driver == DriverCgroupfs || f.Driver == DriverSystemd }
+func (d Delegation) Enabled() bool { return d.Driver == DriverCgroupfs || d.Driver == DriverSystemd }
 
 // probe is where Detect looks; tests give another one.
 type probe struct {
@@ -72,72 +72,72 @@ type probe struct {
 // the daemon's own processes have moved, "" when they have not: a cgroup that
 // passes controllers on may hold no process itself (cgroup-v2.rst, "No Internal
 // Process Constraint"), so pods go beside it.
-func Detect(wanted, leaf string) Facts {
+func Detect(wanted, leaf string) Delegation {
 	return probe{mount: Mount, self: "/proc/self/cgroup", leaf: leaf, manager: askManager}.detect(wanted)
 }
 
-func (p probe) detect(wanted string) Facts {
-	f := Facts{Driver: DriverDisabled}
+func (p probe) detect(wanted string) Delegation {
+	d := Delegation{Driver: DriverDisabled}
 	own, v1, err := ownCgroup(p.self)
 	var st unix.Statfs_t
 	mountErr := unix.Statfs(p.mount, &st)
 	switch {
 	case wanted == DriverDisabled:
-		f.Reason = "cgroups are disabled in the configuration"
+		d.Reason = "cgroups are disabled in the configuration"
 	case err != nil:
-		f.Reason = "no cgroups: " + err.Error()
+		d.Reason = "no cgroups: " + err.Error()
 	case mountErr == nil && st.Type == unix.CGROUP2_SUPER_MAGIC && own != "":
 		// What is mounted decides, as for OCI runtimes and the kubelet: a private
 		// view of v2 may have been made on a hybrid machine.
-		f.Version = 2
-		p.chooseV2(&f, wanted, own)
+		d.Version = 2
+		p.chooseV2(&d, wanted, own)
 	case v1:
-		f.Version, f.Hybrid = 1, own != ""
-		f.Reason = "this machine uses cgroup v1 controllers, which cannot be delegated to a user; " +
+		d.Version, d.Hybrid = 1, own != ""
+		d.Reason = "this machine uses cgroup v1 controllers, which cannot be delegated to a user; " +
 			"boot with systemd.unified_cgroup_hierarchy=1"
 	default:
-		f.Version = 2
-		f.Reason = p.mount + " is not a cgroup v2 file system here"
+		d.Version = 2
+		d.Reason = p.mount + " is not a cgroup v2 file system here"
 	}
-	return f
+	return d
 }
 
 // chooseV2 prefers a subtree that this process may write itself.
-func (p probe) chooseV2(f *Facts, wanted, own string) {
+func (p probe) chooseV2(d *Delegation, wanted, own string) {
 	if wanted == DriverSystemd {
-		p.chooseSystemd(f, own)
+		p.chooseSystemd(d, own)
 		return
 	}
 	root := filepath.Join(p.mount, own)
 	if p.leaf == "" || filepath.Base(root) != p.leaf {
-		f.Reason = "the daemon's cgroup is not delegated to it alone; start subpod as a systemd user service with Delegate=yes"
+		d.Reason = "the daemon's cgroup is not delegated to it alone; start subpod as a systemd user service with Delegate=yes"
 		return
 	}
 	root = filepath.Dir(root)
 	if err := writable(root); err != nil {
-		f.Reason = fmt.Sprintf("the daemon's cgroup is not delegated (%v); start subpod as a systemd user service with Delegate=yes", err)
+		d.Reason = fmt.Sprintf("the daemon's cgroup is not delegated (%v); start subpod as a systemd user service with Delegate=yes", err)
 		return
 	}
-	f.Delegated, f.Driver, f.Root = true, DriverCgroupfs, root
-	f.Controllers = words(root, "cgroup.subtree_control")
-	f.Swap = f.Has("memory") && exists(filepath.Join(p.mount, own, "memory.swap.max"))
-	f.Reason = "cgroup " + root + " is delegated to the daemon"
+	d.Delegated, d.Driver, d.Root = true, DriverCgroupfs, root
+	d.Controllers = words(root, "cgroup.subtree_control")
+	d.Swap = d.Has("memory") && exists(filepath.Join(p.mount, own, "memory.swap.max"))
+	d.Reason = "cgroup " + root + " is delegated to the daemon"
 }
 
-func (p probe) chooseSystemd(f *Facts, own string) {
+func (p probe) chooseSystemd(d *Delegation, own string) {
 	slice := userSlice(p.mount, own)
 	if slice == "" {
-		f.Reason = "the systemd driver needs a systemd user manager, and cgroup " + own + " belongs to none"
+		d.Reason = "the systemd driver needs a systemd user manager, and cgroup " + own + " belongs to none"
 		return
 	}
 	if err := p.manager(); err != nil {
-		f.Reason = "the systemd driver needs systemd's user manager: " + err.Error()
+		d.Reason = "the systemd driver needs systemd's user manager: " + err.Error()
 		return
 	}
-	f.Delegated, f.Driver, f.Root = true, DriverSystemd, slice
-	f.Controllers = words(slice, "cgroup.controllers")
-	f.Swap = exists(filepath.Join(slice, "memory.swap.max"))
-	f.Reason = "systemd's user manager makes scopes below " + slice
+	d.Delegated, d.Driver, d.Root = true, DriverSystemd, slice
+	d.Controllers = words(slice, "cgroup.controllers")
+	d.Swap = exists(filepath.Join(slice, "memory.swap.max"))
+	d.Reason = "systemd's user manager makes scopes below " + slice
 }
 
 // writable checks what delegation gives (cgroup-v2.rst, "Model of Delegation"):

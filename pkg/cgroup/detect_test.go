@@ -27,7 +27,7 @@ func TestDetectHere(t *testing.T) {
 
 // TestDetectV1 reads the forms of /proc/self/cgroup.
 func TestDetectV1(t *testing.T) {
-	for text, want := range map[string]Facts{
+	for text, want := range map[string]Delegation{
 		"9:name=systemd:/\n0::/\n": {Version: 1, Hybrid: true},
 		"4:memory:/x\n3:cpu:/\n":   {Version: 1},
 		"0::/user.slice\n":         {Version: 2}, // but the mount is not cgroup2
@@ -45,11 +45,11 @@ func TestDetectV1(t *testing.T) {
 }
 
 func TestPaths(t *testing.T) {
-	fs := Facts{Driver: DriverCgroupfs, Root: Mount + "/user.slice/app"}
-	top := Facts{Driver: DriverCgroupfs, Root: Mount}
-	sd := Facts{Driver: DriverSystemd, Root: Mount + "/user.slice/user@1000.service"}
+	fs := Delegation{Driver: DriverCgroupfs, Root: Mount + "/user.slice/app"}
+	top := Delegation{Driver: DriverCgroupfs, Root: Mount}
+	sd := Delegation{Driver: DriverSystemd, Root: Mount + "/user.slice/user@1000.service"}
 	for _, c := range []struct {
-		facts                  Facts
+		delegation             Delegation
 		parent, path, dir, err string
 	}{
 		{fs, "/kubepods/burstable/podX", "/user.slice/app/kubepods/burstable/podX/c", Mount + "/user.slice/app/kubepods/burstable/podX/c", ""},
@@ -65,9 +65,9 @@ func TestPaths(t *testing.T) {
 			Mount + "/user.slice/user@1000.service/subpod.slice/subpod-p.slice/subpod-c.scope/container", ""},
 		{sd, "/kubepods/pod1", "", "", "wants the name of a slice"},
 		{sd, "a--b.slice", "", "", "wants the name of a slice"},
-		{Facts{Driver: DriverDisabled}, "/../anything", "", "", ""},
+		{Delegation{Driver: DriverDisabled}, "/../anything", "", "", ""},
 	} {
-		pod, err := c.facts.PodPath(c.parent, "p")
+		pod, err := c.delegation.PodPath(c.parent, "p")
 		if c.err != "" {
 			if !errors.Is(err, ErrBadParent) || !strings.Contains(err.Error(), c.err) {
 				t.Errorf("%q: %v", c.parent, err)

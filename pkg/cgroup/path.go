@@ -27,7 +27,7 @@ type Pod struct {
 	// Dir is the pod's directory; "" when cgroups are disabled.
 	Dir string
 
-	facts Facts
+	delegation Delegation
 }
 
 // PodPath places a pod. parent is LinuxPodSandboxConfig.cgroup_parent: a path in
@@ -35,16 +35,16 @@ type Pod struct {
 // With a parent (a kubelet made it) the pod's cgroup is the parent itself; without
 // one it is made under the delegated root. ErrBadParent when the driver cannot use
 // it. With cgroups disabled every parent is accepted and unused; the caller has
-// said so once, with Facts.Reason.
-func (f Facts) PodPath(parent, podID string) (Pod, error) {
-	if !f.Enabled() {
-		return Pod{facts: f}, nil
+// said so once, with Delegation.Reason.
+func (d Delegation) PodPath(parent, podID string) (Pod, error) {
+	if !d.Enabled() {
+		return Pod{delegation: d}, nil
 	}
 	if len(parent) > 4096 || strings.ContainsAny(parent, "\x00\n") || hasDotDot(parent) {
 		return Pod{}, fmt.Errorf("%w: %q", ErrBadParent, parent)
 	}
-	if f.Driver == DriverSystemd {
-		return f.slicePath(parent, podID)
+	if d.Driver == DriverSystemd {
+		return d.slicePath(parent, podID)
 	}
 	if parent == "" {
 		parent = path.Join(defaultParent, podID)
@@ -52,13 +52,13 @@ func (f Facts) PodPath(parent, podID string) (Pod, error) {
 	parent = path.Clean("/" + parent)
 	// A kubelet outside of the delegated subtree's cgroup namespace names it from
 	// the top.
-	if rel, ok := strings.CutPrefix(parent, f.rootPath()+"/"); ok && f.rootPath() != "/" {
+	if rel, ok := strings.CutPrefix(parent, d.rootPath()+"/"); ok && d.rootPath() != "/" {
 		parent = "/" + rel
 	}
-	return Pod{Parent: parent, Dir: filepath.Join(f.Root, parent), facts: f}, nil
+	return Pod{Parent: parent, Dir: filepath.Join(d.Root, parent), delegation: d}, nil
 }
 
-func (f Facts) slicePath(parent, podID string) (Pod, error) {
+func (d Delegation) slicePath(parent, podID string) (Pod, error) {
 	slice := slicePrefix + podID + ".slice"
 	if parent != "" {
 		slice = path.Base(parent)
@@ -68,20 +68,20 @@ func (f Facts) slicePath(parent, podID string) (Pod, error) {
 		return Pod{}, fmt.Errorf("%w: %q: the systemd driver wants the name of a slice", ErrBadParent, parent)
 	}
 	// "a-b.slice" lies in "a.slice" (systemd.slice(5)).
-	dir := f.Root
+	dir := d.Root
 	for i, r := range name + "-" {
 		if r == '-' {
 			dir = filepath.Join(dir, name[:i]+".slice")
 		}
 	}
-	return Pod{Parent: slice, Dir: dir, facts: f}, nil
+	return Pod{Parent: slice, Dir: dir, delegation: d}, nil
 }
 
 // Container returns the OCI cgroupsPath of a container in the pod, and the
 // directory that it will have; both "" when cgroups are disabled. With the systemd
 // driver too the path is one of the file system: see Place.
 func (p Pod) Container(id string) (cgroupsPath, dir string) {
-	switch p.facts.Driver {
+	switch p.delegation.Driver {
 	case DriverSystemd:
 		dir = filepath.Join(p.Dir, scopeName(id), scopeContainer)
 	case DriverCgroupfs:
@@ -93,8 +93,8 @@ func (p Pod) Container(id string) (cgroupsPath, dir string) {
 }
 
 // rootPath is Root as the OCI runtime names it: from the top of the mount.
-func (f Facts) rootPath() string {
-	return path.Clean("/" + strings.TrimPrefix(f.Root, Mount))
+func (d Delegation) rootPath() string {
+	return path.Clean("/" + strings.TrimPrefix(d.Root, Mount))
 }
 
 func hasDotDot(p string) bool {

@@ -5,53 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
-
-// Make makes the pod's cgroup with its parents and passes the controllers on to
-// what is below it. Idempotent; nothing happens when cgroups are disabled or
-// belong to systemd.
-func (p Pod) Make() error {
-	if p.facts.Driver != DriverCgroupfs {
-		return nil
-	}
-	dir := p.facts.Root
-	for part := range strings.SplitSeq(strings.Trim(p.Parent, "/"), "/") {
-		dir = filepath.Join(dir, part)
-		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
-			return fmt.Errorf("make pod cgroup: %w", err)
-		}
-		if err := passOn(dir, p.facts.Controllers); err != nil {
-			return fmt.Errorf("make pod cgroup: %w", err)
-		}
-	}
-	return nil
-}
-
-// passOn lets the children of dir have the controllers. EBUSY: dir holds
-// processes itself.
-func passOn(dir string, controllers []string) error {
-	has := words(dir, "cgroup.subtree_control")
-	var add []string
-	for _, c := range controllers {
-		if !slices.Contains(has, c) {
-			add = append(add, "+"+c)
-		}
-	}
-	if len(add) == 0 {
-		return nil
-	}
-	if err := writeFile(dir, "cgroup.subtree_control", strings.Join(add, " ")); err != nil {
-		return fmt.Errorf("pass the controllers %q on: %w", add, err)
-	}
-	return nil
-}
 
 // Kill sends SIGKILL to every process in dir and below (cgroup.kill). Idempotent.
 func Kill(dir string) error {
@@ -66,17 +25,17 @@ func Kill(dir string) error {
 // processes that are about to leave. A container's goes with its scope, and a slice
 // is stopped, so that systemd forgets both. Idempotent, also for what was made under
 // another driver and went with its node. It refuses a directory that is there and not
-// inside of f.Root; with cgroups disabled it does nothing.
-func (f Facts) Remove(ctx context.Context, dir string) error {
-	rel, err := filepath.Rel(f.Root, dir)
+// inside of d.Root; with cgroups disabled it does nothing.
+func (d Delegation) Remove(ctx context.Context, dir string) error {
+	rel, err := filepath.Rel(d.Root, dir)
 	inside := err == nil && filepath.IsLocal(rel) && rel != "."
 	switch {
-	case f.Root == "" || !inside && dir != "" && !exists(dir):
+	case d.Root == "" || !inside && dir != "" && !exists(dir):
 		return nil
 	case !inside:
-		return fmt.Errorf("remove cgroup %q: not below %q", dir, f.Root)
+		return fmt.Errorf("remove cgroup %q: not below %q", dir, d.Root)
 	}
-	if f.Driver == DriverSystemd {
+	if d.Driver == DriverSystemd {
 		if filepath.Base(dir) == scopeContainer {
 			dir = filepath.Dir(dir)
 		} else if slice := filepath.Base(dir); strings.HasSuffix(slice, ".slice") {
@@ -119,15 +78,4 @@ func removeTree(dir string) error {
 		}
 	}
 	return nil
-}
-
-// writeFile writes one value to an existing control file. Control files must not
-// be created: a plain os.WriteFile would do so in a directory that is no cgroup.
-func writeFile(dir, name, value string) error {
-	fd, err := os.OpenFile(filepath.Join(dir, name), os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	_, err = fd.WriteString(value)
-	return errors.Join(err, fd.Close())
 }

@@ -38,7 +38,7 @@ const pidfdVersion = 253
 // aside so that the runtime can make the container's cgroup beside it. pid is as
 // this process sees it. With other drivers it does nothing.
 func (p Pod) Place(ctx context.Context, id string, pid int) error {
-	if p.facts.Driver != DriverSystemd {
+	if p.delegation.Driver != DriverSystemd {
 		return nil
 	}
 	scope := scopeName(id)

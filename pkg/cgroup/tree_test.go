@@ -35,12 +35,12 @@ func TestDelegatedTree(t *testing.T) {
 	if err != nil {
 		t.Skipf("this root may not make cgroups: %v", err)
 	}
-	facts := Facts{Root: mount}
+	delegation := Delegation{Root: mount}
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		_ = Kill(dir)
-		if err := facts.Remove(ctx, dir); err != nil {
+		if err := delegation.Remove(ctx, dir); err != nil {
 			t.Errorf("clean up: %v", err)
 		}
 	}()
@@ -101,7 +101,7 @@ func insideTree(t *testing.T) {
 	containerInTree(t, f)
 }
 
-func containerInTree(t *testing.T, f Facts) {
+func containerInTree(t *testing.T, f Delegation) {
 	pod, err := f.PodPath("/kubepods/pod1", "p")
 	check(t, err)
 	check(t, pod.Make())

@@ -9,6 +9,8 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/subpod/subpod/pkg/stdio"
 )
 
 // A session joins a client's streams to those of a container (exec, attach) or
@@ -23,7 +25,7 @@ const (
 	channelInput   = '0'
 	channelOutput  = '1'
 	channelErrors  = '2'
-	channelResize  = 'w' // Size, JSON
+	channelResize  = 'w' // stdio.TerminalSize, JSON
 	channelEnd     = 'e' // empty: the end of the output (port-forward)
 	channelExit    = 'x' // SessionExit, JSON
 )
@@ -71,12 +73,6 @@ type Made struct {
 	ContainerID string `json:"containerId"`
 }
 
-// Size of a terminal in character cells.
-type Size struct {
-	Width  uint16 `json:"width"`
-	Height uint16 `json:"height"`
-}
-
 // SessionExit is how a command, or a container that was waited for, ended.
 type SessionExit struct {
 	Code   int32  `json:"code"`
@@ -89,7 +85,7 @@ type SessionStreams struct {
 	Input   io.Reader
 	// Output and Errors send; so do Made and Ready, once.
 	Output, Errors io.Writer
-	Sizes          <-chan Size
+	Sizes          <-chan stdio.TerminalSize
 	Made           func(Made)
 	Ready          func()
 	// EndOutput tells the client that Output has ended.
@@ -170,7 +166,7 @@ func serveSession(call func(context.Context, *SessionStreams) (*SessionExit, err
 			return fmt.Errorf("decode the request of a session: %w", err)
 		}
 		input, feed := io.Pipe()
-		sizes := make(chan Size, 1)
+		sizes := make(chan stdio.TerminalSize, 1)
 		s.Input, s.Sizes = input, sizes
 		s.Made = func(m Made) { _ = f.sendJSON(channelMade, m) }
 		s.Ready = sync.OnceFunc(func() { _ = f.send(channelReady, nil) })
@@ -188,7 +184,7 @@ func serveSession(call func(context.Context, *SessionStreams) (*SessionExit, err
 }
 
 // receiveInput hands a client's frames on until the client ends its side.
-func receiveInput(f *frames, input *io.PipeWriter, sizes chan Size) {
+func receiveInput(f *frames, input *io.PipeWriter, sizes chan stdio.TerminalSize) {
 	closed := false
 	for {
 		channel, data, err := f.receive()
@@ -207,7 +203,7 @@ func receiveInput(f *frames, input *io.PipeWriter, sizes chan Size) {
 			_ = input.Close()
 			closed = true
 		case channelResize:
-			var size Size
+			var size stdio.TerminalSize
 			if json.Unmarshal(data, &size) != nil {
 				continue
 			}
@@ -224,7 +220,7 @@ func receiveInput(f *frames, input *io.PipeWriter, sizes chan Size) {
 type Streams struct {
 	Input          io.Reader
 	Output, Errors io.Writer
-	Sizes          <-chan Size
+	Sizes          <-chan stdio.TerminalSize
 	// Made is called when SessionRun has made its container.
 	Made func(Made)
 }

@@ -12,7 +12,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/control"
-	"github.com/subpod/subpod/pkg/oci"
+	"github.com/subpod/subpod/pkg/stdio"
 )
 
 // Session joins a client's streams to a container or a pod's port.
@@ -67,7 +67,7 @@ func (s *Service) execSession(ctx context.Context, ss *control.SessionStreams) (
 		return nil, err
 	}
 	ss.Ready()
-	code, err := s.Runtime.Exec(ctx, ss.Request.ContainerID, ss.Request.Command, sessionStreams(ctx, ss))
+	code, err := s.Runtime.Exec(ctx, ss.Request.ContainerID, ss.Request.Command, sessionStreams(ss))
 	return &control.SessionExit{Code: code}, err
 }
 
@@ -80,7 +80,7 @@ func (s *Service) attachSession(ctx context.Context, ss *control.SessionStreams)
 		}
 		return nil, err
 	}
-	streams := sessionStreams(ctx, ss)
+	streams := sessionStreams(ss)
 	attached := make(chan struct{})
 	streams.Attached = func() { close(attached) }
 	ctx, cancel := context.WithCancel(ctx)
@@ -108,8 +108,8 @@ func (s *Service) attachSession(ctx context.Context, ss *control.SessionStreams)
 	return &control.SessionExit{Code: st.ExitCode, Reason: st.Reason}, err
 }
 
-func sessionStreams(ctx context.Context, ss *control.SessionStreams) oci.Streams {
-	out := oci.Streams{TTY: ss.Request.TTY}
+func sessionStreams(ss *control.SessionStreams) stdio.Streams {
+	out := stdio.Streams{TTY: ss.Request.TTY}
 	if ss.Request.Stdin {
 		out.Stdin = ss.Input
 	}
@@ -119,25 +119,9 @@ func sessionStreams(ctx context.Context, ss *control.SessionStreams) oci.Streams
 			out.Stderr = ss.Errors
 		}
 	}
-	if !out.TTY {
-		return out
+	if out.TTY {
+		out.Resize = ss.Sizes
 	}
-	sizes := make(chan oci.TerminalSize)
-	out.Resize = sizes
-	go func() {
-		for {
-			select {
-			case size := <-ss.Sizes:
-				select {
-				case sizes <- oci.TerminalSize(size):
-				case <-ctx.Done():
-					return
-				}
-			case <-ctx.Done():
-				return
-			}
-		}
-	}()
 	return out
 }
 

@@ -37,7 +37,7 @@ type Service struct {
 	Network        netns.Network
 	Stream         *stream.Server
 	Events         *events.Bus
-	Cgroup         cgroup.Facts
+	Cgroup         cgroup.Delegation
 	// MissingIDs says why the node cannot have all IDs of images; "" when it can.
 	MissingIDs string
 	// Info is what Status tells with verbose set.

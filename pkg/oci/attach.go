@@ -5,28 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/pkg/stdio"
 )
-
-// Streams are the client's ends of an exec or attach. Nil ones are not
-// connected.
-type Streams struct {
-	Stdin          io.Reader
-	Stdout, Stderr io.Writer
-	// TTY: there is one stream for both outputs, and Resize is listened to.
-	TTY    bool
-	Resize <-chan TerminalSize
-	// Attached, if set, is called by Attach once it is connected: what the
-	// container writes from then on is not missed.
-	Attached func()
-}
-
-// TerminalSize is in character cells.
-type TerminalSize struct{ Width, Height uint16 }
 
 // conmon puts the stream in front of each packet of output: 2 is stdout.
 const stderrPacket = 3
@@ -35,8 +22,8 @@ const stderrPacket = 3
 // ctx is done (its error); the container runs on then. The end of Stdin closes
 // the container's stdin only if it was created with StdinOnce. Any number of
 // clients may be attached. ErrNotRunning when no conmon listens.
-func (e *Executor) Attach(ctx context.Context, id string, f Facts, s Streams) error {
-	conn, err := dialAttach(f.Bundle)
+func (e *Executor) Attach(ctx context.Context, id string, c Container, s stdio.Streams) error {
+	conn, err := dialAttach(c.Bundle)
 	if err != nil {
 		return fmt.Errorf("attach to container %s: %w", id, err)
 	}
@@ -48,19 +35,19 @@ func (e *Executor) Attach(ctx context.Context, id string, f Facts, s Streams) er
 	// conmon writes to its clients without a time limit, and one that does not
 	// read would keep it from writing the exit file: let go of it in time.
 	go func() {
-		if f.Init.Wait(ctx) == nil {
+		if c.Init.Wait(ctx) == nil {
 			select {
-			case <-ended(ctx, f.Conmon):
+			case <-ended(ctx, c.Conmon):
 			case <-time.After(2 * leftoverGrace):
 				conn.Close()
 			}
 		}
 	}()
-	if s.Stdin != nil && f.Stdin {
+	if s.Stdin != nil && c.Stdin {
 		go sendStdin(conn, s.Stdin)
 	}
-	if f.Terminal && s.Resize != nil {
-		go e.resize(ctx, f, s.Resize)
+	if c.Terminal && s.Resize != nil {
+		go resize(ctx, e.log, c, s.Resize)
 	}
 	if s.Attached != nil {
 		s.Attached()
@@ -111,7 +98,7 @@ func sendStdin(conn *net.UnixConn, stdin io.Reader) {
 
 // receiveOutput copies packets to the streams until conmon closes the
 // connection.
-func receiveOutput(conn *net.UnixConn, s Streams) error {
+func receiveOutput(conn *net.UnixConn, s stdio.Streams) error {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := conn.Read(buf)
@@ -138,9 +125,9 @@ func receiveOutput(conn *net.UnixConn, s Streams) error {
 
 // resize hands terminal sizes on to conmon, the latest one if they come fast:
 // conmon 2.1 loses all but the first of the lines that it reads at once.
-func (e *Executor) resize(ctx context.Context, f Facts, sizes <-chan TerminalSize) {
+func resize(ctx context.Context, log *slog.Logger, c Container, sizes <-chan stdio.TerminalSize) {
 	for {
-		var size TerminalSize
+		var size stdio.TerminalSize
 		var ok bool
 		select {
 		case <-ctx.Done():
@@ -151,9 +138,9 @@ func (e *Executor) resize(ctx context.Context, f Facts, sizes <-chan TerminalSiz
 			return
 		}
 		size, sizes = latest(size, sizes)
-		if err := control(f, fmt.Sprintf("1 %d %d\n", size.Height, size.Width)); err != nil {
+		if err := control(c, fmt.Sprintf("1 %d %d\n", size.Height, size.Width)); err != nil {
 			if !errors.Is(err, ErrNotRunning) && !errors.Is(err, os.ErrClosed) {
-				e.log.Warn("cannot resize the container's terminal", "error", err)
+				log.Warn("cannot resize the container's terminal", "error", err)
 			}
 			return
 		}
@@ -166,7 +153,7 @@ func (e *Executor) resize(ctx context.Context, f Facts, sizes <-chan TerminalSiz
 }
 
 // latest takes what is waiting in the channel; a closed channel becomes nil.
-func latest(size TerminalSize, sizes <-chan TerminalSize) (TerminalSize, <-chan TerminalSize) {
+func latest(size stdio.TerminalSize, sizes <-chan stdio.TerminalSize) (stdio.TerminalSize, <-chan stdio.TerminalSize) {
 	for {
 		select {
 		case next, ok := <-sizes:

@@ -10,13 +10,15 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/subpod/subpod/pkg/stdio"
 )
 
 // attached is an attach that runs in the background.
 type attached struct {
 	in       *io.PipeWriter
 	out, err syncBuffer
-	sizes    chan TerminalSize
+	sizes    chan stdio.TerminalSize
 	cancel   context.CancelFunc
 	done     chan error
 }
@@ -24,12 +26,12 @@ type attached struct {
 func (b *box) attach(stdin bool) *attached {
 	b.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	a := &attached{cancel: cancel, done: make(chan error, 1), sizes: make(chan TerminalSize, 10)}
-	s := Streams{Stdout: &a.out, Stderr: &a.err, TTY: b.facts.Terminal, Resize: a.sizes}
+	a := &attached{cancel: cancel, done: make(chan error, 1), sizes: make(chan stdio.TerminalSize, 10)}
+	s := stdio.Streams{Stdout: &a.out, Stderr: &a.err, TTY: b.ctr.Terminal, Resize: a.sizes}
 	if stdin {
 		s.Stdin, a.in = io.Pipe()
 	}
-	go func() { a.done <- b.Attach(ctx, b.id, b.facts, s) }()
+	go func() { a.done <- b.Attach(ctx, b.id, b.ctr, s) }()
 	b.t.Cleanup(func() {
 		cancel()
 		if a.in != nil {
@@ -54,7 +56,7 @@ func TestAttachStreams(t *testing.T) {
 	if x := b.wait(); x.Code != 4 || !strings.HasSuffix(a.out.String(), "eof\n") {
 		t.Errorf("exit %+v, output %q", x, a.out.String())
 	}
-	if err := e.Attach(context.Background(), b.id, b.facts, Streams{}); !errors.Is(err, ErrNotRunning) {
+	if err := e.Attach(context.Background(), b.id, b.ctr, stdio.Streams{}); !errors.Is(err, ErrNotRunning) {
 		t.Errorf("attach after the end: %v, want ErrNotRunning", err)
 	}
 }
@@ -79,7 +81,7 @@ func TestAttachAgain(t *testing.T) {
 			t.Errorf("detached client: %v", err)
 		}
 	}
-	if r, err := b.exec(0, "/bin/true"); err != nil || r.ExitCode != 0 || !b.facts.Init.Alive() {
+	if r, err := b.exec(0, "/bin/true"); err != nil || r.ExitCode != 0 || !b.ctr.Init.Alive() {
 		t.Errorf("after all clients have gone: %+v, %v", r, err)
 	}
 }
@@ -88,7 +90,7 @@ func TestAttachTerminal(t *testing.T) {
 	e := executor(t)
 	b := create(t, e, container{terminal: true, stdin: true, args: sh("while read x; do stty size; done")}).start()
 	a := b.attach(true)
-	for _, s := range []TerminalSize{{10, 10}, {20, 20}, {30, 30}, {90, 33}} {
+	for _, s := range []stdio.TerminalSize{{Width: 10, Height: 10}, {Width: 20, Height: 20}, {Width: 30, Height: 30}, {Width: 90, Height: 33}} {
 		a.sizes <- s
 	}
 	eventually(t, "the last of several fast resizes holds", func() bool {
@@ -96,7 +98,7 @@ func TestAttachTerminal(t *testing.T) {
 		time.Sleep(20 * time.Millisecond)
 		return strings.Contains(a.out.String(), "33 90\r\n")
 	})
-	if err := b.Signal(context.Background(), b.id, b.facts, syscall.SIGKILL, false); err != nil {
+	if err := b.Signal(context.Background(), b.id, b.ctr, syscall.SIGKILL, false); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-a.done; err != nil {
@@ -113,7 +115,7 @@ func TestAttachSlowClient(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	done := make(chan error, 1)
-	go func() { done <- e.Attach(ctx, b.id, b.facts, Streams{Stdout: w}) }()
+	go func() { done <- e.Attach(ctx, b.id, b.ctr, stdio.Streams{Stdout: w}) }()
 	time.Sleep(100 * time.Millisecond)
 	b.start()
 	begin := time.Now()
@@ -131,11 +133,11 @@ func TestAttachLongPath(t *testing.T) {
 	e := executor(t)
 	s := createSpec(t, e, container{stdin: true, args: sh("read x; echo $x; exit 0")})
 	s.Bundle = filepath.Join(e.runDir, strings.Repeat("long/", 40), s.ID)
-	f, err := e.Create(context.Background(), s)
+	f, err := createAs(context.Background(), e, s)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &box{Executor: e, t: t, id: s.ID, facts: f}
+	b := &box{Executor: e, t: t, id: s.ID, ctr: f}
 	t.Cleanup(func() {
 		if err := e.Delete(context.Background(), s.ID, f); err != nil {
 			t.Error(err)
@@ -154,15 +156,15 @@ func TestReopenLog(t *testing.T) {
 	a := b.attach(true)
 	eventually(t, "the first line is in the log", func() bool { return len(b.logLines()) == 1 })
 	// Without a rotation there is nothing to do, and nothing to lose.
-	if err := e.ReopenLog(context.Background(), b.id, b.facts); err != nil || len(b.logLines()) != 1 {
+	if err := e.ReopenLog(context.Background(), b.id, b.ctr); err != nil || len(b.logLines()) != 1 {
 		t.Errorf("reopen without rotation: %v, log %q", err, b.logLines())
 	}
 	for i := range 20 {
 		if err := os.Rename(b.log, b.log+".old"); err != nil {
 			t.Fatal(err)
 		}
-		a.sizes <- TerminalSize{80, uint16(20 + i)} // disturbs conmon's reading of its fifo
-		if err := e.ReopenLog(context.Background(), b.id, b.facts); err != nil {
+		a.sizes <- stdio.TerminalSize{Width: 80, Height: uint16(20 + i)} // disturbs conmon's reading of its fifo
+		if err := e.ReopenLog(context.Background(), b.id, b.ctr); err != nil {
 			t.Fatal(err)
 		}
 		if st, err := os.Stat(b.log); err != nil || st.Size() != 0 {
@@ -174,14 +176,14 @@ func TestReopenLog(t *testing.T) {
 		l := b.logLines()
 		return len(l) == 1 && strings.HasPrefix(l[0], "stdout F second")
 	})
-	if err := b.Signal(context.Background(), b.id, b.facts, syscall.SIGKILL, false); err != nil {
+	if err := b.Signal(context.Background(), b.id, b.ctr, syscall.SIGKILL, false); err != nil {
 		t.Fatal(err)
 	}
 	b.wait()
 	if err := os.Rename(b.log, b.log+".old"); err != nil {
 		t.Fatal(err)
 	}
-	if err := e.ReopenLog(context.Background(), b.id, b.facts); !errors.Is(err, ErrNotRunning) {
+	if err := e.ReopenLog(context.Background(), b.id, b.ctr); !errors.Is(err, ErrNotRunning) {
 		t.Errorf("reopen after the end: %v, want ErrNotRunning", err)
 	}
 	if _, err := os.Stat(b.log); !os.IsNotExist(err) {

@@ -81,19 +81,19 @@ func BenchmarkLife(b *testing.B) {
 	}
 }
 
-func life(b *testing.B, e *Executor, s CreateSpec, d durations) {
+func life(b *testing.B, e *Executor, s creation, d durations) {
 	b.Helper()
 	ctx := context.Background()
 	p := *s.Spec.Process
 	p.Args = []string{"/bin/true"}
-	var f Facts
+	var f Container
 	must := func(err error) {
 		if err != nil {
 			b.Fatal(err)
 		}
 	}
 	must(d.step("up", func() error {
-		if err := d.step("create", func() (err error) { f, err = e.Create(ctx, s); return err }); err != nil {
+		if err := d.step("create", func() (err error) { f, err = createAs(ctx, e, s); return err }); err != nil {
 			return err
 		}
 		return d.step("start", func() error { return e.Start(ctx, s.ID, f) })

@@ -38,11 +38,11 @@ func TestCgroup(t *testing.T) {
 			if r, err := b.exec(0, sh("exit 3")...); err != nil || r.ExitCode != 3 {
 				t.Errorf("exec: %+v, %v", r, err)
 			}
-			if err := b.Signal(context.Background(), b.id, b.facts, syscall.SIGKILL, false); err != nil {
+			if err := b.Signal(context.Background(), b.id, b.ctr, syscall.SIGKILL, false); err != nil {
 				t.Error(err)
 			}
 			b.wait()
-			if err := e.Delete(context.Background(), b.id, b.facts); err != nil {
+			if err := e.Delete(context.Background(), b.id, b.ctr); err != nil {
 				t.Error(err)
 			}
 			if _, err := os.Stat(filepath.Join(root, path)); !os.IsNotExist(err) {

@@ -2,23 +2,18 @@ package oci
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/subpod/subpod/pkg/proc"
 )
 
 // Files in a bundle, made by us or by conmon.
@@ -34,9 +29,9 @@ const (
 
 var bundleFiles = []string{configFile, initPIDFile, conmonPIDFile, attachSocket, ctlFIFO, winszFIFO, oomFile}
 
-// conmonArgs is conmon's command line. conmon(8) appends "create --bundle …" to
-// the runtime and its arguments.
-func (e *Executor) conmonArgs(rt *runtime, s CreateSpec) []string {
+// conmonArgs returns conmon's command line. conmon(8) appends "create --bundle …"
+// to the runtime and its arguments.
+func (rt *runtime) conmonArgs(s BeginSpec, exitDir string, keyring bool) []string {
 	log := "none"
 	if s.LogPath != "" {
 		log = "k8s-file:" + s.LogPath
@@ -50,7 +45,7 @@ func (e *Executor) conmonArgs(rt *runtime, s CreateSpec) []string {
 		"--full-attach",
 		"--conmon-pidfile", filepath.Join(s.Bundle, conmonPIDFile),
 		"--container-pidfile", filepath.Join(s.Bundle, initPIDFile),
-		"--exit-dir", e.exitDir,
+		"--exit-dir", exitDir,
 		"--log-path", log,
 		"--no-sync-log",
 		"--runtime", argv[0],
@@ -58,7 +53,7 @@ func (e *Executor) conmonArgs(rt *runtime, s CreateSpec) []string {
 	for _, a := range argv[1:] {
 		args = append(args, "--runtime-arg="+a)
 	}
-	if !rt.keyring.Load() {
+	if !keyring {
 		args = append(args, "--no-new-keyring")
 	}
 	if s.Terminal {
@@ -73,111 +68,8 @@ func (e *Executor) conmonArgs(rt *runtime, s CreateSpec) []string {
 	return args
 }
 
-// conmonStart is a conmon that has been started and waits for the word to call
-// the runtime.
-type conmonStart struct {
-	cmd   *exec.Cmd
-	words bytes.Buffer
-	start *os.File // conmon reads from it before it does anything
-	sync  *os.File // conmon answers there
-}
-
-// startConmon starts conmon up to the point where it would call the runtime.
-// The caller must abandon what it gets.
-func (e *Executor) startConmon(rt *runtime, s CreateSpec) (_ *conmonStart, err error) {
-	c := &conmonStart{cmd: exec.Command(e.conmon, e.conmonArgs(rt, s)...)}
-	sync, syncEnd, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	defer syncEnd.Close()
-	startEnd, start, err := os.Pipe()
-	if err != nil {
-		sync.Close()
-		return nil, err
-	}
-	defer startEnd.Close()
-	c.sync, c.start = sync, start
-	c.cmd.Dir = s.Bundle // conmon writes "oom" where it was started
-	c.cmd.ExtraFiles = []*os.File{syncEnd, startEnd}
-	c.cmd.Env = append(runtimeEnv(e.sockDir), "_OCI_SYNCPIPE=3", "_OCI_STARTPIPE=4")
-	c.cmd.WaitDelay = 10 * time.Second
-	c.cmd.Stderr = &c.words
-	if s.ConmonCgroup != "" {
-		dir, err := os.Open(s.ConmonCgroup)
-		if err != nil {
-			c.abandon()
-			return nil, fmt.Errorf("cgroup for conmon: %w", err)
-		}
-		defer dir.Close()
-		c.cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
-	}
-	if err := c.cmd.Start(); err != nil {
-		c.abandon()
-		return nil, fmt.Errorf("start %s: %w", e.conmon, err)
-	}
-	return c, nil
-}
-
-// create lets conmon call the runtime's create and waits until the container
-// exists. It fills in f.Conmon and f.Init as soon as each is known, also when
-// it returns an error.
-func (c *conmonStart) create(ctx context.Context, rt *runtime, bundle string, f *Facts) error {
-	_, writeErr := c.start.Write([]byte{0})
-	if writeErr != nil && !errors.Is(writeErr, unix.EPIPE) {
-		_ = c.cmd.Process.Kill() // it would wait for ever
-	}
-	stop := context.AfterFunc(ctx, func() { _ = c.cmd.Process.Kill() })
-	// The first process ends as soon as conmon has daemonized.
-	err := c.cmd.Wait()
-	stop()
-	if ctx.Err() != nil {
-		err = context.Cause(ctx)
-	}
-	if err == nil {
-		err = writeErr
-	}
-	if err != nil {
-		// It may have daemonized nevertheless.
-		if pid, pidErr := readPID(filepath.Join(bundle, conmonPIDFile)); pidErr == nil {
-			f.Conmon, _ = proc.Identify(pid)
-		}
-		return fmt.Errorf("start %s: %w: %s", c.cmd.Path, err, strings.TrimSpace(c.words.String()))
-	}
-	pid, err := readPID(filepath.Join(bundle, conmonPIDFile))
-	if err != nil {
-		return err
-	}
-	// conmon may have ended already if the runtime failed at once.
-	if f.Conmon, err = proc.Identify(pid); err != nil && !errors.Is(err, proc.ErrGone) {
-		return err
-	}
-	if pid, err = readSync(ctx, rt, c.sync); err != nil {
-		return err
-	}
-	if f.Conmon.IsZero() {
-		return errors.New("conmon ended right after it had made the container")
-	}
-	f.Init, err = proc.Identify(pid)
-	if err != nil {
-		return fmt.Errorf("the container's init (process %d): %w", pid, err)
-	}
-	return nil
-}
-
-// abandon ends a conmon that was not told to call the runtime, and frees what
-// belongs to the start. After create only the latter is left to do.
-func (c *conmonStart) abandon() {
-	if c.cmd.Process != nil && c.cmd.ProcessState == nil {
-		_ = c.cmd.Process.Kill()
-		_ = c.cmd.Wait()
-	}
-	c.start.Close()
-	c.sync.Close()
-}
-
-// readSync reads conmon's answer to a create: init's PID, or the runtime's
-// words.
+// readSync reads conmon's report of a create: init's PID, or the runtime's
+// message.
 func readSync(ctx context.Context, rt *runtime, sync *os.File) (pid int, err error) {
 	stop := context.AfterFunc(ctx, func() { _ = sync.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
@@ -222,9 +114,9 @@ func readPID(path string) (int, error) {
 
 // control writes one line to the container's control fifo. ErrNotRunning when
 // no conmon reads it.
-func control(f Facts, line string) error {
+func control(c Container, line string) error {
 	// Opening without blocking fails with ENXIO when the reader is gone.
-	ctl, err := os.OpenFile(filepath.Join(f.Bundle, ctlFIFO), os.O_WRONLY|unix.O_NONBLOCK, 0)
+	ctl, err := os.OpenFile(filepath.Join(c.Bundle, ctlFIFO), os.O_WRONLY|unix.O_NONBLOCK, 0)
 	if errors.Is(err, unix.ENXIO) || errors.Is(err, os.ErrNotExist) {
 		return ErrNotRunning
 	}

@@ -13,30 +13,30 @@ import (
 // Delete kills what is left of the container and removes the runtime's state,
 // the cgroup, the exit file and our and conmon's files in the bundle; the
 // bundle too if it is empty then. The log stays. It may be repeated.
-func (e *Executor) Delete(ctx context.Context, id string, f Facts) error {
+func (e *Executor) Delete(ctx context.Context, id string, c Container) error {
 	if err := checkID(id); err != nil {
 		return err
 	}
-	rt, err := e.handler(f.Handler)
+	rt, err := e.handler(c.Handler)
 	if err != nil {
 		return err
 	}
-	return e.remove(ctx, rt, id, f)
+	return e.remove(ctx, rt, id, c)
 }
 
 // remove takes every step whatever the one before it came to.
-func (e *Executor) remove(ctx context.Context, rt *runtime, id string, f Facts) error {
+func (e *Executor) remove(ctx context.Context, rt *runtime, id string, c Container) error {
 	errs := []error{
-		f.kill(ctx),
-		f.endConmon(ctx),
-		rt.forget(ctx, id, f),
+		c.kill(ctx),
+		c.endConmon(ctx),
+		rt.forget(ctx, id, c),
 		removeFile(e.exitFile(id)),
 	}
-	if f.Bundle != "" {
+	if c.Bundle != "" {
 		for _, name := range bundleFiles {
-			errs = append(errs, removeFile(filepath.Join(f.Bundle, name)))
+			errs = append(errs, removeFile(filepath.Join(c.Bundle, name)))
 		}
-		_ = os.Remove(f.Bundle) // the caller's if it holds anything else
+		_ = os.Remove(c.Bundle) // the caller's if it holds anything else
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("remove container %s: %w", id, err)
@@ -45,18 +45,18 @@ func (e *Executor) remove(ctx context.Context, rt *runtime, id string, f Facts) 
 }
 
 // kill ends every process of the container and waits for init's end.
-func (f Facts) kill(ctx context.Context) error {
-	if err := ignoreGone(f.Init.Signal(syscall.SIGKILL)); err != nil {
+func (c Container) kill(ctx context.Context) error {
+	if err := ignoreGone(c.Init.Signal(syscall.SIGKILL)); err != nil {
 		return err
 	}
-	if err := f.Init.Wait(ctx); err != nil {
+	if err := c.Init.Wait(ctx); err != nil {
 		return fmt.Errorf("wait for the container's init to end: %w", err)
 	}
-	if f.PIDNamespace == "own" {
+	if c.PIDNamespace == "own" {
 		return nil // the kernel has ended the others together with init
 	}
 	for { // what forks while it is being killed is found the next time
-		members, err := f.members()
+		members, err := c.members()
 		if err != nil || len(members) == 0 {
 			return err
 		}
@@ -76,30 +76,30 @@ func (f Facts) kill(ctx context.Context) error {
 
 // endConmon gives conmon time to write the exit file that Wait reads, then
 // kills it.
-func (f Facts) endConmon(ctx context.Context) error {
-	if !f.Init.IsZero() {
+func (c Container) endConmon(ctx context.Context) error {
+	if !c.Init.IsZero() {
 		grace, cancel := context.WithTimeout(ctx, conmonGrace)
 		defer cancel()
-		if f.Conmon.Wait(grace) == nil {
+		if c.Conmon.Wait(grace) == nil {
 			return nil
 		}
 	}
-	if err := ignoreGone(f.Conmon.Signal(syscall.SIGKILL)); err != nil {
+	if err := ignoreGone(c.Conmon.Signal(syscall.SIGKILL)); err != nil {
 		return err
 	}
-	return f.Conmon.Wait(ctx)
+	return c.Conmon.Wait(ctx)
 }
 
 // forget removes the runtime's state of a container without processes. Where
 // that is a directory and nothing else, it is removed without calling the
 // runtime.
-func (rt *runtime) forget(ctx context.Context, id string, f Facts) error {
+func (rt *runtime) forget(ctx context.Context, id string, c Container) error {
 	dir := rt.stateDir(id)
 	if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	if rt.crun && !f.PlainDelete && !f.Init.IsZero() {
-		if st, err := readCrunStatus(dir); err == nil && st.CgroupPath != nil && *st.CgroupPath == "" && st.PID == f.Init.PID {
+	if rt.crun && !c.PlainDelete && !c.Init.IsZero() {
+		if st, err := readCrunStatus(dir); err == nil && st.CgroupPath != nil && *st.CgroupPath == "" && st.PID == c.Init.PID {
 			return os.RemoveAll(dir)
 		}
 	}

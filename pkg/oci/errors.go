@@ -22,6 +22,9 @@ var (
 	ErrCommandNotExecutable = errors.New("command cannot be executed in the container")
 	// ErrTimeout says that an exec ran longer than its timeout and was killed.
 	ErrTimeout = errors.New("exec timed out and was killed")
+	// ErrRetry is returned by Pending.Create when an option was refused and is
+	// off now: a creation that is begun again does without it.
+	ErrRetry = errors.New("an option of the OCI runtime was refused and is off now")
 	// ErrNoHandler names a runtime handler that is not configured.
 	ErrNoHandler = errors.New("runtime handler is not configured")
 	// ErrNoCgroup says that resources cannot be changed because no cgroup is

@@ -16,6 +16,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/subpod/subpod/pkg/proc"
+	"github.com/subpod/subpod/pkg/stdio"
 )
 
 // ExecSpec is a command for ExecSync.
@@ -38,14 +39,14 @@ const maxOutput = 16 << 20
 // output open. When the timeout is over the command and what it started are
 // killed: ErrTimeout, with the output until then. ErrNotRunning and
 // *RuntimeError as for Exec.
-func (e *Executor) ExecSync(ctx context.Context, id string, f Facts, s ExecSpec) (ExecResult, error) {
+func (e *Executor) ExecSync(ctx context.Context, id string, c Container, s ExecSpec) (ExecResult, error) {
 	if s.Timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, s.Timeout, ErrTimeout)
 		defer cancel()
 	}
 	var stdout, stderr bounded
-	code, err := e.Exec(ctx, id, f, s.Process, Streams{Stdout: &stdout, Stderr: &stderr})
+	code, err := e.Exec(ctx, id, c, s.Process, stdio.Streams{Stdout: &stdout, Stderr: &stderr})
 	return ExecResult{Stdout: stdout.b, Stderr: stderr.b, ExitCode: code}, err
 }
 
@@ -61,15 +62,15 @@ func (w *bounded) Write(p []byte) (int, error) {
 // returns its exit code (128 + signal when a signal ended it). When ctx is done
 // first, the command and what it started are killed and the context's cause is
 // returned. A command that could not be run is a *RuntimeError.
-func (e *Executor) Exec(ctx context.Context, id string, f Facts, p *specs.Process, s Streams) (int32, error) {
-	rt, err := e.handler(f.Handler)
+func (e *Executor) Exec(ctx context.Context, id string, c Container, p *specs.Process, s stdio.Streams) (int32, error) {
+	rt, err := e.handler(c.Handler)
 	if err != nil {
 		return -1, err
 	}
 	if err := checkID(id); err != nil {
 		return -1, err
 	}
-	if err := e.running(ctx, rt, id, f); err != nil {
+	if err := rt.running(ctx, id, c); err != nil {
 		return -1, err
 	}
 	dir, err := os.MkdirTemp(e.execDir, "")
@@ -83,7 +84,7 @@ func (e *Executor) Exec(ctx context.Context, id string, f Facts, p *specs.Proces
 	if err != nil {
 		return -1, fmt.Errorf("encode process: %w", err)
 	}
-	x := &execution{rt: rt, facts: f, dir: dir}
+	x := &execution{rt: rt, ctr: c, dir: dir}
 	if err := os.WriteFile(x.processFile(), b, 0o600); err != nil {
 		return -1, err
 	}
@@ -99,7 +100,7 @@ func (e *Executor) Exec(ctx context.Context, id string, f Facts, p *specs.Proces
 		return 0, nil
 	}
 	if words := x.failure(); words != "" {
-		return -1, execFailure(ctx, f, &RuntimeError{Op: "exec", Handler: rt.name, Message: words, ExitCode: int(code)})
+		return -1, execFailure(ctx, c, &RuntimeError{Op: "exec", Handler: rt.name, Message: words, ExitCode: int(code)})
 	}
 	if code < 0 {
 		return -1, fmt.Errorf("exec in container %s: conmon was killed, the exit code is lost", id)
@@ -112,13 +113,13 @@ const endGrace = 200 * time.Millisecond
 
 // execFailure tells an exec that failed because the container ended meanwhile,
 // which the runtime says in many ways, from one that failed by itself.
-func execFailure(ctx context.Context, f Facts, failed *RuntimeError) error {
+func execFailure(ctx context.Context, c Container, failed *RuntimeError) error {
 	if errors.Is(failed, ErrCommandNotFound) || errors.Is(failed, ErrCommandNotExecutable) {
 		return failed
 	}
 	ctx, cancel := context.WithTimeout(ctx, endGrace)
 	defer cancel()
-	if err := f.Init.Wait(ctx); err != nil {
+	if err := c.Init.Wait(ctx); err != nil {
 		return failed // it lives
 	}
 	return fmt.Errorf("%w any more: %w", ErrNotRunning, failed)
@@ -129,7 +130,7 @@ func execFailure(ctx context.Context, f Facts, failed *RuntimeError) error {
 // command, a conmon.
 type execution struct {
 	rt     *runtime
-	facts  Facts
+	ctr    Container
 	dir    string
 	cmd    *exec.Cmd
 	parent proc.ID
@@ -152,7 +153,7 @@ func (x *execution) logFile() string     { return filepath.Join(x.dir, "log") }
 func (x *execution) pidFile() string     { return filepath.Join(x.dir, "pid") }
 func (x *execution) processFile() string { return filepath.Join(x.dir, "process.json") }
 
-func (x *execution) start(e *Executor, id string, s Streams) error {
+func (x *execution) start(e *Executor, id string, s stdio.Streams) error {
 	var options []string
 	var console *terminal
 	if s.TTY {
@@ -166,7 +167,7 @@ func (x *execution) start(e *Executor, id string, s Streams) error {
 	// crun becomes the parent of what the command leaves behind in a shared PID
 	// namespace and waits for it too. runc without --detach copies the streams
 	// and waits until nobody holds them.
-	if x.rt.crun && x.facts.PIDNamespace != "host" {
+	if x.rt.crun && x.ctr.PIDNamespace != "host" {
 		args := []string{"--log=" + x.logFile(), "exec", "--process", x.processFile(), "--pid-file", x.pidFile()}
 		x.cmd = x.rt.command(slices.Concat(args, options, []string{id})...)
 	} else {
@@ -321,7 +322,7 @@ func (x *execution) processes(command, session int) []proc.ID {
 		return false
 	}
 	for pid, st := range stats {
-		if pid == x.parent.PID || pid == x.facts.Init.PID || st.state == 'Z' || st.state == 'X' {
+		if pid == x.parent.PID || pid == x.ctr.Init.PID || st.state == 'Z' || st.state == 'X' {
 			continue
 		}
 		if !below(pid) && (session == 0 || st.session != session) && !x.holdsStream(pid) {
@@ -337,7 +338,7 @@ func (x *execution) processes(command, session int) []proc.ID {
 // holdsStream reports whether a process of the container has one of the
 // command's streams open.
 func (x *execution) holdsStream(pid int) bool {
-	if !x.facts.isMember(pid) {
+	if !x.ctr.isMember(pid) {
 		return false
 	}
 	dir := fmt.Sprintf("/proc/%d/fd", pid)

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/subpod/subpod/pkg/stdio"
 )
 
 func TestExecSync(t *testing.T) {
@@ -67,7 +69,7 @@ func TestExecAsUser(t *testing.T) {
 		p := b.process(sh("id -u; echo x > /dev/stdout")...)
 		p.User.UID, p.User.GID = 1000, 1000
 		p.Capabilities = nil
-		r, err := e.ExecSync(context.Background(), b.id, b.facts, ExecSpec{Process: p})
+		r, err := e.ExecSync(context.Background(), b.id, b.ctr, ExecSpec{Process: p})
 		if err != nil || string(r.Stdout) != "1000\nx\n" {
 			t.Errorf("%q %q %v", r.Stdout, r.Stderr, err)
 		}
@@ -98,7 +100,7 @@ func TestExecDoesNotWaitForDaemons(t *testing.T) {
 			if d := time.Since(begin); d > 5*time.Second {
 				t.Errorf("took %v", d)
 			}
-			if members, err := b.facts.members(); err != nil || len(members) != 2 {
+			if members, err := b.ctr.members(); err != nil || len(members) != 2 {
 				t.Errorf("processes left: %v, %v; want init and the daemon", members, err)
 			}
 		})
@@ -119,8 +121,8 @@ func TestExecTimeoutKillsAll(t *testing.T) {
 			if d := time.Since(begin); d < 500*time.Millisecond || d > 5*time.Second {
 				t.Errorf("took %v", d)
 			}
-			members, err := b.facts.members()
-			if err != nil || len(members) != 1 || members[0] != b.facts.Init {
+			members, err := b.ctr.members()
+			if err != nil || len(members) != 1 || members[0] != b.ctr.Init {
 				t.Errorf("processes left: %v, %v; want only init", members, err)
 			}
 		})
@@ -133,11 +135,11 @@ func TestExecEndsWithContext(t *testing.T) {
 	for _, tty := range []bool{false, true} {
 		ctx, cancel := context.WithCancel(context.Background())
 		time.AfterFunc(200*time.Millisecond, cancel)
-		_, err := e.Exec(ctx, b.id, b.facts, b.process("/bin/sleep", "100"), Streams{Stdout: io.Discard, TTY: tty})
+		_, err := e.Exec(ctx, b.id, b.ctr, b.process("/bin/sleep", "100"), stdio.Streams{Stdout: io.Discard, TTY: tty})
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("tty %v: %v", tty, err)
 		}
-		if members, err := b.facts.members(); err != nil || len(members) != 1 {
+		if members, err := b.ctr.members(); err != nil || len(members) != 1 {
 			t.Errorf("tty %v: processes left: %v, %v", tty, members, err)
 		}
 	}
@@ -149,14 +151,14 @@ func TestExecStdin(t *testing.T) {
 		b := create(t, e, container{handler: handler}).start()
 		in := strings.Repeat("0123456789\n", 100000)
 		var out bytes.Buffer
-		code, err := e.Exec(context.Background(), b.id, b.facts, b.process("/bin/cat"), Streams{Stdin: strings.NewReader(in), Stdout: &out})
+		code, err := e.Exec(context.Background(), b.id, b.ctr, b.process("/bin/cat"), stdio.Streams{Stdin: strings.NewReader(in), Stdout: &out})
 		if err != nil || code != 0 || out.String() != in {
 			t.Errorf("code %d, %v, %d bytes of %d", code, err, out.Len(), len(in))
 		}
 		// A stdin that never ends does not keep a command that has ended.
 		r, w := io.Pipe()
 		defer w.Close()
-		code, err = e.Exec(context.Background(), b.id, b.facts, b.process(sh("exit 6")...), Streams{Stdin: r})
+		code, err = e.Exec(context.Background(), b.id, b.ctr, b.process(sh("exit 6")...), stdio.Streams{Stdin: r})
 		if err != nil || code != 6 {
 			t.Errorf("open stdin: code %d, %v", code, err)
 		}
@@ -169,17 +171,17 @@ func TestExecTerminal(t *testing.T) {
 		b := create(t, e, container{handler: handler}).start()
 		stdin, type_ := io.Pipe()
 		var out syncBuffer
-		sizes := make(chan TerminalSize, 1)
+		sizes := make(chan stdio.TerminalSize, 1)
 		done := make(chan error, 1)
 		var code int32
 		go func() {
 			var err error
-			code, err = e.Exec(context.Background(), b.id, b.facts, b.process(sh("test -t 0 && echo terminal; while read x; do stty size; test $x = end && exit 8; done")...),
-				Streams{Stdin: stdin, Stdout: &out, TTY: true, Resize: sizes})
+			code, err = e.Exec(context.Background(), b.id, b.ctr, b.process(sh("test -t 0 && echo terminal; while read x; do stty size; test $x = end && exit 8; done")...),
+				stdio.Streams{Stdin: stdin, Stdout: &out, TTY: true, Resize: sizes})
 			done <- err
 		}()
 		eventually(t, "there is a terminal", func() bool { return strings.Contains(out.String(), "terminal\r\n") })
-		sizes <- TerminalSize{Width: 132, Height: 43}
+		sizes <- stdio.TerminalSize{Width: 132, Height: 43}
 		eventually(t, "the new size is seen", func() bool {
 			_, _ = io.WriteString(type_, "go\n")
 			time.Sleep(20 * time.Millisecond)
@@ -193,12 +195,12 @@ func TestExecTerminal(t *testing.T) {
 		// Everything written is there, also by a command that ends at once.
 		for range 10 {
 			var out bytes.Buffer
-			code, err := e.Exec(context.Background(), b.id, b.facts, b.process(sh("echo 1; echo 2; exit 1")...), Streams{Stdout: &out, TTY: true})
+			code, err := e.Exec(context.Background(), b.id, b.ctr, b.process(sh("echo 1; echo 2; exit 1")...), stdio.Streams{Stdout: &out, TTY: true})
 			if err != nil || code != 1 || out.String() != "1\r\n2\r\n" {
 				t.Errorf("code %d, %v, %q", code, err, out.String())
 			}
 		}
-		if _, err := e.Exec(context.Background(), b.id, b.facts, b.process("/no/such"), Streams{Stdout: io.Discard, TTY: true}); !errors.Is(err, ErrCommandNotFound) {
+		if _, err := e.Exec(context.Background(), b.id, b.ctr, b.process("/no/such"), stdio.Streams{Stdout: io.Discard, TTY: true}); !errors.Is(err, ErrCommandNotFound) {
 			t.Errorf("missing command: %v", err)
 		}
 	})

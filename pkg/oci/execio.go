@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/pkg/stdio"
 )
 
 // output copies from a pipe or terminal to a writer in the background.
@@ -86,7 +88,7 @@ type pipes struct {
 	links   []string // the outputs as /proc/PID/fd shows them
 }
 
-func newPipes(cmd *exec.Cmd, s Streams) (*pipes, error) {
+func newPipes(cmd *exec.Cmd, s stdio.Streams) (*pipes, error) {
 	p := &pipes{}
 	if s.Stdin != nil {
 		r, w, err := os.Pipe()

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/pkg/stdio"
 )
 
 // FuzzAttach: whatever packets a container's monitor sends, each reaches the right
@@ -46,7 +48,7 @@ func FuzzAttach(f *testing.F) {
 		}
 		var out, errs bytes.Buffer
 		_ = ours.SetReadDeadline(time.Now().Add(10 * time.Second))
-		if err := receiveOutput(ours, Streams{Stdout: &out, Stderr: &errs}); err != nil {
+		if err := receiveOutput(ours, stdio.Streams{Stdout: &out, Stderr: &errs}); err != nil {
 			t.Error(err)
 		}
 		if !bytes.Equal(out.Bytes(), wantOut) || !bytes.Equal(errs.Bytes(), wantErr) {

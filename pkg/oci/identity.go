@@ -55,10 +55,10 @@ func mountNSOf(pid int) (mountNS, error) {
 
 // members returns the living processes of the container, its init among them,
 // also those that outlived it.
-func (f Facts) members() ([]proc.ID, error) {
-	if f.MountNS.Inode == 0 {
-		if f.Init.Alive() {
-			return []proc.ID{f.Init}, nil
+func (c Container) members() ([]proc.ID, error) {
+	if c.MountNS.Inode == 0 {
+		if c.Init.Alive() {
+			return []proc.ID{c.Init}, nil
 		}
 		return nil, nil
 	}
@@ -69,7 +69,7 @@ func (f Facts) members() ([]proc.ID, error) {
 	var found []proc.ID
 	for _, pid := range pids {
 		id, err := proc.Identify(pid)
-		if err == nil && f.isMember(pid) && id.Alive() {
+		if err == nil && c.isMember(pid) && id.Alive() {
 			found = append(found, id)
 		}
 	}
@@ -79,20 +79,20 @@ func (f Facts) members() ([]proc.ID, error) {
 // isMember reports whether a process is in the container's mount namespace. An
 // inode number may have come to stand for another namespace since the
 // container was made, so it is not enough.
-func (f Facts) isMember(pid int) bool {
+func (c Container) isMember(pid int) bool {
 	link, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid))
-	if err != nil || link != fmt.Sprintf("mnt:[%d]", f.MountNS.Inode) {
+	if err != nil || link != fmt.Sprintf("mnt:[%d]", c.MountNS.Inode) {
 		return false
 	}
-	if f.MountNS.ID != 0 {
+	if c.MountNS.ID != 0 {
 		ns, err := mountNSOf(pid)
-		return err == nil && ns == f.MountNS
+		return err == nil && ns == c.MountNS
 	}
-	if f.Init.Alive() {
+	if c.Init.Alive() {
 		return true
 	}
 	var root, want unix.Stat_t
-	return unix.Stat(fmt.Sprintf("/proc/%d/root", pid), &root) == nil && unix.Stat(f.Rootfs, &want) == nil &&
+	return unix.Stat(fmt.Sprintf("/proc/%d/root", pid), &root) == nil && unix.Stat(c.Rootfs, &want) == nil &&
 		root.Dev == want.Dev && root.Ino == want.Ino
 }
 

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/subpod/subpod/pkg/proc"
 )
 
 func TestLife(t *testing.T) {
@@ -37,18 +39,18 @@ func TestLife(t *testing.T) {
 				t.Errorf("log %q lacks %q", got, w)
 			}
 		}
-		if err := b.Signal(context.Background(), b.id, b.facts, syscall.SIGTERM, false); !errors.Is(err, ErrNotRunning) {
+		if err := b.Signal(context.Background(), b.id, b.ctr, syscall.SIGTERM, false); !errors.Is(err, ErrNotRunning) {
 			t.Errorf("signal after the end: %v, want ErrNotRunning", err)
 		}
 		if _, err := b.exec(0, "/bin/true"); !errors.Is(err, ErrNotRunning) {
 			t.Errorf("exec after the end: %v, want ErrNotRunning", err)
 		}
 		for range 2 {
-			if err := e.Delete(context.Background(), b.id, b.facts); err != nil {
+			if err := e.Delete(context.Background(), b.id, b.ctr); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if _, err := os.Stat(b.facts.Bundle); !os.IsNotExist(err) {
+		if _, err := os.Stat(b.ctr.Bundle); !os.IsNotExist(err) {
 			t.Errorf("bundle after Delete: %v", err)
 		}
 		if _, err := os.Stat(b.log); err != nil {
@@ -57,17 +59,17 @@ func TestLife(t *testing.T) {
 	})
 }
 
-func TestFactsSurviveJSON(t *testing.T) {
+func TestContainerSurvivesJSON(t *testing.T) {
 	e := executor(t)
 	b := create(t, e, container{args: sh("trap 'exit 3' TERM; echo ready; while :; do sleep 0.05; done")})
 	b.start()
-	data, err := json.Marshal(b.facts)
+	data, err := json.Marshal(b.ctr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var back Facts
-	if err := json.Unmarshal(data, &back); err != nil || back != b.facts {
-		t.Fatalf("facts %+v came back as %+v (%v)", b.facts, back, err)
+	var back Container
+	if err := json.Unmarshal(data, &back); err != nil || back != b.ctr {
+		t.Fatalf("container %+v came back as %+v (%v)", b.ctr, back, err)
 	}
 	// Another Executor over the same directory, as after a restart.
 	again, err := New(context.Background(), Options{
@@ -88,7 +90,7 @@ func TestFactsSurviveJSON(t *testing.T) {
 func TestSignalExitCode(t *testing.T) {
 	e := executor(t)
 	b := create(t, e, container{}).start()
-	if err := b.Signal(context.Background(), b.id, b.facts, syscall.SIGKILL, false); err != nil {
+	if err := b.Signal(context.Background(), b.id, b.ctr, syscall.SIGKILL, false); err != nil {
 		t.Fatal(err)
 	}
 	if x := b.wait(); x.Code != 128+9 || x.Unknown {
@@ -100,7 +102,7 @@ func TestSignalAll(t *testing.T) {
 	e := executor(t)
 	b := create(t, e, container{args: sh("trap 'echo term; exit 4' TERM; sh -c 'trap \"echo child\" TERM; echo ready; while :; do sleep 0.02; done' & wait; wait")}).start()
 	eventually(t, "the child runs", func() bool { return len(b.logLines()) == 1 })
-	if err := b.Signal(context.Background(), b.id, b.facts, syscall.SIGTERM, true); err != nil {
+	if err := b.Signal(context.Background(), b.id, b.ctr, syscall.SIGTERM, true); err != nil {
 		t.Fatal(err)
 	}
 	if x := b.wait(); x.Code != 4 {
@@ -112,10 +114,10 @@ func TestDeleteWithoutStart(t *testing.T) {
 	eachHandler(t, func(t *testing.T, handler string) {
 		e := executor(t)
 		b := create(t, e, container{handler: handler})
-		if err := e.Delete(context.Background(), b.id, b.facts); err != nil {
+		if err := e.Delete(context.Background(), b.id, b.ctr); err != nil {
 			t.Fatal(err)
 		}
-		if b.facts.Init.Alive() || b.facts.Conmon.Alive() {
+		if b.ctr.Init.Alive() || b.ctr.Conmon.Alive() {
 			t.Error("init or conmon lives after Delete")
 		}
 	})
@@ -146,13 +148,60 @@ func TestCreateErrors(t *testing.T) {
 	})
 }
 
+// What is begun and not created leaves nothing, and a Pending serves once.
+func TestAbandon(t *testing.T) {
+	e := executor(t)
+	s := createSpec(t, e, container{})
+	p, err := e.Begin(context.Background(), s.BeginSpec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conmon, err := proc.Identify(p.PID())
+	if err != nil || !conmon.Alive() {
+		t.Errorf("conmon %d does not wait: %v", p.PID(), err)
+	}
+	for range 2 {
+		p.Abandon()
+	}
+	if conmon.Alive() {
+		t.Error("the conmon of an abandoned creation is alive")
+	}
+	if _, err := os.Stat(s.Bundle); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the bundle is left: %v", err)
+	}
+	if _, err := p.Create(context.Background(), s.Spec, ""); err == nil {
+		t.Error("an abandoned creation went on")
+	}
+	// After Create there is nothing to abandon.
+	p, err = e.Begin(context.Background(), s.BeginSpec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := p.Create(context.Background(), s.Spec, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Abandon()
+	if !c.Init.Alive() || !c.Conmon.Alive() {
+		t.Error("Abandon after Create ended the container")
+	}
+	if _, err := p.Create(context.Background(), s.Spec, ""); err == nil {
+		t.Error("a second Create went on")
+	}
+	if err := e.Start(context.Background(), s.ID, c); err != nil {
+		t.Error(err)
+	}
+	if err := e.Delete(context.Background(), s.ID, c); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestCreateWithoutASpecification(t *testing.T) {
 	e := executor(t)
 	s := createSpec(t, e, container{})
-	boom := errors.New("boom")
-	s.Complete = func(context.Context, *CreateSpec) error { return boom }
-	if _, err := e.Create(context.Background(), s); !errors.Is(err, boom) {
-		t.Errorf("error %v, want boom", err)
+	s.Spec.Root = nil
+	if _, err := createAs(context.Background(), e, s); err == nil {
+		t.Error("a spec without a root file system was taken")
 	}
 	if _, err := os.Stat(s.Bundle); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the bundle is left: %v", err)
@@ -162,11 +211,11 @@ func TestCreateWithoutASpecification(t *testing.T) {
 func TestCreateTwice(t *testing.T) {
 	e := executor(t)
 	s := createSpec(t, e, container{})
-	f, err := e.Create(context.Background(), s)
+	f, err := createAs(context.Background(), e, s)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := e.Create(context.Background(), s); err == nil || !strings.Contains(err.Error(), "already exists") {
+	if _, err := createAs(context.Background(), e, s); err == nil || !strings.Contains(err.Error(), "already exists") {
 		t.Errorf("second create: %v", err)
 	}
 	// The failed one must not have harmed the first.
@@ -186,7 +235,7 @@ func TestCreateCancelled(t *testing.T) {
 	}})
 	time.AfterFunc(200*time.Millisecond, cancel)
 	begin := time.Now()
-	_, err := e.Create(ctx, s)
+	_, err := createAs(ctx, e, s)
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled create: %v", err)
 	}
@@ -203,7 +252,7 @@ func TestParallelCreates(t *testing.T) {
 		c := createSpec(t, e, container{handler: handlers[i%2], args: sh("exit 5")})
 		wg.Go(func() {
 			ctx := context.Background()
-			f, err := e.Create(ctx, c)
+			f, err := createAs(ctx, e, c)
 			if err != nil {
 				t.Error(err)
 				return
@@ -240,11 +289,11 @@ func TestSweep(t *testing.T) {
 		t.Error(err)
 	}
 	for _, b := range orphans {
-		if b.facts.Init.Alive() || b.facts.Conmon.Alive() {
-			t.Errorf("orphan of %s is alive", b.facts.Handler)
+		if b.ctr.Init.Alive() || b.ctr.Conmon.Alive() {
+			t.Errorf("orphan of %s is alive", b.ctr.Handler)
 		}
-		if _, err := os.Stat(b.facts.Bundle); !os.IsNotExist(err) {
-			t.Errorf("bundle of an orphan of %s: %v", b.facts.Handler, err)
+		if _, err := os.Stat(b.ctr.Bundle); !os.IsNotExist(err) {
+			t.Errorf("bundle of an orphan of %s: %v", b.ctr.Handler, err)
 		}
 	}
 	if ids, err := e.IDs(context.Background()); err != nil || len(ids) != 1 || ids[0] != keep.id {
@@ -261,7 +310,7 @@ func TestMissingRuntime(t *testing.T) {
 	if _, err := New(context.Background(), o); err == nil || !strings.Contains(err.Error(), "gone") {
 		t.Errorf("a missing runtime: %v", err)
 	}
-	if _, err := e.Create(context.Background(), createSpec(t, e, container{handler: "gone"})); !errors.Is(err, ErrNoHandler) {
+	if _, err := createAs(context.Background(), e, createSpec(t, e, container{handler: "gone"})); !errors.Is(err, ErrNoHandler) {
 		t.Errorf("create with an unknown handler: %v, want ErrNoHandler", err)
 	}
 }

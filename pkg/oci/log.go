@@ -15,14 +15,14 @@ import (
 // still is the one written to: conmon would replace it and lose what it holds.
 // ErrNotRunning when no conmon lives; a container without a log has nothing to
 // reopen.
-func (e *Executor) ReopenLog(ctx context.Context, id string, f Facts) error {
-	if f.LogPath == "" {
+func (e *Executor) ReopenLog(ctx context.Context, id string, c Container) error {
+	if c.LogPath == "" {
 		return nil
 	}
-	if !f.Conmon.Alive() {
+	if !c.Conmon.Alive() {
 		return fmt.Errorf("reopen log of container %s: %w", id, ErrNotRunning)
 	}
-	open, err := f.logIsOpen()
+	open, err := c.logIsOpen()
 	if err != nil || open {
 		return err
 	}
@@ -32,19 +32,19 @@ func (e *Executor) ReopenLog(ctx context.Context, id string, f Facts) error {
 		// conmon 2.1 handles only the first line of what it reads at once, so
 		// that a resize at the same time can swallow ours: ask again.
 		if try%100 == 0 {
-			if err := control(f, "2 0 0\n"); err != nil {
+			if err := control(c, "2 0 0\n"); err != nil {
 				return fmt.Errorf("reopen log of container %s: %w", id, err)
 			}
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("reopen log %s: conmon did not make a new file: %w", f.LogPath, ctx.Err())
+			return fmt.Errorf("reopen log %s: conmon did not make a new file: %w", c.LogPath, ctx.Err())
 		case <-time.After(time.Millisecond):
 		}
-		if open, err := f.logIsOpen(); err != nil || open {
+		if open, err := c.logIsOpen(); err != nil || open {
 			return err
 		}
-		if !f.Conmon.Alive() {
+		if !c.Conmon.Alive() {
 			return fmt.Errorf("reopen log of container %s: %w", id, ErrNotRunning)
 		}
 	}
@@ -52,15 +52,15 @@ func (e *Executor) ReopenLog(ctx context.Context, id string, f Facts) error {
 
 // logIsOpen reports whether the file at the log path is one that conmon has
 // open.
-func (f Facts) logIsOpen() (bool, error) {
+func (c Container) logIsOpen() (bool, error) {
 	var log, st unix.Stat_t
-	if err := unix.Stat(f.LogPath, &log); err != nil {
+	if err := unix.Stat(c.LogPath, &log); err != nil {
 		if err == unix.ENOENT {
 			return false, nil
 		}
-		return false, fmt.Errorf("stat %s: %w", f.LogPath, err)
+		return false, fmt.Errorf("stat %s: %w", c.LogPath, err)
 	}
-	fds := fmt.Sprintf("/proc/%d/fd", f.Conmon.PID)
+	fds := fmt.Sprintf("/proc/%d/fd", c.Conmon.PID)
 	names, err := os.ReadDir(fds)
 	if err != nil {
 		return false, fmt.Errorf("files of conmon: %w", err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -206,11 +207,11 @@ func sh(script string) []string { return []string{"/bin/sh", "-c", script} }
 // box is a created container.
 type box struct {
 	*Executor
-	t     testing.TB
-	id    string
-	facts Facts
-	log   string
-	spec  *specs.Spec
+	t    testing.TB
+	id   string
+	ctr  Container
+	log  string
+	spec *specs.Spec
 }
 
 func newID() string {
@@ -227,7 +228,7 @@ func create(t testing.TB, e *Executor, c container) *box {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := e.Delete(context.Background(), b.id, b.facts); err != nil {
+		if err := e.Delete(context.Background(), b.id, b.ctr); err != nil {
 			t.Error(err)
 		}
 	})
@@ -239,15 +240,24 @@ func tryCreate(t testing.TB, e *Executor, c container) (*box, error) {
 	s := createSpec(t, e, c)
 	b := &box{Executor: e, t: t, id: s.ID, log: s.LogPath, spec: s.Spec}
 	var err error
-	b.facts, err = e.Create(context.Background(), s)
+	b.ctr, err = createAs(context.Background(), e, s)
 	return b, err
 }
 
-func createSpec(t testing.TB, e *Executor, c container) CreateSpec {
+// creation is what Begin and Create are called with.
+type creation struct {
+	BeginSpec
+	Spec *specs.Spec
+	BPF  string
+}
+
+func createSpec(t testing.TB, e *Executor, c container) creation {
 	t.Helper()
-	s := CreateSpec{
-		ID: newID(), Handler: c.handler, Spec: baseSpec(t, e, c),
-		Terminal: c.terminal, Stdin: c.stdin, StdinOnce: c.stdinOnce, SeccompBPF: c.bpf,
+	s := creation{
+		BeginSpec: BeginSpec{
+			ID: newID(), Handler: c.handler, Terminal: c.terminal, Stdin: c.stdin, StdinOnce: c.stdinOnce,
+		},
+		Spec: baseSpec(t, e, c), BPF: c.bpf,
 	}
 	if s.Handler == "" {
 		s.Handler = "crun"
@@ -257,6 +267,20 @@ func createSpec(t testing.TB, e *Executor, c container) CreateSpec {
 		s.LogPath = filepath.Join(t.TempDir(), "0.log")
 	}
 	return s
+}
+
+// createAs creates a container as a caller does: again as often as it is told.
+func createAs(ctx context.Context, e *Executor, s creation) (Container, error) {
+	for {
+		p, err := e.Begin(ctx, s.BeginSpec)
+		if err != nil {
+			return Container{}, err
+		}
+		c, err := p.Create(ctx, s.Spec, s.BPF)
+		if !errors.Is(err, ErrRetry) {
+			return c, err
+		}
+	}
 }
 
 // rootfs makes one root file system per Executor, from Debian's busybox-static.
@@ -328,7 +352,7 @@ func baseSpec(t testing.TB, e *Executor, c container) *specs.Spec {
 
 func (b *box) start() *box {
 	b.t.Helper()
-	if err := b.Start(context.Background(), b.id, b.facts); err != nil {
+	if err := b.Start(context.Background(), b.id, b.ctr); err != nil {
 		b.t.Fatal(err)
 	}
 	return b
@@ -338,7 +362,7 @@ func (b *box) wait() Exit {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	x, err := b.Wait(ctx, b.id, b.facts)
+	x, err := b.Wait(ctx, b.id, b.ctr)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -355,7 +379,7 @@ func (b *box) exec(timeout time.Duration, args ...string) (ExecResult, error) {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	return b.ExecSync(ctx, b.id, b.facts, ExecSpec{Process: b.process(args...), Timeout: timeout})
+	return b.ExecSync(ctx, b.id, b.ctr, ExecSpec{Process: b.process(args...), Timeout: timeout})
 }
 
 // logLines returns the log as "stream tag text".

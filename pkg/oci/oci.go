@@ -2,9 +2,9 @@
 // exit code, and an OCI runtime (crun by default, runc as a second handler)
 // makes and joins its namespaces.
 //
-// An Executor keeps nothing in memory about a container. Create returns Facts,
-// the caller stores them, and every other call works from them, so a restarted
-// server goes on where the old one stopped. docs/containers.md describes the
+// An Executor keeps nothing in memory about a container. Begin and Create return
+// a Container, the caller stores it, and every other call works from that, so a
+// restarted server goes on where the old one stopped. docs/containers.md describes the
 // processes, the files of a bundle and what each shortcut relies on.
 package oci
 

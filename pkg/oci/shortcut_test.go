@@ -18,6 +18,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/pkg/stdio"
 )
 
 func itoa(n int) string { return strconv.Itoa(n) }
@@ -51,8 +53,8 @@ func TestCrunLayout(t *testing.T) {
 		t.Fatalf("exec.fifo: %v, %v", fi, err)
 	}
 	st, err := readCrunStatus(dir)
-	if err != nil || st.CgroupPath == nil || *st.CgroupPath != "" || st.PID != b.facts.Init.PID || st.StartTime != b.facts.Init.StartTime || st.Bundle != b.facts.Bundle {
-		t.Fatalf("status file %+v, %v; init is %+v", st, err, b.facts.Init)
+	if err != nil || st.CgroupPath == nil || *st.CgroupPath != "" || st.PID != b.ctr.Init.PID || st.StartTime != b.ctr.Init.StartTime || st.Bundle != b.ctr.Bundle {
+		t.Fatalf("status file %+v, %v; init is %+v", st, err, b.ctr.Init)
 	}
 	if s := crunState(t, e, b.id); s != "created" {
 		t.Errorf("crun says %s, want created", s)
@@ -65,11 +67,11 @@ func TestCrunLayout(t *testing.T) {
 	if s := crunState(t, e, b.id); s != "running" {
 		t.Errorf("crun says %s, want running", s)
 	}
-	if exe, err := os.Readlink(filepath.Join("/proc", itoa(b.facts.Init.PID), "exe")); err != nil || exe != "/bin/busybox" {
+	if exe, err := os.Readlink(filepath.Join("/proc", itoa(b.ctr.Init.PID), "exe")); err != nil || exe != "/bin/busybox" {
 		t.Errorf("init executes %s, %v after Start", exe, err)
 	}
 	e.handlers["crun"].path = "/bin/false"
-	if err := e.Delete(context.Background(), b.id, b.facts); err != nil {
+	if err := e.Delete(context.Background(), b.id, b.ctr); err != nil {
 		t.Error(err)
 	}
 	e.handlers["crun"].path = crun
@@ -91,7 +93,7 @@ func TestPlainStartAndDelete(t *testing.T) {
 	if r, err := b.exec(0, "/bin/true"); err != nil || r.ExitCode != 0 {
 		t.Errorf("%+v %v", r, err)
 	}
-	if err := e.Delete(context.Background(), b.id, b.facts); err != nil {
+	if err := e.Delete(context.Background(), b.id, b.ctr); err != nil {
 		t.Error(err)
 	}
 	if got, err := os.ReadFile(mark); err != nil || string(got) != "started\nstopped\n" {
@@ -103,7 +105,7 @@ func TestStartTwice(t *testing.T) {
 	eachHandler(t, func(t *testing.T, handler string) {
 		e := executor(t)
 		b := create(t, e, container{handler: handler}).start()
-		err := e.Start(context.Background(), b.id, b.facts)
+		err := e.Start(context.Background(), b.id, b.ctr)
 		var rerr *RuntimeError
 		if !errors.As(err, &rerr) || rerr.Message == "" {
 			t.Errorf("second start: %v", err)
@@ -242,16 +244,14 @@ func TestRuntimeErrorIs(t *testing.T) {
 }
 
 func TestConmonArgs(t *testing.T) {
-	e := &Executor{conmon: "/usr/bin/conmon", exitDir: "/run/u/exits"}
 	rt := &runtime{path: "/usr/bin/crun", global: []string{"--root=/run/u/oci/crun", "--log-format=json", "--cgroup-manager=disabled"}}
-	rt.keyring.Store(true)
-	s := CreateSpec{ID: "c1", Bundle: "/run/u/containers/c1", LogPath: "/var/log/pods/p/0.log", Terminal: true, Stdin: true}
+	s := BeginSpec{ID: "c1", Bundle: "/run/u/containers/c1", LogPath: "/var/log/pods/p/0.log", Terminal: true, Stdin: true}
 	const want = `--api-version 1 --cid c1 --cuuid c1 --bundle /run/u/containers/c1 --full-attach
 --conmon-pidfile /run/u/containers/c1/conmon.pid --container-pidfile /run/u/containers/c1/init.pid
 --exit-dir /run/u/exits --log-path k8s-file:/var/log/pods/p/0.log --no-sync-log --runtime /usr/bin/crun
 --runtime-arg=--root=/run/u/oci/crun --runtime-arg=--log-format=json --runtime-arg=--cgroup-manager=disabled
 --terminal --stdin --leave-stdin-open`
-	if got := strings.Join(e.conmonArgs(rt, s), " "); got != strings.ReplaceAll(want, "\n", " ") {
+	if got := strings.Join(rt.conmonArgs(s, "/run/u/exits", true), " "); got != strings.ReplaceAll(want, "\n", " ") {
 		t.Errorf("conmon's arguments are\n%s\nwant\n%s", got, want)
 	}
 }
@@ -261,22 +261,22 @@ func TestNoFilesLeakIn(t *testing.T) {
 	eachHandler(t, func(t *testing.T, handler string) {
 		e := executor(t)
 		b := create(t, e, container{handler: handler}).start()
-		if fds, err := os.ReadDir(filepath.Join("/proc", itoa(b.facts.Init.PID), "fd")); err != nil || len(fds) != 3 {
+		if fds, err := os.ReadDir(filepath.Join("/proc", itoa(b.ctr.Init.PID), "fd")); err != nil || len(fds) != 3 {
 			t.Errorf("init has %d open files (%v), want 3", len(fds), err)
 		}
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
 		done := make(chan error, 1)
 		go func() {
-			_, err := e.Exec(ctx, b.id, b.facts, b.process("/bin/sleep", "100"), Streams{Stdout: io.Discard, Stderr: io.Discard})
+			_, err := e.Exec(ctx, b.id, b.ctr, b.process("/bin/sleep", "100"), stdio.Streams{Stdout: io.Discard, Stderr: io.Discard})
 			done <- err
 		}()
 		eventually(t, "the exec runs with 3 open files", func() bool {
-			members, _ := b.facts.members()
+			members, _ := b.ctr.members()
 			for _, m := range members {
 				exe, _ := os.Readlink(filepath.Join("/proc", itoa(m.PID), "exe"))
 				fds, _ := os.ReadDir(filepath.Join("/proc", itoa(m.PID), "fd"))
-				if m != b.facts.Init && exe == "/bin/busybox" && len(fds) == 3 {
+				if m != b.ctr.Init && exe == "/bin/busybox" && len(fds) == 3 {
 					return true
 				}
 			}
@@ -290,7 +290,7 @@ func TestNoFilesLeakIn(t *testing.T) {
 func TestUpdateWithoutCgroup(t *testing.T) {
 	e := executor(t)
 	b := create(t, e, container{}).start()
-	if err := e.Update(context.Background(), b.id, b.facts, &specs.LinuxResources{}); !errors.Is(err, ErrNoCgroup) {
+	if err := e.Update(context.Background(), b.id, b.ctr, &specs.LinuxResources{}); !errors.Is(err, ErrNoCgroup) {
 		t.Errorf("update: %v, want ErrNoCgroup", err)
 	}
 }
@@ -305,7 +305,7 @@ func TestSIGPIPEIsNotIgnored(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		status, err := os.ReadFile(filepath.Join("/proc", itoa(b.facts.Init.PID), "status"))
+		status, err := os.ReadFile(filepath.Join("/proc", itoa(b.ctr.Init.PID), "status"))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -11,12 +11,12 @@ import (
 
 // Signal sends sig to the container's init through a pidfd, or with all to
 // every process of the container. ErrNotRunning when there is none.
-func (e *Executor) Signal(ctx context.Context, id string, f Facts, sig syscall.Signal, all bool) error {
+func (e *Executor) Signal(ctx context.Context, id string, c Container, sig syscall.Signal, all bool) error {
 	var err error
 	if all {
-		err = f.signalMembers(sig)
+		err = c.signalMembers(sig)
 	} else {
-		err = f.Init.Signal(sig)
+		err = c.Init.Signal(sig)
 	}
 	if errors.Is(err, proc.ErrGone) {
 		return fmt.Errorf("container %s: %w", id, ErrNotRunning)
@@ -26,8 +26,8 @@ func (e *Executor) Signal(ctx context.Context, id string, f Facts, sig syscall.S
 
 // signalMembers signals every process of the container; proc.ErrGone when
 // there is none.
-func (f Facts) signalMembers(sig syscall.Signal) error {
-	members, err := f.members()
+func (c Container) signalMembers(sig syscall.Signal) error {
+	members, err := c.members()
 	if err != nil {
 		return err
 	}

@@ -16,19 +16,19 @@ import (
 // it has done so (or has ended: a command that cannot be executed shows in the
 // log and as an exit code). A second Start fails with the runtime's words;
 // ErrNotRunning when init is gone.
-func (e *Executor) Start(ctx context.Context, id string, f Facts) error {
-	rt, err := e.handler(f.Handler)
+func (e *Executor) Start(ctx context.Context, id string, c Container) error {
+	rt, err := e.handler(c.Handler)
 	if err != nil {
 		return err
 	}
 	if err := checkID(id); err != nil {
 		return err
 	}
-	if !f.Init.Alive() {
+	if !c.Init.Alive() {
 		return fmt.Errorf("start container %s: %w", id, ErrNotRunning)
 	}
 	done := false
-	if rt.feat.FifoStart && !f.PlainStart {
+	if rt.feat.FifoStart && !c.PlainStart {
 		if done, err = openGate(filepath.Join(rt.stateDir(id), "exec.fifo")); err != nil {
 			return fmt.Errorf("start container %s: %w", id, err)
 		}
@@ -38,7 +38,7 @@ func (e *Executor) Start(ctx context.Context, id string, f Facts) error {
 			return err
 		}
 	}
-	return awaitExec(ctx, f)
+	return awaitExec(ctx, c)
 }
 
 // openGate does what "crun start" does to a container without poststart hooks:
@@ -68,8 +68,8 @@ func openGate(path string) (done bool, err error) {
 // FinishStart ends a Start whose server died in it, and reports whether the
 // container's command has been executed now. It has not when nobody has called
 // Start, or when init has ended before.
-func (e *Executor) FinishStart(ctx context.Context, id string, f Facts) (executed bool, err error) {
-	rt, err := e.handler(f.Handler)
+func (e *Executor) FinishStart(ctx context.Context, id string, c Container) (executed bool, err error) {
+	rt, err := e.handler(c.Handler)
 	if err != nil {
 		return false, err
 	}
@@ -80,21 +80,21 @@ func (e *Executor) FinishStart(ctx context.Context, id string, f Facts) (execute
 	_, statErr := os.Lstat(gate)
 	switch {
 	case statErr != nil:
-		return f.Started(), nil
-	case !f.Init.Alive():
+		return c.Started(), nil
+	case !c.Init.Alive():
 		// Init ended with the runtime's own exit code, or it ended by itself so
 		// soon that the server could not remove the fifo any more.
-		x, ok, err := e.readExit(id, f)
+		x, ok, err := e.readExit(id, c)
 		return ok && !x.Unknown && x.Code != 1 && x.Code < 128, err
-	case f.Started():
+	case c.Started():
 		return true, removeFile(gate)
-	case !spins(f.Init.PID):
+	case !spins(c.Init.PID):
 		return false, nil
 	}
-	if err := f.frozen(ctx, func() error { _, err := openGate(gate); return err }); err != nil {
+	if err := c.frozen(ctx, func() error { _, err := openGate(gate); return err }); err != nil {
 		return false, fmt.Errorf("finish the start of container %s: %w", id, err)
 	}
-	return true, awaitExec(ctx, f)
+	return true, awaitExec(ctx, c)
 }
 
 // spins reports whether a process runs instead of sleeping. crun's init sleeps
@@ -111,18 +111,18 @@ func spins(pid int) bool {
 
 // frozen runs do while init is stopped: an init that spins takes a fifo that has
 // a writer again but no byte yet for an error.
-func (f Facts) frozen(ctx context.Context, do func() error) error {
-	if err := f.Init.Signal(unix.SIGSTOP); err != nil {
+func (c Container) frozen(ctx context.Context, do func() error) error {
+	if err := c.Init.Signal(unix.SIGSTOP); err != nil {
 		return err
 	}
-	for processState(f.Init.PID) == 'R' {
+	for processState(c.Init.PID) == 'R' {
 		select {
 		case <-ctx.Done():
-			return errors.Join(context.Cause(ctx), f.Init.Signal(unix.SIGCONT))
+			return errors.Join(context.Cause(ctx), c.Init.Signal(unix.SIGCONT))
 		case <-time.After(time.Millisecond):
 		}
 	}
-	return errors.Join(do(), f.Init.Signal(unix.SIGCONT))
+	return errors.Join(do(), c.Init.Signal(unix.SIGCONT))
 }
 
 // processState is the third field of /proc/PID/stat, 0 when there is none.
@@ -140,17 +140,17 @@ func processState(pid int) byte {
 
 // Started reports whether init executes the container's command, or has ended:
 // also what a server finds out that died between a start and its record.
-func (f Facts) Started() bool {
-	now, err := imageOf(f.Init.PID)
-	return err != nil || now != f.Before || !f.Init.Alive()
+func (c Container) Started() bool {
+	now, err := imageOf(c.Init.PID)
+	return err != nil || now != c.Before || !c.Init.Alive()
 }
 
 // awaitExec returns when the container's command has been executed. Until then
 // an exec into the container can fail. The kernel does not announce execve(2),
 // but it follows within a millisecond unless there are startContainer hooks.
-func awaitExec(ctx context.Context, f Facts) error {
+func awaitExec(ctx context.Context, c Container) error {
 	begin, pause := time.Now(), 100*time.Microsecond
-	for !f.Started() {
+	for !c.Started() {
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("wait for the container's command to be executed: %w", context.Cause(ctx))
@@ -165,15 +165,15 @@ func awaitExec(ctx context.Context, f Facts) error {
 
 // running fails with ErrNotRunning unless the container was started and its
 // init lives.
-func (e *Executor) running(ctx context.Context, rt *runtime, id string, f Facts) error {
-	if !f.Init.Alive() {
+func (rt *runtime) running(ctx context.Context, id string, c Container) error {
+	if !c.Init.Alive() {
 		return fmt.Errorf("container %s: %w", id, ErrNotRunning)
 	}
-	if f.Started() {
+	if c.Started() {
 		return nil
 	}
 	if _, err := os.Lstat(filepath.Join(rt.stateDir(id), "exec.fifo")); err == nil {
 		return fmt.Errorf("container %s is not started: %w", id, ErrNotRunning)
 	}
-	return awaitExec(ctx, f) // a start is under way
+	return awaitExec(ctx, c) // a start is under way
 }

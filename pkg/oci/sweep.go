@@ -61,14 +61,14 @@ func (e *Executor) Sweep(ctx context.Context, live func(id string) bool) error {
 // for an orphan.
 func (e *Executor) Orphans(ctx context.Context, live func(id string) bool, remove bool) (ids []string, err error) {
 	orphans, errs := e.orphans(ctx, live)
-	for id, f := range orphans {
+	for id, c := range orphans {
 		ids = append(ids, id)
 		if !remove {
 			continue
 		}
-		e.log.Info("removing orphaned container", "container", id, "handler", f.Handler)
+		e.log.Info("removing orphaned container", "container", id, "handler", c.Handler)
 		for _, rt := range e.handlers {
-			if err := e.remove(ctx, rt, id, f); err != nil {
+			if err := e.remove(ctx, rt, id, c); err != nil {
 				errs = append(errs, err)
 			}
 		}
@@ -76,15 +76,15 @@ func (e *Executor) Orphans(ctx context.Context, live func(id string) bool, remov
 	return ids, errors.Join(errs...)
 }
 
-// orphans pieces the facts of containers without a record together, from the
-// runtimes' state and the conmons' command lines.
-func (e *Executor) orphans(ctx context.Context, live func(id string) bool) (map[string]Facts, []error) {
-	found := map[string]Facts{}
+// orphans reconstructs containers without a record from the runtimes' state and
+// the conmons' command lines.
+func (e *Executor) orphans(ctx context.Context, live func(id string) bool) (map[string]Container, []error) {
+	found := map[string]Container{}
 	ids, err := e.IDs(ctx)
 	errs := []error{err}
 	for _, id := range ids {
 		if !live(id) {
-			found[id] = e.factsFromState(id)
+			found[id] = e.containerFromState(id)
 		}
 	}
 	all, err := pids()
@@ -94,36 +94,36 @@ func (e *Executor) orphans(ctx context.Context, live func(id string) bool) (map[
 		if !ok || live(id) {
 			continue
 		}
-		f := found[id]
-		f.Bundle = bundle
-		if f.Conmon, err = proc.Identify(pid); err == nil {
-			found[id] = f
+		c := found[id]
+		c.Bundle = bundle
+		if c.Conmon, err = proc.Identify(pid); err == nil {
+			found[id] = c
 		}
 	}
 	return found, errs
 }
 
-func (e *Executor) factsFromState(id string) Facts {
-	f := Facts{PIDNamespace: "host"}
+func (e *Executor) containerFromState(id string) Container {
+	c := Container{PIDNamespace: "host"}
 	for _, rt := range e.handlers {
 		dir := rt.stateDir(id)
 		if st, err := readCrunStatus(dir); err == nil {
-			f.Handler, f.Bundle, f.Init = rt.name, st.Bundle, proc.ID{PID: st.PID, StartTime: st.StartTime}
+			c.Handler, c.Bundle, c.Init = rt.name, st.Bundle, proc.ID{PID: st.PID, StartTime: st.StartTime}
 		} else if b, err := os.ReadFile(filepath.Join(dir, "state.json")); err == nil {
 			var st struct {
 				PID       int    `json:"init_process_pid"`
 				StartTime uint64 `json:"init_process_start"`
 			}
 			if json.Unmarshal(b, &st) == nil {
-				f.Handler, f.Init = rt.name, proc.ID{PID: st.PID, StartTime: st.StartTime}
+				c.Handler, c.Init = rt.name, proc.ID{PID: st.PID, StartTime: st.StartTime}
 			}
 		}
 	}
-	if f.Init.Alive() {
-		f.MountNS, _ = mountNSOf(f.Init.PID)
+	if c.Init.Alive() {
+		c.MountNS, _ = mountNSOf(c.Init.PID)
 	}
-	f.PlainDelete = true
-	return f
+	c.PlainDelete = true
+	return c
 }
 
 // ownConmon reports whether a process is a conmon of ours: one that writes its

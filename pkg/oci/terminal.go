@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/pkg/stdio"
 )
 
 // terminal is the one stream of a command with a terminal: we hold its master.
@@ -18,7 +20,7 @@ type terminal struct {
 	socket   string // where the runtime sends the master to
 	listener *net.UnixListener
 	dir      *os.File
-	streams  Streams
+	streams  stdio.Streams
 	ready    chan struct{} // closed when there will be no other master
 	stop     context.CancelFunc
 
@@ -30,7 +32,7 @@ type terminal struct {
 
 // newConsoleSocket listens for the terminal's master, which the runtime opens
 // in the container and sends over (SCM_RIGHTS).
-func newConsoleSocket(dir string, s Streams) (*terminal, error) {
+func newConsoleSocket(dir string, s stdio.Streams) (*terminal, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	t := &terminal{streams: s, ready: make(chan struct{}), stop: stop}
 	var err error
@@ -120,7 +122,7 @@ func (t *terminal) use(ctx context.Context, master *os.File) {
 	}
 }
 
-func setSize(master *os.File, size TerminalSize) {
+func setSize(master *os.File, size stdio.TerminalSize) {
 	conn, err := master.SyscallConn()
 	if err != nil {
 		return

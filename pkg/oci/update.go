@@ -13,15 +13,15 @@ import (
 // Update changes a running container's cgroup limits. Fields left nil stay as
 // they are. ErrNoCgroup when nothing is delegated, ErrNotRunning when init has
 // ended.
-func (e *Executor) Update(ctx context.Context, id string, f Facts, r *specs.LinuxResources) error {
-	rt, err := e.handler(f.Handler)
+func (e *Executor) Update(ctx context.Context, id string, c Container, r *specs.LinuxResources) error {
+	rt, err := e.handler(c.Handler)
 	if err != nil {
 		return err
 	}
 	if err := checkID(id); err != nil {
 		return err
 	}
-	if !f.Init.Alive() {
+	if !c.Init.Alive() {
 		return fmt.Errorf("container %s: %w", id, ErrNotRunning)
 	}
 	if e.noCgroup {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -37,42 +38,42 @@ const (
 // ago. It may be called any number of times and from any number of goroutines;
 // it holds no thread and does not poll. It never hangs on conmon: when conmon
 // was killed it goes on until init ends.
-func (e *Executor) Wait(ctx context.Context, id string, f Facts) (Exit, error) {
+func (e *Executor) Wait(ctx context.Context, id string, c Container) (Exit, error) {
 	if err := checkID(id); err != nil {
 		return Exit{}, err
 	}
-	if x, ok, err := e.readExit(id, f); ok || err != nil {
+	if x, ok, err := e.readExit(id, c); ok || err != nil {
 		return x, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	conmon, init := ended(ctx, f.Conmon), ended(ctx, f.Init)
+	conmon, init := ended(ctx, c.Conmon), ended(ctx, c.Init)
 	var err error
 	select {
 	case err = <-conmon:
 	case err = <-init:
 		if err == nil {
-			err = e.hurryConmon(ctx, f, conmon)
+			err = hurryConmon(e.log, c, conmon)
 		}
 		init = closed
 	}
 	if err != nil {
 		return Exit{}, err
 	}
-	if x, ok, err := e.readExit(id, f); ok || err != nil {
+	if x, ok, err := e.readExit(id, c); ok || err != nil {
 		return x, err
 	}
 	if err := <-init; err != nil {
 		return Exit{}, err
 	}
-	e.log.Warn("conmon ended before its container, exit code unknown", "container", id, "conmon", f.Conmon.PID)
-	return Exit{Code: unknownExitCode, At: time.Now(), OOMKilled: f.oomKilled(), Unknown: true}, nil
+	e.log.Warn("conmon ended before its container, exit code unknown", "container", id, "conmon", c.Conmon.PID)
+	return Exit{Code: unknownExitCode, At: time.Now(), OOMKilled: c.oomKilled(), Unknown: true}, nil
 }
 
 // hurryConmon waits for conmon's end after that of init. A process that init
 // left behind and that writes without end keeps conmon reading, so it goes
 // first. A conmon that still does not end is stuck and cannot be helped.
-func (e *Executor) hurryConmon(ctx context.Context, f Facts, conmon <-chan error) error {
+func hurryConmon(log *slog.Logger, c Container, conmon <-chan error) error {
 	after := func(d time.Duration, act func() error) (bool, error) {
 		select {
 		case err := <-conmon:
@@ -81,13 +82,13 @@ func (e *Executor) hurryConmon(ctx context.Context, f Facts, conmon <-chan error
 			return false, act()
 		}
 	}
-	leftover := func() error { return ignoreGone(f.signalMembers(syscall.SIGKILL)) }
+	leftover := func() error { return ignoreGone(c.signalMembers(syscall.SIGKILL)) }
 	if done, err := after(leftoverGrace, leftover); done || err != nil {
 		return err
 	}
 	kill := func() error {
-		e.log.Warn("conmon does not end after its container, killing it", "conmon", f.Conmon.PID)
-		return ignoreGone(f.Conmon.Signal(syscall.SIGKILL))
+		log.Warn("conmon does not end after its container, killing it", "conmon", c.Conmon.PID)
+		return ignoreGone(c.Conmon.Signal(syscall.SIGKILL))
 	}
 	if done, err := after(conmonGrace, kill); done || err != nil {
 		return err
@@ -110,7 +111,7 @@ func ended(ctx context.Context, id proc.ID) <-chan error {
 }
 
 // readExit reads conmon's exit file, which is renamed into place complete.
-func (e *Executor) readExit(id string, f Facts) (x Exit, ok bool, err error) {
+func (e *Executor) readExit(id string, c Container) (x Exit, ok bool, err error) {
 	file, err := os.Open(e.exitFile(id))
 	if errors.Is(err, os.ErrNotExist) {
 		return Exit{}, false, nil
@@ -132,7 +133,7 @@ func (e *Executor) readExit(id string, f Facts) (x Exit, ok bool, err error) {
 	if err != nil {
 		return Exit{}, false, fmt.Errorf("exit file %s: %w", file.Name(), err)
 	}
-	x = Exit{Code: int32(code), At: fi.ModTime(), OOMKilled: f.oomKilled()}
+	x = Exit{Code: int32(code), At: fi.ModTime(), OOMKilled: c.oomKilled()}
 	if code < 0 {
 		x.Code, x.Unknown = unknownExitCode, true
 	}
@@ -141,7 +142,7 @@ func (e *Executor) readExit(id string, f Facts) (x Exit, ok bool, err error) {
 
 // oomKilled: conmon leaves a file when the kernel reports an OOM kill in the
 // container's cgroup.
-func (f Facts) oomKilled() bool {
-	_, err := os.Stat(filepath.Join(f.Bundle, oomFile))
+func (c Container) oomKilled() bool {
+	_, err := os.Stat(filepath.Join(c.Bundle, oomFile))
 	return err == nil
 }

@@ -24,7 +24,7 @@ func TestWaitMany(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
 	defer cancel()
-	if _, err := e.Wait(ctx, b.id, b.facts); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := e.Wait(ctx, b.id, b.ctr); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Wait with a short context: %v", err)
 	}
 	wg.Wait()
@@ -33,18 +33,18 @@ func TestWaitMany(t *testing.T) {
 func TestWaitWithoutConmon(t *testing.T) {
 	e := executor(t)
 	b := create(t, e, container{}).start()
-	if err := b.facts.Conmon.Signal(syscall.SIGKILL); err != nil {
+	if err := b.ctr.Conmon.Signal(syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
 	defer cancel()
-	if x, err := e.Wait(ctx, b.id, b.facts); !errors.Is(err, context.DeadlineExceeded) {
+	if x, err := e.Wait(ctx, b.id, b.ctr); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("conmon is dead, init is not: %+v, %v", x, err)
 	}
 	if r, err := b.exec(0, "/bin/true"); err != nil || r.ExitCode != 0 {
 		t.Errorf("exec without conmon: %+v, %v", r, err)
 	}
-	if err := b.Signal(context.Background(), b.id, b.facts, syscall.SIGKILL, false); err != nil {
+	if err := b.Signal(context.Background(), b.id, b.ctr, syscall.SIGKILL, false); err != nil {
 		t.Fatal(err)
 	}
 	if x := b.wait(); !x.Unknown || x.Code != 137 {
@@ -55,16 +55,16 @@ func TestWaitWithoutConmon(t *testing.T) {
 func TestWaitStuckConmon(t *testing.T) {
 	e := executor(t)
 	b := create(t, e, container{}).start()
-	if err := b.facts.Conmon.Signal(syscall.SIGSTOP); err != nil {
+	if err := b.ctr.Conmon.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.Signal(context.Background(), b.id, b.facts, syscall.SIGKILL, false); err != nil {
+	if err := b.Signal(context.Background(), b.id, b.ctr, syscall.SIGKILL, false); err != nil {
 		t.Fatal(err)
 	}
 	if x := b.wait(); !x.Unknown {
 		t.Errorf("exit %+v, want unknown", x)
 	}
-	if b.facts.Conmon.Alive() {
+	if b.ctr.Conmon.Alive() {
 		t.Error("the stuck conmon lives on")
 	}
 }
@@ -74,11 +74,11 @@ func TestWaitLeftoverWriter(t *testing.T) {
 	e := executor(t)
 	s := createSpec(t, e, container{pid: "host", args: sh("yes & yes & yes & yes & sleep 0.1; exit 6")})
 	s.LogPath = "/dev/null"
-	f, err := e.Create(context.Background(), s)
+	f, err := createAs(context.Background(), e, s)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := (&box{Executor: e, t: t, id: s.ID, facts: f}).start()
+	b := (&box{Executor: e, t: t, id: s.ID, ctr: f}).start()
 	t.Cleanup(func() {
 		if err := e.Delete(context.Background(), s.ID, f); err != nil {
 			t.Error(err)
@@ -98,21 +98,21 @@ func TestLeftoverProcess(t *testing.T) {
 	e := executor(t)
 	for _, withID := range []bool{true, false} { // false: as on kernels before 6.8
 		b := create(t, e, container{pid: "host", args: sh("sleep 100 & exit 0")})
-		if b.facts.MountNS.ID == 0 {
+		if b.ctr.MountNS.ID == 0 {
 			t.Log("this kernel has no mount namespace IDs")
 		}
 		if !withID {
-			b.facts.MountNS.ID = 0
+			b.ctr.MountNS.ID = 0
 		}
 		b.start()
 		if x := b.wait(); x.Code != 0 {
 			t.Errorf("exit %+v", x)
 		}
-		members, err := b.facts.members()
+		members, err := b.ctr.members()
 		if err != nil || len(members) != 1 {
 			t.Fatalf("left over %v, %v; want one process", members, err)
 		}
-		if err := e.Delete(context.Background(), b.id, b.facts); err != nil {
+		if err := e.Delete(context.Background(), b.id, b.ctr); err != nil {
 			t.Error(err)
 		}
 		if members[0].Alive() {
@@ -124,19 +124,19 @@ func TestLeftoverProcess(t *testing.T) {
 func TestSharedPIDNamespace(t *testing.T) {
 	e := executor(t)
 	keeper := create(t, e, container{args: sh("trap '' TERM; while :; do sleep 1; done")}).start()
-	ns := filepath.Join("/proc", itoa(keeper.facts.Init.PID), "ns/pid")
+	ns := filepath.Join("/proc", itoa(keeper.ctr.Init.PID), "ns/pid")
 	b := create(t, e, container{pid: ns, args: sh("sleep 100 & exit 2")}).start()
 	if x := b.wait(); x.Code != 2 {
 		t.Errorf("exit %+v, want 2", x)
 	}
-	members, err := b.facts.members()
+	members, err := b.ctr.members()
 	if err != nil || len(members) != 1 {
 		t.Fatalf("left over %v, %v; want one process", members, err)
 	}
-	if err := e.Delete(context.Background(), b.id, b.facts); err != nil {
+	if err := e.Delete(context.Background(), b.id, b.ctr); err != nil {
 		t.Error(err)
 	}
-	if members[0].Alive() || !keeper.facts.Init.Alive() {
+	if members[0].Alive() || !keeper.ctr.Init.Alive() {
 		t.Error("Delete must end the container's own processes and no others")
 	}
 }
@@ -145,10 +145,10 @@ func TestSharedPIDNamespace(t *testing.T) {
 func TestOOMFile(t *testing.T) {
 	e := executor(t)
 	b := create(t, e, container{args: sh("exit 137")}).start()
-	if dir, err := os.Readlink(filepath.Join("/proc", itoa(b.facts.Conmon.PID), "cwd")); err == nil && dir != b.facts.Bundle {
-		t.Errorf("conmon runs in %s, not in the bundle %s", dir, b.facts.Bundle)
+	if dir, err := os.Readlink(filepath.Join("/proc", itoa(b.ctr.Conmon.PID), "cwd")); err == nil && dir != b.ctr.Bundle {
+		t.Errorf("conmon runs in %s, not in the bundle %s", dir, b.ctr.Bundle)
 	}
-	if err := os.WriteFile(filepath.Join(b.facts.Bundle, "oom"), nil, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(b.ctr.Bundle, "oom"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if x := b.wait(); !x.OOMKilled || x.Code != 137 {

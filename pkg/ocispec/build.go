@@ -46,9 +46,9 @@ type Namespaces struct {
 // leaves one out. A container mount on the same path wins.
 type Files struct{ ResolvConf, Hosts, Hostname, Shm string }
 
-// Runtime is what the container's OCI runtime can do. What it cannot, it would
-// leave out without a word.
-type Runtime struct{ RecursiveReadOnlyMounts, IDMappedMounts bool }
+// Features are those of the container's OCI runtime. Runtimes silently ignore options
+// that they do not support, so these are rejected here.
+type Features struct{ RecursiveReadOnlyMounts, IDMappedMounts bool }
 
 // Input is everything that Build looks at.
 type Input struct {
@@ -69,7 +69,7 @@ type Input struct {
 	// disabled.
 	CgroupsPath string
 	Handler     string
-	Runtime     Runtime
+	Features    Features
 	// SeccompDefault is a profile file that replaces the built-in RuntimeDefault;
 	// "" = built in.
 	SeccompDefault string

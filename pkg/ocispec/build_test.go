@@ -154,7 +154,7 @@ func TestResources(t *testing.T) {
 		HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "2MB", Limit: 0}, {PageSize: "1GB", Limit: 5}},
 		Unified:        map[string]string{"pids.max": "10", "memory.low": "1"},
 	}
-	all := cgroup.Facts{Version: 2, Driver: cgroup.DriverCgroupfs, Swap: true, Controllers: strings.Fields("cpu cpuset memory pids hugetlb")}
+	all := cgroup.Delegation{Version: 2, Driver: cgroup.DriverCgroupfs, Swap: true, Controllers: strings.Fields("cpu cpuset memory pids hugetlb")}
 	out, warnings, err := Resources(r, all)
 	must(t, err)
 	if len(warnings) != 0 || *out.Memory.Limit != 100 || *out.Memory.Swap != 150 || *out.CPU.Quota != -1 || *out.CPU.Shares != 2 ||
@@ -162,7 +162,7 @@ func TestResources(t *testing.T) {
 		b, _ := json.Marshal(out)
 		t.Errorf("%s %q", b, warnings)
 	}
-	out, warnings, err = Resources(r, cgroup.Facts{Driver: cgroup.DriverDisabled})
+	out, warnings, err = Resources(r, cgroup.Delegation{Driver: cgroup.DriverDisabled})
 	must(t, err)
 	if !reflect.DeepEqual(out, &specs.LinuxResources{}) {
 		t.Errorf("limits without cgroups: %+v", out)
@@ -281,7 +281,7 @@ func FuzzBuild(f *testing.F) {
 		in.Mounts = in.Container.Mounts
 		in.Image = v1.ImageConfig{User: user, StopSignal: signal, Cmd: []string{"run"}, WorkingDir: signal, Env: []string{user}, Volumes: map[string]struct{}{user: {}}}
 		if bits&1 != 0 {
-			in.Host.Cgroup = cgroup.Facts{}
+			in.Host.Cgroup = cgroup.Delegation{}
 		}
 		if bits&2 != 0 {
 			in.Namespaces.User = "/pins/user"

@@ -13,6 +13,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/cgroup"
+	"github.com/subpod/subpod/pkg/idmap"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -21,9 +22,9 @@ var update = flag.Bool("update", false, "write the golden files")
 func goldenHost() Host {
 	return Host{
 		Hostname: "node", Bounding: capNames, HardLimits: map[string]uint64{"RLIMIT_NOFILE": 4096}, Seccomp: true,
-		UIDMap: []specs.LinuxIDMapping{{HostID: 1000, Size: 1}, {ContainerID: 1, HostID: 100000, Size: 65536}},
-		GIDMap: []specs.LinuxIDMapping{{HostID: 1000, Size: 1}, {ContainerID: 1, HostID: 100000, Size: 65536}},
-		Cgroup: cgroup.Facts{
+		UIDMap: []idmap.Map{{Host: 1000, Size: 1}, {Container: 1, Host: 100000, Size: 65536}},
+		GIDMap: []idmap.Map{{Host: 1000, Size: 1}, {Container: 1, Host: 100000, Size: 65536}},
+		Cgroup: cgroup.Delegation{
 			Version: 2, Delegated: true, Controllers: []string{"cpu", "memory", "pids"}, Swap: true,
 			Root: "/sys/fs/cgroup/user", Driver: cgroup.DriverCgroupfs,
 		},
@@ -41,8 +42,8 @@ func goldenInput(t *testing.T) Input {
 	must(t, os.WriteFile(filepath.Join(root, "etc/group"), []byte(testGroup), 0o644))
 	return Input{
 		PodID: "pod-id", ID: "container-id", Rootfs: root,
-		Runtime: Runtime{RecursiveReadOnlyMounts: true, IDMappedMounts: true},
-		Pod:     &runtimeapi.PodSandboxConfig{Hostname: "web", Metadata: &runtimeapi.PodSandboxMetadata{Name: "web", Namespace: "default", Uid: "uid-1"}},
+		Features: Features{RecursiveReadOnlyMounts: true, IDMappedMounts: true},
+		Pod:      &runtimeapi.PodSandboxConfig{Hostname: "web", Metadata: &runtimeapi.PodSandboxMetadata{Name: "web", Namespace: "default", Uid: "uid-1"}},
 		Container: &runtimeapi.ContainerConfig{
 			Metadata:    &runtimeapi.ContainerMetadata{Name: "main"},
 			Image:       &runtimeapi.ImageSpec{UserSpecifiedImage: "nginx:1"},
@@ -79,7 +80,7 @@ func TestGolden(t *testing.T) {
 		},
 		"tty-no-cgroups": func(_ *testing.T, in *Input) {
 			in.Container.Tty = true
-			in.Host.Cgroup = cgroup.Facts{Version: 1, Driver: cgroup.DriverDisabled}
+			in.Host.Cgroup = cgroup.Delegation{Version: 1, Driver: cgroup.DriverDisabled}
 			in.Files = Files{}
 			in.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Hard: 65536, Soft: 65536}}
 			in.secctx().ReadonlyRootfs, in.secctx().NoNewPrivs = true, true

@@ -1,18 +1,18 @@
 package ocispec
 
 import (
-	"bufio"
 	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/subpod/subpod/pkg/cgroup"
+	"github.com/subpod/subpod/pkg/idmap"
 )
 
 // Host is what a container may get from this process: facts that do not change
@@ -28,13 +28,13 @@ type Host struct {
 	// HardLimits by name ("RLIMIT_NOFILE"); a limit that is not listed is unlimited.
 	HardLimits map[string]uint64
 	// UIDMap and GIDMap are the ranges of this user namespace; empty = all IDs.
-	UIDMap, GIDMap []specs.LinuxIDMapping
+	UIDMap, GIDMap []idmap.Map
 	Seccomp        bool
 	AppArmor       bool
 	SELinux        bool
 	// RecursiveReadOnly: mount_setattr(2) is there (Linux 5.12).
 	RecursiveReadOnly bool
-	Cgroup            cgroup.Facts
+	Cgroup            cgroup.Delegation
 	// DevRoot is where host devices are, "/dev".
 	DevRoot string
 	// Cache keeps compiled seccomp profiles; nil compiles each time.
@@ -50,8 +50,8 @@ type Host struct {
 }
 
 // DetectHost looks at this process and the kernel. It changes nothing.
-func DetectHost(facts cgroup.Facts) (Host, error) {
-	h := Host{Cgroup: facts, DevRoot: "/dev", Cache: NewSeccompCache(), Owned: ownedBy, HardLimits: map[string]uint64{}}
+func DetectHost(delegation cgroup.Delegation) (Host, error) {
+	h := Host{Cgroup: delegation, DevRoot: "/dev", Cache: NewSeccompCache(), Owned: ownedBy, HardLimits: map[string]uint64{}}
 	var err error
 	if h.Hostname, err = os.Hostname(); err != nil {
 		return Host{}, fmt.Errorf("own host name: %w", err)
@@ -73,10 +73,10 @@ func DetectHost(facts cgroup.Facts) (Host, error) {
 			h.HardLimits[name] = r.Max
 		}
 	}
-	if h.UIDMap, err = readIDMap("/proc/self/uid_map"); err != nil {
+	if h.UIDMap, err = idmap.Read("/proc/self/uid_map"); err != nil {
 		return Host{}, err
 	}
-	if h.GIDMap, err = readIDMap("/proc/self/gid_map"); err != nil {
+	if h.GIDMap, err = idmap.Read("/proc/self/gid_map"); err != nil {
 		return Host{}, err
 	}
 	h.AppArmor = readFirst("/sys/module/apparmor/parameters/enabled") == "Y"
@@ -105,27 +105,8 @@ func ownOOMScore() (int, error) {
 	return n, nil
 }
 
-// readIDMap reads a map of user_namespaces(7).
-func readIDMap(path string) ([]specs.LinuxIDMapping, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("own ID map: %w", err)
-	}
-	defer f.Close()
-	var out []specs.LinuxIDMapping
-	s := bufio.NewScanner(f)
-	for s.Scan() {
-		var m specs.LinuxIDMapping
-		if _, err := fmt.Sscan(s.Text(), &m.ContainerID, &m.HostID, &m.Size); err != nil {
-			return nil, fmt.Errorf("line %q of %s: %w", s.Text(), path, err)
-		}
-		out = append(out, m)
-	}
-	return out, s.Err()
-}
-
-func initialUserNS(m []specs.LinuxIDMapping) bool {
-	return len(m) == 1 && m[0].ContainerID == 0 && m[0].HostID == 0 && m[0].Size == 1<<32-1
+func initialUserNS(maps []idmap.Map) bool {
+	return slices.Equal(maps, []idmap.Map{{Size: 1<<32 - 1}})
 }
 
 // ownedBy compares the owner of a namespace with a user namespace (ioctl_ns(2)).

@@ -16,7 +16,7 @@ func (b *builder) idMapped(mount *specs.Mount, m *runtimeapi.Mount) error {
 	if b.Namespaces.User == "" {
 		return errors.New("ID mappings need a pod with a user namespace of its own")
 	}
-	if !b.Runtime.IDMappedMounts {
+	if !b.Features.IDMappedMounts {
 		return fmt.Errorf("ID mappings: the runtime handler %q does not know ID-mapped mounts", b.Handler)
 	}
 	if len(m.GetUidMappings()) == 0 || len(m.GetGidMappings()) == 0 {
@@ -26,7 +26,7 @@ func (b *builder) idMapped(mount *specs.Mount, m *runtimeapi.Mount) error {
 		return fmt.Errorf("the kernel refuses an ID-mapped mount of %s: %w (only file systems mounted inside the "+
 			"node's user namespace can be mapped without root)", mount.Source, err)
 	}
-	mount.UIDMappings, mount.GIDMappings = mappings(m.GetUidMappings()), mappings(m.GetGidMappings())
+	mount.UIDMappings, mount.GIDMappings = specMappings(mappings(m.GetUidMappings())), specMappings(mappings(m.GetGidMappings()))
 	return nil
 }
 

@@ -232,7 +232,7 @@ func (b *builder) access(m *runtimeapi.Mount, isDir bool) (string, error) {
 		return "", errors.New("recursive_read_only with a propagation other than private")
 	case m.GetRecursiveReadOnly() && !b.Host.RecursiveReadOnly:
 		return "", fmt.Errorf("%w: it needs Linux 5.12 or newer", ErrRecursiveReadOnly)
-	case m.GetRecursiveReadOnly() && !b.Runtime.RecursiveReadOnlyMounts:
+	case m.GetRecursiveReadOnly() && !b.Features.RecursiveReadOnlyMounts:
 		return "", fmt.Errorf("%w by the runtime handler %q", ErrRecursiveReadOnly, b.Handler)
 	case m.GetRecursiveReadOnly() && isDir:
 		return "rro", nil

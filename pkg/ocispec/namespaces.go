@@ -3,6 +3,8 @@ package ocispec
 import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/pkg/idmap"
 )
 
 // namespaces joins the pod's and makes the container's own: mount and cgroup
@@ -40,7 +42,7 @@ func (b *builder) namespaces() error {
 	if !mapped(uids, 0) || !mapped(gids, 0) {
 		return invalid("the pod's user namespace does not map ID 0")
 	}
-	b.spec.Linux.UIDMappings, b.spec.Linux.GIDMappings = uids, gids
+	b.spec.Linux.UIDMappings, b.spec.Linux.GIDMappings = specMappings(uids), specMappings(gids)
 	return nil
 }
 
@@ -48,10 +50,18 @@ func (b *builder) podUserns() *runtimeapi.UserNamespace {
 	return b.Pod.GetLinux().GetSecurityContext().GetNamespaceOptions().GetUsernsOptions()
 }
 
-func mappings(in []*runtimeapi.IDMapping) []specs.LinuxIDMapping {
+func mappings(in []*runtimeapi.IDMapping) []idmap.Map {
+	var out []idmap.Map
+	for _, m := range in {
+		out = append(out, idmap.Map{Container: m.GetContainerId(), Host: m.GetHostId(), Size: m.GetLength()})
+	}
+	return out
+}
+
+func specMappings(in []idmap.Map) []specs.LinuxIDMapping {
 	var out []specs.LinuxIDMapping
 	for _, m := range in {
-		out = append(out, specs.LinuxIDMapping{ContainerID: m.GetContainerId(), HostID: m.GetHostId(), Size: m.GetLength()})
+		out = append(out, specs.LinuxIDMapping{ContainerID: m.Container, HostID: m.Host, Size: m.Size})
 	}
 	return out
 }

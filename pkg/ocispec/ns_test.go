@@ -138,7 +138,7 @@ func testInput(t *testing.T, script string) Input {
 	t.Helper()
 	return Input{
 		PodID: strings.Repeat("a", 64), ID: strings.Repeat("b", 64),
-		Runtime:    Runtime{RecursiveReadOnlyMounts: true, IDMappedMounts: true},
+		Features:   Features{RecursiveReadOnlyMounts: true, IDMappedMounts: true},
 		Pod:        &runtimeapi.PodSandboxConfig{Hostname: "pod-host", Metadata: &runtimeapi.PodSandboxMetadata{Name: "p", Namespace: "n", Uid: "u"}},
 		Container:  &runtimeapi.ContainerConfig{Command: []string{"/bin/sh", "-c", script}, Linux: &runtimeapi.LinuxContainerConfig{SecurityContext: &runtimeapi.LinuxContainerSecurityContext{}}},
 		Image:      v1.ImageConfig{},

@@ -53,7 +53,7 @@ const oomMargin = 100
 // Resources translates limits, also for UpdateContainerResources. A limit whose
 // controller is not delegated is left out and named in the warnings; the others
 // stay. ErrInvalid wraps every complaint.
-func Resources(r *runtimeapi.LinuxContainerResources, facts cgroup.Facts) (*specs.LinuxResources, []string, error) {
+func Resources(r *runtimeapi.LinuxContainerResources, delegation cgroup.Delegation) (*specs.LinuxResources, []string, error) {
 	out := &specs.LinuxResources{}
 	if r == nil {
 		return out, nil, nil
@@ -61,7 +61,7 @@ func Resources(r *runtimeapi.LinuxContainerResources, facts cgroup.Facts) (*spec
 	if r.CpuPeriod < 0 || r.CpuShares < 0 || r.CpuQuota < -1 || r.MemoryLimitInBytes < -1 || r.MemorySwapLimitInBytes < -1 {
 		return nil, nil, invalid("negative resource limit")
 	}
-	l := limits{facts: facts, out: out}
+	l := limits{delegation: delegation, out: out}
 	l.cpu(r)
 	if err := l.memory(r); err != nil {
 		return nil, nil, err
@@ -77,14 +77,14 @@ func Resources(r *runtimeapi.LinuxContainerResources, facts cgroup.Facts) (*spec
 
 // limits collects what can be set and what cannot.
 type limits struct {
-	facts   cgroup.Facts
-	out     *specs.LinuxResources
-	dropped map[string][]string // by controller
+	delegation cgroup.Delegation
+	out        *specs.LinuxResources
+	dropped    map[string][]string // by controller
 }
 
 // can reports whether the controller is there; if not, what is dropped is noted.
 func (l *limits) can(controller string, what ...string) bool {
-	if l.facts.Enabled() && l.facts.Has(controller) {
+	if l.delegation.Enabled() && l.delegation.Has(controller) {
 		return true
 	}
 	l.note(controller, what...)
@@ -102,7 +102,7 @@ func (l *limits) warnings() []string {
 	var out []string
 	for _, controller := range slices.Sorted(maps.Keys(l.dropped)) {
 		what := strings.Join(l.dropped[controller], ", ")
-		if l.facts.Enabled() {
+		if l.delegation.Enabled() {
 			out = append(out, "limits left out, the cgroup controller "+controller+" is not delegated: "+what)
 		} else {
 			out = append(out, "limits left out, no cgroups: "+what)
@@ -144,11 +144,11 @@ func (l *limits) memory(r *runtimeapi.LinuxContainerResources) error {
 	}
 	if limit != 0 && l.can("memory", "memory_limit_in_bytes") {
 		l.out.Memory = &specs.LinuxMemory{Limit: &limit}
-		if l.facts.Swap {
+		if l.delegation.Swap {
 			l.out.Memory.Swap = &limit
 		}
 	}
-	if swap != 0 && !l.facts.Swap && l.facts.Has("memory") {
+	if swap != 0 && !l.delegation.Swap && l.delegation.Has("memory") {
 		l.note("memory (swap)", "memory_swap_limit_in_bytes")
 		return nil
 	}

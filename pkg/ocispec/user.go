@@ -13,6 +13,8 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/pkg/idmap"
 )
 
 // maxID is the highest user or group ID; the one above means "no change" to the
@@ -257,16 +259,15 @@ func (b *builder) user() error {
 	return nil
 }
 
-func mapped(m []specs.LinuxIDMapping, id uint32) bool {
-	return len(m) == 0 || slices.ContainsFunc(m, func(r specs.LinuxIDMapping) bool {
-		return id >= r.ContainerID && uint64(id) < uint64(r.ContainerID)+uint64(r.Size)
-	})
+// mapped reports whether the maps have the ID; no maps mean all IDs.
+func mapped(maps []idmap.Map, id uint32) bool {
+	return len(maps) == 0 || idmap.Covered(maps, id, 1)
 }
 
-func describe(m []specs.LinuxIDMapping) string {
+func describe(maps []idmap.Map) string {
 	var parts []string
-	for _, r := range m {
-		parts = append(parts, fmt.Sprintf("%d-%d", r.ContainerID, uint64(r.ContainerID)+uint64(r.Size)-1))
+	for _, m := range maps {
+		parts = append(parts, fmt.Sprintf("%d-%d", m.Container, uint64(m.Container)+uint64(m.Size)-1))
 	}
 	return "it has the IDs " + strings.Join(parts, ", ") + "; a bigger range in /etc/subuid and /etc/subgid would help"
 }

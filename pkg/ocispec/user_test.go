@@ -8,9 +8,10 @@ import (
 	"strings"
 	"testing"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/pkg/idmap"
 )
 
 func accountsRoot(t *testing.T) string {
@@ -117,7 +118,7 @@ func TestHostileAccounts(t *testing.T) {
 // With one ID only, groups that the image adds by itself are left out; what the
 // request asks for is refused.
 func TestSingleID(t *testing.T) {
-	one := []specs.LinuxIDMapping{{ContainerID: 0, HostID: 1000, Size: 1}}
+	one := []idmap.Map{{Container: 0, Host: 1000, Size: 1}}
 	in := goldenInput(t)
 	in.Host.UIDMap, in.Host.GIDMap, in.Image.User = one, one, ""
 	must(t, os.WriteFile(filepath.Join(in.Rootfs, "etc/group"), []byte("root:x:0:\nwheel:x:10:root\n"), 0o644))

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -73,7 +74,7 @@ func (r *Runtime) createContainer(ctx context.Context, p state.Pod, cfg *runtime
 		Config:    state.Msg(cfg),
 		Resources: state.Msg(cfg.GetLinux().GetResources()),
 		CreatedAt: time.Now(),
-		Facts:     state.ContainerFacts{Node: r.Node},
+		Allocated: state.ContainerResources{Node: r.Node},
 	})
 	if err != nil {
 		err = errors.Join(err, r.undoContainer(ctx, id))
@@ -97,7 +98,7 @@ func (r *Runtime) makeContainer(ctx context.Context, p state.Pod, whole func() (
 	if err != nil {
 		return err
 	}
-	facts := &c.Facts
+	facts := &c.Allocated
 	facts.ImageID, facts.ImageRef = image.ID, imageRef(image)
 	if facts.LogPath, err = logPath(p.Config.V, c.Config.V); err != nil {
 		return err
@@ -115,19 +116,18 @@ func (r *Runtime) makeContainer(ctx context.Context, p state.Pod, whole func() (
 	var ahead sync.WaitGroup
 	defer ahead.Wait()
 	defer r.releaseSubPaths(c.ID)
-	if err := r.createInRuntime(ctx, &c, oci.CreateSpec{
-		Handler: p.Handler,
-		Complete: func(ctx context.Context, s *oci.CreateSpec) error {
-			out, err := r.buildSpec(ctx, p, whole, &c, image, cgroupsPath)
-			if err != nil {
-				return err
-			}
-			s.Spec, s.SeccompBPF = out.Spec, out.SeccompBPF
-			ahead.Go(func() { lookAhead(c.Facts.Rootfs, s.Spec.Process) })
-			return nil
-		},
-		Place: func(ctx context.Context, conmon int) error { return group.Place(ctx, c.ID, conmon) },
-	}); err != nil {
+	var out ocispec.Output
+	pending, err := r.beginAnd(ctx, p, &c, func() (err error) {
+		if out, err = r.buildSpec(ctx, p, whole, &c, image, cgroupsPath); err == nil {
+			ahead.Go(func() { lookAhead(c.Allocated.Rootfs, out.Spec.Process) })
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	place := func(conmon int) error { return group.Place(ctx, c.ID, conmon) }
+	if err := r.createInRuntime(ctx, p, &c, pending, out, place); err != nil {
 		return err
 	}
 	c.Status.Created = true
@@ -135,7 +135,7 @@ func (r *Runtime) makeContainer(ctx context.Context, p state.Pod, whole func() (
 		// undoContainer works from the record, which does not know of the process.
 		return errors.Join(err, r.deleteFromRuntime(ctx, c))
 	}
-	if c.Facts.Runtime != nil {
+	if c.Allocated.Runtime != nil {
 		r.watchContainer(c)
 	}
 	return nil
@@ -147,7 +147,7 @@ func (r *Runtime) buildSpec(ctx context.Context, p state.Pod, whole func() (stat
 	if err != nil {
 		return ocispec.Output{}, err
 	}
-	c.Facts.Rootfs = rootfs.Path
+	c.Allocated.Rootfs = rootfs.Path
 	if p, err = whole(); err != nil {
 		return ocispec.Output{}, err
 	}
@@ -164,51 +164,85 @@ func (r *Runtime) buildSpec(ctx context.Context, p state.Pod, whole func() (stat
 		r.Log.Warn("part of a container's configuration cannot be honoured", "container", c.ID, "what", w)
 	}
 	user := out.Spec.Process.User
-	c.Facts.Args = out.Spec.Process.Args
-	c.Facts.StopSignal = int(out.StopSignal)
-	c.Facts.User = state.User{UID: user.UID, GID: user.GID, Groups: user.AdditionalGids}
+	c.Allocated.Args = out.Spec.Process.Args
+	c.Allocated.StopSignal = int(out.StopSignal)
+	c.Allocated.User = state.User{UID: user.UID, GID: user.GID, Groups: user.AdditionalGids}
 	return out, nil
 }
 
-// createInRuntime has the OCI runtime make the container up to the point where
-// its process waits to be started. spec says how; what the record tells is added.
-func (r *Runtime) createInRuntime(ctx context.Context, c *state.Container, spec oci.CreateSpec) error {
+// begin starts the creation of a container by the OCI runtime.
+func (r *Runtime) begin(ctx context.Context, p state.Pod, c state.Container) (*oci.Pending, error) {
 	bundle := r.containerDir(c.ID)
 	if err := os.MkdirAll(bundle, 0o711); err != nil {
-		return fmt.Errorf("make the bundle: %w", err)
+		return nil, fmt.Errorf("make the bundle: %w", err)
 	}
-	if c.Facts.LogPath != "" {
-		if err := os.MkdirAll(filepath.Dir(c.Facts.LogPath), 0o755); err != nil {
-			return fmt.Errorf("make the log's directory: %w", err)
+	if c.Allocated.LogPath != "" {
+		if err := os.MkdirAll(filepath.Dir(c.Allocated.LogPath), 0o755); err != nil {
+			return nil, fmt.Errorf("make the log's directory: %w", err)
 		}
 	}
 	cfg := c.Config.V
-	spec.ID, spec.Bundle, spec.LogPath = c.ID, bundle, c.Facts.LogPath
-	spec.Terminal, spec.Stdin, spec.StdinOnce = cfg.Tty, cfg.Stdin, cfg.StdinOnce
-	made, err := r.Executor.Create(ctx, spec)
-	if errors.Is(err, oci.ErrCommandNotFound) {
-		c.Status.StartError = err.Error()
-		return nil
-	}
-	if err != nil {
+	return r.Executor.Begin(ctx, oci.BeginSpec{
+		ID: c.ID, Handler: p.Handler, Bundle: bundle, LogPath: c.Allocated.LogPath,
+		Terminal: cfg.Tty, Stdin: cfg.Stdin, StdinOnce: cfg.StdinOnce,
+	})
+}
+
+// beginAnd begins the creation and calls build at the same time. On error
+// nothing of the creation is left.
+func (r *Runtime) beginAnd(ctx context.Context, p state.Pod, c *state.Container, build func() error) (*oci.Pending, error) {
+	var pending *oci.Pending
+	var begin errgroup.Group
+	record := *c
+	begin.Go(func() (err error) {
+		pending, err = r.begin(ctx, p, record)
 		return err
+	})
+	err := errors.Join(build(), begin.Wait())
+	if err != nil && pending != nil {
+		pending.Abandon()
 	}
-	c.Facts.Runtime = &made
-	return nil
+	return pending, err
+}
+
+// createInRuntime has the OCI runtime create the container up to the point where
+// its process waits to be started. It begins again when the runtime refused an
+// option.
+func (r *Runtime) createInRuntime(ctx context.Context, p state.Pod, c *state.Container, pending *oci.Pending, out ocispec.Output, place func(conmon int) error) error {
+	for {
+		if err := place(pending.PID()); err != nil {
+			pending.Abandon()
+			return err
+		}
+		made, err := pending.Create(ctx, out.Spec, out.SeccompBPF)
+		switch {
+		case err == nil:
+			c.Allocated.Runtime = &made
+			return nil
+		case errors.Is(err, oci.ErrCommandNotFound):
+			c.Status.StartError = err.Error()
+			return nil
+		case !errors.Is(err, oci.ErrRetry):
+			return err
+		}
+		if pending, err = r.begin(ctx, p, *c); err != nil {
+			return err
+		}
+	}
 }
 
 func (r *Runtime) deleteFromRuntime(ctx context.Context, c state.Container) error {
-	if c.Facts.Runtime == nil {
+	if c.Allocated.Runtime == nil {
 		return nil
 	}
 	ctx, cancel := r.detached(ctx)
 	defer cancel()
-	return r.Executor.Delete(ctx, c.ID, *c.Facts.Runtime)
+	return r.Executor.Delete(ctx, c.ID, *c.Allocated.Runtime)
 }
 
 func (r *Runtime) rootfsSpec(p state.Pod, c state.Container) storage.RootfsSpec {
 	uids, gids := storageMaps(p.Config.V)
-	return storage.RootfsSpec{ID: c.ID, ImageID: c.Facts.ImageID, UIDMap: uids, GIDMap: gids}
+	return storage.RootfsSpec{ID: c.ID, ImageID: c.Allocated.ImageID, UIDMap: uids, GIDMap: gids}
 }
 
 // specInput gathers what the OCI spec is built from.
@@ -230,13 +264,13 @@ func (r *Runtime) specInput(ctx context.Context, p state.Pod, c state.Container,
 		Pod:            p.Config.V,
 		Container:      c.Config.V,
 		Image:          image.Config,
-		Rootfs:         c.Facts.Rootfs,
+		Rootfs:         c.Allocated.Rootfs,
 		Namespaces:     ns,
-		Files:          r.podFiles(p.ID, p.Facts.Shm),
+		Files:          r.podFiles(p.ID, p.Allocated.Shm),
 		Mounts:         mounts,
 		Host:           r.Host,
 		Handler:        p.Handler,
-		Runtime:        r.runtimeFeatures(p.Handler),
+		Features:       r.runtimeFeatures(p.Handler),
 		SeccompDefault: r.SeccompProfile,
 		CDISpecDirs:    r.CDISpecDirs,
 	}, nil

@@ -47,12 +47,12 @@ func (r *Runtime) StartContainer(ctx context.Context, id string) error {
 		return err
 	}
 	if c.State() != runtimeapi.ContainerState_CONTAINER_CREATED || c.Status.Removing {
-		return fmt.Errorf("%w: start container %s: it is %s", ErrWrongState, c.ID, stateWord(c))
+		return fmt.Errorf("%w: start container %s: it is %s", ErrWrongState, c.ID, c.StateWord())
 	}
 	now := time.Now()
 	err = commandNotFound(c)
-	if c.Facts.Runtime != nil {
-		err = r.Executor.Start(ctx, c.ID, *c.Facts.Runtime)
+	if c.Allocated.Runtime != nil {
+		err = r.Executor.Start(ctx, c.ID, *c.Allocated.Runtime)
 	}
 	if err != nil {
 		return r.startFailed(ctx, c, now, err)
@@ -89,16 +89,4 @@ func (r *Runtime) startFailed(ctx context.Context, c state.Container, now time.T
 		r.Log.Warn("a container that failed to start could not be cleaned up yet", "container", c.ID, "error", err)
 	}
 	return errors.Join(fmt.Errorf("%w: container %s: %w", ErrStart, c.ID, cause), recordErr)
-}
-
-func stateWord(c state.Container) string {
-	switch c.State() {
-	case runtimeapi.ContainerState_CONTAINER_CREATED:
-		return "created"
-	case runtimeapi.ContainerState_CONTAINER_RUNNING:
-		return "running"
-	case runtimeapi.ContainerState_CONTAINER_EXITED:
-		return "exited"
-	}
-	return "in an unknown state"
 }

@@ -32,13 +32,13 @@ func (r *Runtime) StopContainer(ctx context.Context, id string, grace time.Durat
 	if c.State() == runtimeapi.ContainerState_CONTAINER_EXITED {
 		return nil
 	}
-	if c.Facts.Runtime == nil {
+	if c.Allocated.Runtime == nil {
 		// Made without a process (it could not have been started), or by a
 		// creation that failed: nothing runs.
 		return r.finish(c.ID, state.ContainerStatus{ExitCode: exitUnknown, FinishedAt: time.Now(), Reason: reasonError, Message: c.Status.StartError})
 	}
 	if grace > 0 && c.State() == runtimeapi.ContainerState_CONTAINER_RUNNING {
-		if err := r.signal(ctx, c, stopSignal(c), false); err != nil {
+		if err := r.signal(ctx, c, c.StopSignal(), false); err != nil {
 			return err
 		}
 		wait, cancel := context.WithTimeout(ctx, grace)
@@ -63,16 +63,9 @@ func (r *Runtime) StopContainer(ctx context.Context, id string, grace time.Durat
 }
 
 func (r *Runtime) signal(ctx context.Context, c state.Container, sig syscall.Signal, all bool) error {
-	err := r.Executor.Signal(ctx, c.ID, *c.Facts.Runtime, sig, all)
+	err := r.Executor.Signal(ctx, c.ID, *c.Allocated.Runtime, sig, all)
 	if err != nil && !errors.Is(err, oci.ErrNotRunning) {
 		return fmt.Errorf("stop container %s: %w", c.ID, err)
 	}
 	return nil
-}
-
-func stopSignal(c state.Container) syscall.Signal {
-	if c.Facts.StopSignal == 0 {
-		return syscall.SIGTERM
-	}
-	return syscall.Signal(c.Facts.StopSignal)
 }

@@ -26,7 +26,7 @@ func (r *Runtime) WaitContainer(ctx context.Context, id string) (state.Container
 		return state.ContainerStatus{}, err
 	}
 	if c.State() != runtimeapi.ContainerState_CONTAINER_EXITED {
-		return state.ContainerStatus{}, fmt.Errorf("%w: container %s is %s and nothing waits for its end", ErrWrongState, c.ID, stateWord(c))
+		return state.ContainerStatus{}, fmt.Errorf("%w: container %s is %s and nothing waits for its end", ErrWrongState, c.ID, c.StateWord())
 	}
 	return c.Status, nil
 }
@@ -63,7 +63,7 @@ func (r *Runtime) SignalContainer(ctx context.Context, id string, sig syscall.Si
 	if err != nil {
 		return err
 	}
-	if err := r.Executor.Signal(ctx, c.ID, *c.Facts.Runtime, sig, false); err != nil {
+	if err := r.Executor.Signal(ctx, c.ID, *c.Allocated.Runtime, sig, false); err != nil {
 		return fmt.Errorf("send signal %d to container %s: %w", sig, c.ID, err)
 	}
 	return nil
@@ -75,7 +75,7 @@ func (r *Runtime) Processes(id string) ([]stats.Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	return stats.Processes(c.Facts.Runtime.Init), nil
+	return stats.Processes(c.Allocated.Runtime.Init), nil
 }
 
 // commandNotFound is what StartContainer says of a container that was made

@@ -84,9 +84,9 @@ func (r *Runtime) inside(ctx context.Context, id string, do func(root *os.File) 
 	if err != nil {
 		return err
 	}
-	if c.State() == runtimeapi.ContainerState_CONTAINER_RUNNING && c.Facts.Runtime != nil {
-		root, err := os.Open(fmt.Sprintf("/proc/%d/root", c.Facts.Runtime.Init.PID))
-		if err == nil && c.Facts.Runtime.Init.Alive() {
+	if c.State() == runtimeapi.ContainerState_CONTAINER_RUNNING && c.Allocated.Runtime != nil {
+		root, err := os.Open(fmt.Sprintf("/proc/%d/root", c.Allocated.Runtime.Init.PID))
+		if err == nil && c.Allocated.Runtime.Init.Alive() {
 			defer root.Close()
 			return do(root)
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/subpod/subpod/pkg/oci"
 	"github.com/subpod/subpod/pkg/ocispec"
 	"github.com/subpod/subpod/pkg/state"
+	"github.com/subpod/subpod/pkg/stdio"
 	"github.com/subpod/subpod/pkg/stream"
 )
 
@@ -30,12 +31,12 @@ func (r *Runtime) ExecSync(ctx context.Context, id string, cmd []string, timeout
 	if err != nil {
 		return oci.ExecResult{}, err
 	}
-	return r.Executor.ExecSync(ctx, c.ID, *c.Facts.Runtime, oci.ExecSpec{Process: process, Timeout: timeout})
+	return r.Executor.ExecSync(ctx, c.ID, *c.Allocated.Runtime, oci.ExecSpec{Process: process, Timeout: timeout})
 }
 
 // Exec runs cmd in a running container, joined to the streams, and returns its
 // exit code.
-func (r *Runtime) Exec(ctx context.Context, id string, cmd []string, s oci.Streams) (int32, error) {
+func (r *Runtime) Exec(ctx context.Context, id string, cmd []string, s stdio.Streams) (int32, error) {
 	c, err := r.running(id)
 	if err != nil {
 		return 0, err
@@ -44,17 +45,17 @@ func (r *Runtime) Exec(ctx context.Context, id string, cmd []string, s oci.Strea
 	if err != nil {
 		return 0, err
 	}
-	return r.Executor.Exec(ctx, c.ID, *c.Facts.Runtime, process, s)
+	return r.Executor.Exec(ctx, c.ID, *c.Allocated.Runtime, process, s)
 }
 
 // Attach joins the streams to the container's own process until either ends.
 // Attached before the start, a client misses nothing.
-func (r *Runtime) Attach(ctx context.Context, id string, s oci.Streams) error {
+func (r *Runtime) Attach(ctx context.Context, id string, s stdio.Streams) error {
 	c, err := r.attachable(id)
 	if err != nil {
 		return err
 	}
-	return r.Executor.Attach(ctx, c.ID, *c.Facts.Runtime, s)
+	return r.Executor.Attach(ctx, c.ID, *c.Allocated.Runtime, s)
 }
 
 // PortForward joins the client to a port on the pod's loopback. A pod on the
@@ -64,7 +65,7 @@ func (r *Runtime) PortForward(ctx context.Context, podID string, port int32, cli
 	if err != nil {
 		return err
 	}
-	ns := p.Facts.Pins.Net
+	ns := p.Allocated.Pins.Net
 	if ns == "" {
 		ns = r.NodeNetNS
 	}
@@ -110,7 +111,7 @@ func (r *Runtime) ReopenLog(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	return r.Executor.ReopenLog(ctx, c.ID, *c.Facts.Runtime)
+	return r.Executor.ReopenLog(ctx, c.ID, *c.Allocated.Runtime)
 }
 
 func (r *Runtime) running(id string) (state.Container, error) {
@@ -119,7 +120,7 @@ func (r *Runtime) running(id string) (state.Container, error) {
 		return c, err
 	}
 	if c.State() != runtimeapi.ContainerState_CONTAINER_RUNNING {
-		return c, fmt.Errorf("%w: container %s is not running, it is %s", ErrWrongState, c.ID, stateWord(c))
+		return c, fmt.Errorf("%w: container %s is not running, it is %s", ErrWrongState, c.ID, c.StateWord())
 	}
 	return c, nil
 }
@@ -130,7 +131,7 @@ func (r *Runtime) attachable(id string) (state.Container, error) {
 	if err != nil {
 		return c, err
 	}
-	if c.State() == runtimeapi.ContainerState_CONTAINER_CREATED && c.Facts.Runtime != nil {
+	if c.State() == runtimeapi.ContainerState_CONTAINER_CREATED && c.Allocated.Runtime != nil {
 		return c, nil
 	}
 	return r.running(c.ID)
@@ -151,7 +152,7 @@ func (r *Runtime) execProcess(c state.Container, cmd []string, tty bool) (*specs
 	if len(cmd) == 0 {
 		return nil, fmt.Errorf("%w: exec in container %s: no command", ErrInvalid, c.ID)
 	}
-	text, err := os.ReadFile(filepath.Join(c.Facts.Runtime.Bundle, "config.json"))
+	text, err := os.ReadFile(filepath.Join(c.Allocated.Runtime.Bundle, "config.json"))
 	if err != nil {
 		return nil, fmt.Errorf("read the spec of container %s: %w", c.ID, err)
 	}

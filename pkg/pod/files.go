@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
 
@@ -13,6 +12,7 @@ import (
 
 	"github.com/subpod/subpod/netns"
 	"github.com/subpod/subpod/pkg/ocispec"
+	"github.com/subpod/subpod/pkg/state"
 )
 
 // shmSize is the size of a pod's /dev/shm, as everywhere in the field.
@@ -41,7 +41,7 @@ func (r *Runtime) writePodFiles(dir string, cfg *runtimeapi.PodSandboxConfig) er
 // once they are known. A pod on the node's network gets the node's file.
 func (r *Runtime) writeHosts(dir string, cfg *runtimeapi.PodSandboxConfig, network *netns.Result) error {
 	path := filepath.Join(dir, "hosts")
-	if onNode(namespaceOptions(cfg).GetNetwork()) {
+	if state.OnNode(state.NamespaceOptions(cfg).GetNetwork()) {
 		if b, err := os.ReadFile("/etc/hosts"); err == nil {
 			return writeFile(path, b)
 		}
@@ -91,12 +91,4 @@ func unmount(path string) error {
 		return fmt.Errorf("unmount %s: %w", path, err)
 	}
 	return nil
-}
-
-// podIPs returns the addresses of a pod for its status.
-func podIPs(network *netns.Result) []netip.Addr {
-	if network == nil {
-		return nil
-	}
-	return network.IPs
 }

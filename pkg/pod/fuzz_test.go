@@ -8,7 +8,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/subpod/subpod/storage"
+	"github.com/subpod/subpod/pkg/idmap"
 )
 
 func marshal(f *testing.F, m proto.Message) []byte {
@@ -35,7 +35,7 @@ func FuzzPodConfig(f *testing.F) {
 		},
 	}), "ns", "n", "u")
 	f.Add([]byte{}, "a/b", "c", "d, attempt 1)")
-	node := []storage.IDMap{{Container: 0, Host: 1000, Size: 1}, {Container: 1, Host: 100000, Size: 196608}}
+	node := []idmap.Map{{Container: 0, Host: 1000, Size: 1}, {Container: 1, Host: 100000, Size: 196608}}
 	r := &Runtime{Options: Options{UIDs: node, GIDs: node}}
 	f.Fuzz(func(t *testing.T, data []byte, namespace, name, uid string) {
 		cfg := &runtimeapi.PodSandboxConfig{}
@@ -52,7 +52,7 @@ func FuzzPodConfig(f *testing.F) {
 		}
 		if spec, err := r.pinSpec("/dir", cfg); err == nil && spec.UserNS != nil {
 			for _, m := range append(spec.UserNS.UIDs, spec.UserNS.GIDs...) {
-				if m.Container != 0 || !covered(node, m.Host, m.Size) {
+				if m.Container != 0 || !idmap.Covered(node, m.Host, m.Size) {
 					t.Errorf("mapping %+v leads out of the node's IDs", m)
 				}
 			}

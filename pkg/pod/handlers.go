@@ -6,6 +6,7 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/subpod/subpod/pkg/idmap"
 	"github.com/subpod/subpod/pkg/ocispec"
 )
 
@@ -13,10 +14,10 @@ import (
 // namespace of its own, from the next multiple on (KEP-127).
 const minUserNSRange = 65536
 
-// runtimeFeatures is what a handler's OCI runtime can do, in the words of ocispec.
-func (r *Runtime) runtimeFeatures(handler string) ocispec.Runtime {
+// runtimeFeatures returns the features of a handler's OCI runtime.
+func (r *Runtime) runtimeFeatures(handler string) ocispec.Features {
 	f := r.Executor.Handlers()[handler]
-	return ocispec.Runtime{RecursiveReadOnlyMounts: f.RecursiveReadOnlyMounts, IDMappedMounts: f.IDMappedMounts}
+	return ocispec.Features{RecursiveReadOnlyMounts: f.RecursiveReadOnlyMounts, IDMappedMounts: f.IDMappedMounts}
 }
 
 // HandlerFeatures lists the runtime handlers and what each can do; the default
@@ -26,7 +27,7 @@ func (r *Runtime) HandlerFeatures() []*runtimeapi.RuntimeHandler {
 	names := append([]string{""}, slices.Sorted(maps.Keys(known))...)
 	// The kubelet takes whole ranges above the first: without one in the node,
 	// hostUsers: false would fail there.
-	userNamespaces := covered(r.UIDs, minUserNSRange, minUserNSRange) && covered(r.GIDs, minUserNSRange, minUserNSRange) &&
+	userNamespaces := idmap.Covered(r.UIDs, minUserNSRange, minUserNSRange) && idmap.Covered(r.GIDs, minUserNSRange, minUserNSRange) &&
 		r.Images.Nestable() == nil
 	out := make([]*runtimeapi.RuntimeHandler, len(names))
 	for i, name := range names {

@@ -8,6 +8,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/labels"
+	"github.com/subpod/subpod/pkg/state"
 )
 
 // Where there is no pod network, a pod that wants one is on the node's, and its
@@ -19,7 +20,7 @@ func TestOnHostNetwork(t *testing.T) {
 	}
 	asked := config(8080, 8080)
 	got, err := r.onHostNetwork(asked)
-	if err != nil || !onNode(namespaceOptions(got).GetNetwork()) || got.Hostname != "" {
+	if err != nil || !state.OnNode(state.NamespaceOptions(got).GetNetwork()) || got.Hostname != "" {
 		t.Errorf("got %v, %v", got, err)
 	}
 	if asked.Linux != nil || asked.Hostname != "web" {

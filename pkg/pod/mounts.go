@@ -45,7 +45,7 @@ func (r *Runtime) resolveMounts(ctx context.Context, c state.Container) ([]*runt
 	if err != nil {
 		return nil, err
 	}
-	keys := c.Facts.ImageMounts
+	keys := c.Allocated.ImageMounts
 	out := make([]*runtimeapi.Mount, 0, len(c.Config.V.Mounts))
 	for i, m := range c.Config.V.Mounts {
 		m = proto.CloneOf(m)
@@ -134,10 +134,10 @@ func (r *Runtime) mountImage(ctx context.Context, key string, m *runtimeapi.Moun
 
 // containerNamespaces says which namespaces the container joins.
 func (r *Runtime) containerNamespaces(p state.Pod, cfg *runtimeapi.ContainerConfig) (ocispec.Namespaces, error) {
-	pins := p.Facts.Pins
+	pins := p.Allocated.Pins
 	ns := ocispec.Namespaces{Net: pins.Net, IPC: pins.IPC, UTS: pins.UTS, User: pins.User}
-	podNS := namespaceOptions(p.Config.V)
-	if onNode(podNS.GetNetwork()) {
+	podNS := p.NamespaceOptions()
+	if state.OnNode(podNS.GetNetwork()) {
 		ns.Net = r.NodeNetNS
 	}
 	want := cfg.GetLinux().GetSecurityContext().GetNamespaceOptions()
@@ -146,13 +146,13 @@ func (r *Runtime) containerNamespaces(p state.Pod, cfg *runtimeapi.ContainerConf
 	}
 	switch want.GetPid() {
 	case runtimeapi.NamespaceMode_POD:
-		if want == nil && p.Facts.Pins.PID == "" {
+		if want == nil && p.Allocated.Pins.PID == "" {
 			break // nothing asked for, and the pod shares none
 		}
-		if p.Facts.Pins.PID == "" {
+		if p.Allocated.Pins.PID == "" {
 			return ns, fmt.Errorf("%w: container %q asks for the pod's PID namespace, and the pod sandbox was not made with one", ErrInvalid, cfg.Metadata.Name)
 		}
-		ns.PID = p.Facts.Pins.PID
+		ns.PID = p.Allocated.Pins.PID
 	case runtimeapi.NamespaceMode_NODE:
 		ns.PID = ocispec.PIDNode
 	case runtimeapi.NamespaceMode_TARGET:
@@ -160,10 +160,10 @@ func (r *Runtime) containerNamespaces(p state.Pod, cfg *runtimeapi.ContainerConf
 		if err != nil || target.PodID != p.ID {
 			return ns, fmt.Errorf("%w: target container %q is not in the pod sandbox", ErrInvalid, want.GetTargetId())
 		}
-		if target.State() != runtimeapi.ContainerState_CONTAINER_RUNNING && target.State() != runtimeapi.ContainerState_CONTAINER_CREATED || target.Facts.Runtime == nil {
+		if target.State() != runtimeapi.ContainerState_CONTAINER_RUNNING && target.State() != runtimeapi.ContainerState_CONTAINER_CREATED || target.Allocated.Runtime == nil {
 			return ns, fmt.Errorf("%w: target container %s is not running", ErrWrongState, target.ID)
 		}
-		ns.PID = fmt.Sprintf("/proc/%d/ns/pid", target.Facts.Runtime.Init.PID)
+		ns.PID = fmt.Sprintf("/proc/%d/ns/pid", target.Allocated.Runtime.Init.PID)
 	}
 	return ns, nil
 }

@@ -68,7 +68,7 @@ func (r *Runtime) eachPod(ctx context.Context, do func(context.Context, state.Po
 }
 
 func (r *Runtime) recoverPod(ctx context.Context, p state.Pod) error {
-	rebooted := p.Facts.Node != r.Node
+	rebooted := p.Allocated.Node != r.Node
 	var errs []error
 	for _, c := range r.State.ContainersOf(p.ID) {
 		errs = append(errs, r.recoverContainer(ctx, c, rebooted))
@@ -111,7 +111,7 @@ func (r *Runtime) losePod(ctx context.Context, p state.Pod, reason string) error
 	r.Log.Warn("a pod sandbox is no longer ready", "pod", p.ID, "reason", reason)
 	phase := state.PodStopping
 	var err error
-	if p.Facts.Node != r.Node {
+	if p.Allocated.Node != r.Node {
 		phase = state.PodNotReady
 		err = r.teardownPod(ctx, p)
 	}
@@ -124,13 +124,13 @@ func (r *Runtime) losePod(ctx context.Context, p state.Pod, reason string) error
 
 // broken says what a ready pod sandbox has lost; "" when it is whole.
 func (r *Runtime) broken(p state.Pod) string {
-	for _, pin := range []string{p.Facts.Pins.Net, p.Facts.Pins.IPC, p.Facts.Pins.UTS, p.Facts.Pins.User, p.Facts.Pins.PID} {
+	for _, pin := range []string{p.Allocated.Pins.Net, p.Allocated.Pins.IPC, p.Allocated.Pins.UTS, p.Allocated.Pins.User, p.Allocated.Pins.PID} {
 		if pin != "" && !isNamespace(pin) {
 			return fmt.Sprintf("its namespace %s is gone", filepath.Base(pin))
 		}
 	}
-	if keeper := p.Facts.Pins.Keeper; !keeper.IsZero() && !keeper.Alive() {
-		return "the keeper of its PID namespace has ended"
+	if pause := p.Allocated.Pins.Pause; !pause.IsZero() && !pause.Alive() {
+		return "the pause process of its PID namespace has exited"
 	}
 	return ""
 }
@@ -147,7 +147,7 @@ func (r *Runtime) recoverContainer(ctx context.Context, c state.Container, reboo
 		r.ctrNames.free(containerName(c.PodID, c.Config.V.GetMetadata()), c.ID)
 		return r.undoContainer(ctx, c.ID)
 	case c.State() == runtimeapi.ContainerState_CONTAINER_EXITED:
-		if !c.Facts.Cleaned || rebooted {
+		if !c.Allocated.Cleaned || rebooted {
 			r.clean(c.ID)
 		}
 		return nil
@@ -158,7 +158,7 @@ func (r *Runtime) recoverContainer(ctx context.Context, c state.Container, reboo
 		})
 		r.clean(c.ID)
 		return err
-	case c.Facts.Runtime == nil:
+	case c.Allocated.Runtime == nil:
 		return nil // waits for StartContainer to tell its StartError
 	}
 	if c.State() == runtimeapi.ContainerState_CONTAINER_CREATED {
@@ -168,7 +168,7 @@ func (r *Runtime) recoverContainer(ctx context.Context, c state.Container, reboo
 		}
 	}
 	w := r.watchContainer(c)
-	if c.Facts.Runtime.Init.Alive() {
+	if c.Allocated.Runtime.Init.Alive() {
 		return nil
 	}
 	// It ended while no server ran: its exit status is known at once.
@@ -183,7 +183,7 @@ func (r *Runtime) recoverContainer(ctx context.Context, c state.Container, reboo
 // finishStart completes a StartContainer in which the server died; a container
 // that nobody has started stays as it is.
 func (r *Runtime) finishStart(ctx context.Context, c state.Container) (state.Container, error) {
-	executed, err := r.Executor.FinishStart(ctx, c.ID, *c.Facts.Runtime)
+	executed, err := r.Executor.FinishStart(ctx, c.ID, *c.Allocated.Runtime)
 	if err != nil {
 		return c, err
 	}
@@ -193,7 +193,7 @@ func (r *Runtime) finishStart(ctx context.Context, c state.Container) (state.Con
 			c.Status.StartedAt = time.Now()
 			return nil
 		})
-	case c.Facts.Runtime.Init.Alive():
+	case c.Allocated.Runtime.Init.Alive():
 		return c, nil
 	}
 	r.finish(c.ID, state.ContainerStatus{
@@ -208,7 +208,7 @@ func (r *Runtime) finishStart(ctx context.Context, c state.Container) (state.Con
 func (r *Runtime) livePods() []netns.Pod {
 	var live []netns.Pod
 	for _, p := range r.State.Pods() {
-		if p.Status.Phase == state.PodReady && p.Facts.NetworkAsked {
+		if p.Status.Phase == state.PodReady && p.Allocated.NetworkAsked {
 			live = append(live, r.networkPod(p))
 		}
 	}

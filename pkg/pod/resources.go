@@ -27,8 +27,8 @@ func (r *Runtime) UpdateContainer(ctx context.Context, id string, change *runtim
 	if c, err = r.State.Container(c.ID); err != nil {
 		return err
 	}
-	if s := c.State(); s != runtimeapi.ContainerState_CONTAINER_CREATED && s != runtimeapi.ContainerState_CONTAINER_RUNNING || c.Facts.Runtime == nil {
-		return fmt.Errorf("%w: update container %s: it is %s", ErrWrongState, c.ID, stateWord(c))
+	if s := c.State(); s != runtimeapi.ContainerState_CONTAINER_CREATED && s != runtimeapi.ContainerState_CONTAINER_RUNNING || c.Allocated.Runtime == nil {
+		return fmt.Errorf("%w: update container %s: it is %s", ErrWrongState, c.ID, c.StateWord())
 	}
 	if change == nil {
 		return nil
@@ -41,7 +41,7 @@ func (r *Runtime) UpdateContainer(ctx context.Context, id string, change *runtim
 		r.Log.Warn("part of a container's new limits cannot be honoured", "container", c.ID, "what", w)
 	}
 	if r.Cgroup.Enabled() {
-		if err := r.Executor.Update(ctx, c.ID, *c.Facts.Runtime, limits); err != nil {
+		if err := r.Executor.Update(ctx, c.ID, *c.Allocated.Runtime, limits); err != nil {
 			return err
 		}
 	}

@@ -18,11 +18,10 @@ import (
 	"sync"
 	"time"
 
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-
 	"github.com/subpod/subpod/netns"
 	"github.com/subpod/subpod/pkg/cgroup"
 	"github.com/subpod/subpod/pkg/events"
+	"github.com/subpod/subpod/pkg/idmap"
 	"github.com/subpod/subpod/pkg/oci"
 	"github.com/subpod/subpod/pkg/ocispec"
 	"github.com/subpod/subpod/pkg/state"
@@ -68,8 +67,8 @@ type Options struct {
 	NodeNetNS string
 	Host      ocispec.Host
 	// UIDs and GIDs are the mappings of the node's user namespace.
-	UIDs, GIDs     []storage.IDMap
-	Cgroup         cgroup.Facts
+	UIDs, GIDs     []idmap.Map
+	Cgroup         cgroup.Delegation
 	DefaultHandler string
 	SeccompProfile string
 	CDISpecDirs    []string
@@ -150,9 +149,3 @@ func newID() string {
 	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
 	return hex.EncodeToString(b[:])
 }
-
-func namespaceOptions(cfg *runtimeapi.PodSandboxConfig) *runtimeapi.NamespaceOption {
-	return cfg.GetLinux().GetSecurityContext().GetNamespaceOptions()
-}
-
-func onNode(mode runtimeapi.NamespaceMode) bool { return mode == runtimeapi.NamespaceMode_NODE }

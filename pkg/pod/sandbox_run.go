@@ -56,7 +56,7 @@ func (r *Runtime) runPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, 
 		Config:    state.Msg(cfg),
 		Handler:   handler,
 		CreatedAt: time.Now(),
-		Facts:     state.PodFacts{Node: r.Node, NetworkAsked: wantsNetwork(cfg)},
+		Allocated: state.PodResources{Node: r.Node, NetworkAsked: wantsNetwork(cfg)},
 		Status:    state.PodStatus{Phase: state.PodCreating},
 	}
 	err = r.makePod(ctx, p, first)
@@ -83,7 +83,7 @@ func (r *Runtime) makePod(ctx context.Context, p state.Pod, first *firstContaine
 		return err
 	}
 	if p.Config.V.GetLinux().GetCgroupParent() == "" {
-		p.Facts.Cgroup = group.Dir // else it is its maker's to remove
+		p.Allocated.Cgroup = group.Dir // else it is its maker's to remove
 	}
 	if err := r.State.PutPod(p); err != nil {
 		return err
@@ -101,7 +101,7 @@ func (r *Runtime) makePod(ctx context.Context, p state.Pod, first *firstContaine
 // furnishPod makes what a pod sandbox consists of. Each fact is in p before the
 // next step begins.
 func (r *Runtime) furnishPod(ctx context.Context, p *state.Pod, group cgroup.Pod) error {
-	facts := &p.Facts
+	facts := &p.Allocated
 	dir := r.podDir(p.ID)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("make the pod's directory: %w", err)
@@ -109,8 +109,8 @@ func (r *Runtime) furnishPod(ctx context.Context, p *state.Pod, group cgroup.Pod
 	if err := r.writePodFiles(dir, p.Config.V); err != nil {
 		return err
 	}
-	ns := namespaceOptions(p.Config.V)
-	if !onNode(ns.GetIpc()) {
+	ns := p.NamespaceOptions()
+	if !state.OnNode(ns.GetIpc()) {
 		facts.Shm = filepath.Join(dir, "shm")
 		if err := mountShm(facts.Shm); err != nil {
 			return err
@@ -143,17 +143,17 @@ func (r *Runtime) setupNetwork(ctx context.Context, p *state.Pod) error {
 	if err != nil {
 		return fmt.Errorf("set up the network: %w", err)
 	}
-	p.Facts.Network = &result
+	p.Allocated.Network = &result
 	_, later := netns.SplitSysctls(p.Config.V.GetLinux().GetSysctls())
 	if len(later) > 0 {
-		return netns.ApplySysctls(p.Facts.Pins.Net, later)
+		return netns.ApplySysctls(p.Allocated.Pins.Net, later)
 	}
 	return nil
 }
 
 // wantsNetwork reports whether the pod sandbox is to be joined to the pod network.
 func wantsNetwork(cfg *runtimeapi.PodSandboxConfig) bool {
-	return !onNode(namespaceOptions(cfg).GetNetwork()) && cfg.Annotations[labels.Network] != labels.NoNetwork
+	return !state.OnNode(state.NamespaceOptions(cfg).GetNetwork()) && cfg.Annotations[labels.Network] != labels.NoNetwork
 }
 
 // onHostNetwork puts a pod that wants a network on the node's where there is no
@@ -192,7 +192,7 @@ func (r *Runtime) networkPod(p state.Pod) netns.Pod {
 		Namespace:   cfg.Metadata.Namespace,
 		Name:        cfg.Metadata.Name,
 		UID:         cfg.Metadata.Uid,
-		NetNS:       p.Facts.Pins.Net,
+		NetNS:       p.Allocated.Pins.Net,
 		Ports:       portMappings(cfg),
 		IngressRate: cmp.Or(ingress, r.IngressRate),
 		EgressRate:  cmp.Or(egress, r.EgressRate),
@@ -213,12 +213,12 @@ func podRates(cfg *runtimeapi.PodSandboxConfig) (ingress, egress uint64, err err
 }
 
 func (r *Runtime) pinSpec(dir string, cfg *runtimeapi.PodSandboxConfig) (netns.PinSpec, error) {
-	ns := namespaceOptions(cfg)
+	ns := state.NamespaceOptions(cfg)
 	userNS, err := r.podUserNS(cfg)
 	if err != nil {
 		return netns.PinSpec{}, err
 	}
-	ownNet := !onNode(ns.GetNetwork())
+	ownNet := !state.OnNode(ns.GetNetwork())
 	sysctls, later := netns.SplitSysctls(cfg.GetLinux().GetSysctls())
 	if !ownNet && len(later) > 0 {
 		return netns.PinSpec{}, fmt.Errorf("%w: sysctls of interfaces, in a pod sandbox on the node's network", ErrInvalid)
@@ -226,7 +226,7 @@ func (r *Runtime) pinSpec(dir string, cfg *runtimeapi.PodSandboxConfig) (netns.P
 	return netns.PinSpec{
 		Dir:      dir,
 		Net:      ownNet,
-		IPC:      !onNode(ns.GetIpc()),
+		IPC:      !state.OnNode(ns.GetIpc()),
 		UTS:      ownNet, // a pod on the node's network has the node's name
 		Hostname: cfg.Hostname,
 		PID:      ns.GetPid() == runtimeapi.NamespaceMode_POD,
@@ -306,7 +306,7 @@ func validatePod(cfg *runtimeapi.PodSandboxConfig) error {
 	if sc := cfg.GetLinux().GetSecurityContext(); sc.GetRunAsGroup() != nil && sc.GetRunAsUser() == nil {
 		return fmt.Errorf("%w: the pod sandbox has run_as_group without run_as_user", ErrInvalid)
 	}
-	if err := validateNamespaces(namespaceOptions(cfg)); err != nil {
+	if err := validateNamespaces(state.NamespaceOptions(cfg)); err != nil {
 		return err
 	}
 	if _, _, err := podRates(cfg); err != nil {

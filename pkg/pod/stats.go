@@ -68,13 +68,13 @@ func (r *Runtime) measurablePod(p state.Pod) stats.Pod {
 	cfg := p.Config.V
 	out := stats.Pod{
 		Attributes: &runtimeapi.PodSandboxAttributes{Id: p.ID, Metadata: cfg.Metadata, Labels: cfg.Labels, Annotations: cfg.Annotations},
-		NetNS:      p.Facts.Pins.Net,
+		NetNS:      p.Allocated.Pins.Net,
 	}
 	if group, err := r.podCgroup(p); err == nil {
 		out.Cgroup = group.Dir
 	}
-	if p.Facts.Network != nil {
-		out.Interface = p.Facts.Network.Interface
+	if p.Allocated.Network != nil {
+		out.Interface = p.Allocated.Network.Interface
 	}
 	for _, c := range r.State.ContainersOf(p.ID) {
 		if c.State() == runtimeapi.ContainerState_CONTAINER_RUNNING {
@@ -88,7 +88,7 @@ func measurable(c state.Container) stats.Container {
 	cfg := c.Config.V
 	out := stats.Container{
 		Attributes: &runtimeapi.ContainerAttributes{Id: c.ID, Metadata: cfg.Metadata, Labels: cfg.Labels, Annotations: cfg.Annotations},
-		Cgroup:     c.Facts.Cgroup,
+		Cgroup:     c.Allocated.Cgroup,
 		Image:      cfg.GetImage().GetUserSpecifiedImage(),
 		StartedAt:  c.Status.StartedAt,
 		Resources:  c.Resources.V,
@@ -96,8 +96,8 @@ func measurable(c state.Container) stats.Container {
 	if out.Image == "" {
 		out.Image = cfg.GetImage().GetImage()
 	}
-	if c.Facts.Runtime != nil {
-		out.Init = c.Facts.Runtime.Init
+	if c.Allocated.Runtime != nil {
+		out.Init = c.Allocated.Runtime.Init
 	}
 	return out
 }

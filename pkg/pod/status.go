@@ -36,7 +36,7 @@ func (r *Runtime) PodInfo(id string) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return verbose(map[string]any{"id": p.ID, "runtimeHandler": p.Handler, "facts": p.Facts, "status": p.Status, "config": p.Config.V})
+	return verbose(map[string]any{"id": p.ID, "runtimeHandler": p.Handler, "facts": p.Allocated, "status": p.Status, "config": p.Config.V})
 }
 
 // ListPods returns the pod sandboxes that the filter lets through; nil lets
@@ -77,9 +77,9 @@ func (r *Runtime) ContainerInfo(id string) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	info := map[string]any{"id": c.ID, "sandboxID": c.PodID, "facts": c.Facts, "status": c.Status, "config": c.Config.V}
-	if c.Facts.Runtime != nil {
-		info["pid"] = c.Facts.Runtime.Init.PID
+	info := map[string]any{"id": c.ID, "sandboxID": c.PodID, "facts": c.Allocated, "status": c.Status, "config": c.Config.V}
+	if c.Allocated.Runtime != nil {
+		info["pid"] = c.Allocated.Runtime.Init.PID
 	}
 	return verbose(info)
 }
@@ -99,8 +99,8 @@ func (r *Runtime) ListContainers(f *runtimeapi.ContainerFilter) []*runtimeapi.Co
 			PodSandboxId: c.PodID,
 			Metadata:     cfg.Metadata,
 			Image:        cfg.Image,
-			ImageRef:     c.Facts.ImageRef,
-			ImageId:      c.Facts.ImageID,
+			ImageRef:     c.Allocated.ImageRef,
+			ImageId:      c.Allocated.ImageID,
 			State:        c.State(),
 			CreatedAt:    c.CreatedAt.UnixNano(),
 			Labels:       cfg.Labels,
@@ -125,7 +125,7 @@ func podStatus(p state.Pod) *runtimeapi.PodSandboxStatus {
 		State:          podState(p),
 		CreatedAt:      p.CreatedAt.UnixNano(),
 		Network:        &runtimeapi.PodSandboxNetworkStatus{},
-		Linux:          &runtimeapi.LinuxPodSandboxStatus{Namespaces: &runtimeapi.Namespace{Options: namespaceOptions(cfg)}},
+		Linux:          &runtimeapi.LinuxPodSandboxStatus{Namespaces: &runtimeapi.Namespace{Options: p.NamespaceOptions()}},
 		Labels:         cfg.Labels,
 		Annotations:    cfg.Annotations,
 		RuntimeHandler: p.Handler,
@@ -133,7 +133,7 @@ func podStatus(p state.Pod) *runtimeapi.PodSandboxStatus {
 	if s.Linux.Namespaces.Options == nil {
 		s.Linux.Namespaces.Options = &runtimeapi.NamespaceOption{}
 	}
-	for i, ip := range podIPs(p.Facts.Network) {
+	for i, ip := range p.IPs() {
 		if i == 0 {
 			s.Network.Ip = ip.String()
 			continue
@@ -156,14 +156,14 @@ func containerStatus(c state.Container) *runtimeapi.ContainerStatus {
 		Reason:      c.Status.Reason,
 		Message:     c.Status.Message,
 		Image:       cfg.Image,
-		ImageRef:    c.Facts.ImageRef,
-		ImageId:     c.Facts.ImageID,
+		ImageRef:    c.Allocated.ImageRef,
+		ImageId:     c.Allocated.ImageID,
 		Labels:      cfg.Labels,
 		Annotations: cfg.Annotations,
 		Mounts:      cfg.Mounts,
-		LogPath:     c.Facts.LogPath,
-		User:        &runtimeapi.ContainerUser{Linux: linuxUser(c.Facts.User)},
-		StopSignal:  criSignal(stopSignal(c)),
+		LogPath:     c.Allocated.LogPath,
+		User:        &runtimeapi.ContainerUser{Linux: linuxUser(c.Allocated.User)},
+		StopSignal:  criSignal(c.StopSignal()),
 	}
 	if !c.Resources.IsZero() {
 		s.Resources = &runtimeapi.ContainerResources{Linux: c.Resources.V}

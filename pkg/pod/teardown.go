@@ -15,14 +15,14 @@ import (
 // but for its containers and the record itself. All steps run; idempotent.
 func (r *Runtime) teardownPod(ctx context.Context, p state.Pod) error {
 	var errs []error
-	if p.Facts.NetworkAsked {
+	if p.Allocated.NetworkAsked {
 		errs = append(errs, r.Network.Teardown(ctx, p.ID))
 	}
 	dir := r.podDir(p.ID)
 	errs = append(errs,
 		unmount(filepath.Join(dir, "shm")),
 		netns.Unpin(dir),
-		r.removeCgroup(ctx, p.Facts.Cgroup),
+		r.removeCgroup(ctx, p.Allocated.Cgroup),
 	)
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("tear down pod sandbox %s: %w", p.ID, err)
@@ -38,17 +38,17 @@ func (r *Runtime) teardownPod(ctx context.Context, p state.Pod) error {
 // record stay. All steps run; idempotent.
 func (r *Runtime) cleanContainer(ctx context.Context, c state.Container) error {
 	var errs []error
-	if c.Facts.Runtime != nil {
-		if err := r.Executor.Delete(ctx, c.ID, *c.Facts.Runtime); err != nil {
+	if c.Allocated.Runtime != nil {
+		if err := r.Executor.Delete(ctx, c.ID, *c.Allocated.Runtime); err != nil {
 			// While processes may be alive, their mounts are left alone.
 			return fmt.Errorf("clean up container %s: %w", c.ID, err)
 		}
 	}
 	errs = append(errs, r.Images.UnmountRootfs(ctx, c.ID))
-	for _, key := range c.Facts.ImageMounts {
+	for _, key := range c.Allocated.ImageMounts {
 		errs = append(errs, r.Images.UnmountImage(ctx, key))
 	}
-	errs = append(errs, r.removeCgroup(ctx, c.Facts.Cgroup))
+	errs = append(errs, r.removeCgroup(ctx, c.Allocated.Cgroup))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("clean up container %s: %w", c.ID, err)
 	}

@@ -6,15 +6,16 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/netns"
-	"github.com/subpod/subpod/storage"
+	"github.com/subpod/subpod/pkg/idmap"
+	"github.com/subpod/subpod/pkg/state"
 )
 
 // podUserNS returns the mappings of the pod's own user namespace, nil when it
 // has none. "Host" IDs are those of the node's user namespace, which is what a
 // kubelet inside the node means by them.
 func (r *Runtime) podUserNS(cfg *runtimeapi.PodSandboxConfig) (*netns.IDMaps, error) {
-	opts := namespaceOptions(cfg).GetUsernsOptions()
-	if opts == nil || onNode(opts.Mode) {
+	opts := state.NamespaceOptions(cfg).GetUsernsOptions()
+	if opts == nil || state.OnNode(opts.Mode) {
 		return nil, nil
 	}
 	if opts.Mode != runtimeapi.NamespaceMode_POD {
@@ -27,8 +28,8 @@ func (r *Runtime) podUserNS(cfg *runtimeapi.PodSandboxConfig) (*netns.IDMaps, er
 	for _, m := range []struct {
 		what string
 		in   *runtimeapi.IDMapping
-		out  *[]netns.IDMap
-		node []storage.IDMap
+		out  *[]idmap.Map
+		node []idmap.Map
 	}{
 		{"UID", opts.Uids[0], &maps.UIDs, r.UIDs},
 		{"GID", opts.Gids[0], &maps.GIDs, r.GIDs},
@@ -36,40 +37,26 @@ func (r *Runtime) podUserNS(cfg *runtimeapi.PodSandboxConfig) (*netns.IDMaps, er
 		if m.in.Length == 0 || m.in.ContainerId != 0 {
 			return nil, fmt.Errorf("%w: the %s mapping of the user namespace must begin at container ID 0 and have a length", ErrInvalid, m.what)
 		}
-		if !covered(m.node, m.in.HostId, m.in.Length) {
+		if !idmap.Covered(m.node, m.in.HostId, m.in.Length) {
 			return nil, fmt.Errorf("%w: the %s range %d+%d of the user namespace lies outside the node's own IDs; give the user more subordinate IDs (usermod --add-subuids, --add-subgids)", ErrInvalid, m.what, m.in.HostId, m.in.Length)
 		}
-		*m.out = []netns.IDMap{{Container: m.in.ContainerId, Host: m.in.HostId, Size: m.in.Length}}
+		*m.out = []idmap.Map{{Container: m.in.ContainerId, Host: m.in.HostId, Size: m.in.Length}}
 	}
 	return maps, nil
 }
 
-// covered reports whether the node's user namespace maps all of the range.
-func covered(node []storage.IDMap, first, size uint32) bool {
-	next, end := uint64(first), uint64(first)+uint64(size)
-	for moved := true; moved && next < end; {
-		moved = false
-		for _, m := range node {
-			if from, to := uint64(m.Container), uint64(m.Container)+uint64(m.Size); from <= next && next < to {
-				next, moved = to, true
-			}
-		}
-	}
-	return next >= end
-}
-
 // storageMaps are the mappings of the pod's own user namespace for its
 // containers' root file systems.
-func storageMaps(cfg *runtimeapi.PodSandboxConfig) (uids, gids []storage.IDMap) {
-	opts := namespaceOptions(cfg).GetUsernsOptions()
+func storageMaps(cfg *runtimeapi.PodSandboxConfig) (uids, gids []idmap.Map) {
+	opts := state.NamespaceOptions(cfg).GetUsernsOptions()
 	if opts.GetMode() != runtimeapi.NamespaceMode_POD {
 		return nil, nil
 	}
 	for _, m := range opts.GetUids() {
-		uids = append(uids, storage.IDMap{Container: m.ContainerId, Host: m.HostId, Size: m.Length})
+		uids = append(uids, idmap.Map{Container: m.ContainerId, Host: m.HostId, Size: m.Length})
 	}
 	for _, m := range opts.GetGids() {
-		gids = append(gids, storage.IDMap{Container: m.ContainerId, Host: m.HostId, Size: m.Length})
+		gids = append(gids, idmap.Map{Container: m.ContainerId, Host: m.HostId, Size: m.Length})
 	}
 	return uids, gids
 }

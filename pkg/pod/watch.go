@@ -52,7 +52,7 @@ func (r *Runtime) watchContainer(c state.Container) *watch {
 }
 
 func (r *Runtime) follow(c state.Container, w *watch) {
-	exit, err := r.Executor.Wait(r.ctx, c.ID, *c.Facts.Runtime)
+	exit, err := r.Executor.Wait(r.ctx, c.ID, *c.Allocated.Runtime)
 	if r.ctx.Err() != nil {
 		return // the server stops; the next one watches
 	}
@@ -136,7 +136,7 @@ func (r *Runtime) clean(id string) {
 	}
 	defer unlock()
 	c, err := r.State.Container(id)
-	if err != nil || c.Facts.Cleaned {
+	if err != nil || c.Allocated.Cleaned {
 		return
 	}
 	if err := r.cleanContainer(ctx, c); err != nil {
@@ -144,7 +144,7 @@ func (r *Runtime) clean(id string) {
 		return
 	}
 	if _, err := r.State.UpdateContainer(id, func(c *state.Container) error {
-		c.Facts.Cleaned = true
+		c.Allocated.Cleaned = true
 		return nil
 	}); err != nil && !errors.Is(err, state.ErrNotFound) {
 		r.Log.Warn("a clean-up could not be recorded", "container", id, "error", err)

@@ -2,14 +2,16 @@
 // sandbox and container, written before the side effect that it describes.
 //
 // A record keeps three things apart: the intent (the client's request,
-// verbatim and immutable), the facts (what was made for it: paths, addresses,
-// processes) and the status (what became of it). Recovery is decoding, not
-// reconstruction.
+// verbatim and immutable), the allocated resources (what was made for it: paths,
+// addresses, processes) and the status (what became of it). Recovery decodes
+// records; it reconstructs nothing.
 package state
 
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
+	"syscall"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -25,16 +27,16 @@ type Pod struct {
 	Config    Message[*runtimeapi.PodSandboxConfig] `json:"config"`
 	Handler   string                                `json:"handler"`
 	CreatedAt time.Time                             `json:"createdAt"`
-	Facts     PodFacts                              `json:"facts"`
+	Allocated PodResources                          `json:"facts"`
 	Status    PodStatus                             `json:"status"`
 	// Overhead and Resources are what UpdatePodSandboxResources last asked for.
 	Overhead  Message[*runtimeapi.LinuxContainerResources] `json:"overhead,omitzero"`
 	Resources Message[*runtimeapi.LinuxContainerResources] `json:"resources,omitzero"`
 }
 
-// PodFacts are the things made for a pod sandbox. Teardown removes whatever
-// stands here; a zero field was never made.
-type PodFacts struct {
+// PodResources are what was allocated for a pod sandbox. Teardown removes whatever
+// is listed here; a zero field was never allocated.
+type PodResources struct {
 	// Node is the identity of the node that the pod was made in (rootless.Node.Identity).
 	Node    string        `json:"node"`
 	Pins    netns.Pins    `json:"pins"`
@@ -69,20 +71,42 @@ type PodStatus struct {
 	Reason string `json:"reason,omitempty"`
 }
 
+// NamespaceOptions returns the namespaces that the pod sandbox was requested with;
+// nil when the request says nothing about them.
+func (p Pod) NamespaceOptions() *runtimeapi.NamespaceOption { return NamespaceOptions(p.Config.V) }
+
+// NamespaceOptions returns the namespaces that a request for a pod sandbox asks
+// for; nil when it says nothing about them.
+func NamespaceOptions(cfg *runtimeapi.PodSandboxConfig) *runtimeapi.NamespaceOption {
+	return cfg.GetLinux().GetSecurityContext().GetNamespaceOptions()
+}
+
+// OnNode reports whether a namespace mode means the namespace of the node.
+func OnNode(mode runtimeapi.NamespaceMode) bool { return mode == runtimeapi.NamespaceMode_NODE }
+
+// IPs returns the addresses of the pod sandbox, the primary one first; none when
+// it has no network of its own.
+func (p Pod) IPs() []netip.Addr {
+	if p.Allocated.Network == nil {
+		return nil
+	}
+	return p.Allocated.Network.IPs
+}
+
 // Container is the record of one container.
 type Container struct {
 	ID        string                               `json:"id"`
 	PodID     string                               `json:"podId"`
 	Config    Message[*runtimeapi.ContainerConfig] `json:"config"`
 	CreatedAt time.Time                            `json:"createdAt"`
-	Facts     ContainerFacts                       `json:"facts"`
+	Allocated ContainerResources                   `json:"facts"`
 	Status    ContainerStatus                      `json:"status"`
 	// Resources are the limits in force, as last asked for.
 	Resources Message[*runtimeapi.LinuxContainerResources] `json:"resources,omitzero"`
 }
 
-// ContainerFacts are the things made for a container.
-type ContainerFacts struct {
+// ContainerResources are what was allocated for a container.
+type ContainerResources struct {
 	Node     string `json:"node"`
 	ImageID  string `json:"imageId"`
 	ImageRef string `json:"imageRef"`
@@ -93,10 +117,10 @@ type ContainerFacts struct {
 	// ImageMounts are the keys of the image volumes mounted for the container.
 	ImageMounts []string `json:"imageMounts,omitempty"`
 	// Runtime is nil until the OCI runtime has made the container.
-	Runtime    *oci.Facts `json:"runtime,omitempty"`
-	StopSignal int        `json:"stopSignal,omitempty"`
-	User       User       `json:"user"`
-	Cgroup     string     `json:"cgroup,omitempty"`
+	Runtime    *oci.Container `json:"runtime,omitempty"`
+	StopSignal int            `json:"stopSignal,omitempty"`
+	User       User           `json:"user"`
+	Cgroup     string         `json:"cgroup,omitempty"`
 	// Cleaned is set once nothing of the exited container but its log, its
 	// root file system layer and this record is left.
 	Cleaned bool `json:"cleaned,omitempty"`
@@ -127,8 +151,30 @@ type ContainerStatus struct {
 	Removing bool `json:"removing,omitempty"`
 }
 
-// State is the CRI state of the container.
-func (c *Container) State() runtimeapi.ContainerState {
+// StopSignal returns the signal that asks the container to stop: SIGTERM unless the
+// request or the image names another one.
+func (c Container) StopSignal() syscall.Signal {
+	if c.Allocated.StopSignal == 0 {
+		return syscall.SIGTERM
+	}
+	return syscall.Signal(c.Allocated.StopSignal)
+}
+
+// StateWord returns the state of the container as messages to people name it.
+func (c Container) StateWord() string {
+	switch c.State() {
+	case runtimeapi.ContainerState_CONTAINER_CREATED:
+		return "created"
+	case runtimeapi.ContainerState_CONTAINER_RUNNING:
+		return "running"
+	case runtimeapi.ContainerState_CONTAINER_EXITED:
+		return "exited"
+	}
+	return "in an unknown state"
+}
+
+// State returns the CRI state of the container, which follows from its status.
+func (c Container) State() runtimeapi.ContainerState {
 	switch {
 	case !c.Status.FinishedAt.IsZero():
 		return runtimeapi.ContainerState_CONTAINER_EXITED

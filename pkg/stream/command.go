@@ -12,19 +12,21 @@ import (
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	"k8s.io/streaming/pkg/httpstream/wsstream"
 	utilexec "k8s.io/utils/exec"
+
+	"github.com/subpod/subpod/pkg/stdio"
 )
 
 // session is an exec or an attach, to be run over some protocol.
 type session struct {
 	options remotecommand.Options
 	attach  bool
-	run     func(ctx context.Context, s Streams) (exit int32, err error)
+	run     func(ctx context.Context, s stdio.Streams) (exit int32, err error)
 }
 
 func newExecSession(b Backend, req *runtimeapi.ExecRequest) *session {
 	return &session{
 		options: remotecommand.Options{Stdin: req.Stdin, Stdout: req.Stdout, Stderr: req.Stderr, TTY: req.Tty},
-		run: func(ctx context.Context, s Streams) (int32, error) {
+		run: func(ctx context.Context, s stdio.Streams) (int32, error) {
 			return b.Exec(ctx, req.ContainerId, req.Cmd, s)
 		},
 	}
@@ -34,7 +36,7 @@ func newAttachSession(b Backend, req *runtimeapi.AttachRequest) *session {
 	return &session{
 		options: remotecommand.Options{Stdin: req.Stdin, Stdout: req.Stdout, Stderr: req.Stderr, TTY: req.Tty},
 		attach:  true,
-		run: func(ctx context.Context, s Streams) (int32, error) {
+		run: func(ctx context.Context, s stdio.Streams) (int32, error) {
 			return 0, b.Attach(ctx, req.ContainerId, s)
 		},
 	}
@@ -73,8 +75,8 @@ func (sess *session) AttachContainer(ctx context.Context, _, _, _ string, in io.
 
 // streams picks what the request asked for: over a WebSocket the library hands
 // out all of them.
-func (sess *session) streams(ctx context.Context, in io.Reader, out, errw io.Writer, resize <-chan remotecommand.TerminalSize) Streams {
-	st := Streams{TTY: sess.options.TTY}
+func (sess *session) streams(ctx context.Context, in io.Reader, out, errw io.Writer, resize <-chan remotecommand.TerminalSize) stdio.Streams {
+	st := stdio.Streams{TTY: sess.options.TTY}
 	if sess.options.Stdin {
 		st.Stdin = in
 	}
@@ -87,7 +89,7 @@ func (sess *session) streams(ctx context.Context, in io.Reader, out, errw io.Wri
 	switch {
 	case resize == nil:
 	case st.TTY:
-		sizes := make(chan TerminalSize)
+		sizes := make(chan stdio.TerminalSize)
 		st.Resize = sizes
 		go latest(ctx, resize, sizes)
 	default:
@@ -103,10 +105,10 @@ func (sess *session) streams(ctx context.Context, in io.Reader, out, errw io.Wri
 // latest hands on terminal sizes, and forgets those that nobody took before the
 // next one came: a process that does not look at its terminal's size must not
 // hold up its stdin. It ends with in or ctx, and closes out.
-func latest(ctx context.Context, in <-chan remotecommand.TerminalSize, out chan<- TerminalSize) {
+func latest(ctx context.Context, in <-chan remotecommand.TerminalSize, out chan<- stdio.TerminalSize) {
 	defer close(out)
-	var size TerminalSize
-	var ready chan<- TerminalSize // nil, and so never chosen, when there is nothing to hand on
+	var size stdio.TerminalSize
+	var ready chan<- stdio.TerminalSize // nil, and so never chosen, when there is nothing to hand on
 	for in != nil || ready != nil {
 		select {
 		case s, ok := <-in:
@@ -114,7 +116,7 @@ func latest(ctx context.Context, in <-chan remotecommand.TerminalSize, out chan<
 				in = nil
 				continue
 			}
-			size, ready = TerminalSize(s), out
+			size, ready = stdio.TerminalSize(s), out
 		case ready <- size:
 			ready = nil
 		case <-ctx.Done():

@@ -15,6 +15,8 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+
+	"github.com/subpod/subpod/pkg/stdio"
 )
 
 func TestInvalidRequests(t *testing.T) {
@@ -226,7 +228,7 @@ func TestServeOnSeveral(t *testing.T) {
 
 func TestLatestSize(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		in, out := make(chan remotecommand.TerminalSize), make(chan TerminalSize)
+		in, out := make(chan remotecommand.TerminalSize), make(chan stdio.TerminalSize)
 		go latest(t.Context(), in, out)
 		for i := range uint16(100) { // nobody reads, and nobody waits
 			in <- remotecommand.TerminalSize{Width: i, Height: 1}
@@ -239,7 +241,7 @@ func TestLatestSize(t *testing.T) {
 			t.Errorf("got %v after the end", size)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
-		in, out = make(chan remotecommand.TerminalSize), make(chan TerminalSize)
+		in, out = make(chan remotecommand.TerminalSize), make(chan stdio.TerminalSize)
 		go latest(ctx, in, out)
 		in <- remotecommand.TerminalSize{}
 		cancel()

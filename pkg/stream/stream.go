@@ -19,7 +19,7 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/subpod/subpod/pkg/oci"
+	"github.com/subpod/subpod/pkg/stdio"
 )
 
 var (
@@ -31,23 +31,18 @@ var (
 	ErrClosed = errors.New("the streaming server is closed")
 )
 
-// Streams are the ends of a session that belong to the process. Those that the
-// request did not ask for are nil. Resize is nil without a TTY, and is closed
-// when no more will come.
-type Streams = oci.Streams
-
-// TerminalSize is the size of a terminal in characters.
-type TerminalSize = oci.TerminalSize
-
 // Backend does what sessions ask for. The context of each call ends when the
 // client has gone, the session was idle for too long, or the server closes; a
 // call must return soon after that.
+//
+// Streams that the request did not ask for are nil. Resize is nil without a TTY,
+// and is closed when no more will come.
 type Backend interface {
 	// Exec runs cmd in a container and returns its exit code, or an error when
 	// it could not be run.
-	Exec(ctx context.Context, containerID string, cmd []string, s Streams) (exit int32, err error)
+	Exec(ctx context.Context, containerID string, cmd []string, s stdio.Streams) (exit int32, err error)
 	// Attach connects to the container's main process, until that ends.
-	Attach(ctx context.Context, containerID string, s Streams) error
+	Attach(ctx context.Context, containerID string, s stdio.Streams) error
 	// PortForward connects stream to a port inside the pod sandbox, until both
 	// directions have ended; see Forward. Close on the stream ends the direction
 	// towards the client.

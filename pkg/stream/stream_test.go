@@ -23,6 +23,8 @@ import (
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
+
+	"github.com/subpod/subpod/pkg/stdio"
 )
 
 // client is the path of the test client (tests/stream), made of client-go.
@@ -65,7 +67,7 @@ func (l *local) begin() func(error) {
 	}
 }
 
-func (l *local) Exec(ctx context.Context, id string, command []string, s Streams) (exit int32, err error) {
+func (l *local) Exec(ctx context.Context, id string, command []string, s stdio.Streams) (exit int32, err error) {
 	end := l.begin()
 	defer func() { end(err) }()
 	c := exec.CommandContext(ctx, command[0], command[1:]...)
@@ -95,7 +97,7 @@ func (l *local) Exec(ctx context.Context, id string, command []string, s Streams
 }
 
 // runTTY runs c on a new terminal.
-func runTTY(c *exec.Cmd, s Streams) error {
+func runTTY(c *exec.Cmd, s stdio.Streams) error {
 	ptmx, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
 	if err != nil {
 		return err
@@ -138,7 +140,7 @@ func runTTY(c *exec.Cmd, s Streams) error {
 }
 
 // Attach is an upper-casing process that says first that it is there.
-func (l *local) Attach(ctx context.Context, id string, s Streams) error {
+func (l *local) Attach(ctx context.Context, id string, s stdio.Streams) error {
 	_, err := l.Exec(ctx, id, []string{"sh", "-c", "echo attached to $CONTAINER; exec tr a-z A-Z"}, s)
 	return err
 }

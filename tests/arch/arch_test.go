@@ -44,9 +44,9 @@ var layers = []string{"pkg/proc", "rootless", "storage", "netns", "pkg/oci", "pk
 
 // banned calls, as package.Name.
 var banned = map[string]string{
-	"netlink.NewHandleAt":  "it leaves an unlocked thread in the wrong network namespace: use netns.Node.Do",
-	"nftables.WithNetNSFd": "it leaves an unlocked thread in the wrong network namespace: use netns.Node.Do",
-	"netns.Set":            "a thread that enters the node's namespace never comes back: use netns.Node.Do",
+	"netlink.NewHandleAt":  "it leaves an unlocked thread in the wrong network namespace: use netns.Thread.Do",
+	"nftables.WithNetNSFd": "it leaves an unlocked thread in the wrong network namespace: use netns.Thread.Do",
+	"netns.Set":            "a thread that enters the node's namespace never comes back: use netns.Thread.Do",
 	"log.Fatal":            "libraries return errors",
 	"log.Fatalf":           "libraries return errors",
 	"grpc.DialContext":     "grpc.NewClient",

@@ -164,9 +164,9 @@ func TestHelpersKilled(t *testing.T) {
 	}
 }
 
-// TestKeeperKilled: the process that holds a shared PID namespace dies, and with it
+// TestPauseKilled: the pause process of a shared PID namespace is killed, and with it
 // the containers. The pod says so and can be removed.
-func TestKeeperKilled(t *testing.T) {
+func TestPauseKilled(t *testing.T) {
 	r := newRig(t, node.Options{})
 	before := r.warm()
 	p := r.newPod(sleeper)
@@ -179,18 +179,18 @@ func TestKeeperKilled(t *testing.T) {
 	}
 	ctx := t.Context()
 	r.must("run", p.run(ctx))
-	var keeper int
+	var pause int
 	for _, d := range leak.Descendants(r.PID()) {
 		if !known[d.PID] {
-			keeper = d.PID
+			pause = d.PID
 		}
 	}
 	r.must("create", p.create(ctx))
 	r.must("start", p.start(ctx))
-	if keeper == 0 {
-		t.Fatal("no keeper")
+	if pause == 0 {
+		t.Fatal("no pause process")
 	}
-	r.must("kill", syscall.Kill(keeper, syscall.SIGKILL))
+	r.must("kill", syscall.Kill(pause, syscall.SIGKILL))
 	eventually(t, "the container has ended", converge, func() error { return p.isState(ctx, exited) })
 	p.container.Metadata.Attempt++
 	if err := p.create(ctx); err == nil {
@@ -201,7 +201,7 @@ func TestKeeperKilled(t *testing.T) {
 	// So that a kubelet makes another one.
 	resp, err := r.cri.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: p.podID})
 	if err != nil || resp.Status.State != runtimeapi.PodSandboxState_SANDBOX_NOTREADY {
-		t.Errorf("the pod sandbox without its keeper: %v, %v", resp.GetStatus().GetState(), err)
+		t.Errorf("the pod sandbox without its pause process: %v, %v", resp.GetStatus().GetState(), err)
 	}
 	r.must("remove", p.removePod(ctx))
 	r.must("all is gone", r.settled(before))

@@ -424,7 +424,7 @@ func (s suite) bandwidth(t *testing.T) {
 func (w *World) Ruleset() string {
 	w.T.Helper()
 	var out []byte
-	Must(w.T, w.Node.Do(func() (err error) {
+	Must(w.T, w.Thread.Do(func() (err error) {
 		out, err = exec.Command("nft", "--stateless", "list", "ruleset").Output()
 		return err
 	}))

@@ -27,7 +27,7 @@ import (
 type World struct {
 	T       testing.TB
 	Dir     string
-	Node    *netns.Node
+	Thread  *netns.Thread
 	NodeNS  string
 	Outside string // path of a network namespace, 192.0.2.1 and 2001:db8::1
 }
@@ -38,17 +38,17 @@ func New(t testing.TB) *World {
 	w := &World{T: t, Dir: t.TempDir()}
 	w.NodeNS, w.Outside = w.Pin("node"), w.Pin("outside")
 	var err error
-	if w.Node, err = netns.OpenNode(w.NodeNS); err != nil {
+	if w.Thread, err = netns.OpenThread(w.NodeNS); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { w.Node.Close() })
+	t.Cleanup(func() { w.Thread.Close() })
 	out, err := os.Open(w.Outside)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer out.Close()
 	// As rootlesskit and slirp4netns leave it: tap0 with a default route.
-	Must(t, w.Node.Do(func() error {
+	Must(t, w.Thread.Do(func() error {
 		return uplink("tap0", "192.0.2.2/24", "2001:db8::2/64", &netlink.Veth{
 			// With the same index on both ends, the kernel may take a second to bring
 			// up a veth (linkwatch: not urgent).
@@ -56,7 +56,7 @@ func New(t testing.TB) *World {
 		})
 	}))
 	Must(t, netns.In(w.Outside, func() error { return uplink("up0", "192.0.2.1/24", "2001:db8::1/64", nil) }))
-	Must(t, w.Node.Do(func() error {
+	Must(t, w.Thread.Do(func() error {
 		return errors.Join(defaultVia("192.0.2.1"), defaultVia("2001:db8::1"))
 	}))
 	w.awaitUplink(w.NodeNS, "tap0", "2001:db8::2")
@@ -287,7 +287,7 @@ func zero(a netip.Addr) netip.Addr {
 // Veths counts the pods' links in the node.
 func (w *World) Veths() (count int) {
 	w.T.Helper()
-	Must(w.T, w.Node.Do(func() error {
+	Must(w.T, w.Thread.Do(func() error {
 		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 		if err != nil {
 			return err

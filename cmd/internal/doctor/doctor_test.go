@@ -55,7 +55,7 @@ func healthy(t *testing.T) *fake {
 			TryUserNS: func() error { return nil }, TryProc: func() error { return nil },
 		},
 		Config: cfg, Getenv: f.getenv, Release: "6.1.0-13-amd64", Subpod: "/opt/subpod/bin/subpod",
-		Cgroup: cgroup.Facts{Version: 2, Delegated: true, Driver: cgroup.DriverCgroupfs, Reason: "writable",
+		Cgroup: cgroup.Delegation{Version: 2, Delegated: true, Driver: cgroup.DriverCgroupfs, Reason: "writable",
 			Controllers: []string{"cpuset", "cpu", "io", "memory", "pids"}},
 		Overlay: func(dir string) (Overlay, error) { return f.overlay, nil },
 		Disk: func(dir string) (Disk, error) {
@@ -234,10 +234,10 @@ func TestFakeHosts(t *testing.T) {
 		{"pasta", func(f *fake) { f.Config.Node.Uplink = rootless.UplinkPasta }, "pasta", Error, "not installed", "sudo apt install passt"},
 		{"a program that says nothing", func(f *fake) { f.put("/usr/bin/runc", "#!/bin/sh\nexit 1\n", 0o755) }, "runc", OK, "/usr/bin/runc", ""},
 		{"cgroup v1", func(f *fake) {
-			f.Cgroup = cgroup.Facts{Version: 1, Driver: cgroup.DriverDisabled, Reason: "v1"}
+			f.Cgroup = cgroup.Delegation{Version: 1, Driver: cgroup.DriverDisabled, Reason: "v1"}
 		}, "cgroups", Warning, "no resource limits for pods: v1", "systemd.unified_cgroup_hierarchy=1"},
 		{"not delegated", func(f *fake) {
-			f.Cgroup = cgroup.Facts{Version: 2, Driver: cgroup.DriverDisabled, Reason: "not delegated"}
+			f.Cgroup = cgroup.Delegation{Version: 2, Driver: cgroup.DriverDisabled, Reason: "not delegated"}
 		}, "cgroups", Warning, "no resource limits for pods", "systemctl --user enable --now subpod"},
 		{"cpu not delegated", func(f *fake) { f.Cgroup.Controllers = []string{"memory", "pids"} },
 			"cgroups", Warning, "not delegated: cpu, io, cpuset; limits on CPU", "Delegate=cpu cpuset io memory pids"},

@@ -29,7 +29,7 @@ type Host struct {
 	Release string
 	// Subpod is the path of the subpod program.
 	Subpod string
-	Cgroup cgroup.Facts
+	Cgroup cgroup.Delegation
 	// Overlay tries to mount both kinds of overlay below a directory.
 	Overlay func(dir string) (Overlay, error)
 	// Disk describes the file system of a directory. It must return within a few

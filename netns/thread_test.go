@@ -25,7 +25,7 @@ func pinNet(t testing.TB) string {
 func TestNodeThread(t *testing.T) {
 	path := pinNet(t)
 	own := inode(t, "/proc/self/ns/net")
-	n, err := OpenNode(path)
+	n, err := OpenThread(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,11 +64,11 @@ func TestNodeThread(t *testing.T) {
 	if err := n.Do(func() error { return nil }); !errors.Is(err, ErrClosed) {
 		t.Errorf("Do after Close: %v, want ErrClosed", err)
 	}
-	if _, err := OpenNode(filepath.Join(t.TempDir(), "missing")); err == nil {
+	if _, err := OpenThread(filepath.Join(t.TempDir(), "missing")); err == nil {
 		t.Error("a missing namespace was opened")
 	}
 	// Waiting on one locked goroutine must not stop the others from starting.
-	if n, err = OpenNode(""); err != nil {
+	if n, err = OpenThread(""); err != nil {
 		t.Fatal(err)
 	}
 	n.Close()
@@ -76,7 +76,7 @@ func TestNodeThread(t *testing.T) {
 
 func TestListenAndDialIn(t *testing.T) {
 	path := pinNet(t)
-	n, err := OpenNode(path)
+	n, err := OpenThread(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,7 +118,7 @@ func TestListenAndDialIn(t *testing.T) {
 		} else {
 			c.Close()
 		}
-		if n, err = OpenNode(path); err != nil {
+		if n, err = OpenThread(path); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -16,27 +16,32 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pauseArg is the argument that makes our own binary a PID keeper (see Dispatch).
-const pauseArg = "pid-keeper"
+// pauseArg is the argument that makes our own binary a pause process (see Dispatch).
+// A running server of an earlier version starts the binary that has replaced its own
+// with oldPauseArg.
+const (
+	pauseArg    = "pause"
+	oldPauseArg = "pid-keeper"
+)
 
-// KeeperSpec says how to keep a shared PID namespace.
-type KeeperSpec struct {
+// PauseSpec says how to start the pause process of a shared PID namespace.
+type PauseSpec struct {
 	Dir  string   // Dir/pid becomes the pin
-	Argv []string // a static binary that reaps and waits; nil = DefaultKeeper
+	Argv []string // a static binary that reaps and waits; nil = DefaultPause
 }
 
-// Dispatch turns a process that StartPIDKeeper or Pin made out of our own binary
-// into the keeper, and never returns in it. It returns at once in any other
-// process. To be called first in main.
+// Dispatch runs the pause process when StartPause or Pin started our own binary as
+// one, and never returns then. It returns at once in any other process. Call it first
+// in main.
 func Dispatch() {
-	if len(os.Args) != 2 || os.Args[1] != pauseArg || len(os.Environ()) != 0 {
+	if len(os.Args) != 2 || os.Args[1] != pauseArg && os.Args[1] != oldPauseArg || len(os.Environ()) != 0 {
 		return
 	}
 	pause()
 }
 
-// pause is the first process of a PID namespace: it collects the orphans that
-// the kernel gives it, and ends on SIGTERM or SIGINT.
+// pause is the first process of a PID namespace: it reaps the orphans that the kernel
+// reparents to it, and exits on SIGTERM or SIGINT.
 func pause() {
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
@@ -57,36 +62,35 @@ func pause() {
 	}
 }
 
-// DefaultKeeper returns the command of the PID keeper: catatonit when a static
+// DefaultPause returns the command of the pause process: catatonit when a static
 // one is in PATH (0.7 MiB of memory), else our own binary (which must call
 // Dispatch).
-func DefaultKeeper() ([]string, error) {
+func DefaultPause() ([]string, error) {
 	if path, err := exec.LookPath("catatonit"); err == nil && checkStatic(path) == nil {
 		return []string{path, "-P"}, nil
 	}
 	self, err := os.Executable()
 	if err != nil {
-		return nil, fmt.Errorf("find a PID keeper: %w", err)
+		return nil, fmt.Errorf("find the binary of the pause process: %w", err)
 	}
 	return []string{self, pauseArg}, nil
 }
 
-// StartPIDKeeper makes a PID namespace and pins it as Dir/pid. Its first process
-// is the keeper, which must live as long as anything shall run in the namespace
-// (pid_namespaces(7)): it survives the server, holds none of its files and has
-// an empty environment. Unpin ends it and removes the pin. Nothing is left on
-// error.
+// StartPause makes a PID namespace and pins it as Dir/pid. Its first process is the
+// pause process, which must live as long as anything shall run in the namespace
+// (pid_namespaces(7)): it survives the server, holds none of its files and has an
+// empty environment. Unpin kills it and removes the pin. On error, nothing is left.
 //
-// Whoever shares the namespace and may trace the keeper can look through its
+// Whoever shares the namespace and may trace the pause process can look through its
 // /proc/1/root. Hence its root is not the node's but a detached, read-only view
 // of the one directory that holds its binary.
-func StartPIDKeeper(ctx context.Context, s KeeperSpec) (proc.ID, string, error) {
+func StartPause(ctx context.Context, s PauseSpec) (proc.ID, string, error) {
 	if err := ctx.Err(); err != nil {
 		return proc.ID{}, "", err
 	}
-	child, err := startPause(s.Argv, &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID})
+	child, err := spawnPause(s.Argv, &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID})
 	if err != nil {
-		return proc.ID{}, "", fmt.Errorf("start PID keeper: %w", err)
+		return proc.ID{}, "", fmt.Errorf("start pause process: %w", err)
 	}
 	path := filepath.Join(s.Dir, "pid")
 	id, err := proc.Identify(child.Pid)
@@ -99,18 +103,18 @@ func StartPIDKeeper(ctx context.Context, s KeeperSpec) (proc.ID, string, error) 
 		if !errors.Is(err, os.ErrExist) {
 			err = errors.Join(err, unpin(path))
 		}
-		return proc.ID{}, "", fmt.Errorf("start PID keeper: %w", err)
+		return proc.ID{}, "", fmt.Errorf("start pause process: %w", err)
 	}
 	reapLater(child, id)
 	return id, path, nil
 }
 
-// startPause runs argv (nil = DefaultKeeper) in the namespaces that attr asks
+// spawnPause runs argv (nil = DefaultPause) in the namespaces that attr asks
 // for, in a session of its own, with /dev/null as its only files.
-func startPause(argv []string, attr *syscall.SysProcAttr) (*os.Process, error) {
+func spawnPause(argv []string, attr *syscall.SysProcAttr) (*os.Process, error) {
 	if len(argv) == 0 {
 		var err error
-		if argv, err = DefaultKeeper(); err != nil {
+		if argv, err = DefaultPause(); err != nil {
 			return nil, err
 		}
 	}
@@ -157,16 +161,16 @@ func detachedView(dir string) (*os.File, error) {
 }
 
 // checkStatic returns an error when the binary needs a dynamic loader, which the
-// keeper's root does not have.
+// pause process's root does not have.
 func checkStatic(path string) error {
 	f, err := elf.Open(path)
 	if err != nil {
-		return fmt.Errorf("PID keeper %s: %w", path, err)
+		return fmt.Errorf("pause process %s: %w", path, err)
 	}
 	defer f.Close()
 	for _, p := range f.Progs {
 		if p.Type == elf.PT_INTERP {
-			return fmt.Errorf("PID keeper %s is dynamically linked, a static one is needed", path)
+			return fmt.Errorf("pause process %s is dynamically linked, a static one is needed", path)
 		}
 	}
 	return nil

@@ -17,9 +17,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// keepers returns the commands to test: catatonit where it is installed, and our
+// pauses returns the commands to test: catatonit where it is installed, and our
 // own binary (the test's).
-func keepers(t *testing.T) map[string][]string {
+func pauses(t *testing.T) map[string][]string {
 	t.Helper()
 	own := filepath.Join(t.TempDir(), "own")
 	b, err := os.ReadFile("/proc/self/exe")
@@ -58,35 +58,35 @@ func rss(t *testing.T, pid int) string {
 	return "?"
 }
 
-func TestPIDKeeper(t *testing.T) {
-	for name, argv := range keepers(t) {
+func TestPause(t *testing.T) {
+	for name, argv := range pauses(t) {
 		t.Run(name, func(t *testing.T) {
 			before := nsMounts(t)
 			dir := t.TempDir()
-			id, path, err := StartPIDKeeper(context.Background(), KeeperSpec{Dir: dir, Argv: argv})
+			id, path, err := StartPause(context.Background(), PauseSpec{Dir: dir, Argv: argv})
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer mustUnpin(t, dir)
 			if path != filepath.Join(dir, "pid") || !id.Alive() {
-				t.Fatalf("pin %s, keeper %+v alive %v", path, id, id.Alive())
+				t.Fatalf("pin %s, pause process %+v alive %v", path, id, id.Alive())
 			}
-			checkKeeper(t, id)
+			checkPause(t, id)
 			checkReaping(t, path)
 			time.Sleep(50 * time.Millisecond)
-			t.Logf("RSS of the keeper: %s", rss(t, id.PID))
+			t.Logf("RSS of the pause process: %s", rss(t, id.PID))
 			mustUnpin(t, dir)
 			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 			defer cancel()
 			if err := id.Wait(ctx); err != nil {
-				t.Errorf("the keeper lives on after Unpin: %v", err)
+				t.Errorf("the pause process lives on after Unpin: %v", err)
 			}
 			for end := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
 				if _, err := proc.Identify(id.PID); errors.Is(err, proc.ErrGone) {
 					break
 				}
 				if time.Now().After(end) {
-					t.Error("the keeper was not collected: it is a zombie")
+					t.Error("the pause process was not collected: it is a zombie")
 					break
 				}
 			}
@@ -97,8 +97,8 @@ func TestPIDKeeper(t *testing.T) {
 	}
 }
 
-// checkKeeper looks at what the keeper has of ours.
-func checkKeeper(t *testing.T, id proc.ID) {
+// checkPause looks at what the pause process has of ours.
+func checkPause(t *testing.T, id proc.ID) {
 	t.Helper()
 	p := "/proc/" + strconv.Itoa(id.PID)
 	fds, err := os.ReadDir(p + "/fd")
@@ -109,23 +109,23 @@ func checkKeeper(t *testing.T, id proc.ID) {
 		to, _ := os.Readlink(p + "/fd/" + fd.Name())
 		// A runtime makes its own pipes and pollers; files and sockets are ours.
 		if to != "/dev/null" && !strings.HasPrefix(to, "anon_inode:") && !strings.HasPrefix(to, "pipe:") {
-			t.Errorf("the keeper holds file %s → %s", fd.Name(), to)
+			t.Errorf("the pause process holds file %s → %s", fd.Name(), to)
 		}
 	}
 	if env, _ := os.ReadFile(p + "/environ"); len(env) != 0 {
-		t.Errorf("the keeper has an environment: %q", env)
+		t.Errorf("the pause process has an environment: %q", env)
 	}
 	if st, err := os.ReadFile(p + "/stat"); err != nil || strings.Fields(string(st[strings.LastIndexByte(string(st), ')'):]))[3] != strconv.Itoa(id.PID) {
-		t.Errorf("the keeper is not in a session of its own: %s", st)
+		t.Errorf("the pause process is not in a session of its own: %s", st)
 	}
 	// Its root shows the directory of its binary and nothing above.
 	for _, path := range []string{"/root/proc/self", "/root/etc/passwd", "/root/../etc/passwd", "/root/../../../etc/passwd", "/cwd/../etc/passwd"} {
 		if _, err := os.Stat(p + path); err == nil {
-			t.Errorf("%s of the keeper is visible", path)
+			t.Errorf("%s of the pause process is visible", path)
 		}
 	}
 	if err := os.WriteFile(p+"/root/new-file", nil, 0o600); !errors.Is(err, unix.EROFS) {
-		t.Errorf("the keeper's root is writable: %v", err)
+		t.Errorf("the pause process's root is writable: %v", err)
 	}
 }
 
@@ -148,11 +148,11 @@ func checkReaping(t *testing.T, pidNS string) {
 				n++
 			}
 		}
-		if n == 1 { // the keeper
+		if n == 1 { // the pause process
 			return
 		}
 		if time.Now().After(end) {
-			t.Errorf("%d processes in the namespace, want the keeper alone: orphans are not collected", n)
+			t.Errorf("%d processes in the namespace, want the pause process alone: orphans are not collected", n)
 			return
 		}
 	}
@@ -166,13 +166,13 @@ func TestKeeperFailures(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, argv := range [][]string{{filepath.Join(dir, "missing")}, {script}} {
-		if _, _, err := StartPIDKeeper(ctx, KeeperSpec{Dir: dir, Argv: argv}); err == nil {
-			t.Errorf("keeper %v was started", argv)
+		if _, _, err := StartPause(ctx, PauseSpec{Dir: dir, Argv: argv}); err == nil {
+			t.Errorf("pause process %v was started", argv)
 		}
 	}
-	for _, argv := range keepers(t) {
-		if _, _, err := StartPIDKeeper(ctx, KeeperSpec{Dir: filepath.Join(dir, "missing"), Argv: argv}); err == nil {
-			t.Error("a keeper was started without a place for its pin")
+	for _, argv := range pauses(t) {
+		if _, _, err := StartPause(ctx, PauseSpec{Dir: filepath.Join(dir, "missing"), Argv: argv}); err == nil {
+			t.Error("a pause process was started without a place for its pin")
 		}
 	}
 	// None of them is left running.
@@ -212,18 +212,18 @@ func initOf(t *testing.T, pidNS string) int {
 	return 0
 }
 
-// TestKeeperSurvivesTheServer starts a keeper from a process that is then killed.
-func TestKeeperSurvivesTheServer(t *testing.T) {
-	if dir := os.Getenv("KEEPER_DIR"); dir != "" { // that process
-		_, _, err := StartPIDKeeper(context.Background(), KeeperSpec{Dir: dir, Argv: strings.Fields(os.Getenv("KEEPER_ARGV"))})
+// TestPauseSurvivesServer starts a pause process from a process that is then killed.
+func TestPauseSurvivesServer(t *testing.T) {
+	if dir := os.Getenv("PAUSE_DIR"); dir != "" { // that process
+		_, _, err := StartPause(context.Background(), PauseSpec{Dir: dir, Argv: strings.Fields(os.Getenv("PAUSE_ARGV"))})
 		fmt.Println("started", err)
 		select {}
 	}
-	for name, argv := range keepers(t) {
+	for name, argv := range pauses(t) {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			cmd := exec.Command("/proc/self/exe", "-test.run=^TestKeeperSurvivesTheServer$")
-			cmd.Env = append(os.Environ(), "KEEPER_DIR="+dir, "KEEPER_ARGV="+strings.Join(argv, " "))
+			cmd := exec.Command("/proc/self/exe", "-test.run=^TestPauseSurvivesServer$")
+			cmd.Env = append(os.Environ(), "PAUSE_DIR="+dir, "PAUSE_ARGV="+strings.Join(argv, " "))
 			out, err := cmd.StdoutPipe()
 			if err != nil {
 				t.Fatal(err)
@@ -241,10 +241,10 @@ func TestKeeperSurvivesTheServer(t *testing.T) {
 			_ = cmd.Wait()
 			checkReaping(t, filepath.Join(dir, "pid"))
 			// The tests are the init that the orphan falls to.
-			keeper := initOf(t, filepath.Join(dir, "pid"))
+			init := initOf(t, filepath.Join(dir, "pid"))
 			mustUnpin(t, dir)
-			if _, err := unix.Wait4(keeper, nil, 0, nil); err != nil {
-				t.Errorf("wait for the orphaned keeper: %v", err)
+			if _, err := unix.Wait4(init, nil, 0, nil); err != nil {
+				t.Errorf("wait for the orphaned pause process: %v", err)
 			}
 		})
 	}

@@ -1,0 +1,66 @@
+package oci
+
+import (
+	"path/filepath"
+	"slices"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/subpod/subpod/pkg/proc"
+)
+
+// Container is a created container: its caller stores it as JSON in the
+// container's record, and all methods but Begin work from it alone. The names
+// of its fields in JSON must stay stable.
+type Container struct {
+	Handler   string  `json:"handler"`
+	Bundle    string  `json:"bundle"`
+	Rootfs    string  `json:"rootfs"`
+	LogPath   string  `json:"logPath,omitempty"`
+	Init      proc.ID `json:"init"`
+	Conmon    proc.ID `json:"conmon"`
+	Terminal  bool    `json:"terminal,omitempty"`
+	Stdin     bool    `json:"stdin,omitempty"`
+	StdinOnce bool    `json:"stdinOnce,omitempty"`
+	// PIDNamespace is "own", "shared" (joined by path) or "host" (the node's).
+	PIDNamespace string `json:"pidNamespace"`
+	// MountNS identifies the container's mount namespace. A process in it belongs
+	// to the container.
+	MountNS mountNS `json:"mountNS"`
+	// Before is the program image of init before it executes the container's
+	// command.
+	Before image `json:"before"`
+	// PlainStart is set when only the runtime itself can start the container,
+	// because of poststart hooks.
+	PlainStart bool `json:"plainStart,omitempty"`
+	// PlainDelete is set when only the runtime itself can delete the container,
+	// because of poststop hooks.
+	PlainDelete bool `json:"plainDelete,omitempty"`
+}
+
+// newContainer returns what is known of a container before the runtime is called.
+func newContainer(s BeginSpec, spec *specs.Spec) Container {
+	c := Container{
+		Handler: s.Handler, Bundle: s.Bundle, LogPath: s.LogPath,
+		Terminal: s.Terminal, Stdin: s.Stdin, StdinOnce: s.StdinOnce,
+		Rootfs: spec.Root.Path, PIDNamespace: pidNamespace(spec),
+	}
+	if !filepath.IsAbs(c.Rootfs) {
+		c.Rootfs = filepath.Join(s.Bundle, c.Rootfs)
+	}
+	if h := spec.Hooks; h != nil {
+		c.PlainStart, c.PlainDelete = len(h.Poststart) > 0, len(h.Poststop) > 0
+	}
+	return c
+}
+
+func pidNamespace(s *specs.Spec) string {
+	i := slices.IndexFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.PIDNamespace })
+	switch {
+	case i < 0:
+		return "host"
+	case s.Linux.Namespaces[i].Path == "":
+		return "own"
+	}
+	return "shared"
+}

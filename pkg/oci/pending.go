@@ -1,0 +1,293 @@
+package oci
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/pkg/proc"
+)
+
+// BeginSpec describes a container before its OCI specification is known.
+type BeginSpec struct {
+	ID      string // also the name of the runtime's state directory
+	Handler string
+	// Bundle is a directory for this container alone, made if it is missing. It
+	// holds conmon's files and ours, not the root file system.
+	Bundle string
+	// LogPath is the absolute path of the log in CRI format; "" = no log. Its
+	// directory must exist.
+	LogPath                    string
+	Terminal, Stdin, StdinOnce bool
+	// ConmonCgroup is a cgroup v2 directory to start conmon in; "" = ours.
+	ConmonCgroup string
+}
+
+// Pending is a container whose creation has begun: a conmon process blocked on
+// its start pipe, before it invokes the runtime. Exactly one Create follows, or
+// Abandon. Its methods must not be called at the same time.
+type Pending struct {
+	e       *Executor
+	rt      *runtime
+	spec    BeginSpec
+	keyring bool // the runtime is told to make a session keyring
+	cmd     *exec.Cmd
+	stderr  bytes.Buffer
+	start   *os.File // conmon reads from it before it does anything
+	sync    *os.File // conmon reports there
+	spent   bool
+}
+
+// Begin starts conmon up to the point where it invokes the runtime. That takes
+// as long as mounting a root file system, so callers do both at once. The
+// caller must call Create or Abandon, also after ctx is done; a deferred Abandon
+// serves. ErrNoHandler, and *RuntimeError when the runtime has a container with
+// this ID already.
+func (e *Executor) Begin(ctx context.Context, s BeginSpec) (*Pending, error) {
+	if err := s.check(); err != nil {
+		return nil, fmt.Errorf("create container %s: %w", s.ID, err)
+	}
+	rt, err := e.handler(s.Handler)
+	if err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, context.Cause(ctx)
+	}
+	// Its files would be taken for those of the container that is created now.
+	if _, err := os.Lstat(rt.stateDir(s.ID)); err == nil {
+		return nil, &RuntimeError{Op: "create", Handler: rt.name, ExitCode: -1, Message: "container " + s.ID + " already exists"}
+	}
+	if err := os.MkdirAll(s.Bundle, 0o700); err != nil {
+		return nil, fmt.Errorf("create container %s: make the bundle: %w", s.ID, err)
+	}
+	if err := removeFile(e.exitFile(s.ID)); err != nil {
+		return nil, fmt.Errorf("create container %s: remove an old exit file: %w", s.ID, err)
+	}
+	p := &Pending{e: e, rt: rt, spec: s, keyring: rt.keyring.Load()}
+	if err := p.startConmon(); err != nil {
+		p.Abandon()
+		return nil, fmt.Errorf("create container %s: %w", s.ID, err)
+	}
+	return p, nil
+}
+
+func (s *BeginSpec) check() error {
+	if err := checkID(s.ID); err != nil {
+		return err
+	}
+	switch {
+	case !filepath.IsAbs(s.Bundle):
+		return fmt.Errorf("bundle %q is not an absolute path", s.Bundle)
+	case s.LogPath != "" && !filepath.IsAbs(s.LogPath):
+		return fmt.Errorf("log path %q is not absolute", s.LogPath)
+	case strings.Contains(s.LogPath, ":"):
+		return fmt.Errorf("log path %q has a colon, which conmon takes for a separator", s.LogPath)
+	}
+	return nil
+}
+
+func (p *Pending) startConmon() error {
+	sync, syncEnd, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer syncEnd.Close()
+	p.sync = sync
+	startEnd, start, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer startEnd.Close()
+	p.start = start
+	cmd := exec.Command(p.e.conmon, p.rt.conmonArgs(p.spec, p.e.exitDir, p.keyring)...)
+	cmd.Dir = p.spec.Bundle // conmon writes "oom" where it was started
+	cmd.ExtraFiles = []*os.File{syncEnd, startEnd}
+	cmd.Env = append(runtimeEnv(p.e.sockDir), "_OCI_SYNCPIPE=3", "_OCI_STARTPIPE=4")
+	cmd.WaitDelay = 10 * time.Second
+	cmd.Stderr = &p.stderr
+	if p.spec.ConmonCgroup != "" {
+		dir, err := os.Open(p.spec.ConmonCgroup)
+		if err != nil {
+			return fmt.Errorf("open conmon's cgroup: %w", err)
+		}
+		defer dir.Close()
+		cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
+	}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start %s: %w", p.e.conmon, err)
+	}
+	p.cmd = cmd
+	return nil
+}
+
+// PID returns the PID of the waiting conmon. A cgroup that the caller moves it
+// to before Create holds what conmon starts as well.
+func (p *Pending) PID() int { return p.cmd.Process.Pid }
+
+// Create writes the bundle's config.json, lets conmon call the runtime and
+// returns the container, whose init process then waits for Start. seccompBPF is
+// spec.Linux.Seccomp compiled, in base64; a runtime that accepts it need not
+// compile the profile, which must be there as well.
+//
+// On error nothing is left behind but the log. Failures of the runtime are
+// *RuntimeError; ErrCommandNotFound where the runtime looks the command up this
+// early. ErrRetry: an option that the runtime or the kernel refused is off from
+// now on for this handler; the caller begins again, which happens at most twice
+// for a container.
+func (p *Pending) Create(ctx context.Context, spec *specs.Spec, seccompBPF string) (Container, error) {
+	if p.spent {
+		return Container{}, fmt.Errorf("create container %s: its creation has ended already", p.spec.ID)
+	}
+	if spec == nil || spec.Root == nil || spec.Process == nil || spec.Linux == nil {
+		p.Abandon()
+		return Container{}, fmt.Errorf("create container %s: the OCI spec needs root, process and linux", p.spec.ID)
+	}
+	c := newContainer(p.spec, spec)
+	err := p.create(ctx, spec, seccompBPF, &c)
+	p.close()
+	if err == nil {
+		return c, nil
+	}
+	return Container{}, errors.Join(p.retry(err), p.undo(ctx, c))
+}
+
+// create fills in c as each fact becomes known, also when it returns an error.
+func (p *Pending) create(ctx context.Context, spec *specs.Spec, filter string, c *Container) error {
+	if !p.rt.bpf.Load() || !canUseBPF(spec) {
+		filter = ""
+	}
+	if err := writeConfig(p.spec.Bundle, withFilter(*spec, filter), p.spec.Terminal); err != nil {
+		return err
+	}
+	if err := p.invoke(ctx, c); err != nil {
+		return err
+	}
+	if filter != "" {
+		if err := checkFilter(p.rt.stateDir(p.spec.ID), filter); err != nil {
+			return err
+		}
+	}
+	var err error
+	if c.MountNS, err = mountNSOf(c.Init.PID); err != nil {
+		return fmt.Errorf("identify the container's mount namespace: %w", err)
+	}
+	if c.Before, err = imageOf(c.Init.PID); err != nil {
+		return fmt.Errorf("identify the program of the container's init: %w", err)
+	}
+	return nil
+}
+
+// invoke lets conmon call the runtime's create and waits until the container
+// exists. It sets c.Conmon and c.Init as soon as each is known, also when it
+// returns an error.
+func (p *Pending) invoke(ctx context.Context, c *Container) error {
+	_, writeErr := p.start.Write([]byte{0})
+	if writeErr != nil && !errors.Is(writeErr, unix.EPIPE) {
+		_ = p.cmd.Process.Kill() // it would wait for ever
+	}
+	stop := context.AfterFunc(ctx, func() { _ = p.cmd.Process.Kill() })
+	// The first process ends as soon as conmon has daemonized.
+	err := p.cmd.Wait()
+	stop()
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err == nil {
+		err = writeErr
+	}
+	pidFile := filepath.Join(p.spec.Bundle, conmonPIDFile)
+	if err != nil {
+		// It may have daemonized nevertheless.
+		if pid, pidErr := readPID(pidFile); pidErr == nil {
+			c.Conmon, _ = proc.Identify(pid)
+		}
+		return fmt.Errorf("start %s: %w: %s", p.cmd.Path, err, strings.TrimSpace(p.stderr.String()))
+	}
+	pid, err := readPID(pidFile)
+	if err != nil {
+		return err
+	}
+	// conmon has ended already if the runtime failed at once.
+	if c.Conmon, err = proc.Identify(pid); err != nil && !errors.Is(err, proc.ErrGone) {
+		return err
+	}
+	if pid, err = readSync(ctx, p.rt, p.sync); err != nil {
+		return err
+	}
+	if c.Conmon.IsZero() {
+		return errors.New("conmon ended right after it had created the container")
+	}
+	c.Init, err = proc.Identify(pid)
+	if err != nil {
+		return fmt.Errorf("the container's init (process %d): %w", pid, err)
+	}
+	return nil
+}
+
+// retry switches off the option that a creation failed for, and adds ErrRetry
+// to the error then.
+func (p *Pending) retry(err error) error {
+	switch log := p.e.log.With("handler", p.rt.name); {
+	case errors.Is(err, errBPFIgnored):
+		if p.rt.bpf.CompareAndSwap(true, false) {
+			log.Warn("runtime ignores compiled seccomp filters, it compiles the profiles itself from now on")
+		}
+	case errors.Is(err, errKeyQuota) && p.keyring:
+		if p.rt.keyring.CompareAndSwap(true, false) {
+			log.Warn("the user has no more session keyrings, containers share the daemon's from now on; sysctl kernel.keys.maxkeys and kernel.keys.maxbytes raise the limit")
+		}
+	default:
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrRetry, err)
+}
+
+// undo removes what a failed creation made, also when the caller's context is
+// done.
+func (p *Pending) undo(ctx context.Context, c Container) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	return p.e.remove(ctx, p.rt, p.spec.ID, c)
+}
+
+// undoTimeout bounds the removal of what a failed creation made.
+const undoTimeout = 10 * time.Second
+
+// Abandon ends the waiting conmon and removes what Begin made, but the log. It
+// does nothing after Create or a first Abandon.
+func (p *Pending) Abandon() {
+	if p.spent {
+		return
+	}
+	p.close()
+	c := Container{Handler: p.spec.Handler, Bundle: p.spec.Bundle}
+	if err := p.undo(context.Background(), c); err != nil {
+		p.e.log.Warn("cannot remove what an abandoned creation left", "error", err)
+	}
+}
+
+// close ends conmon unless it was told to call the runtime, before it could see
+// the end of its start pipe, which it takes for that word.
+func (p *Pending) close() {
+	p.spent = true
+	if p.cmd != nil && p.cmd.ProcessState == nil {
+		_ = p.cmd.Process.Kill()
+		_ = p.cmd.Wait()
+	}
+	for _, f := range []*os.File{p.start, p.sync} {
+		if f != nil {
+			f.Close()
+		}
+	}
+}
