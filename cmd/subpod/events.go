@@ -27,6 +27,9 @@ type eventRow struct {
 	ExitCode *int32 `json:"exitCode"`
 }
 
+// eventsIdle is the time without an event after which "events" without -f exits.
+const eventsIdle = time.Second
+
 func newEvents(a *app) *cobra.Command {
 	var follow bool
 	var out string
@@ -48,7 +51,7 @@ arrived for one second.`,
 				return err
 			}
 			if !follow {
-				idle := time.AfterFunc(time.Second, stop)
+				idle := time.AfterFunc(eventsIdle, stop)
 				defer idle.Stop()
 			}
 			for {

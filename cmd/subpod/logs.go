@@ -84,6 +84,9 @@ func showLog(ctx context.Context, c *client.Client, ref string, o logs.Options, 
 	return err
 }
 
+// logsRetryInterval is the delay before a failed Wait is repeated.
+const logsRetryInterval = time.Second
+
 // endOf returns a function that reports whether the container has exited.
 func endOf(ctx context.Context, c *client.Client, id string) func() bool {
 	ended := make(chan struct{})
@@ -96,7 +99,7 @@ func endOf(ctx context.Context, c *client.Client, id string) func() bool {
 			}
 			select { // not started yet, or the server is being replaced
 			case <-ctx.Done():
-			case <-time.After(time.Second):
+			case <-time.After(logsRetryInterval):
 			}
 		}
 	}()

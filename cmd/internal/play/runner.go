@@ -107,9 +107,12 @@ func (r *runner) run(ctx context.Context) (err error) {
 	return err
 }
 
+// stopTimeout bounds the stop of a completed pod.
+const stopTimeout = time.Minute
+
 // stop stops a completed pod; its record and logs are kept.
 func (r *runner) stop(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer cancel()
 	err := stopContainers(ctx, r.pod, r.id, r.Options)
 	if err == nil {
@@ -286,8 +289,12 @@ func (r *runner) once(ctx context.Context, c *kube.Container, attempt uint32, st
 	return exit.ExitCode, nil
 }
 
-// serverTimeout bounds how long a server may be unavailable, as during a restart.
-const serverTimeout = time.Minute
+const (
+	// serverTimeout bounds how long a server may be unavailable, as during a restart.
+	serverTimeout = time.Minute
+	// waitRetryInterval is the delay before a failed Wait is repeated.
+	waitRetryInterval = 500 * time.Millisecond
+)
 
 // wait waits until a container exits, also across a restart of the server.
 func (r *runner) wait(ctx context.Context, id string) (*control.WaitResponse, error) {
@@ -305,7 +312,7 @@ func (r *runner) wait(ctx context.Context, id string) (*control.WaitResponse, er
 			return nil, err
 		}
 		select {
-		case <-time.After(500 * time.Millisecond):
+		case <-time.After(waitRetryInterval):
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}

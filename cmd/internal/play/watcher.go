@@ -118,10 +118,14 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
+// killMargin is the time that the stop of a container may take beyond its grace
+// period.
+const killMargin = 30 * time.Second
+
 // kill stops the container; the restart policy decides what happens then.
 func (w *watcher) kill(ctx context.Context, why string) {
 	w.Report("%s: %s; stopping the container", w.title(w.container), why)
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Duration(grace(w.pod)+30)*time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Duration(grace(w.pod))*time.Second+killMargin)
 	defer cancel()
 	if l := w.container.Lifecycle; l != nil && l.PreStop != nil {
 		_ = hook(ctx, w.Client, w.id, l.PreStop)
