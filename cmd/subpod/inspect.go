@@ -141,18 +141,18 @@ func inspectContainer(ctx context.Context, c *client.Client, ref string) (inspec
 		return out, err
 	}
 	user := facts.Facts.User
-	say := func(format string, args ...any) { out.Explain = append(out.Explain, fmt.Sprintf(format, args...)) }
-	say("state: %s", stateWord(st.Status))
-	say("user: its first process is uid %d, gid %d in the container, which is uid %s, gid %s on the host",
+	explain := func(format string, args ...any) { out.Explain = append(out.Explain, fmt.Sprintf(format, args...)) }
+	explain("state: %s", stateWord(st.Status))
+	explain("user: its first process is uid %d, gid %d in the container, which is uid %s, gid %s on the host",
 		user.UID, user.GID, hostID(node.Node.UIDMap, user.UID), hostID(node.Node.GIDMap, user.GID))
-	say("IDs: %s", explainMap(node.Node.UIDMap))
-	say("root file system: %s, because %s; writable layer on %s", node.Storage.Driver, node.Storage.Reason, node.Storage.BackingFS)
+	explain("IDs: %s", explainMap(node.Node.UIDMap))
+	explain("root file system: %s, because %s; writable layer on %s", node.Storage.Driver, node.Storage.Reason, node.Storage.BackingFS)
 	if facts.Facts.Cgroup != "" {
-		say("cgroup: %s", facts.Facts.Cgroup)
+		explain("cgroup: %s", facts.Facts.Cgroup)
 	} else {
-		say("cgroup: none, resource limits are not applied: %s", node.Cgroup.Reason)
+		explain("cgroup: none, resource limits are not applied: %s", node.Cgroup.Reason)
 	}
-	say("security: %s", explainSecurity(facts))
+	explain("security: %s", explainSecurity(facts))
 	lines, err := explainNetwork(ctx, c, x.PodSandboxId, node)
 	out.Explain = append(out.Explain, lines...)
 	return out, err

@@ -50,21 +50,21 @@ func pageName(cmd *cobra.Command) string { return strings.ReplaceAll(cmd.Command
 // page returns the manual page of a command (man(7)).
 func page(cmd *cobra.Command) string {
 	var b strings.Builder
-	say := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	say(`.TH "%s" "1" "" "subpod %s" "User commands"`, strings.ToUpper(pageName(cmd)), roff(buildVersion()))
-	say(".SH NAME\n%s \\- %s", roff(pageName(cmd)), roff(cmd.Short))
-	say(".SH SYNOPSIS\n\\fB%s\\fP", roff(cmd.UseLine()))
-	say(".SH DESCRIPTION\n%s", text(cmd))
+	printf := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	printf(`.TH "%s" "1" "" "subpod %s" "User commands"`, strings.ToUpper(pageName(cmd)), roff(buildVersion()))
+	printf(".SH NAME\n%s \\- %s", roff(pageName(cmd)), roff(cmd.Short))
+	printf(".SH SYNOPSIS\n\\fB%s\\fP", roff(cmd.UseLine()))
+	printf(".SH DESCRIPTION\n%s", text(cmd))
 	for _, set := range []struct {
 		title string
 		flags *pflag.FlagSet
 	}{{"OPTIONS", cmd.NonInheritedFlags()}, {"OPTIONS OF ALL COMMANDS", cmd.InheritedFlags()}} {
 		if set.flags.HasAvailableFlags() {
-			say(".SH %s\n.nf\n%s.fi", set.title, roff(set.flags.FlagUsages()))
+			printf(".SH %s\n.nf\n%s.fi", set.title, roff(set.flags.FlagUsages()))
 		}
 	}
 	if cmd.Example != "" {
-		say(".SH EXAMPLE\n.nf\n%s\n.fi", roff(cmd.Example))
+		printf(".SH EXAMPLE\n.nf\n%s\n.fi", roff(cmd.Example))
 	}
 	var also []string
 	if cmd.HasParent() {
@@ -79,7 +79,7 @@ func page(cmd *cobra.Command) string {
 		also[i] = `\fB` + roff(name) + `\fP(1)`
 	}
 	if len(also) > 0 {
-		say(".SH SEE ALSO\n%s", strings.Join(also, ", "))
+		printf(".SH SEE ALSO\n%s", strings.Join(also, ", "))
 	}
 	return b.String()
 }

@@ -212,20 +212,20 @@ func playInBackground(a *app, conn *connection, manifest []byte) error {
 	if err != nil {
 		return fmt.Errorf("start in the background: %w", err)
 	}
-	said, err := io.ReadAll(up)
+	reported, err := io.ReadAll(up)
 	text, readErr := os.ReadFile(log.Name())
 	if err = errors.Join(err, readErr); err != nil {
 		return err
 	}
 	fmt.Fprint(os.Stderr, string(text))
-	if len(said) == 0 { // it exits
+	if len(reported) == 0 { // it exits
 		err := cmd.Wait()
 		return errors.Join(exitStatus(max(exitOf(err), 1)), os.Remove(log.Name()))
 	}
 	// The command keeps writing to the unlinked file.
 	err = errors.Join(cmd.Process.Release(), os.Remove(log.Name()))
-	if err == nil && string(said) != isUp {
-		err = errors.New(string(said)) // the other pods keep running
+	if err == nil && string(reported) != isUp {
+		err = errors.New(string(reported)) // the other pods keep running
 	}
 	return err
 }

@@ -76,7 +76,7 @@ func (o *runOptions) run(ctx context.Context, conn *connection, args []string) (
 	if o.name == "" {
 		o.name = newName(args[0])
 	} else if err := checkName(ctx, conn.Client, o.name); err != nil {
-		return err // before anything is pulled or made; the server decides in the end
+		return err // before anything is pulled or created; the server decides
 	}
 	if err := o.warnings(ctx, conn.Client); err != nil {
 		return err

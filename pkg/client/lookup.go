@@ -21,16 +21,16 @@ var (
 // DefaultNamespace is the Kubernetes namespace of the pods that subpod run creates.
 const DefaultNamespace = "default"
 
-// PodMetadata returns the metadata of a pod sandbox that a command makes. The
-// server lets one pod sandbox at a time have the same metadata; here they follow
-// from the name alone, so a name belongs to one pod at a time, whatever command
-// asks for it. What tells apart the pods that have the name one after the other
-// is the annotation labels.RunID.
+// PodMetadata returns the metadata of a pod sandbox that a command creates. The
+// server allows one pod sandbox at a time with the same metadata; here they depend on
+// the name only, so a name belongs to one pod at a time, whichever command asks for
+// it. The annotation labels.RunID distinguishes the pods that have the name one after
+// the other.
 func PodMetadata(namespace, name string) *runtimeapi.PodSandboxMetadata {
 	return &runtimeapi.PodSandboxMetadata{Namespace: namespace, Name: name, Uid: name}
 }
 
-// RunID returns the ID of the run of a command that made a pod sandbox.
+// RunID returns the ID of the run that created a pod sandbox (labels.RunID).
 func RunID(p *runtimeapi.PodSandbox) string {
 	if id := p.GetAnnotations()[labels.RunID]; id != "" {
 		return id

@@ -36,7 +36,7 @@ type Deployment struct {
 }
 
 // DeploymentSpec is apps/v1 DeploymentSpec. How pods are replaced has no meaning
-// where they are made once.
+// where they are created once.
 type DeploymentSpec struct {
 	Replicas *int32 `json:"replicas"`
 	Selector struct {
