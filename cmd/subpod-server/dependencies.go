@@ -8,9 +8,9 @@ import (
 	"path/filepath"
 	"runtime"
 
+	"github.com/subpod/subpod/cmd/internal/cli"
 	"github.com/subpod/subpod/netns"
 	"github.com/subpod/subpod/pkg/cgroup"
-	"github.com/subpod/subpod/pkg/cli"
 	"github.com/subpod/subpod/pkg/config"
 	"github.com/subpod/subpod/pkg/cri"
 	"github.com/subpod/subpod/pkg/events"

@@ -17,10 +17,10 @@ import (
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
+	"github.com/subpod/subpod/cmd/internal/cli"
+	"github.com/subpod/subpod/cmd/internal/doctor"
 	"github.com/subpod/subpod/netns"
-	"github.com/subpod/subpod/pkg/cli"
 	"github.com/subpod/subpod/pkg/config"
-	"github.com/subpod/subpod/pkg/doctor"
 	"github.com/subpod/subpod/rootless"
 	"github.com/subpod/subpod/storage"
 )

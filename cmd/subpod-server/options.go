@@ -59,7 +59,7 @@ func storageOptions(cfg *config.Config, node *rootless.Node) storage.Options {
 
 // ociOptions leaves out handlers that are not installed, except the default one:
 // without it nothing can run, and oci.New returns the error.
-func ociOptions(cfg *config.Config, cg cgroup.Facts) oci.Options {
+func ociOptions(cfg *config.Config, cg cgroup.Delegation) oci.Options {
 	o := oci.Options{
 		Conmon:        cfg.Runtime.ConmonPath,
 		Handlers:      map[string]oci.Handler{},

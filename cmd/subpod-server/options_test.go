@@ -104,7 +104,7 @@ func TestOCIOptions(t *testing.T) {
 		cgroup.DriverSystemd:  cgroup.DriverCgroupfs,
 		cgroup.DriverDisabled: cgroup.DriverDisabled,
 	} {
-		o := ociOptions(cfg, cgroup.Facts{Driver: driver})
+		o := ociOptions(cfg, cgroup.Delegation{Driver: driver})
 		if o.CgroupManager != want {
 			t.Errorf("with driver %s the runtime's is %s, want %s", driver, o.CgroupManager, want)
 		}
@@ -146,7 +146,7 @@ func TestIDMaps(t *testing.T) {
 func TestInfo(t *testing.T) {
 	cfg, node := testConfig(t), manyIDs()
 	node.Uplink = rootless.UplinkNone
-	got := info(cfg, "a reason", node, cgroup.Facts{}, storage.Info{})
+	got := info(cfg, "a reason", node, cgroup.Delegation{}, storage.Info{})
 	for _, key := range []string{"uplink", "config", "node", "cgroup", "storage", "server"} {
 		if got[key] == nil {
 			t.Errorf("no %s", key)

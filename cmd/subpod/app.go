@@ -7,13 +7,13 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/subpod/subpod/pkg/cli"
+	"github.com/subpod/subpod/cmd/internal/cli"
 	"github.com/subpod/subpod/pkg/client"
 	"github.com/subpod/subpod/pkg/config"
 )
 
-// Exit codes, which scripts may rely on. "run" and "exec" have the command's
-// own code, or one of the last three.
+// Exit codes, which scripts may rely on. "run" and "exec" exit with the code of
+// the command that they ran, or with one of the last three.
 const (
 	exitError         = 1
 	exitUsage         = 2
@@ -24,7 +24,7 @@ const (
 	exitNoCommand     = 127
 )
 
-// app is what the commands that talk to the daemon share.
+// app is shared by the commands that talk to the daemon.
 type app struct{ flags *cli.Flags }
 
 // connection is a configuration and a client of its daemon.
@@ -33,7 +33,7 @@ type connection struct {
 	config *config.Config
 }
 
-// connect connects to a daemon that runs. client.ErrNoDaemon.
+// connect connects to the running daemon. client.ErrNoDaemon.
 func (a *app) connect() (*connection, error) {
 	cfg, err := a.flags.Load()
 	if err != nil {
@@ -46,8 +46,8 @@ func (a *app) connect() (*connection, error) {
 	return &connection{c, cfg}, nil
 }
 
-// connectOrStart connects to the daemon, and starts one in the background where
-// none runs.
+// connectOrStart connects to the daemon, and starts one in the background if none
+// is running.
 func (a *app) connectOrStart() (*connection, error) {
 	conn, err := a.connect()
 	if !errors.Is(err, client.ErrNoDaemon) {
@@ -59,7 +59,7 @@ func (a *app) connectOrStart() (*connection, error) {
 	return a.connect()
 }
 
-// run makes a command's function of one that wants a connection.
+// run returns a function for a command that needs a running daemon.
 func (a *app) run(do func(cmd *cobra.Command, conn *connection, args []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		conn, err := a.connect()
@@ -71,7 +71,7 @@ func (a *app) run(do func(cmd *cobra.Command, conn *connection, args []string) e
 	}
 }
 
-// runStarting is run for commands that start the daemon where none runs.
+// runStarting is like run, but starts the daemon if none is running.
 func (a *app) runStarting(do func(cmd *cobra.Command, conn *connection, args []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		conn, err := a.connectOrStart()
@@ -83,10 +83,10 @@ func (a *app) runStarting(do func(cmd *cobra.Command, conn *connection, args []s
 	}
 }
 
-// errUsage says that a command was called wrongly.
+// errUsage reports that a command was called with invalid arguments.
 var errUsage = errors.New("usage")
 
-// usageError is errUsage in the words of err.
+// usageError is errUsage with the message of err.
 type usageError struct{ err error }
 
 func (e usageError) Error() string        { return e.err.Error() }
@@ -110,7 +110,7 @@ func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 	}
 }
 
-// exitCode is the code that stands for err.
+// exitCode returns the exit code for err.
 func exitCode(err error) int {
 	var code exitStatus
 	switch {
@@ -128,13 +128,13 @@ func exitCode(err error) int {
 	return exitError
 }
 
-// warn tells what the user should know and what is no error.
+// warn prints a warning: something the user should know that is not an error.
 func warn(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, "subpod: warning: "+format+"\n", args...)
 }
 
-// each does something to each argument, goes on after an error, and tells all
-// errors.
+// each calls do for each argument, continues after errors, and returns all of
+// them.
 func each(args []string, do func(arg string) error) error {
 	var errs []error
 	for _, arg := range args {

@@ -11,7 +11,7 @@ import (
 
 func dirOf(file string) string { return filepath.Dir(file) }
 
-// complete asks the daemon what may follow on the command line.
+// complete asks the daemon for the names that can complete a command line.
 func (a *app) complete(cmd *cobra.Command, list func(*connection) ([]string, error)) ([]string, cobra.ShellCompDirective) {
 	conn, err := a.connect()
 	if err != nil {

@@ -19,11 +19,12 @@ import (
 func newCp(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "cp SOURCE TARGET",
-		Short: "Copy files between a container and here",
-		Long: `Copies a file or directory; one side is CONTAINER:PATH, and "-" is a tar stream
-on standard input or output. A target that is a directory gets the source inside
-of it, under its name. The container need not run, and needs no tar. Files that
-are copied in belong to the container's root.`,
+		Short: "Copy files between a container and the host",
+		Long: `Copies a file or directory. Either the source or the target is CONTAINER:PATH;
+"-" stands for a tar stream on standard input or output. If the target is an
+existing directory, the source is copied into it under its own name. The container
+does not need to be running and needs no tar. Files that are copied into a
+container belong to its root user.`,
 		Example: `  subpod cp web:/etc/nginx/nginx.conf .
   subpod cp ./site web:/usr/share/nginx/html
   subpod cp web:/var/log - | tar t`,
@@ -33,20 +34,20 @@ are copied in belong to the container's root.`,
 			to, toPath := splitCopy(args[1])
 			switch {
 			case from != "" && to != "":
-				return usagef("one of the two must be a path here")
+				return usagef("cannot copy between two containers: either the source or the target must be a path on the host")
 			case from != "":
 				return copyOut(cmd.Context(), conn.Client, from, fromPath, args[1])
 			case to != "":
 				return copyIn(cmd.Context(), conn.Client, args[0], to, toPath)
 			}
-			return usagef("one of the two must be CONTAINER:PATH")
+			return usagef("either the source or the target must be CONTAINER:PATH")
 		}),
 		ValidArgsFunction: a.completeContainers,
 	}
 }
 
-// splitCopy takes CONTAINER:PATH apart; a path with a slash before any colon is
-// one here.
+// splitCopy splits CONTAINER:PATH. An argument that starts with a dot or a slash,
+// or has no colon, is a path on the host.
 func splitCopy(arg string) (container, path string) {
 	i := strings.IndexByte(arg, ':')
 	if i <= 0 || arg[0] == '.' || arg[0] == '/' {
@@ -87,8 +88,8 @@ func copyOut(ctx context.Context, c *client.Client, ref, from, to string) error 
 	return err
 }
 
-// localTarget says where a copy named base goes: into a directory that is there,
-// or to a new name.
+// localTarget returns the directory and the name for a copy of a file named base:
+// inside an existing directory, or under a new name.
 func localTarget(to, base string) (dir, name string, err error) {
 	st, err := os.Stat(to)
 	switch {
@@ -97,7 +98,7 @@ func localTarget(to, base string) (dir, name string, err error) {
 	case err == nil, os.IsNotExist(err) && !strings.HasSuffix(to, "/"):
 		return filepath.Dir(to), filepath.Base(to), nil
 	case os.IsNotExist(err):
-		return "", "", fmt.Errorf("%s is no directory", to)
+		return "", "", fmt.Errorf("%s is not a directory", to)
 	}
 	return "", "", err
 }
@@ -135,9 +136,9 @@ func copyIn(ctx context.Context, c *client.Client, from, ref, to string) error {
 	switch {
 	case info.IsDir:
 	case strings.HasSuffix(to, "/"):
-		return fmt.Errorf("%s is no directory in %s", to, x.Name())
+		return fmt.Errorf("%s is not a directory in container %s", to, x.Name())
 	case info.Exists && place.IsDir:
-		return fmt.Errorf("%s is a file in %s: a directory cannot be copied over it", to, x.Name())
+		return fmt.Errorf("%s is a file in container %s; a directory cannot replace it", to, x.Name())
 	default:
 		dir, name = path.Split(path.Clean("/" + to))
 	}

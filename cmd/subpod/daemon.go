@@ -13,8 +13,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/subpod/subpod/cmd/internal/cli"
 	"github.com/subpod/subpod/pkg/cgroup"
-	"github.com/subpod/subpod/pkg/cli"
 	"github.com/subpod/subpod/pkg/config"
 	"github.com/subpod/subpod/rootless"
 )
@@ -22,10 +22,10 @@ import (
 func newDaemon(flags *cli.Flags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "daemon",
-		Short: "Make the node and serve CRI in it",
-		Long: `Makes the node (user, mount, PID and network namespaces) and runs the CRI
-server in it, again and again if it must. SIGTERM stops both and everything in
-the node; SIGHUP, or "subpod reload", restarts the server only.`,
+		Short: "Create the node and run the CRI server in it",
+		Long: `Creates the node (user, mount, PID and network namespaces) and runs the CRI
+server in it; a server that crashes is restarted. SIGTERM stops the server and
+everything in the node. SIGHUP, or "subpod reload", restarts only the server.`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			cfg, err := flags.Load()
@@ -42,9 +42,9 @@ the node; SIGHUP, or "subpod reload", restarts the server only.`,
 	}
 }
 
-// ownScope gets a daemon that was started from a shell a cgroup of its own from
-// systemd: limits can be set only below that. A service has one already, or its
-// administrator did not want it to.
+// ownScope moves a daemon that was started from a shell into a systemd scope, and
+// so into a cgroup of its own: limits can only be set below that. A service has a
+// cgroup of its own already, unless its administrator decided otherwise.
 func ownScope(cfg *config.Config) {
 	manager := cfg.Runtime.CgroupManager
 	service := os.Getenv("SYSTEMD_EXEC_PID") == strconv.Itoa(os.Getpid())
@@ -52,11 +52,11 @@ func ownScope(cfg *config.Config) {
 		return
 	}
 	if err := cgroup.EnterScope(context.Background()); err != nil && !errors.Is(err, cgroup.ErrNoManager) {
-		slog.Warn("no cgroup of its own for the daemon: containers run without resource limits", "error", err)
+		slog.Warn("the daemon has no cgroup of its own; containers run without resource limits", "error", err)
 	}
 }
 
-// nodeConfig turns the configuration into that of the node.
+// nodeConfig returns the part of the configuration that describes the node.
 func nodeConfig(cfg *config.Config, flags *cli.Flags) (rootless.Config, error) {
 	level, err := cli.LogLevel(cfg)
 	if err != nil {
@@ -95,12 +95,12 @@ func nodeConfig(cfg *config.Config, flags *cli.Flags) (rootless.Config, error) {
 	return c, nil
 }
 
-// serverBinary is the server's program, found beside this one.
+// serverBinary is the name of the server program, installed beside this one.
 const serverBinary = "subpod-server"
 
-// serverPath is where the server's program lies: beside the path by which this
-// one was called, so that an upgrade that moves a link is seen by the next start
-// of the server.
+// serverPath returns the path of the server program: beside the path by which this
+// program was called, so that the next start of the server follows an upgrade that
+// replaces a symbolic link.
 func serverPath() (string, error) {
 	exe, err := os.Executable()
 	if err != nil {
@@ -116,7 +116,7 @@ func serverPath() (string, error) {
 	}
 	path, err := exec.LookPath(serverBinary)
 	if err != nil {
-		return "", fmt.Errorf("find %s, which is installed beside %s: %w", serverBinary, exe, err)
+		return "", fmt.Errorf("find %s: %w; install it beside %s", serverBinary, err, exe)
 	}
 	return filepath.Abs(path)
 }

@@ -10,29 +10,29 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/subpod/subpod/cmd/internal/cli"
+	"github.com/subpod/subpod/cmd/internal/doctor"
 	"github.com/subpod/subpod/configs"
-	"github.com/subpod/subpod/pkg/cli"
-	"github.com/subpod/subpod/pkg/doctor"
 )
 
 func newDoctor(flags *cli.Flags) *cobra.Command {
 	var asJSON, quiet, profile bool
 	cmd := &cobra.Command{
 		Use:   "doctor",
-		Short: "Say what is missing on this machine, and how to get it",
-		Long: `Looks at the kernel, the user's IDs, devices, programs, cgroups, the session and
-the disk, and says what will not work and the commands that help. It needs no
-daemon and changes nothing.
+		Short: "Check this host for missing requirements, and print how to fix them",
+		Long: `Checks the kernel, the user's IDs, devices, programs, cgroups, the session and the
+disk, and prints what will not work together with the commands that fix it. It
+needs no daemon and changes nothing.
 
-Exit codes: 0 the daemon can start and containers can run (there may be
-warnings), 1 they cannot.`,
+Exit codes: 0 if the daemon can start and containers can run (there may be
+warnings), 1 if not.`,
 		Example: "  subpod doctor\n  subpod doctor --json | jq '.checks[] | select(.level != \"ok\")'",
 		Args:    exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if profile {
 				return printProfile(cmd.OutOrStdout())
 			}
-			// What the flags fill in is no longer missing.
+			// flags.Load sets it if it is missing.
 			runtimeDir := os.Getenv("XDG_RUNTIME_DIR")
 			cfg, err := flags.Load()
 			if err != nil {
@@ -60,8 +60,8 @@ warnings), 1 they cannot.`,
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON: {\"level\", \"checks\": [{\"check\", \"level\", \"what\", \"fix\"}]}")
-	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "leave out what is as it should be")
-	cmd.Flags().BoolVar(&profile, "apparmor-profile", false, "print the AppArmor profile for this program, and nothing else")
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print problems only")
+	cmd.Flags().BoolVar(&profile, "apparmor-profile", false, "print the AppArmor profile for this program and exit")
 	return cmd
 }
 

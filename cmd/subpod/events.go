@@ -23,23 +23,26 @@ type eventRow struct {
 	Kind  string    `json:"kind"`  // pod, container
 	ID    string    `json:"id"`
 	Name  string    `json:"name"`
-	// ExitCode of a container that has stopped.
+	// ExitCode of a stopped container.
 	ExitCode *int32 `json:"exitCode"`
 }
+
+// eventsIdle is the time without an event after which "events" without -f exits.
+const eventsIdle = time.Second
 
 func newEvents(a *app) *cobra.Command {
 	var follow bool
 	var out string
 	cmd := &cobra.Command{
 		Use:   "events [flags]",
-		Short: "Show what happens to pods and containers",
-		Long: `Shows events as they happen, until it is interrupted; without -f, until the first
-pause of a second.`,
+		Short: "Show events of pods and containers",
+		Long: `Shows events as they happen until interrupted; without -f, until no event has
+arrived for one second.`,
 		Example: "  subpod events -f\n  subpod events -f -o json | jq .name",
 		Args:    exactly(0),
 		RunE: a.run(func(cmd *cobra.Command, conn *connection, _ []string) error {
 			if out != "table" && out != "json" && !strings.HasPrefix(out, templatePrefix) {
-				return usagef("-o %s: the formats are table, json and go-template=TEMPLATE", out)
+				return usagef("invalid -o %q: expected table, json or go-template=TEMPLATE", out)
 			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), unix.SIGINT, unix.SIGTERM)
 			defer stop()
@@ -48,7 +51,7 @@ pause of a second.`,
 				return err
 			}
 			if !follow {
-				idle := time.AfterFunc(time.Second, stop)
+				idle := time.AfterFunc(eventsIdle, stop)
 				defer idle.Stop()
 			}
 			for {
@@ -65,8 +68,8 @@ pause of a second.`,
 			}
 		}),
 	}
-	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on until it is interrupted")
-	cmd.Flags().StringVarP(&out, "output", "o", "table", "output format: table, json (an object a line), or go-template=TEMPLATE")
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "follow events until interrupted")
+	cmd.Flags().StringVarP(&out, "output", "o", "table", "output format: table, json (one object per line), or go-template=TEMPLATE")
 	return cmd
 }
 

@@ -9,7 +9,6 @@ import (
 
 	"github.com/subpod/subpod/pkg/client"
 	"github.com/subpod/subpod/pkg/control"
-	"github.com/subpod/subpod/pkg/terminal"
 )
 
 func newExec(a *app) *cobra.Command {
@@ -17,14 +16,14 @@ func newExec(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "exec [flags] CONTAINER COMMAND [ARG...]",
 		Short: "Run a command in a running container",
-		Long: `Runs a command in a running container. The exit code is the command's; 125 when
-subpod itself failed, 126 when the command cannot be executed, 127 when there is
-none of that name.`,
+		Long: `Runs a command in a running container. The exit code is that of the command, or
+125 if subpod itself failed, 126 if the command cannot be executed, 127 if the
+command is not found.`,
 		Example: "  subpod exec web nginx -t\n  subpod exec -it web sh",
 		Args:    atLeast(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if tty && interactive && !terminal.Is(os.Stdin) {
-				return usagef("-t: the standard input is not a terminal (for a pipe, leave -t out)")
+			if tty && interactive && !isTerminal(os.Stdin) {
+				return usagef("-t: standard input is not a terminal; omit -t to use a pipe")
 			}
 			return runCode(a.run(func(cmd *cobra.Command, conn *connection, args []string) error {
 				x, err := conn.Container(cmd.Context(), args[0])
@@ -45,13 +44,13 @@ none of that name.`,
 		ValidArgsFunction: a.completeContainers,
 	}
 	cmd.Flags().SetInterspersed(false)
-	cmd.Flags().BoolVarP(&interactive, "interactive", "i", false, "pass standard input on")
-	cmd.Flags().BoolVarP(&tty, "tty", "t", false, "give the command a terminal")
+	cmd.Flags().BoolVarP(&interactive, "interactive", "i", false, "keep standard input open and forward it")
+	cmd.Flags().BoolVarP(&tty, "tty", "t", false, "allocate a terminal")
 	return cmd
 }
 
-// runCode is the exit code of a command that runs another: its own errors have
-// codes that few programs use.
+// runCode prints the error of a command that runs another one, and returns the exit
+// code for it: one that few programs use themselves.
 func runCode(err error) error {
 	var code exitStatus
 	if err == nil || errors.As(err, &code) || errors.Is(err, errUsage) {
@@ -71,9 +70,10 @@ func newAttach(a *app) *cobra.Command {
 	var noStdin bool
 	cmd := &cobra.Command{
 		Use:   "attach [flags] CONTAINER",
-		Short: "Join the streams of a running container",
-		Long: `Joins the container's standard streams until it ends; the exit code is the
-container's. ctrl-p ctrl-q leaves it running, if it has a terminal.`,
+		Short: "Attach to a running container",
+		Long: `Attaches to the standard streams of a container until it exits; the exit code is
+that of the container. If it has a terminal, ctrl-p ctrl-q detaches from it and
+leaves it running.`,
 		Example: "  subpod attach shell",
 		Args:    exactly(1),
 		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) error {
@@ -97,6 +97,6 @@ container's. ctrl-p ctrl-q leaves it running, if it has a terminal.`,
 		}),
 		ValidArgsFunction: a.completeContainers,
 	}
-	cmd.Flags().BoolVar(&noStdin, "no-stdin", false, "do not pass standard input on")
+	cmd.Flags().BoolVar(&noStdin, "no-stdin", false, "do not forward standard input")
 	return cmd
 }

@@ -21,9 +21,10 @@ func newPortForward(a *app) *cobra.Command {
 	var address string
 	cmd := &cobra.Command{
 		Use:   "port-forward [flags] POD [LOCAL_PORT:]PORT...",
-		Short: "Reach ports of a pod from here",
-		Long: `Listens here and joins each connection to a port on the pod's loopback, until it
-is interrupted. Without LOCAL_PORT it is the same as PORT; with ":PORT" a free one.`,
+		Short: "Forward local ports to a pod",
+		Long: `Listens on the host and forwards each connection to a port on the pod's loopback
+interface until interrupted. LOCAL_PORT is PORT if omitted; ":PORT" chooses a free
+local port.`,
 		Example: "  subpod port-forward web 8080:80\n  subpod port-forward db :5432",
 		Args:    atLeast(2),
 		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) error {
@@ -65,12 +66,12 @@ func parseForward(s string) (local, remote int, err error) {
 		local, err = strconv.Atoi(l)
 	}
 	if err != nil || remote < 1 || remote > 65535 || local < 0 || local > 65535 {
-		return 0, 0, usagef("%s: [LOCAL_PORT:]PORT is wanted", s)
+		return 0, 0, usagef("invalid port %q: expected [LOCAL_PORT:]PORT with ports from 1 to 65535", s)
 	}
 	return local, remote, nil
 }
 
-// forwarder joins connections to ports of a pod.
+// forwarder forwards connections to ports of a pod.
 type forwarder struct {
 	client    *client.Client
 	podID     string
@@ -108,7 +109,7 @@ func (f *forwarder) close() {
 	f.conns.Wait()
 }
 
-// forward joins one connection until both directions have ended.
+// forward forwards one connection until both directions are closed.
 func forward(ctx context.Context, c *client.Client, podID string, port int, conn net.Conn) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -15,10 +15,10 @@ import (
 	"github.com/subpod/subpod/pkg/client"
 )
 
-// imageRow is an image as "images" lists it: one row for each tag.
+// imageRow is a row of the output of "images": one for each tag of an image.
 type imageRow struct {
 	ID       string    `json:"id"`
-	Name     string    `json:"name"` // full, with its tag; "" without one
+	Name     string    `json:"name"` // fully qualified, with the tag; "" for an image without a tag
 	Digests  []string  `json:"digests"`
 	Size     uint64    `json:"size"`
 	Created  time.Time `json:"created"`
@@ -106,7 +106,7 @@ func imageRows(ctx context.Context, c *client.Client, args []string) ([]imageRow
 	return rows, nil
 }
 
-// verboseImage is what the verbose status of an image tells.
+// verboseImage is the verbose status of an image.
 type verboseImage struct {
 	Digest       string            `json:"digest"`
 	OS           string            `json:"os"`
@@ -135,25 +135,26 @@ func newPull(a *app) *cobra.Command {
 	var quiet bool
 	cmd := &cobra.Command{
 		Use:   "pull [flags] IMAGE...",
-		Short: "Bring images up to date with their registry",
-		Long: `Pulls images with the credentials of auth.json (see "subpod login") and the
-registries.conf, policy.json and certs.d that Podman and Buildah use too.`,
+		Short: "Pull images from a registry",
+		Long: `Pulls images with the credentials in auth.json (see "subpod login"). The files
+registries.conf, policy.json and certs.d are shared with Podman and Buildah.`,
 		Example: "  subpod pull busybox\n  subpod pull quay.io/podman/hello:latest",
 		Args:    atLeast(1),
 		RunE: a.runStarting(func(cmd *cobra.Command, conn *connection, args []string) error {
 			return each(args, func(ref string) error { return pull(cmd.Context(), conn.Client, ref, quiet) })
 		}),
 	}
-	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "do not show the progress")
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "do not show progress")
 	return cmd
 }
 
 func newRmi(a *app) *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
-		Use:     "rmi [flags] IMAGE...",
-		Short:   "Remove names of images, and images without a name",
-		Long:    `Takes the name away; the image goes with its last one. An ID removes the image.`,
+		Use:   "rmi [flags] IMAGE...",
+		Short: "Remove images",
+		Long: `Removes a name from an image, and the image itself with its last name. Given an ID,
+removes the image.`,
 		Example: "  subpod rmi busybox:1.36\n  subpod rmi 9f2a3c",
 		Args:    atLeast(1),
 		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) error {
@@ -176,14 +177,14 @@ func newRmi(a *app) *cobra.Command {
 		}),
 		ValidArgsFunction: a.completeImages,
 	}
-	cmd.Flags().BoolVarP(&force, "force", "f", false, "also an image with several names; one that is not there is fine")
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "also remove an image with several names; ignore images that do not exist")
 	return cmd
 }
 
 func newTag(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:               "tag IMAGE NAME...",
-		Short:             "Give an image more names",
+		Short:             "Add names to an image",
 		Example:           "  subpod tag busybox registry.example.com/me/busybox:v1",
 		Args:              atLeast(2),
 		ValidArgsFunction: a.completeImages,

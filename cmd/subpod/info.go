@@ -13,7 +13,7 @@ import (
 	"github.com/subpod/subpod/pkg/client"
 )
 
-// nodeInfo is what the daemon tells of itself and its node.
+// nodeInfo is the part of the daemon's verbose status that describes its node.
 type nodeInfo struct {
 	Node struct {
 		RunDir, Uplink string
@@ -37,7 +37,7 @@ type nodeInfo struct {
 
 type idRange struct{ Container, Host, Size uint32 }
 
-// infoRow is what "info" prints.
+// infoRow is the output of "info".
 type infoRow struct {
 	Version     string   `json:"version"`
 	Server      string   `json:"serverVersion"`
@@ -76,7 +76,7 @@ func readNode(ctx context.Context, c *client.Client) (nodeInfo, error) {
 	return n, nil
 }
 
-// hostID says which ID on the host stands for one in the node.
+// hostID returns the host ID that an ID of the node is mapped to.
 func hostID(ranges []idRange, id uint32) string {
 	for _, r := range ranges {
 		if id >= r.Container && id-r.Container < r.Size {
@@ -86,7 +86,7 @@ func hostID(ranges []idRange, id uint32) string {
 	return "none"
 }
 
-// explainMap puts the ID map into words.
+// explainMap describes an ID map.
 func explainMap(ranges []idRange) string {
 	var parts []string
 	for _, r := range ranges {
@@ -103,7 +103,7 @@ func newInfo(a *app) *cobra.Command {
 	var out *format
 	cmd := &cobra.Command{
 		Use:     "info [flags]",
-		Short:   "Show how the daemon is set up, and why",
+		Short:   "Show the configuration of the daemon and the reasons for it",
 		Example: "  subpod info\n  subpod info -o 'go-template={{.storageDriver}}'",
 		Args:    exactly(0),
 		RunE: a.run(func(cmd *cobra.Command, conn *connection, _ []string) error {
@@ -145,7 +145,7 @@ func newInfo(a *app) *cobra.Command {
 	return cmd
 }
 
-// uplink is one line of all that is known of it.
+// uplink describes the uplink in one line.
 func (r infoRow) uplink() string {
 	s := r.Uplink
 	if r.UplinkWhy != "" {

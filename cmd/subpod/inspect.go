@@ -15,8 +15,8 @@ import (
 	"github.com/subpod/subpod/pkg/client"
 )
 
-// inspected is one object in full, with what an ordinary user's runtime makes of
-// it in words.
+// inspected is the output for one object: its status and an explanation of what is
+// particular to a rootless runtime.
 type inspected struct {
 	Kind    string          `json:"kind"` // container, pod, image
 	Name    string          `json:"name"`
@@ -30,9 +30,10 @@ func newInspect(a *app) *cobra.Command {
 	var kind string
 	cmd := &cobra.Command{
 		Use:   "inspect [flags] NAME|ID...",
-		Short: "Show all that is known of a container, pod or image",
-		Long: `Shows an object in full, and explains which IDs on the host stand for those in
-the container, how its root file system is mounted and how it is connected.`,
+		Short: "Show details of a container, pod or image",
+		Long: `Shows all details of an object, and explains which host IDs the IDs in the container
+are mapped to, how its root file system is mounted and how it is connected to the
+network.`,
 		Example: "  subpod inspect web\n  subpod inspect --type image busybox\n  subpod inspect -o 'go-template={{index .explain 0}}' web",
 		Args:    atLeast(1),
 		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) error {
@@ -42,7 +43,7 @@ the container, how its root file system is mounted and how it is connected.`,
 			switch kind {
 			case "", "container", "pod", "image":
 			default:
-				return usagef("--type %s: container, pod or image", kind)
+				return usagef("invalid --type %q: expected container, pod or image", kind)
 			}
 			var list []inspected
 			for _, ref := range args {
@@ -68,8 +69,8 @@ the container, how its root file system is mounted and how it is connected.`,
 	out = addFormat(cmd)
 	must(cmd.Flags().Set("output", "json"))
 	cmd.Flags().Lookup("output").DefValue = "json"
-	cmd.Flags().Lookup("output").Usage = "output format: json, yaml, table (the explanation alone), or go-template=TEMPLATE"
-	cmd.Flags().StringVar(&kind, "type", "", "container, pod or image (default: whatever has the name, in this order)")
+	cmd.Flags().Lookup("output").Usage = "output format: json, yaml, table (only the explanation), or go-template=TEMPLATE"
+	cmd.Flags().StringVar(&kind, "type", "", "container, pod or image (default: the first of these that has the name)")
 	return cmd
 }
 
@@ -97,7 +98,7 @@ func protoJSON(m proto.Message) json.RawMessage {
 	return text
 }
 
-// containerFacts is what inspect reads of a container's verbose status.
+// containerFacts is the part of a container's verbose status that inspect reads.
 type containerFacts struct {
 	PID   int `json:"pid"`
 	Facts struct {
@@ -140,18 +141,18 @@ func inspectContainer(ctx context.Context, c *client.Client, ref string) (inspec
 		return out, err
 	}
 	user := facts.Facts.User
-	say := func(format string, args ...any) { out.Explain = append(out.Explain, fmt.Sprintf(format, args...)) }
-	say("state: %s", stateWord(st.Status))
-	say("user: its first process is uid %d, gid %d in the container, which is uid %s, gid %s on the host",
+	explain := func(format string, args ...any) { out.Explain = append(out.Explain, fmt.Sprintf(format, args...)) }
+	explain("state: %s", stateWord(st.Status))
+	explain("user: its first process is uid %d, gid %d in the container, which is uid %s, gid %s on the host",
 		user.UID, user.GID, hostID(node.Node.UIDMap, user.UID), hostID(node.Node.GIDMap, user.GID))
-	say("IDs: %s", explainMap(node.Node.UIDMap))
-	say("root file system: %s, because %s; writable layer on %s", node.Storage.Driver, node.Storage.Reason, node.Storage.BackingFS)
+	explain("IDs: %s", explainMap(node.Node.UIDMap))
+	explain("root file system: %s, because %s; writable layer on %s", node.Storage.Driver, node.Storage.Reason, node.Storage.BackingFS)
 	if facts.Facts.Cgroup != "" {
-		say("cgroup: %s", facts.Facts.Cgroup)
+		explain("cgroup: %s", facts.Facts.Cgroup)
 	} else {
-		say("cgroup: none, so no limits: %s", node.Cgroup.Reason)
+		explain("cgroup: none, resource limits are not applied: %s", node.Cgroup.Reason)
 	}
-	say("security: %s", explainSecurity(facts))
+	explain("security: %s", explainSecurity(facts))
 	lines, err := explainNetwork(ctx, c, x.PodSandboxId, node)
 	out.Explain = append(out.Explain, lines...)
 	return out, err
@@ -171,7 +172,7 @@ func stateWord(st *runtimeapi.ContainerStatus) string {
 func explainSecurity(f containerFacts) string {
 	sec := f.Config.Linux.SecurityContext
 	if sec.Privileged {
-		return "privileged: all that the node's root may do, which is an ordinary user to the host"
+		return "privileged: all capabilities of root in the node, which is an unprivileged user on the host"
 	}
 	switch runtimeapi.SecurityProfile_ProfileType(sec.Seccomp.ProfileType) {
 	case runtimeapi.SecurityProfile_Unconfined:
@@ -182,7 +183,7 @@ func explainSecurity(f containerFacts) string {
 	return "the default seccomp profile"
 }
 
-// explainNetwork says how a pod is connected.
+// explainNetwork describes how a pod is connected to the network.
 func explainNetwork(ctx context.Context, c *client.Client, podID string, node nodeInfo) ([]string, error) {
 	st, err := c.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: podID})
 	if err != nil {
@@ -199,15 +200,15 @@ func explainNetwork(ctx context.Context, c *client.Client, podID string, node no
 	}
 	switch {
 	case options.GetNetwork() == runtimeapi.NamespaceMode_NODE:
-		lines = append(lines, "network: the node's own, behind "+uplinkName(node))
+		lines = append(lines, "network: that of the node, behind "+uplinkName(node))
 	case len(ips) == 0:
-		lines = append(lines, "network: loopback alone")
+		lines = append(lines, "network: loopback only")
 	default:
 		lines = append(lines, fmt.Sprintf("network: %s on the node's bridge; other hosts are reached through %s", strings.Join(ips, ", "), uplinkName(node)))
 	}
 	ports, err := podPorts(ctx, c, podID)
 	for _, p := range ports {
-		lines = append(lines, "port: "+p+", forwarded on the host itself")
+		lines = append(lines, "port: "+p+", forwarded from the host")
 	}
 	return lines, err
 }
@@ -235,7 +236,7 @@ func inspectPod(ctx context.Context, c *client.Client, ref string) (inspected, e
 	out := inspected{Kind: "pod", Name: client.PodName(p), Status: protoJSON(st.Status), Info: json.RawMessage(st.Info["info"])}
 	state := "ready"
 	if p.State != runtimeapi.PodSandboxState_SANDBOX_READY {
-		state = "not ready: nothing of it runs"
+		state = "not ready: it is stopped"
 	}
 	out.Explain = append(out.Explain, "state: "+state, "IDs: "+explainMap(node.Node.UIDMap))
 	lines, err := explainNetwork(ctx, c, p.Id, node)

@@ -7,7 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/subpod/subpod/pkg/cli"
+	"github.com/subpod/subpod/cmd/internal/cli"
 	"github.com/subpod/subpod/pkg/client"
 )
 
@@ -15,8 +15,8 @@ func newLoad(flags *cli.Flags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "load SOURCE...",
 		Short: "Load images from files",
-		Long: `Loads images into the daemon's store. A source is a path to an OCI layout or
-an archive (of OCI or of Docker), or one of
+		Long: `Loads images into the image store. A source is the path of an OCI layout, an OCI
+archive or a Docker archive, or one of
   oci:DIRECTORY[:REFERENCE]  oci-archive:FILE[:REFERENCE]  docker-archive:FILE[:REFERENCE]`,
 		Example: "  subpod load busybox.tar\n  subpod load oci:./layout:example.com/app:v1",
 		Args:    cobra.MinimumNArgs(1),
@@ -52,7 +52,7 @@ an archive (of OCI or of Docker), or one of
 	}
 }
 
-// absoluteSource makes the path in a source absolute: the daemon has another
+// absoluteSource makes the path in a source absolute, since the daemon has another
 // working directory.
 func absoluteSource(source string) (string, error) {
 	for _, transport := range []string{"oci:", "oci-archive:", "docker-archive:"} {

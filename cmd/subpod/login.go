@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/subpod/subpod/pkg/control"
-	"github.com/subpod/subpod/pkg/terminal"
 )
 
 func newLogin(a *app) *cobra.Command {
@@ -19,9 +18,9 @@ func newLogin(a *app) *cobra.Command {
 	var fromStdin bool
 	cmd := &cobra.Command{
 		Use:   "login [flags] [REGISTRY]",
-		Short: "Store credentials for a registry, after trying them",
-		Long: `Tries the credentials and stores them in auth.json, where Podman, Buildah and
-Skopeo find them too. Without REGISTRY it is docker.io.`,
+		Short: "Log in to a registry",
+		Long: `Verifies the credentials and stores them in auth.json, which Podman, Buildah and
+Skopeo use too. The default registry is docker.io.`,
 		Example: "  subpod login quay.io\n  echo \"$TOKEN\" | subpod login -u ci --password-stdin registry.example.com",
 		Args:    between(0, 1),
 		RunE: a.runStarting(func(cmd *cobra.Command, conn *connection, args []string) (err error) {
@@ -35,21 +34,21 @@ Skopeo find them too. Without REGISTRY it is docker.io.`,
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "logged in; the credentials are in %s\n", file)
+			fmt.Fprintf(cmd.OutOrStdout(), "login succeeded; credentials stored in %s\n", file)
 			return nil
 		}),
 	}
-	cmd.Flags().StringVarP(&req.Username, "username", "u", "", "user name (default: ask)")
-	cmd.Flags().StringVarP(&req.Password, "password", "p", "", "password: better --password-stdin, others see your arguments")
+	cmd.Flags().StringVarP(&req.Username, "username", "u", "", "user name (default: prompt for it)")
+	cmd.Flags().StringVarP(&req.Password, "password", "p", "", "password; --password-stdin is safer, because other users can see arguments")
 	cmd.Flags().BoolVar(&fromStdin, "password-stdin", false, "read the password from standard input")
 	return cmd
 }
 
-// askCredentials asks for what the flags do not tell.
+// askCredentials prompts for the credentials that the flags do not give.
 func askCredentials(req *control.LoginRequest, fromStdin bool) error {
 	if fromStdin {
 		if req.Username == "" || req.Password != "" {
-			return usagef("--password-stdin needs -u, and no -p")
+			return usagef("--password-stdin requires -u and excludes -p")
 		}
 		text, err := io.ReadAll(io.LimitReader(os.Stdin, 64<<10))
 		if err != nil {
@@ -61,20 +60,20 @@ func askCredentials(req *control.LoginRequest, fromStdin bool) error {
 	if req.Username != "" && req.Password != "" {
 		return nil
 	}
-	if !terminal.Is(os.Stdin) {
-		return usagef("no terminal to ask for the password: use -u and --password-stdin")
+	if !isTerminal(os.Stdin) {
+		return usagef("standard input is no terminal to prompt for the password at: use -u and --password-stdin")
 	}
 	in := bufio.NewReader(os.Stdin)
 	if req.Username == "" {
 		fmt.Fprint(os.Stderr, "Username: ")
 		line, err := in.ReadString('\n')
 		if err != nil {
-			return errors.New("no user name was given")
+			return errors.New("no user name given")
 		}
 		req.Username = strings.TrimSpace(line)
 	}
 	if req.Password == "" {
-		restore, err := terminal.NoEcho(os.Stdin)
+		restore, err := noEcho(os.Stdin)
 		if err != nil {
 			return err
 		}
@@ -83,7 +82,7 @@ func askCredentials(req *control.LoginRequest, fromStdin bool) error {
 		line, err := in.ReadString('\n')
 		fmt.Fprintln(os.Stderr)
 		if err != nil {
-			return errors.New("no password was given")
+			return errors.New("no password given")
 		}
 		req.Password = strings.TrimRight(line, "\r\n")
 	}
@@ -102,11 +101,11 @@ func newLogout(a *app) *cobra.Command {
 				req.Registry = args[0]
 			}
 			if req.All && req.Registry != "" {
-				return usagef("--all and a registry")
+				return usagef("--all and REGISTRY exclude each other")
 			}
 			return conn.Logout(cmd.Context(), req)
 		}),
 	}
-	cmd.Flags().BoolVar(&req.All, "all", false, "those for all registries")
+	cmd.Flags().BoolVar(&req.All, "all", false, "remove the credentials of all registries")
 	return cmd
 }

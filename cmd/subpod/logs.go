@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/subpod/subpod/cmd/internal/logs"
 	"github.com/subpod/subpod/pkg/client"
-	"github.com/subpod/subpod/pkg/logs"
 )
 
 func newLogs(a *app) *cobra.Command {
@@ -21,7 +21,7 @@ func newLogs(a *app) *cobra.Command {
 	var since string
 	cmd := &cobra.Command{
 		Use:     "logs [flags] CONTAINER",
-		Short:   "Show what a container has written",
+		Short:   "Show the logs of a container",
 		Example: "  subpod logs web\n  subpod logs -f --tail 20 web\n  subpod logs --since 10m --timestamps web/nginx",
 		Args:    exactly(1),
 		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) (err error) {
@@ -34,10 +34,10 @@ func newLogs(a *app) *cobra.Command {
 		}),
 		ValidArgsFunction: a.completeContainers,
 	}
-	cmd.Flags().BoolVarP(&o.Follow, "follow", "f", false, "go on until the container ends")
-	cmd.Flags().StringVar(&since, "since", "", "only what is newer: a duration (10m) or a time (2006-01-02T15:04:05Z)")
-	cmd.Flags().IntVarP(&o.Tail, "tail", "n", -1, "only the last lines")
-	cmd.Flags().BoolVarP(&o.Timestamps, "timestamps", "t", false, "show times")
+	cmd.Flags().BoolVarP(&o.Follow, "follow", "f", false, "follow the log until the container exits")
+	cmd.Flags().StringVar(&since, "since", "", "only entries newer than a duration (10m) or a time (2006-01-02T15:04:05Z)")
+	cmd.Flags().IntVarP(&o.Tail, "tail", "n", -1, "only the last lines (-1: all)")
+	cmd.Flags().BoolVarP(&o.Timestamps, "timestamps", "t", false, "show timestamps")
 	return cmd
 }
 
@@ -54,7 +54,7 @@ func parseSince(s string, now time.Time) (time.Time, error) {
 			return t, nil
 		}
 	}
-	return time.Time{}, usagef("--since %s: a duration such as 10m, or a time such as 2006-01-02T15:04:05Z, is wanted", s)
+	return time.Time{}, usagef("invalid --since %q: expected a duration such as 10m, or a time such as 2006-01-02T15:04:05Z", s)
 }
 
 func showLog(ctx context.Context, c *client.Client, ref string, o logs.Options, stdout, stderr io.Writer) error {
@@ -67,7 +67,7 @@ func showLog(ctx context.Context, c *client.Client, ref string, o logs.Options, 
 		return err
 	}
 	if st.Status.LogPath == "" {
-		return fmt.Errorf("container %s keeps no log: it was made with --rm, or without a log path", x.Name())
+		return fmt.Errorf("container %s has no log: it was created with --rm or without a log path", x.Name())
 	}
 	if _, err := os.Stat(st.Status.LogPath); os.IsNotExist(err) && st.Status.State == runtimeapi.ContainerState_CONTAINER_CREATED {
 		return nil // nothing written yet
@@ -79,12 +79,15 @@ func showLog(ctx context.Context, c *client.Client, ref string, o logs.Options, 
 	}
 	err = logs.Read(ctx, st.Status.LogPath, o, stdout, stderr)
 	if ctx.Err() != nil {
-		return nil // the user has seen enough
+		return nil // interrupted by the user
 	}
 	return err
 }
 
-// endOf returns a function that tells whether the container has ended.
+// logsRetryInterval is the delay before a failed Wait is repeated.
+const logsRetryInterval = time.Second
+
+// endOf returns a function that reports whether the container has exited.
 func endOf(ctx context.Context, c *client.Client, id string) func() bool {
 	ended := make(chan struct{})
 	go func() {
@@ -96,7 +99,7 @@ func endOf(ctx context.Context, c *client.Client, id string) func() bool {
 			}
 			select { // not started yet, or the server is being replaced
 			case <-ctx.Done():
-			case <-time.After(time.Second):
+			case <-time.After(logsRetryInterval):
 			}
 		}
 	}()

@@ -1,5 +1,5 @@
-// Command subpod is a CRI container runtime for ordinary users: the daemon that
-// makes the node, and the commands that talk to the server in it.
+// Command subpod is a rootless CRI container runtime: the daemon that creates the
+// node, and the commands that talk to the server in it.
 package main
 
 import (
@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/subpod/subpod/pkg/cli"
+	"github.com/subpod/subpod/cmd/internal/cli"
 	"github.com/subpod/subpod/rootless"
 )
 
@@ -24,8 +24,8 @@ func main() {
 	os.Exit(exitCode(err))
 }
 
-// exitStatus ends the process with the code of a command that has said itself
-// what was wrong.
+// exitStatus is an error that has already been reported; the process exits with
+// this code.
 type exitStatus int
 
 func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
@@ -34,13 +34,13 @@ func newRoot() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "subpod",
 		Short: "Rootless container runtime with a CRI endpoint",
-		Long: `Runs containers and Kubernetes pods as an ordinary user. The daemon serves the
+		Long: `Runs containers and Kubernetes pods as an unprivileged user. The daemon serves the
 Container Runtime Interface on a unix socket; the other commands are its clients.
 
-Exit codes: 1 failed, 2 wrong usage, 3 no such container, pod or image, 4 no
-daemon. "run" and "exec" end with the code of the command that they ran: 125
-when subpod itself failed, 126 when the command cannot be executed, 127 when
-there is none of that name.`,
+Exit codes: 1 failure, 2 invalid usage, 3 no such container, pod or image, 4 no
+daemon running. "run" and "exec" exit with the code of the command that they ran,
+or 125 if subpod itself failed, 126 if the command cannot be executed, 127 if the
+command is not found.`,
 		Example: `  subpod run -it --rm busybox sh
   subpod play pod.yaml
   subpod ps`,
@@ -55,7 +55,7 @@ there is none of that name.`,
 		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
 			hint = "; did you mean " + strings.Join(near, " or ") + "?"
 		}
-		return usagef("there is no command %q%s (see subpod --help)", args[0], hint)
+		return usagef("unknown command %q%s (see subpod --help)", args[0], hint)
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	cmd.SuggestionsMinimumDistance = 2

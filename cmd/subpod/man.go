@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// newMan writes the manual pages. They come from the same source as --help.
+// newMan writes the manual pages, from the same source as --help.
 func newMan() *cobra.Command {
 	return &cobra.Command{
 		Use:     "man DIRECTORY",
@@ -27,7 +27,7 @@ func newMan() *cobra.Command {
 	}
 }
 
-// writePages writes the pages of a command and of those below it.
+// writePages writes the manual pages of a command and its subcommands.
 func writePages(cmd *cobra.Command, dir string) error {
 	cmd.InitDefaultHelpCmd()
 	cmd.InitDefaultHelpFlag()
@@ -47,24 +47,24 @@ func writePages(cmd *cobra.Command, dir string) error {
 
 func pageName(cmd *cobra.Command) string { return strings.ReplaceAll(cmd.CommandPath(), " ", "-") }
 
-// page is a command's manual page (man(7)).
+// page returns the manual page of a command (man(7)).
 func page(cmd *cobra.Command) string {
 	var b strings.Builder
-	say := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	say(`.TH "%s" "1" "" "subpod %s" "User commands"`, strings.ToUpper(pageName(cmd)), roff(buildVersion()))
-	say(".SH NAME\n%s \\- %s", roff(pageName(cmd)), roff(cmd.Short))
-	say(".SH SYNOPSIS\n\\fB%s\\fP", roff(cmd.UseLine()))
-	say(".SH DESCRIPTION\n%s", text(cmd))
+	printf := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	printf(`.TH "%s" "1" "" "subpod %s" "User commands"`, strings.ToUpper(pageName(cmd)), roff(buildVersion()))
+	printf(".SH NAME\n%s \\- %s", roff(pageName(cmd)), roff(cmd.Short))
+	printf(".SH SYNOPSIS\n\\fB%s\\fP", roff(cmd.UseLine()))
+	printf(".SH DESCRIPTION\n%s", text(cmd))
 	for _, set := range []struct {
 		title string
 		flags *pflag.FlagSet
 	}{{"OPTIONS", cmd.NonInheritedFlags()}, {"OPTIONS OF ALL COMMANDS", cmd.InheritedFlags()}} {
 		if set.flags.HasAvailableFlags() {
-			say(".SH %s\n.nf\n%s.fi", set.title, roff(set.flags.FlagUsages()))
+			printf(".SH %s\n.nf\n%s.fi", set.title, roff(set.flags.FlagUsages()))
 		}
 	}
 	if cmd.Example != "" {
-		say(".SH EXAMPLE\n.nf\n%s\n.fi", roff(cmd.Example))
+		printf(".SH EXAMPLE\n.nf\n%s\n.fi", roff(cmd.Example))
 	}
 	var also []string
 	if cmd.HasParent() {
@@ -79,12 +79,13 @@ func page(cmd *cobra.Command) string {
 		also[i] = `\fB` + roff(name) + `\fP(1)`
 	}
 	if len(also) > 0 {
-		say(".SH SEE ALSO\n%s", strings.Join(also, ", "))
+		printf(".SH SEE ALSO\n%s", strings.Join(also, ", "))
 	}
 	return b.String()
 }
 
-// text is what --help says, in paragraphs; indented lines stay as they are.
+// text returns the description of a command in paragraphs; indented lines are kept
+// as they are.
 func text(cmd *cobra.Command) string {
 	long := cmd.Long
 	if long == "" {
@@ -100,7 +101,7 @@ func text(cmd *cobra.Command) string {
 	return strings.Join(out, "\n.PP\n")
 }
 
-// roff keeps what has a meaning to troff from having it.
+// roff escapes characters that are special to troff.
 func roff(s string) string {
 	s = strings.NewReplacer(`\`, `\e`, "-", `\-`).Replace(s)
 	lines := strings.Split(s, "\n")

@@ -5,7 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/subpod/subpod/pkg/cli"
+	"github.com/subpod/subpod/cmd/internal/cli"
 	"github.com/subpod/subpod/rootless"
 )
 
@@ -14,9 +14,8 @@ func newNsenter(flags *cli.Flags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "nsenter [flags] -- COMMAND [ARG...]",
 		Short: "Run a command inside the node",
-		Long: `Runs a command as root of the node: in its user, mount, PID, IPC, UTS and
-network namespaces. This is where a kubelet belongs. Without a command it is a
-shell.`,
+		Long: `Runs a command as root of the node: in its user, mount, PID, IPC, UTS and network
+namespaces. A kubelet must be run this way. The default command is a shell.`,
 		Example: "  subpod nsenter -- ip address\n  subpod nsenter -- kubelet --config=kubelet.yaml",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cfg, err := flags.Load()
@@ -39,7 +38,7 @@ shell.`,
 	}
 	cmd.Flags().SetInterspersed(false)
 	cmd.Flags().BoolVar(&opts.HostNetwork, "host-network", false, "stay in the host's network namespace, as the server does")
-	cmd.Flags().StringVar(&opts.Dir, "workdir", "", "working directory in the node (default: the current one)")
+	cmd.Flags().StringVar(&opts.Dir, "workdir", "", "working directory in the node (default: the current directory)")
 	return cmd
 }
 

@@ -13,7 +13,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// format is the flag -o of the commands that list or show.
+// format is the flag -o of the commands that list or show objects.
 type format struct{ value string }
 
 const formatHelp = "output format: table, json, yaml, or go-template=TEMPLATE (for each object)"
@@ -25,7 +25,7 @@ func addFormat(cmd *cobra.Command) *format {
 	return f
 }
 
-// must is for what can only fail by a mistake in this program.
+// must panics on errors that only a bug in this program can cause.
 func must(err error) {
 	if err != nil {
 		panic(err)
@@ -34,13 +34,13 @@ func must(err error) {
 
 const templatePrefix = "go-template="
 
-// check refuses an unknown format before anything is asked of the daemon.
+// check returns an error for an unknown format, before the daemon is contacted.
 func (f *format) check() error {
 	switch {
 	case f.value == "table", f.value == "json", f.value == "yaml", strings.HasPrefix(f.value, templatePrefix):
 		return nil
 	}
-	return usagef("-o %s: the formats are table, json, yaml and go-template=TEMPLATE", f.value)
+	return usagef("invalid -o %q: expected table, json, yaml or go-template=TEMPLATE", f.value)
 }
 
 // column is one column of a table.
@@ -49,7 +49,7 @@ type column[T any] struct {
 	value func(T) string
 }
 
-// printList prints objects in the format asked for.
+// printList prints objects in the requested format.
 func printList[T any](w io.Writer, f *format, list []T, columns []column[T]) error {
 	if list == nil {
 		list = []T{}
@@ -123,8 +123,8 @@ func parseTemplate(text string) (*template.Template, error) {
 	return tmpl, nil
 }
 
-// executeTemplate prints an object by its JSON names, so that all formats have
-// the same ones.
+// executeTemplate prints an object with its JSON field names, so that all formats
+// have the same names.
 func executeTemplate(w io.Writer, tmpl *template.Template, item any) error {
 	text, err := json.Marshal(item)
 	if err != nil {
@@ -142,10 +142,10 @@ func executeTemplate(w io.Writer, tmpl *template.Template, item any) error {
 	return err
 }
 
-// shortID is an ID as tables show it.
+// shortID returns an ID as tables show it.
 func shortID(id string) string { return id[:min(12, len(id))] }
 
-// ago is a time as tables show it.
+// ago returns a time as tables show it.
 func ago(t time.Time) string {
 	if t.IsZero() || t.Unix() <= 0 {
 		return "-"
@@ -165,7 +165,7 @@ func duration(d time.Duration) string {
 	return fmt.Sprintf("%dd", int(d.Hours()/24))
 }
 
-// bytesText is a number of bytes as tables show it.
+// bytesText returns a number of bytes as tables show it.
 func bytesText(n uint64) string {
 	const units = "KMGTP"
 	if n < 1000 {

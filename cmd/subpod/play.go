@@ -16,8 +16,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"github.com/subpod/subpod/pkg/kube"
-	"github.com/subpod/subpod/pkg/play"
+	"github.com/subpod/subpod/cmd/internal/kube"
+	"github.com/subpod/subpod/cmd/internal/play"
 	"github.com/subpod/subpod/rootless"
 )
 
@@ -32,23 +32,23 @@ func newPlay(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "play [flags] FILE...",
 		Short: "Run the pods of Kubernetes manifests",
-		Long: `Runs what the manifests hold ("-" is standard input): Pods, Deployments (a pod for
-each replica), with ConfigMaps, Secrets and PersistentVolumeClaims, which are
-named volumes that stay. Init containers, sidecars, probes, hooks and the restart
-policy work as in a cluster, as long as this command runs.
+		Long: `Runs the Pods and Deployments (one pod for each replica) of manifests ("-" is
+standard input), with their ConfigMaps, Secrets and PersistentVolumeClaims. Claims
+are named volumes and are kept. Init containers, sidecars, probes, hooks and restart
+policies work as in a cluster while this command is running.
 
-It ends when all pods have: with 0 if they succeeded. When it is interrupted it
-stops and removes them. With -d it goes on in the background until the pods end or
---down.
+The command exits when all pods have completed, with 0 if they succeeded. When
+interrupted, it stops and removes them. With -d it continues in the background until
+the pods complete or are removed with --down.
 
-Other kinds, and fields that mean nothing here, are refused.`,
+Other kinds and unsupported fields are rejected.`,
 		Example: `  subpod play pod.yaml
   subpod play --logs job.yaml
   subpod play -d app.yaml && subpod play --down app.yaml`,
 		Args: atLeast(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if o.down && (o.detach || o.replace || o.logs) {
-				return usagef("--down goes alone")
+				return usagef("--down cannot be combined with other flags")
 			}
 			manifest, err := readManifests(args)
 			if err != nil {
@@ -72,16 +72,16 @@ Other kinds, and fields that mean nothing here, are refused.`,
 	}
 	f := cmd.Flags()
 	f.BoolVar(&o.down, "down", false, "stop and remove the pods")
-	f.BoolVar(&o.logs, "logs", false, "show what the containers write")
-	f.BoolVar(&o.replace, "replace", false, "remove pods of these names first")
-	f.BoolVarP(&o.detach, "detach", "d", false, "go on in the background once all containers are up")
-	f.BoolVarP(&o.quiet, "quiet", "q", false, "do not tell what happens")
+	f.BoolVar(&o.logs, "logs", false, "show the logs of the containers")
+	f.BoolVar(&o.replace, "replace", false, "remove existing pods of the same names first")
+	f.BoolVarP(&o.detach, "detach", "d", false, "continue in the background once all containers are up")
+	f.BoolVarP(&o.quiet, "quiet", "q", false, "do not print status messages")
 	f.IntVar(&o.upFD, "up-fd", -1, "descriptor to close once all containers are up")
 	must(f.MarkHidden("up-fd"))
 	return cmd
 }
 
-// readManifests joins the files to one stream of documents.
+// readManifests concatenates the files into one stream of documents.
 func readManifests(files []string) ([]byte, error) {
 	var all bytes.Buffer
 	for _, name := range files {
@@ -107,7 +107,7 @@ func (o *playOptions) play(ctx context.Context, a *app, conn *connection, set *k
 	defer stop()
 	opts := o.options(conn)
 	if o.down {
-		// The command in the background sees its pods go, and ends.
+		// A command in the background exits when its pods are removed.
 		return play.Down(ctx, set, opts)
 	}
 	if o.replace {
@@ -129,7 +129,7 @@ func (o *playOptions) options(conn *connection) play.Options {
 	var mu sync.Mutex
 	opts := play.Options{
 		Client: conn.Client, DataDir: conn.config.Daemon.DataDir, RunDir: conn.config.Daemon.RunDir,
-		Say: func(format string, args ...any) {
+		Report: func(format string, args ...any) {
 			if o.quiet {
 				return
 			}
@@ -145,16 +145,20 @@ func (o *playOptions) options(conn *connection) play.Options {
 	}
 	if o.upFD >= 0 {
 		up := os.NewFile(uintptr(o.upFD), "up")
-		opts.Up = func() {
-			_, _ = up.WriteString("up\n")
+		opts.Up = func(err error) {
+			text := isUp
+			if err != nil {
+				text = err.Error()
+			}
+			_, _ = up.WriteString(text)
 			up.Close()
 		}
 	}
 	return opts
 }
 
-// removeTree removes a directory in which containers have written, as the node's
-// root where the user alone may not.
+// removeTree removes a directory that containers have written to, as root of the
+// node if the user does not have the permission.
 func removeTree(ctx context.Context, conn *connection, dir string) error {
 	err := os.RemoveAll(dir)
 	if !errors.Is(err, os.ErrPermission) {
@@ -163,13 +167,17 @@ func removeTree(ctx context.Context, conn *connection, dir string) error {
 	code, err := rootless.Enter(ctx, conn.config.Daemon.RunDir, []string{"rm", "-rf", "--", dir},
 		rootless.EnterOptions{HostNetwork: true, Stderr: os.Stderr})
 	if err == nil && code != 0 {
-		err = fmt.Errorf("remove %s: rm ended with exit code %d", dir, code)
+		err = fmt.Errorf("remove %s: rm exited with code %d", dir, code)
 	}
 	return err
 }
 
-// playInBackground starts this command again, in a session of its own, and
-// waits until its containers are up.
+// isUp is what the command in the background writes once all pods are up; if some
+// have failed it writes their errors instead, if all have failed nothing.
+const isUp = "up\n"
+
+// playInBackground starts this command again in a session of its own, and waits
+// until its containers are up.
 func playInBackground(a *app, conn *connection, manifest []byte) error {
 	args, err := a.flags.Args()
 	if err != nil {
@@ -202,20 +210,24 @@ func playInBackground(a *app, conn *connection, manifest []byte) error {
 	err = cmd.Start()
 	theirs.Close()
 	if err != nil {
-		return fmt.Errorf("go on in the background: %w", err)
+		return fmt.Errorf("start in the background: %w", err)
 	}
-	said, err := io.ReadAll(up)
+	reported, err := io.ReadAll(up)
 	text, readErr := os.ReadFile(log.Name())
 	if err = errors.Join(err, readErr); err != nil {
 		return err
 	}
 	fmt.Fprint(os.Stderr, string(text))
-	if string(said) != "up\n" {
+	if len(reported) == 0 { // it exits
 		err := cmd.Wait()
 		return errors.Join(exitStatus(max(exitOf(err), 1)), os.Remove(log.Name()))
 	}
-	// The file has its last name gone; the command goes on writing to it.
-	return errors.Join(cmd.Process.Release(), os.Remove(log.Name()))
+	// The command keeps writing to the unlinked file.
+	err = errors.Join(cmd.Process.Release(), os.Remove(log.Name()))
+	if err == nil && string(reported) != isUp {
+		err = errors.New(string(reported)) // the other pods keep running
+	}
+	return err
 }
 
 func exitOf(err error) int {

@@ -9,14 +9,13 @@ import (
 
 	"github.com/subpod/subpod/pkg/client"
 	"github.com/subpod/subpod/pkg/control"
-	"github.com/subpod/subpod/pkg/terminal"
 )
 
-// pull pulls an image and shows how it goes on standard error: a bar on a
-// terminal, else a line now and then. The ID goes to standard output of "pull"
-// only, so that "run" has its own clean.
+// pull pulls an image and shows the progress on standard error: a bar on a
+// terminal, else an occasional line. Standard output stays free for the command
+// that is run.
 func pull(ctx context.Context, c *client.Client, ref string, quiet bool) error {
-	p := &progress{ref: ref, began: time.Now(), live: terminal.Is(os.Stderr)}
+	p := &progress{ref: ref, began: time.Now(), live: isTerminal(os.Stderr)}
 	show := p.show
 	if quiet {
 		show = nil
@@ -30,7 +29,7 @@ func pull(ctx context.Context, c *client.Client, ref string, quiet bool) error {
 	return err
 }
 
-// progress shows a pull.
+// progress shows the progress of a pull.
 type progress struct {
 	ref   string
 	began time.Time
@@ -48,7 +47,7 @@ const (
 func (p *progress) start() {
 	p.last = time.Now()
 	if p.live {
-		p.draw(fmt.Sprintf("%s: asking the registry", p.ref))
+		p.draw(fmt.Sprintf("%s: contacting the registry", p.ref))
 		return
 	}
 	fmt.Fprintf(os.Stderr, "pulling %s\n", p.ref)
@@ -95,9 +94,9 @@ func (p *progress) line() string {
 	return fmt.Sprintf("%s: [%s] %s", p.ref, bar, text)
 }
 
-// draw writes over the line before.
+// draw replaces the current line of the terminal.
 func (p *progress) draw(text string) {
-	if w, _, err := terminal.Size(os.Stderr); err == nil && w > 1 && len(text) > int(w)-1 {
+	if w, _, err := terminalSize(os.Stderr); err == nil && w > 1 && len(text) > int(w)-1 {
 		text = text[:int(w)-1]
 	}
 	fmt.Fprintf(os.Stderr, "\r%s\x1b[K", text)

@@ -13,7 +13,7 @@ import (
 	"github.com/subpod/subpod/pkg/client"
 )
 
-// containerRow is a container as "ps" lists it.
+// containerRow is a row of the output of "ps".
 type containerRow struct {
 	ID       string            `json:"id"`
 	Name     string            `json:"name"`
@@ -75,7 +75,7 @@ func newPs(a *app) *cobra.Command {
 		}),
 	}
 	out = addFormat(cmd)
-	cmd.Flags().BoolVarP(&all, "all", "a", false, "also containers that do not run")
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "also list containers that are not running")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "IDs only")
 	return cmd
 }
@@ -93,7 +93,7 @@ func containerRows(ctx context.Context, c *client.Client, all bool) ([]container
 		}
 		st, err := c.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: x.Id, Verbose: true})
 		if client.IsNotFound(err) {
-			continue // removed meanwhile
+			continue // removed in the meantime
 		}
 		if err != nil {
 			return nil, err
@@ -130,7 +130,7 @@ func newContainerRow(x client.Container, st *runtimeapi.ContainerStatus, ports [
 	return r
 }
 
-// podPorts lists a pod's host ports, as "0.0.0.0:8080->80/tcp".
+// podPorts returns the host ports of a pod, as "0.0.0.0:8080->80/tcp".
 func podPorts(ctx context.Context, c *client.Client, id string) ([]string, error) {
 	config, err := podConfig(ctx, c, id)
 	if err != nil {
@@ -150,7 +150,8 @@ func podPorts(ctx context.Context, c *client.Client, id string) ([]string, error
 	return out, nil
 }
 
-// sandboxConfig is what the verbose status of a pod tells of its configuration.
+// sandboxConfig is the part of a pod's configuration that its verbose status
+// contains.
 type sandboxConfig struct {
 	LogDirectory string `json:"log_directory"`
 	PortMappings []struct {
@@ -189,7 +190,7 @@ func nanoTime(n int64) time.Time {
 	return time.Unix(0, n)
 }
 
-// notNil is a map that a template can look into.
+// notNil returns a map that templates can index.
 func notNil(m map[string]string) map[string]string {
 	if m == nil {
 		return map[string]string{}
@@ -213,7 +214,7 @@ func shorten(s string, n int) string {
 	return s
 }
 
-// podRow is a pod as "pods" lists it.
+// podRow is a row of the output of "pods".
 type podRow struct {
 	ID         string            `json:"id"`
 	Name       string            `json:"name"`

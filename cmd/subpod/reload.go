@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/subpod/subpod/pkg/cli"
+	"github.com/subpod/subpod/cmd/internal/cli"
 	"github.com/subpod/subpod/rootless"
 )
 
@@ -18,9 +18,9 @@ func newReload(flags *cli.Flags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "reload",
 		Short: "Restart the server; containers keep running",
-		Long: `Stops the server and starts the binary that is on disk now, with the
-configuration that is there now. Containers keep running. Settings of the node
-itself ([node]) and its directories take effect when the daemon is restarted.
+		Long: `Restarts the server with the installed binary and the current configuration.
+Containers keep running. Settings of the node itself ([node]) and its directories
+take effect when the daemon is restarted.
 
 A configuration that is invalid is refused before the server is stopped. With one
 that is valid but cannot be used, the server goes on with the one that served last:

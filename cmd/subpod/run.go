@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -20,7 +21,6 @@ import (
 	"github.com/subpod/subpod/pkg/client"
 	"github.com/subpod/subpod/pkg/control"
 	"github.com/subpod/subpod/pkg/stdio"
-	"github.com/subpod/subpod/pkg/terminal"
 )
 
 func newRun(a *app) *cobra.Command {
@@ -28,20 +28,20 @@ func newRun(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run [flags] IMAGE [COMMAND [ARG...]]",
 		Short: "Run a command in a new container",
-		Long: `Runs a container in a pod of its own, and starts the daemon where none runs.
-The image is pulled when it is not there. The exit code is that of the command;
-125 when subpod itself failed, 126 when the command cannot be executed, 127 when
-there is none of that name.
+		Long: `Runs a container in a pod of its own. The daemon is started if it is not running,
+the image is pulled if it is missing. The exit code is that of the command, or 125
+if subpod itself failed, 126 if the command cannot be executed, 127 if the command
+is not found.
 
-Without -i, -t or -d the output is streamed and signals are passed on. With -it,
-ctrl-p ctrl-q leaves the container running.
+Without -d the output is streamed and signals are forwarded. With -it, ctrl-p ctrl-q
+detaches from the container and leaves it running.
 
-Containers have the default seccomp profile, masked paths and the default
-capabilities; "root" in them is the user who runs the daemon.`,
+Containers have the default seccomp profile, the default capabilities and masked
+paths; root in a container is the user who runs the daemon.`,
 		Example: `  subpod run --rm busybox echo hello
   subpod run -it --rm -v "$PWD:/src" -w /src golang:1.26 bash
   subpod run -d --name web -p 8080:80 nginx
-  subpod run --rm --ephemeral-node alpine ./test.sh     (in CI: nothing is left running)`,
+  subpod run --rm --ephemeral-node alpine ./test.sh     (in CI: nothing keeps running)`,
 		Args: atLeast(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runCode(runRun(cmd.Context(), a, o, args))
@@ -69,14 +69,14 @@ func runRun(ctx context.Context, a *app, o *runOptions, args []string) (err erro
 	if err != nil {
 		return err
 	}
-	return o.run(ctx, conn, args) // the end of the process ends the connection
+	return o.run(ctx, conn, args) // the connection is closed when the process exits
 }
 
 func (o *runOptions) run(ctx context.Context, conn *connection, args []string) (err error) {
 	if o.name == "" {
 		o.name = newName(args[0])
-	} else if err := nameIsFree(ctx, conn.Client, o.name); err != nil {
-		return err
+	} else if err := checkName(ctx, conn.Client, o.name); err != nil {
+		return err // before anything is pulled or created; the server decides
 	}
 	if err := o.warnings(ctx, conn.Client); err != nil {
 		return err
@@ -96,6 +96,11 @@ func (o *runOptions) run(ctx context.Context, conn *connection, args []string) (
 		}
 	}
 	exit, err := o.session(ctx, conn.Client, pod, ctr)
+	defer func() {
+		if err != nil && pod.LogDirectory != "" {
+			_ = os.Remove(pod.LogDirectory) // only if it is empty: there was no container
+		}
+	}()
 	if client.HasReason(err, control.ReasonImageNotFound) && o.pull != "never" {
 		if err := pull(ctx, conn.Client, args[0], o.quiet); err != nil {
 			return err
@@ -103,8 +108,11 @@ func (o *runOptions) run(ctx context.Context, conn *connection, args []string) (
 		exit, err = o.session(ctx, conn.Client, pod, ctr)
 	}
 	if errors.Is(err, errDetached) {
-		fmt.Fprintf(os.Stderr, "\r\nsubpod: %s goes on without you: subpod attach %s\n", o.name, o.name)
+		fmt.Fprintf(os.Stderr, "\r\nsubpod: detached from %s; reattach with \"subpod attach %s\"\n", o.name, o.name)
 		return nil
+	}
+	if client.HasReason(err, control.ReasonNameTaken) {
+		return cmp.Or(checkName(ctx, conn.Client, o.name), nameTaken(o.name, ""))
 	}
 	if err != nil {
 		return err
@@ -115,8 +123,8 @@ func (o *runOptions) run(ctx context.Context, conn *connection, args []string) (
 	return nil
 }
 
-// session has the daemon make and start the container, and stays with it unless it
-// is to be detached.
+// session makes the daemon create and start the container, and stays attached unless
+// the container is to run in the background.
 func (o *runOptions) session(ctx context.Context, c *client.Client, pod *runtimeapi.PodSandboxConfig, ctr *runtimeapi.ContainerConfig) (*control.SessionExit, error) {
 	run := &control.RunRequest{Handler: o.handler, Detach: o.detach}
 	var err error
@@ -134,18 +142,18 @@ func (o *runOptions) session(ctx context.Context, c *client.Client, pod *runtime
 	return exit, err
 }
 
-// forwarded are the signals that are passed on to a container's process.
+// forwarded lists the signals that are forwarded to the container's process.
 var forwarded = []os.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2}
 
-// session joins this process's streams to a container.
+// session connects the streams of this process to a container.
 type session struct {
 	client      *client.Client
 	containerID string
 	tty, stdin  bool
-	signals     bool // pass them on
+	signals     bool // forward them
 }
 
-// errDetached says that the user has left with ctrl-p ctrl-q.
+// errDetached reports that the user has detached with ctrl-p ctrl-q.
 var errDetached = errors.New("detached")
 
 func (s *session) run(ctx context.Context, req control.SessionRequest) (*control.SessionExit, error) {
@@ -156,26 +164,26 @@ func (s *session) run(ctx context.Context, req control.SessionRequest) (*control
 	if s.stdin {
 		streams.Input = os.Stdin
 	}
-	if s.tty && terminal.Is(os.Stdin) && s.stdin {
-		restore, err := terminal.Raw(os.Stdin)
+	if s.tty && isTerminal(os.Stdin) && s.stdin {
+		restore, err := rawTerminal(os.Stdin)
 		if err != nil {
 			return nil, err
 		}
 		defer restore()
 		streams.Input = &detacher{input: os.Stdin, detach: func() { cancel(errDetached) }}
 	}
-	if s.tty && terminal.Is(os.Stdout) {
+	if s.tty && isTerminal(os.Stdout) {
 		sizes := make(chan stdio.TerminalSize, 1)
 		streams.Sizes = sizes
 		go watchSize(ctx, sizes)
 	}
 	if s.signals && s.containerID != "" {
-		s.passOn(ctx)
+		s.forwardSignals(ctx)
 	}
 	streams.Made = func(m control.Made) {
 		s.containerID = m.ContainerID
 		if s.signals {
-			s.passOn(ctx)
+			s.forwardSignals(ctx)
 		}
 	}
 	exit, err := s.client.Session(ctx, req, streams)
@@ -185,9 +193,9 @@ func (s *session) run(ctx context.Context, req control.SessionRequest) (*control
 	return exit, err
 }
 
-// passOn passes signals on to the container until ctx ends. Before there is a
-// container they end this process, and with it the session.
-func (s *session) passOn(ctx context.Context) {
+// forwardSignals forwards signals to the container until ctx ends. Before there is
+// a container they terminate this process, and with it the session.
+func (s *session) forwardSignals(ctx context.Context) {
 	caught := make(chan os.Signal, 16)
 	signal.Notify(caught, forwarded...)
 	go func() {
@@ -195,7 +203,7 @@ func (s *session) passOn(ctx context.Context) {
 		for {
 			select {
 			case sig := <-caught:
-				// It may have ended by itself meanwhile.
+				// The container may have exited in the meantime.
 				_ = s.client.Signal(ctx, s.containerID, int(sig.(unix.Signal)))
 			case <-ctx.Done():
 				return
@@ -210,7 +218,7 @@ func watchSize(ctx context.Context, sizes chan<- stdio.TerminalSize) {
 	signal.Notify(changed, unix.SIGWINCH)
 	defer signal.Stop(changed)
 	for {
-		if w, h, err := terminal.Size(os.Stdout); err == nil {
+		if w, h, err := terminalSize(os.Stdout); err == nil {
 			select {
 			case sizes <- stdio.TerminalSize{Width: w, Height: h}:
 			case <-ctx.Done():
@@ -266,7 +274,7 @@ func (d *detacher) Read(p []byte) (int, error) {
 	}
 }
 
-// newName makes up a name from that of the image.
+// newName generates a name from that of the image.
 func newName(image string) string {
 	base, _, _ := strings.Cut(path.Base(image), "@")
 	base, _, _ = strings.Cut(base, ":")
@@ -284,21 +292,25 @@ func randomHex(bytes int) string {
 	return hex.EncodeToString(b)
 }
 
-// nameIsFree refuses a name that a pod has already.
-func nameIsFree(ctx context.Context, c *client.Client, name string) error {
+// checkName returns an error if a pod has the name.
+func checkName(ctx context.Context, c *client.Client, name string) error {
 	pods, err := c.Pods(ctx)
 	if err != nil {
 		return err
 	}
 	for _, p := range pods {
 		if client.PodName(p) == name {
-			return fmt.Errorf("the name %s is taken by pod %s; remove it (subpod rm -f %s) or take another name", name, shortID(p.Id), name)
+			return nameTaken(name, " "+shortID(p.Id))
 		}
 	}
 	return nil
 }
 
-// removePod removes a pod with its logs, if these are ours.
+func nameTaken(name, id string) error {
+	return fmt.Errorf("the name %s is in use by pod%s; remove that pod (subpod rm -f %s) or choose another name", name, id, name)
+}
+
+// removePod removes a pod, and its logs if they are in our log directory.
 func removePod(ctx context.Context, conn *connection, id, logs string) error {
 	if _, err := conn.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: id}); err != nil {
 		return err

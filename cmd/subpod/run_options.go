@@ -13,11 +13,10 @@ import (
 	"github.com/spf13/cobra"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/subpod/subpod/cmd/internal/kube"
 	"github.com/subpod/subpod/pkg/client"
 	"github.com/subpod/subpod/pkg/config"
-	"github.com/subpod/subpod/pkg/kube"
 	"github.com/subpod/subpod/pkg/labels"
-	"github.com/subpod/subpod/pkg/terminal"
 )
 
 // runOptions are the flags of "run".
@@ -35,66 +34,66 @@ type runOptions struct {
 func (o *runOptions) addFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.SetInterspersed(false)
-	f.BoolVarP(&o.interactive, "interactive", "i", false, "pass standard input on")
-	f.BoolVarP(&o.tty, "tty", "t", false, "give the command a terminal")
-	f.BoolVarP(&o.detach, "detach", "d", false, "leave it in the background and print its ID")
-	f.BoolVar(&o.remove, "rm", false, "remove it once it has ended")
-	f.StringVar(&o.name, "name", "", "name of the pod and its container (default: made up)")
-	f.StringArrayVarP(&o.ports, "publish", "p", nil, "[[HOST_IP:]HOST_PORT:]CONTAINER_PORT[/udp], any number of times")
-	f.StringArrayVarP(&o.volumes, "volume", "v", nil, "HOST_PATH:PATH[:OPTIONS] or VOLUME:PATH[:OPTIONS] (ro, rslave, rshared), any number of times")
-	f.StringArrayVarP(&o.env, "env", "e", nil, "NAME=VALUE, or NAME for the value that it has here")
-	f.StringArrayVar(&o.envFiles, "env-file", nil, "file with lines of NAME=VALUE")
-	f.StringVarP(&o.user, "user", "u", "", "UID or user name, with :GID or :group if need be")
-	f.StringVarP(&o.memory, "memory", "m", "", "limit, such as 512m or 2g")
-	f.Float64Var(&o.cpus, "cpus", 0, "limit, such as 1.5")
+	f.BoolVarP(&o.interactive, "interactive", "i", false, "keep standard input open and forward it")
+	f.BoolVarP(&o.tty, "tty", "t", false, "allocate a terminal")
+	f.BoolVarP(&o.detach, "detach", "d", false, "run in the background and print the container ID")
+	f.BoolVar(&o.remove, "rm", false, "remove the pod once the container has exited")
+	f.StringVar(&o.name, "name", "", "name of the pod and its container (default: generated)")
+	f.StringArrayVarP(&o.ports, "publish", "p", nil, "[[HOST_IP:]HOST_PORT:]CONTAINER_PORT[/udp] (may be repeated)")
+	f.StringArrayVarP(&o.volumes, "volume", "v", nil, "HOST_PATH:PATH[:OPTIONS] or VOLUME:PATH[:OPTIONS] (ro, rslave, rshared; may be repeated)")
+	f.StringArrayVarP(&o.env, "env", "e", nil, "NAME=VALUE, or NAME to copy the variable from the environment")
+	f.StringArrayVar(&o.envFiles, "env-file", nil, "file with NAME=VALUE lines")
+	f.StringVarP(&o.user, "user", "u", "", "UID or user name, optionally with :GID or :group")
+	f.StringVarP(&o.memory, "memory", "m", "", "memory limit, such as 512m or 2g")
+	f.Float64Var(&o.cpus, "cpus", 0, "CPU limit, such as 1.5")
 	f.StringVar(&o.network, "network", "pod", "pod (an address of its own), host (the node's network) or none")
 	f.StringArrayVar(&o.dns, "dns", nil, "DNS server")
-	f.StringVar(&o.hostname, "hostname", "", "host name (default: the name)")
+	f.StringVar(&o.hostname, "hostname", "", "host name (default: the name of the pod)")
 	f.StringVarP(&o.workdir, "workdir", "w", "", "working directory in the container")
-	f.StringVar(&o.entrypoint, "entrypoint", "", "run this instead of the image's entry point")
-	f.BoolVar(&o.readOnly, "read-only", false, "the root file system cannot be written to")
-	f.BoolVar(&o.privileged, "privileged", false, "all that the node may do: still not the host's root")
-	f.StringArrayVar(&o.capAdd, "cap-add", nil, "capability to add, or ALL")
-	f.StringArrayVar(&o.capDrop, "cap-drop", nil, "capability to drop, or ALL")
+	f.StringVar(&o.entrypoint, "entrypoint", "", "replace the entry point of the image")
+	f.BoolVar(&o.readOnly, "read-only", false, "mount the root file system read-only")
+	f.BoolVar(&o.privileged, "privileged", false, "give all capabilities of the node: never those of root on the host")
+	f.StringArrayVar(&o.capAdd, "cap-add", nil, "add a capability, or ALL")
+	f.StringArrayVar(&o.capDrop, "cap-drop", nil, "drop a capability, or ALL")
 	f.StringArrayVar(&o.security, "security-opt", nil, "seccomp=unconfined, seccomp=FILE, no-new-privileges")
-	f.StringArrayVarP(&o.labels, "label", "l", nil, "NAME=VALUE")
-	f.StringVar(&o.pull, "pull", "missing", "always, missing or never")
-	f.StringVar(&o.handler, "runtime", "", "runtime handler (default: the configured one)")
-	f.BoolVarP(&o.quiet, "quiet", "q", false, "do not show the progress of a pull")
-	f.BoolVar(&o.ephemeral, "ephemeral-node", false, "a daemon that had to be started ends with the command")
+	f.StringArrayVarP(&o.labels, "label", "l", nil, "label as NAME=VALUE")
+	f.StringVar(&o.pull, "pull", "missing", "when to pull the image: always, missing or never")
+	f.StringVar(&o.handler, "runtime", "", "runtime handler (default: the configured default)")
+	f.BoolVarP(&o.quiet, "quiet", "q", false, "do not show the progress of the pull")
+	f.BoolVar(&o.ephemeral, "ephemeral-node", false, "stop a daemon that this command started when the command exits")
 	must(cmd.RegisterFlagCompletionFunc("pull", cobra.FixedCompletions([]string{"always", "missing", "never"}, cobra.ShellCompDirectiveNoFileComp)))
 	must(cmd.RegisterFlagCompletionFunc("network", cobra.FixedCompletions([]string{"pod", "host", "none"}, cobra.ShellCompDirectiveNoFileComp)))
 	cmd.PreRun = func(cmd *cobra.Command, _ []string) { o.entrypointSet = cmd.Flags().Changed("entrypoint") }
 }
 
-// isName: what pods, containers and volumes may be called.
+// isName reports whether s is a valid name of a pod, container or volume.
 func isName(s string) bool {
 	const marks = "_.-"
 	return len(s) <= 63 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"+marks) == "" && strings.TrimLeft(s, marks) == s && s != ""
 }
 
-// check finds what is wrong before anything is started.
+// check validates the flags before anything is started.
 func (o *runOptions) check() error {
 	switch {
 	case o.name != "" && !isName(o.name):
-		return usagef("--name %q: letters, digits, '_', '.' and '-' only, 63 at most", o.name)
+		return usagef("invalid --name %q: expected at most 63 letters, digits, '_', '.' and '-', beginning with a letter or digit", o.name)
 	case o.pull != "always" && o.pull != "missing" && o.pull != "never":
-		return usagef("--pull %s: always, missing or never", o.pull)
+		return usagef("invalid --pull %q: expected always, missing or never", o.pull)
 	case o.network != "pod" && o.network != "host" && o.network != "none":
-		return usagef("--network %s: pod, host or none", o.network)
+		return usagef("invalid --network %q: expected pod, host or none", o.network)
 	case o.detach && o.ephemeral:
-		return usagef("-d and --ephemeral-node: the container would end with its node at once")
+		return usagef("-d and --ephemeral-node exclude each other: the container would be stopped with the node at once")
 	case o.network != "pod" && len(o.ports) > 0:
-		return usagef("-p needs a network of the pod's own, not --network %s", o.network)
+		return usagef("-p cannot be combined with --network %s: only a pod with a network of its own has port mappings", o.network)
 	case o.cpus < 0:
-		return usagef("--cpus %v is less than nothing", o.cpus)
-	case o.tty && !o.detach && o.interactive && !terminal.Is(os.Stdin):
-		return usagef("-t: the standard input is not a terminal (for a pipe, leave -t out)")
+		return usagef("invalid --cpus %v: it must not be negative", o.cpus)
+	case o.tty && !o.detach && o.interactive && !isTerminal(os.Stdin):
+		return usagef("-t: standard input is not a terminal; omit -t to use a pipe")
 	}
 	return nil
 }
 
-// warnings tells which limits cannot be kept here.
+// warnings prints a warning for limits that cannot be applied on this host.
 func (o *runOptions) warnings(ctx context.Context, c *client.Client) error {
 	if o.memory == "" && o.cpus == 0 {
 		return nil
@@ -114,14 +113,14 @@ func (o *runOptions) warnings(ctx context.Context, c *client.Client) error {
 func logsDir(cfg *config.Config) string    { return filepath.Join(cfg.Daemon.DataDir, "logs") }
 func volumesDir(cfg *config.Config) string { return filepath.Join(cfg.Daemon.DataDir, "volumes") }
 
-// configs turns the flags into what the CRI asks for.
+// configs returns the CRI configuration of the pod and the container.
 func (o *runOptions) configs(cfg *config.Config, args []string) (*runtimeapi.PodSandboxConfig, *runtimeapi.ContainerConfig, error) {
-	uid := randomHex(8)
+	runID := randomHex(8)
 	pod := &runtimeapi.PodSandboxConfig{
-		Metadata:    &runtimeapi.PodSandboxMetadata{Name: o.name, Namespace: client.DefaultNamespace, Uid: uid},
+		Metadata:    client.PodMetadata(client.DefaultNamespace, o.name),
 		Hostname:    o.hostname,
 		Labels:      map[string]string{labels.MadeBy: labels.Run},
-		Annotations: map[string]string{labels.WhenDone: labels.Stop},
+		Annotations: map[string]string{labels.WhenDone: labels.Stop, labels.RunID: runID},
 		Linux:       &runtimeapi.LinuxPodSandboxConfig{SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{}},
 	}
 	ctr := &runtimeapi.ContainerConfig{
@@ -139,13 +138,12 @@ func (o *runOptions) configs(cfg *config.Config, args []string) (*runtimeapi.Pod
 	if o.entrypointSet && o.entrypoint != "" {
 		ctr.Command = []string{o.entrypoint}
 	}
-	switch {
-	case o.remove:
+	if o.remove {
 		pod.Annotations[labels.WhenDone] = labels.Remove
 	}
 	if !o.remove || o.detach {
-		// What is streamed and then removed needs no log.
-		pod.LogDirectory = filepath.Join(logsDir(cfg), o.name+"-"+uid)
+		// Output that is streamed and then removed needs no log.
+		pod.LogDirectory = filepath.Join(logsDir(cfg), o.name+"-"+runID)
 		ctr.LogPath = o.name + ".log"
 	}
 	if len(o.dns) > 0 {
@@ -170,7 +168,7 @@ func (o *runOptions) fillLabels(ctr *runtimeapi.ContainerConfig) error {
 	for _, l := range o.labels {
 		name, value, _ := strings.Cut(l, "=")
 		if name == "" {
-			return usagef("-l %q: NAME=VALUE is wanted", l)
+			return usagef("invalid -l %q: expected NAME=VALUE", l)
 		}
 		ctr.Labels[name] = value
 	}
@@ -188,10 +186,10 @@ func (o *runOptions) fillPorts(pod *runtimeapi.PodSandboxConfig) error {
 	return nil
 }
 
-// parsePort reads [[HOST_IP:]HOST_PORT:]CONTAINER_PORT[/PROTOCOL].
+// parsePort parses [[HOST_IP:]HOST_PORT:]CONTAINER_PORT[/PROTOCOL].
 func parsePort(s string) (*runtimeapi.PortMapping, error) {
 	bad := func(why string) error {
-		return usagef("-p %s: %s; [[HOST_IP:]HOST_PORT:]CONTAINER_PORT[/udp] is wanted", s, why)
+		return usagef("invalid -p %q: %s; expected [[HOST_IP:]HOST_PORT:]CONTAINER_PORT[/udp]", s, why)
 	}
 	m := &runtimeapi.PortMapping{}
 	rest, proto, _ := strings.Cut(s, "/")
@@ -200,7 +198,7 @@ func parsePort(s string) (*runtimeapi.PortMapping, error) {
 	case "udp":
 		m.Protocol = runtimeapi.Protocol_UDP
 	default:
-		return nil, bad("the protocols are tcp and udp")
+		return nil, bad("the protocol must be tcp or udp")
 	}
 	var host string
 	if i := strings.LastIndexByte(rest, ':'); i >= 0 {
@@ -209,12 +207,12 @@ func parsePort(s string) (*runtimeapi.PortMapping, error) {
 	if i := strings.LastIndexByte(host, ':'); i >= 0 {
 		m.HostIp, host = strings.Trim(host[:i], "[]"), host[i+1:]
 		if net.ParseIP(m.HostIp) == nil {
-			return nil, bad(m.HostIp + " is no address")
+			return nil, bad(fmt.Sprintf("%q is not an IP address", m.HostIp))
 		}
 	}
 	port, err := strconv.ParseUint(rest, 10, 16)
 	if err != nil || port == 0 {
-		return nil, bad(fmt.Sprintf("%q is no port", rest))
+		return nil, bad(fmt.Sprintf("%q is not a port", rest))
 	}
 	m.ContainerPort = int32(port)
 	if host == "" {
@@ -223,25 +221,25 @@ func parsePort(s string) (*runtimeapi.PortMapping, error) {
 		return m, err
 	}
 	if port, err = strconv.ParseUint(host, 10, 16); err != nil || port == 0 {
-		return nil, bad(fmt.Sprintf("%q is no port", host))
+		return nil, bad(fmt.Sprintf("%q is not a port", host))
 	}
 	m.HostPort = int32(port)
 	return m, nil
 }
 
-// freePort finds a host port that nobody listens on.
+// freePort returns a host port that is not in use.
 func freePort(proto runtimeapi.Protocol) (int32, error) {
 	if proto == runtimeapi.Protocol_UDP {
 		c, err := net.ListenPacket("udp", ":0")
 		if err != nil {
-			return 0, fmt.Errorf("look for a free port: %w", err)
+			return 0, fmt.Errorf("find a free port: %w", err)
 		}
 		defer c.Close()
 		return int32(c.LocalAddr().(*net.UDPAddr).Port), nil
 	}
 	l, err := net.Listen("tcp", ":0")
 	if err != nil {
-		return 0, fmt.Errorf("look for a free port: %w", err)
+		return 0, fmt.Errorf("find a free port: %w", err)
 	}
 	defer l.Close()
 	return int32(l.Addr().(*net.TCPAddr).Port), nil
@@ -251,7 +249,7 @@ func (o *runOptions) fillEnv(ctr *runtimeapi.ContainerConfig) error {
 	add := func(line, where string) error {
 		name, value, given := strings.Cut(line, "=")
 		if name == "" || strings.ContainsAny(name, " \t") {
-			return usagef("%s %q: NAME=VALUE is wanted", where, line)
+			return usagef("invalid %s %q: expected NAME=VALUE", where, line)
 		}
 		if !given {
 			if value, given = os.LookupEnv(name); !given {
@@ -304,12 +302,12 @@ func (o *runOptions) fillMounts(cfg *config.Config, ctr *runtimeapi.ContainerCon
 	return nil
 }
 
-// parseVolume reads SOURCE:PATH[:OPTIONS]; a source that is no path is the name
-// of a volume below dir, made when it is not there.
+// parseVolume parses SOURCE:PATH[:OPTIONS]. A source that is not a path is the name
+// of a volume below dir, which is created if it does not exist.
 func parseVolume(s, dir string) (*runtimeapi.Mount, error) {
 	parts := strings.Split(s, ":")
 	if len(parts) < 2 || len(parts) > 3 || parts[0] == "" || !filepath.IsAbs(parts[1]) {
-		return nil, usagef("-v %s: HOST_PATH:PATH[:OPTIONS] or VOLUME:PATH[:OPTIONS] is wanted, PATH absolute", s)
+		return nil, usagef("invalid -v %q: expected HOST_PATH:PATH[:OPTIONS] or VOLUME:PATH[:OPTIONS] with PATH absolute", s)
 	}
 	m := &runtimeapi.Mount{HostPath: parts[0], ContainerPath: parts[1]}
 	switch {
@@ -323,11 +321,11 @@ func parseVolume(s, dir string) (*runtimeapi.Mount, error) {
 			return nil, fmt.Errorf("-v %s: %w", s, err)
 		}
 	case !isName(m.HostPath):
-		return nil, usagef("-v %s: %q is neither a path nor the name of a volume", s, m.HostPath)
+		return nil, usagef("invalid -v %q: %q is neither a path nor a valid name of a volume", s, m.HostPath)
 	default:
 		m.HostPath = filepath.Join(dir, m.HostPath)
 		if err := os.MkdirAll(m.HostPath, 0o755); err != nil {
-			return nil, fmt.Errorf("make the volume: %w", err)
+			return nil, fmt.Errorf("create the volume: %w", err)
 		}
 	}
 	if len(parts) == 2 {
@@ -343,7 +341,7 @@ func parseVolume(s, dir string) (*runtimeapi.Mount, error) {
 		case "shared", "rshared":
 			m.Propagation = runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL
 		default:
-			return nil, usagef("-v %s: unknown option %q", s, option)
+			return nil, usagef("invalid -v %q: unknown option %q; expected ro, rw, rslave or rshared", s, option)
 		}
 	}
 	return m, nil
@@ -354,13 +352,13 @@ func (o *runOptions) fillLimits(ctr *runtimeapi.ContainerConfig) error {
 	if o.memory != "" {
 		n, err := kube.ParseBytes(o.memory)
 		if err != nil || n <= 0 {
-			return usagef("-m %s: a number of bytes is wanted, such as 512m or 2g", o.memory)
+			return usagef("invalid -m %q: expected a number of bytes such as 512m or 2g", o.memory)
 		}
 		res.MemoryLimitInBytes = n
 	}
 	if o.cpus > 0 {
 		res.CpuPeriod = 100_000
-		res.CpuQuota = max(int64(o.cpus*100_000), 1000) // the kernel's least
+		res.CpuQuota = max(int64(o.cpus*100_000), 1000) // the minimum of the kernel
 	}
 	ctr.Linux.Resources = res
 	return nil

@@ -9,11 +9,11 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/subpod/subpod/pkg/kube"
+	"github.com/subpod/subpod/cmd/internal/kube"
 	"github.com/subpod/subpod/pkg/labels"
 )
 
-// fillSecurity fills in what the container may do.
+// fillSecurity sets the security contexts.
 func (o *runOptions) fillSecurity(pod *runtimeapi.PodSandboxConfig, ctr *runtimeapi.ContainerConfig) error {
 	ns := &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER}
 	switch o.network {
@@ -50,15 +50,15 @@ func (o *runOptions) fillSecurity(pod *runtimeapi.PodSandboxConfig, ctr *runtime
 	return nil
 }
 
-// fillUser fills in whom the command runs as. The CRI has no field for the name of a
-// group: then the annotation is used.
+// fillUser sets the user that the command runs as. The CRI has no field for a group
+// name, so that is passed in an annotation.
 func (o *runOptions) fillUser(ctr *runtimeapi.ContainerConfig, sec *runtimeapi.LinuxContainerSecurityContext) error {
 	if o.user == "" {
 		return nil
 	}
 	user, group, hasGroup := strings.Cut(o.user, ":")
 	if !isAccount(user) || hasGroup && !isAccount(group) {
-		return usagef("-u %s: UID or user name is wanted, with :GID or :group if need be", o.user)
+		return usagef("invalid -u %q: expected UID or user name, optionally with :GID or :group", o.user)
 	}
 	gid, err := strconv.ParseUint(group, 10, 32)
 	if hasGroup && err != nil {
@@ -89,7 +89,7 @@ func securityOption(sec *runtimeapi.LinuxContainerSecurityContext, opt string) e
 		if !on {
 			var err error
 			if on, err = strconv.ParseBool(value); err != nil {
-				return usagef("--security-opt %s: true or false is wanted", opt)
+				return usagef("invalid --security-opt %q: expected no-new-privileges=true or no-new-privileges=false", opt)
 			}
 		}
 		sec.NoNewPrivs = on
@@ -102,7 +102,7 @@ func securityOption(sec *runtimeapi.LinuxContainerSecurityContext, opt string) e
 		default:
 			path, err := filepath.Abs(value)
 			if err != nil || value == "" {
-				return usagef("--security-opt %s: seccomp=FILE, seccomp=unconfined or seccomp=default", opt)
+				return usagef("invalid --security-opt %q: expected seccomp=FILE, seccomp=unconfined or seccomp=default", opt)
 			}
 			if _, err := os.Stat(path); err != nil {
 				return fmt.Errorf("--security-opt %s: %w", opt, err)
@@ -110,7 +110,7 @@ func securityOption(sec *runtimeapi.LinuxContainerSecurityContext, opt string) e
 			sec.Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: path}
 		}
 	default:
-		return usagef("--security-opt %s: seccomp=… and no-new-privileges are known", opt)
+		return usagef("invalid --security-opt %q: expected seccomp=… or no-new-privileges", opt)
 	}
 	return nil
 }

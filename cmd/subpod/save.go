@@ -9,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/subpod/subpod/pkg/control"
-	"github.com/subpod/subpod/pkg/terminal"
 )
 
 func newSave(a *app) *cobra.Command {
@@ -24,11 +23,11 @@ func newSave(a *app) *cobra.Command {
 		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) (err error) {
 			req.Names = args
 			if req.Format != "docker-archive" && req.Format != "oci-archive" {
-				return usagef("--format %s: docker-archive or oci-archive", req.Format)
+				return usagef("invalid --format %q: expected docker-archive or oci-archive", req.Format)
 			}
 			var out io.Writer = os.Stdout
-			if file == "" && terminal.Is(os.Stdout) {
-				return usagef("an archive is not for a terminal: use -o FILE")
+			if file == "" && isTerminal(os.Stdout) {
+				return usagef("refusing to write an archive to a terminal: use -o FILE or redirect the output")
 			}
 			if file != "" {
 				f, createErr := os.CreateTemp(dirOf(file), ".save-*")
@@ -50,7 +49,7 @@ func newSave(a *app) *cobra.Command {
 	return cmd
 }
 
-// finishFile gives a file that was written its name, or removes it.
+// finishFile renames a completely written file to its final name, or removes it.
 func finishFile(f *os.File, name string, err error) error {
 	err = errors.Join(err, f.Chmod(0o644), f.Close())
 	if err == nil {

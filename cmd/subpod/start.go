@@ -16,7 +16,7 @@ import (
 	"github.com/subpod/subpod/pkg/config"
 )
 
-// startTimeout is how long a daemon may take until it serves.
+// startTimeout bounds the start of a daemon until it serves, and its stop.
 const startTimeout = 30 * time.Second
 
 // ownDaemon is a daemon that a command has started.
@@ -26,9 +26,9 @@ type ownDaemon struct {
 	done chan error
 }
 
-// startDaemon starts the daemon and waits until its socket is there. One in the
-// background goes on when the command and its session have ended. ownDaemon is
-// nil when another command was faster.
+// startDaemon starts the daemon and waits until it accepts connections. It keeps
+// running in a session of its own after this command exits. The result is nil if
+// another command has started the daemon at the same time.
 func (a *app) startDaemon(background bool) (*ownDaemon, error) {
 	cfg, err := a.flags.Load()
 	if err != nil {
@@ -43,7 +43,7 @@ func (a *app) startDaemon(background bool) (*ownDaemon, error) {
 		return nil, fmt.Errorf("find this program: %w", err)
 	}
 	if err := os.MkdirAll(cfg.Daemon.RunDir, 0o700); err != nil {
-		return nil, fmt.Errorf("make the daemon's run directory: %w", err)
+		return nil, fmt.Errorf("create the run directory of the daemon: %w", err)
 	}
 	d := &ownDaemon{log: filepath.Join(cfg.Daemon.RunDir, "daemon.log"), done: make(chan error, 1)}
 	log, err := os.OpenFile(d.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND|os.O_TRUNC, 0o600)
@@ -62,7 +62,7 @@ func (a *app) startDaemon(background bool) (*ownDaemon, error) {
 	return d.await(cfg, background)
 }
 
-// await waits until the socket answers.
+// await waits until the socket accepts connections.
 func (d *ownDaemon) await(cfg *config.Config, background bool) (*ownDaemon, error) {
 	deadline := time.Now().Add(startTimeout)
 	for {
@@ -74,18 +74,18 @@ func (d *ownDaemon) await(cfg *config.Config, background bool) (*ownDaemon, erro
 		case <-d.done:
 			text, err := os.ReadFile(d.log)
 			if bytes.Contains(text, []byte("run directory is in use")) {
-				// Another command has started one at the same moment.
+				// Another command has started a daemon at the same time.
 				return nil, awaitOther(cfg, deadline)
 			}
 			if err != nil {
-				return nil, fmt.Errorf("the daemon ended at its start: %w", err)
+				return nil, fmt.Errorf("the daemon exited during its start: %w", err)
 			}
-			return nil, fmt.Errorf("the daemon ended at its start:\n%s", bytes.TrimSpace(text))
+			return nil, fmt.Errorf("the daemon exited during its start:\n%s", bytes.TrimSpace(text))
 		case <-time.After(3 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
 			d.stop()
-			return nil, fmt.Errorf("the daemon does not serve after %v; its log is %s", startTimeout, d.log)
+			return nil, fmt.Errorf("the daemon does not accept connections after %v; see its log %s", startTimeout, d.log)
 		}
 	}
 }
@@ -97,10 +97,10 @@ func awaitOther(cfg *config.Config, deadline time.Time) error {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	return errors.New("another daemon is being started and does not serve yet")
+	return errors.New("another daemon is starting and does not accept connections yet; try again")
 }
 
-// stop ends the daemon, and with it everything in the node.
+// stop stops the daemon, and with it everything in the node.
 func (d *ownDaemon) stop() {
 	_ = d.cmd.Process.Signal(unix.SIGTERM)
 	select {

@@ -14,10 +14,9 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/client"
-	"github.com/subpod/subpod/pkg/terminal"
 )
 
-// statsRow is what a container uses.
+// statsRow is a row of the output of "stats".
 type statsRow struct {
 	ID     string  `json:"id"`
 	Name   string  `json:"name"`
@@ -34,9 +33,9 @@ func newStats(a *app) *cobra.Command {
 	var out *format
 	cmd := &cobra.Command{
 		Use:   "stats [flags] [CONTAINER...]",
-		Short: "Show what containers use, live",
-		Long: `Shows processor time, memory and disk of the running containers, anew every
-second on a terminal, else once.`,
+		Short: "Show the resource usage of containers",
+		Long: `Shows CPU, memory and disk usage of the running containers: on a terminal updated
+every second, else once.`,
 		Example: "  subpod stats\n  subpod stats --no-stream -o json",
 		Args:    cobra.ArbitraryArgs,
 		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) error {
@@ -44,11 +43,11 @@ second on a terminal, else once.`,
 				return err
 			}
 			if interval < 100*time.Millisecond {
-				return usagef("--interval %v is too short", interval)
+				return usagef("invalid --interval %v: the minimum is 100ms", interval)
 			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), unix.SIGINT, unix.SIGTERM)
 			defer stop()
-			live := !once && out.value == "table" && terminal.Is(os.Stdout)
+			live := !once && out.value == "table" && isTerminal(os.Stdout)
 			s := &sampler{client: conn.Client, last: map[string]sample{}}
 			if _, err := s.rows(ctx, args); err != nil { // the rate needs two
 				return err
@@ -74,8 +73,8 @@ second on a terminal, else once.`,
 		ValidArgsFunction: a.completeContainers,
 	}
 	out = addFormat(cmd)
-	cmd.Flags().BoolVar(&once, "no-stream", false, "show it once")
-	cmd.Flags().DurationVar(&interval, "interval", time.Second, "time between two looks")
+	cmd.Flags().BoolVar(&once, "no-stream", false, "print once and exit")
+	cmd.Flags().DurationVar(&interval, "interval", time.Second, "time between two updates")
 	return cmd
 }
 
@@ -95,13 +94,13 @@ func printStats(cmd *cobra.Command, out *format, rows []statsRow) error {
 	})
 }
 
-// sample is the processor time of a container at a moment.
+// sample is the CPU time of a container at one point in time.
 type sample struct {
 	at  int64
 	cpu uint64
 }
 
-// sampler makes rates of two samples.
+// sampler computes rates from two samples.
 type sampler struct {
 	client *client.Client
 	last   map[string]sample

@@ -18,14 +18,14 @@ func newStop(a *app) *cobra.Command {
 	var timeout int64
 	cmd := &cobra.Command{
 		Use:   "stop [flags] CONTAINER|POD...",
-		Short: "Stop containers, or all of a pod",
-		Long: `Sends the container's stop signal (SIGTERM, or the image's own) and SIGKILL when
-the time is over. What is stopped already is fine.`,
+		Short: "Stop containers or pods",
+		Long: `Sends the stop signal of the container (SIGTERM, or that of the image), and SIGKILL
+after the timeout. Stopping a stopped container is not an error.`,
 		Example: "  subpod stop web\n  subpod stop -t 0 web db",
 		Args:    atLeast(1),
 		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) error {
 			if timeout < 0 {
-				return usagef("-t %d is less than nothing", timeout)
+				return usagef("invalid -t %d: it must not be negative", timeout)
 			}
 			return each(args, func(ref string) error {
 				if err := stop(cmd.Context(), conn, ref, timeout); err != nil {
@@ -37,7 +37,7 @@ the time is over. What is stopped already is fine.`,
 		}),
 		ValidArgsFunction: a.completeBoth,
 	}
-	cmd.Flags().Int64VarP(&timeout, "time", "t", 10, "seconds until it is killed")
+	cmd.Flags().Int64VarP(&timeout, "time", "t", 10, "seconds to wait before SIGKILL")
 	return cmd
 }
 
@@ -59,16 +59,16 @@ func stop(ctx context.Context, conn *connection, ref string, timeout int64) erro
 	return errors.Join(errs...)
 }
 
-// target is what a name on the command line means: a container, or a pod with
-// its containers.
+// target is the object that a name on the command line refers to: a container, or
+// a pod with its containers.
 type target struct {
 	pod        *runtimeapi.PodSandbox
 	containers []client.Container
 	wholePod   bool
 }
 
-// find looks for a pod, then for a container. The container of a pod that "run"
-// has made stands for its pod.
+// find looks up a pod, then a container. The container of a pod that "run" has
+// created stands for that pod.
 func find(ctx context.Context, c *client.Client, ref string) (target, error) {
 	pod, err := c.Pod(ctx, ref)
 	if errors.Is(err, client.ErrNotFound) {
@@ -104,7 +104,7 @@ func newRm(a *app) *cobra.Command {
 	var force, all bool
 	cmd := &cobra.Command{
 		Use:     "rm [flags] CONTAINER|POD...",
-		Short:   "Remove containers, or pods with all their containers",
+		Short:   "Remove containers, or pods with their containers",
 		Example: "  subpod rm web\n  subpod rm -f web db\n  subpod rm --all",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if all {
@@ -129,12 +129,12 @@ func newRm(a *app) *cobra.Command {
 		}),
 		ValidArgsFunction: a.completeBoth,
 	}
-	cmd.Flags().BoolVarP(&force, "force", "f", false, "also what runs: it is killed")
-	cmd.Flags().BoolVar(&all, "all", false, "all pods in which nothing runs (with -f: all pods)")
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "also remove running containers, which are killed")
+	cmd.Flags().BoolVar(&all, "all", false, "all pods without running containers (with -f: all pods)")
 	return cmd
 }
 
-// removable lists the IDs of the pods in which nothing runs, or of all.
+// removable returns the IDs of the pods without running containers, or of all pods.
 func removable(ctx context.Context, c *client.Client, force bool) ([]string, error) {
 	pods, err := c.Pods(ctx)
 	if err != nil {
@@ -164,7 +164,7 @@ func remove(ctx context.Context, conn *connection, ref string, force bool) error
 	}
 	for _, x := range t.containers {
 		if x.State == runtimeapi.ContainerState_CONTAINER_RUNNING && !force {
-			return fmt.Errorf("container %s is running: stop it first, or use -f", x.Name())
+			return fmt.Errorf("container %s is running; stop it first (subpod stop), or use -f", x.Name())
 		}
 	}
 	if t.wholePod {

@@ -23,7 +23,7 @@ import (
 func newSystem(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "system",
-		Short: "Check, tidy up or remove what subpod keeps",
+		Short: "Check, clean up or reset the storage of subpod",
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -35,10 +35,10 @@ func newSystemCheck(a *app) *cobra.Command {
 	var repair bool
 	cmd := &cobra.Command{
 		Use:   "check [flags]",
-		Short: "Look for damage and for what no pod needs any more",
-		Long: `Reads the records, all images with their checksums, and looks for processes,
-mounts, root file systems and directories that belong to no pod. The exit code is 1
-when something is found and not repaired. Pods go on meanwhile.`,
+		Short: "Check for damaged and orphaned data",
+		Long: `Checks the records and the checksums of all images, and looks for processes, mounts,
+root file systems and directories that belong to no pod. The exit code is 1 if there
+are findings that are not repaired. Pods keep running.`,
 		Example: "  subpod system check\n  subpod system check --repair",
 		Args:    cobra.NoArgs,
 		RunE: a.run(func(cmd *cobra.Command, conn *connection, _ []string) error {
@@ -60,13 +60,13 @@ when something is found and not repaired. Pods go on meanwhile.`,
 				}
 			}
 			if left > 0 {
-				return fmt.Errorf("%d of %d findings are not repaired (see --repair)", left, len(found))
+				return fmt.Errorf("%d of %d findings are not repaired; repair them with --repair", left, len(found))
 			}
-			fmt.Fprintf(out, "%d findings, nothing is wrong now\n", len(found))
+			fmt.Fprintf(out, "%d findings, none is left to repair\n", len(found))
 			return nil
 		}),
 	}
-	cmd.Flags().BoolVar(&repair, "repair", false, "remove what is damaged or belongs to nothing")
+	cmd.Flags().BoolVar(&repair, "repair", false, "remove damaged and orphaned data")
 	return cmd
 }
 
@@ -74,16 +74,16 @@ func newSystemPrune(a *app) *cobra.Command {
 	var all, force bool
 	cmd := &cobra.Command{
 		Use:   "prune [flags]",
-		Short: "Remove pods that have ended, and images without a name",
-		Long: `Removes pods that are not ready, with their containers, and images that have no
-name and that no container uses; with --all every image that no container uses and
-that is not pinned.`,
+		Short: "Remove stopped pods and unnamed images",
+		Long: `Removes stopped pods with their containers, and images that have no name and are not
+used by a container. With --all, removes every image that is neither used by a
+container nor pinned.`,
 		Example: "  subpod system prune\n  subpod system prune --all --force",
 		Args:    cobra.NoArgs,
 		RunE: a.run(func(cmd *cobra.Command, conn *connection, _ []string) error {
-			what := "pods that have ended and images without a name"
+			what := "stopped pods and unnamed images"
 			if all {
-				what = "pods that have ended and all images that no container uses"
+				what = "stopped pods and all unused images"
 			}
 			if err := confirm(cmd, force, "Remove "+what+"?"); err != nil {
 				return err
@@ -91,12 +91,13 @@ that is not pinned.`,
 			return prune(cmd.Context(), cmd.OutOrStdout(), conn.Client, all)
 		}),
 	}
-	cmd.Flags().BoolVarP(&all, "all", "a", false, "images with a name too")
-	cmd.Flags().BoolVarP(&force, "force", "f", false, "do not ask")
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "also remove images with a name")
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "do not ask for confirmation")
 	return cmd
 }
 
-// prune goes on after an error: one pod that cannot be removed keeps no other.
+// prune continues after errors, so that one failure does not prevent the others
+// from being removed.
 func prune(ctx context.Context, out io.Writer, c *client.Client, all bool) error {
 	before := imageBytes(ctx, c)
 	var errs []error
@@ -154,10 +155,10 @@ func newSystemReset(a *app) *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
 		Use:   "reset [flags]",
-		Short: "Stop the daemon and remove everything that it has made",
-		Long: `Stops the daemon with all pods and removes its images, records, containers and
-logs, whoever owns the files in the node. The configuration stays. Nothing is done
-when another daemon uses one of the directories, which are locked meanwhile.`,
+		Short: "Stop the daemon and remove all its data",
+		Long: `Stops the daemon with all pods and removes its images, records, containers and logs,
+also files that are owned by subordinate IDs. The configuration is kept. Nothing is
+done when another daemon uses one of the directories, which are locked meanwhile.`,
 		Example: "  subpod system reset --force",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -172,36 +173,37 @@ when another daemon uses one of the directories, which are locked meanwhile.`,
 			return reset(cmd.Context(), cmd.OutOrStdout(), run, data)
 		},
 	}
-	cmd.Flags().BoolVarP(&force, "force", "f", false, "do not ask")
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "do not ask for confirmation")
 	return cmd
 }
 
-// resetStop is how long the daemon may take to end.
+// resetStop bounds the stop of the daemon.
 const resetStop = 40 * time.Second
 
 func reset(ctx context.Context, out io.Writer, runDir, dataDir string) error {
 	stopped, removed, err := rootless.Reset(ctx, runDir, dataDir, resetStop)
 	if stopped {
-		fmt.Fprintln(out, "the daemon has ended")
+		fmt.Fprintln(out, "the daemon is stopped")
 	}
 	for _, dir := range removed {
-		fmt.Fprintf(out, "%s is removed\n", dir)
+		fmt.Fprintf(out, "removed %s\n", dir)
 	}
 	return err
 }
 
-// confirm asks the user, who must say yes; it fails where nobody can be asked.
+// confirm asks the user for confirmation. It fails if standard input is not a
+// terminal.
 func confirm(cmd *cobra.Command, force bool, question string) error {
 	if force {
 		return nil
 	}
 	if in, ok := cmd.InOrStdin().(*os.File); !ok || !term.IsTerminal(int(in.Fd())) {
-		return usagef("%s Say --force: there is no terminal to ask at", question)
+		return usagef("%s Standard input is not a terminal to confirm this at: use --force", question)
 	}
 	fmt.Fprintf(cmd.ErrOrStderr(), "%s [y/N] ", question)
 	answer, _ := bufio.NewReader(cmd.InOrStdin()).ReadString('\n')
 	if a := strings.ToLower(strings.TrimSpace(answer)); a != "y" && a != "yes" {
-		return errors.New("nothing was done")
+		return errors.New("aborted")
 	}
 	return nil
 }

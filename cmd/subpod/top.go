@@ -14,8 +14,8 @@ func newTop(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "top [flags] CONTAINER",
 		Short: "List the processes of a container",
-		Long: `Lists the processes of a running container, without a ps in it. PIDs are those
-that the container sees, UIDs those of the node.`,
+		Long: `Lists the processes of a running container; it does not need a ps program. PIDs are
+those in the container, UIDs those in the node.`,
 		Example: "  subpod top web\n  subpod top -o json web",
 		Args:    exactly(1),
 		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) error {

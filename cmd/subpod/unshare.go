@@ -6,18 +6,18 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/subpod/subpod/pkg/cli"
+	"github.com/subpod/subpod/cmd/internal/cli"
 	"github.com/subpod/subpod/rootless"
 )
 
 func newUnshare(flags *cli.Flags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "unshare [flags] [--] [COMMAND [ARG...]]",
-		Short: "Run a command as the owner of containers' files",
-		Long: `Runs a command, or a shell, as root over the user's subordinate IDs: files that
-containers have made, and that belong to IDs like 100999 on the host, can be
-looked at, given away and deleted there. It needs no daemon; the network is the
-host's.`,
+		Short: "Run a command in the user namespace of the node",
+		Long: `Runs a command, by default a shell, as root over the user's subordinate IDs. Files
+that containers have created, and that belong to IDs such as 100999 on the host, can
+be read, chowned and removed there. It needs no daemon; the network is that of the
+host.`,
 		Example: "  subpod unshare rm -rf ./build-output\n  subpod unshare ls -ln ~/.local/share/subpod/volumes",
 		Args:    cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -10,8 +10,8 @@ import (
 	"github.com/subpod/subpod/pkg/client"
 )
 
-// verboseConfig is what the verbose status of a container tells of its
-// configuration.
+// verboseConfig is the part of a container's configuration that its verbose status
+// contains.
 type verboseConfig struct {
 	TTY   bool `json:"tty"`
 	Stdin bool `json:"stdin"`
@@ -27,7 +27,7 @@ func containerConfig(ctx context.Context, c *client.Client, id string) (verboseC
 	return info.Config, err
 }
 
-// decodeInfo reads what the verbose status of an object tells beyond the fields of CRI.
+// decodeInfo decodes the part of a verbose status that the CRI leaves to the runtime.
 func decodeInfo(info map[string]string, of string, into any) error {
 	if err := json.Unmarshal([]byte(info["info"]), into); err != nil {
 		return fmt.Errorf("decode the status of %s: %w", of, err)

@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/subpod/subpod/pkg/cli"
+	"github.com/subpod/subpod/cmd/internal/cli"
 )
 
 // version is set by the build: -ldflags "-X main.version=…".

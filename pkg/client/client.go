@@ -16,29 +16,28 @@ import (
 	"github.com/subpod/subpod/pkg/control"
 )
 
-// maxMessage is the size of the largest message, in bytes, as the server has it.
+// maxMessage is the maximum size of a message in bytes; the server has the same.
 const maxMessage = 16 << 20
 
-// ErrNoDaemon says that nothing listens on the socket.
-var ErrNoDaemon = errors.New("no daemon answers")
+// ErrNoDaemon reports that nothing listens on the socket.
+var ErrNoDaemon = errors.New("no daemon is running")
 
-// Client speaks to the daemon behind a unix socket. Its errors are *Error.
+// Client is a connection to the daemon. The errors of its calls are *Error.
 type Client struct {
 	runtimeapi.RuntimeServiceClient
 	runtimeapi.ImageServiceClient
 	conn *grpc.ClientConn
 }
 
-// Dial makes a client for the socket. It fails at once when nothing listens
+// Dial connects to the daemon on a unix socket. It fails at once if nothing listens
 // there: ErrNoDaemon.
 func Dial(socket string) (*Client, error) {
 	first, err := net.Dial("unix", socket)
+	if errors.Is(err, os.ErrPermission) {
+		return nil, fmt.Errorf("connect to the daemon: %w; only the user who runs the daemon can connect to it", err)
+	}
 	if err != nil {
-		hint := "start it with `subpod daemon`"
-		if os.IsPermission(err) {
-			hint = "only the user that runs the daemon may use it"
-		}
-		return nil, fmt.Errorf("%w on %s: %w (%s)", ErrNoDaemon, socket, err, hint)
+		return nil, fmt.Errorf("%w on %s: %w; start it with \"subpod daemon\"", ErrNoDaemon, socket, err)
 	}
 	conn, err := grpc.NewClient("passthrough:///"+socket,
 		grpc.WithContextDialer(dialer(first)),
@@ -49,8 +48,7 @@ func Dial(socket string) (*Client, error) {
 		grpc.WithAuthority("localhost"),
 		grpc.WithNoProxy(),
 		grpc.WithDisableServiceConfig(),
-		// A size of its own: else each message is followed by pings that measure
-		// how fast the connection is.
+		// With a fixed window gRPC sends no pings to measure the bandwidth.
 		grpc.WithInitialWindowSize(control.Window), grpc.WithInitialConnWindowSize(control.Window))
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("connect to %s: %w", socket, err), first.Close())
@@ -58,7 +56,7 @@ func Dial(socket string) (*Client, error) {
 	return &Client{runtimeapi.NewRuntimeServiceClient(conn), runtimeapi.NewImageServiceClient(conn), conn}, nil
 }
 
-// dialer hands out the connection that is there, then makes new ones.
+// dialer returns first, and new connections after that.
 func dialer(first net.Conn) func(context.Context, string) (net.Conn, error) {
 	var mu sync.Mutex
 	return func(ctx context.Context, socket string) (net.Conn, error) {
@@ -74,7 +72,7 @@ func dialer(first net.Conn) func(context.Context, string) (net.Conn, error) {
 	}
 }
 
-// Close ends the connection.
+// Close closes the connection.
 func (c *Client) Close() error { return c.conn.Close() }
 
 // Load loads images from a file or directory (control.LoadRequest.Source).
@@ -98,23 +96,23 @@ func (c *Client) Pull(ctx context.Context, ref string, progress func(*control.Pu
 	return id, err
 }
 
-// Save hands the pieces of an archive of images to write.
+// Save calls write with the pieces of an archive of images.
 func (c *Client) Save(ctx context.Context, req *control.SaveRequest, write func([]byte) error) error {
 	return control.Receive(ctx, c.conn, "Save", req, func(chunk *control.Chunk) error { return write(chunk.Data) })
 }
 
-// Tag gives an image one more name.
+// Tag adds a name to an image.
 func (c *Client) Tag(ctx context.Context, source, target string) error {
 	_, err := control.Call[control.Empty](ctx, c.conn, "Tag", &control.TagRequest{Source: source, Target: target})
 	return err
 }
 
-// Untag takes a name away from an image, which goes with its last one.
+// Untag removes a name from an image, and the image with its last name.
 func (c *Client) Untag(ctx context.Context, name string, force bool) (*control.UntagResponse, error) {
 	return control.Call[control.UntagResponse](ctx, c.conn, "Untag", &control.UntagRequest{Name: name, Force: force})
 }
 
-// Login tries and stores credentials, and returns the file that holds them.
+// Login verifies and stores credentials, and returns the file that contains them.
 func (c *Client) Login(ctx context.Context, req *control.LoginRequest) (file string, err error) {
 	resp, err := control.Call[control.LoginResponse](ctx, c.conn, "Login", req)
 	if err != nil {
@@ -129,7 +127,7 @@ func (c *Client) Logout(ctx context.Context, req *control.LogoutRequest) error {
 	return err
 }
 
-// Wait returns once a container has exited.
+// Wait waits until a container has exited and returns its exit status.
 func (c *Client) Wait(ctx context.Context, id string) (*control.WaitResponse, error) {
 	return control.Call[control.WaitResponse](ctx, c.conn, "Wait", &control.WaitRequest{ContainerID: id})
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/subpod/subpod/pkg/control"
 )
 
-// CopyInfo tells what a path in a container is, links followed.
+// CopyInfo describes a path in a container; links are followed.
 func (c *Client) CopyInfo(ctx context.Context, id, path string) (*control.CopyInfoResponse, error) {
 	return control.Call[control.CopyInfoResponse](ctx, c.conn, "CopyInfo", &control.CopyRequest{ContainerID: id, Path: path})
 }

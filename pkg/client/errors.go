@@ -13,7 +13,7 @@ import (
 	"github.com/subpod/subpod/pkg/control"
 )
 
-// Error is an answer of the daemon that is an error, in its own words.
+// Error is an error that the daemon has returned, with its message.
 type Error struct {
 	Code    codes.Code
 	Reason  string // one of control's reasons, or ""
@@ -22,19 +22,19 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Message }
 
-// IsNotFound reports whether the daemon has said that there is no such object.
+// IsNotFound reports whether the error is that an object does not exist.
 func IsNotFound(err error) bool {
 	var e *Error
 	return errors.As(err, &e) && e.Code == codes.NotFound
 }
 
-// HasReason reports whether the daemon has given this reason (control.Reason…).
+// HasReason reports whether the error has this reason (control.Reason…).
 func HasReason(err error, reason string) bool {
 	var e *Error
 	return errors.As(err, &e) && e.Reason == reason
 }
 
-// toError turns the error of a call into an *Error.
+// toError converts the error of a call to an *Error.
 func toError(err error, trailer metadata.MD) error {
 	if err == nil || err == io.EOF {
 		return err

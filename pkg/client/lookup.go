@@ -7,17 +7,36 @@ import (
 	"strings"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/pkg/labels"
 )
 
 var (
-	// ErrNotFound says that no container, pod or image has that name or ID.
+	// ErrNotFound reports that no container, pod or image has that name or ID.
 	ErrNotFound = errors.New("not found")
-	// ErrAmbiguous says that several have.
+	// ErrAmbiguous reports that several have it.
 	ErrAmbiguous = errors.New("ambiguous")
 )
 
-// DefaultNamespace is the Kubernetes namespace of what subpod's commands make.
+// DefaultNamespace is the Kubernetes namespace of the pods that subpod run creates.
 const DefaultNamespace = "default"
+
+// PodMetadata returns the metadata of a pod sandbox that a command creates. The
+// server allows one pod sandbox at a time with the same metadata; here they depend on
+// the name only, so a name belongs to one pod at a time, whichever command asks for
+// it. The annotation labels.RunID distinguishes the pods that have the name one after
+// the other.
+func PodMetadata(namespace, name string) *runtimeapi.PodSandboxMetadata {
+	return &runtimeapi.PodSandboxMetadata{Namespace: namespace, Name: name, Uid: name}
+}
+
+// RunID returns the ID of the run that created a pod sandbox (labels.RunID).
+func RunID(p *runtimeapi.PodSandbox) string {
+	if id := p.GetAnnotations()[labels.RunID]; id != "" {
+		return id
+	}
+	return p.GetMetadata().GetUid() // as older versions had it
+}
 
 // Container is a container with its pod sandbox.
 type Container struct {
@@ -25,8 +44,8 @@ type Container struct {
 	Pod *runtimeapi.PodSandbox
 }
 
-// Name is what people call the container: that of its pod where they are the
-// same, else POD/CONTAINER.
+// Name returns the display name of the container: that of its pod if they have the
+// same name, else POD/CONTAINER.
 func (c Container) Name() string {
 	pod, own := PodName(c.Pod), c.GetMetadata().GetName()
 	if c.Pod.GetMetadata().GetName() == own {
@@ -35,8 +54,8 @@ func (c Container) Name() string {
 	return pod + "/" + own
 }
 
-// PodName is what people call a pod sandbox: NAME, with NAMESPACE/ in front of
-// it when that is not the default one.
+// PodName returns the display name of a pod sandbox: NAME, or NAMESPACE/NAME outside
+// of DefaultNamespace.
 func PodName(p *runtimeapi.PodSandbox) string {
 	m := p.GetMetadata()
 	if m.GetNamespace() == DefaultNamespace {
@@ -45,7 +64,7 @@ func PodName(p *runtimeapi.PodSandbox) string {
 	return m.GetNamespace() + "/" + m.GetName()
 }
 
-// Containers lists all containers, also those that have exited.
+// Containers returns all containers, including exited ones.
 func (c *Client) Containers(ctx context.Context) ([]Container, error) {
 	list, err := c.ListContainers(ctx, &runtimeapi.ListContainersRequest{})
 	if err != nil {
@@ -68,14 +87,14 @@ func (c *Client) Containers(ctx context.Context) ([]Container, error) {
 	return out, nil
 }
 
-// Pods lists all pod sandboxes.
+// Pods returns all pod sandboxes.
 func (c *Client) Pods(ctx context.Context) ([]*runtimeapi.PodSandbox, error) {
 	resp, err := c.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
 	return resp.GetItems(), err
 }
 
-// Container finds a container by its name (see Container.Name), by the name of
-// its pod if that has one container only, or by the beginning of its ID.
+// Container returns a container by its name (see Container.Name), by the name of its
+// pod if that has a single container, or by a prefix of its ID or of that of its pod.
 // ErrNotFound, ErrAmbiguous.
 func (c *Client) Container(ctx context.Context, ref string) (Container, error) {
 	all, err := c.Containers(ctx)
@@ -99,7 +118,7 @@ func (c *Client) Container(ctx context.Context, ref string) (Container, error) {
 		case len(found) == 1:
 			return found[0], nil
 		case len(found) > 1:
-			// The newest of those that ran under one name, else a choice.
+			// The last attempt if all are attempts of one container, else an error.
 			if latest, ok := newest(found); ok {
 				return latest, nil
 			}
@@ -107,13 +126,13 @@ func (c *Client) Container(ctx context.Context, ref string) (Container, error) {
 			for i, x := range found {
 				names[i] = x.Name()
 			}
-			return Container{}, fmt.Errorf("%w: %q may be any of %s", ErrAmbiguous, ref, strings.Join(names, ", "))
+			return Container{}, fmt.Errorf("%w: %q matches %s", ErrAmbiguous, ref, strings.Join(names, ", "))
 		}
 	}
 	return Container{}, fmt.Errorf("container %q: %w", ref, ErrNotFound)
 }
 
-// newest picks the last attempt, if all are attempts of the same container.
+// newest returns the last attempt if all are attempts of the same container.
 func newest(list []Container) (Container, bool) {
 	last := list[0]
 	for _, x := range list[1:] {
@@ -127,7 +146,7 @@ func newest(list []Container) (Container, bool) {
 	return last, true
 }
 
-// Pod finds a pod sandbox by its name or the beginning of its ID. ErrNotFound,
+// Pod returns a pod sandbox by its name or a prefix of its ID. ErrNotFound,
 // ErrAmbiguous.
 func (c *Client) Pod(ctx context.Context, ref string) (*runtimeapi.PodSandbox, error) {
 	all, err := c.Pods(ctx)
@@ -149,13 +168,13 @@ func (c *Client) Pod(ctx context.Context, ref string) (*runtimeapi.PodSandbox, e
 			return found[0], nil
 		}
 		if len(found) > 1 {
-			return nil, fmt.Errorf("%w: %q may be any of %d pods; use an ID of \"subpod pods\"", ErrAmbiguous, ref, len(found))
+			return nil, fmt.Errorf("%w: %q matches %d pods; use an ID (see \"subpod pods\")", ErrAmbiguous, ref, len(found))
 		}
 	}
 	return nil, fmt.Errorf("pod %q: %w", ref, ErrNotFound)
 }
 
-// minPrefix is how many digits of an ID name it.
+// minPrefix is the minimum length of a prefix of an ID.
 const minPrefix = 3
 
 func isPrefix(id, ref string) bool { return len(ref) >= minPrefix && strings.HasPrefix(id, ref) }

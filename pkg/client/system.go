@@ -6,7 +6,7 @@ import (
 	"github.com/subpod/subpod/pkg/control"
 )
 
-// Check looks for damage and orphans, and repairs if asked to.
+// Check looks for damaged and orphaned data, and removes it if repair is set.
 func (c *Client) Check(ctx context.Context, repair bool) ([]control.Finding, error) {
 	resp, err := control.Call[control.CheckResponse](ctx, c.conn, "Check", &control.CheckRequest{Repair: repair})
 	if err != nil {

@@ -26,6 +26,7 @@ const (
 	ReasonCommandNotExecutable = "CommandNotExecutable"
 	ReasonImageNotFound        = "ImageNotFound"
 	ReasonNotLoggedIn          = "NotLoggedIn"
+	ReasonNameTaken            = "NameTaken" // another object of the runtime has the name
 )
 
 // Server is what serves the calls.

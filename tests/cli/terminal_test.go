@@ -36,7 +36,7 @@ func TestTerminal(t *testing.T) {
 	}
 	term.expect("40 100")
 	term.input("echo $((6*7))\x10\x10\x11") // ctrl-p once more is passed on
-	term.expect("goes on without you")
+	term.expect("detached from")
 	if code := term.wait(); code != 0 {
 		t.Errorf("after ctrl-p ctrl-q the exit code is %d", code)
 	}

@@ -31,7 +31,7 @@ func TestSystemCheck(t *testing.T) {
 	r.must("up", p.up(ctx))
 	out, err := r.Subpod("system", "check")
 	r.must("check of a whole store", err)
-	contains(t, "check", out, "nothing is wrong")
+	contains(t, "check", out, "none is left to repair")
 
 	orphan := strings.Repeat("0123456789abcdef", 4)
 	r.Enter("sh", "-c", "mkdir -p "+filepath.Join(r.RunDir, "pods", orphan, "shm")+" && mount -t tmpfs tmpfs "+filepath.Join(r.RunDir, "pods", orphan, "shm")+
@@ -48,7 +48,7 @@ func TestSystemCheck(t *testing.T) {
 	contains(t, "check", out, "image "+image.Image.Id, "pod sandbox "+filepath.Join(r.RunDir, "pods", orphan), "root file system "+orphan, "bundle ")
 	out, err = r.Subpod("system", "check", "--repair")
 	r.must("repair", err)
-	contains(t, "repair", out, "(removed)", "nothing is wrong now")
+	contains(t, "repair", out, "(removed)", "none is left to repair")
 	out, err = r.Subpod("system", "check")
 	r.must("check after the repair: "+out, err)
 	_, err = p.exec(ctx, "true")
@@ -97,7 +97,7 @@ func TestSystemReset(t *testing.T) {
 	r.must("up", p.up(ctx))
 	out, err := r.Subpod("system", "reset", "--force")
 	r.must("reset", err)
-	contains(t, "reset", out, "the daemon has ended", r.DataDir+" is removed", r.RunDir+" is removed")
+	contains(t, "reset", out, "the daemon is stopped", "removed "+r.DataDir, "removed "+r.RunDir)
 	for _, dir := range []string{r.DataDir, r.RunDir} {
 		if _, err := os.Lstat(dir); !os.IsNotExist(err) {
 			t.Errorf("%s: %v", dir, err)

@@ -1,0 +1,127 @@
+package doctor
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/subpod/subpod/rootless"
+)
+
+// remote lists network file systems. Their servers do not know the user namespace,
+// so files of subordinate IDs cannot be stored on them.
+var remote = []string{"nfs", "cifs", "smb", "smb2", "gpfs", "lustre", "ibrix", "ceph", "afs", "9p"}
+
+const moveData = "mkdir -p ~/.config/subpod    # and use a data directory on a local disk, such as:\n" +
+	"printf '[daemon]\\ndata_dir = \"/var/tmp/%s/subpod\"\\n' >> ~/.config/subpod/subpod.toml"
+
+func dataDir(h Host) []Result {
+	want := h.Config.Daemon.DataDir
+	dir := h.existing(want)
+	disk, err := h.Disk(h.File(dir))
+	fix := fmt.Sprintf(moveData, h.Name)
+	switch {
+	case errors.Is(err, errHangs):
+		return one(Error, fix, "%s: %v", dir, err)
+	case err != nil:
+		return one(Error, "", "%s: %v", dir, err)
+	case slices.Contains(remote, disk.Type):
+		return one(Error, fix, "%s is on %s, which cannot store files of subordinate IDs", want, disk.Type)
+	case disk.Type == "tmpfs" || disk.Type == "ramfs":
+		return one(Warning, fix, "%s is on %s: images use memory and are lost on reboot", want, disk.Type)
+	case disk.Type == "overlay":
+		return one(Warning, "mount a volume on it", "%s is on an overlay, as in a container: the kernel cannot mount another overlay on it", want)
+	}
+	return one(OK, "", "%s is on %s", want, disk.Type)
+}
+
+const (
+	gib       = 1 << 30
+	lowSpace  = gib / 2
+	lessSpace = 5 * gib
+)
+
+func diskSpace(h Host) []Result {
+	dir := h.existing(h.Config.Daemon.DataDir)
+	disk, err := h.Disk(h.File(dir))
+	if err != nil {
+		return nil // reported by dataDir
+	}
+	free := fmt.Sprintf("%.1f GiB of %.1f free in %s", float64(disk.Free)/gib, float64(disk.Total)/gib, dir)
+	const fix = "subpod images    # then remove images: subpod rmi IMAGE"
+	switch {
+	case disk.Free < lowSpace:
+		return one(Error, fix, "%s: not enough for an image", free)
+	case disk.Inodes > 0 && disk.FreeInodes < 10000:
+		return one(Error, fix, "only %d inodes free in %s", disk.FreeInodes, dir)
+	case disk.Free < lessSpace:
+		return one(Warning, fix, "%s", free)
+	}
+	return one(OK, "", "%s", free)
+}
+
+func ports(h Host) []Result {
+	start, ok := h.Sysctl("net/ipv4/ip_unprivileged_port_start")
+	if !ok || start <= 80 {
+		return one(OK, "", "host ports from %d upwards can be published", start)
+	}
+	return one(Info, "echo net.ipv4.ip_unprivileged_port_start=80 | sudo tee /etc/sysctl.d/90-subpod-ports.conf\nsudo sysctl --system",
+		"host ports below %d cannot be published (net.ipv4.ip_unprivileged_port_start)", start)
+}
+
+// limit checks a limit that is counted per user and of which each pod uses a part.
+func limit(h Host, key string, least int, why string) []Result {
+	name := strings.ReplaceAll(key, "/", ".")
+	have, ok := h.Sysctl(key)
+	switch {
+	case !ok:
+		return nil
+	case have < least:
+		return one(Warning, fmt.Sprintf("echo %s=%d | sudo tee -a /etc/sysctl.d/90-subpod-limits.conf\nsudo sysctl --system", name, least),
+			"%s is %d: %s", name, have, why)
+	}
+	return one(OK, "", "%s is %d", name, have)
+}
+
+func inotify(h Host) []Result {
+	return append(
+		limit(h, "fs/inotify/max_user_instances", 128, "a few programs that watch files will exhaust it and fail with \"too many open files\""),
+		limit(h, "fs/inotify/max_user_watches", 8192, "programs that watch many files will fail with \"no space left on device\"")...)
+}
+
+// keyring checks the number of keys: each container has a session keyring
+// (keyrings(7)).
+func keyring(h Host) []Result {
+	return limit(h, "kernel/keys/maxkeys", 200, "each container uses a key, and fails with \"disk quota exceeded\" when none is left")
+}
+
+// earlierRun checks for files of a daemon that no longer runs.
+func earlierRun(h Host) []Result {
+	run := h.Config.Daemon.RunDir
+	node, err := h.Node(h.File(run))
+	if err == nil && node.Degraded() != "" {
+		return one(Warning, "", "a daemon runs (PID %d is the first process of its node), but %s", node.ChildPID, strings.Join(strings.Fields(node.Degraded()), " "))
+	}
+	if err == nil {
+		return one(OK, "", "a daemon is running (PID %d is the first process of its node)", node.ChildPID)
+	}
+	if !errors.Is(err, rootless.ErrNoNode) {
+		return one(Warning, "", "%v", err)
+	}
+	if st, err := os.Stat(h.File(run)); err == nil && !st.IsDir() {
+		return one(Error, "rm "+run, "%s is not a directory", run)
+	}
+	var left []string
+	for _, dir := range []string{"node", "pods", "containers"} {
+		if entries, err := os.ReadDir(h.File(filepath.Join(run, dir))); err == nil && len(entries) > 0 {
+			left = append(left, fmt.Sprintf("%d in %s", len(entries), dir))
+		}
+	}
+	if left != nil {
+		return one(Info, "", "%s contains files of an earlier daemon (%s): the next start removes them", run, strings.Join(left, ", "))
+	}
+	return one(OK, "", "no files of an earlier daemon")
+}

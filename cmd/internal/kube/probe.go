@@ -1,0 +1,67 @@
+package kube
+
+import (
+	"fmt"
+	"time"
+)
+
+// problem describes what is invalid in a probe; "" for a valid one.
+func (p *Probe) problem(c *Container) string {
+	kinds := 0
+	var port *PortOf
+	if p.Exec != nil {
+		kinds++
+		if len(p.Exec.Command) == 0 {
+			return "exec.command is empty"
+		}
+	}
+	if p.HTTPGet != nil {
+		kinds++
+		port = &p.HTTPGet.Port
+		if s := p.HTTPGet.Scheme; s != "" && s != "HTTP" && s != "HTTPS" {
+			return fmt.Sprintf("httpGet.scheme: %q is not HTTP or HTTPS", s)
+		}
+	}
+	if p.TCPSocket != nil {
+		kinds++
+		port = &p.TCPSocket.Port
+	}
+	if kinds != 1 {
+		return "one of exec, httpGet and tcpSocket must be set"
+	}
+	if port != nil {
+		if n := port.In(c); n < 1 || n > 65535 {
+			return fmt.Sprintf("the container has no port %q, and %d is not between 1 and 65535", port.Name, port.Number)
+		}
+	}
+	return ""
+}
+
+// seconds returns a duration of n seconds, or of otherwise if n is not set.
+func seconds(n, otherwise int32) time.Duration {
+	if n <= 0 {
+		n = otherwise
+	}
+	return time.Duration(n) * time.Second
+}
+
+// The defaults below are those of the API (core/v1 Probe).
+
+// Period returns the time between two probes.
+func (p *Probe) Period() time.Duration { return seconds(p.PeriodSeconds, 10) }
+
+// Timeout returns the timeout of one probe.
+func (p *Probe) Timeout() time.Duration { return seconds(p.TimeoutSeconds, 1) }
+
+// Failures returns the number of consecutive failures after which the probe has
+// failed.
+func (p *Probe) Failures() int32 {
+	if p.FailureThreshold <= 0 {
+		return 3
+	}
+	return p.FailureThreshold
+}
+
+// Successes returns the number of consecutive successes after which the probe has
+// succeeded.
+func (p *Probe) Successes() int32 { return max(p.SuccessThreshold, 1) }

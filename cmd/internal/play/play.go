@@ -1,0 +1,235 @@
+// Package play runs the pods of a manifest through the daemon and does the work of a
+// kubelet for them: init containers in order, probes, restarts. It runs in the client
+// and ends with it; the containers keep running.
+package play
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/cmd/internal/kube"
+	"github.com/subpod/subpod/pkg/client"
+	"github.com/subpod/subpod/pkg/labels"
+)
+
+// Options of a Player.
+type Options struct {
+	Client *client.Client
+	// DataDir holds persistent files, RunDir those that end with the session.
+	DataDir, RunDir string
+	// Report prints a status message, one line.
+	Report func(format string, args ...any)
+	// Logs, if set, receives the logs of the containers, each line with the name of
+	// its container.
+	Logs io.Writer
+	// Remove removes a directory that containers have written to: it may contain
+	// files of subordinate IDs.
+	Remove func(ctx context.Context, dir string) error
+	// Pull pulls an image.
+	Pull func(ctx context.Context, ref string) error
+	// Up is called once all containers of all pods are up or have succeeded, with the
+	// errors of the pods that failed before. It is not called when all have failed.
+	Up func(error)
+	// FirstBackoff is the delay before the first restart of a container. It is
+	// doubled for each further one up to maxBackoff. 0 means one second.
+	FirstBackoff time.Duration
+}
+
+// ErrExists reports that a pod with that name exists.
+var ErrExists = errors.New("pod exists")
+
+// ErrFailed reports that a pod has failed: a container exited with an error and
+// its restart policy does not restart it.
+var ErrFailed = errors.New("pod failed")
+
+// Play runs the pods of the set until all have completed. When ctx ends, and when
+// the name of one of them is taken, it stops and removes the pods that it has
+// created. ErrExists, ErrFailed.
+func Play(ctx context.Context, set *kube.Set, o Options) error {
+	if o.FirstBackoff == 0 {
+		o.FirstBackoff = time.Second
+	}
+	for _, p := range set.Pods {
+		if there, err := find(ctx, o.Client, p); err != nil {
+			return err
+		} else if there != nil {
+			return exists(client.PodName(there))
+		}
+	}
+	var logs, users sync.Mutex
+	var up, all sync.WaitGroup
+	up.Add(len(set.Pods))
+	running, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	errs := make([]error, len(set.Pods))
+	early := make([]error, len(set.Pods)) // of pods that were not up before
+	runners := make([]*runner, len(set.Pods))
+	for i, p := range set.Pods {
+		r := &runner{Options: o, set: set, pod: p, logLock: &logs, usersLock: &users, up: sync.OnceFunc(up.Done)}
+		runners[i] = r
+		all.Go(func() {
+			errs[i] = r.run(running)
+			if errors.Is(errs[i], ErrExists) {
+				cancel(errs[i]) // a set is run as a whole or not at all
+			}
+			if !r.isUp.Load() {
+				early[i] = errs[i]
+			}
+			r.up()
+		})
+	}
+	if o.Up != nil {
+		go func() {
+			up.Wait()
+			if running.Err() == nil && slices.Contains(early, nil) {
+				o.Up(errors.Join(early...))
+			}
+		}()
+	}
+	all.Wait()
+	switch {
+	case ctx.Err() != nil:
+		return removeOwn(ctx, runners)
+	case running.Err() != nil:
+		return errors.Join(context.Cause(running), removeOwn(ctx, runners))
+	}
+	return errors.Join(errs...)
+}
+
+func exists(name string) error {
+	return fmt.Errorf("%w: %s; remove it (--down) or replace it (--replace)", ErrExists, name)
+}
+
+// cleanupTimeout bounds the removal of pods after Play was interrupted.
+const cleanupTimeout = 2 * time.Minute
+
+// removeOwn removes the pods that these runners have created, and no others of
+// the same names.
+func removeOwn(ctx context.Context, runners []*runner) error {
+	var all sync.WaitGroup
+	errs := make([]error, len(runners))
+	for i, r := range runners {
+		all.Go(func() { errs[i] = r.remove(ctx) })
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+// Down stops and removes the pods of the set with their files, except named volumes.
+// Idempotent.
+func Down(ctx context.Context, set *kube.Set, o Options) error {
+	var all sync.WaitGroup
+	errs := make([]error, len(set.Pods))
+	for i, p := range set.Pods {
+		all.Go(func() { errs[i] = down(ctx, p, o) })
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+func down(ctx context.Context, p *kube.Pod, o Options) error {
+	there, err := find(ctx, o.Client, p)
+	if err != nil || there == nil {
+		return err
+	}
+	return removePod(ctx, p, there, o)
+}
+
+// removePod stops and removes a pod with its files.
+func removePod(ctx context.Context, p *kube.Pod, there *runtimeapi.PodSandbox, o Options) error {
+	if err := stopContainers(ctx, p, there.Id, o); err != nil {
+		return err
+	}
+	if _, err := o.Client.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: there.Id}); err != nil {
+		return err
+	}
+	if _, err := o.Client.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: there.Id}); err != nil {
+		return err
+	}
+	o.Report("%s: removed", p.Metadata.Name)
+	return o.removeFiles(ctx, o.place(p, client.RunID(there)))
+}
+
+// removeFiles removes the files of a pod, except named volumes.
+func (o Options) removeFiles(ctx context.Context, at kube.Place) error {
+	return errors.Join(os.RemoveAll(at.Logs), o.Remove(ctx, at.Disk), o.Remove(ctx, at.Memory))
+}
+
+func stopContainers(ctx context.Context, p *kube.Pod, podID string, o Options) error {
+	resp, err := o.Client.ListContainers(ctx, &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{PodSandboxId: podID}})
+	if err != nil {
+		return err
+	}
+	var all sync.WaitGroup
+	errs := make([]error, len(resp.Containers))
+	for i, c := range resp.Containers {
+		all.Go(func() {
+			if c.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
+				return
+			}
+			preStop(ctx, p, c, o)
+			_, errs[i] = o.Client.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: c.Id, Timeout: grace(p)})
+		})
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+// preStop runs the preStop hook of a container.
+func preStop(ctx context.Context, p *kube.Pod, c *runtimeapi.Container, o Options) {
+	for i := range p.Spec.Containers {
+		l := p.Spec.Containers[i].Lifecycle
+		if p.Spec.Containers[i].Name != c.Metadata.GetName() || l == nil || l.PreStop == nil {
+			continue
+		}
+		if err := hook(ctx, o.Client, c.Id, l.PreStop); err != nil {
+			o.Report("%s/%s: preStop: %v", p.Metadata.Name, c.Metadata.GetName(), err)
+		}
+	}
+}
+
+// grace returns the termination grace period of the pod, in seconds.
+func grace(p *kube.Pod) int64 {
+	if g := p.Spec.TerminationGracePeriodSeconds; g != nil {
+		return *g
+	}
+	return 30
+}
+
+// find returns the pod sandbox of a pod, nil if there is none.
+func find(ctx context.Context, c *client.Client, p *kube.Pod) (*runtimeapi.PodSandbox, error) {
+	resp, err := c.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{Filter: &runtimeapi.PodSandboxFilter{
+		LabelSelector: map[string]string{labels.MadeBy: labels.Play},
+	}})
+	if err != nil {
+		return nil, err
+	}
+	for _, there := range resp.Items {
+		if there.Metadata.GetName() == p.Metadata.Name && there.Metadata.GetNamespace() == p.Metadata.Namespace {
+			return there, nil
+		}
+	}
+	return nil, nil
+}
+
+// place returns the directories of a pod.
+func (o Options) place(p *kube.Pod, uid string) kube.Place {
+	own := p.Metadata.Name + "-" + uid
+	return kube.Place{
+		UID:     uid,
+		Logs:    filepath.Join(o.DataDir, "logs", own),
+		Volumes: filepath.Join(o.DataDir, "volumes"),
+		Disk:    filepath.Join(o.DataDir, "play", own),
+		Memory:  filepath.Join(o.RunDir, "play", own),
+		Seccomp: filepath.Join(o.DataDir, "seccomp"),
+	}
+}
