@@ -54,7 +54,7 @@ func (s *imageService) listImages(ctx context.Context, f *runtimeapi.ImageFilter
 		images = append(images, image)
 	} else {
 		var err error
-		if images, err = s.images.Images(ctx); err != nil {
+		if images, err = s.images.List(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -120,7 +120,7 @@ func (s *imageService) RemoveImage(ctx context.Context, req *runtimeapi.RemoveIm
 	if ref == "" {
 		return nil, status.Error(codes.InvalidArgument, "the request names no image")
 	}
-	if err := s.images.RemoveImage(ctx, ref); err != nil {
+	if err := s.images.Remove(ctx, ref); err != nil {
 		return nil, err
 	}
 	return &runtimeapi.RemoveImageResponse{}, nil
