@@ -3,6 +3,7 @@ package arch
 import (
 	"maps"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -68,4 +69,52 @@ func namespaces(s source) string {
 		}
 	}
 	return ""
+}
+
+// TestChangelog: a fragment has a kind, a summary and a text.
+func TestChangelog(t *testing.T) {
+	form := regexp.MustCompile(`^(Security|Added|Changed|Removed|Fixed): [^\n]+[^.\n]\n\n(?s:.+)\n$`)
+	fragments, err := filepath.Glob("../../docs/changelog/unreleased/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range fragments {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !form.Match(text) {
+			t.Errorf("%s: want \"Kind: summary\" (Security, Added, Changed, Removed, Fixed; no full stop), an empty line, and a text", path)
+		}
+	}
+}
+
+// TestDecisions: each decision record has its row in the list, and the form of the others.
+func TestDecisions(t *testing.T) {
+	list, err := os.ReadFile("../../docs/decisions/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	records, err := filepath.Glob("../../docs/decisions/[0-9]*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(records) < 10 {
+		t.Errorf("%d decision records", len(records))
+	}
+	for _, path := range records {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := filepath.Base(path)
+		if !strings.Contains(string(list), "("+name+")") {
+			t.Errorf("docs/decisions/README.md has no row for %s", name)
+		}
+		for _, part := range []string{"**Question.**", "**Decision.**", "**Consequences.**", "**Looked at.**"} {
+			if !strings.Contains(string(text), part) {
+				t.Errorf("%s has no %s", path, part)
+			}
+		}
+	}
 }
