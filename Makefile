@@ -11,7 +11,7 @@ BUILD   := CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -tags "$(TAGS)" -
 TEST    := CGO_ENABLED=0 $(GO) test -buildvcs=false -tags "$(TAGS)"
 USER    := $(CURDIR)/tests/user.sh
 ROOT    := $(filter 0,$(shell id -u))
-SOURCES := $(shell find cmd pkg rootless storage netns configs -name '*.go' -o -name '*.toml' -o -name '*.json' 2>/dev/null) go.mod go.sum
+SOURCES := $(shell find cmd pkg rootless storage netns configs -name '*.go' -o -name '*.toml' -o -name '*.json' 2>/dev/null) go.mod go.sum VERSION
 
 # The command, the server that it starts in the node, and the small program that
 # keeps the node, without and with the uplink gvisor-tap-vsock.
