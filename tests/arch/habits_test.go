@@ -118,3 +118,32 @@ func TestDecisions(t *testing.T) {
 		}
 	}
 }
+
+// TestLinks: relative links of the documentation lead to a file.
+func TestLinks(t *testing.T) {
+	link := regexp.MustCompile(`\]\(([^)#:\s]+)(#[^)]*)?\)`)
+	var pages []string
+	for _, pattern := range []string{"../../*.md", "../../docs/*.md", "../../docs/*/*.md", "../../.github/*.md"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pages = append(pages, found...)
+	}
+	count := 0
+	for _, page := range pages {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, match := range link.FindAllStringSubmatch(string(text), -1) {
+			count++
+			if _, err := os.Stat(filepath.Join(filepath.Dir(page), match[1])); err != nil {
+				t.Errorf("%s: the link to %s leads nowhere", page, match[1])
+			}
+		}
+	}
+	if count < 20 {
+		t.Errorf("only %d links in %d pages: the search is wrong", count, len(pages))
+	}
+}
