@@ -1,31 +1,38 @@
 package node
 
 import (
+	"slices"
 	"strings"
 	"testing"
 )
 
-// A report of the race detector is found in however many pieces it comes, and kept
-// when much is written after it.
+func raceReport(words ...string) string {
+	return raceEnd + "\n" + raceStart + "\n" + strings.Join(words, "\n") + "\n" + raceEnd + "\n"
+}
+
+// Reports of the race detector are found in however many pieces they come, and kept
+// when much is written after them. Known ones are left out.
 func TestLogKeepsRaceReports(t *testing.T) {
-	const report = "==================\nWARNING: DATA RACE\nWrite at 0x1 by goroutine 7:\n"
-	for size := 1; size <= len(report); size++ {
+	text := raceReport(knownRaces[0]...) + "a line of the log\n" + raceReport("Write at 0x1 by goroutine 7:") + raceReport("Read at 0x2")
+	for size := 1; size <= len(text); size++ {
 		l := &log{}
 		l.Write([]byte(strings.Repeat("before\n", 5000)))
-		for rest := report; rest != ""; {
+		for rest := text; rest != ""; {
 			piece := rest[:min(size, len(rest))]
 			rest = rest[len(piece):]
 			l.Write([]byte(piece))
 		}
 		l.Write([]byte(strings.Repeat("after\n", 5000)))
-		got := l.raceReport()
-		if !strings.HasPrefix(got, raceStart) || !strings.Contains(got, "goroutine 7") || len(got) > raceKept {
-			t.Fatalf("in pieces of %d: %d bytes: %.80q", size, len(got), got)
+		if got, want := l.raceReports(), []string{"Write at 0x1 by goroutine 7:\n", "Read at 0x2\n"}; !slices.Equal(got, want) {
+			t.Fatalf("in pieces of %d: %q, want %q", size, got, want)
+		}
+		if len(l.String()) > logKept {
+			t.Fatalf("%d bytes are kept", len(l.String()))
 		}
 	}
 	l := &log{}
-	l.Write([]byte(strings.Repeat("nothing\n", 5000)))
-	if got := l.raceReport(); got != "" || len(l.String()) > logKept {
-		t.Errorf("no report: %q, %d bytes kept", got, len(l.String()))
+	l.Write([]byte(raceStart + "\nRead at 0x3\n")) // killed in the middle
+	if got := l.raceReports(); len(got) != 1 || got[0] != "Read at 0x3\n" {
+		t.Errorf("a report that was cut short: %q", got)
 	}
 }
