@@ -119,7 +119,7 @@ RACE_CRASH  := ^(TestReload|TestScale|TestKillAtRandom)$$
 race: $(RACE) test-tools test-images ## unit, and a sample of the daemon's tests, with the race detector
 	@CGO_ENABLED=1 $(GO) test -race $(UNIT_FLAGS) $(UNIT)
 	SUBPOD_BIN=bin/race $(TEST) -count=1 -timeout 10m ./tests/fields -run '$(RACE_FIELDS)'
-	SUBPOD_BIN=bin/race $(TEST) -count=1 -timeout 10m -short ./tests/crash -run '$(RACE_CRASH)'
+	SUBPOD_BIN=bin/race $(TEST) -count=1 -timeout 10m -short ./tests/crash -random 150 -run '$(RACE_CRASH)'
 
 .PHONY: test-cri
 test-cri: build test-tools test-images ## Walk the daemon through crictl, and look at every field of the CRI
