@@ -2,6 +2,7 @@ package node
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -55,7 +56,7 @@ func (l *log) readLine(line string) {
 		l.report = &strings.Builder{}
 	case l.report == nil:
 	case line == raceEnd:
-		if report := l.report.String(); !known(report) && len(l.races) < racesKept {
+		if report := l.report.String(); !known(report, true) && len(l.races) < racesKept {
 			l.races = append(l.races, report)
 		}
 		l.report = nil
@@ -64,18 +65,17 @@ func (l *log) readLine(line string) {
 	}
 }
 
-// known reports whether a race is one of knownRaces.
-func known(report string) bool {
-	for _, words := range knownRaces {
-		all := true
-		for _, word := range words {
-			all = all && strings.Contains(report, word)
+// known reports whether a race is one of knownRaces. A report that was cut short has at
+// least one of the words then.
+func known(report string, complete bool) bool {
+	has := func(word string) bool { return strings.Contains(report, word) }
+	lacks := func(word string) bool { return !has(word) }
+	return slices.ContainsFunc(knownRaces, func(words []string) bool {
+		if complete {
+			return !slices.ContainsFunc(words, lacks)
 		}
-		if all {
-			return true
-		}
-	}
-	return false
+		return slices.ContainsFunc(words, has)
+	})
 }
 
 func (l *log) String() string {
@@ -88,8 +88,8 @@ func (l *log) String() string {
 func (l *log) raceReports() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.report != nil { // the program was killed while it wrote
-		return append(l.races[:len(l.races):len(l.races)], l.report.String())
+	if l.report != nil && !known(l.report.String(), false) { // killed while it wrote
+		return append(slices.Clone(l.races), l.report.String())
 	}
 	return l.races
 }

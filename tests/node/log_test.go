@@ -35,4 +35,9 @@ func TestLogKeepsRaceReports(t *testing.T) {
 	if got := l.raceReports(); len(got) != 1 || got[0] != "Read at 0x3\n" {
 		t.Errorf("a report that was cut short: %q", got)
 	}
+	l = &log{}
+	l.Write([]byte(raceStart + "\n" + knownRaces[0][0] + "\n"))
+	if got := l.raceReports(); len(got) != 0 {
+		t.Errorf("a known report that was cut short: %q", got)
+	}
 }
