@@ -32,7 +32,11 @@ const (
 // TestBenchScale measures what the number of pods costs: the next pod, the lists that
 // a kubelet asks for, a restart of the server. All goals are ratios within the run.
 func TestBenchScale(t *testing.T) {
-	n := node.Start(t, node.Options{Config: "[daemon]\nlog_level = \"warn\"\n" + node.Bridge})
+	config := "[daemon]\nlog_level = \"warn\"\n" + node.Bridge
+	if *driver != "" {
+		config += fmt.Sprintf("[storage]\ndriver = %q\n", *driver)
+	}
+	n := node.Start(t, node.Options{Config: config})
 	n.Crictl("pull", image)
 	b := &bench{n: n, cri: n.CRI(), logs: filepath.Join(n.Dir, "logs")}
 	ctx := t.Context()
