@@ -4,12 +4,14 @@
 
 GO      := tests/go.sh
 TAGS    := containers_image_openpgp exclude_graphdriver_btrfs exclude_graphdriver_devicemapper
-VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+# 0.2.0-dev+HASH, from the file VERSION and git: docs/versioning.md.
+VERSION := $(shell tests/version.sh)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 BUILD   := CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -tags "$(TAGS)" -ldflags "$(LDFLAGS)"
 TEST    := CGO_ENABLED=0 $(GO) test -buildvcs=false -tags "$(TAGS)"
 USER    := $(CURDIR)/tests/user.sh
-SOURCES := $(shell find cmd pkg rootless storage netns configs -name '*.go' -o -name '*.toml' -o -name '*.json' 2>/dev/null) go.mod go.sum
+ROOT    := $(filter 0,$(shell id -u))
+SOURCES := $(shell find cmd pkg rootless storage netns configs -name '*.go' -o -name '*.toml' -o -name '*.json' 2>/dev/null) go.mod go.sum VERSION
 
 # The command, the server that it starts in the node, and the small program that
 # keeps the node, without and with the uplink gvisor-tap-vsock.
@@ -31,6 +33,17 @@ build: $(BINARIES) ## Build subpod, subpod-server, subpod-node and subpod-node-g
 bin/%: $(SOURCES)
 	$(BUILD) -o $@ ./cmd/$*
 
+# The server with the race detector, beside the other programs as they are. The
+# detector needs cgo.
+RACE := bin/race/subpod bin/race/subpod-node bin/race/subpod-node-gvisor bin/race/subpod-server
+
+bin/race/subpod-server: $(SOURCES)
+	CGO_ENABLED=1 $(GO) build -race -buildvcs=false -trimpath -tags "$(TAGS)" -ldflags "-X main.version=$(VERSION)" -o $@ ./cmd/subpod-server
+
+bin/race/%: bin/%
+	@mkdir -p $(@D)
+	cp $< $@
+
 .PHONY: demo
 demo: deps ## Run a pod from nothing, and clean up
 	@$(MAKE) --no-print-directory build
@@ -46,21 +59,67 @@ test: deps ## Install what is missing, build, and run everything
 	@$(MAKE) --no-print-directory test-net-churn CHURN=100
 	@$(MAKE) --no-print-directory test-critest
 	@$(MAKE) --no-print-directory test-crash
+	@$(MAKE) --no-print-directory race
 
 .PHONY: lint
-lint: ## gofmt and go vet
+lint: ## gofmt, go vet, staticcheck, deadcode, and govulncheck where its database is
 	@unformatted=$$($(shell $(GO) env GOROOT)/bin/gofmt -l cmd pkg rootless storage netns configs tests 2>/dev/null); \
 	if [ -n "$$unformatted" ]; then echo "gofmt: $$unformatted" >&2; exit 1; fi
 	CGO_ENABLED=0 $(GO) vet -tags "$(TAGS)" ./...
+	@$(MAKE) --no-print-directory staticcheck deadcode govulncheck
+
+# The analyzers are pinned in tests/lint, and what is known of their findings is there.
+# staticcheck runs its default checks; .golangci.yml has the same, for editors.
+COMMAS := $(shell echo $(TAGS) | tr ' ' ,)
+
+.PHONY: staticcheck
+staticcheck: .cache/bin/staticcheck ## staticcheck on all packages
+	CGO_ENABLED=0 tests/lint/check.sh staticcheck .cache/bin/staticcheck -tags "$(COMMAS)" ./...
+
+.PHONY: deadcode
+deadcode: .cache/bin/deadcode ## Functions that no program of ours can reach
+	CGO_ENABLED=0 tests/lint/check.sh deadcode .cache/bin/deadcode -tags "$(COMMAS)" ./cmd/...
+
+.PHONY: govulncheck
+govulncheck: .cache/bin/govulncheck ## Known vulnerabilities, where the database can be had (GOVULNDB=file:///…)
+	@TAGS="$(COMMAS)" tests/govulncheck.sh .cache/bin/govulncheck
+
+.cache/bin/staticcheck .cache/bin/deadcode .cache/bin/govulncheck: tests/lint/go.mod tests/lint/go.sum
+	@mkdir -p $(@D)
+	cd tests/lint && CGO_ENABLED=0 ../go.sh build -trimpath -ldflags "-s -w" -o ../../$@ $$(../go.sh list tool | grep "/$(@F)$$")
 
 # Packages below tests/ drive the built daemon, but for these.
-UNIT   = $(shell $(GO) list -tags "$(TAGS)" ./... | grep -v /tests/) ./tests/arch ./tests/leak
-DAEMON = $(shell $(GO) list -tags "$(TAGS)" ./tests/... | grep -vE '/tests/(arch|leak|cli|critest|bench|crash|vm)$$')
+ALL    = $(shell $(GO) list -tags "$(TAGS)" ./... | grep -v /tests/) ./tests/arch ./tests/leak ./tests/node
+DAEMON = $(shell $(GO) list -tags "$(TAGS)" ./tests/... | grep -vE '/tests/(arch|leak|node|cli|critest|bench|crash|vm)$$')
+
+# Tests of these packages need namespaces, subordinate IDs or the programs that run
+# containers. tests/arch looks that no other package does.
+NAMESPACES := netns netns/auto netns/bridge netns/cni pkg/oci pkg/ocispec pkg/stats rootless storage tests/leak
+UNIT = $(filter-out $(NAMESPACES:%=github.com/subpod/subpod/%) $(NAMESPACES:%=./%),$(ALL))
+# One test of pkg/cgroup wants root to delegate a cgroup to it.
+NOT_UNIT := ^TestDelegatedTree$$
+# Root runs them as the test user.
+UNIT_FLAGS = -buildvcs=false -tags "$(TAGS)" $(if $(ROOT),-exec $(USER)) -timeout 10m -skip '$(NOT_UNIT)'
+
+.PHONY: unit
+unit: ## Tests that run anywhere: no root, no daemon, no namespaces, no images
+	@CGO_ENABLED=0 $(GO) test $(UNIT_FLAGS) $(UNIT)
 
 # The tests of the packages run as an ordinary user, each in what it needs.
 .PHONY: test-unit
-test-unit: test-images ## The tests of the packages, and the rules of the house
-	$(TEST) -exec $(USER) -timeout 10m $(UNIT)
+test-unit: test-images ## The tests of all packages, and the project's rules
+	$(TEST) -exec $(USER) -timeout 10m $(ALL)
+
+# What the race detector sees of the daemon: concurrent clients, streams and events,
+# kills and a restart with containers.
+RACE_FIELDS := ^(TestHammer|TestStatsAndMetrics|TestEvents|TestExecCalls)$$
+RACE_CRASH  := ^(TestReload|TestScale|TestKillAtRandom)$$
+
+.PHONY: race
+race: $(RACE) test-tools test-images ## unit, and a sample of the daemon's tests, with the race detector
+	@CGO_ENABLED=1 $(GO) test -race $(UNIT_FLAGS) $(UNIT)
+	SUBPOD_BIN=bin/race $(TEST) -count=1 -timeout 10m ./tests/fields -run '$(RACE_FIELDS)'
+	SUBPOD_BIN=bin/race $(TEST) -count=1 -timeout 10m -short ./tests/crash -random 150 -run '$(RACE_CRASH)'
 
 .PHONY: test-cri
 test-cri: build test-tools test-images ## Walk the daemon through crictl, and look at every field of the CRI
@@ -125,8 +184,8 @@ fuzz: ## Fuzz what reads requests, images' names, logs and streams (FUZZTIME=10m
 	@GO=$(GO) TAGS="$(TAGS)" tests/fuzz.sh $(or $(FUZZTIME),10m)
 
 .PHONY: bench
-bench: build test-tools test-images ## Measure pods, and compare with bare crun (BENCH="-runs 100 -driver native")
-	@$(TEST) -count=1 -timeout 20m ./tests/bench -v -run '^TestBench$$' $(BENCH)
+bench: build test-tools test-images ## Measure pods, one and many, and compare with bare crun (BENCH="-runs 100 -driver native")
+	@$(TEST) -count=1 -timeout 20m ./tests/bench -v -run '^TestBench(Scale)?$$' $(BENCH)
 
 .PHONY: bench-cli
 bench-cli: build test-images ## Measure "subpod run" beside bare crun, and podman where it is installed
@@ -140,6 +199,10 @@ CHURN := 1000
 .PHONY: test-net-churn
 test-net-churn: build ## Start and stop pods (CHURN=1000): nothing left, none slower
 	@$(TEST) -count=1 -timeout 20m ./tests/bench -v -run '^TestNetChurn$$' -churn $(CHURN)
+
+.PHONY: changelog
+changelog: ## Show what has changed since the last release (RELEASE=0.2.0: put it into CHANGELOG.md)
+	@tests/changelog.sh $(if $(RELEASE),release $(RELEASE))
 
 .PHONY: clean
 clean: ## Remove what was built, fetched and made for the tests

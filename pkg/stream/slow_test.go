@@ -15,6 +15,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/pkg/stdio"
 )
 
 // slowLink carries TCP connections to a server. It passes on what the client
@@ -263,7 +265,7 @@ type silent struct {
 }
 
 // Exec implements Backend.
-func (b *silent) Exec(_ context.Context, _ string, _ []string, s Streams) (exit int32, err error) {
+func (b *silent) Exec(_ context.Context, _ string, _ []string, s stdio.Streams) (exit int32, err error) {
 	end := b.begin()
 	defer func() { end(err) }()
 	_, err = io.Copy(s.Stdout, bytes.NewReader(b.output))

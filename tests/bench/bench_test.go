@@ -27,7 +27,7 @@ var (
 	driver      = flag.String("driver", "", "storage driver; empty is the default one")
 )
 
-const image = "docker.io/library/busybox:latest"
+const image = node.Busybox
 
 // workload ends at SIGTERM at once, as the first process of its PID namespace.
 var workload = []string{"sh", "-c", "trap 'exit 0' TERM; sleep 1000000 & wait"}

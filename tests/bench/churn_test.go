@@ -13,7 +13,6 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/subpod/subpod/tests/leak"
 	"github.com/subpod/subpod/tests/node"
 )
 
@@ -54,14 +53,7 @@ func TestNetChurn(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	look := func() leak.Snapshot {
-		s, err := leak.Node(n.TryEnter, n.RunDir)
-		if err != nil {
-			t.Error(err)
-		}
-		return s
-	}
-	before := look()
+	before := n.Look()
 
 	took := make([]time.Duration, *churn)
 	next := make(chan int)
@@ -83,9 +75,7 @@ func TestNetChurn(t *testing.T) {
 	close(next)
 	workers.Wait()
 	all := time.Since(begin)
-	for _, left := range leak.Left(before, look) {
-		t.Errorf("left in the node: %s", left)
-	}
+	n.NothingLeft(before)
 	if claims, _ := n.TryEnter("sh", "-c", "ls "+n.RunDir+"/net/addresses"); strings.TrimSpace(claims) != "" {
 		t.Errorf("addresses are left: %s", claims)
 	}

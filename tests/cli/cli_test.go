@@ -15,16 +15,14 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"github.com/subpod/subpod/tests/leak"
 	"github.com/subpod/subpod/tests/node"
 	"github.com/subpod/subpod/tests/registry"
 )
 
 func TestMain(m *testing.M) { node.Main(m) }
 
-// bridge is what the scripts expect, whatever CNI configuration this machine has:
-// Podman's packages install one.
-const bridge = "[network]\nbackend = \"bridge\"\n"
+// bridge is what the scripts expect.
+const bridge = node.Bridge
 
 // TestScripts runs all scripts against one daemon, some at the same time: a
 // script gives its pods names that no other has, and removes them.
@@ -44,14 +42,7 @@ func TestScripts(t *testing.T) {
 		t.Fatal(err)
 	}
 	settle(t, n)
-	look := func() leak.Snapshot {
-		s, err := leak.Node(n.TryEnter, n.RunDir)
-		if err != nil {
-			t.Error(err)
-		}
-		return s
-	}
-	before := look()
+	before := n.Look()
 	t.Run("script", func(t *testing.T) {
 		runScripts(t, testscript.Params{
 			Dir:   "testdata/script",
@@ -65,28 +56,24 @@ func TestScripts(t *testing.T) {
 				return strings.TrimSpace(ids) == "3", err // one is the node's own
 			},
 			// A command that hangs is killed, and shown.
-			Deadline: time.Now().Add(2 * time.Minute),
+			Deadline: time.Now().Add(5 * time.Minute),
 		})
 	})
 	settle(t, n)
-	for _, left := range leak.Left(before, look) {
-		t.Errorf("left in the node: %s", left)
-	}
+	n.NothingLeft(before)
 }
 
 // settle waits until no pod is left: those of "run --rm" are removed by the
 // daemon once their container has ended.
 func settle(t *testing.T, n *node.Node) {
 	t.Helper()
-	var pods string
-	for range 100 {
-		var err error
-		if pods, err = n.Subpod("pods", "-q"); err == nil && pods == "" {
-			return
+	node.Eventually(t, "no pod is left", func() error {
+		pods, err := n.Subpod("pods", "-q")
+		if err == nil && pods != "" {
+			err = fmt.Errorf("pods are left: %s", pods)
 		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	t.Errorf("pods are left: %s", pods)
+		return err
+	})
 }
 
 // TestWithoutDaemon: commands that start the daemon, and those that do not.
@@ -157,20 +144,20 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// waitfor COMMAND...: repeats a command for 15 s until it succeeds.
+// waitfor COMMAND...: repeats a command until it succeeds.
 func waitFor(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) == 0 {
 		ts.Fatalf("usage: waitfor COMMAND [ARG...]")
 	}
 	var err error
-	for range 150 {
+	for deadline := time.Now().Add(node.Converge); time.Now().Before(deadline); {
 		err = ts.Exec(args[0], args[1:]...)
 		if (err == nil) != neg {
 			return
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	ts.Fatalf("%s: not within 15 s: %v\n%s%s", strings.Join(args, " "), err, ts.ReadFile("stdout"), ts.ReadFile("stderr"))
+	ts.Fatalf("%s: not within %v: %v\n%s%s", strings.Join(args, " "), node.Converge, err, ts.ReadFile("stdout"), ts.ReadFile("stderr"))
 }
 
 // signal SIGNAL: to the last background command of the script.

@@ -148,7 +148,7 @@ func (term *terminal) wait() int {
 			term.t.Fatal(err)
 		}
 		return 0
-	case <-time.After(15 * time.Second):
+	case <-time.After(node.Converge):
 		term.t.Fatalf("it does not end; on the terminal: %q", term.seen.String())
 		return -1
 	}

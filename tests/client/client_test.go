@@ -293,10 +293,9 @@ func podErrors(s services) {
 	ctr, err := s.CreateContainer(ctx, pod, containerConfig("c", "sleep", "1000"), config)
 	s.must(err)
 	s.must(s.StartContainer(ctx, ctr))
-	begin := time.Now()
 	_, _, err = s.ExecSync(ctx, ctr, []string{"sleep", "100"}, time.Second)
-	if !errors.Is(err, remote.ErrCommandTimedOut) || time.Since(begin) > 10*time.Second {
-		s.Errorf("ExecSync that takes too long: %v after %v, want ErrCommandTimedOut", err, time.Since(begin))
+	if !errors.Is(err, remote.ErrCommandTimedOut) {
+		s.Errorf("ExecSync that takes too long: %v, want ErrCommandTimedOut", err)
 	}
 	_, stderr, err := s.ExecSync(ctx, ctr, []string{"sh", "-c", "echo oops >&2; exit 9"}, 10*time.Second)
 	var exit utilexec.CodeExitError

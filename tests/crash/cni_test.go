@@ -66,7 +66,7 @@ esac
 					if testing.Short() {
 						t.Skip("a plugin that hangs while a pod is torn down is killed after a minute")
 					}
-					within = 70 * time.Second
+					within = 60*time.Second + converge
 				}
 				r := r.in(t)
 				p := r.newPod(sleeper)
@@ -84,9 +84,6 @@ esac
 				t.Logf("after %v: %v", took.Round(time.Millisecond), err)
 				if what == "fail" && command == "ADD" && (err == nil || !strings.Contains(err.Error(), "on purpose")) {
 					t.Errorf("the error does not carry the plugin's words: %v", err)
-				}
-				if took > 5*time.Second {
-					t.Errorf("the request took %v with a deadline of 2 s", took)
 				}
 				order(command, "")
 				if command == "ADD" {

@@ -38,7 +38,7 @@ func TestBadConfig(t *testing.T) {
 	p := r.newPod(sleeper)
 	r.must("up", p.up(ctx))
 	const file = ".config/subpod/subpod.toml"
-	kill := func() error { return syscall.Kill(r.server(), syscall.SIGKILL) }
+	kill := func() error { return syscall.Kill(r.Server(), syscall.SIGKILL) }
 	hangUp := func() error { return syscall.Kill(r.PID(), syscall.SIGHUP) }
 	for i, bad := range badConfigs {
 		t.Run(bad.name, func(t *testing.T) {
@@ -48,7 +48,7 @@ func TestBadConfig(t *testing.T) {
 			if i%2 == 1 {
 				how = hangUp
 			}
-			old := r.server()
+			old := r.Server()
 			r.must("end the server", how())
 			r.must("the node serves", r.servesAnew(old))
 			if err := r.degraded(ctx, bad.says); err != nil {
@@ -93,11 +93,11 @@ func TestBadConfig(t *testing.T) {
 // refusesReload: the file is read before the server is stopped.
 func (r *rig) refusesReload(says string) {
 	r.t.Helper()
-	pid := r.server()
+	pid := r.Server()
 	if _, err := r.Subpod("reload"); err == nil || !strings.Contains(err.Error(), says) {
 		r.t.Errorf("reload with a bad file: %v", err)
 	}
-	if now := r.server(); now != pid {
+	if now := r.Server(); now != pid {
 		r.t.Errorf("a reload that was refused has replaced server %d by %d", pid, now)
 	}
 }
@@ -173,7 +173,7 @@ func TestBadProgram(t *testing.T) {
 	} {
 		t.Run(bad.name, func(t *testing.T) {
 			r := r.in(t)
-			old := r.server()
+			old := r.Server()
 			r.must("remove the program", os.Remove(program))
 			if bad.text != "" {
 				r.must("install", os.WriteFile(program, []byte(bad.text), 0o755))

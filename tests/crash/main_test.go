@@ -5,15 +5,11 @@ package crash
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -31,13 +27,13 @@ import (
 func TestMain(m *testing.M) { node.Main(m) }
 
 const (
-	busybox = "docker.io/library/busybox:latest"
-	nginx   = "registry.k8s.io/e2e-test-images/nginx:1.14-2"
+	busybox = node.Busybox
+	nginx   = node.Nginx
 )
 
-// converge is how long the daemon may take after a fault until the same request
-// is answered as if nothing had been.
-const converge = 10 * time.Second
+// converge is how long the tests repeat a request after a fault until it is answered
+// as if nothing had been: a bound for a test that would wait forever, no measure.
+const converge = node.Converge
 
 // rig is a node and a client that waits for a server that is away.
 type rig struct {
@@ -57,7 +53,7 @@ func (r *rig) in(t testing.TB) *rig {
 func newRig(t testing.TB, o node.Options) *rig {
 	t.Helper()
 	// Not what the machine's administrator has for CNI: see TestCNIFails.
-	o.Config += "[network]\nbackend = \"bridge\"\n"
+	o.Config += node.Bridge
 	return startedRig(t, node.Start(t, o))
 }
 
@@ -259,60 +255,11 @@ func againFor(within time.Duration, do func(context.Context) error) (took time.D
 }
 
 // eventually repeats a check for a time.
-func eventually(t testing.TB, what string, within time.Duration, check func() error) {
-	t.Helper()
-	for deadline := time.Now().Add(within); ; time.Sleep(20 * time.Millisecond) {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within %v: %v", what, within, err)
-		}
-	}
-}
-
-// child finds the process below the daemon whose program has the name; 0 when
-// there is none.
-func (r *rig) child(name string) int {
-	for _, p := range leak.Descendants(r.PID()) {
-		// The kernel keeps 15 bytes of a name.
-		if p.Name == name[:min(len(name), 15)] {
-			if exe, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.PID)); err == nil && len(exe) > 0 {
-				return p.PID
-			}
-		}
-	}
-	return 0
-}
-
-// server is the PID of the CRI server; it waits for one.
-func (r *rig) server() int {
-	r.t.Helper()
-	var pid int
-	eventually(r.t, "there is a server", converge, func() error {
-		if pid = r.child("subpod-server"); pid == 0 {
-			return errors.New("no process subpod-server")
-		}
-		return nil
-	})
-	return pid
-}
-
-// killServer kills the server, whatever it does.
-func (r *rig) killServer() {
-	if pid := r.child("subpod-server"); pid != 0 {
-		_ = syscall.Kill(pid, syscall.SIGKILL)
-	}
-}
+var eventually = node.EventuallyWithin
 
 // picture is what must be the same when all pods of a test are gone.
 func (r *rig) picture() leak.Snapshot {
-	s, err := leak.Node(r.TryEnter, r.RunDir)
-	if err != nil {
-		r.t.Errorf("%v", err)
-		return leak.Snapshot{}
-	}
+	s := r.Look()
 	for name, words := range s {
 		// In another node the same mount is of another namespace.
 		if before, _, ok := strings.Cut(name, "node/netns (nsfs net:"); ok {
@@ -361,15 +308,5 @@ func (r *rig) warm() leak.Snapshot {
 // freePort finds a port that nobody listens on.
 func freePort(t testing.TB) int32 {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	n, err := strconv.Atoi(port)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return int32(n)
+	return int32(node.FreePort(t))
 }

@@ -109,17 +109,17 @@ func TestReusedPID(t *testing.T) {
 	before := r.warm()
 	p := r.newPod(sleeper)
 	r.must("up", p.up(ctx))
-	conmon, init := r.child("conmon"), r.child("sh")
+	conmon, init := r.Child("conmon"), r.Child("sh")
 	inner := innerPID(t, init)
 
 	supervisor := descend(t, r, "supervisor")
 	r.must("stop the supervisor", syscall.Kill(supervisor, syscall.SIGSTOP))
 	defer syscall.Kill(supervisor, syscall.SIGCONT)
-	r.killServer()
+	r.KillServer()
 	r.must("kill", syscall.Kill(conmon, syscall.SIGKILL))
 	r.must("kill", syscall.Kill(init, syscall.SIGKILL))
 	eventually(t, "the container is gone", converge, func() error {
-		if syscall.Kill(init, 0) == nil && r.child("sh") == init {
+		if syscall.Kill(init, 0) == nil && r.Child("sh") == init {
 			return errors.New("it lives")
 		}
 		return nil

@@ -57,7 +57,7 @@ func (p *pod) logsInNode() *pod {
 func (r *rig) unharmed(p *pod) {
 	r.t.Helper()
 	r.must("a running container", p.isState(r.t.Context(), running))
-	if r.child("sh") == 0 {
+	if r.Child("sh") == 0 {
 		r.t.Error("its process is gone")
 	}
 }
@@ -110,7 +110,7 @@ func TestDiskFull(t *testing.T) {
 	refused(t, "RunPodSandbox without room for its record", err, codes.ResourceExhausted, "no space left")
 	r.must("the refused pod", q.gone(ctx))
 	// Lists and a new server need no room.
-	r.killServer()
+	r.KillServer()
 	took, err := again(func(ctx context.Context) error { return p.isState(ctx, running) })
 	r.must("the server is back on a full disk", err)
 	t.Logf("a new server on a full disk after %v", took)
@@ -216,7 +216,7 @@ func squeeze(t *testing.T, r *rig, press func() (lift func())) {
 		_, _ = q.exec(ctx, "true")
 		cancel()
 	}
-	if r.child("sh") == 0 {
+	if r.Child("sh") == 0 {
 		t.Error("the process of a running container is gone")
 	}
 	lift()
@@ -254,9 +254,9 @@ func TestOutOfDescriptors(t *testing.T) {
 		t.Run(fmt.Sprintf("%d spare", spare), func(t *testing.T) {
 			r := newRig(t, node.Options{})
 			squeeze(t, r, func() func() {
-				open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", r.server()))
+				open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", r.Server()))
 				r.must("count", err)
-				return limit(t, func() []int { return []int{r.server()} }, unix.RLIMIT_NOFILE, uint64(len(open))+spare)
+				return limit(t, func() []int { return []int{r.Server()} }, unix.RLIMIT_NOFILE, uint64(len(open))+spare)
 			})
 		})
 	}
@@ -304,7 +304,7 @@ func TestInotifyExhausted(t *testing.T) {
 	r.must("a pod needs no inotify", p.up(ctx))
 	_, err := p.exec(ctx, "true")
 	r.must("exec", err)
-	r.killServer()
+	r.KillServer()
 	_, err = again(func(ctx context.Context) error { return p.isState(ctx, running) })
 	r.must("nor does a server", err)
 	r.must("stop", p.stop(ctx))

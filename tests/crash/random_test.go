@@ -32,7 +32,7 @@ func TestKillAtRandom(t *testing.T) {
 	var slowest time.Duration
 	for i := range runs {
 		begin := time.Now()
-		kill := time.AfterFunc(time.Duration(random.IntN(120))*time.Millisecond, r.killServer)
+		kill := time.AfterFunc(time.Duration(random.IntN(120))*time.Millisecond, r.KillServer)
 		var group errgroup.Group
 		took := make([]time.Duration, 4)
 		for lane := range took {

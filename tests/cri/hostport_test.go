@@ -219,7 +219,7 @@ func TestHostPortsAfterCrash(t *testing.T) {
 		}
 	}
 	serve()
-	if err := syscall.Kill(serverPID(t, n), syscall.SIGKILL); err != nil {
+	if err := syscall.Kill(n.For(t).Server(), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	for _, network := range []string{"tcp", "udp"} {
@@ -238,7 +238,7 @@ func TestHostPortsAfterCrash(t *testing.T) {
 	if err := syscall.Kill(n.PID(), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	if err := n.Wait(20 * time.Second); err == nil {
+	if err := n.Wait(node.Converge); err == nil {
 		t.Fatal("a killed daemon has ended in good order")
 	}
 	free(t, "after the death of the node", port)

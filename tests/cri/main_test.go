@@ -9,9 +9,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
-	"github.com/subpod/subpod/tests/leak"
 	"github.com/subpod/subpod/tests/node"
 )
 
@@ -36,8 +34,8 @@ var parts = map[string]func(args []string) error{
 }
 
 const (
-	busybox = "docker.io/library/busybox:latest"
-	nginx   = "registry.k8s.io/e2e-test-images/nginx:1.14-2"
+	busybox = node.Busybox
+	nginx   = node.Nginx
 )
 
 // obj is a piece of a CRI message in crictl's JSON.
@@ -174,55 +172,26 @@ func waitExited(t *testing.T, n *node.Node, id string) containerStatus {
 	return s
 }
 
-// eventually repeats a check for 20 s until it returns nil.
-func eventually(t *testing.T, what string, check func() error) {
-	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within 20 s: %v", what, err)
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-}
-
-// expect fails the test unless got contains every one of want.
-func expect(t *testing.T, what, got string, want ...string) {
-	t.Helper()
-	for _, w := range want {
-		if !strings.Contains(got, w) {
-			t.Errorf("%s: no %q in:\n%s", what, w, got)
-		}
-	}
-}
+// The rig's checks, by short names.
+var (
+	eventually = node.Eventually
+	expect     = node.Contains
+)
 
 // noLeaks takes a picture of the inside of the node after one pod has come and
 // gone, and compares it with one at the end of the test, when all pods and
 // containers are removed. Call it once everything that the test keeps is pulled.
 func noLeaks(t *testing.T, n *node.Node) {
 	t.Helper()
-	look := func() leak.Snapshot {
-		s, err := leak.Node(n.TryEnter, n.RunDir)
-		if err != nil {
-			t.Errorf("%v", err)
-		}
-		return s
-	}
 	p := runPod(t, n, "warm-up", nil)
 	p.run("c", []string{"true"})
 	n.Crictl("stopp", p.id)
 	n.Crictl("rmp", p.id)
-	before := look()
+	before := n.Look()
 	t.Cleanup(func() {
 		for _, id := range strings.Fields(n.Crictl("pods", "-q")) {
 			n.TryCrictl("rmp", "-f", id)
 		}
-		for _, left := range leak.Left(before, look) {
-			t.Errorf("left in the node: %s", left)
-		}
+		n.For(t).NothingLeft(before)
 	})
 }

@@ -55,7 +55,7 @@ func TestNested(t *testing.T) {
 		}
 		return string(data)
 	}
-	if server := serverPID(t, n); maps(strconv.Itoa(server)) != maps(inner) {
+	if server := n.For(t).Server(); maps(strconv.Itoa(server)) != maps(inner) {
 		t.Errorf("the server runs in a user namespace of its own:\n%s", maps(strconv.Itoa(server)))
 	}
 	if out, err := n.Subpod("load", "oci-archive:"+node.Path(t, node.Images)+"/busybox.oci.tar"); err != nil {

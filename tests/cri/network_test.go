@@ -125,15 +125,7 @@ func TestPodsHaveTheirOwnNamespaces(t *testing.T) {
 	}
 }
 
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", ":0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
+var freePort = node.FreePort
 
 // hostAddress returns an IPv4 address of this machine that is not a loopback one.
 func hostAddress(t *testing.T) string {

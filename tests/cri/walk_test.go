@@ -257,19 +257,15 @@ func walkOutcomes(t *testing.T, n *node.Node, p *pod) {
 	time.Sleep(200 * time.Millisecond)
 	begin := time.Now()
 	n.Crictl("stop", "-t", "1", stubborn)
-	if took := time.Since(begin); took < time.Second || took > 10*time.Second {
+	if took := time.Since(begin); took < time.Second {
 		t.Errorf("stop with 1 s of grace took %v", took)
 	}
 	if s := inspect(n, stubborn).Status; s.ExitCode != 137 {
 		t.Errorf("exit code of what was killed: %d", s.ExitCode)
 	}
-	// A child that holds the log open must not hold up Stop.
-	holder := p.run("holder", sh("sleep 1000 & wait"))
-	begin = time.Now()
-	n.Crictl("stop", "-t", "1", holder)
-	if took := time.Since(begin); took > 10*time.Second {
-		t.Errorf("stop with a child that holds the log took %v", took)
-	}
+	// A child that holds the log open does not hold up Stop: it would for 1,000 s, and
+	// crictl gives up after one minute.
+	n.Crictl("stop", "-t", "1", p.run("holder", sh("sleep 1000 & wait")))
 }
 
 func walkRemove(t *testing.T, n *node.Node, p *pod) {
@@ -338,11 +334,7 @@ func TestSharedPID(t *testing.T) {
 	a := p.run("a", sh("sleep 4321 & wait"), obj{"linux": linux(obj{"pid": 0})})
 	b := p.run("b", sleeper(), obj{"linux": linux(obj{"pid": 0})})
 	expect(t, "ps in b", n.Crictl("exec", "-s", b, "ps"), "sleep 4321")
-	begin := time.Now()
-	n.Crictl("stop", "-t", "1", a)
-	if took := time.Since(begin); took > 10*time.Second {
-		t.Errorf("stop took %v", took)
-	}
+	n.Crictl("stop", "-t", "1", a) // crictl gives up after one minute
 	if s := inspect(n, b).Status.State; s != "CONTAINER_RUNNING" {
 		t.Errorf("the other container is %s", s)
 	}
@@ -375,7 +367,7 @@ func TestEvents(t *testing.T) {
 	p := runPod(t, n, "events", nil)
 	n.Crictl("rm", waitExited(t, n, p.run("c", []string{"true"})).Status.ID)
 	want := map[string]bool{"CONTAINER_CREATED_EVENT": true, "CONTAINER_STARTED_EVENT": true, "CONTAINER_STOPPED_EVENT": true, "CONTAINER_DELETED_EVENT": true}
-	for timeout := time.After(10 * time.Second); len(want) > 0; {
+	for timeout := time.After(node.Converge); len(want) > 0; {
 		select {
 		case e := <-seen:
 			delete(want, e)

@@ -53,7 +53,7 @@ func TestCritest(t *testing.T) {
 		Config:     fmt.Sprintf("[storage]\ndriver = %q\n[runtime]\ndefault_handler = %q\n[network]\nbackend = \"bridge\"\n", *driver, *handler),
 	})
 	// The bridge and its rules are made for the first pod and stay.
-	before := look(t, n)
+	before := n.Look()
 	report := filepath.Join(n.Dir, "junit.xml")
 	start := time.Now()
 	log, runErr := run(t, n, report)
@@ -77,7 +77,7 @@ func TestCritest(t *testing.T) {
 		keep(t, log, data)
 	}
 	removeAll(n)
-	for _, left := range leak.Left(before, func() leak.Snapshot { return look(t, n) }) {
+	for _, left := range leak.Left(before, n.Look) {
 		// What the first pod has made stays.
 		if !strings.HasPrefix(left, "rule ") && !strings.HasPrefix(left, "link subpod") {
 			t.Errorf("left in the node: %s", left)
@@ -114,14 +114,6 @@ func run(t *testing.T, n *node.Node, report string) (string, error) {
 	cmd := n.Command(ctx, node.Path(t, node.Subpod), args...)
 	out, err := cmd.CombinedOutput()
 	return string(out), err
-}
-
-func look(t *testing.T, n *node.Node) leak.Snapshot {
-	s, err := leak.Node(n.TryEnter, n.RunDir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
 }
 
 // removeAll takes away what failed specs have left: that is their fault.

@@ -11,20 +11,18 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/subpod/subpod/tests/leak"
 	"github.com/subpod/subpod/tests/node"
 )
 
 func TestMain(m *testing.M) { node.Main(m) }
 
 const (
-	busybox = "docker.io/library/busybox:latest"
+	busybox = node.Busybox
 	// grouped has default-user, UID 1000, in group 50000 (/etc/group).
 	grouped    = "gcr.io/k8s-staging-cri-tools/test-image-predefined-group:latest"
 	nonewprivs = "registry.k8s.io/e2e-test-images/nonewprivs:1.3"
@@ -39,8 +37,8 @@ type (
 	nsOption  = runtimeapi.NamespaceOption
 )
 
-// bridge pins the built-in network: a machine may have CNI configuration of its own.
-const bridge = "[network]\nbackend = \"bridge\"\n"
+// bridge pins the built-in network.
+const bridge = node.Bridge
 
 // env is a node and one runtime handler of it.
 type env struct {
@@ -77,7 +75,7 @@ func startWith(t *testing.T, images, handlers []string, test func(env)) {
 		e.pull(image)
 	}
 	e.warmUp()
-	before := e.look()
+	before := n.Look()
 	for _, handler := range handlers {
 		t.Run(handler, func(t *testing.T) {
 			e := e.in(t)
@@ -85,9 +83,7 @@ func startWith(t *testing.T, images, handlers []string, test func(env)) {
 			test(e)
 		})
 	}
-	for _, left := range leak.Left(before, e.look) {
-		t.Errorf("left in the node: %s", left)
-	}
+	n.NothingLeft(before)
 }
 
 // warmUp lets a first pod come and go: the bridge and its rules then stay.
@@ -95,14 +91,6 @@ func (e env) warmUp() {
 	p := e.pod("warm-up", nil)
 	p.start("c", sh("true"))
 	p.remove()
-}
-
-func (e env) look() leak.Snapshot {
-	s, err := leak.Node(e.n.TryEnter, e.n.RunDir)
-	if err != nil {
-		e.Error(err)
-	}
-	return s
 }
 
 func (e env) pull(image string) {
@@ -387,18 +375,5 @@ func (e env) logged(words ...string) {
 	})
 }
 
-// eventually repeats a check for 20 s until it returns nil.
-func eventually(t testing.TB, what string, check func() error) {
-	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within 20 s: %v", what, err)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-}
+// eventually repeats a check until it returns nil.
+var eventually = node.Eventually

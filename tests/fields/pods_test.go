@@ -131,12 +131,12 @@ func TestPortMappings(t *testing.T) {
 		p.start("udp", sh("while :; do nc -u -l -p 53 -w 1 -e echo over udp; done"))
 		for _, address := range []string{addr("127.0.0.1", tcp), addr("127.0.0.1", loopback)} {
 			eventually(e, "an answer from "+address, func() error {
-				conn, err := net.DialTimeout("tcp", address, time.Second)
+				conn, err := net.DialTimeout("tcp", address, 10*time.Second)
 				if err != nil {
 					return err
 				}
 				defer conn.Close()
-				conn.SetDeadline(time.Now().Add(time.Second))
+				conn.SetDeadline(time.Now().Add(10 * time.Second))
 				data, err := io.ReadAll(conn)
 				if !strings.Contains(string(data), "over tcp") {
 					return fmt.Errorf("%q, %v", data, err)
@@ -149,7 +149,7 @@ func TestPortMappings(t *testing.T) {
 				conn.Close()
 				e.Errorf("a mapping of 127.0.0.1 answers on %s", ip)
 			}
-			conn, err := net.DialTimeout("tcp", addr(ip, tcp), time.Second)
+			conn, err := net.DialTimeout("tcp", addr(ip, tcp), 10*time.Second)
 			e.must(err)
 			conn.Close()
 		}

@@ -5,7 +5,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc/codes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -92,11 +91,8 @@ func TestStopSignal(t *testing.T) {
 				return err
 			})
 			e.equal(c.name+": signal in the status", c1.status().StopSignal, "SIGNAL_"+c.shown)
-			begin := time.Now()
-			c1.stop(10)
-			if took := time.Since(begin); took > 8*time.Second {
-				e.Errorf("%s: stop took %v: the signal had no effect", c.name, took)
-			}
+			// Without an effect of the signal it is killed after the grace period, with 137.
+			c1.stop(30)
 			e.equal(c.name+": exit code", c1.exited().ExitCode, c.code)
 		}
 	})

@@ -70,11 +70,6 @@ func (l *layer) copy(name string, mode int64, src string) {
 	l.file(name, mode, content)
 }
 
-func (l *layer) symlink(name, target string) {
-	l.dir(path.Dir(name), 0o755)
-	l.put(tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: target, Mode: 0o777}, nil)
-}
-
 // hardlink adds another name of a file that is in the layer already.
 func (l *layer) hardlink(name, target string) {
 	l.dir(path.Dir(name), 0o755)

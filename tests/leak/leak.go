@@ -23,7 +23,7 @@ type Snapshot map[string]string
 // Settle is how long Left waits for what is about to end. The kernel takes down
 // network namespaces one after the other, with all their interfaces, in its own time:
 // seconds on a busy machine.
-const Settle = 20 * time.Second
+const Settle = time.Minute
 
 // Left returns what is in a new snapshot and was not in before, after some time
 // for what the kernel does late (a veth goes shortly after its namespace).
@@ -44,10 +44,12 @@ func Left(before Snapshot, take func() Snapshot) []string {
 	}
 }
 
-// Host looks at the machine, at what can be this user's: all descendants of this
-// process and the ports that they listen on, mounts that a user can make or that
-// lie below dirs, and temporary files of the user and its subordinate users. Node
-// directories themselves (dirs) are for their owner to remove.
+// Host looks at the machine, at what is this test's alone: all descendants of this
+// process and the ports that they listen on, mounts below dirs and the directories of
+// tests/user.sh, and temporary files of the user and its subordinate users that have a
+// name which only the daemon and its programs give. Other programs come and go as
+// they like, also the user's. Node directories themselves (dirs) are for their owner
+// to remove.
 func Host(dirs ...string) Snapshot {
 	s := Snapshot{}
 	sockets := map[string]bool{}
@@ -60,7 +62,9 @@ func Host(dirs ...string) Snapshot {
 			}
 		}
 	}
-	s.hostMounts(dirs)
+	if data, err := os.ReadFile("/proc/self/mountinfo"); err == nil {
+		s.hostMounts(string(data), append(ownDirs(), dirs...))
+	}
 	for _, table := range tables {
 		data, err := os.ReadFile("/proc/self/net/" + table)
 		if err != nil {
@@ -76,21 +80,20 @@ func Host(dirs ...string) Snapshot {
 	return s
 }
 
-func (s Snapshot) hostMounts(dirs []string) {
-	data, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return
-	}
-	mine := fmt.Sprintf("user_id=%d,", os.Getuid())
-	for line := range strings.Lines(string(data)) {
-		ours := strings.Contains(line, mine)
-		for _, dir := range dirs {
-			ours = ours || strings.Contains(line, " "+dir)
-		}
-		if ours {
+// hostMounts adds the mounts below dirs. What others mount and unmount meanwhile is
+// theirs, also when it is of the same user.
+func (s Snapshot) hostMounts(mountinfo string, dirs []string) {
+	for line := range strings.Lines(mountinfo) {
+		f := strings.Fields(line)
+		if len(f) > 4 && slices.ContainsFunc(dirs, func(dir string) bool { return below(f[4], dir) }) {
 			s["mount "+strings.TrimSpace(line)] = ""
 		}
 	}
+}
+
+// below reports whether path is dir or below it.
+func below(path, dir string) bool {
+	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
 }
 
 var tables = []string{"tcp", "tcp6", "udp", "udp6"}
@@ -148,11 +151,21 @@ func (s Snapshot) temporary() {
 	}
 }
 
-// ownName reports whether a file in a directory that everyone uses can be the
-// daemon's or one of its programs'. A user has other programs, too.
+// ownDirs are what tests/user.sh has made for this test.
+func ownDirs() (dirs []string) {
+	for _, name := range []string{"SUBPOD_TEST_DIR", "XDG_RUNTIME_DIR"} {
+		if dir := os.Getenv(name); dir != "" && os.Getenv("SUBPOD_TEST_DIR") != "" {
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs
+}
+
+// ownName reports whether a file in a directory that everyone uses is the daemon's or
+// one of its programs'. A user has other programs, such as Docker's and Podman's.
 func ownName(name string) bool {
-	for _, word := range []string{"subpod", "rootlesskit", "slirp4netns", "pasta", "conmon", "crun", "runc", "fuse-overlayfs", "container", "storage", "oci", "docker"} {
-		if strings.Contains(name, word) {
+	for _, word := range []string{"subpod", "rootlesskit", "slirp4netns", "conmon", "fuse-overlayfs", "container_images"} {
+		if strings.HasPrefix(strings.TrimPrefix(name, "."), word) {
 			return true
 		}
 	}
@@ -295,12 +308,12 @@ func Node(inside Output, runDir string) (Snapshot, error) {
 	s := Snapshot{}
 	for _, section := range strings.Split("\n"+out, "\n== ")[1:] {
 		name, body, _ := strings.Cut(section, "\n")
-		s.section(name, body)
+		s.section(name, body, runDir)
 	}
 	return s, nil
 }
 
-func (s Snapshot) section(name, body string) {
+func (s Snapshot) section(name, body, runDir string) {
 	switch name {
 	case "tcp", "tcp6", "udp", "udp6":
 		// A server that was started again has taken another streaming port.
@@ -318,12 +331,28 @@ func (s Snapshot) section(name, body string) {
 			line, _, _ = strings.Cut(line, ":")
 		}
 		if name == "mounts" {
+			if received(line, runDir) {
+				continue
+			}
 			line = mountName(line)
 		}
 		if line != "" {
 			s[strings.TrimSuffix(name, "s")+" "+line] = ""
 		}
 	}
+}
+
+// received reports whether a mount has come from outside: the node's mounts follow
+// the host's, where others mount what they like. Such a one has a master. So has a
+// bind mount of a directory of the host, which is the node's where it lies below its
+// run directory.
+func received(line, runDir string) bool {
+	f := strings.Fields(line)
+	sep := slices.Index(f, "-")
+	if sep < 6 || below(f[4], runDir) {
+		return false
+	}
+	return slices.ContainsFunc(f[6:sep], func(field string) bool { return strings.HasPrefix(field, "master:") })
 }
 
 // mountName drops the IDs of a mountinfo line, which differ in each look from a

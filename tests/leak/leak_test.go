@@ -112,3 +112,25 @@ func TestNodeSeesWhatIsLeft(t *testing.T) {
 		}
 	}
 }
+
+// What others mount, on the host or into the node, is no leak of the test.
+func TestMountsOfOthers(t *testing.T) {
+	const mountinfo = `36 35 0:40 / /run/user/1000/n1/subpod/pods/a/shm rw - tmpfs tmpfs rw
+37 35 0:41 / /run/user/1000/n12/shm rw - tmpfs tmpfs rw
+38 35 0:42 / /home/me/sshfs rw - fuse.sshfs me@host: rw,user_id=1000,group_id=1000
+39 35 0:43 / /mnt/run/user/1000/n1 rw - tmpfs tmpfs rw
+`
+	s := Snapshot{}
+	s.hostMounts(mountinfo, []string{"/run/user/1000/n1"})
+	if len(s) != 1 {
+		t.Errorf("of four mounts one is below the directory, found %v", s)
+	}
+	node := Snapshot{}
+	node.section("mounts", `50 40 0:44 / /media/usb rw shared:7 master:3 - vfat /dev/sdb1 rw
+51 40 0:45 / /run/subpod/pods/a/shm rw shared:8 - tmpfs tmpfs rw
+52 40 0:46 /dir /run/subpod/bind rw shared:9 master:3 - ext4 /dev/sda1 rw
+`, "/run/subpod")
+	if len(node) != 2 {
+		t.Errorf("of three mounts two are the node's, found %v", node)
+	}
+}

@@ -77,10 +77,17 @@ func Tree() string {
 }
 
 // Path returns the path of a built file of the tree, such as "bin/subpod"; it
-// fails the test with what to type when it is missing.
+// fails the test with what to type when it is missing. SUBPOD_BIN names another
+// directory than bin to take subpod's programs from, such as bin/race.
 func Path(t testing.TB, name string) string {
 	t.Helper()
-	path := filepath.Join(Tree(), name)
+	if program, ok := strings.CutPrefix(name, "bin/"); ok && os.Getenv("SUBPOD_BIN") != "" {
+		name = filepath.Join(os.Getenv("SUBPOD_BIN"), program)
+	}
+	path := name
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(Tree(), path)
+	}
 	if _, err := os.Stat(path); err != nil {
 		t.Fatalf("%v: build it with 'make build test-images'", err)
 	}

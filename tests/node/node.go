@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -41,13 +40,15 @@ type Node struct {
 	cmd     *exec.Cmd
 	done    chan struct{}
 	exit    error
-	log     *log
+	log     *log    // of the daemon that was launched last
+	logs    *[]*log // of all, also of those that a subtest has launched
 	before  leak.Snapshot
 	stopped bool
 }
 
-// StartTimeout is how long a daemon may take until it serves.
-const StartTimeout = 30 * time.Second
+// StartTimeout bounds the wait for a daemon until it serves. It is no measure: it only
+// ends a test that would wait forever.
+const StartTimeout = Converge
 
 // Start makes a node of its own for the test and waits until it serves. At the
 // end of the test it is stopped, and the test fails if it leaves anything.
@@ -65,7 +66,7 @@ func Prepare(t testing.TB, o Options) *Node {
 	if base == "" || os.Getenv("XDG_RUNTIME_DIR") == "" {
 		t.Fatal("no SUBPOD_TEST_DIR: run the tests by 'make test' or 'tests/user.sh go test …'")
 	}
-	n := &Node{t: t, opts: o}
+	n := &Node{t: t, opts: o, logs: &[]*log{}}
 	n.Dir = mkdirTemp(t, filepath.Join(base, "home"))
 	n.XDG = mkdirTemp(t, os.Getenv("XDG_RUNTIME_DIR"))
 	n.Home = filepath.Join(n.Dir, "home")
@@ -154,6 +155,7 @@ func (n *Node) Launch(args ...string) {
 	n.t.Helper()
 	argv := append(append(append([]string{}, n.opts.Prefix...), Path(n.t, Subpod), "daemon"), args...)
 	n.log = &log{}
+	*n.logs = append(*n.logs, n.log)
 	n.cmd = exec.Command(argv[0], argv[1:]...)
 	n.cmd.Env = n.Environ()
 	n.cmd.Dir = n.Home
@@ -199,7 +201,7 @@ func (n *Node) Stop() {
 	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
 		n.t.Errorf("SIGTERM to the daemon: %v", err)
 	}
-	if err := n.Wait(30 * time.Second); err != nil {
+	if err := n.Wait(Converge); err != nil {
 		n.t.Errorf("stop: %v\n%s", err, n.Log())
 		n.cmd.Process.Kill()
 		<-n.done
@@ -217,6 +219,7 @@ func (n *Node) checkLeaks() {
 func (n *Node) cleanUp() {
 	n.Stop()
 	n.checkLeaks()
+	n.checkRaces()
 	if n.t.Failed() && n.log != nil {
 		n.t.Logf("the end of the daemon's log:\n%s", n.Log())
 	}
@@ -291,26 +294,4 @@ func (n *Node) output(name string, args ...string) (string, error) {
 		err = fmt.Errorf("%s %s: %w: %s", filepath.Base(name), strings.Join(args, " "), err, bytes.TrimSpace(stderr.Bytes()))
 	}
 	return stdout.String(), err
-}
-
-// log keeps the last 16 KiB.
-type log struct {
-	mu  sync.Mutex
-	buf []byte
-}
-
-func (l *log) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.buf = append(l.buf, p...)
-	if over := len(l.buf) - 16<<10; over > 0 {
-		l.buf = l.buf[over:]
-	}
-	return len(p), nil
-}
-
-func (l *log) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return string(l.buf)
 }
