@@ -110,7 +110,7 @@ func (r *rig) servesAnew(old int) error {
 			return fmt.Errorf("the daemon has ended: %w", err)
 		default:
 		}
-		if pid := r.child("subpod-server"); pid == 0 || pid == old {
+		if pid := r.Child("subpod-server"); pid == 0 || pid == old {
 			return errors.New("no new server")
 		}
 		_, err := r.cri.Version(ctx, &runtimeapi.VersionRequest{})
