@@ -1,10 +1,12 @@
 package state
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -72,5 +74,116 @@ func TestDamagedFile(t *testing.T) {
 				t.Errorf("set aside: %v", aside)
 			}
 		})
+	}
+}
+
+// TestDamagedFileAndJournal: what the journal holds is read although the database
+// is lost, and numbering goes on.
+func TestDamagedFileAndJournal(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "state.db")
+	s := openWith(t, file, byHand())
+	if err := s.PutPod(Pod{ID: "committed"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := round(s); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(s.PutPod(Pod{ID: "a"}), s.PutPod(Pod{ID: "b"}), s.DeletePod("b")); err != nil {
+		t.Fatal(err)
+	}
+	files := readFiles(t, file)
+	files[""] = files[""][:100]
+	file = writeFiles(t, files)
+	for range 2 {
+		s := openWith(t, file, byHand())
+		if all := s.Pods(); len(all) != 1 || all[0].ID != "a" {
+			t.Errorf("records %+v, want a", all)
+		}
+		if err := errors.Join(s.PutPod(Pod{ID: "c"}), s.DeletePod("c"), s.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if aside, _ := filepath.Glob(file + ".damaged-*"); len(aside) != 1 {
+		t.Errorf("set aside: %v", aside)
+	}
+}
+
+// TestSetAsideByTwo: of two servers that find the damage at once, the second leaves
+// the file that the first has made alone.
+func TestSetAsideByTwo(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "state.db")
+	if err := os.WriteFile(file, []byte("damaged"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	checked, err := checkFile(file) // by the second one
+	if !errors.Is(err, errDamaged) {
+		t.Fatal(err)
+	}
+	first := openWith(t, file, byHand())
+	if _, err := moveAside(file, checked); !errors.Is(err, ErrHeld) {
+		t.Errorf("while the first has it open: %v, want ErrHeld", err)
+	}
+	if err := errors.Join(first.PutPod(samplePod()), first.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := moveAside(file, checked); !errors.Is(err, errReplaced) {
+		t.Errorf("after the first has closed it: %v, want errReplaced", err)
+	}
+	if _, err := openWith(t, file, byHand()).Pod("aabb"); err != nil {
+		t.Error(err)
+	}
+
+	// One that somebody holds is not moved, whatever is in it.
+	held, err := os.Create(filepath.Join(t.TempDir(), "held.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	if err := lock(held, 0); err != nil {
+		t.Fatal(err)
+	}
+	other, err := os.Open(held.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if err := lock(other, 0); !errors.Is(err, ErrHeld) {
+		t.Errorf("a second lock: %v, want ErrHeld", err)
+	}
+}
+
+// TestDamagedFileAndManyServers: of many that start at once at a damaged file one
+// gets it, and its records stay.
+func TestDamagedFileAndManyServers(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "state.db")
+	if err := os.WriteFile(file, []byte("damaged"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	stores := make([]*Store, 8)
+	for i := range stores {
+		wg.Go(func() {
+			s, err := open(file, discard, byHand())
+			if err != nil && !errors.Is(err, ErrHeld) {
+				t.Error(err)
+			}
+			stores[i] = s
+		})
+	}
+	wg.Wait()
+	n := 0
+	for _, s := range stores {
+		if s != nil {
+			n++
+			if err := errors.Join(s.PutPod(samplePod()), s.Close()); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if n != 1 {
+		t.Errorf("%d servers have the state, want 1", n)
+	}
+	if _, err := openWith(t, file, byHand()).Pod("aabb"); err != nil {
+		t.Error(err)
 	}
 }

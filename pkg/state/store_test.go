@@ -1,10 +1,12 @@
 package state
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -169,9 +171,25 @@ func TestLookupByPrefix(t *testing.T) {
 
 func TestOnlyOneProcessHoldsTheStore(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "state.db")
-	openFile(t, file)
+	s := openWith(t, file, byHand())
+	if err := s.PutPod(samplePod()); err != nil {
+		t.Fatal(err)
+	}
+	// What a process that comes second must not touch: a write and a cut under way.
+	journal, err := os.OpenFile(file+".journal", os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = journal.WriteString("half an entry")
+	if err := errors.Join(err, journal.Close(), os.WriteFile(file+".journal.tail", []byte("a tail"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	before := readFiles(t, file)
 	if _, err := Open(file, discard); !errors.Is(err, ErrHeld) {
 		t.Errorf("second open: %v, want ErrHeld", err)
+	}
+	if after := readFiles(t, file); !maps.EqualFunc(before, after, bytes.Equal) {
+		t.Error("the second open has changed the files of the first")
 	}
 }
 
