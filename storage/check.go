@@ -21,7 +21,7 @@ type Problem struct {
 
 // Check reads all images and layers, their checksums included, and returns what is
 // damaged. It takes as long as reading the whole store. With repair, damaged images
-// that nothing uses are removed: a pull then brings them whole.
+// that nothing uses are removed, so that they can be pulled again.
 func (im *Images) Check(ctx context.Context, repair bool) ([]Problem, error) {
 	report, err := im.store.cs.Check(&cstorage.CheckOptions{LayerDigests: true, LayerData: true, ImageData: true})
 	if err != nil {
@@ -32,7 +32,7 @@ func (im *Images) Check(ctx context.Context, repair bool) ([]Problem, error) {
 		return nil, fmt.Errorf("check the store: %w", err)
 	}
 	var problems []Problem
-	told := map[string]bool{}
+	reported := map[string]bool{}
 	for i := range images {
 		img := &images[i]
 		if img.ReadOnly {
@@ -41,7 +41,7 @@ func (im *Images) Check(ctx context.Context, repair bool) ([]Problem, error) {
 		faults := report.Images[img.ID]
 		for id := img.TopLayer; id != ""; {
 			faults = append(faults, report.Layers[id]...)
-			told[id] = true
+			reported[id] = true
 			layer, err := im.store.cs.Layer(id)
 			if err != nil {
 				faults = append(faults, fmt.Errorf("layer %s: %w", id, err))
@@ -66,7 +66,7 @@ func (im *Images) Check(ctx context.Context, repair bool) ([]Problem, error) {
 		problems = append(problems, p)
 	}
 	for _, id := range slices.Sorted(maps.Keys(report.Layers)) {
-		if !told[id] {
+		if !reported[id] {
 			problems = append(problems, Problem{Detail: fmt.Sprintf("layer %s, of no image: %v", id, errors.Join(report.Layers[id]...))})
 		}
 	}

@@ -30,7 +30,7 @@ type choice struct {
 	backing      string
 }
 
-// chooseDriver settles on a driver by mounting for real below o.Root.
+// chooseDriver selects a driver by real mounts below o.Root.
 func chooseDriver(ctx context.Context, o Options) (choice, error) {
 	c := choice{}
 	var err error
@@ -175,8 +175,8 @@ func probeFuse(ctx context.Context, root, program string) error {
 	})
 }
 
-// probe makes a small overlay below root, has it mounted, looks through it and
-// takes it away again.
+// probe makes a small overlay below root, has it mounted, deletes a file through it and
+// removes it again.
 func probe(root string, mount func(overlayMount) error) (err error) {
 	dir, err := os.MkdirTemp(root, ".probe")
 	if err != nil {

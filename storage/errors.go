@@ -20,42 +20,42 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What can go wrong, for errors.Is. The error that wraps a sentinel says what
-// was tried, what happened and what to do.
+// Sentinels for errors.Is. The error that wraps one names what was tried, what
+// happened and what to do.
 var (
-	// ErrNotUsable says that this host or directory can't hold a store.
+	// ErrNotUsable means that this host or directory can't hold a store.
 	ErrNotUsable = errors.New("storage is not usable")
-	// ErrHeld says that another process has the store open.
+	// ErrHeld means that another process has the store open.
 	ErrHeld = errors.New("storage is held by another process")
-	// ErrBadReference says that an image name can't be parsed.
+	// ErrBadReference means that an image name can't be parsed.
 	ErrBadReference = errors.New("bad image reference")
-	// ErrImageNotFound says that the image is not in the store, or, from Pull,
+	// ErrImageNotFound means that the image is not in the store, or, from Pull,
 	// that the registry does not have it.
 	ErrImageNotFound = errors.New("image not found")
-	// ErrImageInUse says that a root file system or image mount needs the image.
+	// ErrImageInUse means that a root file system or image mount needs the image.
 	ErrImageInUse = errors.New("image is in use")
-	// ErrReadOnlyImage says that the image belongs to an additional, read-only store.
+	// ErrReadOnlyImage means that the image belongs to an additional, read-only store.
 	ErrReadOnlyImage = errors.New("image is in a read-only store")
-	// ErrUnauthorized says that the registry refused the credentials, or wants some.
+	// ErrUnauthorized means that the registry refused the credentials, or wants some.
 	ErrUnauthorized = errors.New("registry refused access")
-	// ErrRegistryUnavailable says that the registry can't be reached, answers
+	// ErrRegistryUnavailable means that the registry can't be reached, answers
 	// with a server error or sends nothing. Trying again later may help.
 	ErrRegistryUnavailable = errors.New("registry unavailable")
-	// ErrSignature says that policy.json does not allow the image.
+	// ErrSignature means that policy.json does not allow the image.
 	ErrSignature = errors.New("image rejected by policy")
-	// ErrCorrupt says that content does not match its digest or can't be unpacked.
+	// ErrCorrupt means that content does not match its digest or can't be unpacked.
 	ErrCorrupt = errors.New("image is corrupt")
-	// ErrUnsupported says that the image is of a kind that can't run here:
+	// ErrUnsupported means that the image is of a kind that can't run here:
 	// another platform, Docker schema 1, or no container image at all.
 	ErrUnsupported = errors.New("image is not supported")
-	// ErrIDRange says that a file of the image has an owner outside of the
+	// ErrIDRange means that a file of the image has an owner outside of the
 	// user namespace.
 	ErrIDRange = errors.New("image needs more user or group IDs")
-	// ErrNoSpace says that the disk (or quota) is full.
+	// ErrNoSpace means that the disk (or quota) is full.
 	ErrNoSpace = errors.New("no space left for images")
-	// ErrRootfsNotFound says that no root file system has this ID.
+	// ErrRootfsNotFound means that no root file system has this ID.
 	ErrRootfsNotFound = errors.New("root file system not found")
-	// ErrBadID says that an ID can't name a root file system, or that it
+	// ErrBadID means that an ID can't name a root file system, or that it
 	// already names one of another image.
 	ErrBadID = errors.New("bad root file system ID")
 )
@@ -76,7 +76,7 @@ func classify(ctx context.Context, err error) error {
 	}
 	for _, s := range []error{ErrBadReference, ErrImageNotFound, ErrUnauthorized, ErrSignature, ErrCorrupt, ErrUnsupported, ErrNotUsable} {
 		if errors.Is(err, s) {
-			return err // judged where it happened
+			return err // classified where it happened
 		}
 	}
 	if s := sentinelOf(err); s == ErrIDRange {
@@ -114,7 +114,7 @@ func sentinelOf(err error) error {
 	return networkSentinel(err)
 }
 
-// registrySentinel judges by what a registry answered: the error code of the
+// registrySentinel classifies by what a registry answered: the error code of the
 // distribution specification first, the HTTP status otherwise.
 func registrySentinel(err error) error {
 	var unauthorized docker.ErrUnauthorizedForCredentials
@@ -160,7 +160,7 @@ func statusSentinel(code int) error {
 	return nil
 }
 
-// textSentinel judges by text, where the libraries give nothing else: layers
+// textSentinel classifies by text, where the libraries offer nothing else: layers
 // are unpacked by a child process whose error is what it printed, and digest
 // and status errors of containers/image have no exported type.
 func textSentinel(err error) error {
@@ -206,7 +206,7 @@ func networkSentinel(err error) error {
 	return nil
 }
 
-// hintFor says what to do about an error that users meet often.
+// hintFor returns what to do about a common error, or "".
 func hintFor(err error) string {
 	text := err.Error()
 	switch {
@@ -220,7 +220,7 @@ func hintFor(err error) string {
 
 var wantedOwner = regexp.MustCompile(`requested (\d+):(\d+) for ([^)]+)\)`)
 
-// explainOwner says which file of an image has an owner that is not mapped. The
+// explainOwner reports which file of an image has an owner that is not mapped. The
 // library's text gives advice for Podman, so only its facts are kept.
 func explainOwner(err error) string {
 	m := wantedOwner.FindStringSubmatch(err.Error())

@@ -33,7 +33,7 @@ type flight struct {
 	next     int
 }
 
-// flightKey tells pulls apart: by reference and by credentials, so that nobody
+// flightKey identifies a pull by its reference and credentials, so that nobody
 // gets a private image through somebody else's pull.
 func flightKey(named reference.Named, auth *Auth) string {
 	if auth == nil {
@@ -60,7 +60,7 @@ func (p *pulls) join(ctx context.Context, key string, progress func(Progress),
 		p.running.Add(1)
 		go func() {
 			defer p.running.Done()
-			f.img, f.err = pull(flightCtx, f.tell)
+			f.img, f.err = pull(flightCtx, f.report)
 			p.mu.Lock()
 			if p.flights[key] == f {
 				delete(p.flights, key)
@@ -102,7 +102,7 @@ func (p *pulls) close() {
 	p.running.Wait()
 }
 
-// watch adds a receiver of progress and returns the function that takes it away.
+// watch adds a receiver of progress and returns the function that removes it.
 func (f *flight) watch(progress func(Progress)) func() {
 	if progress == nil {
 		return func() {}
@@ -119,7 +119,7 @@ func (f *flight) watch(progress func(Progress)) func() {
 	}
 }
 
-func (f *flight) tell(p Progress) {
+func (f *flight) report(p Progress) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, w := range f.watchers {

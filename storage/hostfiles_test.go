@@ -86,7 +86,10 @@ func TestFilesOfRoot(t *testing.T) {
 // TestAdditionalStoreOfRoot: a store that can be seen but not read is left out.
 func TestAdditionalStoreOfRoot(t *testing.T) {
 	dir := openDir(t)
-	other := filepath.Join(dir, "other")
+	other, unlocked := filepath.Join(dir, "other"), filepath.Join(dir, "unlocked")
+	for _, name := range []string{"overlay-images/images.json", "overlay-layers/layers.json"} {
+		writeFile(t, filepath.Join(unlocked, name), "[]")
+	}
 	writeFile(t, filepath.Join(other, "overlay-images", "images.json"), "[]")
 	chmod(t, filepath.Join(other, "overlay-images", "images.json"), 0o600)
 	writeFile(t, filepath.Join(other, "overlay-layers", "layers.json"), "[]")
@@ -95,13 +98,15 @@ func TestAdditionalStoreOfRoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	chownAll(t, filepath.Join(dir, "user"))
-	said := runOrder(t, childOrder{
-		Options: Options{Root: filepath.Join(dir, "user", "root"), RunRoot: filepath.Join(dir, "user", "run"),
-			Driver: DriverVFS, Home: filepath.Join(dir, "user"), AdditionalStores: []string{other}},
-		Binds: map[string]string{"/var/lib": dir},
-	})
-	if said != "ready" {
-		t.Errorf("the store did not open: %s", said)
+	for _, driver := range []string{DriverFuse, DriverVFS} {
+		said := runOrder(t, childOrder{
+			Options: Options{Root: filepath.Join(dir, "user", driver), RunRoot: filepath.Join(dir, "user", "run"),
+				Driver: driver, Home: filepath.Join(dir, "user"), AdditionalStores: []string{other, unlocked}},
+			Binds: map[string]string{"/var/lib": dir},
+		})
+		if said != "ready" {
+			t.Errorf("%s: the store did not open: %s", driver, said)
+		}
 	}
 }
 

@@ -15,11 +15,11 @@ import (
 // layerStore is what Images and Rootfs stand on: the images and layers of
 // containers/storage, and what is remembered about them.
 type layerStore struct {
-	opts   Options
-	log    *slog.Logger
-	dirs   directories
-	pinned map[string]bool
-	facts  imageFacts
+	opts     Options
+	log      *slog.Logger
+	dirs     directories
+	pinned   map[string]bool
+	metadata imageMetadata
 
 	images  holds // by Rootfs.Create until its record is written
 	reserve reserve
@@ -51,7 +51,7 @@ func (l *layerStore) open(ctx context.Context) (err error) {
 
 // deleteImage deletes an image and the layers that no other needs, also on a full disk.
 func (l *layerStore) deleteImage(id string) error {
-	defer l.facts.forget(id)
+	defer l.metadata.forget(id)
 	return l.reserve.use(func() error {
 		_, err := l.cs.DeleteImage(id, true)
 		return err
@@ -99,7 +99,7 @@ func (l *layerStore) chain(id string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := l.factsOf(img)
+	f, err := l.metadataOf(img)
 	if err != nil {
 		return nil, err
 	}

@@ -29,7 +29,7 @@ import (
 // name into an OCI layout.
 const annotationContainerdName = "io.containerd.image.name"
 
-// Load brings images into the store from a file or directory:
+// Load copies images into the store from a file or directory:
 // "oci:DIR[:REF]", "oci-archive:FILE[:REF]", "docker-archive:FILE[:REF]", or a
 // bare path, whose kind is found by its content. Without REF all images are
 // loaded. An OCI image is named by its annotations, if these hold a full name;
@@ -84,7 +84,7 @@ func splitSource(source string) (kind, path, ref string, err error) {
 	return kind, path, ref, err
 }
 
-// detect tells what kind of image a path holds.
+// detect returns what kind of image a path holds.
 func detect(path string, isDir bool) (string, error) {
 	if isDir {
 		if _, err := os.Stat(filepath.Join(path, v1.ImageLayoutFile)); err != nil {

@@ -11,8 +11,8 @@ import (
 	authconfig "github.com/containers/image/v5/pkg/docker/config"
 )
 
-// Login tries the credentials at the registry ("host[:port]", docker.io for "")
-// and, where they are good, writes them into the user's auth.json, or hands
+// Login checks the credentials with the registry ("host[:port]", docker.io for "")
+// and, where they are good, writes them into the user's auth.json, or passes
 // them to the credential helper that is configured there. It returns where they
 // are. ErrUnauthorized, ErrRegistryUnavailable, ErrBadReference.
 func (im *Images) Login(ctx context.Context, registry, user, password string) (file string, err error) {
@@ -67,7 +67,7 @@ func (im *Images) Logout(ctx context.Context, registry string, all bool) error {
 	return err
 }
 
-// ErrNotLoggedIn says that auth.json has no credentials for a registry.
+// ErrNotLoggedIn means that auth.json has no credentials for a registry.
 var ErrNotLoggedIn = errors.New("not logged in")
 
 // registryName checks the name of a registry.

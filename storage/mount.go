@@ -109,7 +109,7 @@ func (m overlayMount) mountFuse(ctx context.Context, program string) error {
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	// A daemon that keeps our pipe open must not hold us up.
+	// A daemon that keeps our pipe open must not block us.
 	cmd.WaitDelay = 2 * time.Second
 	if err := cmd.Start(); err != nil {
 		return errors.Join(fmt.Errorf("%s on %s: %w", program, m.target, err), unmount(m.target))
@@ -158,8 +158,8 @@ func isMountPoint(path string) (bool, error) {
 }
 
 // mountAlive reports whether the file system mounted on path still answers. A FUSE
-// mount does not once its process is dead. One that says nothing for fuseTimeout (its
-// process is stopped) is cut off, and counts as dead too.
+// mount does not once its process is dead. One that does not answer within fuseTimeout (its
+// process is stopped) is aborted, and counts as dead too.
 func mountAlive(ctx context.Context, path string) (bool, error) {
 	answered := make(chan error, 1)
 	go func() { answered <- answers(path) }()

@@ -95,6 +95,13 @@ func checkAdditional(root string) error {
 			return fmt.Errorf("open %s: %w", path, fs.ErrPermission)
 		}
 	}
+	for _, name := range []string{"overlay-images/images.lock", "overlay-layers/layers.lock"} {
+		f, err := os.OpenFile(filepath.Join(root, name), os.O_RDONLY|os.O_CREATE, 0o644) // as the library does
+		if err != nil {
+			return err
+		}
+		f.Close()
+	}
 	return nil
 }
 
@@ -118,6 +125,10 @@ func (l *layerStore) storeOptions() types.StoreOptions {
 	}
 	if l.opts.IgnoreChownErrors {
 		so.GraphDriverOptions = append(so.GraphDriverOptions, so.GraphDriverName+".ignore_chown_errors=true")
+	}
+	if l.driver.name == DriverVFS && len(l.opts.AdditionalStores) > 0 {
+		l.log.Warn("additional image stores left out: they are for overlays", "driver", DriverVFS)
+		return so
 	}
 	for _, p := range l.opts.AdditionalStores {
 		so.GraphDriverOptions = append(so.GraphDriverOptions, so.GraphDriverName+".imagestore="+p)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -20,6 +21,7 @@ import (
 	"github.com/containers/image/v5/signature"
 	"github.com/containers/image/v5/types"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 )
 
 // pushChunked pushes an image with its layers as zstd:chunked.
@@ -114,4 +116,21 @@ func (c countedBody) Read(p []byte) (int, error) {
 	n, err := c.ReadCloser.Read(p)
 	c.n.Add(int64(n))
 	return n, err
+}
+
+// TestRenamedMeanwhile: openat2's EAGAIN is worth another try, that of a full process
+// table is not.
+func TestRenamedMeanwhile(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want bool
+	}{
+		{fmt.Errorf("writing blob: %w", &fs.PathError{Op: "openat2", Path: "etc/x", Err: unix.EAGAIN}), true},
+		{&fs.PathError{Op: "openat2", Path: "etc/x", Err: unix.ENOSPC}, false},
+		{&fs.PathError{Op: "fork/exec", Path: "/proc/self/exe", Err: unix.EAGAIN}, false},
+	} {
+		if got := renamedMeanwhile(c.err); got != c.want {
+			t.Errorf("%v: %v, want %v", c.err, got, c.want)
+		}
+	}
 }

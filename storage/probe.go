@@ -15,8 +15,8 @@ type Finding struct {
 	Native, Fuse string
 }
 
-// Probe tries both overlays by real mounts below dir, which must exist, and takes
-// them away again. It needs to be uid 0 of a user namespace with a mount namespace
+// Probe tries both overlays by real mounts below dir, which must exist, and unmounts
+// them again. It needs to be uid 0 of a user namespace with a mount namespace
 // of its own. mountProgram is fuse-overlayfs; "" looks in PATH.
 func Probe(ctx context.Context, dir, mountProgram string) (Finding, error) {
 	var f Finding

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"runtime"
 	"slices"
@@ -18,14 +19,15 @@ import (
 	"github.com/containers/image/v5/types"
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 )
 
 // PullRequest names an image to pull.
 type PullRequest struct {
 	Ref  string
 	Auth *Auth
-	// Progress, if set, is told about the download now and then, from another
-	// goroutine, one call at a time. It must not block.
+	// Progress, if set, is called with the state of the download now and then, from
+	// another goroutine, one call at a time. It must not block.
 	Progress func(Progress)
 }
 
@@ -38,8 +40,7 @@ type Progress struct {
 	Blobs, Done int
 }
 
-// Pull brings the image that r.Ref names up to date with its registry and
-// returns it. The same reference with the same credentials is pulled once at a
+// Pull updates the image that r.Ref names from its registry and returns it. The same reference with the same credentials is pulled once at a
 // time: other callers wait for that pull, and a caller that gives up does not
 // end it for the others. Nothing is left behind on failure.
 //
@@ -62,8 +63,19 @@ func (im *Images) Pull(ctx context.Context, r PullRequest) (Image, error) {
 
 func (im *Images) pull(ctx context.Context, named reference.Named, auth *Auth, progress func(Progress)) (Image, error) {
 	began := time.Now()
-	var img Image
-	err := im.transfer(ctx, func(t *transfer) error {
+	img, err := im.pullOnce(ctx, named, auth, progress)
+	for try := 0; err != nil && renamedMeanwhile(err) && try < 3; try++ {
+		img, err = im.pullOnce(ctx, named, auth, progress)
+	}
+	if err != nil {
+		return Image{}, err
+	}
+	im.store.log.Info("image pulled", "ref", named.String(), "image", img.ID, "bytes", img.Size, "took", time.Since(began).Round(time.Millisecond))
+	return img, nil
+}
+
+func (im *Images) pullOnce(ctx context.Context, named reference.Named, auth *Auth, progress func(Progress)) (img Image, err error) {
+	err = im.transfer(ctx, func(t *transfer) error {
 		sys, err := im.registries.systemContext(auth, t.tmp)
 		if err != nil {
 			return err
@@ -75,11 +87,15 @@ func (im *Images) pull(ctx context.Context, named reference.Named, auth *Auth, p
 		img, err = t.fromRegistry(sys, named, src, progress)
 		return err
 	})
-	if err != nil {
-		return Image{}, err
-	}
-	im.store.log.Info("image pulled", "ref", named.String(), "image", img.ID, "bytes", img.Size, "took", time.Since(began).Round(time.Millisecond))
-	return img, nil
+	return img, err
+}
+
+// renamedMeanwhile reports whether err is openat2's request to try again: something on
+// the machine was renamed or mounted while it walked over a "..". containers/storage
+// does not retry when it makes the files of a partial pull.
+func renamedMeanwhile(err error) bool {
+	var p *fs.PathError
+	return errors.As(err, &p) && p.Op == "openat2" && errors.Is(p.Err, unix.EAGAIN)
 }
 
 // fromRegistry copies the image behind src into the store, unless it is there.
@@ -163,16 +179,16 @@ func (t *transfer) copy(sys *types.SystemContext, src types.ImageReference, name
 	return err
 }
 
-// manifestFacts are what a registry's manifest says about an image.
-type manifestFacts struct {
+// manifestInfo is what a registry's manifest states about an image.
+type manifestInfo struct {
 	top      digest.Digest  // of the manifest or index that the reference names
 	instance *digest.Digest // of this platform's manifest, nil without an index
 }
 
 // inspect reads the manifest behind src and refuses what can't run here before
 // any layer is downloaded.
-func inspect(ctx context.Context, sys *types.SystemContext, src types.ImageSource, named reference.Named) (manifestFacts, error) {
-	var f manifestFacts
+func inspect(ctx context.Context, sys *types.SystemContext, src types.ImageSource, named reference.Named) (manifestInfo, error) {
+	var f manifestInfo
 	raw, mime, err := src.GetManifest(ctx, nil)
 	if err != nil {
 		return f, err
@@ -196,7 +212,7 @@ func inspect(ctx context.Context, sys *types.SystemContext, src types.ImageSourc
 	if mime == manifest.DockerV2Schema1MediaType || mime == manifest.DockerV2Schema1SignedMediaType {
 		guess := manifest.GuessMIMEType(raw)
 		if guess == manifest.DockerV2Schema1MediaType || guess == manifest.DockerV2Schema1SignedMediaType {
-			return f, fmt.Errorf("%w: it is of Docker schema 1, which registries gave up in 2024: push it again with a current tool", ErrUnsupported)
+			return f, fmt.Errorf("%w: it is of Docker schema 1, which registries have not served since 2024: push it again with a current tool", ErrUnsupported)
 		}
 		mime = guess
 	}
@@ -274,10 +290,10 @@ func openDocker(ctx context.Context, sys *types.SystemContext, named reference.N
 	return &openSource{ImageReference: ref, source: src}, nil
 }
 
-// NewImageSource hands out the open source, once.
+// NewImageSource returns the open source, once.
 func (o *openSource) NewImageSource(ctx context.Context, sys *types.SystemContext) (types.ImageSource, error) {
 	if o.used {
-		return nil, errors.New("the source of this image was handed out already")
+		return nil, errors.New("the source of this image was opened already")
 	}
 	o.used = true
 	return o.source, nil

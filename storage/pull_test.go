@@ -288,7 +288,7 @@ func TestPullHostile(t *testing.T) {
 				t.Errorf("images left: %v %v", images, err)
 			}
 			// The store works as before.
-			f.hook = nil
+			f.setHook(nil)
 			pullRef(t, s, f.host+"/app:v1")
 			wantClean(t, s, 2)
 		})
@@ -450,6 +450,6 @@ func TestPullCancelled(t *testing.T) {
 	s.Images.pulls.running.Wait()
 	s.Images.work.Wait()
 	wantClean(t, s, 0)
-	f.hook = nil
+	f.setHook(nil)
 	pullRef(t, s, f.host+"/app:v1")
 }

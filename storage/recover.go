@@ -14,16 +14,16 @@ import (
 	cstorage "github.com/containers/storage"
 )
 
-// recover puts the store in order at its opening. Nothing else uses it yet.
+// recover repairs the store when it is opened. Nothing else uses it yet.
 // Each step goes on where one thing fails: what can't be repaired is logged,
 // and must not keep everything else from starting.
 func (im *Images) recover(ctx context.Context) error {
 	l := im.store
 	if err := os.RemoveAll(l.dirs.tmp()); err != nil {
-		l.log.Warn("old temporary files left behind", "error", err)
+		l.log.Warn("old temporary files not removed", "error", err)
 	}
 	if err := os.RemoveAll(filepath.Join(l.dirs.overlay(), "staging")); err != nil {
-		l.log.Warn("old staged layers left behind", "error", err)
+		l.log.Warn("old staged layers not removed", "error", err)
 	}
 	for _, dir := range []string{l.dirs.tmp(), l.dirs.unsynced()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -39,34 +39,34 @@ func (im *Images) recover(ctx context.Context) error {
 		l.log.Warn("damaged images can't be removed", "error", err)
 	}
 	if err := sweepLayers(l); err != nil {
-		l.log.Warn("layers of no image left behind", "error", err)
+		l.log.Warn("layers of no image not removed", "error", err)
 	}
-	// Facts are gathered now, while no pull holds up the layer store.
+	// Metadata is read now, while no pull holds up the layer store.
 	_, err := im.List(ctx)
 	return err
 }
 
-// removeHalfWritten takes away the files that containers/storage writes and renames
-// into place, and did not come to rename.
+// removeHalfWritten removes the files that containers/storage was to rename into place when the
+// previous server exited.
 func removeHalfWritten(l *layerStore) {
 	for _, root := range []string{l.opts.Root, l.opts.RunRoot} {
 		for _, pattern := range []string{"*-layers/.tmp-*", "*-images/.tmp-*", "*-images/*/.tmp-*", "*-containers/.tmp-*"} {
 			files, _ := filepath.Glob(filepath.Join(root, pattern))
 			for _, f := range files {
 				if err := os.Remove(f); err != nil {
-					l.log.Warn("half-written file left behind", "error", err)
+					l.log.Warn("half-written file not removed", "error", err)
 				}
 			}
 		}
 	}
 }
 
-// removeProbes takes away what a chooseDriver that was killed left.
+// removeProbes removes what a killed chooseDriver left.
 func removeProbes(l *layerStore) {
 	probes, _ := filepath.Glob(filepath.Join(l.opts.Root, ".probe*"))
 	for _, p := range probes {
 		if err := errors.Join(unmount(filepath.Join(p, "merged")), os.RemoveAll(p)); err != nil {
-			l.log.Warn("old probe left behind", "error", err)
+			l.log.Warn("old probe not removed", "error", err)
 		}
 	}
 }

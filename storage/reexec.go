@@ -45,8 +45,7 @@ func homeOf(uid int) string {
 	return "/nonexistent"
 }
 
-// setRootlessMarkers tells containers/*, which has no other interface for this
-// than the environment, that uid 0 here is an unprivileged user in a user
+// setRootlessMarkers sets the environment variables by which containers/* knows that uid 0 here is an unprivileged user in a user
 // namespace, and where that user's home is. It keeps the user's storage.conf,
 // which is about another store, from being applied to ours.
 func setRootlessMarkers(uid int, home string) error {

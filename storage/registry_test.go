@@ -176,8 +176,9 @@ func startFake(t testing.TB, img built, hook func(http.ResponseWriter, *http.Req
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		f.mu.Lock()
 		f.hits[r.Method+" "+r.URL.Path]++
+		hook := f.hook
 		f.mu.Unlock()
-		if f.hook != nil && f.hook(w, r) {
+		if hook != nil && hook(w, r) {
 			return
 		}
 		f.serve(w, r, img)
@@ -188,6 +189,12 @@ func startFake(t testing.TB, img built, hook func(http.ResponseWriter, *http.Req
 	})
 	f.host = strings.TrimPrefix(server.URL, "http://")
 	return f
+}
+
+func (f *fakeRegistry) setHook(hook func(http.ResponseWriter, *http.Request) bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.hook = hook
 }
 
 func (f *fakeRegistry) serve(w http.ResponseWriter, r *http.Request, img built) {

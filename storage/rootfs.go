@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// RootfsSpec says what root file system a container needs.
+// RootfsSpec describes the root file system of a container.
 type RootfsSpec struct {
 	// ID is the container'r.
 	ID string
@@ -108,7 +108,7 @@ func searchable(path string) error {
 }
 
 // Nestable returns nil when Create can show IDs as a nested user namespace
-// needs them; the error says why not. ErrNotUsable.
+// needs them; the error is the reason. ErrNotUsable.
 func (r *Rootfs) Nestable() error {
 	if r.store.driver.name == DriverVFS || r.store.driver.fuse == "" {
 		return fmt.Errorf("%w: a nested user namespace needs fuse-overlayfs", ErrNotUsable)

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Info says which driver a store uses and why.
+// Info describes the driver of a store.
 type Info struct {
 	Driver    string // "fuse-overlayfs", "native" or "vfs"
 	Reason    string // why this driver
@@ -38,7 +38,7 @@ type Store struct {
 // Open opens or makes the store at o.Root and repairs what a crash left: half
 // applied layers, temporary files, images whose content did not reach the disk
 // before the machine went down. Root file systems stay mounted. ErrNotUsable
-// when no driver works here (the error says what was tried), ErrHeld when
+// when no driver works here (the error names what was tried), ErrHeld when
 // another process has the store open for longer than five seconds or ctx.
 func Open(ctx context.Context, o Options) (_ *Store, err error) {
 	if o.Log == nil {

@@ -9,8 +9,8 @@ import (
 	cstorage "github.com/containers/storage"
 )
 
-// Tag gives the image that ref names one more name, which it takes away from
-// any other image. Idempotent. ErrImageNotFound, ErrBadReference,
+// Tag adds a name to the image that ref names, and removes it from any other
+// image. Idempotent. ErrImageNotFound, ErrBadReference,
 // ErrReadOnlyImage.
 func (im *Images) Tag(ctx context.Context, ref, name string) error {
 	im.names.Lock()
@@ -39,14 +39,14 @@ func (im *Images) Tag(ctx context.Context, ref, name string) error {
 	return nil
 }
 
-// Untagged says what Untag has done.
+// Untagged is the result of Untag.
 type Untagged struct {
-	Names []string // that were taken away
+	Names []string // that were removed
 	// Deleted is the ID of the image, "" if it is still there.
 	Deleted string
 }
 
-// Untag takes the tag ref away from its image, and removes the image when that
+// Untag removes the tag ref from its image, and removes the image when that
 // was its last one. A ref that is an ID removes the image; with several tags
 // only if force is set. Unlike Remove it reports when there is no such image.
 // ErrImageNotFound, ErrImageInUse, ErrReadOnlyImage, ErrBadReference.

@@ -32,7 +32,7 @@ type transfer struct {
 
 // transfer runs do and cleans up after it: temporary files always, layers of no
 // image if it failed. On success the content is written through to the disk in
-// the background; until that is done a mark tells the next start.
+// the background; until then a mark exists, for recovery.
 func (im *Images) transfer(ctx context.Context, do func(*transfer) error) error {
 	im.active.Add(1)
 	defer im.active.Add(-1)
@@ -82,8 +82,7 @@ func (t *transfer) removeLeft(layers []string) {
 	remove()
 }
 
-// removeUnnamed removes images that the transfer began to make but did not come to
-// name: they may lack something.
+// removeUnnamed removes images that the transfer began to make but did not name: they may lack something.
 func (t *transfer) removeUnnamed(ctx context.Context) error {
 	var errs error
 	for _, id := range t.store.images {
@@ -152,7 +151,7 @@ func (t *transfer) progressed() { t.last.Store(time.Now().UnixNano()) }
 
 // watch follows the copy's events: they are progress, for the guard and for
 // whoever asked.
-func (t *transfer) watch(events <-chan types.ProgressProperties, tell func(Progress)) {
+func (t *transfer) watch(events <-chan types.ProgressProperties, report func(Progress)) {
 	var p Progress
 	for e := range events {
 		t.progressed()
@@ -171,8 +170,8 @@ func (t *transfer) watch(events <-chan types.ProgressProperties, tell func(Progr
 			p.Blobs++
 			p.Done++
 		}
-		if tell != nil {
-			tell(p)
+		if report != nil {
+			report(p)
 		}
 	}
 }

@@ -63,7 +63,7 @@ func (r *Rootfs) create(ctx context.Context, dir string, spec RootfsSpec) (path 
 	return r.mount(ctx, dir, want)
 }
 
-// complete reports whether writeTree came to its end.
+// complete reports whether writeTree has finished.
 func (r *Rootfs) complete(dir string, rec record) bool {
 	last := "upper"
 	if rec.ReadOnly {

@@ -194,7 +194,7 @@ func TestKilledWhilePulling(t *testing.T) {
 	}
 	s := openStore(t, o)
 	wantClean(t, s, 0)
-	f.hook = nil
+	f.setHook(nil)
 	pullRef(t, s, f.host+"/app:v1")
 	wantClean(t, s, 2)
 }

@@ -15,7 +15,7 @@ type Usage struct {
 	Bytes, Inodes uint64
 }
 
-// FSInfo says where images and writable layers are and what they take.
+// FSInfo is where images and writable layers are and how much space they take.
 type FSInfo struct {
 	// Mountpoint is the store's root. A caller asks the file system there for
 	// its capacity.
@@ -45,7 +45,7 @@ func (im *Images) FSInfo(ctx context.Context) (FSInfo, error) {
 		if list[i].ReadOnly {
 			continue
 		}
-		f, err := im.store.factsOf(&list[i])
+		f, err := im.store.metadataOf(&list[i])
 		if err != nil {
 			continue // List logs it
 		}

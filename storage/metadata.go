@@ -14,37 +14,37 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// facts are what never changes about an image. They are kept in memory, because
+// metadata is what never changes about an image. It is kept in memory, because
 // containers/storage answers questions about layers only when no layer is being
 // unpacked.
-type facts struct {
+type metadata struct {
 	config v1.Image
 	size   uint64
 	chain  []string // layer IDs, uppermost first
 }
 
-// imageFacts are the facts of images by ID.
-type imageFacts struct {
+// imageMetadata is the metadata of images by ID.
+type imageMetadata struct {
 	mu    sync.Mutex
-	known map[string]*facts
+	known map[string]*metadata
 }
 
-func (f *imageFacts) get(id string) *facts {
+func (f *imageMetadata) get(id string) *metadata {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.known[id]
 }
 
-func (f *imageFacts) put(id string, new *facts) {
+func (f *imageMetadata) put(id string, new *metadata) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.known == nil {
-		f.known = map[string]*facts{}
+		f.known = map[string]*metadata{}
 	}
 	f.known[id] = new
 }
 
-func (f *imageFacts) forget(id string) {
+func (f *imageMetadata) forget(id string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.known, id)
@@ -113,7 +113,7 @@ func byManifest(list []cstorage.Image, ref reference.Canonical) *cstorage.Image 
 }
 
 func (l *layerStore) describe(img *cstorage.Image) (Image, error) {
-	f, err := l.factsOf(img)
+	f, err := l.metadataOf(img)
 	if err != nil {
 		return Image{}, err
 	}
@@ -133,14 +133,14 @@ func (l *layerStore) describe(img *cstorage.Image) (Image, error) {
 	return out, nil
 }
 
-// factsOf returns the facts of img, from memory where they are known. Unknown
-// ones wait for layers that are being unpacked.
-func (l *layerStore) factsOf(img *cstorage.Image) (*facts, error) {
-	f := l.facts.get(img.ID)
+// metadataOf returns the metadata of img, from memory where it is known. Otherwise it
+// waits for layers that are being unpacked.
+func (l *layerStore) metadataOf(img *cstorage.Image) (*metadata, error) {
+	f := l.metadata.get(img.ID)
 	if f != nil {
 		return f, nil
 	}
-	f = &facts{}
+	f = &metadata{}
 	config, err := l.configOf(img.ID)
 	if err != nil {
 		return nil, err
@@ -157,7 +157,7 @@ func (l *layerStore) factsOf(img *cstorage.Image) (*facts, error) {
 		f.size += uint64(max(layer.UncompressedSize, 0))
 		id = layer.Parent
 	}
-	l.facts.put(img.ID, f)
+	l.metadata.put(img.ID, f)
 	return f, nil
 }
 
