@@ -3,11 +3,12 @@
 package kube
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"strconv"
 	"strings"
+
+	"github.com/subpod/subpod/pkg/quantity"
 )
 
 // MaskedPaths and ReadonlyPaths are those of a container with procMount Default.
@@ -23,7 +24,7 @@ var (
 )
 
 // ErrQuantity says that a quantity cannot be read.
-var ErrQuantity = errors.New("bad quantity")
+var ErrQuantity = quantity.ErrSyntax
 
 var byteUnits = map[string]float64{
 	"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40,

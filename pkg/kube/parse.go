@@ -11,6 +11,8 @@ import (
 
 	strictjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
+
+	"github.com/subpod/subpod/pkg/quantity"
 )
 
 // ErrManifest says that a manifest is wrong or asks for what is not supported.
@@ -353,7 +355,7 @@ func (c *Container) problems(s *Set, volumes map[string]bool, init bool) []strin
 			bad(".ports[%d].protocol: %q is not TCP, UDP or SCTP", i, p.Protocol)
 		}
 	}
-	for _, r := range []map[string]Quantity{c.Resources.Limits, c.Resources.Requests} {
+	for _, r := range []map[string]quantity.Quantity{c.Resources.Limits, c.Resources.Requests} {
 		for name := range r {
 			if name != "cpu" && name != "memory" && name != "ephemeral-storage" {
 				bad(".resources: %q is not supported", name)

@@ -19,7 +19,7 @@ import (
 	"github.com/subpod/subpod/netns"
 	"github.com/subpod/subpod/pkg/cgroup"
 	"github.com/subpod/subpod/pkg/labels"
-	"github.com/subpod/subpod/pkg/rate"
+	"github.com/subpod/subpod/pkg/quantity"
 	"github.com/subpod/subpod/pkg/state"
 )
 
@@ -203,10 +203,10 @@ func (r *Runtime) networkPod(p state.Pod) netns.Pod {
 // they do not (https://kubernetes.io/docs/concepts/extend-kubernetes/compute-storage-net/network-plugins/#support-traffic-shaping).
 func podRates(cfg *runtimeapi.PodSandboxConfig) (ingress, egress uint64, err error) {
 	const ingressKey, egressKey = "kubernetes.io/ingress-bandwidth", "kubernetes.io/egress-bandwidth"
-	if ingress, err = rate.Parse(cfg.Annotations[ingressKey]); err != nil {
+	if ingress, err = quantity.ParseRate(cfg.Annotations[ingressKey]); err != nil {
 		return 0, 0, fmt.Errorf("%w: annotation %s: %w", ErrInvalid, ingressKey, err)
 	}
-	if egress, err = rate.Parse(cfg.Annotations[egressKey]); err != nil {
+	if egress, err = quantity.ParseRate(cfg.Annotations[egressKey]); err != nil {
 		return 0, 0, fmt.Errorf("%w: annotation %s: %w", ErrInvalid, egressKey, err)
 	}
 	return ingress, egress, nil
