@@ -17,11 +17,10 @@ type HostPort struct {
 	TargetPort uint16
 }
 
-// PortForwarder makes ports of the real host lead into the node network
-// namespace. Its methods may be called concurrently.
+// PortForwarder forwards ports of the real host into the node network namespace. Its methods may be called concurrently.
 type PortForwarder interface {
 	// Expose forwards the port. When exactly this is being forwarded already (by
-	// an earlier run of the server), that is taken over. release ends the
+	// an earlier run of the server), that is adopted. release ends the
 	// forwarding and is idempotent. Errors wrap ErrPortTaken where that is the
 	// reason. Forwardings that nobody has taken over when all networks are
 	// reconciled are ended by whoever made the PortForwarder.
@@ -60,7 +59,7 @@ func (m PortMapping) HostIPs() []netip.Addr {
 	return []netip.Addr{m.HostIP.Unmap().WithZone("")}
 }
 
-// PortClaims says which pod has a host port. The zero value is ready for use.
+// PortClaims records which pod has a host port. The zero value is ready for use.
 type PortClaims struct {
 	mu    sync.Mutex
 	owner map[portKey]portOwner
@@ -76,7 +75,7 @@ type portKey struct {
 
 type portOwner struct{ id, name string }
 
-// Claim gives the pod its host ports, or none and ErrPortTaken. Idempotent.
+// Claim claims all host ports of the pod, or none: ErrPortTaken. Idempotent.
 func (c *PortClaims) Claim(pod Pod) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -100,7 +99,7 @@ func (c *PortClaims) Claim(pod Pod) error {
 	return nil
 }
 
-// Free gives back the pod's host ports. Idempotent.
+// Free frees the pod's host ports. Idempotent.
 func (c *PortClaims) Free(podID string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -111,7 +110,7 @@ func (c *PortClaims) Free(podID string) {
 	}
 }
 
-// String names the pod as people do.
+// String returns the pod's namespace, name and ID.
 func (p Pod) String() string {
 	if p.Name == "" {
 		return p.ID
@@ -119,7 +118,7 @@ func (p Pod) String() string {
 	return p.Namespace + "/" + p.Name + " (" + p.ID + ")"
 }
 
-// CheckPorts returns ErrBadPod for a port mapping that makes no sense.
+// CheckPorts returns ErrBadPod for an invalid port mapping.
 func CheckPorts(ports []PortMapping) error {
 	for _, m := range ports {
 		if m.Proto != "tcp" && m.Proto != "udp" && m.Proto != "sctp" {

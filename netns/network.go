@@ -18,7 +18,7 @@ var (
 	// ErrNotReady says that the network cannot serve pods now. The error that
 	// wraps it says why.
 	ErrNotReady = errors.New("network is not ready")
-	// ErrBadPod says that the pod's own values (ID, port mapping) make no sense.
+	// ErrBadPod says that the pod's own values (ID, port mapping) are invalid.
 	ErrBadPod = errors.New("bad pod network configuration")
 )
 

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Unpin ends the pause process of a shared PID namespace (and with it everything that
+// Unpin kills the pause process of a shared PID namespace (and with it everything that
 // runs there), then unmounts and removes all pins in dir, also those of an
 // interrupted Pin. The kernel takes the namespaces down as soon as no process is
 // in them. Other files in dir are left alone. Idempotent; nil when dir does not
@@ -30,7 +30,7 @@ func Unpin(dir string) error {
 // forgetConnections makes the kernel give up connections that no process has any
 // more after one try to tell the other end. It tries eight times else, and keeps the
 // network namespace with its interfaces for that long: up to 100 seconds, when the
-// other end is gone too. It is only a matter of time, so a failure is no matter.
+// other end is gone too. Best effort: it only shortens the clean-up.
 func forgetConnections(path string) {
 	if _, err := os.Lstat(path); err != nil {
 		return

@@ -8,9 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -25,18 +27,20 @@ type Network struct {
 	bridge *bridge.Bridge
 	log    *slog.Logger
 
-	mu       sync.Mutex
-	inUse    string // the configuration that was used last, "" the bridge
-	said     bool
-	bridged  bool            // the bridge is made
-	onBridge map[string]bool // pods
+	making chan struct{} // holds an element while the bridge is being made
+
+	mu       sync.Mutex // guards what follows; never held across anything that may wait
+	inUse    string     // the configuration that was used last, "" the bridge
+	logged   bool
+	bridged  bool                 // the bridge is made
+	onBridge map[string]netns.Pod // by ID
 }
 
 var _ netns.Network = (*Network)(nil)
 
-// NotOurs is the cni.Options.Skip of a network that nobody has asked for by name:
-// what stands in the host's /etc was made for the machine's root, its addresses and
-// all, and Podman writes its own networks where everyone looks. In the node, the
+// NotOurs is the cni.Options.Skip of a network that nobody has configured by name: the
+// files in the host's /etc were made for the machine's root, with its addresses, and
+// Podman writes its own networks where everyone looks. In the node, the
 // host's files are links; a cluster's network writes real ones.
 func NotOurs(path string) bool {
 	target, err := os.Readlink(path)
@@ -45,17 +49,18 @@ func NotOurs(path string) bool {
 
 // New combines the two.
 func New(c *cni.Network, b *bridge.Bridge, log *slog.Logger) *Network {
-	return &Network{cni: c, bridge: b, log: log, onBridge: map[string]bool{}}
+	return &Network{cni: c, bridge: b, log: log, making: make(chan struct{}, 1), onBridge: map[string]netns.Pod{}}
 }
 
 // current returns the network of pods made now. The bridge is made when it is
 // needed first: its subnet may be that of the configured network.
 func (n *Network) current(ctx context.Context) (netns.Network, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
 	conf := n.cni.Configured()
-	if conf != n.inUse || !n.said {
-		n.said, n.inUse = true, conf
+	n.mu.Lock()
+	changed := conf != n.inUse || !n.logged
+	n.logged, n.inUse = true, conf
+	n.mu.Unlock()
+	if changed {
 		if conf != "" {
 			n.log.Info("pods are connected by CNI plugins", "configuration", conf)
 		} else {
@@ -65,19 +70,44 @@ func (n *Network) current(ctx context.Context) (netns.Network, error) {
 	if conf != "" {
 		return n.cni, nil
 	}
-	if !n.bridged {
-		if err := n.bridge.Reconcile(ctx, nil); err != nil {
-			return nil, fmt.Errorf("%w: %w", netns.ErrNotReady, err)
-		}
-		n.bridged = true
+	if err := n.makeBridge(ctx); err != nil {
+		return nil, fmt.Errorf("%w: %w", netns.ErrNotReady, err)
 	}
 	return n.bridge, nil
+}
+
+// makeBridge makes the bridge unless it is there. Pods that are on it from before keep
+// their addresses and links, also when it could not be made at server start.
+func (n *Network) makeBridge(ctx context.Context) error {
+	select {
+	case n.making <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-n.making }()
+	n.mu.Lock()
+	bridged, live := n.bridged, slices.Collect(maps.Values(n.onBridge))
+	n.mu.Unlock()
+	if bridged {
+		return nil
+	}
+	err := n.bridge.Reconcile(ctx, live)
+	if err != nil && n.bridge.Status(ctx) != nil {
+		return err
+	}
+	if err != nil {
+		n.log.Warn("the bridge works, but not all that its pods had could be restored", "error", err)
+	}
+	n.mu.Lock()
+	n.bridged = true
+	n.mu.Unlock()
+	return nil
 }
 
 // Setup implements netns.Network.
 func (n *Network) Setup(ctx context.Context, pod netns.Pod) (netns.Result, error) {
 	n.mu.Lock()
-	bridged := n.onBridge[pod.ID]
+	_, bridged := n.onBridge[pod.ID]
 	n.mu.Unlock()
 	if bridged {
 		return n.bridge.Setup(ctx, pod)
@@ -94,7 +124,7 @@ func (n *Network) Setup(ctx context.Context, pod netns.Pod) (netns.Result, error
 	}
 	if now == netns.Network(n.bridge) {
 		n.mu.Lock()
-		n.onBridge[pod.ID] = true
+		n.onBridge[pod.ID] = pod
 		n.mu.Unlock()
 	}
 	return now.Setup(ctx, pod)
@@ -136,13 +166,16 @@ func (n *Network) Reconcile(ctx context.Context, live []netns.Pod) error {
 	}
 	errs := []error{n.cni.Reconcile(ctx, byCNI)}
 	if n.cni.Configured() == "" || len(byBridge) > 0 || n.bridge.InUse() {
+		n.mu.Lock()
+		for _, pod := range byBridge {
+			n.onBridge[pod.ID] = pod
+		}
+		n.mu.Unlock()
 		err := n.bridge.Reconcile(ctx, byBridge)
 		errs = append(errs, err)
+		made := err == nil || n.bridge.Status(ctx) == nil
 		n.mu.Lock()
-		n.bridged = err == nil || n.bridge.Status(ctx) == nil
-		for _, pod := range byBridge {
-			n.onBridge[pod.ID] = true
-		}
+		n.bridged = made
 		n.mu.Unlock()
 	}
 	_, err := n.current(ctx)

@@ -2,9 +2,11 @@ package auto
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -85,4 +87,35 @@ func TestNoBridgeBesideCNI(t *testing.T) {
 		}
 		return nil
 	}))
+}
+
+// TestBridgeComesLater: at server start the bridge's name is taken, so it cannot be
+// made. Once it can, the pods of before have the addresses and links that they had.
+func TestBridgeComesLater(t *testing.T) {
+	w, ctx := nettest.New(t), context.Background()
+	n := open(t, w)
+	nettest.Must(t, n.Reconcile(ctx, nil))
+	pod := w.Pod("one", netns.PortMapping{Proto: "tcp", HostPort: 8080, ContainerPort: 80})
+	r := w.Setup(n, pod)
+	nettest.Must(t, n.bridge.Close()) // the server ends
+	nettest.Must(t, w.Thread.Do(func() error {
+		return exec.Command("sh", "-c", "ip link del subpod0 && ip link add subpod0 type veth peer name other").Run()
+	}))
+	n = open(t, w)
+	if err := n.Reconcile(ctx, []netns.Pod{pod}); err == nil {
+		t.Fatal("an interface that is no bridge was taken for one")
+	}
+	if err := n.Status(ctx); !errors.Is(err, netns.ErrNotReady) {
+		t.Errorf("Status without a bridge: %v", err)
+	}
+	nettest.Must(t, w.Thread.Do(func() error { return exec.Command("ip", "link", "del", "subpod0").Run() }))
+	nettest.Must(t, n.Status(ctx))
+	if again := w.Setup(n, pod); again.IPs[0] != r.IPs[0] {
+		t.Errorf("address %s, before %s", again.IPs[0], r.IPs[0])
+	}
+	if other := w.Setup(n, w.Pod("two")); other.IPs[0] == r.IPs[0] {
+		t.Errorf("another pod has the address %s of a live one", r.IPs[0])
+	}
+	w.Serve(pod.NetNS, "one", 80)
+	w.WantAnswer(w.Outside, "tcp", "192.0.2.2:8080", "one", "192.0.2.1")
 }

@@ -44,20 +44,22 @@ type Options struct {
 // Network implements netns.Network.
 type Network struct {
 	Options
-	attachments string // directory of the pods' records
-	cache       string // libcni's
-	conf        confCache
-	claims      netns.PortClaims
+	records records
+	cache   string // libcni's
+	conf    confCache
+	claims  netns.PortClaims
 
-	mu     sync.Mutex
+	setting sync.Mutex // held by SetPodCIDR
+
+	mu     sync.Mutex // guards what follows; never held across anything that may wait
 	pods   map[string]*podNet
-	ranges []netip.Prefix // what SetPodCIDR said
+	ranges []netip.Prefix // of SetPodCIDR
 }
 
 // podNet is what the network holds for one pod beside its record.
 type podNet struct {
-	mu       sync.Mutex
-	users    int // of this entry, guarded by Network.mu
+	lock     chan struct{} // holds an element while the entry is locked
+	users    int           // of this entry, guarded by Network.mu
 	releases []func(context.Context) error
 }
 
@@ -75,16 +77,16 @@ func New(o Options) (*Network, error) {
 		o.Log = slog.Default()
 	}
 	n := &Network{
-		Options:     o,
-		attachments: filepath.Join(o.StateDir, "attachments"),
-		cache:       filepath.Join(o.StateDir, "cache"),
-		pods:        map[string]*podNet{},
+		Options: o,
+		records: records(filepath.Join(o.StateDir, "attachments")),
+		cache:   filepath.Join(o.StateDir, "cache"),
+		pods:    map[string]*podNet{},
 	}
-	if err := os.MkdirAll(n.attachments, 0o700); err != nil {
+	if err := os.MkdirAll(string(n.records), 0o700); err != nil {
 		return nil, fmt.Errorf("CNI network: %w", err)
 	}
 	var err error
-	if n.ranges, err = n.readRanges(); err != nil {
+	if n.ranges, err = readRanges(filepath.Join(o.StateDir, rangesFile)); err != nil {
 		return nil, fmt.Errorf("CNI network: %w", err)
 	}
 	return n, nil
@@ -112,7 +114,7 @@ func (n *Network) Status(ctx context.Context) error {
 
 // network returns the configuration as it is now, or ErrNotReady with the reason.
 func (n *Network) network(ctx context.Context) (*libcni.NetworkConfigList, error) {
-	list, err := n.conf.load(n.ConfDirs, n.Skip, func(list *libcni.NetworkConfigList) error {
+	list, err := n.conf.load(ctx, n.ConfDirs, n.Skip, func(ctx context.Context, list *libcni.NetworkConfigList) error {
 		x := n.exec("VERSION")
 		_, err := x.lib().ValidateNetworkList(ctx, list)
 		return x.explain(err)
@@ -123,26 +125,41 @@ func (n *Network) network(ctx context.Context) (*libcni.NetworkConfigList, error
 	return list, nil
 }
 
-// lockPod returns the pod's entry, locked. unlock must be called with it.
-func (n *Network) lockPod(id string) *podNet {
+// acquire returns the pod's entry, locked. It waits for whoever has it until ctx ends.
+// release must be called with it.
+func (n *Network) acquire(ctx context.Context, id string) (*podNet, error) {
 	n.mu.Lock()
 	p := n.pods[id]
 	if p == nil {
-		p = &podNet{}
+		p = &podNet{lock: make(chan struct{}, 1)}
 		n.pods[id] = p
 	}
 	p.users++
 	n.mu.Unlock()
-	p.mu.Lock()
-	return p
+	select {
+	case p.lock <- struct{}{}:
+		return p, nil
+	default:
+	}
+	select {
+	case p.lock <- struct{}{}:
+		return p, nil
+	case <-ctx.Done():
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if p.users--; p.users == 0 && len(p.releases) == 0 {
+			delete(n.pods, id)
+		}
+		return nil, fmt.Errorf("network of pod %s: wait for another operation on it: %w", id, ctx.Err())
+	}
 }
 
-// unlock forgets an entry that holds nothing.
-func (n *Network) unlock(id string, p *podNet) {
-	empty := len(p.releases) == 0
-	p.mu.Unlock()
+// release unlocks the entry, and forgets one that holds nothing.
+func (n *Network) release(id string, p *podNet) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	empty := len(p.releases) == 0
+	<-p.lock
 	if p.users--; p.users == 0 && empty {
 		delete(n.pods, id)
 	}

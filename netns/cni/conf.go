@@ -1,6 +1,7 @@
 package cni
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,18 +13,22 @@ import (
 	"sync"
 
 	"github.com/containernetworking/cni/libcni"
+	"golang.org/x/sync/singleflight"
 )
 
 // confCache keeps the configuration that was read last, until its files change.
 type confCache struct {
-	mu    sync.Mutex
-	print string // fingerprint of the files that list was made from
+	checks singleflight.Group // by fingerprint
+
+	mu    sync.Mutex // never held while check runs
+	print string     // fingerprint of the files that list was made from
 	list  *libcni.NetworkConfigList
 }
 
-// load returns the network that the directories configure. check is asked once
-// for each new configuration; one that it refuses is looked at again next time.
-func (c *confCache) load(dirs []string, skip func(string) bool, check func(*libcni.NetworkConfigList) error) (*libcni.NetworkConfigList, error) {
+// load returns the network that the directories configure. check runs once for each
+// new configuration, and again next time for one that it rejected. Callers that come
+// meanwhile wait for its answer until their ctx ends; the check goes on without them.
+func (c *confCache) load(ctx context.Context, dirs []string, skip func(string) bool, check func(context.Context, *libcni.NetworkConfigList) error) (*libcni.NetworkConfigList, error) {
 	file, err := findConf(dirs, skip)
 	if err != nil {
 		return nil, err
@@ -36,20 +41,33 @@ func (c *confCache) load(dirs []string, skip func(string) bool, check func(*libc
 		return nil, err
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.list != nil && c.print == print {
-		return c.list, nil
+	list, known := c.list, c.list != nil && c.print == print
+	c.mu.Unlock()
+	if known {
+		return list, nil
 	}
-	c.list = nil
-	list, err := readConf(file)
-	if err == nil {
-		err = check(list)
+	answer := c.checks.DoChan(print, func() (any, error) {
+		list, err := readConf(file)
+		if err == nil {
+			err = check(context.WithoutCancel(ctx), list)
+		}
+		if err != nil {
+			return nil, err
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.list, c.print = list, print
+		return list, nil
+	})
+	select {
+	case r := <-answer:
+		if r.Err != nil {
+			return nil, fmt.Errorf("configuration %s: %w", file, r.Err)
+		}
+		return r.Val.(*libcni.NetworkConfigList), nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("configuration %s: wait for the plugins' versions: %w", file, ctx.Err())
 	}
-	if err != nil {
-		return nil, fmt.Errorf("configuration %s: %w", file, err)
-	}
-	c.list, c.print = list, print
-	return list, nil
 }
 
 // findConf returns the file that counts, "" when there is none.
@@ -111,11 +129,11 @@ func readConf(file string) (*libcni.NetworkConfigList, error) {
 	if list.Name == "" || len(list.Plugins) == 0 {
 		return nil, errors.New("it names no network or no plugins")
 	}
-	return list, whole(list)
+	return list, inline(list)
 }
 
-// whole writes the plugins into the list's own JSON.
-func whole(list *libcni.NetworkConfigList) error {
+// inline writes the plugins into the list's own JSON.
+func inline(list *libcni.NetworkConfigList) error {
 	var text map[string]any
 	if err := json.Unmarshal(list.Bytes, &text); err != nil {
 		return err

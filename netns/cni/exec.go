@@ -17,6 +17,8 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
 	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/netns"
 )
 
 // run runs the plugins of one operation. It implements libcni's invoke.Exec.
@@ -62,8 +64,8 @@ func (r *run) FindInPath(plugin string, dirs []string) (string, error) {
 	return plugin, nil // ExecPlugin fails to start it, and others get their turn
 }
 
-// ExecPlugin implements invoke.Exec: it starts the plugin on the node's thread,
-// from which it inherits the network namespace, and waits for it elsewhere.
+// ExecPlugin implements invoke.Exec: it starts the plugin on a thread in the node
+// network namespace, which the plugin inherits, and waits for it elsewhere.
 func (r *run) ExecPlugin(ctx context.Context, path string, stdin []byte, env []string) ([]byte, error) {
 	out, err := r.plugin(ctx, path, stdin, env)
 	if err != nil && err.Error() == "unknown CNI_COMMAND: VERSION" {
@@ -100,10 +102,12 @@ func (r *run) plugin(ctx context.Context, path string, stdin []byte, env []strin
 		return cmd.Start()
 	}
 	begin := time.Now()
-	err := r.n.Thread.Do(start)
+	// On a thread of its own: a start from a file system that hangs stops nobody else.
+	node := r.n.Thread.Path()
+	err := netns.In(node, start)
 	for tries := 0; errors.Is(err, unix.ETXTBSY) && tries < 5; tries++ {
 		time.Sleep(200 * time.Millisecond) // it is being installed
-		err = r.n.Thread.Do(start)
+		err = netns.In(node, start)
 	}
 	if err == nil {
 		err = cmd.Wait()

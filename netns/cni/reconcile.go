@@ -5,18 +5,24 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/subpod/subpod/netns"
 )
 
-// checkTimeout bounds the look at all live pods at server start.
-const checkTimeout = 20 * time.Second
+const (
+	// checkTimeout bounds the CHECK of all live pods at server start.
+	checkTimeout = 20 * time.Second
+	// parallel is how many pods are reconciled at a time.
+	parallel = 4
+)
 
 // Reconcile implements netns.Network: DEL for pods that do not live, GC for what
 // only the plugins know of, host ports of live pods, and CHECK of these. A pod that
@@ -31,19 +37,30 @@ func (n *Network) Reconcile(ctx context.Context, live []netns.Pod) error {
 	for _, pod := range live {
 		alive[pod.ID] = true
 	}
+	var mu sync.Mutex // of errs and kept
 	var errs []error
 	var kept []*attachment
+	var group errgroup.Group
+	group.SetLimit(parallel) // a pod whose plugin hangs does not keep the others waiting
 	for _, id := range ids {
-		if !alive[id] {
-			errs = append(errs, n.Teardown(ctx, id))
-			continue
-		}
-		a, err := n.restore(ctx, id)
-		errs = append(errs, err)
-		if a != nil && a.Result != nil {
-			kept = append(kept, a)
-		}
+		group.Go(func() error {
+			var a *attachment
+			var err error
+			if alive[id] {
+				a, err = n.restore(ctx, id)
+			} else {
+				err = n.Teardown(ctx, id)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			errs = append(errs, err)
+			if a != nil && a.Result != nil {
+				kept = append(kept, a)
+			}
+			return nil
+		})
 	}
+	_ = group.Wait()
 	errs = append(errs, n.collect(ctx, kept))
 	n.checkAll(ctx, kept)
 	return errors.Join(errs...)
@@ -51,9 +68,12 @@ func (n *Network) Reconcile(ctx context.Context, live []netns.Pod) error {
 
 // restore gives a live pod its host ports again.
 func (n *Network) restore(ctx context.Context, id string) (*attachment, error) {
-	p := n.lockPod(id)
-	defer n.unlock(id, p)
-	a, err := n.read(id)
+	p, err := n.acquire(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	defer n.release(id, p)
+	a, err := n.records.read(id)
 	if err != nil || a == nil || a.Result == nil {
 		return nil, err
 	}
@@ -74,7 +94,7 @@ func (n *Network) restore(ctx context.Context, id string) (*attachment, error) {
 func (n *Network) collect(ctx context.Context, kept []*attachment) error {
 	list, err := n.network(ctx)
 	if err != nil {
-		return nil // Status tells
+		return nil // Status reports it
 	}
 	args := &libcni.GCArgs{ValidAttachments: []types.GCAttachment{}}
 	for _, a := range kept {
@@ -92,7 +112,7 @@ func (n *Network) checkAll(ctx context.Context, kept []*attachment) {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	var wg sync.WaitGroup
-	slots := make(chan struct{}, 4)
+	slots := make(chan struct{}, parallel)
 	for _, a := range kept {
 		wg.Go(func() {
 			slots <- struct{}{}
@@ -108,7 +128,7 @@ func (n *Network) checkAll(ctx context.Context, kept []*attachment) {
 // Check asks the plugins whether the pod is connected as ADD left it. nil for
 // unknown IDs, and for configurations before CNI 0.4 or with disableCheck.
 func (n *Network) Check(ctx context.Context, podID string) error {
-	a, err := n.read(podID)
+	a, err := n.records.read(podID)
 	if err != nil || a == nil {
 		return err
 	}
@@ -134,14 +154,19 @@ func (n *Network) SetPodCIDR(ctx context.Context, cidrs []netip.Prefix) error {
 	if err := ctx.Err(); err != nil || len(cidrs) == 0 {
 		return err
 	}
+	n.setting.Lock()
+	defer n.setting.Unlock()
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	if slices.Equal(cidrs, n.ranges) {
+	same := slices.Equal(cidrs, n.ranges)
+	n.mu.Unlock()
+	if same {
 		return nil
 	}
-	if err := writeJSON(n.rangesPath(), cidrs); err != nil {
+	if err := writeJSON(filepath.Join(n.StateDir, rangesFile), cidrs); err != nil {
 		return fmt.Errorf("set the pods' subnets: %w", err)
 	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	n.ranges = slices.Clone(cidrs)
 	return nil
 }

@@ -33,7 +33,7 @@ func (a *attachment) list() (*libcni.NetworkConfigList, error) {
 	return libcni.NetworkConfFromBytes(a.Network)
 }
 
-// runtimeConf is what plugins are told beside their configuration. The names are
+// runtimeConf returns the arguments of plugins beside their configuration. The names are
 // conventions: https://www.cni.dev/docs/conventions.
 func (a *attachment) runtimeConf() *libcni.RuntimeConf {
 	rt := &libcni.RuntimeConf{
@@ -98,21 +98,22 @@ func bandwidth(pod netns.Pod) map[string]uint64 {
 	return out
 }
 
-func (n *Network) recordPath(podID string) string {
-	return filepath.Join(n.attachments, podID+".json")
-}
+// records is the directory of attachments.
+type records string
 
-func (n *Network) write(a *attachment) error {
-	if err := writeJSON(n.recordPath(a.Pod.ID), a); err != nil {
+func (r records) path(podID string) string { return filepath.Join(string(r), podID+".json") }
+
+func (r records) write(a *attachment) error {
+	if err := writeJSON(r.path(a.Pod.ID), a); err != nil {
 		return fmt.Errorf("keep the record of the pod's network: %w", err)
 	}
 	return nil
 }
 
 // read returns nil for a pod without a record.
-func (n *Network) read(podID string) (*attachment, error) {
+func (r records) read(podID string) (*attachment, error) {
 	var a attachment
-	data, err := os.ReadFile(n.recordPath(podID))
+	data, err := os.ReadFile(r.path(podID))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -125,18 +126,17 @@ func (n *Network) read(podID string) (*attachment, error) {
 	return &a, nil
 }
 
-func (n *Network) forget(podID string) error {
-	err := os.Remove(n.recordPath(podID))
+func (r records) remove(podID string) error {
+	err := os.Remove(r.path(podID))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove the record of the pod's network: %w", err)
 	}
 	return nil
 }
 
-// Pods returns the IDs of the pods that have, or may have, something of this
-// network.
-func (n *Network) Pods() ([]string, error) {
-	entries, err := os.ReadDir(n.attachments)
+// pods returns the IDs of the pods with a record.
+func (r records) pods() ([]string, error) {
+	entries, err := os.ReadDir(string(r))
 	if err != nil {
 		return nil, fmt.Errorf("list the records of the CNI network: %w", err)
 	}
@@ -149,10 +149,11 @@ func (n *Network) Pods() ([]string, error) {
 	return ids, nil
 }
 
-func (n *Network) rangesPath() string { return filepath.Join(n.StateDir, "podcidr.json") }
+// rangesFile holds the subnets of the last SetPodCIDR.
+const rangesFile = "podcidr.json"
 
-func (n *Network) readRanges() (ranges []netip.Prefix, err error) {
-	data, err := os.ReadFile(n.rangesPath())
+func readRanges(path string) (ranges []netip.Prefix, err error) {
+	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -175,8 +176,12 @@ func writeJSON(path string, v any) error {
 	return os.Rename(path+".new", path)
 }
 
+// Pods returns the IDs of the pods that have, or may have, something of this
+// network.
+func (n *Network) Pods() ([]string, error) { return n.records.pods() }
+
 // Has reports whether the pod has, or may have, something of this network.
 func (n *Network) Has(podID string) (bool, error) {
-	a, err := n.read(podID)
+	a, err := n.records.read(podID)
 	return a != nil, err
 }

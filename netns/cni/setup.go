@@ -15,12 +15,15 @@ func (n *Network) Setup(ctx context.Context, pod netns.Pod) (netns.Result, error
 	if err := checkPod(pod); err != nil {
 		return netns.Result{}, err
 	}
-	p := n.lockPod(pod.ID)
-	defer n.unlock(pod.ID, p)
+	p, err := n.acquire(ctx, pod.ID)
+	if err != nil {
+		return netns.Result{}, err
+	}
+	defer n.release(pod.ID, p)
 	fail := func(err error) (netns.Result, error) {
 		return netns.Result{}, fmt.Errorf("network of pod %s: %w", pod, err)
 	}
-	a, err := n.read(pod.ID)
+	a, err := n.records.read(pod.ID)
 	if err != nil {
 		return fail(err)
 	}
@@ -41,7 +44,7 @@ func (n *Network) Setup(ctx context.Context, pod netns.Pod) (netns.Result, error
 	return *a.Result, nil
 }
 
-// connect is the sequence of Setup. What it has done is undone by disconnect.
+// connect is the sequence of Setup. disconnect undoes whatever it did.
 func (n *Network) connect(ctx context.Context, a *attachment, p *podNet) error {
 	list, err := n.network(ctx)
 	if err != nil {
@@ -54,7 +57,7 @@ func (n *Network) connect(ctx context.Context, a *attachment, p *podNet) error {
 	if err := n.claims.Claim(a.Pod); err != nil {
 		return err
 	}
-	if err := n.write(a); err != nil {
+	if err := n.records.write(a); err != nil {
 		return err
 	}
 	if err := netns.SkipDAD(a.Pod.NetNS); err != nil {
@@ -73,18 +76,18 @@ func (n *Network) connect(ctx context.Context, a *attachment, p *podNet) error {
 		return err
 	}
 	a.Result = &result
-	return n.write(a)
+	return n.records.write(a)
 }
 
-// warnIncapable says what the pod asks for and no plugin of the network does.
+// warnIncapable logs what the pod asks for and no plugin of the network does.
 func (n *Network) warnIncapable(a *attachment, capable func(string) bool) {
 	if len(a.Pod.Ports) > 0 && !capable("portMappings") {
 		n.Log.Warn("the CNI network maps no ports: the pod's host ports will answer on the real host only",
-			"pod", a.Pod.String(), "remedy", `add the plugin "portmap" with the capability "portMappings"`)
+			"pod", a.Pod.String(), "hint", `add the plugin "portmap" with the capability "portMappings"`)
 	}
 	if (a.Pod.IngressRate > 0 || a.Pod.EgressRate > 0) && !capable("bandwidth") {
 		n.Log.Warn("the CNI network does not limit rates: the pod's bandwidth is not limited",
-			"pod", a.Pod.String(), "remedy", `add the plugin "bandwidth" with the capability "bandwidth"`)
+			"pod", a.Pod.String(), "hint", `add the plugin "bandwidth" with the capability "bandwidth"`)
 	}
 }
 
@@ -109,7 +112,7 @@ func (n *Network) expose(ctx context.Context, pod netns.Pod, result netns.Result
 	return nil
 }
 
-// checkPod refuses what would end up in a file name or confuse plugins.
+// checkPod returns ErrBadPod for values that no file name or CNI argument can have.
 func checkPod(pod netns.Pod) error {
 	if pod.ID == "" || strings.Trim(pod.ID, "0123456789abcdefghijklmnopqrstuvwxyz-") != "" {
 		return fmt.Errorf("%w: ID %q: want lower-case letters and digits", netns.ErrBadPod, pod.ID)
@@ -125,9 +128,12 @@ func checkPod(pod netns.Pod) error {
 // Teardown implements netns.Network: all plugins are asked for DEL, also after one
 // has failed. What could not be freed stays in the record, for another Teardown.
 func (n *Network) Teardown(ctx context.Context, podID string) error {
-	p := n.lockPod(podID)
-	defer n.unlock(podID, p)
-	a, err := n.read(podID)
+	p, err := n.acquire(ctx, podID)
+	if err != nil {
+		return err
+	}
+	defer n.release(podID, p)
+	a, err := n.records.read(podID)
 	if err != nil {
 		return err
 	}
@@ -155,7 +161,7 @@ func (n *Network) disconnect(ctx context.Context, a *attachment, p *podNet) erro
 		return err
 	}
 	n.claims.Free(a.Pod.ID)
-	return n.forget(a.Pod.ID)
+	return n.records.remove(a.Pod.ID)
 }
 
 func (n *Network) del(ctx context.Context, a *attachment) error {
@@ -166,7 +172,7 @@ func (n *Network) del(ctx context.Context, a *attachment) error {
 	x := n.exec("DEL")
 	x.rest = len(list.Plugins)
 	if err := x.explain(x.lib().DelNetworkList(ctx, list, a.runtimeConf())); err != nil {
-		return fmt.Errorf("CNI network %q: %w (it will be tried again; to give up, remove %s)", list.Name, err, n.recordPath(a.Pod.ID))
+		return fmt.Errorf("CNI network %q: %w (it will be tried again; to give up, remove %s)", list.Name, err, n.records.path(a.Pod.ID))
 	}
 	return nil
 }

@@ -1,9 +1,9 @@
-// Package cgroup answers what a rootless runtime may do with cgroups here, makes
-// the paths of pods and containers, reads their statistics and removes them.
+// Package cgroup detects what of the cgroup tree is delegated to a rootless runtime,
+// makes the paths of pods and containers, reads their statistics and removes them.
 //
 // Only cgroup v2 can be delegated to an unprivileged user (the kernel's
 // cgroup-v2.rst, "Delegation"). On a v1 or hybrid machine, or without
-// delegation, everything here says so and limits are off.
+// delegation, Delegation.Reason says so and limits are off.
 package cgroup
 
 import (

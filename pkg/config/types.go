@@ -6,7 +6,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/subpod/subpod/pkg/rate"
+	"github.com/subpod/subpod/pkg/quantity"
 )
 
 // Duration is a time.Duration that TOML writes as a string such as "90s". A
@@ -40,7 +40,7 @@ func (r Rate) MarshalText() ([]byte, error) {
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (r *Rate) UnmarshalText(text []byte) (err error) {
-	r.Bits, err = rate.Parse(string(text))
+	r.Bits, err = quantity.ParseRate(string(text))
 	return err
 }
 

@@ -3,11 +3,12 @@
 package kube
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"strconv"
 	"strings"
+
+	"github.com/subpod/subpod/pkg/quantity"
 )
 
 // MaskedPaths and ReadonlyPaths are those of a container with procMount Default. The
@@ -22,7 +23,7 @@ var (
 )
 
 // ErrQuantity reports that a quantity cannot be parsed.
-var ErrQuantity = errors.New("invalid quantity")
+var ErrQuantity = quantity.ErrSyntax
 
 var byteUnits = map[string]float64{
 	"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40,

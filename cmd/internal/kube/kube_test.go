@@ -39,19 +39,6 @@ func TestParseBytes(t *testing.T) {
 	}
 }
 
-func TestParseQuantity(t *testing.T) {
-	for text, want := range map[string]Quantity{"500m": 0.5, "2": 2, "1Gi": 1 << 30, "1G": 1e9, "0.1": 0.1, "100k": 1e5} {
-		if got, err := ParseQuantity(text); err != nil || got != want {
-			t.Errorf("%q: %v, %v; want %v", text, got, err, want)
-		}
-	}
-	for _, text := range []string{"", "Gi", "1gi", "-1", "1 Gi", "0x10", "Inf", "NaN"} {
-		if got, err := ParseQuantity(text); !errors.Is(err, ErrQuantity) {
-			t.Errorf("%q: %v, %v; want ErrQuantity", text, got, err)
-		}
-	}
-}
-
 func TestExpand(t *testing.T) {
 	known := map[string]string{"A": "1", "B": "$(A)"}
 	for text, want := range map[string]string{"$(A)": "1", "$$(A)": "$(A)", "$(B)": "$(A)", "$(C) $A $": "$(C) $A $", "x$(A)y": "x1y"} {

@@ -13,6 +13,7 @@ import (
 	strictjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 
+	"github.com/subpod/subpod/pkg/quantity"
 	"github.com/subpod/subpod/pkg/subpath"
 )
 
@@ -372,7 +373,7 @@ func (c *Container) problems(s *Set, volumes map[string]bool, init bool) []strin
 			bad(".ports[%d].protocol: %q is not TCP, UDP or SCTP", i, p.Protocol)
 		}
 	}
-	for _, r := range []map[string]Quantity{c.Resources.Limits, c.Resources.Requests} {
+	for _, r := range []map[string]quantity.Quantity{c.Resources.Limits, c.Resources.Requests} {
 		for name := range r {
 			if name != "cpu" && name != "memory" && name != "ephemeral-storage" {
 				bad(".resources: %q is not supported", name)

@@ -1,5 +1,7 @@
 package kube
 
+import "github.com/subpod/subpod/pkg/quantity"
+
 // The Kubernetes objects that subpod plays, field by field as far as they mean
 // something here (k8s.io/api/core/v1, apps/v1). A field that is not in these
 // types is refused by Parse.
@@ -226,8 +228,8 @@ type VolumeMount struct {
 type Volume struct {
 	Name     string `json:"name"`
 	EmptyDir *struct {
-		Medium    string    `json:"medium"`
-		SizeLimit *Quantity `json:"sizeLimit"` // not enforced
+		Medium    string             `json:"medium"`
+		SizeLimit *quantity.Quantity `json:"sizeLimit"` // not enforced
 	} `json:"emptyDir"`
 	HostPath *struct {
 		Path string `json:"path"`
@@ -298,8 +300,8 @@ type KeyToPath struct {
 
 // Resources is ResourceRequirements.
 type Resources struct {
-	Limits   map[string]Quantity `json:"limits"`
-	Requests map[string]Quantity `json:"requests"`
+	Limits   map[string]quantity.Quantity `json:"limits"`
+	Requests map[string]quantity.Quantity `json:"requests"`
 }
 
 // SecurityContext is a SecurityContext.

@@ -16,7 +16,7 @@ import (
 	"github.com/subpod/subpod/pkg/cgroup"
 	"github.com/subpod/subpod/pkg/idmap"
 	"github.com/subpod/subpod/pkg/labels"
-	"github.com/subpod/subpod/pkg/rate"
+	"github.com/subpod/subpod/pkg/quantity"
 	"github.com/subpod/subpod/pkg/state"
 )
 
@@ -168,7 +168,7 @@ const (
 // parseRate returns the rate that an annotation asks for, in bits per second;
 // otherwise where it asks for none.
 func parseRate(cfg *runtimeapi.PodSandboxConfig, annotation string, otherwise uint64) (uint64, error) {
-	r, err := rate.Parse(cfg.Annotations[annotation])
+	r, err := quantity.ParseRate(cfg.Annotations[annotation])
 	if err != nil {
 		return 0, invalid("annotation %s: %w", annotation, err)
 	}
