@@ -86,6 +86,9 @@ func lockDir(log *slog.Logger, dir string) (*os.File, error) {
 	name := lockFile(dir)
 	for {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
+			if _, gone := os.Lstat(dir); errors.Is(err, fs.ErrExist) && errors.Is(gone, fs.ErrNotExist) {
+				continue // as below
+			}
 			return nil, fmt.Errorf("make %s: %w", dir, err)
 		}
 		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)

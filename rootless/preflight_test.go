@@ -220,7 +220,7 @@ func TestSettle(t *testing.T) {
 			for _, change := range c.change {
 				change(t, &h)
 			}
-			got := Config{IDMapping: IDsAuto, Uplink: UplinkAuto}.settle(h)
+			got := Config{IDMapping: IDsAuto, Uplink: UplinkAuto}.resolveAuto(h)
 			if got.IDMapping != c.ids || got.Uplink != c.uplink || !strings.Contains(got.IDReason+got.UplinkReason, c.reasons) {
 				t.Errorf("IDs %s (%s), uplink %s (%s); want %s, %s, because of %q",
 					got.IDMapping, got.IDReason, got.Uplink, got.UplinkReason, c.ids, c.uplink, c.reasons)
