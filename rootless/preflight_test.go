@@ -178,7 +178,7 @@ func TestSubIDSources(t *testing.T) {
 }
 
 // What is left to the host comes out as the host is.
-func TestSettle(t *testing.T) {
+func TestResolveAuto(t *testing.T) {
 	window := []IDMap{{0, 100000, 65536}}
 	subIDs := func(t *testing.T, h *Host) {
 		h.put(t, "/etc/subuid", "sp-x:2000:60000\n", 0o644)
