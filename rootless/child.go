@@ -48,10 +48,10 @@ func runChild(more []UplinkDriver) error {
 	}
 	reapOrphans()
 	err = child.Child(opt)
-	// Rootlesskit tells the supervisor from its own programs in words only.
+	// Rootlesskit distinguishes the supervisor from its own programs in the text only.
 	supervisor := fmt.Sprintf("command %v exited", opt.TargetCmd)
 	if code := exitCode(err); err != nil && code != 1 && strings.HasPrefix(err.Error(), supervisor) {
-		return &exitError{"the supervisor", code} // it has said why
+		return &exitError{"the supervisor", code} // it has logged why
 	}
 	return err
 }

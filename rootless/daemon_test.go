@@ -479,19 +479,15 @@ func TestServerRefusesConfig(t *testing.T) {
 func TestServerNeverReady(t *testing.T) {
 	c := testConfig(t)
 	serverExits(t, c, 9)
-	begin := time.Now()
 	d := startDaemon(t, c)
 	if code := d.wait(); code != 9 {
 		t.Errorf("exit code %d, want the server's 9", code)
-	}
-	if took := time.Since(begin); took > 10*time.Second {
-		t.Errorf("it took %v", took)
 	}
 	if n := len(starts(c)); n != maxFirstFailures {
 		t.Errorf("%d starts, want %d", n, maxFirstFailures)
 	}
 	if !strings.Contains(d.log.String(), "the server cannot start") {
-		t.Error("the daemon does not say what has happened")
+		t.Error("the daemon does not report what has happened")
 	}
 }
 

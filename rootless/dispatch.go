@@ -85,14 +85,14 @@ func exit(err error) {
 	if err == nil {
 		os.Exit(0)
 	}
-	var said *exitError
-	if !errors.As(err, &said) {
+	var reported *exitError
+	if !errors.As(err, &reported) {
 		fmt.Fprintf(os.Stderr, "subpod: %v\n", err)
 	}
 	os.Exit(exitCode(err))
 }
 
-// exitError carries the exit code of a process that has said itself what was
+// exitError carries the exit code of a process that has itself reported what was
 // wrong.
 type exitError struct {
 	what string

@@ -18,9 +18,10 @@ const NodeBinary = "subpod-node"
 // GvisorBinary is NodeBinary with UplinkGvisor, which makes it nearly twice as big.
 const GvisorBinary = "subpod-node-gvisor"
 
-// Exec replaces this process by NodeBinary, or by GvisorBinary where the uplink is that
-// one, found beside this executable, which then does what Run does. Where there is none this process does so, and ends
-// with the node's exit code. Exec returns only when the start itself fails.
+// Exec replaces this process by NodeBinary, or by GvisorBinary for that uplink, found
+// beside this executable, which then does what Run does. Where there is none this
+// process does so, and ends with the node's exit code. Exec returns only when the start
+// itself fails.
 func Exec(c Config) error {
 	exe, err := os.Executable()
 	if err != nil {
@@ -30,8 +31,8 @@ func Exec(c Config) error {
 		return err
 	}
 	path := filepath.Join(filepath.Dir(exe), NodeBinary)
-	// A Config that cannot be resolved is for Run to refuse.
-	if r, err := c.resolve(); err == nil && r.settleUplink(ThisHost()).Uplink == UplinkGvisor {
+	// Run refuses a Config that cannot be resolved.
+	if r, err := c.resolve(); err == nil && r.resolveUplink(ThisHost()).Uplink == UplinkGvisor {
 		path = filepath.Join(filepath.Dir(exe), GvisorBinary)
 	}
 	if unix.Access(path, unix.X_OK) != nil {

@@ -90,7 +90,7 @@ func (h Host) InUserNS() bool {
 	return len(h.UIDMap) != 1 || h.UIDMap[0] != IDMap{Size: 1<<32 - 1}
 }
 
-// Container tells by what sign we are in a container: "" when there is none.
+// Container returns the sign that we are in a container: "" when there is none.
 func (h Host) Container() string {
 	if h.InUserNS() {
 		return "a user namespace (/proc/self/uid_map)"

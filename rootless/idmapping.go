@@ -26,19 +26,19 @@ const (
 // IDMappings lists what Config.IDMapping can be set to, the default first.
 func IDMappings() []string { return []string{IDsAuto, IDsSubordinate, IDsSingle} }
 
-// Settle returns c with what it leaves to the host ("auto", and uplinks to fall
+// ResolveAuto returns c with what it leaves to the host ("auto", and uplinks to fall
 // back to) decided as Run does, and the reasons set.
-func (h Host) Settle(c Config) Config { return c.settle(h) }
+func (h Host) ResolveAuto(c Config) Config { return c.resolveAuto(h) }
 
-// settle decides what Config leaves to the host: the ID mapping and the uplink.
-func (c Config) settle(h Host) Config {
+// resolveAuto decides what Config leaves to the host: the ID mapping and the uplink.
+func (c Config) resolveAuto(h Host) Config {
 	if c.IDMapping == IDsAuto {
 		c.IDMapping, c.IDReason = h.idMapping()
 	}
-	return c.settleUplink(h)
+	return c.resolveUplink(h)
 }
 
-func (c Config) settleUplink(h Host) Config {
+func (c Config) resolveUplink(h Host) Config {
 	if c.Uplink == UplinkAuto {
 		c.Uplink, c.UplinkReason = h.uplink()
 	}
@@ -72,8 +72,8 @@ func (h Host) uplink() (uplink, reason string) {
 	return UplinkSlirp, "the default"
 }
 
-// say tells once in the log what was settled otherwise than one might expect.
-func (c Config) say() {
+// logChoices logs, once, what was chosen otherwise than one might expect.
+func (c Config) logChoices() {
 	if c.IDMapping == IDsSingle {
 		c.Log.Warn("the node has one user and one group ID: files and processes of images all belong to root, "+
 			"containers that ask for other users are refused", "reason", c.IDReason)

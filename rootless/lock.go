@@ -86,6 +86,10 @@ func lockDir(log *slog.Logger, dir string) (*os.File, error) {
 	name := lockFile(dir)
 	for {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
+			// It came, and perhaps went again, while MkdirAll looked.
+			if st, gone := os.Lstat(dir); errors.Is(err, fs.ErrExist) && (gone != nil || st.IsDir()) {
+				continue
+			}
 			return nil, fmt.Errorf("make %s: %w", dir, err)
 		}
 		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
@@ -272,11 +276,9 @@ func removeLocked(ctx context.Context, dir string) error {
 		return err
 	}
 	// From here on another daemon may start: what it makes is its own.
-	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		if _, locked := os.Stat(lockFile(dir)); locked == nil {
-			return nil
-		}
-		return err
+	err = os.Remove(dir)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTEMPTY) {
+		return nil
 	}
-	return nil
+	return err
 }

@@ -20,7 +20,7 @@ func newLogger(c Config, process string) *slog.Logger {
 	return slog.New(h).With("process", process)
 }
 
-// logHook sends what rootlesskit says through logrus to our own logger.
+// logHook sends what rootlesskit logs through logrus to our own logger.
 type logHook struct{ log *slog.Logger }
 
 // redirectLogrus makes log the only outlet of rootlesskit's messages.
@@ -67,7 +67,7 @@ func (w debugWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// tail passes on what a program says and keeps the end of it for an error. Its
+// tail passes on what a program writes and keeps the end of it for an error. Its
 // text may be read once the program has ended.
 type tail struct {
 	next io.Writer

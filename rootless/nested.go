@@ -35,7 +35,7 @@ func runNested(ctx context.Context, c Config) error {
 	return err
 }
 
-// errNoProc is said by a nested node's first process through its exit code.
+// errNoProc is what exitNoProc of a nested node's first process stands for.
 var errNoProc = errors.New("a PID namespace needs a fresh /proc, which cannot be mounted here: parts of /proc are masked")
 
 // exitNoProc is the exit code for errNoProc: free in sysexits.h.
@@ -95,7 +95,7 @@ func nestedResult(err error) error {
 }
 
 // runNestedInit is the first process of a nested node: it makes the mounts,
-// starts the supervisor, forwards signals to it and reaps what is orphaned.
+// starts the supervisor, forwards signals to it and reaps orphans.
 func runNestedInit() error {
 	c, err := loadConfig(os.Getenv(envState))
 	if err != nil {
@@ -182,7 +182,7 @@ func killOrphans() {
 	}
 }
 
-// reap collects all children that have ended, and tells when pid is among them.
+// reap collects all children that have ended, and reports whether pid is among them.
 func reap(pid int) (ws unix.WaitStatus, ended bool) {
 	for {
 		var s unix.WaitStatus

@@ -28,7 +28,7 @@ type Node struct {
 	RunDir, DataDir string
 	// ChildPID is the node's PID 1 as seen from the caller's PID namespace.
 	ChildPID int
-	// Inside tells whether the caller is in the node.
+	// Inside: the caller is in the node.
 	Inside bool
 	// NetNS is the path of the node network namespace, valid for the caller.
 	// Empty in a nested node and with UplinkHost: these use the network namespace
@@ -123,8 +123,8 @@ func identity(pidns uint64) (string, error) {
 	return fmt.Sprintf("%s:%d:%d", strings.TrimSpace(string(boot)), pidns, first.StartTime), nil
 }
 
-// Load tells about the node of runDir, from inside it or from where it was
-// made. ErrNoNode when none runs, or none that has finished its set-up.
+// Load returns what is known of the node of runDir, from inside it or from where it
+// was made. ErrNoNode when none runs, or none that has finished its set-up.
 func Load(runDir string) (*Node, error) {
 	dir := nodeDir(runDir)
 	var f facts

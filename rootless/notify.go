@@ -15,7 +15,7 @@ import (
 func (n *Node) Ready() error {
 	err := os.WriteFile(filepath.Join(nodeDir(n.RunDir), fileReady), nil, 0o600)
 	if err != nil {
-		err = fmt.Errorf("tell the supervisor that the server is ready: %w", err)
+		err = fmt.Errorf("report to the supervisor that the server is ready: %w", err)
 	}
 	return errors.Join(err, Notify("READY=1"))
 }
@@ -38,7 +38,7 @@ func readyTime(runDir string) time.Time {
 	return fi.ModTime()
 }
 
-// Notify tells the service manager the state of the service, as in
+// Notify sends the service manager the state of the service, as in
 // sd_notify(3): "READY=1", "RELOADING=1", "STATUS=…". It does nothing when no
 // manager asked for it ($NOTIFY_SOCKET). The server sends from inside the
 // node's PID namespace, so its unit needs NotifyAccess=all.

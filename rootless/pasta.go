@@ -89,7 +89,7 @@ func (p pasta) start(ctx context.Context, pidFile string, args []string) (*exec.
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start pasta: %w", err)
 	}
-	for deadline := time.Now().Add(slirpReady); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(uplinkReadyTimeout); ; time.Sleep(5 * time.Millisecond) {
 		if b, err := os.ReadFile(pidFile); err == nil && len(b) > 0 {
 			go p.follow(ctx, cmd, dns)
 			return cmd, nil
@@ -103,11 +103,13 @@ func (p pasta) start(ctx context.Context, pidFile string, args []string) (*exec.
 	}
 }
 
+// dnsInterval is the pause between two looks at the host's DNS servers.
+const dnsInterval = 2 * time.Second
+
 // follow ends pasta when the host's DNS servers are no longer those that it has read,
 // so that it is started again.
 func (p pasta) follow(ctx context.Context, cmd *exec.Cmd, dns string) {
-	const interval = 2 * time.Second
-	for tick := time.NewTicker(interval); ; {
+	for tick := time.NewTicker(dnsInterval); ; {
 		select {
 		case <-ctx.Done():
 			tick.Stop()

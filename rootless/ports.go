@@ -124,7 +124,7 @@ func (n *Node) ports() (port.Manager, func(), error) {
 	return c.PortManager(), func() { c.Close() }, nil
 }
 
-// rootlesskit returns s in the port driver's words.
+// rootlesskit returns s as the port driver's type.
 func (s PortSpec) rootlesskit() (port.Spec, error) {
 	if s.Proto != "tcp" && s.Proto != "udp" {
 		return port.Spec{}, fmt.Errorf("%w: protocol %q, want tcp or udp", ErrBadPort, s.Proto)

@@ -49,7 +49,7 @@ func Preflight(c Config) error {
 		return err
 	}
 	h := ThisHost()
-	return preflight(h, c.settle(h))
+	return preflight(h, c.resolveAuto(h))
 }
 
 func preflight(h Host, c Config) error {

@@ -178,7 +178,7 @@ func TestSubIDSources(t *testing.T) {
 }
 
 // What is left to the host comes out as the host is.
-func TestSettle(t *testing.T) {
+func TestResolveAuto(t *testing.T) {
 	window := []IDMap{{Container: 0, Host: 100000, Size: 65536}}
 	subIDs := func(t *testing.T, h *Host) {
 		h.put(t, "/etc/subuid", "sp-x:2000:60000\n", 0o644)
@@ -220,7 +220,7 @@ func TestSettle(t *testing.T) {
 			for _, change := range c.change {
 				change(t, &h)
 			}
-			got := Config{IDMapping: IDsAuto, Uplink: UplinkAuto}.settle(h)
+			got := Config{IDMapping: IDsAuto, Uplink: UplinkAuto}.resolveAuto(h)
 			if got.IDMapping != c.ids || got.Uplink != c.uplink || !strings.Contains(got.IDReason+got.UplinkReason, c.reasons) {
 				t.Errorf("IDs %s (%s), uplink %s (%s); want %s, %s, because of %q",
 					got.IDMapping, got.IDReason, got.Uplink, got.UplinkReason, c.ids, c.uplink, c.reasons)

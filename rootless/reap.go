@@ -10,15 +10,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// patience is how long a program that this process itself has started may wait to be
-// waited for, before it is taken for nobody's.
-const patience = time.Second
+// waitTimeout is how long a program that this process itself has started may be a
+// zombie, before it is collected as an orphan.
+const waitTimeout = time.Second
 
 // reapOrphans collects, from now on, the processes that the kernel makes children of
 // the node's first one when their parent has ended. Call it before that starts any.
 // Rootlesskit's own reaper waits for any child, also for the programs that its port
 // driver runs in the same process (nft, ip): whoever came second took them for failed,
-// and host ports lost their clients' addresses. Here they are told by their session:
+// and host ports lost their clients' addresses. Here they are told apart by their session:
 // what this process starts, the supervisor too, stays in its own; the server and all
 // that it starts is in others.
 func reapOrphans() {
@@ -40,7 +40,7 @@ func reapOrphans() {
 func reapAllBut(own int) {
 	waiting := time.Duration(0)
 	for pid := anyZombie(); pid != 0; pid = anyZombie() {
-		if session, err := unix.Getsid(pid); err == nil && session == own && waiting < patience {
+		if session, err := unix.Getsid(pid); err == nil && session == own && waiting < waitTimeout {
 			time.Sleep(time.Millisecond)
 			waiting += time.Millisecond
 			continue
@@ -50,7 +50,7 @@ func reapAllBut(own int) {
 	}
 }
 
-// anyZombie returns the PID of a child that has ended, and leaves it to be waited for;
+// anyZombie returns the PID of a child that has ended, and does not collect it;
 // 0 when there is none.
 func anyZombie() int {
 	var info unix.Siginfo

@@ -11,6 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// stopInterval is the pause between two looks whether the daemon has ended.
+const stopInterval = 20 * time.Millisecond
+
 // Stop sends SIGTERM to the daemon that has locked the run directory and waits until
 // it has ended, with all that runs in its node. It returns false when there is none.
 func Stop(ctx context.Context, runDir string) (stopped bool, err error) {
@@ -28,7 +31,7 @@ func Stop(ctx context.Context, runDir string) (stopped bool, err error) {
 		select {
 		case <-ctx.Done():
 			return false, fmt.Errorf("the daemon (process %d) does not end: %w", pid, ctx.Err())
-		case <-time.After(20 * time.Millisecond):
+		case <-time.After(stopInterval):
 		}
 	}
 }

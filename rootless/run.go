@@ -57,8 +57,8 @@ func Run(ctx context.Context, c Config) error {
 	}
 	nested := h.UID == 0 && hasSysAdmin()
 	if !nested {
-		c = c.settle(h)
-		c.say()
+		c = c.resolveAuto(h)
+		c.logChoices()
 		if err := preflight(h, c); err != nil {
 			return err
 		}
@@ -157,8 +157,8 @@ func addNetwork(opt *parent.Opt, c Config) error {
 	return nil
 }
 
-// prepareNodeDir empties the state directory of an earlier node and leaves the
-// configuration there for the processes to come.
+// prepareNodeDir empties the state directory of an earlier node and writes the
+// configuration into it, for the processes that are started next.
 func prepareNodeDir(c Config) error {
 	dir := nodeDir(c.RunDir)
 	if err := parent.InitStateDir(dir); err != nil {

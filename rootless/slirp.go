@@ -26,8 +26,8 @@ const (
 	slirpGateway = "10.0.2.2"
 	slirpDNS     = "10.0.2.3"
 	slirpMTU     = 65520
-	// slirpReady is how long it may take to open the tap.
-	slirpReady = 10 * time.Second
+	// uplinkReadyTimeout is how long it may take to open the tap.
+	uplinkReadyTimeout = 10 * time.Second
 )
 
 // slirp is the slirp4netns uplink, a rootlesskit network driver. Unlike
@@ -103,7 +103,7 @@ func (s slirp) start(ctx context.Context, args []string) (*exec.Cmd, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start slirp4netns: %w", err)
 	}
-	if err := r.SetReadDeadline(time.Now().Add(slirpReady)); err != nil {
+	if err := r.SetReadDeadline(time.Now().Add(uplinkReadyTimeout)); err != nil {
 		return nil, errors.Join(err, cmd.Process.Kill(), cmd.Wait())
 	}
 	// It writes "1", or ends and closes the pipe.

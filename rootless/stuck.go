@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// errStartFailed: the child has ended before rootlesskit was ready to notice. It
-// has said why on stderr.
+// errStartFailed: the child has ended before rootlesskit was ready to notice. Its
+// own error is on stderr.
 var errStartFailed = errors.New("the node's first process has ended during the start (its own message is above)")
 
 // errNotReaped: a PID namespace ends when all its processes have been waited for.
@@ -63,7 +63,7 @@ func watchZombies(ctx context.Context) error {
 	signal.Notify(stop, unix.SIGTERM, unix.SIGINT)
 	defer signal.Stop(child)
 	defer signal.Stop(stop)
-	why, patience := errStartFailed, unreaped
+	why, timeout := errStartFailed, unreaped
 	var tick <-chan time.Time
 	for {
 		select {
@@ -71,7 +71,7 @@ func watchZombies(ctx context.Context) error {
 			return ctx.Err()
 		case <-stop:
 			// A namespace's first process that cannot end sends no SIGCHLD.
-			why, patience, tick = errNotReaped, slowestStop, time.Tick(slowestStop/2)
+			why, timeout, tick = errNotReaped, slowestStop, time.Tick(slowestStop/2)
 			continue
 		case <-tick:
 		case <-child:
@@ -83,7 +83,7 @@ func watchZombies(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(patience):
+		case <-time.After(timeout):
 		}
 		for pid := range zombies() {
 			if before[pid] {

@@ -28,12 +28,12 @@ const (
 	// UplinkHost makes no node network namespace: pods are in the network that the
 	// daemon was started in.
 	UplinkHost = "host"
-	// UplinkAuto is slirp4netns, but UplinkHost in a container that has no
+	// UplinkAuto is slirp4netns, or UplinkHost in a container that has no
 	// /dev/net/tun.
 	UplinkAuto = "auto"
 )
 
-// UplinkDriver is an uplink that only some of the binaries have: Dispatch is told.
+// UplinkDriver is an uplink that only some of the binaries have: they pass it to Dispatch.
 type UplinkDriver struct {
 	Name   string // one of Uplinks
 	Parent func(Config) (network.ParentDriver, error)
@@ -169,7 +169,7 @@ func (c Config) fallBack(h Host) Config {
 	return c
 }
 
-// UplinkLimits says in words what an uplink cannot do on this host.
+// UplinkLimits describes what an uplink cannot do on this host.
 func UplinkLimits(uplink string) string {
 	switch uplink {
 	case UplinkSlirp:

@@ -376,7 +376,7 @@ func testUplink(t *testing.T, d *daemon) {
 func TestPasta(t *testing.T) {
 	c := testConfig(t)
 	c.SlirpBinary, c.UplinkFallback = "slirp4netns-is-missing", []string{UplinkNone, UplinkPasta}
-	if got := c.settle(ThisHost()); got.Uplink != UplinkAuto && got.fallBack(ThisHost()).Uplink == UplinkSlirp {
+	if got := c.resolveAuto(ThisHost()); got.Uplink != UplinkAuto && got.fallBack(ThisHost()).Uplink == UplinkSlirp {
 		t.Errorf("uplink %s (%s) although its program is missing", got.Uplink, got.UplinkReason)
 	}
 	c.UplinkFallback = []string{UplinkPasta}

@@ -44,7 +44,7 @@ func accepts(t reflect.Type, k unstable.Kind) bool {
 	return false
 }
 
-// describe says in words what a value of type t looks like in TOML.
+// describe returns what a value of type t looks like in TOML, for errors.
 func describe(t reflect.Type) string {
 	switch {
 	case t == reflect.TypeFor[Duration]():

@@ -61,7 +61,7 @@ func freshProc(h Host) []Result {
 // mapping returns the uplink and the ID mapping that the daemon would choose.
 func (h Host) mapping() (uplink, ids string) {
 	n := h.Config.Node
-	c := h.Settle(rootless.Config{Uplink: n.Uplink, UplinkFallback: n.UplinkFallback, IDMapping: n.IDMapping,
+	c := h.ResolveAuto(rootless.Config{Uplink: n.Uplink, UplinkFallback: n.UplinkFallback, IDMapping: n.IDMapping,
 		SlirpBinary: n.Slirp4netnsPath, PastaBinary: n.PastaPath})
 	return c.Uplink, c.IDMapping
 }
