@@ -28,7 +28,11 @@ const Settle = time.Minute
 // Left returns what is in a new snapshot and was not in before, after some time
 // for what the kernel does late (a veth goes shortly after its namespace).
 func Left(before Snapshot, take func() Snapshot) []string {
-	deadline := time.Now().Add(Settle)
+	return leftAfter(Settle, before, take)
+}
+
+func leftAfter(settle time.Duration, before Snapshot, take func() Snapshot) []string {
+	deadline := time.Now().Add(settle)
 	for {
 		var left []string
 		for name, words := range take() {

@@ -105,7 +105,8 @@ func TestNodeSeesWhatIsLeft(t *testing.T) {
 	if out, err := inside("sh", "-c", script); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	left := strings.Join(Left(before, look), "\n")
+	// It stays for good: no need to wait long.
+	left := strings.Join(leftAfter(0, before, look), "\n")
 	for _, want := range []string{"mount /mnt (tmpfs /)", "link leak0", "link leak1", "rule table ip leaktable", "process sleep, number 2"} {
 		if !strings.Contains(left, want) {
 			t.Errorf("%q was not seen in:\n%s", want, left)
