@@ -22,6 +22,7 @@ import (
 type session struct {
 	options remotecommand.Options
 	attach  bool
+	running sync.WaitGroup // the backend's call
 	run     func(ctx context.Context, s stdio.Streams) (exit int32, err error)
 }
 
@@ -46,6 +47,35 @@ func newAttachSession(b Backend, req *runtimeapi.AttachRequest) *session {
 
 // serveCommand runs an exec or attach over the protocol that the client asks for.
 func (s *Server) serveCommand(w http.ResponseWriter, r *http.Request, sess *session) {
+	done := make(chan any, 1)
+	go func() {
+		defer func() { done <- recover() }()
+		s.serveProtocol(w, r, sess)
+	}()
+	var failed any
+	select {
+	case failed = <-done:
+	case <-r.Context().Done():
+		// spdystream never wakes who writes to a stream whose reply could not be
+		// sent, and the library writes the status to such a stream when a client
+		// is gone while it opens streams. That goroutine is given up: it holds
+		// no lock and no descriptor, and the backend's call has returned.
+		sess.running.Wait()
+		select {
+		case failed = <-done:
+		case <-time.After(giveUp):
+			s.options.Log.Debug("streaming session given up: its client is gone")
+		}
+	}
+	if failed != nil {
+		panic(failed) // for net/http to log, as if there were no goroutine
+	}
+}
+
+// giveUp is how long the library may take to end a session without a client.
+const giveUp = time.Second
+
+func (s *Server) serveProtocol(w http.ResponseWriter, r *http.Request, sess *session) {
 	idle, creation := s.options.IdleTimeout, s.options.CreationTimeout
 	switch {
 	case wsstream.IsWebSocketRequestWithStreamCloseProtocol(r):
@@ -78,6 +108,11 @@ func (sess *session) AttachContainer(ctx context.Context, _, _, _ string, in io.
 // serve runs the session and returns when the client's side has taken all
 // output, so that the status comes after it; see clientConn.
 func (sess *session) serve(ctx context.Context, in io.Reader, out, errw io.Writer, resize <-chan remotecommand.TerminalSize) (int32, error) {
+	sess.running.Add(1)
+	defer sess.running.Done()
+	if ctx.Err() != nil {
+		return 0, ctx.Err()
+	}
 	stdin := &input{r: in}
 	exit, err := sess.run(ctx, sess.streams(ctx, stdin, out, errw, resize))
 	if sess.options.Stdin {
@@ -87,6 +122,21 @@ func (sess *session) serve(ctx context.Context, in io.Reader, out, errw io.Write
 		c.flush()
 	}
 	return exit, err
+}
+
+// output is a session's stdout or stderr. A write to a stream of SPDY whose
+// reply could not be sent blocks for ever; here it fails.
+type output struct{ w io.Writer }
+
+// Write implements io.Writer.
+func (o output) Write(p []byte) (int, error) {
+	// It sends nothing, and returns nil, if there was a reply.
+	if s, ok := o.w.(interface{ SendReply(http.Header, bool) error }); ok {
+		if err := s.SendReply(http.Header{}, false); err != nil {
+			return 0, err
+		}
+	}
+	return o.w.Write(p)
 }
 
 // input is a session's stdin. A backend may still be in a read of it when the
@@ -124,10 +174,10 @@ func (sess *session) streams(ctx context.Context, in io.Reader, out, errw io.Wri
 		st.Stdin = in
 	}
 	if sess.options.Stdout {
-		st.Stdout = out
+		st.Stdout = output{out}
 	}
 	if sess.options.Stderr {
-		st.Stderr = errw
+		st.Stderr = output{errw}
 	}
 	switch {
 	case resize == nil:

@@ -38,6 +38,10 @@ func (s *Server) servePortForward(w http.ResponseWriter, r *http.Request, req *r
 	}
 }
 
+// maxForwards bounds the connections of one session at a time: each costs two
+// buffers of 32 KiB.
+const maxForwards = 512
+
 // forwarder gives the connections of one session its context, and knows when
 // all of them have ended: the library waits for none of them.
 type forwarder struct {
@@ -46,6 +50,7 @@ type forwarder struct {
 
 	mu     sync.Mutex
 	ended  bool
+	open   int
 	active sync.WaitGroup
 }
 
@@ -56,9 +61,19 @@ func (f *forwarder) PortForward(_ context.Context, podID, _ string, port int32, 
 		f.mu.Unlock()
 		return errors.New("the session has ended")
 	}
+	if f.open >= maxForwards {
+		f.mu.Unlock()
+		return fmt.Errorf("more than %d connections in one port-forward session", maxForwards)
+	}
+	f.open++
 	f.active.Add(1)
 	f.mu.Unlock()
-	defer f.active.Done()
+	defer func() {
+		f.mu.Lock()
+		f.open--
+		f.mu.Unlock()
+		f.active.Done()
+	}()
 	return f.backend.PortForward(f.ctx, podID, port, stream)
 }
 

@@ -28,6 +28,7 @@ type Server struct {
 	mu       sync.Mutex
 	conns    map[*clientConn]struct{}
 	sessions sync.WaitGroup
+	active   int // sessions
 	isClosed bool
 }
 
@@ -68,11 +69,11 @@ func (s *Server) open(kind string, w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "unknown, used or expired token", http.StatusNotFound)
 		return
 	}
-	if !s.begin() {
-		http.Error(w, ErrClosed.Error(), http.StatusServiceUnavailable)
+	if err := s.begin(); err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		return
 	}
-	defer s.sessions.Done()
+	defer s.end()
 	start := time.Now()
 	switch req := request.(type) {
 	case *runtimeapi.ExecRequest:
@@ -91,15 +92,26 @@ func (s *Server) open(kind string, w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// begin counts a session in, unless the server is closed.
-func (s *Server) begin() bool {
+// begin counts a session in. ErrClosed, ErrTooMany.
+func (s *Server) begin() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.isClosed {
-		return false
+	switch {
+	case s.isClosed:
+		return ErrClosed
+	case s.active >= s.options.MaxSessions:
+		return ErrTooMany
 	}
+	s.active++
 	s.sessions.Add(1)
-	return true
+	return nil
+}
+
+func (s *Server) end() {
+	s.mu.Lock()
+	s.active--
+	s.mu.Unlock()
+	s.sessions.Done()
 }
 
 func (s *Server) closed() bool {
@@ -179,10 +191,10 @@ func (l *listener) Accept() (net.Conn, error) {
 	ctx = klog.NewContext(ctx, logr.FromSlogHandler(debugOnly{l.server.options.Log.Handler()}))
 	c.ctx, c.cancel = context.WithValue(ctx, connKey{}, c), cancel
 	l.server.mu.Lock()
+	refused := l.server.isClosed || len(l.server.conns) >= 2*l.server.options.MaxSessions
 	l.server.conns[c] = struct{}{}
-	isClosed := l.server.isClosed
 	l.server.mu.Unlock()
-	if isClosed {
+	if refused {
 		_ = c.Close()
 	}
 	return c, nil

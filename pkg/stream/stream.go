@@ -27,6 +27,8 @@ var (
 	ErrInvalid = errors.New("invalid streaming request")
 	// ErrBusy says that too many URLs wait to be opened.
 	ErrBusy = errors.New("too many streaming requests are waiting to be opened")
+	// ErrTooMany says that too many sessions are open.
+	ErrTooMany = errors.New("too many streaming sessions are open")
 	// ErrClosed says that the server has been closed.
 	ErrClosed = errors.New("the streaming server is closed")
 )
@@ -65,7 +67,10 @@ type Options struct {
 	CreationTimeout time.Duration
 	// TokenTTL is how long a URL may wait to be opened; one minute.
 	TokenTTL time.Duration
-	Log      *slog.Logger
+	// MaxSessions is how many sessions may be open; 1000. Twice as many
+	// connections may be, with those that have not asked for a session yet.
+	MaxSessions int
+	Log         *slog.Logger
 }
 
 // New makes a server, which serves once Serve is called.
@@ -81,6 +86,9 @@ func New(backend Backend, o Options) (*Server, error) {
 	setDefault(&o.CloseTimeout, 30*time.Second)
 	setDefault(&o.CreationTimeout, 30*time.Second)
 	setDefault(&o.TokenTTL, time.Minute)
+	if o.MaxSessions <= 0 {
+		o.MaxSessions = 1000
+	}
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}

@@ -1,0 +1,124 @@
+package stream
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+	"k8s.io/streaming/pkg/httpstream"
+	"k8s.io/streaming/pkg/httpstream/spdy"
+)
+
+// TestClientsThatVanish: clients that die while they open their streams leave no
+// session, and Close does not wait for them.
+func TestClientsThatVanish(t *testing.T) {
+	b := &local{}
+	s := start(t, b, Options{CreationTimeout: time.Second, CloseTimeout: time.Second})
+	var wg sync.WaitGroup
+	for i := range 200 {
+		url, err := s.Exec(&runtimeapi.ExecRequest{ContainerId: "c", Cmd: []string{"true"}, Stdout: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		wg.Go(func() { vanish(t, url, time.Duration(i)*10*time.Microsecond) })
+	}
+	wg.Wait()
+	eventually(t, "all connections are closed", func() bool { return s.connections() == 0 })
+	done := make(chan struct{})
+	go func() { s.sessions.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(20 * time.Second):
+		t.Error("sessions are left of clients that are gone")
+	}
+}
+
+// vanish opens the streams of an exec, and closes the connection after d.
+func vanish(t *testing.T, url string, d time.Duration) {
+	host, path, _ := strings.Cut(strings.TrimPrefix(url, "http://"), "/")
+	raw, err := net.Dial("tcp", host)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer raw.Close()
+	_, _ = fmt.Fprintf(raw, "POST /%s HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n%s: %s\r\n\r\n",
+		path, host, httpstream.HeaderProtocolVersion, remotecommand.StreamProtocolV4Name)
+	r := bufio.NewReader(raw)
+	if resp, err := http.ReadResponse(r, nil); err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+		t.Errorf("upgrade: %v", err)
+		return
+	}
+	conn, err := spdy.NewClientConnection(buffered{raw, r})
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	for _, kind := range []string{remotecommand.StreamTypeError, remotecommand.StreamTypeStdout} {
+		h := http.Header{}
+		h.Set(remotecommand.StreamType, kind)
+		go func() {
+			if stream, err := conn.CreateStream(h); err == nil { // 30 s when there is no reply
+				_, _ = io.Copy(io.Discard, stream)
+			}
+		}()
+	}
+	time.Sleep(d)
+}
+
+type buffered struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+func (b buffered) Read(p []byte) (int, error) { return b.r.Read(p) }
+
+// TestTooManySessions: sessions beyond the limit are refused, and connections
+// beyond twice the limit closed.
+func TestTooManySessions(t *testing.T) {
+	b := &local{}
+	s := start(t, b, Options{MaxSessions: 2})
+	open := func() string {
+		t.Helper()
+		url, err := s.Exec(&runtimeapi.ExecRequest{ContainerId: "c", Cmd: []string{"sleep", "1000"}, Stdout: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return url
+	}
+	for range 2 {
+		url := open()
+		go vanish(t, url, 5*time.Second)
+	}
+	eventually(t, "two sessions are open", func() bool { return b.active.Load() == 2 })
+	got := runClient(t, nil, "-stderr=false", "command", open())
+	if got.exit != 125 || !strings.Contains(got.stderr, ErrTooMany.Error()) {
+		t.Errorf("the third session: %+v", got)
+	}
+	eventually(t, "the third one's connection is closed", func() bool { return s.connections() == 2 })
+	for range 2 {
+		c, err := net.Dial("tcp", s.address())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	eventually(t, "four connections are open", func() bool { return s.connections() == 4 })
+	c, err := net.Dial("tcp", s.address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(5 * time.Second)) // the server's own is 10 s
+	if _, err := c.Read(make([]byte, 1)); err == nil || strings.Contains(err.Error(), "timeout") {
+		t.Errorf("the fifth connection is open: %v", err)
+	}
+}
