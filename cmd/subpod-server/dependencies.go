@@ -98,6 +98,7 @@ func (d *dependencies) connect(cfg *config.Config, node *rootless.Node, executor
 	sandboxes := newSandboxes(cfg, node, network, cg)
 	containers := &container.Builder{
 		Dir:            filepath.Join(cfg.Daemon.RunDir, "containers"),
+		SubPathDir:     filepath.Join(cfg.Daemon.RunDir, "subpaths"),
 		Images:         d.storage.Images,
 		Rootfs:         d.storage.Rootfs,
 		Executor:       executor,
@@ -109,7 +110,7 @@ func (d *dependencies) connect(cfg *config.Config, node *rootless.Node, executor
 		CDISpecDirs:    cfg.Runtime.CDISpecDirs,
 		Log:            slog.Default(),
 	}
-	orphans := &pod.Orphans{State: d.state, Rootfs: d.storage.Rootfs, Executor: executor, SandboxDir: sandboxes.Dir, ContainerDir: containers.Dir}
+	orphans := &pod.Orphans{State: d.state, Rootfs: d.storage.Rootfs, Executor: executor, SandboxDir: sandboxes.Dir, ContainerDir: containers.Dir, SubPathDir: containers.SubPathDir}
 	handlers := pod.Handlers{Default: cfg.Runtime.DefaultHandler, Known: executor.Handlers()}
 	collector := newStats(d.storage)
 	d.manager = pod.New(pod.Options{

@@ -22,6 +22,7 @@ import (
 	"github.com/subpod/subpod/pkg/control"
 	"github.com/subpod/subpod/pkg/oci"
 	"github.com/subpod/subpod/pkg/ocispec"
+	"github.com/subpod/subpod/pkg/pod"
 	"github.com/subpod/subpod/pkg/pod/container"
 	"github.com/subpod/subpod/pkg/state"
 	"github.com/subpod/subpod/pkg/stream"
@@ -104,6 +105,7 @@ var codeOf = []struct {
 	{context.Canceled, codes.Canceled},
 	{context.DeadlineExceeded, codes.DeadlineExceeded},
 	{oci.ErrTimeout, codes.DeadlineExceeded},
+	{oci.ErrRuntimeHangs, codes.DeadlineExceeded},
 	{state.ErrNotFound, codes.NotFound},
 	{state.ErrAmbiguous, codes.InvalidArgument},
 	{storage.ErrImageNotFound, codes.NotFound},
@@ -171,6 +173,7 @@ var reasons = []struct {
 	{oci.ErrCommandNotExecutable, control.ReasonCommandNotExecutable},
 	{storage.ErrImageNotFound, control.ReasonImageNotFound},
 	{storage.ErrNotLoggedIn, control.ReasonNotLoggedIn},
+	{pod.ErrNameTaken, control.ReasonNameTaken},
 }
 
 func reasonOf(err error) string {

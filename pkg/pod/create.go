@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -26,7 +25,7 @@ type newContainer struct {
 // retry with the same metadata and configuration returns the container that the
 // first request made. A command that cannot be started is reported by
 // StartContainer, as with a runtime that looks only then.
-// errdefs.ErrInvalidArgument, errdefs.ErrAlreadyExists, errdefs.ErrFailedPrecondition,
+// errdefs.ErrInvalidArgument, ErrNameTaken, errdefs.ErrFailedPrecondition,
 // errdefs.ErrAborted when another request stops the pod sandbox meanwhile,
 // storage.ErrImageNotFound.
 func (m *Manager) CreateContainer(ctx context.Context, podID string, cfg *runtimeapi.ContainerConfig) (string, error) {
@@ -133,7 +132,7 @@ func (m *Manager) commitContainer(c *newContainer) error {
 // sameContainer answers a retried CreateContainer.
 func sameContainer(c state.Container, cfg *runtimeapi.ContainerConfig) (string, error) {
 	if !proto.Equal(c.Config.V, cfg) {
-		return "", fmt.Errorf("%w: container %q, attempt %d, is %s, made from another configuration; remove it, or raise the attempt", errdefs.ErrAlreadyExists, cfg.Metadata.Name, cfg.Metadata.Attempt, c.ID)
+		return "", fmt.Errorf("%w: container %q, attempt %d, is %s, made from another configuration; remove it, or raise the attempt", ErrNameTaken, cfg.Metadata.Name, cfg.Metadata.Attempt, c.ID)
 	}
 	return c.ID, nil
 }

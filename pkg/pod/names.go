@@ -7,10 +7,15 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/state"
 )
+
+// ErrNameTaken says that another object has the name: one that was made from another
+// configuration.
+var ErrNameTaken = fmt.Errorf("%w: the name is taken", errdefs.ErrAlreadyExists)
 
 // names gives each name to one object, and lets a retried request find the object
 // that the first one made. A name and the record that it stands for are one truth:

@@ -10,6 +10,7 @@ import (
 	"github.com/subpod/subpod/pkg/oci"
 	"github.com/subpod/subpod/pkg/pod/sandbox"
 	"github.com/subpod/subpod/pkg/state"
+	"github.com/subpod/subpod/pkg/subpath"
 	"github.com/subpod/subpod/storage"
 )
 
@@ -62,13 +63,14 @@ type Orphans struct {
 	Executor *oci.Executor
 	// SandboxDir and ContainerDir have a directory for each pod sandbox and container.
 	SandboxDir, ContainerDir string
+	SubPathDir               string // container.Builder.SubPathDir
 }
 
 // Sweep removes what no record knows of, at the server's start, before any request is
 // served. It goes on after an error.
 func (o *Orphans) Sweep(ctx context.Context) error {
 	_, err := o.Find(ctx, true)
-	return errors.Join(err, o.Executor.Sweep(ctx, o.knowsContainer))
+	return errors.Join(err, o.Executor.Sweep(ctx, o.knowsContainer), subpath.ReleaseAll(o.SubPathDir))
 }
 
 // Find returns what no record knows of, and removes it where remove is set. Things

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -24,7 +23,7 @@ type newPod struct {
 
 // RunPod makes a pod sandbox and returns its ID. A retry with the same metadata and
 // configuration returns the pod sandbox that the first request made.
-// errdefs.ErrInvalidArgument, errdefs.ErrAlreadyExists, errdefs.ErrAborted when
+// errdefs.ErrInvalidArgument, ErrNameTaken, errdefs.ErrAborted when
 // another request stops it meanwhile.
 func (m *Manager) RunPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, handler string) (string, error) {
 	n, existing, err := m.claimPod(ctx, cfg, handler)
@@ -113,10 +112,10 @@ func (m *Manager) build(ctx context.Context, n *newPod, ctr *runtimeapi.Containe
 // samePod answers a retried RunPod.
 func samePod(p state.Pod, n *newPod) (string, error) {
 	if p.Handler != n.Handler || !proto.Equal(p.Config.V, n.plan.Config) {
-		return "", fmt.Errorf("%w: pod sandbox %s is %s, made from another configuration; remove it, or raise the attempt", errdefs.ErrAlreadyExists, n.name, p.ID)
+		return "", fmt.Errorf("%w: pod sandbox %s is %s, made from another configuration; remove it, or raise the attempt", ErrNameTaken, n.name, p.ID)
 	}
 	if p.Status.Phase != state.PodReady {
-		return "", fmt.Errorf("%w: pod sandbox %s is %s and %s; remove it, or raise the attempt", errdefs.ErrAlreadyExists, n.name, p.ID, strings.ToLower(string(p.Status.Phase)))
+		return "", fmt.Errorf("%w: pod sandbox %s is %s and %s; remove it, or raise the attempt", ErrNameTaken, n.name, p.ID, strings.ToLower(string(p.Status.Phase)))
 	}
 	return p.ID, nil
 }

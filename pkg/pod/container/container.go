@@ -22,10 +22,13 @@ import (
 // containers. All fields but SeccompProfile and CDISpecDirs are needed.
 type Builder struct {
 	// Dir holds a directory (the bundle) for each container.
-	Dir      string
-	Images   *storage.Images
-	Rootfs   *storage.Rootfs
-	Executor *oci.Executor
+	Dir string
+	// SubPathDir holds mounts of sub paths while a container is created. It is never
+	// removed with its content: see pkg/subpath.
+	SubPathDir string
+	Images     *storage.Images
+	Rootfs     *storage.Rootfs
+	Executor   *oci.Executor
 	// Files returns the files of a pod sandbox that its containers bind.
 	Files func(state.Pod) ocispec.Files
 	// NodeNetNS is the path of the node network namespace, for hostNetwork pods.

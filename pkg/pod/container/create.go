@@ -94,6 +94,9 @@ func (b *Builder) makeDirs(c state.Container) error {
 // StartContainer to return.
 func (b *Builder) Create(ctx context.Context, prepared *Prepared, p state.Pod, c *state.Container) error {
 	defer prepared.Abandon()
+	if len(prepared.plan.subPaths) > 0 {
+		defer b.releaseSubPaths(c.ID)
+	}
 	in, err := b.specInput(ctx, prepared, p, *c)
 	if err != nil {
 		return err
@@ -143,7 +146,7 @@ func (b *Builder) create(ctx context.Context, prepared *Prepared, id string, out
 
 // specInput gathers what the OCI specification is built from.
 func (b *Builder) specInput(ctx context.Context, prepared *Prepared, p state.Pod, c state.Container) (ocispec.Input, error) {
-	mounts, err := b.resolveMounts(ctx, prepared.plan)
+	mounts, err := b.resolveMounts(ctx, prepared.plan, c.ID)
 	if err != nil {
 		return ocispec.Input{}, err
 	}

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strconv"
 
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/ocispec"
+	"github.com/subpod/subpod/pkg/subpath"
 )
 
 var (
@@ -22,10 +24,10 @@ var (
 
 // resolveMounts returns the container's mounts with every source an existing
 // path of the node: links followed (proto: Mount.host_path), images mounted.
-func (b *Builder) resolveMounts(ctx context.Context, plan Plan) ([]*runtimeapi.Mount, error) {
+func (b *Builder) resolveMounts(ctx context.Context, plan Plan, id string) ([]*runtimeapi.Mount, error) {
 	keys := plan.imageMounts
 	out := make([]*runtimeapi.Mount, 0, len(plan.Config.Mounts))
-	for _, m := range plan.Config.Mounts {
+	for i, m := range plan.Config.Mounts {
 		m = proto.CloneOf(m)
 		if m.GetImage().GetImage() != "" {
 			source, err := b.mountImage(ctx, keys[0], m)
@@ -39,11 +41,27 @@ func (b *Builder) resolveMounts(ctx context.Context, plan Plan) ([]*runtimeapi.M
 			if err != nil || !filepath.IsAbs(m.HostPath) {
 				return nil, fmt.Errorf("%w: host path %q of the mount on %s: %w", ErrMountSource, m.HostPath, m.ContainerPath, errors.Join(err, absolute(m.HostPath)))
 			}
+			if sub := plan.subPaths[m.ContainerPath]; sub != "" {
+				if source, err = subpath.Mount(b.subPathDir(id), strconv.Itoa(i), source, sub); err != nil {
+					return nil, fmt.Errorf("%w: mount on %s: %w", ErrMountSource, m.ContainerPath, err)
+				}
+			}
 			m.HostPath = source
 		}
 		out = append(out, m)
 	}
 	return out, nil
+}
+
+// subPathDir holds the bind mounts that a container's sub paths are mounted from,
+// while the OCI runtime creates the container.
+func (b *Builder) subPathDir(id string) string { return filepath.Join(b.SubPathDir, id) }
+
+// releaseSubPaths removes those bind mounts: the container has its own by then.
+func (b *Builder) releaseSubPaths(id string) {
+	if err := subpath.Release(b.subPathDir(id)); err != nil {
+		b.Log.Warn("the mounts of a container's sub paths could not be removed; the next start of the server tries again", "container", id, "error", err)
+	}
 }
 
 func absolute(path string) error {

@@ -1,14 +1,18 @@
 package container
 
 import (
+	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"slices"
 
 	"github.com/containerd/errdefs"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/cgroup"
+	"github.com/subpod/subpod/pkg/labels"
 	"github.com/subpod/subpod/pkg/state"
+	"github.com/subpod/subpod/pkg/subpath"
 )
 
 // Plan is a validated container configuration, parsed once.
@@ -17,6 +21,7 @@ type Plan struct {
 
 	logPath     string // absolute, "" for none
 	imageMounts []string
+	subPaths    map[string]string // by container path, see labels.SubPaths
 	group       cgroup.Pod
 	cgroupsPath string
 	cgroup      string
@@ -62,6 +67,9 @@ func NewPlan(id string, cfg *runtimeapi.ContainerConfig, p state.Pod, target *st
 		}
 	}
 	var err error
+	if plan.subPaths, err = parseSubPaths(cfg); err != nil {
+		return Plan{}, err
+	}
 	if plan.logPath, err = logPath(p.Config.V, cfg); err != nil {
 		return Plan{}, err
 	}
@@ -94,4 +102,27 @@ func logPath(pod *runtimeapi.PodSandboxConfig, cfg *runtimeapi.ContainerConfig) 
 		return "", invalid("log_path %q leads out of the pod's log directory", cfg.LogPath)
 	}
 	return filepath.Join(pod.LogDirectory, cfg.LogPath), nil
+}
+
+// parseSubPaths returns the sub paths of a container's mounts, by container path
+// (labels.SubPaths).
+func parseSubPaths(cfg *runtimeapi.ContainerConfig) (map[string]string, error) {
+	text := cfg.GetAnnotations()[labels.SubPaths]
+	if text == "" {
+		return nil, nil
+	}
+	var out map[string]string
+	if err := json.Unmarshal([]byte(text), &out); err != nil {
+		return nil, invalid("annotation %s: %w", labels.SubPaths, err)
+	}
+	for target, sub := range out {
+		mounts := func(m *runtimeapi.Mount) bool { return m.ContainerPath == target && m.GetImage().GetImage() == "" }
+		if !slices.ContainsFunc(cfg.Mounts, mounts) {
+			return nil, invalid("annotation %s: there is no mount of a host path on %s", labels.SubPaths, target)
+		}
+		if err := subpath.Check(sub); err != nil {
+			return nil, invalid("annotation %s: %w", labels.SubPaths, err)
+		}
+	}
+	return out, nil
 }
