@@ -73,8 +73,8 @@ func (r recovery) resumeRemoval(ctx context.Context, p state.Pod) error {
 }
 
 // allExited reports whether the pod had containers and all have exited.
-func (m *Manager) allExited(podID string) bool {
-	list := m.State.ContainersOf(podID)
+func (b *base) allExited(podID string) bool {
+	list := b.State.ContainersOf(podID)
 	for _, c := range list {
 		if c.State() != runtimeapi.ContainerState_CONTAINER_EXITED {
 			return false

@@ -54,10 +54,10 @@ func (m *Manager) StopContainer(ctx context.Context, id string, grace time.Durat
 }
 
 // waitExit returns once the exit of the container is recorded and published.
-func (m *Manager) waitExit(ctx context.Context, id string, timeout time.Duration) error {
+func (b *base) waitExit(ctx context.Context, id string, timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	return m.exits.wait(ctx, m.ctx, id)
+	return b.exits.wait(ctx, b.ctx, id)
 }
 
 // stopWithoutProcess ends a container that has no process: its command could not
@@ -75,8 +75,8 @@ func (m *Manager) stopWithoutProcess(ctx context.Context, id string) error {
 	return m.exits.record(held.ID, state.ContainerStatus{ExitCode: exitUnknown, FinishedAt: time.Now(), Reason: reasonError, Message: held.Status.StartError})
 }
 
-func (m *Manager) signal(ctx context.Context, c state.Container, sig syscall.Signal, all bool) error {
-	err := m.Processes.Signal(ctx, c.ID, *c.Allocated.Runtime, sig, all)
+func (b *base) signal(ctx context.Context, c state.Container, sig syscall.Signal, all bool) error {
+	err := b.Processes.Signal(ctx, c.ID, *c.Allocated.Runtime, sig, all)
 	if err != nil && !errors.Is(err, oci.ErrNotRunning) {
 		return fmt.Errorf("stop container %s: %w", c.ID, err)
 	}

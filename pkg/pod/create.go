@@ -58,13 +58,13 @@ func (m *Manager) CreateContainer(ctx context.Context, podID string, cfg *runtim
 
 // claimContainer plans a container, claims its name and locks it; for a retry it
 // returns the ID of the one that is there.
-func (m *Manager) claimContainer(ctx context.Context, p state.Pod, cfg *runtimeapi.ContainerConfig) (*newContainer, string, error) {
+func (b *base) claimContainer(ctx context.Context, p state.Pod, cfg *runtimeapi.ContainerConfig) (*newContainer, string, error) {
 	id := newID()
 	var target *state.Container
-	if t, err := m.State.Container(container.Target(cfg)); err == nil {
+	if t, err := b.State.Container(container.Target(cfg)); err == nil {
 		target = &t
 	}
-	plan, err := container.NewPlan(id, cfg, p, target, m.Host.Cgroup)
+	plan, err := container.NewPlan(id, cfg, p, target, b.Host.Cgroup)
 	if err != nil {
 		return nil, "", err
 	}
@@ -74,9 +74,9 @@ func (m *Manager) claimContainer(ctx context.Context, p state.Pod, cfg *runtimea
 		Config:    state.Msg(cfg),
 		Resources: state.Msg(cfg.GetLinux().GetResources()),
 		CreatedAt: time.Now(),
-		Allocated: plan.Resources(m.NodeID),
+		Allocated: plan.Resources(b.NodeID),
 	}}
-	existing, err := m.containerNames.claim(ctx, c.name, id)
+	existing, err := b.containerNames.claim(ctx, c.name, id)
 	if err != nil {
 		return nil, "", err
 	}
@@ -84,8 +84,8 @@ func (m *Manager) claimContainer(ctx context.Context, p state.Pod, cfg *runtimea
 		id, err := sameContainer(*existing, cfg)
 		return nil, id, err
 	}
-	if _, c.unlock, err = m.containerLocks.acquire(ctx, id, exclusive); err != nil {
-		m.containerNames.abort(c.name, id)
+	if _, c.unlock, err = b.containerLocks.acquire(ctx, id, exclusive); err != nil {
+		b.containerNames.abort(c.name, id)
 		return nil, "", err
 	}
 	return c, "", nil
@@ -104,11 +104,11 @@ func (m *Manager) makeContainer(ctx context.Context, c *newContainer, p state.Po
 }
 
 // prepareContainer writes the record and makes what needs no pod sandbox.
-func (m *Manager) prepareContainer(ctx context.Context, c *newContainer, p state.Pod) (*container.Prepared, error) {
-	if err := m.State.PutContainer(c.Container); err != nil {
+func (b *base) prepareContainer(ctx context.Context, c *newContainer, p state.Pod) (*container.Prepared, error) {
+	if err := b.State.PutContainer(c.Container); err != nil {
 		return nil, err
 	}
-	return m.Containers.Prepare(ctx, c.plan, p, &c.Container)
+	return b.Containers.Prepare(ctx, c.plan, p, &c.Container)
 }
 
 // commitContainer records that the container has been created, and watches it.
@@ -140,23 +140,23 @@ func sameContainer(c state.Container, cfg *runtimeapi.ContainerConfig) (string, 
 // undoContainer removes what a failed creation made, and ends the claim of the name.
 // What cannot be undone stays in the record, which is shown to nobody, until the pod
 // sandbox is removed; its name is free.
-func (m *Manager) undoContainer(ctx context.Context, c *newContainer) error {
-	return m.deleteUncreated(ctx, c.Container)
+func (b *base) undoContainer(ctx context.Context, c *newContainer) error {
+	return b.deleteUncreated(ctx, c.Container)
 }
 
 // deleteUncreated removes a container whose creation has not succeeded, and frees its
 // name in any case.
-func (m *Manager) deleteUncreated(ctx context.Context, c state.Container) error {
+func (b *base) deleteUncreated(ctx context.Context, c state.Container) error {
 	ctx, cancel := detached(ctx)
 	defer cancel()
 	name := containerName(c.PodID, c.Config.V.GetMetadata())
-	if err := m.Containers.Delete(ctx, c); err != nil {
-		m.containerNames.abort(name, c.ID)
+	if err := b.Containers.Delete(ctx, c); err != nil {
+		b.containerNames.abort(name, c.ID)
 		return err
 	}
-	err := m.containerNames.release(name, c.ID)
+	err := b.containerNames.release(name, c.ID)
 	if err != nil {
-		m.containerNames.abort(name, c.ID)
+		b.containerNames.abort(name, c.ID)
 	}
 	return err
 }

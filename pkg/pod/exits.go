@@ -231,10 +231,10 @@ func (m *Manager) follow(c state.Container, w *watch) {
 
 // clean frees what an exited container no longer needs. A failure is only logged:
 // removal runs the same steps again.
-func (m *Manager) clean(id string) {
+func (b *base) clean(id string) {
 	ctx, cancel := context.WithTimeout(context.Background(), cleanupTimeout)
 	defer cancel()
-	held, err := m.container(ctx, id)
+	held, err := b.container(ctx, id)
 	if err != nil {
 		return
 	}
@@ -242,11 +242,11 @@ func (m *Manager) clean(id string) {
 	if held.Allocated.Cleaned {
 		return
 	}
-	if err := m.Containers.Clean(ctx, held.Container); err != nil {
-		m.Log.Warn("an exited container could not be cleaned up; it is tried again when it is removed", "container", id, "error", err)
+	if err := b.Containers.Clean(ctx, held.Container); err != nil {
+		b.Log.Warn("an exited container could not be cleaned up; it is tried again when it is removed", "container", id, "error", err)
 		return
 	}
 	if err := held.update(func(c *state.Container) { c.Allocated.Cleaned = true }); err != nil {
-		m.Log.Warn("a clean-up could not be recorded", "container", id, "error", err)
+		b.Log.Warn("a clean-up could not be recorded", "container", id, "error", err)
 	}
 }

@@ -216,6 +216,16 @@ var (
 		r.removed.Store(true)
 		return r.m.RemovePod(r.ctx, r.pod)
 	}, nil}
+	// stopAll stops containers that it has found in a list, also one that is being made.
+	stopAll = client{"stop what is listed", withPod, func(r *rig) (err error) {
+		for _, c := range r.m.State.Containers() {
+			err = errors.Join(err, r.m.StopContainer(r.ctx, c.ID, 0))
+			if now, found := r.m.State.Container(c.ID); err == nil && found == nil && now.State() != runtimeapi.ContainerState_CONTAINER_EXITED {
+				return errors.New("a container is not stopped after it has been stopped")
+			}
+		}
+		return err
+	}, nil}
 	exit = client{"exit", withContainer, func(r *rig) error { return ignoreKilled(r.s.exit(r.ctr)) }, nil}
 )
 
@@ -226,7 +236,7 @@ func ignoreKilled(err error) error {
 	return err
 }
 
-var clients = []client{runSame, runOther, runWith, create, createSame, startContainer, stopContainer, removeContainer, stop, remove, exit}
+var clients = []client{runSame, runOther, runWith, create, createSame, startContainer, stopContainer, removeContainer, stop, remove, stopAll, exit}
 
 // errGone allows NotFound: the object that the request names may have been removed.
 var errGone = state.ErrNotFound
@@ -478,9 +488,10 @@ func (r *rig) drive(sched *scheduler, order run, o *outcome, answers chan answer
 // as returns the rig of one client: its Manager is the same, but its steps carry the
 // client's name.
 func (r *rig) as(name string, sched *scheduler) *rig {
-	mine, manager := *r, *r.m
+	mine, manager, base := *r, *r.m, *r.m.base
 	mine.s = &server{world: r.w, step: func(step string) error { return sched.step(name + ": " + step) }}
-	manager.State, manager.Sandboxes, manager.Containers, manager.Processes = mine.s, mine.s, mine.s, mine.s
+	base.State, base.Sandboxes, base.Containers, base.Processes = mine.s, mine.s, mine.s, mine.s
+	manager.base = &base
 	mine.m = &manager
 	return &mine
 }
@@ -564,6 +575,9 @@ func (r *rig) check(order run, o *outcome, got []answer, sub *events.Subscriptio
 		p := r.w.processes[c.ID]
 		if order.inject == nothing && c.State() == runtimeapi.ContainerState_CONTAINER_RUNNING && (p == nil || !p.running()) {
 			fault("container %s runs in its record and has ended", c.ID)
+		}
+		if c.State() == runtimeapi.ContainerState_CONTAINER_CREATED && p != nil && p.running() {
+			fault("container %s waits to be started in its record and runs", c.ID)
 		}
 		if c.State() == runtimeapi.ContainerState_CONTAINER_EXITED && p != nil && p.running() {
 			fault("container %s has ended in its record and runs", c.ID)

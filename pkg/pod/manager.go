@@ -115,9 +115,18 @@ type Options struct {
 	Log    *slog.Logger
 }
 
-// Manager runs pod sandboxes and containers. Its methods may be called
-// concurrently.
+// Manager runs pod sandboxes and containers: its methods are the requests. They may be
+// called concurrently.
 type Manager struct {
+	*base
+
+	running   *sync.WaitGroup // the goroutines that watch containers
+	cancel    context.CancelFunc
+	recovered chan struct{} // closed once Recover has ended
+}
+
+// base has the records, names and locks, and the steps that requests are made of.
+type base struct {
 	Options
 
 	podLocks       *locks
@@ -127,11 +136,7 @@ type Manager struct {
 	references     *references
 	exits          *exitWatcher
 	events         publisher
-
-	running   *sync.WaitGroup // the goroutines that watch containers
-	ctx       context.Context // ends when the server stops
-	cancel    context.CancelFunc
-	recovered chan struct{} // closed once Recover has ended
+	ctx            context.Context // ends when the server stops
 }
 
 // New makes a Manager; Recover must be called before it serves.
@@ -140,7 +145,7 @@ func New(o Options) *Manager {
 	if o.Forget == nil {
 		o.Forget = func(...string) {}
 	}
-	m := &Manager{
+	b := &base{
 		Options:        o,
 		podLocks:       newLocks(),
 		containerLocks: newLocks(),
@@ -148,13 +153,10 @@ func New(o Options) *Manager {
 		containerNames: newNames(o.State.Container, o.State.DeleteContainer),
 		references:     newReferences(),
 		events:         publisher{bus: o.Events, state: o.State},
-		running:        &sync.WaitGroup{},
 		ctx:            ctx,
-		cancel:         cancel,
-		recovered:      make(chan struct{}),
 	}
-	m.exits = &exitWatcher{state: o.State, processes: o.Processes, events: m.events, log: o.Log, watches: map[string]*watch{}}
-	return m
+	b.exits = &exitWatcher{state: o.State, processes: o.Processes, events: b.events, log: o.Log, watches: map[string]*watch{}}
+	return &Manager{base: b, running: &sync.WaitGroup{}, cancel: cancel, recovered: make(chan struct{})}
 }
 
 // Close stops watching containers. They go on running.

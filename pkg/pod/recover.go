@@ -109,15 +109,15 @@ func (r recovery) removeUnowned(ctx context.Context) {
 // markLost makes a pod sandbox NotReady that cannot go on. After a reboot what is
 // left of it is removed; otherwise containers that still run are left to
 // StopPodSandbox.
-func (m *Manager) markLost(ctx context.Context, p state.Pod, reason string) error {
-	m.Log.Warn("a pod sandbox is no longer ready", "pod", p.ID, "reason", reason)
+func (b *base) markLost(ctx context.Context, p state.Pod, reason string) error {
+	b.Log.Warn("a pod sandbox is no longer ready", "pod", p.ID, "reason", reason)
 	phase := state.PodStopping
 	var err error
-	if p.Allocated.Node != m.NodeID {
+	if p.Allocated.Node != b.NodeID {
 		phase = state.PodNotReady
-		err = m.Sandboxes.Teardown(ctx, p)
+		err = b.Sandboxes.Teardown(ctx, p)
 	}
-	_, updateErr := m.State.UpdatePod(p.ID, func(p *state.Pod) error {
+	_, updateErr := b.State.UpdatePod(p.ID, func(p *state.Pod) error {
 		p.Status = state.PodStatus{Phase: phase, Reason: reason}
 		return nil
 	})

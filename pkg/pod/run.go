@@ -38,13 +38,13 @@ func (m *Manager) RunPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, 
 
 // claimPod plans a pod sandbox and claims its name; for a retry it returns the ID of
 // the one that is there.
-func (m *Manager) claimPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, handler string) (*newPod, string, error) {
-	handler, err := m.Handlers.Resolve(handler)
+func (b *base) claimPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, handler string) (*newPod, string, error) {
+	handler, err := b.Handlers.Resolve(handler)
 	if err != nil {
 		return nil, "", err
 	}
 	id := newID()
-	plan, err := sandbox.NewPlan(id, cfg, m.Host)
+	plan, err := sandbox.NewPlan(id, cfg, b.Host)
 	if err != nil {
 		return nil, "", err
 	}
@@ -53,10 +53,10 @@ func (m *Manager) claimPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig
 		Config:    state.Msg(plan.Config),
 		Handler:   handler,
 		CreatedAt: time.Now(),
-		Allocated: plan.Resources(m.NodeID),
+		Allocated: plan.Resources(b.NodeID),
 		Status:    state.PodStatus{Phase: state.PodCreating},
 	}}
-	existing, err := m.podNames.claim(ctx, n.name, id)
+	existing, err := b.podNames.claim(ctx, n.name, id)
 	if err != nil {
 		return nil, "", err
 	}
@@ -123,14 +123,14 @@ func samePod(p state.Pod, n *newPod) (string, error) {
 // undoPod removes what a failed build made, and ends the claim of the name. What
 // cannot be undone stays in the record as NotReady, with its name, so that a later
 // StopPodSandbox or RemovePodSandbox tries again.
-func (m *Manager) undoPod(ctx context.Context, n *newPod) error {
+func (b *base) undoPod(ctx context.Context, n *newPod) error {
 	ctx, cancel := detached(ctx)
 	defer cancel()
-	if err := m.Sandboxes.Teardown(ctx, n.Pod); err != nil {
+	if err := b.Sandboxes.Teardown(ctx, n.Pod); err != nil {
 		n.Status = state.PodStatus{Phase: state.PodNotReady, Reason: "creation failed and could not be undone: " + err.Error()}
-		err = errors.Join(err, m.State.PutPod(n.Pod))
-		m.podNames.commit(n.name, n.ID)
+		err = errors.Join(err, b.State.PutPod(n.Pod))
+		b.podNames.commit(n.name, n.ID)
 		return err
 	}
-	return m.podNames.release(n.name, n.ID)
+	return b.podNames.release(n.name, n.ID)
 }

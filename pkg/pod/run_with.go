@@ -95,12 +95,12 @@ func (m *Manager) removeWithLogs(ctx context.Context, podID string) error {
 
 // removeLogs removes the log directory of a pod that a command has made: it is in
 // a directory of ours.
-func (m *Manager) removeLogs(p state.Pod) {
+func (b *base) removeLogs(p state.Pod) {
 	dir := p.Config.V.GetLogDirectory()
-	if m.LogDir == "" || dir == "" || filepath.Dir(filepath.Clean(dir)) != filepath.Clean(m.LogDir) {
+	if b.LogDir == "" || dir == "" || filepath.Dir(filepath.Clean(dir)) != filepath.Clean(b.LogDir) {
 		return
 	}
 	if err := os.RemoveAll(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
-		m.Log.Warn("a log directory could not be removed", "path", dir, "error", err)
+		b.Log.Warn("a log directory could not be removed", "path", dir, "error", err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"syscall"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -52,7 +53,11 @@ func (m *Manager) StartContainer(ctx context.Context, id string) error {
 		return m.startFailed(ctx, held.Container, now, explain(p.ctx, err))
 	}
 	if err := held.update(func(c *state.Container) { c.Status.StartedAt = now }); err != nil {
-		return err
+		// Nobody would know that it runs.
+		err = fmt.Errorf("%w: container %s: its start could not be recorded, so it is killed: %w", ErrStart, held.ID, err)
+		ctx, cancel := detached(ctx)
+		defer cancel()
+		return errors.Join(err, m.signal(ctx, held.Container, syscall.SIGKILL, true))
 	}
 	m.events.container(held.Container, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT)
 	return nil
@@ -60,12 +65,12 @@ func (m *Manager) StartContainer(ctx context.Context, id string) error {
 
 // startFailed records the failure before the process's end can be recorded, which
 // would be another reason. The caller holds the container's lock.
-func (m *Manager) startFailed(ctx context.Context, c state.Container, now time.Time, cause error) error {
-	recordErr := m.exits.record(c.ID, state.ContainerStatus{ExitCode: exitStartError, FinishedAt: now, Reason: reasonStartError, Message: cause.Error()})
+func (b *base) startFailed(ctx context.Context, c state.Container, now time.Time, cause error) error {
+	recordErr := b.exits.record(c.ID, state.ContainerStatus{ExitCode: exitStartError, FinishedAt: now, Reason: reasonStartError, Message: cause.Error()})
 	ctx, cancel := detached(ctx)
 	defer cancel()
-	if err := m.Containers.Clean(ctx, c); err != nil {
-		m.Log.Warn("a container that failed to start could not be cleaned up; it is tried again when it is removed", "container", c.ID, "error", err)
+	if err := b.Containers.Clean(ctx, c); err != nil {
+		b.Log.Warn("a container that failed to start could not be cleaned up; it is tried again when it is removed", "container", c.ID, "error", err)
 	}
 	return errors.Join(fmt.Errorf("%w: container %s: %w", ErrStart, c.ID, cause), recordErr)
 }

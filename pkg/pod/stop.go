@@ -48,8 +48,8 @@ func (m *Manager) StopPod(ctx context.Context, id string) error {
 
 // markStopping lets no further container be created or started in the pod sandbox,
 // and reports whether it is stopped already.
-func (m *Manager) markStopping(ctx context.Context, id string) (_ state.Pod, stopped bool, _ error) {
-	held, err := m.pod(ctx, id, interrupt)
+func (b *base) markStopping(ctx context.Context, id string) (_ state.Pod, stopped bool, _ error) {
+	held, err := b.pod(ctx, id, interrupt)
 	if err != nil {
 		return state.Pod{}, false, err
 	}
