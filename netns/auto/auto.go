@@ -182,20 +182,7 @@ func (n *Network) Reconcile(ctx context.Context, live []netns.Pod) error {
 	return errors.Join(append(errs, err)...)
 }
 
-// SetPodCIDR implements netns.Network. The network of pods made now decides: what it
-// refuses is kept by neither. The bridge need not be able to use what CNI plugins can.
+// SetPodCIDR implements netns.Network.
 func (n *Network) SetPodCIDR(ctx context.Context, cidrs []netip.Prefix) error {
-	if n.cni.Configured() == "" {
-		if err := n.bridge.SetPodCIDR(ctx, cidrs); err != nil {
-			return err
-		}
-		return n.cni.SetPodCIDR(ctx, cidrs)
-	}
-	if err := n.cni.SetPodCIDR(ctx, cidrs); err != nil {
-		return err
-	}
-	if err := n.bridge.SetPodCIDR(ctx, cidrs); err != nil {
-		n.log.Warn("the built-in bridge cannot use the subnets that the CNI plugins have got", "error", err)
-	}
-	return nil
+	return errors.Join(n.cni.SetPodCIDR(ctx, cidrs), n.bridge.SetPodCIDR(ctx, cidrs))
 }

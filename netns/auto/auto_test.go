@@ -3,16 +3,12 @@ package auto
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"log/slog"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"testing"
-
-	"github.com/containerd/errdefs"
 
 	"github.com/subpod/subpod/netns"
 	"github.com/subpod/subpod/netns/bridge"
@@ -72,32 +68,6 @@ func TestConfigurationDecides(t *testing.T) {
 	if r := w.Setup(n, w.Pod("again")); r.Interface != "eth0" || r.IPs[0].As4()[1] != 88 {
 		t.Errorf("without the configuration: %+v", r)
 	}
-}
-
-// TestRefusedPodCIDR: subnets that the network refuses are kept for no later server.
-func TestRefusedPodCIDR(t *testing.T) {
-	w, ctx := nettest.New(t), context.Background()
-	n := open(t, w)
-	nettest.Must(t, n.Reconcile(ctx, nil))
-	before := files(t, filepath.Join(w.Dir, "state"))
-	if err := n.SetPodCIDR(ctx, []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}); !errors.Is(err, errdefs.ErrInvalidArgument) {
-		t.Errorf("SetPodCIDR: %v, want errdefs.ErrInvalidArgument", err)
-	}
-	if after := files(t, filepath.Join(w.Dir, "state")); !slices.Equal(before, after) {
-		t.Errorf("files %v, then %v", before, after)
-	}
-}
-
-// files lists the files below a directory.
-func files(t *testing.T, dir string) (names []string) {
-	t.Helper()
-	nettest.Must(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && !d.IsDir() {
-			names = append(names, path)
-		}
-		return err
-	}))
-	return names
 }
 
 // TestNoBridgeBesideCNI: with a configuration there is no bridge of our own, whose

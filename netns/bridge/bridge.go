@@ -14,10 +14,8 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/containerd/errdefs"
-	"golang.org/x/sys/unix"
-
 	"github.com/subpod/subpod/netns"
+	"golang.org/x/sys/unix"
 )
 
 // Options configure a Bridge.
@@ -138,15 +136,15 @@ func (b *Bridge) Status(ctx context.Context) error {
 	return nil
 }
 
-// SetPodCIDR implements netns.Network. The subnets are kept for later runs of the
-// server; those that are refused are not. errdefs.ErrInvalidArgument.
+// SetPodCIDR implements netns.Network. The subnets are kept for later runs of
+// the server.
 func (b *Bridge) SetPodCIDR(ctx context.Context, cidrs []netip.Prefix) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	subnets, err := checkSubnets(cidrs)
 	if err != nil {
-		return fmt.Errorf("%w: set the pods' subnets: %w", errdefs.ErrInvalidArgument, err)
+		return fmt.Errorf("set the pods' subnets: %w", err)
 	}
 	if len(subnets) == 0 {
 		return nil // none given: nothing changes
@@ -157,6 +155,9 @@ func (b *Bridge) SetPodCIDR(ctx context.Context, cidrs []netip.Prefix) error {
 	}
 	b.shared.Lock()
 	defer b.shared.Unlock()
+	if err := writeCIDRs(b.stateDir, subnets); err != nil {
+		return fmt.Errorf("set the pods' subnets: %w", err)
+	}
 	if b.device.now().index != 0 {
 		if err := b.device.addGateways(usable); err != nil {
 			return fmt.Errorf("set the pods' subnets: %w", err)
@@ -164,10 +165,6 @@ func (b *Bridge) SetPodCIDR(ctx context.Context, cidrs []netip.Prefix) error {
 		if err := b.rules.setSubnets(b.device.now().served); err != nil {
 			return fmt.Errorf("set the pods' subnets: %w", err)
 		}
-	}
-	// Only what the kernel has accepted: a later server could not start with anything else.
-	if err := writeCIDRs(b.stateDir, subnets); err != nil {
-		return fmt.Errorf("set the pods' subnets: %w", err)
 	}
 	b.device.update(func(s *deviceState) { s.subnets = usable })
 	return nil

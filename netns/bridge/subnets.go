@@ -89,14 +89,6 @@ func (d *device) usable(subnets []netip.Prefix) []netip.Prefix {
 	})
 }
 
-// reserved are the ranges without addresses that one interface can have for others:
-// "this network", loopback, multicast and what is above, and their like of IPv6
-// (RFC 6890).
-var reserved = []netip.Prefix{
-	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("224.0.0.0/3"),
-	netip.MustParsePrefix("::/64"), netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("ff00::/8"),
-}
-
 // checkSubnets returns the subnets in order, IPv4 first, or an error for one that cannot be used.
 func checkSubnets(subnets []netip.Prefix) ([]netip.Prefix, error) {
 	var out []netip.Prefix
@@ -106,9 +98,6 @@ func checkSubnets(subnets []netip.Prefix) ([]netip.Prefix, error) {
 		}
 		if s.Addr().BitLen()-s.Bits() < 2 {
 			return nil, fmt.Errorf("subnet %s is too small for a gateway and a pod", s)
-		}
-		if i := slices.IndexFunc(reserved, s.Overlaps); i >= 0 {
-			return nil, fmt.Errorf("subnet %s: addresses of %s cannot be a pod's", s, reserved[i])
 		}
 		if slices.ContainsFunc(out, func(o netip.Prefix) bool { return o.Addr().Is4() == s.Addr().Is4() }) {
 			return nil, fmt.Errorf("subnet %s: only one subnet per address family can be used", s)
