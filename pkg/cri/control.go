@@ -8,12 +8,12 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/subpod/subpod/pkg/control"
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/storage"
 )
 
 // Load loads images from files: the CRI has no call for it.
-func (s *controlService) Load(ctx context.Context, req *control.LoadRequest) (*control.LoadResponse, error) {
+func (s *controlService) Load(ctx context.Context, req *api.LoadRequest) (*api.LoadResponse, error) {
 	if req.Source == "" {
 		return nil, status.Error(codes.InvalidArgument, "the request names no source")
 	}
@@ -21,28 +21,28 @@ func (s *controlService) Load(ctx context.Context, req *control.LoadRequest) (*c
 	if err != nil {
 		return nil, err
 	}
-	resp := &control.LoadResponse{}
+	resp := &api.LoadResponse{}
 	for _, image := range images {
-		resp.Images = append(resp.Images, control.LoadedImage{ID: image.ID, Tags: image.RepoTags})
+		resp.Images = append(resp.Images, api.LoadedImage{ID: image.ID, Tags: image.RepoTags})
 	}
 	return resp, nil
 }
 
 // Pull is PullImage that tells how it goes.
-func (s *controlService) Pull(ctx context.Context, req *control.PullRequest, send func(*control.PullEvent) error) error {
+func (s *controlService) Pull(ctx context.Context, req *api.PullRequest, send func(*api.PullEvent) error) error {
 	if req.Ref == "" {
 		return status.Error(codes.InvalidArgument, "the request names no image")
 	}
 	// The store must not wait for a slow client: it leaves the latest state in a
 	// box of one.
 	var mu sync.Mutex
-	var latest control.PullEvent
+	var latest api.PullEvent
 	news := make(chan struct{}, 1)
 	done := make(chan error, 1)
 	go func() {
 		image, err := s.images.Pull(ctx, storage.PullRequest{Ref: req.Ref, Progress: func(p storage.Progress) {
 			mu.Lock()
-			latest = control.PullEvent{Downloaded: p.Downloaded, Total: p.Total, Layers: p.Blobs, Done: p.Done}
+			latest = api.PullEvent{Downloaded: p.Downloaded, Total: p.Total, Layers: p.Blobs, Done: p.Done}
 			mu.Unlock()
 			select {
 			case news <- struct{}{}:
@@ -54,7 +54,7 @@ func (s *controlService) Pull(ctx context.Context, req *control.PullRequest, sen
 		mu.Unlock()
 		done <- err
 	}()
-	read := func() *control.PullEvent {
+	read := func() *api.PullEvent {
 		mu.Lock()
 		defer mu.Unlock()
 		e := latest
@@ -79,18 +79,18 @@ func (s *controlService) Pull(ctx context.Context, req *control.PullRequest, sen
 const chunkSize = 256 << 10
 
 // chunks is a writer that sends what it gets.
-type chunks func(*control.Chunk) error
+type chunks func(*api.Chunk) error
 
 // Write implements io.Writer.
 func (send chunks) Write(p []byte) (int, error) {
-	if err := send(&control.Chunk{Data: p}); err != nil {
+	if err := send(&api.Chunk{Data: p}); err != nil {
 		return 0, err
 	}
 	return len(p), nil
 }
 
 // Save sends images as an archive.
-func (s *controlService) Save(ctx context.Context, req *control.SaveRequest, send func(*control.Chunk) error) error {
+func (s *controlService) Save(ctx context.Context, req *api.SaveRequest, send func(*api.Chunk) error) error {
 	w := bufio.NewWriterSize(chunks(send), chunkSize)
 	if err := s.images.Save(ctx, req.Names, req.Format, w); err != nil {
 		return err
@@ -99,23 +99,23 @@ func (s *controlService) Save(ctx context.Context, req *control.SaveRequest, sen
 }
 
 // Tag gives an image one more name.
-func (s *controlService) Tag(ctx context.Context, req *control.TagRequest) (*control.Empty, error) {
-	return &control.Empty{}, s.images.Tag(ctx, req.Source, req.Target)
+func (s *controlService) Tag(ctx context.Context, req *api.TagRequest) (*api.Empty, error) {
+	return &api.Empty{}, s.images.Tag(ctx, req.Source, req.Target)
 }
 
 // Untag takes a name away from an image.
-func (s *controlService) Untag(ctx context.Context, req *control.UntagRequest) (*control.UntagResponse, error) {
+func (s *controlService) Untag(ctx context.Context, req *api.UntagRequest) (*api.UntagResponse, error) {
 	done, err := s.images.Untag(ctx, req.Name, req.Force)
-	return &control.UntagResponse{Untagged: done.Names, Deleted: done.Deleted}, err
+	return &api.UntagResponse{Untagged: done.Names, Deleted: done.Deleted}, err
 }
 
 // Login tries and stores credentials.
-func (s *controlService) Login(ctx context.Context, req *control.LoginRequest) (*control.LoginResponse, error) {
+func (s *controlService) Login(ctx context.Context, req *api.LoginRequest) (*api.LoginResponse, error) {
 	file, err := s.images.Login(ctx, req.Registry, req.Username, req.Password)
-	return &control.LoginResponse{File: file}, err
+	return &api.LoginResponse{File: file}, err
 }
 
 // Logout removes stored credentials.
-func (s *controlService) Logout(ctx context.Context, req *control.LogoutRequest) (*control.Empty, error) {
-	return &control.Empty{}, s.images.Logout(ctx, req.Registry, req.All)
+func (s *controlService) Logout(ctx context.Context, req *api.LogoutRequest) (*api.Empty, error) {
+	return &api.Empty{}, s.images.Logout(ctx, req.Registry, req.All)
 }

@@ -3,33 +3,33 @@ package cri
 import (
 	"context"
 
-	"github.com/subpod/subpod/pkg/control"
+	"github.com/subpod/subpod/pkg/api"
 )
 
 // CopyInfo tells what a path in a container is.
-func (s *controlService) CopyInfo(ctx context.Context, req *control.CopyRequest) (*control.CopyInfoResponse, error) {
+func (s *controlService) CopyInfo(ctx context.Context, req *api.CopyRequest) (*api.CopyInfoResponse, error) {
 	exists, isDir, err := s.copier.Info(ctx, req.ContainerID, req.Path)
-	return &control.CopyInfoResponse{Exists: exists, IsDir: isDir}, err
+	return &api.CopyInfoResponse{Exists: exists, IsDir: isDir}, err
 }
 
 // CopyOut sends a file or directory of a container as a tar stream.
-func (s *controlService) CopyOut(ctx context.Context, req *control.CopyRequest, send func(*control.Chunk) error) error {
+func (s *controlService) CopyOut(ctx context.Context, req *api.CopyRequest, send func(*api.Chunk) error) error {
 	return s.copier.Out(ctx, req.ContainerID, req.Path, chunks(send))
 }
 
 // CopyIn unpacks a tar stream in a directory of a container.
-func (s *controlService) CopyIn(ctx context.Context, receive func() (*control.CopyInChunk, error)) (*control.Empty, error) {
+func (s *controlService) CopyIn(ctx context.Context, receive func() (*api.CopyInChunk, error)) (*api.Empty, error) {
 	first, err := receive()
 	if err != nil {
 		return nil, err
 	}
 	r := &chunkReader{receive: receive, rest: first.Data}
-	return &control.Empty{}, s.copier.In(ctx, first.ContainerID, first.Path, r)
+	return &api.Empty{}, s.copier.In(ctx, first.ContainerID, first.Path, r)
 }
 
 // chunkReader is a reader of what is received.
 type chunkReader struct {
-	receive func() (*control.CopyInChunk, error)
+	receive func() (*api.CopyInChunk, error)
 	rest    []byte
 }
 

@@ -11,32 +11,32 @@ import (
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/subpod/subpod/pkg/control"
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/stdio"
 )
 
 // Session joins a client's streams to a container or a pod's port.
-func (s *controlService) Session(ctx context.Context, ss *control.SessionStreams) (*control.SessionExit, error) {
+func (s *controlService) Session(ctx context.Context, ss *api.SessionStreams) (*api.SessionExit, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	switch ss.Request.Kind {
-	case control.SessionRun:
+	case api.SessionRun:
 		return s.runSession(ctx, ss)
-	case control.SessionExec:
+	case api.SessionExec:
 		return s.execSession(ctx, ss)
-	case control.SessionAttach:
+	case api.SessionAttach:
 		return s.attachSession(ctx, ss)
-	case control.SessionPortForward:
+	case api.SessionPortForward:
 		ss.Ready()
 		err := s.sessions.PortForward(ctx, ss.Request.PodID, ss.Request.Port, &forwardStream{ss})
-		return &control.SessionExit{}, err
+		return &api.SessionExit{}, err
 	}
 	return nil, status.Errorf(codes.InvalidArgument, "unknown kind of session %q", ss.Request.Kind)
 }
 
 // runSession makes a pod sandbox with one container and starts it, attached
 // unless asked otherwise. What was never started is removed again.
-func (s *controlService) runSession(ctx context.Context, ss *control.SessionStreams) (_ *control.SessionExit, err error) {
+func (s *controlService) runSession(ctx context.Context, ss *api.SessionStreams) (_ *api.SessionExit, err error) {
 	run := ss.Request.Run
 	if run == nil {
 		return nil, status.Error(codes.InvalidArgument, "a session that runs a container needs its configuration")
@@ -54,25 +54,25 @@ func (s *controlService) runSession(ctx context.Context, ss *control.SessionStre
 			err = errors.Join(err, s.manager.RemoveUnstarted(ctx, podID, id))
 		}
 	}()
-	ss.Made(control.Made{PodID: podID, ContainerID: id})
+	ss.Made(api.Made{PodID: podID, ContainerID: id})
 	if run.Detach {
-		return &control.SessionExit{}, s.manager.StartContainer(ctx, id)
+		return &api.SessionExit{}, s.manager.StartContainer(ctx, id)
 	}
 	ss.Request.ContainerID, ss.Request.Start, ss.Request.Wait = id, true, true
 	return s.attachSession(ctx, ss)
 }
 
-func (s *controlService) execSession(ctx context.Context, ss *control.SessionStreams) (*control.SessionExit, error) {
+func (s *controlService) execSession(ctx context.Context, ss *api.SessionStreams) (*api.SessionExit, error) {
 	if err := s.sessions.CheckExec(ss.Request.ContainerID, ss.Request.Command); err != nil {
 		return nil, err
 	}
 	ss.Ready()
 	code, err := s.sessions.Exec(ctx, ss.Request.ContainerID, ss.Request.Command, sessionStreams(ss))
-	return &control.SessionExit{Code: code}, err
+	return &api.SessionExit{Code: code}, err
 }
 
 // attachSession joins the streams, then starts the container if it is asked to.
-func (s *controlService) attachSession(ctx context.Context, ss *control.SessionStreams) (*control.SessionExit, error) {
+func (s *controlService) attachSession(ctx context.Context, ss *api.SessionStreams) (*api.SessionExit, error) {
 	req := ss.Request
 	if err := s.sessions.CheckAttach(req.ContainerID, req.TTY); err != nil {
 		if req.Start { // made without a process: the start says why
@@ -91,7 +91,7 @@ func (s *controlService) attachSession(ctx context.Context, ss *control.SessionS
 	select {
 	case <-attached:
 	case err := <-done:
-		return &control.SessionExit{}, err
+		return &api.SessionExit{}, err
 	}
 	ss.Ready()
 	if req.Start {
@@ -102,13 +102,13 @@ func (s *controlService) attachSession(ctx context.Context, ss *control.SessionS
 		}
 	}
 	if err := <-done; err != nil || !req.Wait {
-		return &control.SessionExit{}, err
+		return &api.SessionExit{}, err
 	}
 	st, err := exit(ctx)
-	return &control.SessionExit{Code: st.ExitCode, Reason: st.Reason}, err
+	return &api.SessionExit{Code: st.ExitCode, Reason: st.Reason}, err
 }
 
-func sessionStreams(ss *control.SessionStreams) stdio.Streams {
+func sessionStreams(ss *api.SessionStreams) stdio.Streams {
 	out := stdio.Streams{TTY: ss.Request.TTY}
 	if ss.Request.Stdin {
 		out.Stdin = ss.Input
@@ -126,7 +126,7 @@ func sessionStreams(ss *control.SessionStreams) stdio.Streams {
 }
 
 // forwardStream is a session as a port-forward's stream.
-type forwardStream struct{ s *control.SessionStreams }
+type forwardStream struct{ s *api.SessionStreams }
 
 // Read implements io.Reader.
 func (f *forwardStream) Read(p []byte) (int, error) { return f.s.Input.Read(p) }

@@ -3,18 +3,18 @@ package cri
 import (
 	"context"
 
-	"github.com/subpod/subpod/pkg/control"
+	"github.com/subpod/subpod/pkg/api"
 )
 
 // Check looks for damage and orphans.
-func (s *controlService) Check(ctx context.Context, req *control.CheckRequest) (*control.CheckResponse, error) {
+func (s *controlService) Check(ctx context.Context, req *api.CheckRequest) (*api.CheckResponse, error) {
 	found, err := s.checker.Check(ctx, req.Repair)
 	if err != nil {
 		return nil, err
 	}
-	resp := &control.CheckResponse{Findings: []control.Finding{}}
+	resp := &api.CheckResponse{Findings: []api.Finding{}}
 	for _, f := range found {
-		resp.Findings = append(resp.Findings, control.Finding(f))
+		resp.Findings = append(resp.Findings, api.Finding(f))
 	}
 	return resp, nil
 }

@@ -18,8 +18,8 @@ import (
 	crierrors "k8s.io/cri-api/pkg/errors"
 
 	"github.com/subpod/subpod/netns"
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/cgroup"
-	"github.com/subpod/subpod/pkg/control"
 	"github.com/subpod/subpod/pkg/oci"
 	"github.com/subpod/subpod/pkg/ocispec"
 	"github.com/subpod/subpod/pkg/pod"
@@ -69,7 +69,7 @@ func (e *edge) serve(ctx context.Context, method string, handle func() error) (e
 	}()
 	err = handle()
 	if reason := reasonOf(err); reason != "" {
-		_ = grpc.SetTrailer(ctx, metadata.Pairs(control.ReasonTrailer, reason))
+		_ = grpc.SetTrailer(ctx, metadata.Pairs(api.ReasonTrailer, reason))
 	}
 	err = withCode(err)
 	level := slog.LevelDebug
@@ -169,11 +169,11 @@ var reasons = []struct {
 	err    error
 	reason string
 }{
-	{oci.ErrCommandNotFound, control.ReasonCommandNotFound},
-	{oci.ErrCommandNotExecutable, control.ReasonCommandNotExecutable},
-	{storage.ErrImageNotFound, control.ReasonImageNotFound},
-	{storage.ErrNotLoggedIn, control.ReasonNotLoggedIn},
-	{pod.ErrNameTaken, control.ReasonNameTaken},
+	{oci.ErrCommandNotFound, api.ReasonCommandNotFound},
+	{oci.ErrCommandNotExecutable, api.ReasonCommandNotExecutable},
+	{storage.ErrImageNotFound, api.ReasonImageNotFound},
+	{storage.ErrNotLoggedIn, api.ReasonNotLoggedIn},
+	{pod.ErrNameTaken, api.ReasonNameTaken},
 }
 
 func reasonOf(err error) string {

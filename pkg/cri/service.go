@@ -13,8 +13,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/netns"
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/cgroup"
-	"github.com/subpod/subpod/pkg/control"
 	"github.com/subpod/subpod/pkg/events"
 	"github.com/subpod/subpod/pkg/idmap"
 	"github.com/subpod/subpod/pkg/ocispec"
@@ -96,12 +96,12 @@ func NewServer(d Dependencies, ready <-chan struct{}) *grpc.Server {
 		grpc.StreamInterceptor(edge.stream),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxSendMsgSize(maxMessage),
-		grpc.InitialWindowSize(control.Window), grpc.InitialConnWindowSize(control.Window),
+		grpc.InitialWindowSize(api.Window), grpc.InitialConnWindowSize(api.Window),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	)
 	runtimeapi.RegisterRuntimeServiceServer(server, newRuntimeService(d))
 	runtimeapi.RegisterImageServiceServer(server, &imageService{images: d.Images, rootfs: d.Rootfs})
-	control.Register(server, &controlService{manager: d.Manager, sessions: d.Sessions, copier: d.Copier, checker: d.Checker, images: d.Images})
+	api.Register(server, &controlService{manager: d.Manager, sessions: d.Sessions, copier: d.Copier, checker: d.Checker, images: d.Images})
 	return server
 }
 
