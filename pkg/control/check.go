@@ -1,4 +1,4 @@
-package cri
+package control
 
 import (
 	"context"
@@ -7,8 +7,8 @@ import (
 )
 
 // Check looks for damage and orphans.
-func (s *controlService) Check(ctx context.Context, req *api.CheckRequest) (*api.CheckResponse, error) {
-	found, err := s.checker.Check(ctx, req.Repair)
+func (s *service) Check(ctx context.Context, req *api.CheckRequest) (*api.CheckResponse, error) {
+	found, err := s.Checker.Check(ctx, req.Repair)
 	if err != nil {
 		return nil, err
 	}

@@ -1,4 +1,4 @@
-package cri
+package control
 
 import (
 	"context"
@@ -8,8 +8,8 @@ import (
 )
 
 // Wait returns once a container has exited.
-func (s *controlService) Wait(ctx context.Context, req *api.WaitRequest) (*api.WaitResponse, error) {
-	st, err := s.manager.WaitContainer(ctx, req.ContainerID)
+func (s *service) Wait(ctx context.Context, req *api.WaitRequest) (*api.WaitResponse, error) {
+	st, err := s.Containers.WaitContainer(ctx, req.ContainerID)
 	if err != nil {
 		return nil, err
 	}
@@ -17,13 +17,13 @@ func (s *controlService) Wait(ctx context.Context, req *api.WaitRequest) (*api.W
 }
 
 // Signal sends a signal to a container's process.
-func (s *controlService) Signal(ctx context.Context, req *api.SignalRequest) (*api.Empty, error) {
-	return &api.Empty{}, s.sessions.Signal(ctx, req.ContainerID, syscall.Signal(req.Signal))
+func (s *service) Signal(ctx context.Context, req *api.SignalRequest) (*api.Empty, error) {
+	return &api.Empty{}, s.Sessions.Signal(ctx, req.ContainerID, syscall.Signal(req.Signal))
 }
 
 // Top lists a container's processes.
-func (s *controlService) Top(_ context.Context, req *api.TopRequest) (*api.TopResponse, error) {
-	list, err := s.sessions.Processes(req.ContainerID)
+func (s *service) Top(_ context.Context, req *api.TopRequest) (*api.TopResponse, error) {
+	list, err := s.Sessions.Processes(req.ContainerID)
 	if err != nil {
 		return nil, err
 	}

@@ -1,4 +1,4 @@
-package cri
+package control
 
 import (
 	"context"
@@ -6,28 +6,28 @@ import (
 	"github.com/subpod/subpod/pkg/api"
 )
 
-// CopyInfo tells what a path in a container is.
-func (s *controlService) CopyInfo(ctx context.Context, req *api.CopyRequest) (*api.CopyInfoResponse, error) {
-	exists, isDir, err := s.copier.Info(ctx, req.ContainerID, req.Path)
+// CopyInfo returns what a path in a container is.
+func (s *service) CopyInfo(ctx context.Context, req *api.CopyRequest) (*api.CopyInfoResponse, error) {
+	exists, isDir, err := s.Copier.Info(ctx, req.ContainerID, req.Path)
 	return &api.CopyInfoResponse{Exists: exists, IsDir: isDir}, err
 }
 
 // CopyOut sends a file or directory of a container as a tar stream.
-func (s *controlService) CopyOut(ctx context.Context, req *api.CopyRequest, send func(*api.Chunk) error) error {
-	return s.copier.Out(ctx, req.ContainerID, req.Path, chunks(send))
+func (s *service) CopyOut(ctx context.Context, req *api.CopyRequest, send func(*api.Chunk) error) error {
+	return s.Copier.Out(ctx, req.ContainerID, req.Path, chunks(send))
 }
 
 // CopyIn unpacks a tar stream in a directory of a container.
-func (s *controlService) CopyIn(ctx context.Context, receive func() (*api.CopyInChunk, error)) (*api.Empty, error) {
+func (s *service) CopyIn(ctx context.Context, receive func() (*api.CopyInChunk, error)) (*api.Empty, error) {
 	first, err := receive()
 	if err != nil {
 		return nil, err
 	}
 	r := &chunkReader{receive: receive, rest: first.Data}
-	return &api.Empty{}, s.copier.In(ctx, first.ContainerID, first.Path, r)
+	return &api.Empty{}, s.Copier.In(ctx, first.ContainerID, first.Path, r)
 }
 
-// chunkReader is a reader of what is received.
+// chunkReader is a reader of a stream of chunks.
 type chunkReader struct {
 	receive func() (*api.CopyInChunk, error)
 	rest    []byte

@@ -1,4 +1,4 @@
-package cri
+package control
 
 import (
 	"bufio"
@@ -12,12 +12,12 @@ import (
 	"github.com/subpod/subpod/storage"
 )
 
-// Load loads images from files: the CRI has no call for it.
-func (s *controlService) Load(ctx context.Context, req *api.LoadRequest) (*api.LoadResponse, error) {
+// Load loads images from files.
+func (s *service) Load(ctx context.Context, req *api.LoadRequest) (*api.LoadResponse, error) {
 	if req.Source == "" {
 		return nil, status.Error(codes.InvalidArgument, "the request names no source")
 	}
-	images, err := s.images.Load(ctx, req.Source)
+	images, err := s.Images.Load(ctx, req.Source)
 	if err != nil {
 		return nil, err
 	}
@@ -28,24 +28,24 @@ func (s *controlService) Load(ctx context.Context, req *api.LoadRequest) (*api.L
 	return resp, nil
 }
 
-// Pull is PullImage that tells how it goes.
-func (s *controlService) Pull(ctx context.Context, req *api.PullRequest, send func(*api.PullEvent) error) error {
+// Pull is PullImage that reports its progress.
+func (s *service) Pull(ctx context.Context, req *api.PullRequest, send func(*api.PullEvent) error) error {
 	if req.Ref == "" {
 		return status.Error(codes.InvalidArgument, "the request names no image")
 	}
-	// The store must not wait for a slow client: it leaves the latest state in a
-	// box of one.
+	// The download does not wait for a slow client: only the latest update is kept, and
+	// the client skips those in between.
 	var mu sync.Mutex
 	var latest api.PullEvent
-	news := make(chan struct{}, 1)
+	updated := make(chan struct{}, 1)
 	done := make(chan error, 1)
 	go func() {
-		image, err := s.images.Pull(ctx, storage.PullRequest{Ref: req.Ref, Progress: func(p storage.Progress) {
+		image, err := s.Images.Pull(ctx, storage.PullRequest{Ref: req.Ref, Progress: func(p storage.Progress) {
 			mu.Lock()
 			latest = api.PullEvent{Downloaded: p.Downloaded, Total: p.Total, Layers: p.Blobs, Done: p.Done}
 			mu.Unlock()
 			select {
-			case news <- struct{}{}:
+			case updated <- struct{}{}:
 			default:
 			}
 		}})
@@ -62,7 +62,7 @@ func (s *controlService) Pull(ctx context.Context, req *api.PullRequest, send fu
 	}
 	for {
 		select {
-		case <-news:
+		case <-updated:
 			if err := send(read()); err != nil {
 				return err
 			}
@@ -75,10 +75,10 @@ func (s *controlService) Pull(ctx context.Context, req *api.PullRequest, send fu
 	}
 }
 
-// chunkSize is that of the pieces in which byte streams are sent.
+// chunkSize is the size of the messages of a byte stream.
 const chunkSize = 256 << 10
 
-// chunks is a writer that sends what it gets.
+// chunks is a writer that sends each write as one message.
 type chunks func(*api.Chunk) error
 
 // Write implements io.Writer.
@@ -90,32 +90,32 @@ func (send chunks) Write(p []byte) (int, error) {
 }
 
 // Save sends images as an archive.
-func (s *controlService) Save(ctx context.Context, req *api.SaveRequest, send func(*api.Chunk) error) error {
+func (s *service) Save(ctx context.Context, req *api.SaveRequest, send func(*api.Chunk) error) error {
 	w := bufio.NewWriterSize(chunks(send), chunkSize)
-	if err := s.images.Save(ctx, req.Names, req.Format, w); err != nil {
+	if err := s.Images.Save(ctx, req.Names, req.Format, w); err != nil {
 		return err
 	}
 	return w.Flush()
 }
 
-// Tag gives an image one more name.
-func (s *controlService) Tag(ctx context.Context, req *api.TagRequest) (*api.Empty, error) {
-	return &api.Empty{}, s.images.Tag(ctx, req.Source, req.Target)
+// Tag adds a name to an image.
+func (s *service) Tag(ctx context.Context, req *api.TagRequest) (*api.Empty, error) {
+	return &api.Empty{}, s.Images.Tag(ctx, req.Source, req.Target)
 }
 
-// Untag takes a name away from an image.
-func (s *controlService) Untag(ctx context.Context, req *api.UntagRequest) (*api.UntagResponse, error) {
-	done, err := s.images.Untag(ctx, req.Name, req.Force)
+// Untag removes a name from an image.
+func (s *service) Untag(ctx context.Context, req *api.UntagRequest) (*api.UntagResponse, error) {
+	done, err := s.Images.Untag(ctx, req.Name, req.Force)
 	return &api.UntagResponse{Untagged: done.Names, Deleted: done.Deleted}, err
 }
 
-// Login tries and stores credentials.
-func (s *controlService) Login(ctx context.Context, req *api.LoginRequest) (*api.LoginResponse, error) {
-	file, err := s.images.Login(ctx, req.Registry, req.Username, req.Password)
+// Login checks credentials with the registry and stores them.
+func (s *service) Login(ctx context.Context, req *api.LoginRequest) (*api.LoginResponse, error) {
+	file, err := s.Images.Login(ctx, req.Registry, req.Username, req.Password)
 	return &api.LoginResponse{File: file}, err
 }
 
 // Logout removes stored credentials.
-func (s *controlService) Logout(ctx context.Context, req *api.LogoutRequest) (*api.Empty, error) {
-	return &api.Empty{}, s.images.Logout(ctx, req.Registry, req.All)
+func (s *service) Logout(ctx context.Context, req *api.LogoutRequest) (*api.Empty, error) {
+	return &api.Empty{}, s.Images.Logout(ctx, req.Registry, req.All)
 }

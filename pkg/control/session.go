@@ -1,4 +1,4 @@
-package cri
+package control
 
 import (
 	"cmp"
@@ -16,7 +16,7 @@ import (
 )
 
 // Session joins a client's streams to a container or a pod's port.
-func (s *controlService) Session(ctx context.Context, ss *api.SessionStreams) (*api.SessionExit, error) {
+func (s *service) Session(ctx context.Context, ss *api.SessionStreams) (*api.SessionExit, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	switch ss.Request.Kind {
@@ -28,15 +28,15 @@ func (s *controlService) Session(ctx context.Context, ss *api.SessionStreams) (*
 		return s.attachSession(ctx, ss)
 	case api.SessionPortForward:
 		ss.Ready()
-		err := s.sessions.PortForward(ctx, ss.Request.PodID, ss.Request.Port, &forwardStream{ss})
+		err := s.Sessions.PortForward(ctx, ss.Request.PodID, ss.Request.Port, &forwardStream{ss})
 		return &api.SessionExit{}, err
 	}
 	return nil, status.Errorf(codes.InvalidArgument, "unknown kind of session %q", ss.Request.Kind)
 }
 
-// runSession makes a pod sandbox with one container and starts it, attached
-// unless asked otherwise. What was never started is removed again.
-func (s *controlService) runSession(ctx context.Context, ss *api.SessionStreams) (_ *api.SessionExit, err error) {
+// runSession creates a pod sandbox with one container and starts it, attached unless the
+// request says otherwise. It removes both where the container was never started.
+func (s *service) runSession(ctx context.Context, ss *api.SessionStreams) (_ *api.SessionExit, err error) {
 	run := ss.Request.Run
 	if run == nil {
 		return nil, status.Error(codes.InvalidArgument, "a session that runs a container needs its configuration")
@@ -45,38 +45,38 @@ func (s *controlService) runSession(ctx context.Context, ss *api.SessionStreams)
 	if err := errors.Join(proto.Unmarshal(run.Pod, pod), proto.Unmarshal(run.Container, ctr)); err != nil {
 		return nil, status.Errorf(codes.InvalidArgument, "decode the configuration of a container to run: %v", err)
 	}
-	podID, id, err := s.manager.RunPodWith(ctx, pod, run.Handler, ctr)
+	podID, id, err := s.Containers.RunPodWith(ctx, pod, run.Handler, ctr)
 	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, s.manager.RemoveUnstarted(ctx, podID, id))
+			err = errors.Join(err, s.Containers.RemoveUnstarted(ctx, podID, id))
 		}
 	}()
 	ss.Made(api.Made{PodID: podID, ContainerID: id})
 	if run.Detach {
-		return &api.SessionExit{}, s.manager.StartContainer(ctx, id)
+		return &api.SessionExit{}, s.Containers.StartContainer(ctx, id)
 	}
 	ss.Request.ContainerID, ss.Request.Start, ss.Request.Wait = id, true, true
 	return s.attachSession(ctx, ss)
 }
 
-func (s *controlService) execSession(ctx context.Context, ss *api.SessionStreams) (*api.SessionExit, error) {
-	if err := s.sessions.CheckExec(ss.Request.ContainerID, ss.Request.Command); err != nil {
+func (s *service) execSession(ctx context.Context, ss *api.SessionStreams) (*api.SessionExit, error) {
+	if err := s.Sessions.CheckExec(ss.Request.ContainerID, ss.Request.Command); err != nil {
 		return nil, err
 	}
 	ss.Ready()
-	code, err := s.sessions.Exec(ctx, ss.Request.ContainerID, ss.Request.Command, sessionStreams(ss))
+	code, err := s.Sessions.Exec(ctx, ss.Request.ContainerID, ss.Request.Command, sessionStreams(ss))
 	return &api.SessionExit{Code: code}, err
 }
 
-// attachSession joins the streams, then starts the container if it is asked to.
-func (s *controlService) attachSession(ctx context.Context, ss *api.SessionStreams) (*api.SessionExit, error) {
+// attachSession joins the streams, then starts the container if the request says so.
+func (s *service) attachSession(ctx context.Context, ss *api.SessionStreams) (*api.SessionExit, error) {
 	req := ss.Request
-	if err := s.sessions.CheckAttach(req.ContainerID, req.TTY); err != nil {
-		if req.Start { // made without a process: the start says why
-			err = cmp.Or(s.manager.StartContainer(ctx, req.ContainerID), err)
+	if err := s.Sessions.CheckAttach(req.ContainerID, req.TTY); err != nil {
+		if req.Start { // created without a process: the start returns why
+			err = cmp.Or(s.Containers.StartContainer(ctx, req.ContainerID), err)
 		}
 		return nil, err
 	}
@@ -85,9 +85,9 @@ func (s *controlService) attachSession(ctx context.Context, ss *api.SessionStrea
 	streams.Attached = func() { close(attached) }
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	exit := s.manager.ExitOf(req.ContainerID)
+	exit := s.Containers.ExitOf(req.ContainerID)
 	done := make(chan error, 1)
-	go func() { done <- s.sessions.Attach(ctx, req.ContainerID, streams) }()
+	go func() { done <- s.Sessions.Attach(ctx, req.ContainerID, streams) }()
 	select {
 	case <-attached:
 	case err := <-done:
@@ -95,7 +95,7 @@ func (s *controlService) attachSession(ctx context.Context, ss *api.SessionStrea
 	}
 	ss.Ready()
 	if req.Start {
-		if err := s.manager.StartContainer(ctx, req.ContainerID); err != nil {
+		if err := s.Containers.StartContainer(ctx, req.ContainerID); err != nil {
 			cancel()
 			<-done
 			return nil, err
@@ -125,7 +125,7 @@ func sessionStreams(ss *api.SessionStreams) stdio.Streams {
 	return out
 }
 
-// forwardStream is a session as a port-forward's stream.
+// forwardStream adapts a session to the client's side of a port-forward.
 type forwardStream struct{ s *api.SessionStreams }
 
 // Read implements io.Reader.

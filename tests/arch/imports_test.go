@@ -39,7 +39,7 @@ var table = []struct{ pkg, imports string }{
 	{"pkg/ocispec", "pkg/cgroup pkg/errclass pkg/idmap pkg/ocispec/seccompbpf"},
 	{"pkg/oci", "pkg/errclass pkg/proc pkg/stdio"},
 	{"pkg/config", "configs pkg/quantity"},
-	{"pkg/api", ""},
+	{"pkg/api", "pkg/stdio"},
 	{"pkg/state", "netns pkg/api pkg/cgroup pkg/errclass pkg/idmap pkg/oci pkg/quantity"},
 	{"pkg/events", "pkg/state"},
 	{"pkg/stats", "netns pkg/cgroup pkg/proc pkg/state"},
@@ -51,10 +51,10 @@ var table = []struct{ pkg, imports string }{
 	{"pkg/pod", "netns storage pkg/api pkg/cgroup pkg/events pkg/idmap pkg/oci pkg/ocispec pkg/pod/container pkg/pod/sandbox pkg/proc pkg/state pkg/stats pkg/stdio pkg/tree"},
 
 	// Services: requests in, records out. Only these and the client speak gRPC.
-	{"pkg/rpc", ""},
+	{"pkg/rpc", "pkg/api pkg/errclass"},
 	{"pkg/stream", "pkg/errclass pkg/stdio"},
-	{"pkg/cri", "netns rootless storage pkg/api pkg/cgroup pkg/events pkg/oci pkg/ocispec pkg/pod pkg/rpc pkg/state pkg/stats pkg/stdio pkg/stream"},
-	{"pkg/control", "netns rootless storage pkg/api pkg/cgroup pkg/oci pkg/pod pkg/rpc pkg/state pkg/stats pkg/stdio pkg/tree"},
+	{"pkg/cri", "netns pkg/cgroup pkg/events pkg/idmap pkg/ocispec pkg/pod pkg/pod/container pkg/rpc pkg/state pkg/stats pkg/stream storage"},
+	{"pkg/control", "pkg/api pkg/oci pkg/pod pkg/rpc pkg/state pkg/stats pkg/stdio storage"},
 	{"pkg/client", "pkg/api pkg/stdio"},
 
 	// Commands. The client stays small, so that it starts fast: no core, no mechanism
