@@ -79,6 +79,7 @@ type Network interface {
 	// that belongs to none of them. It goes on after an error and returns all.
 	Reconcile(ctx context.Context, live []Pod) error
 	// SetPodCIDR sets the subnets of pods made from now on, at most one per
-	// family (CRI UpdateRuntimeConfig). Existing pods keep their addresses.
+	// family (CRI UpdateRuntimeConfig). Existing pods keep their addresses. On an error
+	// nothing changes. ErrBadSubnet.
 	SetPodCIDR(ctx context.Context, cidrs []netip.Prefix) error
 }
