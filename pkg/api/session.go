@@ -15,9 +15,8 @@ import (
 
 // A session joins a client's streams to those of a container (exec, attach) or
 // to a port of a pod. Both ends send frames: one byte that names the channel,
-// then data. The client's first frame is the SessionRequest; that it sends no
-// more means the end of stdin. The server's last one is the SessionExit; an
-// error is the gRPC status.
+// then data. The client's first frame is the SessionRequest, an end frame the end of
+// stdin. The server's last one is the SessionExit; an error is the gRPC status.
 const (
 	channelRequest = 'r' // SessionRequest, JSON
 	channelMade    = 'm' // Made, JSON
@@ -26,7 +25,7 @@ const (
 	channelOutput  = '1'
 	channelErrors  = '2'
 	channelResize  = 'w' // stdio.TerminalSize, JSON
-	channelEnd     = 'e' // empty: the end of the output (port-forward)
+	channelEnd     = 'e' // empty: the end of the input, or of the output (port-forward)
 	channelExit    = 'x' // SessionExit, JSON
 )
 
@@ -50,8 +49,8 @@ type SessionRequest struct {
 	// nothing is missed; Wait keeps an attach open until the container has exited.
 	Start bool `json:"start,omitempty"`
 	Wait  bool `json:"wait,omitempty"`
-	// Run says what SessionRun makes. Where the container cannot be started,
-	// nothing is left of it.
+	// Run is what SessionRun creates. Where the container cannot be started, it is
+	// removed again.
 	Run *RunRequest `json:"run,omitempty"`
 
 	PodID string `json:"podId,omitempty"`
@@ -67,7 +66,7 @@ type RunRequest struct {
 	Detach bool `json:"detach,omitempty"`
 }
 
-// Made tells what SessionRun has made.
+// Made names what SessionRun has created.
 type Made struct {
 	PodID       string `json:"podId"`
 	ContainerID string `json:"containerId"`
@@ -101,12 +100,39 @@ type messageStream interface {
 // frames sends and receives frames. Sending is safe for concurrent use.
 type frames struct {
 	stream messageStream
-	mu     sync.Mutex
+
+	mu     sync.Mutex // held while a frame is sent: a gRPC stream has one sender
+	closed bool
 }
 
+// send sends a frame; io.ErrClosedPipe once the frames are closed.
 func (f *frames) send(channel byte, data []byte) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.closed {
+		return io.ErrClosedPipe
+	}
+	return f.transmit(channel, data)
+}
+
+// close sends the exit as the last frame, unless err is set, and returns what the handler
+// must. It waits for a frame that is on its way: until the client reads, or is gone.
+func (f *frames) close(exit *SessionExit, err error) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.closed = true
+	if err != nil {
+		return err
+	}
+	data, err := json.Marshal(exit)
+	if err != nil {
+		return err
+	}
+	return f.transmit(channelExit, data)
+}
+
+// transmit is send with mu held.
+func (f *frames) transmit(channel byte, data []byte) error {
 	return f.stream.SendMsg(wrapperspb.Bytes(append([]byte{channel}, data...)))
 }
 
@@ -176,14 +202,13 @@ func serveSession(call func(context.Context, *SessionStreams) (*SessionExit, err
 		go receiveInput(f, feed, sizes)
 		exit, err := call(ctx, s)
 		_ = input.CloseWithError(io.ErrClosedPipe)
-		if err != nil {
-			return err
-		}
-		return f.sendJSON(channelExit, exit)
+		// A copier of output may outlive the call, but gRPC does not allow it to send once
+		// the handler has returned.
+		return f.close(exit, err)
 	}
 }
 
-// receiveInput hands a client's frames on until the client ends its side.
+// receiveInput passes a client's frames on until the client closes its side.
 func receiveInput(f *frames, input *io.PipeWriter, sizes chan stdio.TerminalSize) {
 	closed := false
 	for {
@@ -195,7 +220,7 @@ func receiveInput(f *frames, input *io.PipeWriter, sizes chan stdio.TerminalSize
 		switch channel {
 		case channelInput:
 			if !closed {
-				// Whoever reads has gone: what still comes is thrown away.
+				// Without a reader, what still comes is discarded.
 				_, err := input.Write(data)
 				closed = err != nil
 			}
@@ -221,7 +246,7 @@ type Streams struct {
 	Input          io.Reader
 	Output, Errors io.Writer
 	Sizes          <-chan stdio.TerminalSize
-	// Made is called when SessionRun has made its container.
+	// Made is called when SessionRun has created its container.
 	Made func(Made)
 }
 
