@@ -21,39 +21,40 @@ var table = []struct{ pkg, imports string }{
 	{"pkg/stdio", ""},
 	{"pkg/tree", ""},
 	{"pkg/quantity", ""},
+	{"pkg/errclass", ""},
 	{"configs", ""},
 
 	// Mechanisms: the kernel and their libraries; they never hear of CRI.
-	{"rootless", "pkg/proc pkg/idmap"},
+	{"rootless", "pkg/errclass pkg/idmap pkg/proc"},
 	{"rootless/gvisor", "rootless"},
-	{"storage", "pkg/proc pkg/idmap"},
-	{"netns", "pkg/proc pkg/idmap pkg/stdio"},
+	{"storage", "pkg/errclass pkg/idmap pkg/proc"},
+	{"netns", "pkg/errclass pkg/idmap pkg/proc pkg/stdio"},
 	{"netns/bridge", "pkg/proc netns"},
 	{"netns/cni", "pkg/proc netns"},
 	{"netns/auto", "netns netns/bridge netns/cni"},
 
 	// Parts of a container: each knows one subject.
-	{"pkg/cgroup", "pkg/proc"},
+	{"pkg/cgroup", "pkg/errclass pkg/proc"},
 	{"pkg/ocispec/seccompbpf", ""},
-	{"pkg/ocispec", "pkg/cgroup pkg/idmap pkg/ocispec/seccompbpf"},
-	{"pkg/oci", "pkg/proc pkg/stdio"},
+	{"pkg/ocispec", "pkg/cgroup pkg/errclass pkg/idmap pkg/ocispec/seccompbpf"},
+	{"pkg/oci", "pkg/errclass pkg/proc pkg/stdio"},
 	{"pkg/config", "configs pkg/quantity"},
-	{"pkg/api", ""},
-	{"pkg/state", "netns pkg/api pkg/cgroup pkg/idmap pkg/oci pkg/quantity"},
+	{"pkg/api", "pkg/stdio"},
+	{"pkg/state", "netns pkg/api pkg/cgroup pkg/errclass pkg/idmap pkg/oci pkg/quantity"},
 	{"pkg/events", "pkg/state"},
 	{"pkg/stats", "netns pkg/cgroup pkg/proc pkg/state"},
 	{"pkg/hostport", "netns rootless pkg/proc"},
 
 	// The core: what run, stop, remove and recover mean.
 	{"pkg/pod/sandbox", "netns storage pkg/api pkg/cgroup pkg/idmap pkg/ocispec pkg/proc pkg/quantity pkg/state"},
-	{"pkg/pod/container", "netns storage pkg/api pkg/cgroup pkg/idmap pkg/oci pkg/ocispec pkg/proc pkg/quantity pkg/state pkg/stdio pkg/tree"},
+	{"pkg/pod/container", "netns storage pkg/api pkg/cgroup pkg/errclass pkg/idmap pkg/oci pkg/ocispec pkg/proc pkg/quantity pkg/state pkg/stdio pkg/tree"},
 	{"pkg/pod", "netns storage pkg/api pkg/cgroup pkg/events pkg/idmap pkg/oci pkg/ocispec pkg/pod/container pkg/pod/sandbox pkg/proc pkg/state pkg/stats pkg/stdio pkg/tree"},
 
 	// Services: requests in, records out. Only these and the client speak gRPC.
-	{"pkg/rpc", ""},
-	{"pkg/stream", "pkg/stdio"},
-	{"pkg/cri", "netns rootless storage pkg/api pkg/cgroup pkg/events pkg/oci pkg/ocispec pkg/pod pkg/rpc pkg/state pkg/stats pkg/stdio pkg/stream"},
-	{"pkg/control", "netns rootless storage pkg/api pkg/cgroup pkg/oci pkg/pod pkg/rpc pkg/state pkg/stats pkg/stdio pkg/tree"},
+	{"pkg/rpc", "pkg/api pkg/errclass"},
+	{"pkg/stream", "pkg/errclass pkg/stdio"},
+	{"pkg/cri", "netns pkg/cgroup pkg/events pkg/idmap pkg/ocispec pkg/pod pkg/pod/container pkg/rpc pkg/state pkg/stats pkg/stream storage"},
+	{"pkg/control", "pkg/api pkg/oci pkg/pod pkg/rpc pkg/state pkg/stats pkg/stdio storage"},
 	{"pkg/client", "pkg/api pkg/stdio"},
 
 	// Commands. The client stays small, so that it starts fast: no core, no mechanism
