@@ -7,6 +7,7 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 )
 
 // The errors of this package.
@@ -46,7 +47,7 @@ func open(file string, log *slog.Logger, opts options) (*Store, error) {
 		return nil, err
 	}
 	db, err := bolt.Open(file, 0o600, &bolt.Options{Timeout: openTimeout, NoFreelistSync: true, FreelistType: bolt.FreelistMapType, NoSync: opts.noSync})
-	if errors.Is(err, bolt.ErrTimeout) {
+	if errors.Is(err, berrors.ErrTimeout) {
 		return nil, fmt.Errorf("open %s: %w", file, ErrHeld)
 	}
 	if err != nil {
