@@ -29,6 +29,7 @@ type PortSpec struct {
 	TargetPort uint16
 }
 
+// String returns the forwarding as it is written in errors and logs.
 func (s PortSpec) String() string {
 	host := ""
 	if s.HostIP.IsValid() {

@@ -125,7 +125,7 @@ func (b *Bridge) Subnets() []netip.Prefix { return slices.Clone(b.device.now().s
 func (b *Bridge) InUse() bool { return b.ipam.used() > 0 }
 
 // Status implements netns.Network.
-func (b *Bridge) Status(ctx context.Context) error {
+func (b *Bridge) Status(_ context.Context) error {
 	if !b.ready.Load() {
 		return fmt.Errorf("%w: not reconciled yet", netns.ErrNotReady)
 	}

@@ -20,6 +20,7 @@ type Error struct {
 	Message string
 }
 
+// Error implements error with the message of the server.
 func (e *Error) Error() string { return e.Message }
 
 // IsNotFound reports whether the error is that an object does not exist.

@@ -53,6 +53,7 @@ type RuntimeError struct {
 	ExitCode int
 }
 
+// Error implements error: who failed at what, and the message of the runtime.
 func (e *RuntimeError) Error() string {
 	if e.Message == "" {
 		return fmt.Sprintf("%s %s failed with exit code %d and without a message", e.Handler, e.Op, e.ExitCode)

@@ -306,7 +306,7 @@ func explore(t *testing.T, s scenario, orders, failures, kills *atomic.Int64) {
 	path := []int{}
 	seen := 0 // the first decision that is new in this run
 	visited := map[string]bool{}
-	mine, killed := int64(0), int64(0)
+	mine, killed, steps := int64(0), int64(0), 0
 	defer func() { t.Logf("%s: %d orders, %d kills", s, mine, killed) }()
 	for {
 		r := run{choices: path}
@@ -322,6 +322,9 @@ func explore(t *testing.T, s scenario, orders, failures, kills *atomic.Int64) {
 				break
 			}
 			visited[o.states[depth]] = true
+			if steps++; steps%injectEvery != 1%injectEvery {
+				continue
+			}
 			choices := make([]int, depth+1)
 			copy(choices, path)
 			for _, inject := range []injection{failure, kill} {

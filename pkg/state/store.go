@@ -8,6 +8,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 
 	"github.com/subpod/subpod/pkg/errclass"
 )
@@ -49,7 +50,7 @@ func open(file string, log *slog.Logger, opts options) (*Store, error) {
 		return nil, err
 	}
 	db, err := bolt.Open(file, 0o600, &bolt.Options{Timeout: openTimeout, NoFreelistSync: true, FreelistType: bolt.FreelistMapType, NoSync: opts.noSync})
-	if errors.Is(err, bolt.ErrTimeout) {
+	if errors.Is(err, berrors.ErrTimeout) {
 		return nil, fmt.Errorf("open %s: %w", file, ErrHeld)
 	}
 	if err != nil {
