@@ -26,9 +26,11 @@ func (m *Manager) StopContainer(ctx context.Context, id string, grace time.Durat
 	if err != nil {
 		return ignoreNotFound(err)
 	}
-	if c.State() == runtimeapi.ContainerState_CONTAINER_EXITED {
-		return m.waitExit(ctx, c.ID, killTimeout) // the event may not be published yet
+	if c.State() == runtimeapi.ContainerState_CONTAINER_EXITED && m.exits.ended(c.ID) {
+		return nil
 	}
+	// One with an exit status that is still watched has ended just now, and its event
+	// is not published yet; or its start failed and its process could not be killed.
 	if c.Allocated.Runtime == nil {
 		return m.stopWithoutProcess(ctx, c.ID)
 	}
