@@ -141,7 +141,13 @@ func sameContainer(c state.Container, cfg *runtimeapi.ContainerConfig) (string, 
 // What cannot be undone stays in the record, which is shown to nobody, until the pod
 // sandbox is removed; its name is free.
 func (b *base) undoContainer(ctx context.Context, c *newContainer) error {
-	return b.deleteUncreated(ctx, c.Container)
+	c.Status.Created = false
+	err := b.deleteUncreated(ctx, c.Container)
+	if err != nil {
+		// Who tries again works from the record, which does not know of a process yet.
+		err = errors.Join(err, b.State.PutContainer(c.Container))
+	}
+	return err
 }
 
 // deleteUncreated removes a container whose creation has not succeeded, and frees its
