@@ -42,8 +42,8 @@ func (m *Manager) StopContainer(ctx context.Context, id string, grace time.Durat
 		if err == nil {
 			return nil
 		}
-		if ctx.Err() != nil {
-			return fmt.Errorf("stop container %s: %w", c.ID, ctx.Err())
+		if ctx.Err() != nil || m.ctx.Err() != nil { // the grace period is not over
+			return fmt.Errorf("stop container %s: %w", c.ID, err)
 		}
 	}
 	if err := m.signal(ctx, c, syscall.SIGKILL, true); err != nil {
@@ -65,7 +65,7 @@ func (b *base) waitExit(ctx context.Context, id string, timeout time.Duration) e
 // stopWithoutProcess ends a container that has no process: its command could not
 // have been started, or its creation failed. One that is being created is waited for.
 func (m *Manager) stopWithoutProcess(ctx context.Context, id string) error {
-	held, err := m.container(ctx, id)
+	held, err := m.container(ctx, id, exclusive)
 	if err != nil {
 		return ignoreNotFound(err)
 	}

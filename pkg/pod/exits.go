@@ -249,7 +249,7 @@ func (m *Manager) follow(c state.Container, w *watch) {
 func (b *base) clean(id string) {
 	ctx, cancel := context.WithTimeout(context.Background(), cleanupTimeout)
 	defer cancel()
-	held, err := b.container(ctx, id)
+	held, err := b.container(ctx, id, exclusive)
 	if err != nil {
 		return
 	}

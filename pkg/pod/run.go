@@ -103,7 +103,7 @@ func (m *Manager) build(ctx context.Context, n *newPod, ctr *runtimeapi.Containe
 	m.podNames.commit(n.name, n.ID)
 	m.events.pod(n.Pod, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT)
 	if c != nil {
-		m.events.container(c.Container, runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT)
+		m.announce(c)
 	}
 	return c, nil
 }
