@@ -659,7 +659,7 @@ func (r *rig) restart(sched *scheduler, o *outcome) {
 
 // check looks at the world after a run, then removes everything and looks again.
 func (r *rig) check(order run, o *outcome, got []answer, sub *events.Subscription) {
-	time.Sleep(2 * recordRetryPause) // an exit status is written again that could not be written
+	time.Sleep(2 * autoRemoveMaxPause) // what could not be written is written now
 	synctest.Wait()
 	fault := func(format string, args ...any) {
 		o.faults = append(o.faults, r.w.aliases(fmt.Sprintf(format, args...)))
