@@ -50,7 +50,9 @@ func (c *Copier) Out(ctx context.Context, id, path string, w io.Writer) error {
 		return err
 	}
 	r, pipe := io.Pipe()
-	stop := context.AfterFunc(root.ctx, func() { r.CloseWithError(context.Cause(root.ctx)) })
+	// Closing the write end ends both ends, with the cause; it has no effect on a copy
+	// that is complete.
+	stop := context.AfterFunc(root.ctx, func() { pipe.CloseWithError(context.Cause(root.ctx)) })
 	go func() {
 		defer root.close()
 		buffer := bufio.NewWriterSize(pipe, copyBuffer)
@@ -76,7 +78,7 @@ func (c *Copier) In(ctx context.Context, id, dir string, tar io.Reader) error {
 	}
 	defer root.close()
 	r, pipe := io.Pipe()
-	stop := context.AfterFunc(root.ctx, func() { r.CloseWithError(context.Cause(root.ctx)) })
+	stop := context.AfterFunc(root.ctx, func() { pipe.CloseWithError(context.Cause(root.ctx)) })
 	defer stop()
 	// Ends when the client sends no more, or when its request ends.
 	go func() {
