@@ -83,7 +83,7 @@ func NewPlan(id string, cfg *runtimeapi.ContainerConfig, p state.Pod, target *st
 	return plan, nil
 }
 
-// Resources returns what a new container's record says before anything is made.
+// Resources returns the resources that a new container's record has before any of them exists.
 func (p Plan) Resources(node string) state.ContainerResources {
 	return state.ContainerResources{Node: node, LogPath: p.logPath, Cgroup: p.cgroup, ImageMounts: p.imageMounts}
 }

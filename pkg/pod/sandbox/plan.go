@@ -80,7 +80,7 @@ func NewPlan(id string, cfg *runtimeapi.PodSandboxConfig, host Host) (Plan, erro
 	return p, err
 }
 
-// Resources returns what a new pod sandbox's record says before anything is made.
+// Resources returns the resources that a new pod sandbox's record has before any of them exists.
 func (p Plan) Resources(node string) state.PodResources {
 	f := state.PodResources{Node: node, NetworkAsked: p.network}
 	if p.Config.GetLinux().GetCgroupParent() == "" {
