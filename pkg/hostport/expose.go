@@ -26,6 +26,7 @@ type Port struct {
 	Number uint16
 }
 
+// String returns the port as it is written in the configuration: "tcp:8080".
 func (p Port) String() string { return fmt.Sprintf("%s:%d", p.Proto, p.Number) }
 
 // auto is the setting for each port that something listens on.

@@ -109,7 +109,7 @@ type openRoot struct {
 }
 
 func (c *Copier) open(ctx context.Context, id string) (*openRoot, error) {
-	held, err := c.Manager.container(ctx, id)
+	held, err := c.Manager.container(ctx, id, exclusive)
 	if err != nil {
 		return nil, err
 	}
@@ -123,8 +123,8 @@ func (c *Copier) open(ctx context.Context, id string) (*openRoot, error) {
 		dir, _ = c.Roots.OpenRoot(held.Container) // it may have ended just now
 	}
 	if dir == nil {
-		if dir, err = c.Roots.MountRoot(ctx, held.Container); err != nil {
-			return nil, err
+		if dir, err = c.Roots.MountRoot(held.ctx, held.Container); err != nil {
+			return nil, explain(held.ctx, err)
 		}
 		mounted = true
 	}
@@ -143,7 +143,7 @@ func (c *Copier) open(ctx context.Context, id string) (*openRoot, error) {
 func (c *Copier) unmount(id string) {
 	ctx, cancel := detached(c.Manager.ctx)
 	defer cancel()
-	held, err := c.Manager.container(ctx, id)
+	held, err := c.Manager.container(ctx, id, exclusive)
 	if err != nil {
 		return // removed
 	}

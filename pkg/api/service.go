@@ -1,0 +1,92 @@
+// Package api is subpod's own gRPC service, beside the CRI on the same socket, for what
+// the CRI has no call for, and the annotations by which subpod's commands tell the server
+// what the CRI has no field for. Messages are JSON, so that no generated code is needed
+// (docs/decisions/0013-json-messages.md). Package control implements the service.
+package api
+
+import (
+	"context"
+
+	"google.golang.org/grpc"
+)
+
+// Service is the full name of the gRPC service.
+const Service = "subpod.v1.Control"
+
+// Window is the flow control window of a stream and of a connection, at both ends, in
+// bytes.
+const Window = 1 << 20
+
+// ReasonTrailer is the gRPC trailer that holds one of the reasons below where one gRPC
+// code has several meanings. CRI calls have it too.
+const ReasonTrailer = "subpod-reason"
+
+// Reasons of errors.
+const (
+	ReasonCommandNotFound      = "CommandNotFound"
+	ReasonCommandNotExecutable = "CommandNotExecutable"
+	ReasonImageNotFound        = "ImageNotFound"
+	ReasonNotLoggedIn          = "NotLoggedIn"
+	ReasonNameTaken            = "NameTaken" // another object of the runtime has the name
+)
+
+// Server is implemented by package control.
+type Server interface {
+	// Load loads images from files.
+	Load(context.Context, *LoadRequest) (*LoadResponse, error)
+	// Pull pulls an image and reports its progress.
+	Pull(context.Context, *PullRequest, func(*PullEvent) error) error
+	// Save writes images as an archive.
+	Save(context.Context, *SaveRequest, func(*Chunk) error) error
+	// Tag gives an image one more name.
+	Tag(context.Context, *TagRequest) (*Empty, error)
+	// Untag removes a name; the image is removed with its last one.
+	Untag(context.Context, *UntagRequest) (*UntagResponse, error)
+	// Login checks credentials with a registry and stores them in auth.json.
+	Login(context.Context, *LoginRequest) (*LoginResponse, error)
+	// Logout removes credentials from auth.json.
+	Logout(context.Context, *LogoutRequest) (*Empty, error)
+	// Wait returns once a container has exited.
+	Wait(context.Context, *WaitRequest) (*WaitResponse, error)
+	// Signal sends a signal to a container's process.
+	Signal(context.Context, *SignalRequest) (*Empty, error)
+	// Top lists a container's processes.
+	Top(context.Context, *TopRequest) (*TopResponse, error)
+	// Session joins a client's streams to a container or a pod's port.
+	Session(context.Context, *SessionStreams) (*SessionExit, error)
+	// CopyInfo returns what a path in a container is.
+	CopyInfo(context.Context, *CopyRequest) (*CopyInfoResponse, error)
+	// CopyOut sends a file or directory of a container as a tar stream.
+	CopyOut(context.Context, *CopyRequest, func(*Chunk) error) error
+	// CopyIn unpacks a tar stream in a directory of a container.
+	CopyIn(context.Context, func() (*CopyInChunk, error)) (*Empty, error)
+	// Check looks for damage and orphans, and repairs if asked to.
+	Check(context.Context, *CheckRequest) (*CheckResponse, error)
+}
+
+// Register adds the service to a gRPC server.
+func Register(s grpc.ServiceRegistrar, impl Server) {
+	s.RegisterService(&grpc.ServiceDesc{
+		ServiceName: Service,
+		HandlerType: (*Server)(nil),
+		Methods: []grpc.MethodDesc{
+			{MethodName: "Load", Handler: unary("Load", impl.Load)},
+			{MethodName: "Tag", Handler: unary("Tag", impl.Tag)},
+			{MethodName: "Untag", Handler: unary("Untag", impl.Untag)},
+			{MethodName: "Login", Handler: unary("Login", impl.Login)},
+			{MethodName: "Logout", Handler: unary("Logout", impl.Logout)},
+			{MethodName: "Wait", Handler: unary("Wait", impl.Wait)},
+			{MethodName: "Signal", Handler: unary("Signal", impl.Signal)},
+			{MethodName: "Top", Handler: unary("Top", impl.Top)},
+			{MethodName: "CopyInfo", Handler: unary("CopyInfo", impl.CopyInfo)},
+			{MethodName: "Check", Handler: unary("Check", impl.Check)},
+		},
+		Streams: []grpc.StreamDesc{
+			{StreamName: "Pull", ServerStreams: true, Handler: serverStream(impl.Pull)},
+			{StreamName: "Save", ServerStreams: true, Handler: serverStream(impl.Save)},
+			{StreamName: "CopyOut", ServerStreams: true, Handler: serverStream(impl.CopyOut)},
+			{StreamName: "CopyIn", ClientStreams: true, Handler: clientStream(impl.CopyIn)},
+			{StreamName: "Session", ServerStreams: true, ClientStreams: true, Handler: serveSession(impl.Session)},
+		},
+	}, impl)
+}
