@@ -1,7 +1,6 @@
 // Package configs holds the files that subpod ships with: the default
-// configuration, a systemd user unit, crictl's configuration and an AppArmor
-// profile. The last three are templates that are filled with the paths of the
-// machine at hand.
+// configuration, a systemd user unit (subpod.service, for users to install) and an
+// AppArmor profile, which is a template that is filled with the path of the program.
 package configs
 
 import (
@@ -16,36 +15,8 @@ import (
 //go:embed subpod.toml
 var Default string
 
-//go:embed subpod.service
-var unit string
-
-//go:embed crictl.yaml
-var crictl string
-
 //go:embed apparmor.profile
 var apparmor string
-
-// SystemdUnit returns the systemd user unit for the subpod binary at the
-// absolute path binary.
-func SystemdUnit(binary string) (string, error) {
-	if err := checkPath(binary); err != nil {
-		return "", fmt.Errorf("systemd unit: %w", err)
-	}
-	// In an ExecStart= line, % starts a specifier, $ a variable, and quotes
-	// and backslashes are C-style (systemd.service(5), "Command lines").
-	quoted := strings.NewReplacer(`\`, `\\`, `"`, `\"`, `%`, `%%`, `$`, `$$`).Replace(binary)
-	return strings.ReplaceAll(unit, "@SUBPOD@", `"`+quoted+`"`), nil
-}
-
-// Crictl returns crictl's configuration for the CRI socket at the absolute
-// path socket.
-func Crictl(socket string) (string, error) {
-	if err := checkPath(socket); err != nil {
-		return "", fmt.Errorf("crictl configuration: %w", err)
-	}
-	quoted := strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(socket)
-	return strings.ReplaceAll(crictl, "@SOCKET@", quoted), nil
-}
 
 // AppArmorProfile returns an AppArmor profile that lets the subpod binary at
 // the absolute path binary (and subpod-node, subpod-node-gvisor and subpod-server beside it) make user namespaces.

@@ -41,10 +41,3 @@ func DialIn(ctx context.Context, nsPath, network, addr string) (net.Conn, error)
 	}
 	return conn, nil
 }
-
-// SetupLoopback brings up lo in the network namespace at nsPath ("" = the
-// process's own). Pin has done so already for the namespaces that it made.
-// Idempotent.
-func SetupLoopback(nsPath string) error {
-	return In(nsPath, loopbackUp)
-}

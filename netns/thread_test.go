@@ -134,10 +134,11 @@ func TestListenAndDialIn(t *testing.T) {
 	}
 }
 
-func TestSetupLoopback(t *testing.T) {
+// TestLoopbackUp: lo is up in a new namespace, and to bring it up again is no error.
+func TestLoopbackUp(t *testing.T) {
 	path := pinNet(t)
 	for range 2 {
-		if err := SetupLoopback(path); err != nil {
+		if err := In(path, loopbackUp); err != nil {
 			t.Error(err)
 		}
 	}

@@ -41,17 +41,8 @@ func (p *Problem) Error() string {
 // Unwrap returns the sentinel.
 func (p *Problem) Unwrap() error { return p.Err }
 
-// Preflight looks for everything that would make Run fail on this host, without
+// preflight looks for everything that would make Run fail on this host, without
 // changing anything. The error joins all Problems; nil means that none was seen.
-func Preflight(c Config) error {
-	c, err := c.resolve()
-	if err != nil {
-		return err
-	}
-	h := ThisHost()
-	return preflight(h, c.resolveAuto(h))
-}
-
 func preflight(h Host, c Config) error {
 	problems := []*Problem{h.UserNS(), h.programs(c)}
 	if c.IDMapping == IDsSubordinate {

@@ -34,8 +34,11 @@ func preflightPart(args []string) int {
 			return 1
 		}
 	}
-	err := Preflight(Config{RunDir: args[0], DataDir: args[0], Server: []string{"server"},
-		IDMapping: IDsSubordinate, Uplink: UplinkSlirp})
+	c, err := Config{RunDir: args[0], DataDir: args[0], Server: []string{"server"},
+		IDMapping: IDsSubordinate, Uplink: UplinkSlirp}.resolve()
+	if err == nil {
+		err = preflight(ThisHost(), c)
+	}
 	for name, sentinel := range preflightSentinels {
 		if errors.Is(err, sentinel) {
 			fmt.Println(name)
@@ -74,7 +77,7 @@ func runPreflight(t *testing.T, env []string, spoil ...string) string {
 
 func TestPreflight(t *testing.T) {
 	if out := runPreflight(t, nil); out != "<nil>\n" {
-		t.Fatalf("this host should do, but Preflight says %s", out)
+		t.Fatalf("this host should do, but preflight says %s", out)
 	}
 	empty := t.TempDir()
 	for _, c := range []struct {

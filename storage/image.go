@@ -92,7 +92,7 @@ func (im *Images) List(ctx context.Context) ([]Image, error) {
 // Get returns the image that ref names: an ID (with or without "sha256:"), a
 // name with tag or digest (normalised, see parseReference), or the unique
 // beginning of an ID. ErrImageNotFound, ErrBadReference.
-func (im *Images) Get(ctx context.Context, ref string) (Image, error) {
+func (im *Images) Get(_ context.Context, ref string) (Image, error) {
 	img, err := im.store.find(ref)
 	if err != nil {
 		return Image{}, err

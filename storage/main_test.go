@@ -121,7 +121,7 @@ func wantNoLeaks(t testing.TB, root string) {
 	if len(mounts) > 0 {
 		t.Errorf("mounts left: %v", mounts)
 	}
-	deadline := time.Now().Add(3 * time.Second)
+	deadline := time.Now().Add(patience)
 	for {
 		procs := processesNaming(root)
 		if len(procs) == 0 {

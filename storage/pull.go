@@ -291,7 +291,7 @@ func openDocker(ctx context.Context, sys *types.SystemContext, named reference.N
 }
 
 // NewImageSource returns the open source, once.
-func (o *openSource) NewImageSource(ctx context.Context, sys *types.SystemContext) (types.ImageSource, error) {
+func (o *openSource) NewImageSource(_ context.Context, sys *types.SystemContext) (types.ImageSource, error) {
 	if o.used {
 		return nil, errors.New("the source of this image was opened already")
 	}

@@ -75,7 +75,7 @@ func startRegistry(t testing.TB, withTLS bool) *registry {
 		cmd.Process.Kill()
 		cmd.Wait()
 	})
-	for deadline := time.Now().Add(15 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
 		resp, err := r.client.Get(r.url + "/v2/")
 		if err == nil {
 			resp.Body.Close()

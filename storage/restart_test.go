@@ -60,7 +60,7 @@ func wantDetached(t *testing.T, id string) {
 	t.Helper()
 	procs := processesNaming(id + "/upper")
 	// The process that was started ends once the one in the background is there.
-	for end := time.Now().Add(5 * time.Second); len(procs) != 1 && time.Now().Before(end); procs = processesNaming(id + "/upper") {
+	for end := time.Now().Add(patience); len(procs) != 1 && time.Now().Before(end); procs = processesNaming(id + "/upper") {
 		time.Sleep(time.Millisecond)
 	}
 	if len(procs) != 1 {
@@ -119,7 +119,7 @@ func TestMountLost(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			for deadline := time.Now().Add(10 * time.Second); answers(r.Path) == nil; time.Sleep(time.Millisecond) {
+			for deadline := time.Now().Add(patience); answers(r.Path) == nil; time.Sleep(time.Millisecond) {
 				if time.Now().After(deadline) {
 					t.Fatalf("%s: the mount still answers; processes %q", loss, processesNaming(id))
 				}

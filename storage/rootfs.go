@@ -68,7 +68,7 @@ func (r *Rootfs) Delete(ctx context.Context, id string) error {
 }
 
 // IDs returns the IDs of all root file systems, mounted or not.
-func (r *Rootfs) IDs(ctx context.Context) ([]string, error) {
+func (r *Rootfs) IDs(_ context.Context) ([]string, error) {
 	return listIDs(r.store.dirs.rootfs(""))
 }
 
@@ -85,7 +85,7 @@ func (r *Rootfs) UnmountImage(ctx context.Context, key string) error {
 }
 
 // ImageMountIDs returns the keys of all image mounts.
-func (r *Rootfs) ImageMountIDs(ctx context.Context) ([]string, error) {
+func (r *Rootfs) ImageMountIDs(_ context.Context) ([]string, error) {
 	return listIDs(r.store.dirs.imageMount(""))
 }
 

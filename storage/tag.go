@@ -12,7 +12,7 @@ import (
 // Tag adds a name to the image that ref names, and removes it from any other
 // image. Idempotent. ErrImageNotFound, ErrBadReference,
 // ErrReadOnlyImage.
-func (im *Images) Tag(ctx context.Context, ref, name string) error {
+func (im *Images) Tag(_ context.Context, ref, name string) error {
 	im.names.Lock()
 	defer im.names.Unlock()
 	img, err := im.store.find(ref)

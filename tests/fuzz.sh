@@ -12,8 +12,8 @@ case ${1:-10m} in
 *s) total=${1%s} ;;
 *) echo "fuzz.sh: say a time like 10m or 90s" >&2; exit 2 ;;
 esac
-# Two packages test in namespaces of their own, where fuzzing has no business.
-export SUBPOD_STORAGE_CHILD=fuzz SUBPOD_OCI_TEST_STAGE=tests CGO_ENABLED=0
+# Some packages test in namespaces of their own, where fuzzing has no business.
+export SUBPOD_STORAGE_CHILD=fuzz SUBPOD_NSTEST=inside SUBPOD_OCI_TEST_STAGE=tests CGO_ENABLED=0
 
 targets=$(grep -rn --include='*_test.go' '^func Fuzz' cmd pkg rootless storage netns configs |
 	sed 's/^\([^:]*\)\/[^/:]*:[0-9]*:func \(Fuzz[A-Za-z0-9]*\).*/\1 \2/' | sort)

@@ -88,11 +88,3 @@ func lookUp(program string) string {
 	}
 	return program
 }
-
-func idMaps(in []rootless.IDMap) []storage.IDMap {
-	out := make([]storage.IDMap, len(in))
-	for i, m := range in {
-		out[i] = storage.IDMap(m)
-	}
-	return out
-}

@@ -135,13 +135,6 @@ func TestLookUp(t *testing.T) {
 	}
 }
 
-func TestIDMaps(t *testing.T) {
-	in := []rootless.IDMap{{Container: 1, Host: 2, Size: 3}}
-	if got, want := idMaps(in), []storage.IDMap{storage.IDMap(in[0])}; !reflect.DeepEqual(got, want) {
-		t.Errorf("%v, want %v", got, want)
-	}
-}
-
 // The verbose status is made of these, by name: clients read them.
 func TestInfo(t *testing.T) {
 	cfg, node := testConfig(t), manyIDs()

@@ -20,7 +20,7 @@ type hungForwarder struct {
 	called, answer chan struct{}
 }
 
-func (h *hungForwarder) Expose(ctx context.Context, p netns.HostPort) (func(context.Context) error, error) {
+func (h *hungForwarder) Expose(_ context.Context, p netns.HostPort) (func(context.Context) error, error) {
 	if p.HostPort == h.port {
 		close(h.called)
 		<-h.answer

@@ -116,11 +116,7 @@ func readConf(file string) (*libcni.NetworkConfigList, error) {
 		if err != nil {
 			return nil, err
 		}
-		one, err := libcni.NetworkPluginConfFromBytes(data)
-		if err != nil {
-			return nil, err
-		}
-		return libcni.ConfListFromConf(one)
+		return listOf(data)
 	}
 	list, err := libcni.NetworkConfFromFile(file)
 	if err != nil {
@@ -130,6 +126,22 @@ func readConf(file string) (*libcni.NetworkConfigList, error) {
 		return nil, errors.New("it names no network or no plugins")
 	}
 	return list, inline(list)
+}
+
+// listOf returns a list that consists of one plugin's configuration, and has its name
+// and version.
+func listOf(plugin []byte) (*libcni.NetworkConfigList, error) {
+	one, err := libcni.NetworkPluginConfFromBytes(plugin)
+	if err != nil {
+		return nil, err
+	}
+	text, err := json.Marshal(map[string]any{
+		"name": one.Network.Name, "cniVersion": one.Network.CNIVersion, "plugins": []json.RawMessage{plugin},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return libcni.NetworkConfFromBytes(text)
 }
 
 // inline writes the plugins into the list's own JSON.

@@ -12,15 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Kill sends SIGKILL to every process in dir and below (cgroup.kill). Idempotent.
-func Kill(dir string) error {
-	err := writeFile(dir, "cgroup.kill", "1")
-	if err == nil || isGone(err) {
-		return nil
-	}
-	return fmt.Errorf("kill the processes of cgroup %s: %w", dir, err)
-}
-
 // Remove removes the cgroup dir with all below it. It waits, until ctx ends, for
 // processes that are about to leave. A container's goes with its scope, and a slice
 // is stopped, so that systemd forgets both. Idempotent, also for what was made under

@@ -39,7 +39,7 @@ func TestDelegatedTree(t *testing.T) {
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
-		_ = Kill(dir)
+		_ = kill(dir)
 		if err := delegation.Remove(ctx, dir); err != nil {
 			t.Errorf("clean up: %v", err)
 		}
@@ -138,13 +138,13 @@ func containerInTree(t *testing.T, f Delegation) {
 	if err := f.Remove(ctx, pod.Dir); !errors.Is(err, unix.EBUSY) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("removing a cgroup with a process in it: %v", err)
 	}
-	check(t, Kill(dir))
+	check(t, kill(dir))
 	_ = burn.Wait()
 	ctx, cancel = context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	check(t, f.Remove(ctx, pod.Dir))
 	check(t, f.Remove(ctx, pod.Dir))
-	check(t, Kill(dir))
+	check(t, kill(dir))
 	if _, err := Read(dir); !errors.Is(err, ErrGone) {
 		t.Errorf("reading what is gone: %v", err)
 	}
@@ -153,6 +153,14 @@ func containerInTree(t *testing.T, f Delegation) {
 			t.Errorf("%q was removed", bad)
 		}
 	}
+}
+
+// kill sends SIGKILL to every process in dir and below. A cgroup that is gone has none.
+func kill(dir string) error {
+	if err := writeFile(dir, "cgroup.kill", "1"); err != nil && !isGone(err) {
+		return err
+	}
+	return nil
 }
 
 func check(t *testing.T, err error) {

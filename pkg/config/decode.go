@@ -59,7 +59,6 @@ type decoder struct {
 	newlines []int // offsets
 	parser   unstable.Parser
 	table    []string // that the next assignment is in
-	inArray  bool     // the table is one of an array of tables
 	skip     bool     // the table is unknown, and reported
 	problems []Problem
 }

@@ -31,14 +31,6 @@ func Read(path string) ([]Map, error) {
 	return maps, s.Err()
 }
 
-// Count returns how many IDs the maps have.
-func Count(maps []Map) (n uint64) {
-	for _, m := range maps {
-		n += uint64(m.Size)
-	}
-	return n
-}
-
 // Root returns the host ID of ID 0, or false when it is not mapped.
 func Root(maps []Map) (uint32, bool) {
 	for _, m := range maps {

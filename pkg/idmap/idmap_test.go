@@ -57,7 +57,7 @@ func TestRead(t *testing.T) {
 	if _, err := Read(filepath.Join(t.TempDir(), "missing")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a missing file: %v", err)
 	}
-	if own, err := Read("/proc/self/uid_map"); err != nil || Count(own) == 0 {
+	if own, err := Read("/proc/self/uid_map"); err != nil || len(own) == 0 {
 		t.Errorf("our own: %v, %v", own, err)
 	}
 }

@@ -231,7 +231,7 @@ func TestCreateCancelled(t *testing.T) {
 	e := executor(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	s := createSpec(t, e, container{change: func(s *specs.Spec) {
-		s.Hooks = &specs.Hooks{Prestart: []specs.Hook{{Path: "/bin/sleep", Args: []string{"sleep", "1000"}}}}
+		s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sleep", Args: []string{"sleep", "1000"}}}}
 	}})
 	time.AfterFunc(200*time.Millisecond, cancel)
 	if _, err := createAs(ctx, e, s); !errors.Is(err, context.Canceled) {

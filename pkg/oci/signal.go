@@ -11,7 +11,7 @@ import (
 
 // Signal sends sig to the container's init through a pidfd, or with all to
 // every process of the container. ErrNotRunning when there is none.
-func (e *Executor) Signal(ctx context.Context, id string, c Container, sig syscall.Signal, all bool) error {
+func (e *Executor) Signal(_ context.Context, id string, c Container, sig syscall.Signal, all bool) error {
 	var err error
 	if all {
 		err = c.signalMembers(sig)

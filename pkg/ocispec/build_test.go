@@ -71,10 +71,11 @@ func TestInvalid(t *testing.T) {
 			must(t, syscall.Mkfifo(fifo, 0o600))
 			seccomp(2, fifo)(in)
 		},
-		"not an absolute path":     seccomp(2, "relative.json"),
-		"no such file":             seccomp(2, "/no/such.json"),
-		"with a localhost_ref":     seccomp(0, "/x"),
-		"seccomp profile type":     seccomp(9, ""),
+		"not an absolute path": seccomp(2, "relative.json"),
+		"no such file":         seccomp(2, "/no/such.json"),
+		"with a localhost_ref": seccomp(0, "/x"),
+		"seccomp profile type": seccomp(9, ""),
+		//lint:ignore SA1019 deprecated, but older clients send it
 		"unknown security profile": func(in *Input) { in.secctx().Seccomp, in.secctx().SeccompProfilePath = nil, "what" },
 		"this kernel has no AppArmor": func(in *Input) {
 			in.secctx().Apparmor = &runtimeapi.SecurityProfile{ProfileType: 2, LocalhostRef: "mine"}
@@ -180,14 +181,6 @@ func TestResources(t *testing.T) {
 	}
 }
 
-func TestImageVolumes(t *testing.T) {
-	image := v1.ImageConfig{Volumes: map[string]struct{}{"/b": {}, "/a/": {}, "/": {}, "rel": {}, "/c": {}, "/a": {}}}
-	got := ImageVolumes(image, []*runtimeapi.Mount{{ContainerPath: "/c/"}})
-	if !slices.Equal(got, []string{"/a", "/b"}) {
-		t.Errorf("%v", got)
-	}
-}
-
 // TestExecProcess runs an exec into a real container.
 func TestExecProcess(t *testing.T) {
 	if !inNamespace(t) {
@@ -286,7 +279,6 @@ func FuzzBuild(f *testing.F) {
 		if bits&2 != 0 {
 			in.Namespaces.User = "/pins/user"
 		}
-		ImageVolumes(in.Image, in.Mounts)
 		out, err := Build(in)
 		if err == nil {
 			checkSpec(t, in, out)

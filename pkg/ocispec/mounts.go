@@ -10,7 +10,6 @@ import (
 	"sort"
 	"strings"
 
-	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -269,20 +268,4 @@ func (b *builder) propagation(m *runtimeapi.Mount, src string) (string, error) {
 	default:
 		return "", invalid("unknown propagation %d", p)
 	}
-}
-
-// ImageVolumes lists the paths that the image declares as volumes, sorted and clean,
-// for the caller to back with anonymous storage. Paths that a container mount
-// covers, "/" and relative ones are left out.
-func ImageVolumes(image v1.ImageConfig, mounts []*runtimeapi.Mount) []string {
-	var out []string
-	for p := range image.Volumes {
-		clean := path.Clean(p)
-		covered := slices.ContainsFunc(mounts, func(m *runtimeapi.Mount) bool { return path.Clean(m.GetContainerPath()) == clean })
-		if path.IsAbs(p) && clean != "/" && !covered && carriable("", p) == nil && !slices.Contains(out, clean) {
-			out = append(out, clean)
-		}
-	}
-	slices.Sort(out)
-	return out
 }

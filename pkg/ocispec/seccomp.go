@@ -45,7 +45,8 @@ func NewSeccompCache() *SeccompCache {
 
 // seccomp resolves the container's profile; privileged containers have none.
 func (b *builder) seccomp() error {
-	kind, ref, err := profile(b.sec.Seccomp, b.sec.SeccompProfilePath) //nolint:staticcheck // deprecated, still sent
+	//lint:ignore SA1019 deprecated, but older clients send it
+	kind, ref, err := profile(b.sec.Seccomp, b.sec.SeccompProfilePath)
 	if err != nil || b.sec.Privileged || kind == runtimeapi.SecurityProfile_Unconfined {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/subpod/subpod/pkg/ocispec/seccompbpf"
+	"github.com/subpod/subpod/tests/seccomp"
 )
 
 // libseccompProgram has crun compile the profile of out with libseccomp, and
@@ -80,7 +81,7 @@ func compareFilters(t *testing.T, p *specs.LinuxSeccomp, ours, theirs []byte) {
 	for _, arch := range []uint32{0xc000003e, 0x40000003, 0xc00000b7, 0} {
 		for _, nr := range callNumbers() {
 			for i := range 60 {
-				data := seccompbpf.Data{Number: nr, Arch: arch}
+				data := seccomp.Data{Number: nr, Arch: arch}
 				for a := range data.Args {
 					data.Args[a] = values[rng.IntN(len(values))]
 				}
@@ -88,9 +89,9 @@ func compareFilters(t *testing.T, p *specs.LinuxSeccomp, ours, theirs []byte) {
 					data.Args[0] = values[i]
 				}
 				tried++
-				x, err := seccompbpf.Run(ours, data)
+				x, err := seccomp.Run(ours, data)
 				must(t, err)
-				y, err := seccompbpf.Run(theirs, data)
+				y, err := seccomp.Run(theirs, data)
 				must(t, err)
 				if x != y {
 					if bad++; bad < 20 {

@@ -140,7 +140,8 @@ func TestSeccompLocalhost(t *testing.T) {
 	for _, deprecated := range []bool{false, true} {
 		in := callsInput(t, "amd64")
 		if deprecated {
-			in.secctx().SeccompProfilePath = "localhost/" + file //nolint:staticcheck // still sent
+			//lint:ignore SA1019 deprecated, but older clients send it
+			in.secctx().SeccompProfilePath = "localhost/" + file
 		} else {
 			in.secctx().Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: file}
 		}

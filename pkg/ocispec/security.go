@@ -69,7 +69,8 @@ func profile(p *runtimeapi.SecurityProfile, deprecated string) (runtimeapi.Secur
 // apparmor: an unprivileged user can change into a loaded profile but not load
 // one, so there is no runtime default.
 func (b *builder) apparmor() error {
-	kind, ref, err := profile(b.sec.Apparmor, b.sec.ApparmorProfile) //nolint:staticcheck // deprecated, still sent
+	//lint:ignore SA1019 deprecated, but older clients send it
+	kind, ref, err := profile(b.sec.Apparmor, b.sec.ApparmorProfile)
 	if err != nil {
 		return err
 	}

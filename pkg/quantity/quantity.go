@@ -29,10 +29,11 @@ func Parse(s string) (Quantity, error) {
 	number, suffix := s[:i], s[i:]
 	factor, ok := suffixes[suffix]
 	v, err := strconv.ParseFloat(number, 64)
+	v *= factor
 	if !ok || err != nil || v < 0 || math.IsInf(v, 0) || math.IsNaN(v) || strings.ContainsAny(number, "xXpP_") {
 		return 0, fmt.Errorf("%w: %q", ErrSyntax, s)
 	}
-	return Quantity(v * factor), nil
+	return Quantity(v), nil
 }
 
 // UnmarshalJSON implements json.Unmarshaler.

@@ -12,7 +12,7 @@ func TestParse(t *testing.T) {
 			t.Errorf("%q: %v, %v; want %v", text, got, err, want)
 		}
 	}
-	for _, text := range []string{"", "Gi", "1gi", "-1", "1 Gi", "0x10", "Inf", "NaN"} {
+	for _, text := range []string{"", "Gi", "1gi", "-1", "1 Gi", "0x10", "Inf", "NaN", "1e308E"} {
 		if got, err := Parse(text); !errors.Is(err, ErrSyntax) {
 			t.Errorf("%q: %v, %v; want ErrSyntax", text, got, err)
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 	"golang.org/x/sys/unix"
 )
 
@@ -102,7 +103,7 @@ func checkFile(file string) (fi os.FileInfo, err error) {
 	}()
 	db, err := bolt.Open(file, 0o600, &bolt.Options{ReadOnly: true, Timeout: openTimeout})
 	switch {
-	case errors.Is(err, bolt.ErrTimeout):
+	case errors.Is(err, berrors.ErrTimeout):
 		return fi, fmt.Errorf("open %s: %w", file, ErrHeld)
 	case errors.Is(err, os.ErrPermission):
 		return fi, err

@@ -6,15 +6,19 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/containerd/errdefs"
 	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
+
+	"github.com/subpod/subpod/pkg/errclass"
 )
 
 // The errors of this package.
 var (
 	// ErrNotFound says that no record has the ID.
-	ErrNotFound = errors.New("not found")
+	ErrNotFound = errclass.New(errdefs.ErrNotFound, "not found")
 	// ErrAmbiguous says that an ID prefix names several records.
-	ErrAmbiguous = errors.New("ambiguous ID")
+	ErrAmbiguous = errclass.New(errdefs.ErrInvalidArgument, "ambiguous ID")
 	// ErrHeld says that another process has the store open.
 	ErrHeld = errors.New("state is in use by another process")
 	// ErrTooNew says that a newer subpod wrote the store.
@@ -46,7 +50,7 @@ func open(file string, log *slog.Logger, opts options) (*Store, error) {
 		return nil, err
 	}
 	db, err := bolt.Open(file, 0o600, &bolt.Options{Timeout: openTimeout, NoFreelistSync: true, FreelistType: bolt.FreelistMapType, NoSync: opts.noSync})
-	if errors.Is(err, bolt.ErrTimeout) {
+	if errors.Is(err, berrors.ErrTimeout) {
 		return nil, fmt.Errorf("open %s: %w", file, ErrHeld)
 	}
 	if err != nil {

@@ -22,7 +22,7 @@ import (
 type session struct {
 	options remotecommand.Options
 	attach  bool
-	running sync.WaitGroup // the backend's call
+	running sync.Mutex // held during the backend's call
 	run     func(ctx context.Context, s stdio.Streams) (exit int32, err error)
 }
 
@@ -60,7 +60,8 @@ func (s *Server) serveCommand(w http.ResponseWriter, r *http.Request, sess *sess
 		// sent, and the library writes the status to such a stream when a client
 		// is gone while it opens streams. That goroutine is given up: it holds
 		// no lock and no descriptor, and the backend's call has returned.
-		sess.running.Wait()
+		sess.running.Lock()
+		sess.running.Unlock() //nolint:staticcheck // only to wait: no call begins after ctx's end
 		select {
 		case failed = <-done:
 		case <-time.After(giveUp):
@@ -108,8 +109,8 @@ func (sess *session) AttachContainer(ctx context.Context, _, _, _ string, in io.
 // serve runs the session and returns when the client's side has taken all
 // output, so that the status comes after it; see clientConn.
 func (sess *session) serve(ctx context.Context, in io.Reader, out, errw io.Writer, resize <-chan remotecommand.TerminalSize) (int32, error) {
-	sess.running.Add(1)
-	defer sess.running.Done()
+	sess.running.Lock()
+	defer sess.running.Unlock()
 	if ctx.Err() != nil {
 		return 0, ctx.Err()
 	}

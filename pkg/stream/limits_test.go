@@ -21,7 +21,7 @@ import (
 // session, and Close does not wait for them.
 func TestClientsThatVanish(t *testing.T) {
 	b := &local{}
-	s := start(t, b, Options{CreationTimeout: time.Second, CloseTimeout: time.Second})
+	s := start(t, b, Options{CreationTimeout: 5 * time.Second, CloseTimeout: time.Second})
 	var wg sync.WaitGroup
 	for i := range 200 {
 		url, err := s.Exec(&runtimeapi.ExecRequest{ContainerId: "c", Cmd: []string{"true"}, Stdout: true})

@@ -13,7 +13,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/subpod/subpod/configs"
 	"github.com/subpod/subpod/pkg/client"
 	"github.com/subpod/subpod/tests/node"
 	"github.com/subpod/subpod/tests/registry"
@@ -94,18 +93,11 @@ func install(ctx context.Context, images string) error {
 		// A program that runs cannot be written to, but replaced.
 		files[".local/bin/"+filepath.Base(name)+".new"] = filepath.Join(tree, name)
 	}
-	write := func(name, content string) {
-		files[name] = filepath.Join(dir, filepath.Base(name))
-		err = firstError(err, os.WriteFile(files[name], []byte(content), 0o644))
-	}
-	unit, err := configs.SystemdUnit("/home/" + User + "/.local/bin/subpod")
-	if err != nil {
-		return err
-	}
-	write(".config/systemd/user/subpod.service", unit)
+	files[".config/systemd/user/subpod.service"] = filepath.Join(tree, "configs/subpod.service")
+	registries := filepath.Join(dir, "registries.conf")
+	files[".config/containers/registries.conf"] = registries
 	// QEMU shows the host's loopback to the machine as 10.0.2.2.
-	write(".config/containers/registries.conf", registry.Conf(strings.Replace(images, "127.0.0.1", "10.0.2.2", 1)))
-	if err != nil {
+	if err := os.WriteFile(registries, []byte(registry.Conf(strings.Replace(images, "127.0.0.1", "10.0.2.2", 1))), 0o644); err != nil {
 		return err
 	}
 	if err := machine.Send(ctx, User, files); err != nil {
@@ -120,13 +112,6 @@ func install(ctx context.Context, images string) error {
 	}
 	local, err = machine.Forward(ctx, User, socket)
 	return err
-}
-
-func firstError(a, b error) error {
-	if a != nil {
-		return a
-	}
-	return b
 }
 
 // in runs a script in the machine as the user; it must succeed.

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/subpod/subpod/tests/seccomp"
 )
 
 func allowBut(calls ...specs.LinuxSyscall) *specs.LinuxSeccomp {
@@ -57,7 +59,7 @@ func TestLongRules(t *testing.T) {
 	a := f.members[f.native]()
 	for name, number := range a.numbers {
 		for v := range uint64(500) {
-			got, err := Run(program, Data{Number: number, Arch: a.audit, Args: [6]uint64{v}})
+			got, err := seccomp.Run(program, seccomp.Data{Number: number, Arch: a.audit, Args: [6]uint64{v}})
 			want := uint32(retAllow)
 			if strings.Contains("mkdir rmdir getpid", name) && v%2 == 0 && v < 400 {
 				want = retErrno | 1

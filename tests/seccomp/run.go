@@ -1,8 +1,16 @@
-package seccompbpf
+// Package seccomp runs seccomp filters without a kernel, for tests of what compiles them.
+package seccomp
 
 import (
 	"encoding/binary"
 	"fmt"
+)
+
+// Offsets into struct seccomp_data.
+const (
+	offNumber = 0
+	offArch   = 4
+	offArgs   = 16
 )
 
 // Data is struct seccomp_data without the instruction pointer.
