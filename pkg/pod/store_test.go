@@ -81,7 +81,7 @@ func TestRunWhileTheNamesakeIsRemoved(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for range rounds(20000) {
+	for range rounds(5000) {
 		var group sync.WaitGroup
 		group.Go(func() {
 			if err := m.RemovePod(ctx, id); err != nil {
