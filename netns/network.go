@@ -5,21 +5,24 @@ package netns
 
 import (
 	"context"
-	"errors"
 	"net/netip"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/subpod/subpod/pkg/errclass"
 )
 
 // Sentinel errors of every Network.
 var (
 	// ErrPortTaken says that another pod or process has the host port.
-	ErrPortTaken = errors.New("host port is taken")
+	ErrPortTaken = errclass.New(errdefs.ErrAlreadyExists, "host port is taken")
 	// ErrNoAddress says that the pods' subnet has no free address.
-	ErrNoAddress = errors.New("no free address in the pods' subnet")
+	ErrNoAddress = errclass.New(errdefs.ErrResourceExhausted, "no free address in the pods' subnet")
 	// ErrNotReady says that the network cannot serve pods now. The error that
 	// wraps it says why.
-	ErrNotReady = errors.New("network is not ready")
+	ErrNotReady = errclass.New(errdefs.ErrUnavailable, "network is not ready")
 	// ErrBadPod says that the pod's own values (ID, port mapping) are invalid.
-	ErrBadPod = errors.New("bad pod network configuration")
+	ErrBadPod = errclass.New(errdefs.ErrInvalidArgument, "bad pod network configuration")
 )
 
 // PortMapping publishes a port of a pod.
@@ -76,6 +79,7 @@ type Network interface {
 	// that belongs to none of them. It goes on after an error and returns all.
 	Reconcile(ctx context.Context, live []Pod) error
 	// SetPodCIDR sets the subnets of pods made from now on, at most one per
-	// family (CRI UpdateRuntimeConfig). Existing pods keep their addresses.
+	// family (CRI UpdateRuntimeConfig). Existing pods keep their addresses. On an error
+	// nothing changes. ErrBadSubnet.
 	SetPodCIDR(ctx context.Context, cidrs []netip.Prefix) error
 }

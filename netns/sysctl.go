@@ -1,17 +1,20 @@
 package netns
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"os"
 	"slices"
 	"strings"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/subpod/subpod/pkg/errclass"
 )
 
 // ErrSysctl is the sentinel for a sysctl that cannot be set for a pod. The error
 // that wraps it names the key and says why.
-var ErrSysctl = errors.New("sysctl cannot be set")
+var ErrSysctl = errclass.New(errdefs.ErrInvalidArgument, "sysctl cannot be set")
 
 // ipcSysctls are the keys outside kernel.shm* and fs.mqueue.* that belong to the
 // IPC namespace (ipc_namespaces(7)).

@@ -11,9 +11,12 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"github.com/rootless-containers/rootlesskit/v3/pkg/api/client"
 	"github.com/rootless-containers/rootlesskit/v3/pkg/port"
 	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/pkg/errclass"
 )
 
 // PortSpec forwards a port of the host to an address in the node network.
@@ -41,7 +44,7 @@ var (
 	ErrPortTaken = errors.New("host port is in use")
 	// ErrPortPrivileged: an ordinary user may not listen on the host port. The
 	// text has the command that changes this.
-	ErrPortPrivileged = errors.New("host port is privileged")
+	ErrPortPrivileged = errclass.New(errdefs.ErrPermissionDenied, "host port is privileged")
 	// ErrBadPort: the PortSpec makes no sense.
 	ErrBadPort = errors.New("bad port specification")
 	// ErrNoPortDriver: a nested node has none; its ports are those of the

@@ -32,6 +32,10 @@ func SavedConfig() (file string, use bool) {
 	return file, use
 }
 
+// ServedConfig returns the file with the configuration that the server of the node
+// served with last.
+func (n *Node) ServedConfig() string { return savedConfig(n.RunDir) }
+
 // SetDegraded keeps, for Degraded, why the server serves with another configuration
 // than the one on disk; "" when it does not. The server calls it before Ready.
 func (n *Node) SetDegraded(reason string) error {

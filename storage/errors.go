@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"github.com/containers/image/v5/docker"
 	"github.com/containers/image/v5/signature"
 	imagestorage "github.com/containers/image/v5/storage"
@@ -18,6 +19,8 @@ import (
 	v2 "github.com/docker/distribution/registry/api/v2"
 	"github.com/ulikunitz/xz" // ours: see internal/xz
 	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/pkg/errclass"
 )
 
 // Sentinels for errors.Is. The error that wraps one names what was tried, what
@@ -28,31 +31,31 @@ var (
 	// ErrHeld means that another process has the store open.
 	ErrHeld = errors.New("storage is held by another process")
 	// ErrBadReference means that an image name can't be parsed.
-	ErrBadReference = errors.New("bad image reference")
+	ErrBadReference = errclass.New(errdefs.ErrInvalidArgument, "bad image reference")
 	// ErrImageNotFound means that the image is not in the store, or, from Pull,
 	// that the registry does not have it.
-	ErrImageNotFound = errors.New("image not found")
+	ErrImageNotFound = errclass.New(errdefs.ErrNotFound, "image not found")
 	// ErrImageInUse means that a root file system or image mount needs the image.
-	ErrImageInUse = errors.New("image is in use")
+	ErrImageInUse = errclass.New(errdefs.ErrFailedPrecondition, "image is in use")
 	// ErrReadOnlyImage means that the image belongs to an additional, read-only store.
-	ErrReadOnlyImage = errors.New("image is in a read-only store")
+	ErrReadOnlyImage = errclass.New(errdefs.ErrFailedPrecondition, "image is in a read-only store")
 	// ErrUnauthorized means that the registry refused the credentials, or wants some.
-	ErrUnauthorized = errors.New("registry refused access")
+	ErrUnauthorized = errclass.New(errdefs.ErrPermissionDenied, "registry refused access")
 	// ErrRegistryUnavailable means that the registry can't be reached, answers
 	// with a server error or sends nothing. Trying again later may help.
 	ErrRegistryUnavailable = errors.New("registry unavailable")
 	// ErrSignature means that policy.json does not allow the image.
 	ErrSignature = errors.New("image rejected by policy")
 	// ErrCorrupt means that content does not match its digest or can't be unpacked.
-	ErrCorrupt = errors.New("image is corrupt")
+	ErrCorrupt = errclass.New(errdefs.ErrDataLoss, "image is corrupt")
 	// ErrUnsupported means that the image is of a kind that can't run here:
 	// another platform, Docker schema 1, or no container image at all.
-	ErrUnsupported = errors.New("image is not supported")
+	ErrUnsupported = errclass.New(errdefs.ErrFailedPrecondition, "image is not supported")
 	// ErrIDRange means that a file of the image has an owner outside of the
 	// user namespace.
-	ErrIDRange = errors.New("image needs more user or group IDs")
+	ErrIDRange = errclass.New(errdefs.ErrFailedPrecondition, "image needs more user or group IDs")
 	// ErrNoSpace means that the disk (or quota) is full.
-	ErrNoSpace = errors.New("no space left for images")
+	ErrNoSpace = errclass.New(errdefs.ErrResourceExhausted, "no space left for images")
 	// ErrRootfsNotFound means that no root file system has this ID.
 	ErrRootfsNotFound = errors.New("root file system not found")
 	// ErrBadID means that an ID can't name a root file system, or that it

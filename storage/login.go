@@ -7,8 +7,11 @@ import (
 	"os"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"github.com/containers/image/v5/docker"
 	authconfig "github.com/containers/image/v5/pkg/docker/config"
+
+	"github.com/subpod/subpod/pkg/errclass"
 )
 
 // Login checks the credentials with the registry ("host[:port]", docker.io for "")
@@ -68,7 +71,7 @@ func (im *Images) Logout(ctx context.Context, registry string, all bool) error {
 }
 
 // ErrNotLoggedIn means that auth.json has no credentials for a registry.
-var ErrNotLoggedIn = errors.New("not logged in")
+var ErrNotLoggedIn = errclass.New(errdefs.ErrNotFound, "not logged in")
 
 // registryName checks the name of a registry.
 func registryName(name string) (string, error) {

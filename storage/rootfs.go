@@ -11,7 +11,7 @@ import (
 
 // RootfsSpec describes the root file system of a container.
 type RootfsSpec struct {
-	// ID is the container'r.
+	// ID is the container's.
 	ID string
 	// ImageID is the image's full ID.
 	ImageID string

@@ -12,6 +12,7 @@ import (
 	"github.com/subpod/subpod/netns"
 	"github.com/subpod/subpod/pkg/cgroup"
 	"github.com/subpod/subpod/pkg/config"
+	"github.com/subpod/subpod/pkg/control"
 	"github.com/subpod/subpod/pkg/cri"
 	"github.com/subpod/subpod/pkg/events"
 	"github.com/subpod/subpod/pkg/hostport"
@@ -32,7 +33,8 @@ type dependencies struct {
 	storage *storage.Store
 	events  *events.Bus
 	manager *pod.Manager
-	service cri.Dependencies
+	cri     cri.Dependencies
+	control control.Dependencies
 	ports   *hostport.Forwarder // nil where the node has no port driver
 }
 
@@ -88,8 +90,8 @@ func openDependencies(ctx context.Context, cfg *config.Config, degraded string, 
 		return nil, err
 	}
 	d.connect(cfg, node, executor, network, host, cg)
-	d.service.Degraded = degraded
-	d.service.Info = func() map[string]any { return info(cfg, degraded, node, cg, d.storage.Info()) }
+	d.cri.Degraded = degraded
+	d.cri.Info = func() map[string]any { return info(cfg, degraded, node, cg, d.storage.Info()) }
 	return d, nil
 }
 
@@ -127,12 +129,18 @@ func (d *dependencies) connect(cfg *config.Config, node *rootless.Node, executor
 		Forget:     collector.Forget,
 		Log:        slog.Default(),
 	})
-	d.service = cri.Dependencies{
-		Version:    cli.Version(version),
-		Manager:    d.manager,
-		Sessions:   &pod.Sessions{State: d.state, Executor: executor, NodeNetNS: node.NetNS},
+	sessions := &pod.Sessions{State: d.state, Executor: executor, NodeNetNS: node.NetNS}
+	d.control = control.Dependencies{
+		Containers: d.manager,
+		Sessions:   sessions,
 		Copier:     &pod.Copier{Manager: d.manager, Roots: containers},
 		Checker:    &pod.Checker{State: d.state, Images: d.storage.Images, Orphans: orphans},
+		Images:     d.storage.Images,
+	}
+	d.cri = cri.Dependencies{
+		Version:    cli.Version(version),
+		Manager:    d.manager,
+		Sessions:   sessions,
 		State:      d.state,
 		Images:     d.storage.Images,
 		Rootfs:     d.storage.Rootfs,
@@ -145,7 +153,6 @@ func (d *dependencies) connect(cfg *config.Config, node *rootless.Node, executor
 		GIDs:       node.GIDMap,
 		Handlers:   handlers,
 		MissingIDs: missingIDs(node),
-		Log:        slog.Default(),
 	}
 }
 

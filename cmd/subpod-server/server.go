@@ -17,8 +17,10 @@ import (
 
 	"github.com/subpod/subpod/netns"
 	"github.com/subpod/subpod/pkg/config"
+	"github.com/subpod/subpod/pkg/control"
 	"github.com/subpod/subpod/pkg/cri"
 	"github.com/subpod/subpod/pkg/hostport"
+	"github.com/subpod/subpod/pkg/rpc"
 	"github.com/subpod/subpod/pkg/stream"
 	"github.com/subpod/subpod/rootless"
 )
@@ -55,11 +57,8 @@ func runServer(ctx context.Context, cfg *config.Config, degraded string, node *r
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	// The supervisor starts another server, which recovers what this one was doing, as
-	// after any crash.
-	d.service.Panicked = func() { time.AfterFunc(panicExitDelay, func() { os.Exit(1) }) }
 	ready := make(chan struct{})
-	server := cri.NewServer(d.service, ready)
+	server := newServer(d, ready)
 
 	var group errgroup.Group
 	stopped, stop := context.WithCancel(ctx)
@@ -74,12 +73,12 @@ func runServer(ctx context.Context, cfg *config.Config, degraded string, node *r
 		})
 	}
 	serve("serve CRI", func() error { return server.Serve(listener) })
-	serve("serve streams", func() error { return d.service.Stream.Serve(streaming...) })
+	serve("serve streams", func() error { return d.cri.Stream.Serve(streaming...) })
 	group.Go(func() error {
 		<-stopped.Done()
 		d.events.Close() // subscriptions have no end of their own
 		shutDown(server)
-		return d.service.Stream.Close()
+		return d.cri.Stream.Close()
 	})
 	d.manager.Recover(ctx)
 	if err := d.expose(ctx, cfg, nodeNet.Do); err != nil {
@@ -96,6 +95,22 @@ func runServer(ctx context.Context, cfg *config.Config, degraded string, node *r
 		slog.Warn("the supervisor or the service manager does not know that the server is ready", "error", err)
 	}
 	return group.Wait()
+}
+
+// newServer returns the gRPC server with all services. Requests wait until ready is closed.
+func newServer(d *dependencies, ready <-chan struct{}) *grpc.Server {
+	server := rpc.NewServer(rpc.Options{
+		Ready: ready,
+		// The supervisor starts another server, which recovers what this one was doing,
+		// as after any crash.
+		Panicked: func() { time.AfterFunc(panicExitDelay, func() { os.Exit(1) }) },
+		Typed:    cri.TypedErrors(),
+		Reasons:  control.Reasons(),
+		Log:      slog.Default(),
+	})
+	cri.Register(server, d.cri)
+	control.Register(server, d.control)
+	return server
 }
 
 // expose starts what network.expose asks for.
@@ -119,7 +134,7 @@ func (d *dependencies) listenStreams(cfg *config.Config, node *rootless.Node, no
 	if err != nil {
 		return nil, err
 	}
-	d.service.Stream, err = stream.New(d.service.Sessions, stream.Options{
+	d.cri.Stream, err = stream.New(d.cri.Sessions, stream.Options{
 		BaseURL:     "http://" + listeners[0].Addr().String(),
 		IdleTimeout: cfg.Streaming.IdleTimeout.Duration,
 	})

@@ -35,7 +35,7 @@ type connection struct {
 
 // connect connects to the running daemon. client.ErrNoDaemon.
 func (a *app) connect() (*connection, error) {
-	cfg, err := a.flags.Load()
+	cfg, err := clientConfig(a.flags, os.Stderr)
 	if err != nil {
 		return nil, err
 	}

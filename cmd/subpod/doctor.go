@@ -32,11 +32,15 @@ warnings), 1 if not.`,
 			if profile {
 				return printProfile(cmd.OutOrStdout())
 			}
-			// flags.Load sets it if it is missing.
+			// Load sets it if it is missing.
 			runtimeDir := os.Getenv("XDG_RUNTIME_DIR")
-			cfg, err := flags.Load()
-			if err != nil {
-				return err
+			cfg, problem := flags.Load()
+			if problem != nil {
+				served, err := servedConfig(flags)
+				if err != nil {
+					return problem
+				}
+				cfg = served
 			}
 			server, err := serverPath()
 			if err != nil {
@@ -48,6 +52,10 @@ warnings), 1 if not.`,
 				}
 				return os.Getenv(name)
 			}, server))
+			if problem != nil {
+				results = append([]doctor.Result{{Check: "configuration", Level: doctor.Error, What: problem.Error(),
+					Fix: "mend the file, then: subpod reload"}}, results...)
+			}
 			if asJSON {
 				err = doctorJSON(cmd.OutOrStdout(), results)
 			} else {

@@ -7,8 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/client"
-	"github.com/subpod/subpod/pkg/control"
 )
 
 func newExec(a *app) *cobra.Command {
@@ -31,7 +31,7 @@ command is not found.`,
 					return err
 				}
 				s := &session{client: conn.Client, containerID: x.Id, tty: tty, stdin: interactive}
-				exit, err := s.run(cmd.Context(), control.SessionRequest{Kind: control.SessionExec, Command: args[1:]})
+				exit, err := s.run(cmd.Context(), api.SessionRequest{Kind: api.SessionExec, Command: args[1:]})
 				if errors.Is(err, errDetached) {
 					return nil
 				}
@@ -58,9 +58,9 @@ func runCode(err error) error {
 	}
 	fmt.Fprintln(os.Stderr, "subpod:", err)
 	switch {
-	case client.HasReason(err, control.ReasonCommandNotFound):
+	case client.HasReason(err, api.ReasonCommandNotFound):
 		return exitStatus(exitNoCommand)
-	case client.HasReason(err, control.ReasonCommandNotExecutable):
+	case client.HasReason(err, api.ReasonCommandNotExecutable):
 		return exitStatus(exitNotExecutable)
 	}
 	return exitStatus(exitRun)
@@ -86,7 +86,7 @@ leaves it running.`,
 				return err
 			}
 			s := &session{client: conn.Client, containerID: x.Id, tty: config.TTY, stdin: config.Stdin && !noStdin, signals: !config.TTY}
-			exit, err := s.run(cmd.Context(), control.SessionRequest{Kind: control.SessionAttach, Wait: true})
+			exit, err := s.run(cmd.Context(), api.SessionRequest{Kind: api.SessionAttach, Wait: true})
 			if errors.Is(err, errDetached) {
 				return nil
 			}

@@ -13,8 +13,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/client"
-	"github.com/subpod/subpod/pkg/control"
 )
 
 func newPortForward(a *app) *cobra.Command {
@@ -115,8 +115,8 @@ func forward(ctx context.Context, c *client.Client, podID string, port int, conn
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	_, err := c.Session(ctx, control.SessionRequest{Kind: control.SessionPortForward, PodID: podID, Port: int32(port)},
-		control.Streams{Input: conn, Output: conn})
+	_, err := c.Session(ctx, api.SessionRequest{Kind: api.SessionPortForward, PodID: podID, Port: int32(port)},
+		api.Streams{Input: conn, Output: conn})
 	if errors.Is(err, net.ErrClosed) {
 		return nil
 	}

@@ -21,7 +21,7 @@ archive or a Docker archive, or one of
 		Example: "  subpod load busybox.tar\n  subpod load oci:./layout:example.com/app:v1",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, sources []string) error {
-			cfg, err := flags.Load()
+			cfg, err := clientConfig(flags, cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}

@@ -10,11 +10,11 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/subpod/subpod/pkg/control"
+	"github.com/subpod/subpod/pkg/api"
 )
 
 func newLogin(a *app) *cobra.Command {
-	req := &control.LoginRequest{}
+	req := &api.LoginRequest{}
 	var fromStdin bool
 	cmd := &cobra.Command{
 		Use:   "login [flags] [REGISTRY]",
@@ -45,7 +45,7 @@ Skopeo use too. The default registry is docker.io.`,
 }
 
 // askCredentials prompts for the credentials that the flags do not give.
-func askCredentials(req *control.LoginRequest, fromStdin bool) error {
+func askCredentials(req *api.LoginRequest, fromStdin bool) error {
 	if fromStdin {
 		if req.Username == "" || req.Password != "" {
 			return usagef("--password-stdin requires -u and excludes -p")
@@ -90,7 +90,7 @@ func askCredentials(req *control.LoginRequest, fromStdin bool) error {
 }
 
 func newLogout(a *app) *cobra.Command {
-	req := &control.LogoutRequest{}
+	req := &api.LogoutRequest{}
 	cmd := &cobra.Command{
 		Use:     "logout [flags] [REGISTRY]",
 		Short:   "Remove stored credentials",

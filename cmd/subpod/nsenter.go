@@ -18,7 +18,7 @@ func newNsenter(flags *cli.Flags) *cobra.Command {
 namespaces. A kubelet must be run this way. The default command is a shell.`,
 		Example: "  subpod nsenter -- ip address\n  subpod nsenter -- kubelet --config=kubelet.yaml",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cfg, err := flags.Load()
+			cfg, err := clientConfig(flags, cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}

@@ -11,9 +11,9 @@ import (
 	"github.com/spf13/cobra"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/client"
 	"github.com/subpod/subpod/pkg/config"
-	"github.com/subpod/subpod/pkg/labels"
 )
 
 func TestParsePort(t *testing.T) {
@@ -140,7 +140,7 @@ func TestNames(t *testing.T) {
 	if first.Metadata.String() != second.Metadata.String() {
 		t.Errorf("metadata: %v and %v", first.Metadata, second.Metadata)
 	}
-	if a, b := first.Annotations[labels.RunID], second.Annotations[labels.RunID]; a == "" || a == b {
+	if a, b := first.Annotations[api.AnnotationRunID], second.Annotations[api.AnnotationRunID]; a == "" || a == b {
 		t.Errorf("run IDs: %q and %q", a, b)
 	}
 	if first.LogDirectory == second.LogDirectory || filepath.Dir(first.LogDirectory) == first.LogDirectory {
@@ -158,7 +158,7 @@ func TestConfigs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if pod.Annotations[labels.WhenDone] != labels.Remove || pod.LogDirectory != "" || pod.Hostname != "h" || pod.DnsConfig.Servers[0] != "1.1.1.1" {
+	if pod.Annotations[api.AnnotationWhenDone] != api.WhenDoneRemove || pod.LogDirectory != "" || pod.Hostname != "h" || pod.DnsConfig.Servers[0] != "1.1.1.1" {
 		t.Errorf("pod: %v", pod)
 	}
 	if !slices.Equal(ctr.Command, []string{"/bin/sh"}) || !slices.Equal(ctr.Args, []string{"-c", "true"}) || ctr.WorkingDir != "/src" ||
@@ -231,7 +231,7 @@ func TestSecurityOptions(t *testing.T) {
 	}
 	// The CRI has no field for the name of a group.
 	_, ctr, err := configsOf(t, "-u", "www-data:staff", "image")
-	if err != nil || ctr.Annotations[labels.User] != "www-data:staff" || ctr.Linux.SecurityContext.RunAsUsername != "" {
+	if err != nil || ctr.Annotations[api.AnnotationUser] != "www-data:staff" || ctr.Linux.SecurityContext.RunAsUsername != "" {
 		t.Errorf("a group by name: %v, %v", ctr, err)
 	}
 	_, ctr, err = configsOf(t, "--privileged", "--network", "none", "image")

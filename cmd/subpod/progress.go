@@ -7,8 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/client"
-	"github.com/subpod/subpod/pkg/control"
 )
 
 // pull pulls an image and shows the progress on standard error: a bar on a
@@ -36,7 +36,7 @@ type progress struct {
 	live  bool
 	last  time.Time
 	shown string
-	now   control.PullEvent
+	now   api.PullEvent
 }
 
 const (
@@ -53,7 +53,7 @@ func (p *progress) start() {
 	fmt.Fprintf(os.Stderr, "pulling %s\n", p.ref)
 }
 
-func (p *progress) show(e *control.PullEvent) {
+func (p *progress) show(e *api.PullEvent) {
 	p.now = *e
 	interval := lineInterval
 	if p.live {

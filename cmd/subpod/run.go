@@ -18,8 +18,8 @@ import (
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/client"
-	"github.com/subpod/subpod/pkg/control"
 	"github.com/subpod/subpod/pkg/stdio"
 )
 
@@ -101,7 +101,7 @@ func (o *runOptions) run(ctx context.Context, conn *connection, args []string) (
 			_ = os.Remove(pod.LogDirectory) // only if it is empty: there was no container
 		}
 	}()
-	if client.HasReason(err, control.ReasonImageNotFound) && o.pull != "never" {
+	if client.HasReason(err, api.ReasonImageNotFound) && o.pull != "never" {
 		if err := pull(ctx, conn.Client, args[0], o.quiet); err != nil {
 			return err
 		}
@@ -111,7 +111,7 @@ func (o *runOptions) run(ctx context.Context, conn *connection, args []string) (
 		fmt.Fprintf(os.Stderr, "\r\nsubpod: detached from %s; reattach with \"subpod attach %s\"\n", o.name, o.name)
 		return nil
 	}
-	if client.HasReason(err, control.ReasonNameTaken) {
+	if client.HasReason(err, api.ReasonNameTaken) {
 		return cmp.Or(checkName(ctx, conn.Client, o.name), nameTaken(o.name, ""))
 	}
 	if err != nil {
@@ -125,8 +125,8 @@ func (o *runOptions) run(ctx context.Context, conn *connection, args []string) (
 
 // session makes the daemon create and start the container, and stays attached unless
 // the container is to run in the background.
-func (o *runOptions) session(ctx context.Context, c *client.Client, pod *runtimeapi.PodSandboxConfig, ctr *runtimeapi.ContainerConfig) (*control.SessionExit, error) {
-	run := &control.RunRequest{Handler: o.handler, Detach: o.detach}
+func (o *runOptions) session(ctx context.Context, c *client.Client, pod *runtimeapi.PodSandboxConfig, ctr *runtimeapi.ContainerConfig) (*api.SessionExit, error) {
+	run := &api.RunRequest{Handler: o.handler, Detach: o.detach}
 	var err error
 	if run.Pod, err = proto.Marshal(pod); err != nil {
 		return nil, err
@@ -135,7 +135,7 @@ func (o *runOptions) session(ctx context.Context, c *client.Client, pod *runtime
 		return nil, err
 	}
 	s := &session{client: c, tty: o.tty, stdin: o.interactive && !o.detach, signals: !o.detach}
-	exit, err := s.run(ctx, control.SessionRequest{Kind: control.SessionRun, Run: run})
+	exit, err := s.run(ctx, api.SessionRequest{Kind: api.SessionRun, Run: run})
 	if err == nil && o.detach {
 		fmt.Println(s.containerID)
 	}
@@ -156,11 +156,11 @@ type session struct {
 // errDetached reports that the user has detached with ctrl-p ctrl-q.
 var errDetached = errors.New("detached")
 
-func (s *session) run(ctx context.Context, req control.SessionRequest) (*control.SessionExit, error) {
+func (s *session) run(ctx context.Context, req api.SessionRequest) (*api.SessionExit, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	req.ContainerID, req.TTY = s.containerID, s.tty
-	streams := control.Streams{Output: os.Stdout, Errors: os.Stderr}
+	streams := api.Streams{Output: os.Stdout, Errors: os.Stderr}
 	if s.stdin {
 		streams.Input = os.Stdin
 	}
@@ -180,7 +180,7 @@ func (s *session) run(ctx context.Context, req control.SessionRequest) (*control
 	if s.signals && s.containerID != "" {
 		s.forwardSignals(ctx)
 	}
-	streams.Made = func(m control.Made) {
+	streams.Made = func(m api.Made) {
 		s.containerID = m.ContainerID
 		if s.signals {
 			s.forwardSignals(ctx)

@@ -14,9 +14,9 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/cmd/internal/kube"
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/client"
 	"github.com/subpod/subpod/pkg/config"
-	"github.com/subpod/subpod/pkg/labels"
 )
 
 // runOptions are the flags of "run".
@@ -119,8 +119,8 @@ func (o *runOptions) configs(cfg *config.Config, args []string) (*runtimeapi.Pod
 	pod := &runtimeapi.PodSandboxConfig{
 		Metadata:    client.PodMetadata(client.DefaultNamespace, o.name),
 		Hostname:    o.hostname,
-		Labels:      map[string]string{labels.MadeBy: labels.Run},
-		Annotations: map[string]string{labels.WhenDone: labels.Stop, labels.RunID: runID},
+		Labels:      map[string]string{api.LabelMadeBy: api.MadeByRun},
+		Annotations: map[string]string{api.AnnotationWhenDone: api.WhenDoneStop, api.AnnotationRunID: runID},
 		Linux:       &runtimeapi.LinuxPodSandboxConfig{SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{}},
 	}
 	ctr := &runtimeapi.ContainerConfig{
@@ -139,7 +139,7 @@ func (o *runOptions) configs(cfg *config.Config, args []string) (*runtimeapi.Pod
 		ctr.Command = []string{o.entrypoint}
 	}
 	if o.remove {
-		pod.Annotations[labels.WhenDone] = labels.Remove
+		pod.Annotations[api.AnnotationWhenDone] = api.WhenDoneRemove
 	}
 	if !o.remove || o.detach {
 		// Output that is streamed and then removed needs no log.

@@ -10,7 +10,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/cmd/internal/kube"
-	"github.com/subpod/subpod/pkg/labels"
+	"github.com/subpod/subpod/pkg/api"
 )
 
 // fillSecurity sets the security contexts.
@@ -21,7 +21,7 @@ func (o *runOptions) fillSecurity(pod *runtimeapi.PodSandboxConfig, ctr *runtime
 		ns.Network = runtimeapi.NamespaceMode_NODE
 		pod.Hostname = ""
 	case "none":
-		pod.Annotations[labels.Network] = labels.NoNetwork
+		pod.Annotations[api.AnnotationNetwork] = api.NetworkNone
 	}
 	sec := &runtimeapi.LinuxContainerSecurityContext{
 		NamespaceOptions: ns,
@@ -62,7 +62,7 @@ func (o *runOptions) fillUser(ctr *runtimeapi.ContainerConfig, sec *runtimeapi.L
 	}
 	gid, err := strconv.ParseUint(group, 10, 32)
 	if hasGroup && err != nil {
-		ctr.Annotations[labels.User] = o.user
+		ctr.Annotations[api.AnnotationUser] = o.user
 		return nil
 	}
 	if uid, err := strconv.ParseUint(user, 10, 32); err == nil {

@@ -8,11 +8,11 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/subpod/subpod/pkg/control"
+	"github.com/subpod/subpod/pkg/api"
 )
 
 func newSave(a *app) *cobra.Command {
-	req := &control.SaveRequest{}
+	req := &api.SaveRequest{}
 	var file string
 	cmd := &cobra.Command{
 		Use:     "save [flags] IMAGE...",

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/subpod/subpod/pkg/config"
+	"github.com/subpod/subpod/rootless"
 )
 
 // startTimeout bounds the start of a daemon until it serves, and its stop.
@@ -73,7 +74,7 @@ func (d *ownDaemon) await(cfg *config.Config, background bool) (*ownDaemon, erro
 		select {
 		case <-d.done:
 			text, err := os.ReadFile(d.log)
-			if bytes.Contains(text, []byte("run directory is in use")) {
+			if bytes.Contains(text, heldText(cfg)) {
 				// Another command has started a daemon at the same time.
 				return nil, awaitOther(cfg, deadline)
 			}
@@ -88,6 +89,11 @@ func (d *ownDaemon) await(cfg *config.Config, background bool) (*ownDaemon, erro
 			return nil, fmt.Errorf("the daemon does not accept connections after %v; see its log %s", startTimeout, d.log)
 		}
 	}
+}
+
+// heldText is what a daemon reports when another process has locked the run directory.
+func heldText(cfg *config.Config) []byte {
+	return fmt.Appendf(nil, "%v: %s is locked ", rootless.ErrHeld, cfg.Daemon.RunDir)
 }
 
 func awaitOther(cfg *config.Config, deadline time.Time) error {

@@ -10,8 +10,8 @@ import (
 	"github.com/spf13/cobra"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/client"
-	"github.com/subpod/subpod/pkg/labels"
 )
 
 func newStop(a *app) *cobra.Command {
@@ -79,7 +79,7 @@ func find(ctx context.Context, c *client.Client, ref string) (target, error) {
 			}
 			return target{}, err
 		}
-		if x.Pod.Labels[labels.MadeBy] != labels.Run {
+		if x.Pod.Labels[api.LabelMadeBy] != api.MadeByRun {
 			return target{pod: x.Pod, containers: []client.Container{x}}, nil
 		}
 		return target{pod: x.Pod, containers: []client.Container{x}, wholePod: true}, nil

@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/subpod/subpod/pkg/control"
+	"github.com/subpod/subpod/pkg/api"
 )
 
 func newTop(a *app) *cobra.Command {
@@ -30,16 +30,16 @@ those in the container, UIDs those in the node.`,
 			if err != nil {
 				return err
 			}
-			return printList(cmd.OutOrStdout(), out, list, []column[control.Process]{
-				{"PID", func(p control.Process) string { return fmt.Sprint(p.PID) }},
-				{"PPID", func(p control.Process) string { return fmt.Sprint(p.PPID) }},
-				{"UID", func(p control.Process) string { return fmt.Sprint(p.UID) }},
-				{"STATE", func(p control.Process) string { return p.State }},
-				{"THREADS", func(p control.Process) string { return fmt.Sprint(p.Threads) }},
-				{"RSS", func(p control.Process) string { return bytesText(p.RSS) }},
-				{"CPU", func(p control.Process) string { return p.CPU.Round(10 * time.Millisecond).String() }},
-				{"STARTED", func(p control.Process) string { return ago(p.Started) }},
-				{"COMMAND", func(p control.Process) string { return shorten(p.Command, 80) }},
+			return printList(cmd.OutOrStdout(), out, list, []column[api.Process]{
+				{"PID", func(p api.Process) string { return fmt.Sprint(p.PID) }},
+				{"PPID", func(p api.Process) string { return fmt.Sprint(p.PPID) }},
+				{"UID", func(p api.Process) string { return fmt.Sprint(p.UID) }},
+				{"STATE", func(p api.Process) string { return p.State }},
+				{"THREADS", func(p api.Process) string { return fmt.Sprint(p.Threads) }},
+				{"RSS", func(p api.Process) string { return bytesText(p.RSS) }},
+				{"CPU", func(p api.Process) string { return p.CPU.Round(10 * time.Millisecond).String() }},
+				{"STARTED", func(p api.Process) string { return ago(p.Started) }},
+				{"COMMAND", func(p api.Process) string { return shorten(p.Command, 80) }},
 			})
 		}),
 		ValidArgsFunction: a.completeContainers,

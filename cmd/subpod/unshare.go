@@ -21,7 +21,7 @@ host.`,
 		Example: "  subpod unshare rm -rf ./build-output\n  subpod unshare ls -ln ~/.local/share/subpod/volumes",
 		Args:    cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cfg, err := flags.Load()
+			cfg, err := clientConfig(flags, cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}

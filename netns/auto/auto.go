@@ -29,6 +29,8 @@ type Network struct {
 
 	making chan struct{} // holds an element while the bridge is being made
 
+	setting sync.Mutex // held by SetPodCIDR
+
 	mu       sync.Mutex // guards what follows; never held across anything that may wait
 	inUse    string     // the configuration that was used last, "" the bridge
 	logged   bool
@@ -182,7 +184,16 @@ func (n *Network) Reconcile(ctx context.Context, live []netns.Pod) error {
 	return errors.Join(append(errs, err)...)
 }
 
-// SetPodCIDR implements netns.Network.
+// SetPodCIDR implements netns.Network. Both networks get the subnets, or neither.
 func (n *Network) SetPodCIDR(ctx context.Context, cidrs []netip.Prefix) error {
-	return errors.Join(n.cni.SetPodCIDR(ctx, cidrs), n.bridge.SetPodCIDR(ctx, cidrs))
+	n.setting.Lock()
+	defer n.setting.Unlock()
+	before := n.cni.PodCIDR()
+	if err := n.cni.SetPodCIDR(ctx, cidrs); err != nil {
+		return err
+	}
+	if err := n.bridge.SetPodCIDR(ctx, cidrs); err != nil {
+		return errors.Join(err, n.cni.ResetPodCIDR(before))
+	}
+	return nil
 }

@@ -119,3 +119,40 @@ func TestBridgeComesLater(t *testing.T) {
 	w.Serve(pod.NetNS, "one", 80)
 	w.WantAnswer(w.Outside, "tcp", "192.0.2.2:8080", "one", "192.0.2.1")
 }
+
+// TestRefusedPodCIDR: subnets that one of the two refuses or cannot store are stored by
+// neither.
+func TestRefusedPodCIDR(t *testing.T) {
+	w, ctx := nettest.New(t), context.Background()
+	n := open(t, w)
+	nettest.Must(t, n.Reconcile(ctx, nil))
+	cniFile, bridgeFile := filepath.Join(w.Dir, "state", "cni", "podcidr.json"), filepath.Join(w.Dir, "state", "podcidr")
+	read := func() string {
+		a, _ := os.ReadFile(cniFile)
+		b, _ := os.ReadFile(bridgeFile)
+		return string(a) + "|" + string(b)
+	}
+	refuse := func(what, cidr string) {
+		t.Helper()
+		before := read()
+		if err := n.SetPodCIDR(ctx, []netip.Prefix{netip.MustParsePrefix(cidr)}); err == nil {
+			t.Errorf("%s: %s was accepted", what, cidr)
+		}
+		if after := read(); after != before {
+			t.Errorf("%s: stored %q, before %q", what, after, before)
+		}
+	}
+	blocked := func(file string) {
+		t.Helper()
+		nettest.Must(t, os.Mkdir(file+".new", 0o700))
+		refuse("nothing can be stored", "10.7.0.0/24")
+		nettest.Must(t, os.Remove(file+".new"))
+	}
+	refuse("an address", "10.0.0.1/32")
+	blocked(bridgeFile)
+	blocked(cniFile)
+	nettest.Must(t, n.SetPodCIDR(ctx, []netip.Prefix{netip.MustParsePrefix("10.244.3.0/24")}))
+	refuse("a multicast subnet", "224.0.0.0/8")
+	blocked(bridgeFile)
+	blocked(cniFile)
+}

@@ -136,13 +136,12 @@ func (b *Bridge) Status(_ context.Context) error {
 	return nil
 }
 
-// SetPodCIDR implements netns.Network. The subnets are kept for later runs of
-// the server.
+// SetPodCIDR implements netns.Network. The subnets are stored for later servers.
 func (b *Bridge) SetPodCIDR(ctx context.Context, cidrs []netip.Prefix) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	subnets, err := checkSubnets(cidrs)
+	subnets, err := netns.CheckSubnets(cidrs)
 	if err != nil {
 		return fmt.Errorf("set the pods' subnets: %w", err)
 	}
@@ -155,17 +154,30 @@ func (b *Bridge) SetPodCIDR(ctx context.Context, cidrs []netip.Prefix) error {
 	}
 	b.shared.Lock()
 	defer b.shared.Unlock()
-	if err := writeCIDRs(b.stateDir, subnets); err != nil {
+	if err := b.serve(usable, func() error { return writeCIDRs(b.stateDir, subnets) }); err != nil {
 		return fmt.Errorf("set the pods' subnets: %w", err)
-	}
-	if b.device.now().index != 0 {
-		if err := b.device.addGateways(usable); err != nil {
-			return fmt.Errorf("set the pods' subnets: %w", err)
-		}
-		if err := b.rules.setSubnets(b.device.now().served); err != nil {
-			return fmt.Errorf("set the pods' subnets: %w", err)
-		}
 	}
 	b.device.update(func(s *deviceState) { s.subnets = usable })
 	return nil
+}
+
+// serve makes the bridge serve more subnets, where it is set up, and calls store. On an
+// error, of store as well, it serves the subnets of before. The caller holds shared.
+func (b *Bridge) serve(subnets []netip.Prefix, store func() error) (err error) {
+	before := b.device.now()
+	if before.index == 0 {
+		return store()
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, b.device.removeGateways(before.served), b.rules.setSubnets(before.served))
+		}
+	}()
+	if err := b.device.addGateways(subnets); err != nil {
+		return err
+	}
+	if err := b.rules.setSubnets(b.device.now().served); err != nil {
+		return err
+	}
+	return store()
 }

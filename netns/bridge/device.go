@@ -75,9 +75,8 @@ func (d *device) setUp(used func(netip.Prefix) bool) error {
 		case used(s):
 			keep = append(keep, s)
 		default:
-			a := &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(gatewayOf(s), s.Bits()))}
-			if err := d.rt.AddrDel(link, a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-				return fmt.Errorf("remove gateway of %s: %w", s, err)
+			if err := d.unassign(link, s); err != nil {
+				return err
 			}
 		}
 	}
@@ -147,6 +146,37 @@ func (d *device) addGateways(subnets []netip.Prefix) error {
 	d.changing.Lock()
 	defer d.changing.Unlock()
 	return d.assign(subnets)
+}
+
+// removeGateways takes the bridge's addresses away in all served subnets but those.
+func (d *device) removeGateways(but []netip.Prefix) error {
+	d.changing.Lock()
+	defer d.changing.Unlock()
+	link := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Index: d.now().index, Name: d.name}}
+	var errs []error
+	for _, s := range d.now().served {
+		if slices.Contains(but, s) {
+			continue
+		}
+		if err := d.unassign(link, s); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		d.update(func(state *deviceState) {
+			state.served = slices.DeleteFunc(slices.Clone(state.served), func(o netip.Prefix) bool { return o == s })
+		})
+	}
+	return errors.Join(errs...)
+}
+
+// unassign removes the bridge's address in a subnet. Idempotent. The caller holds
+// changing.
+func (d *device) unassign(link netlink.Link, subnet netip.Prefix) error {
+	a := &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(gatewayOf(subnet), subnet.Bits()))}
+	if err := d.rt.AddrDel(link, a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+		return fmt.Errorf("remove gateway of %s: %w", subnet, err)
+	}
+	return nil
 }
 
 // assign is addGateways with d.changing held.

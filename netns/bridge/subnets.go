@@ -12,6 +12,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/netns"
 )
 
 // cidrFile holds the subnets of the last SetPodCIDR, one a line.
@@ -43,7 +45,7 @@ func (d *device) decideSubnets(stateDir string, configured []netip.Prefix) ([]ne
 		return d.usable(stored), err
 	}
 	if len(configured) > 0 {
-		subnets, err := checkSubnets(configured)
+		subnets, err := netns.CheckSubnets(configured)
 		return d.usable(subnets), err
 	}
 	have, err := d.prefixes()
@@ -87,25 +89,6 @@ func (d *device) usable(subnets []netip.Prefix) []netip.Prefix {
 		}
 		return p.Addr().Is6()
 	})
-}
-
-// checkSubnets returns the subnets in order, IPv4 first, or an error for one that cannot be used.
-func checkSubnets(subnets []netip.Prefix) ([]netip.Prefix, error) {
-	var out []netip.Prefix
-	for _, s := range subnets {
-		if !s.IsValid() || s.Addr().Is4In6() {
-			return nil, fmt.Errorf("subnet %v is not valid", s)
-		}
-		if s.Addr().BitLen()-s.Bits() < 2 {
-			return nil, fmt.Errorf("subnet %s is too small for a gateway and a pod", s)
-		}
-		if slices.ContainsFunc(out, func(o netip.Prefix) bool { return o.Addr().Is4() == s.Addr().Is4() }) {
-			return nil, fmt.Errorf("subnet %s: only one subnet per address family can be used", s)
-		}
-		out = append(out, s.Masked())
-	}
-	slices.SortFunc(out, func(a, b netip.Prefix) int { return a.Addr().Compare(b.Addr()) })
-	return out, nil
 }
 
 // routes returns the destinations that the host and the node network namespace

@@ -154,15 +154,29 @@ func (n *Network) SetPodCIDR(ctx context.Context, cidrs []netip.Prefix) error {
 	if err := ctx.Err(); err != nil || len(cidrs) == 0 {
 		return err
 	}
+	if _, err := netns.CheckSubnets(cidrs); err != nil {
+		return fmt.Errorf("set the pods' subnets: %w", err)
+	}
+	return n.setRanges(cidrs)
+}
+
+// PodCIDR returns the subnets of the last SetPodCIDR.
+func (n *Network) PodCIDR() []netip.Prefix {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.ranges)
+}
+
+// ResetPodCIDR makes cidrs, which PodCIDR has returned, the subnets again.
+func (n *Network) ResetPodCIDR(cidrs []netip.Prefix) error { return n.setRanges(cidrs) }
+
+func (n *Network) setRanges(cidrs []netip.Prefix) error {
 	n.setting.Lock()
 	defer n.setting.Unlock()
-	n.mu.Lock()
-	same := slices.Equal(cidrs, n.ranges)
-	n.mu.Unlock()
-	if same {
+	if slices.Equal(cidrs, n.PodCIDR()) {
 		return nil
 	}
-	if err := writeJSON(filepath.Join(n.StateDir, rangesFile), cidrs); err != nil {
+	if err := writeRanges(filepath.Join(n.StateDir, rangesFile), cidrs); err != nil {
 		return fmt.Errorf("set the pods' subnets: %w", err)
 	}
 	n.mu.Lock()

@@ -163,6 +163,17 @@ func readRanges(path string) (ranges []netip.Prefix, err error) {
 	return ranges, err
 }
 
+// writeRanges stores the subnets; none removes the file.
+func writeRanges(path string, ranges []netip.Prefix) error {
+	if len(ranges) > 0 {
+		return writeJSON(path, ranges)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
 // writeJSON replaces the file in one step. It need not be on the disk: a power cut
 // ends what it describes, too.
 func writeJSON(path string, v any) error {

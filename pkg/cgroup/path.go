@@ -1,15 +1,18 @@
 package cgroup
 
 import (
-	"errors"
 	"fmt"
 	"path"
 	"path/filepath"
 	"strings"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/subpod/subpod/pkg/errclass"
 )
 
 // ErrBadParent says that a cgroup_parent cannot be used with the driver.
-var ErrBadParent = errors.New("bad cgroup parent")
+var ErrBadParent = errclass.New(errdefs.ErrInvalidArgument, "bad cgroup parent")
 
 // defaultParent is where pods without a cgroup_parent go. With systemd each has a
 // slice below that of the same name.

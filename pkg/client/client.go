@@ -13,7 +13,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/subpod/subpod/pkg/control"
+	"github.com/subpod/subpod/pkg/api"
 )
 
 // maxMessage is the maximum size of a message in bytes; the server has the same.
@@ -49,7 +49,7 @@ func Dial(socket string) (*Client, error) {
 		grpc.WithNoProxy(),
 		grpc.WithDisableServiceConfig(),
 		// With a fixed window gRPC sends no pings to measure the bandwidth.
-		grpc.WithInitialWindowSize(control.Window), grpc.WithInitialConnWindowSize(control.Window))
+		grpc.WithInitialWindowSize(api.Window), grpc.WithInitialConnWindowSize(api.Window))
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("connect to %s: %w", socket, err), first.Close())
 	}
@@ -75,9 +75,9 @@ func dialer(first net.Conn) func(context.Context, string) (net.Conn, error) {
 // Close closes the connection.
 func (c *Client) Close() error { return c.conn.Close() }
 
-// Load loads images from a file or directory (control.LoadRequest.Source).
-func (c *Client) Load(ctx context.Context, source string) ([]control.LoadedImage, error) {
-	resp, err := control.Call[control.LoadResponse](ctx, c.conn, "Load", &control.LoadRequest{Source: source})
+// Load loads images from a file or directory (api.LoadRequest.Source).
+func (c *Client) Load(ctx context.Context, source string) ([]api.LoadedImage, error) {
+	resp, err := api.Call[api.LoadResponse](ctx, c.conn, "Load", &api.LoadRequest{Source: source})
 	if err != nil {
 		return nil, err
 	}
@@ -85,8 +85,8 @@ func (c *Client) Load(ctx context.Context, source string) ([]control.LoadedImage
 }
 
 // Pull pulls an image and returns its ID; progress may be nil.
-func (c *Client) Pull(ctx context.Context, ref string, progress func(*control.PullEvent)) (id string, err error) {
-	err = control.Receive(ctx, c.conn, "Pull", &control.PullRequest{Ref: ref}, func(e *control.PullEvent) error {
+func (c *Client) Pull(ctx context.Context, ref string, progress func(*api.PullEvent)) (id string, err error) {
+	err = api.Receive(ctx, c.conn, "Pull", &api.PullRequest{Ref: ref}, func(e *api.PullEvent) error {
 		id = e.ID
 		if progress != nil {
 			progress(e)
@@ -97,24 +97,24 @@ func (c *Client) Pull(ctx context.Context, ref string, progress func(*control.Pu
 }
 
 // Save calls write with the pieces of an archive of images.
-func (c *Client) Save(ctx context.Context, req *control.SaveRequest, write func([]byte) error) error {
-	return control.Receive(ctx, c.conn, "Save", req, func(chunk *control.Chunk) error { return write(chunk.Data) })
+func (c *Client) Save(ctx context.Context, req *api.SaveRequest, write func([]byte) error) error {
+	return api.Receive(ctx, c.conn, "Save", req, func(chunk *api.Chunk) error { return write(chunk.Data) })
 }
 
 // Tag adds a name to an image.
 func (c *Client) Tag(ctx context.Context, source, target string) error {
-	_, err := control.Call[control.Empty](ctx, c.conn, "Tag", &control.TagRequest{Source: source, Target: target})
+	_, err := api.Call[api.Empty](ctx, c.conn, "Tag", &api.TagRequest{Source: source, Target: target})
 	return err
 }
 
 // Untag removes a name from an image, and the image with its last name.
-func (c *Client) Untag(ctx context.Context, name string, force bool) (*control.UntagResponse, error) {
-	return control.Call[control.UntagResponse](ctx, c.conn, "Untag", &control.UntagRequest{Name: name, Force: force})
+func (c *Client) Untag(ctx context.Context, name string, force bool) (*api.UntagResponse, error) {
+	return api.Call[api.UntagResponse](ctx, c.conn, "Untag", &api.UntagRequest{Name: name, Force: force})
 }
 
 // Login verifies and stores credentials, and returns the file that contains them.
-func (c *Client) Login(ctx context.Context, req *control.LoginRequest) (file string, err error) {
-	resp, err := control.Call[control.LoginResponse](ctx, c.conn, "Login", req)
+func (c *Client) Login(ctx context.Context, req *api.LoginRequest) (file string, err error) {
+	resp, err := api.Call[api.LoginResponse](ctx, c.conn, "Login", req)
 	if err != nil {
 		return "", err
 	}
@@ -122,25 +122,25 @@ func (c *Client) Login(ctx context.Context, req *control.LoginRequest) (file str
 }
 
 // Logout removes stored credentials.
-func (c *Client) Logout(ctx context.Context, req *control.LogoutRequest) error {
-	_, err := control.Call[control.Empty](ctx, c.conn, "Logout", req)
+func (c *Client) Logout(ctx context.Context, req *api.LogoutRequest) error {
+	_, err := api.Call[api.Empty](ctx, c.conn, "Logout", req)
 	return err
 }
 
 // Wait waits until a container has exited and returns its exit status.
-func (c *Client) Wait(ctx context.Context, id string) (*control.WaitResponse, error) {
-	return control.Call[control.WaitResponse](ctx, c.conn, "Wait", &control.WaitRequest{ContainerID: id})
+func (c *Client) Wait(ctx context.Context, id string) (*api.WaitResponse, error) {
+	return api.Call[api.WaitResponse](ctx, c.conn, "Wait", &api.WaitRequest{ContainerID: id})
 }
 
 // Signal sends a signal to a container's process.
 func (c *Client) Signal(ctx context.Context, id string, signal int) error {
-	_, err := control.Call[control.Empty](ctx, c.conn, "Signal", &control.SignalRequest{ContainerID: id, Signal: signal})
+	_, err := api.Call[api.Empty](ctx, c.conn, "Signal", &api.SignalRequest{ContainerID: id, Signal: signal})
 	return err
 }
 
 // Top lists a container's processes.
-func (c *Client) Top(ctx context.Context, id string) ([]control.Process, error) {
-	resp, err := control.Call[control.TopResponse](ctx, c.conn, "Top", &control.TopRequest{ContainerID: id})
+func (c *Client) Top(ctx context.Context, id string) ([]api.Process, error) {
+	resp, err := api.Call[api.TopResponse](ctx, c.conn, "Top", &api.TopRequest{ContainerID: id})
 	if err != nil {
 		return nil, err
 	}
@@ -148,6 +148,6 @@ func (c *Client) Top(ctx context.Context, id string) ([]control.Process, error) 
 }
 
 // Session runs a session until it ends.
-func (c *Client) Session(ctx context.Context, req control.SessionRequest, s control.Streams) (*control.SessionExit, error) {
-	return control.Session(ctx, c.conn, req, s)
+func (c *Client) Session(ctx context.Context, req api.SessionRequest, s api.Streams) (*api.SessionExit, error) {
+	return api.Session(ctx, c.conn, req, s)
 }

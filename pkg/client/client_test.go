@@ -17,14 +17,13 @@ import (
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/subpod/subpod/pkg/control"
-	"github.com/subpod/subpod/pkg/labels"
+	"github.com/subpod/subpod/pkg/api"
 )
 
 // fake is a server with a fixed list of pods and containers.
 type fake struct {
 	runtimeapi.UnimplementedRuntimeServiceServer
-	control.Server
+	api.Server
 	pods       []*runtimeapi.PodSandbox
 	containers []*runtimeapi.Container
 	copied     bytes.Buffer
@@ -40,7 +39,7 @@ func serve(t *testing.T, f *fake, socket string) (stop func()) {
 	}
 	s := grpc.NewServer()
 	runtimeapi.RegisterRuntimeServiceServer(s, f)
-	control.Register(s, f)
+	api.Register(s, f)
 	go func() { _ = s.Serve(l) }()
 	t.Cleanup(s.Stop)
 	return s.Stop
@@ -78,7 +77,7 @@ func (f *fake) ListContainers(context.Context, *runtimeapi.ListContainersRequest
 
 // StartContainer fails with a reason.
 func (f *fake) StartContainer(ctx context.Context, _ *runtimeapi.StartContainerRequest) (*runtimeapi.StartContainerResponse, error) {
-	_ = grpc.SetTrailer(ctx, metadata.Pairs(control.ReasonTrailer, control.ReasonCommandNotFound))
+	_ = grpc.SetTrailer(ctx, metadata.Pairs(api.ReasonTrailer, api.ReasonCommandNotFound))
 	return nil, status.Error(codes.InvalidArgument, "no such command")
 }
 
@@ -88,19 +87,19 @@ func (f *fake) StopContainer(context.Context, *runtimeapi.StopContainerRequest) 
 }
 
 // Pull reports progress, then fails with a reason for the reference "missing".
-func (f *fake) Pull(ctx context.Context, req *control.PullRequest, send func(*control.PullEvent) error) error {
-	if err := send(&control.PullEvent{Downloaded: 1, Total: 2}); err != nil {
+func (f *fake) Pull(ctx context.Context, req *api.PullRequest, send func(*api.PullEvent) error) error {
+	if err := send(&api.PullEvent{Downloaded: 1, Total: 2}); err != nil {
 		return err
 	}
 	if req.Ref == "missing" {
-		_ = grpc.SetTrailer(ctx, metadata.Pairs(control.ReasonTrailer, control.ReasonImageNotFound))
+		_ = grpc.SetTrailer(ctx, metadata.Pairs(api.ReasonTrailer, api.ReasonImageNotFound))
 		return status.Error(codes.NotFound, "no such image")
 	}
-	return send(&control.PullEvent{Downloaded: 2, Total: 2, ID: "image"})
+	return send(&api.PullEvent{Downloaded: 2, Total: 2, ID: "image"})
 }
 
 // CopyIn records what it gets.
-func (f *fake) CopyIn(_ context.Context, next func() (*control.CopyInChunk, error)) (*control.Empty, error) {
+func (f *fake) CopyIn(_ context.Context, next func() (*api.CopyInChunk, error)) (*api.Empty, error) {
 	first, err := next()
 	if err != nil {
 		return nil, err
@@ -111,7 +110,7 @@ func (f *fake) CopyIn(_ context.Context, next func() (*control.CopyInChunk, erro
 	for {
 		chunk, err := next()
 		if err == io.EOF {
-			return &control.Empty{}, nil
+			return &api.Empty{}, nil
 		}
 		if err != nil {
 			return nil, err
@@ -189,7 +188,7 @@ func TestPodMetadata(t *testing.T) {
 	if got := RunID(p); got != "of an older version" {
 		t.Errorf("run ID of a pod without one: %q", got)
 	}
-	p.Annotations = map[string]string{labels.RunID: "run"}
+	p.Annotations = map[string]string{api.AnnotationRunID: "run"}
 	if got := RunID(p); got != "run" {
 		t.Errorf("run ID: %q", got)
 	}
@@ -198,16 +197,16 @@ func TestPodMetadata(t *testing.T) {
 func TestErrors(t *testing.T) {
 	_, c := newFake(t)
 	_, err := c.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{})
-	if !HasReason(err, control.ReasonCommandNotFound) || IsNotFound(err) || err.Error() != "no such command" {
+	if !HasReason(err, api.ReasonCommandNotFound) || IsNotFound(err) || err.Error() != "no such command" {
 		t.Errorf("an error with a reason: %#v", err)
 	}
 	_, err = c.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{})
-	if !IsNotFound(err) || HasReason(err, control.ReasonCommandNotFound) || err.Error() != "NotFound" {
+	if !IsNotFound(err) || HasReason(err, api.ReasonCommandNotFound) || err.Error() != "NotFound" {
 		t.Errorf("an error without a message: %#v", err)
 	}
 	// The other service, and a stream.
 	_, err = c.Pull(t.Context(), "missing", nil)
-	if !HasReason(err, control.ReasonImageNotFound) || !IsNotFound(err) {
+	if !HasReason(err, api.ReasonImageNotFound) || !IsNotFound(err) {
 		t.Errorf("an error of a stream: %#v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -224,7 +223,7 @@ func TestErrors(t *testing.T) {
 func TestPull(t *testing.T) {
 	_, c := newFake(t)
 	var events []int64
-	id, err := c.Pull(t.Context(), "image", func(e *control.PullEvent) { events = append(events, e.Downloaded) })
+	id, err := c.Pull(t.Context(), "image", func(e *api.PullEvent) { events = append(events, e.Downloaded) })
 	if err != nil || id != "image" || len(events) != 2 {
 		t.Errorf("%q, %v, %v", id, err, events)
 	}

@@ -4,18 +4,18 @@ import (
 	"context"
 	"io"
 
-	"github.com/subpod/subpod/pkg/control"
+	"github.com/subpod/subpod/pkg/api"
 )
 
 // CopyInfo describes a path in a container; links are followed.
-func (c *Client) CopyInfo(ctx context.Context, id, path string) (*control.CopyInfoResponse, error) {
-	return control.Call[control.CopyInfoResponse](ctx, c.conn, "CopyInfo", &control.CopyRequest{ContainerID: id, Path: path})
+func (c *Client) CopyInfo(ctx context.Context, id, path string) (*api.CopyInfoResponse, error) {
+	return api.Call[api.CopyInfoResponse](ctx, c.conn, "CopyInfo", &api.CopyRequest{ContainerID: id, Path: path})
 }
 
 // CopyOut writes a file or directory of a container to w as a tar stream whose
 // first entry is its name.
 func (c *Client) CopyOut(ctx context.Context, id, path string, w io.Writer) error {
-	return control.Receive(ctx, c.conn, "CopyOut", &control.CopyRequest{ContainerID: id, Path: path}, func(chunk *control.Chunk) error {
+	return api.Receive(ctx, c.conn, "CopyOut", &api.CopyRequest{ContainerID: id, Path: path}, func(chunk *api.Chunk) error {
 		_, err := w.Write(chunk.Data)
 		return err
 	})
@@ -27,17 +27,17 @@ const copyChunk = 256 << 10
 // CopyIn unpacks a tar stream in the directory dir of a container.
 func (c *Client) CopyIn(ctx context.Context, id, dir string, tar io.Reader) error {
 	first := true
-	_, err := control.Send[control.Empty](ctx, c.conn, "CopyIn", func() (any, error) {
+	_, err := api.Send[api.Empty](ctx, c.conn, "CopyIn", func() (any, error) {
 		if first {
 			first = false
-			return &control.CopyInChunk{ContainerID: id, Path: dir}, nil
+			return &api.CopyInChunk{ContainerID: id, Path: dir}, nil
 		}
 		buf := make([]byte, copyChunk)
 		n, err := io.ReadFull(tar, buf)
 		if err == io.ErrUnexpectedEOF {
 			err = nil
 		}
-		return &control.CopyInChunk{Data: buf[:n]}, err
+		return &api.CopyInChunk{Data: buf[:n]}, err
 	})
 	return err
 }

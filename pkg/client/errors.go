@@ -10,7 +10,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
-	"github.com/subpod/subpod/pkg/control"
+	"github.com/subpod/subpod/pkg/api"
 )
 
 // Error is an error that the daemon has returned, with its message.
@@ -29,7 +29,7 @@ func IsNotFound(err error) bool {
 	return errors.As(err, &e) && e.Code == codes.NotFound
 }
 
-// HasReason reports whether the error has this reason (control.Reason…).
+// HasReason reports whether the error has this reason (api.Reason…).
 func HasReason(err error, reason string) bool {
 	var e *Error
 	return errors.As(err, &e) && e.Reason == reason
@@ -45,7 +45,7 @@ func toError(err error, trailer metadata.MD) error {
 		return err
 	}
 	e := &Error{Code: st.Code(), Message: st.Message()}
-	if r := trailer.Get(control.ReasonTrailer); len(r) > 0 {
+	if r := trailer.Get(api.ReasonTrailer); len(r) > 0 {
 		e.Reason = r[0]
 	}
 	if e.Message == "" {

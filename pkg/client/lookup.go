@@ -8,7 +8,7 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/subpod/subpod/pkg/labels"
+	"github.com/subpod/subpod/pkg/api"
 )
 
 var (
@@ -24,15 +24,15 @@ const DefaultNamespace = "default"
 // PodMetadata returns the metadata of a pod sandbox that a command creates. The
 // server allows one pod sandbox at a time with the same metadata; here they depend on
 // the name only, so a name belongs to one pod at a time, whichever command asks for
-// it. The annotation labels.RunID distinguishes the pods that have the name one after
+// it. The annotation api.AnnotationRunID distinguishes the pods that have the name one after
 // the other.
 func PodMetadata(namespace, name string) *runtimeapi.PodSandboxMetadata {
 	return &runtimeapi.PodSandboxMetadata{Namespace: namespace, Name: name, Uid: name}
 }
 
-// RunID returns the ID of the run that created a pod sandbox (labels.RunID).
+// RunID returns the ID of the run that created a pod sandbox (api.AnnotationRunID).
 func RunID(p *runtimeapi.PodSandbox) string {
-	if id := p.GetAnnotations()[labels.RunID]; id != "" {
+	if id := p.GetAnnotations()[api.AnnotationRunID]; id != "" {
 		return id
 	}
 	return p.GetMetadata().GetUid() // as older versions had it

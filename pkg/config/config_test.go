@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -237,6 +238,27 @@ func TestStandardPlaces(t *testing.T) {
 	big := write(t, dir+"/big.toml", strings.Repeat("#", maxFile+1))
 	if _, err := Load(big, nil); !errors.Is(err, ErrInvalid) {
 		t.Errorf("a file that is too large: %v", err)
+	}
+}
+
+// TestFIFO: a FIFO as the configuration file is refused at once, not waited for.
+func TestFIFO(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "subpod.toml")
+	if err := syscall.Mkfifo(file, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	result := make(chan error, 1)
+	go func() {
+		_, err := Load(file, nil)
+		result <- err
+	}()
+	select {
+	case err := <-result:
+		if err == nil || !strings.Contains(err.Error(), "is a FIFO") {
+			t.Errorf("Load: %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("Load waits for a writer")
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 
 	"github.com/subpod/subpod/configs"
 )
@@ -109,13 +110,21 @@ func sources(file string) ([]string, error) {
 	return files, nil
 }
 
-// readFile reads a file of at most maxFile bytes.
+// readFile reads a file of at most maxFile bytes. It refuses a FIFO: that may keep its
+// reader waiting, and gives its text only once, while servers read it again and again.
 func readFile(name string) ([]byte, error) {
-	f, err := os.Open(name)
+	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w", err)
 	}
 	defer f.Close()
+	st, err := f.Stat()
+	if err == nil && st.Mode()&fs.ModeNamedPipe != 0 {
+		err = fmt.Errorf("%s is a FIFO, not a regular file", name)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read configuration: %w", err)
+	}
 	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w", err)

@@ -1,303 +1,146 @@
 package control
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
-	"fmt"
+	"errors"
 	"io"
-	"sync"
 
-	"google.golang.org/grpc"
-	"google.golang.org/protobuf/types/known/wrapperspb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/stdio"
 )
 
-// A session joins a client's streams to those of a container (exec, attach) or
-// to a port of a pod. Both ends send frames: one byte that names the channel,
-// then data. The client's first frame is the SessionRequest; that it sends no
-// more means the end of stdin. The server's last one is the SessionExit; an
-// error is the gRPC status.
-const (
-	channelRequest = 'r' // SessionRequest, JSON
-	channelMade    = 'm' // Made, JSON
-	channelReady   = 'y' // empty: the streams are joined
-	channelInput   = '0'
-	channelOutput  = '1'
-	channelErrors  = '2'
-	channelResize  = 'w' // stdio.TerminalSize, JSON
-	channelEnd     = 'e' // empty: the end of the output (port-forward)
-	channelExit    = 'x' // SessionExit, JSON
-)
-
-// Kinds of sessions.
-const (
-	SessionRun         = "run" // a new container in a new pod sandbox
-	SessionExec        = "exec"
-	SessionAttach      = "attach"
-	SessionPortForward = "port-forward"
-)
-
-// SessionRequest opens a session.
-type SessionRequest struct {
-	Kind        string   `json:"kind"`
-	ContainerID string   `json:"containerId,omitempty"`
-	Command     []string `json:"command,omitempty"`
-	TTY         bool     `json:"tty,omitempty"`
-	Stdin       bool     `json:"stdin,omitempty"`
-	Output      bool     `json:"output,omitempty"` // stdout and stderr are wanted
-	// Start starts a created container once the streams are joined, so that
-	// nothing is missed; Wait keeps an attach open until the container has exited.
-	Start bool `json:"start,omitempty"`
-	Wait  bool `json:"wait,omitempty"`
-	// Run says what SessionRun makes. Where the container cannot be started,
-	// nothing is left of it.
-	Run *RunRequest `json:"run,omitempty"`
-
-	PodID string `json:"podId,omitempty"`
-	Port  int32  `json:"port,omitempty"`
-}
-
-// RunRequest is a pod sandbox and its container. Both are marshalled CRI messages.
-type RunRequest struct {
-	Pod       []byte `json:"pod"`       // PodSandboxConfig
-	Container []byte `json:"container"` // ContainerConfig
-	Handler   string `json:"handler,omitempty"`
-	// Detach ends the session once the container is started.
-	Detach bool `json:"detach,omitempty"`
-}
-
-// Made tells what SessionRun has made.
-type Made struct {
-	PodID       string `json:"podId"`
-	ContainerID string `json:"containerId"`
-}
-
-// SessionExit is how a command, or a container that was waited for, ended.
-type SessionExit struct {
-	Code   int32  `json:"code"`
-	Reason string `json:"reason,omitempty"`
-}
-
-// SessionStreams are a server's view of a session.
-type SessionStreams struct {
-	Request SessionRequest
-	Input   io.Reader
-	// Output and Errors send; so do Made and Ready, once.
-	Output, Errors io.Writer
-	Sizes          <-chan stdio.TerminalSize
-	Made           func(Made)
-	Ready          func()
-	// EndOutput tells the client that Output has ended.
-	EndOutput func() error
-}
-
-// messageStream is what both ends of a gRPC stream have in common.
-type messageStream interface {
-	SendMsg(m any) error
-	RecvMsg(m any) error
-}
-
-// frames sends and receives frames. Sending is safe for concurrent use.
-type frames struct {
-	stream messageStream
-	mu     sync.Mutex
-}
-
-func (f *frames) send(channel byte, data []byte) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.stream.SendMsg(wrapperspb.Bytes(append([]byte{channel}, data...)))
-}
-
-func (f *frames) sendJSON(channel byte, v any) error {
-	data, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	return f.send(channel, data)
-}
-
-func (f *frames) receive() (channel byte, data []byte, err error) {
-	var m wrapperspb.BytesValue
-	if err := f.stream.RecvMsg(&m); err != nil {
-		return 0, nil, err
-	}
-	if len(m.Value) == 0 {
-		return 0, nil, fmt.Errorf("a frame without a channel")
-	}
-	return m.Value[0], m.Value[1:], nil
-}
-
-// writer sends what is written to it, in pieces.
-type writer struct {
-	frames  *frames
-	channel byte
-}
-
-const maxFrame = 64 << 10
-
-// Write implements io.Writer.
-func (w writer) Write(p []byte) (n int, err error) {
-	for len(p) > 0 {
-		piece := p[:min(len(p), maxFrame)]
-		if err := w.frames.send(w.channel, piece); err != nil {
-			return n, err
-		}
-		n += len(piece)
-		p = p[len(piece):]
-	}
-	return n, nil
-}
-
-// serveSession reads a session's frames for the server's call.
-func serveSession(call func(context.Context, *SessionStreams) (*SessionExit, error)) grpc.StreamHandler {
-	return func(_ any, stream grpc.ServerStream) error {
-		f := &frames{stream: stream}
-		s := &SessionStreams{Output: writer{f, channelOutput}, Errors: writer{f, channelErrors}}
-		channel, data, err := f.receive()
-		if err != nil {
-			return err
-		}
-		if channel != channelRequest {
-			return fmt.Errorf("the first frame of a session is not a request")
-		}
-		if err := json.Unmarshal(data, &s.Request); err != nil {
-			return fmt.Errorf("decode the request of a session: %w", err)
-		}
-		input, feed := io.Pipe()
-		sizes := make(chan stdio.TerminalSize, 1)
-		s.Input, s.Sizes = input, sizes
-		s.Made = func(m Made) { _ = f.sendJSON(channelMade, m) }
-		s.Ready = sync.OnceFunc(func() { _ = f.send(channelReady, nil) })
-		s.EndOutput = func() error { return f.send(channelEnd, nil) }
-		ctx, cancel := context.WithCancel(stream.Context())
-		defer cancel()
-		go receiveInput(f, feed, sizes)
-		exit, err := call(ctx, s)
-		_ = input.CloseWithError(io.ErrClosedPipe)
-		if err != nil {
-			return err
-		}
-		return f.sendJSON(channelExit, exit)
-	}
-}
-
-// receiveInput hands a client's frames on until the client ends its side.
-func receiveInput(f *frames, input *io.PipeWriter, sizes chan stdio.TerminalSize) {
-	closed := false
-	for {
-		channel, data, err := f.receive()
-		if err != nil {
-			_ = input.CloseWithError(err)
-			return
-		}
-		switch channel {
-		case channelInput:
-			if !closed {
-				// Whoever reads has gone: what still comes is thrown away.
-				_, err := input.Write(data)
-				closed = err != nil
-			}
-		case channelEnd:
-			_ = input.Close()
-			closed = true
-		case channelResize:
-			var size stdio.TerminalSize
-			if json.Unmarshal(data, &size) != nil {
-				continue
-			}
-			select { // the latest one counts
-			case <-sizes:
-			default:
-			}
-			sizes <- size
-		}
-	}
-}
-
-// Streams are a client's streams. A nil one is not joined.
-type Streams struct {
-	Input          io.Reader
-	Output, Errors io.Writer
-	Sizes          <-chan stdio.TerminalSize
-	// Made is called when SessionRun has made its container.
-	Made func(Made)
-}
-
-// Session runs a session over conn until it ends. The end of s.Input is passed
-// on; a reader of it may stay behind, blocked, when the session is over.
-func Session(ctx context.Context, conn grpc.ClientConnInterface, req SessionRequest, s Streams) (*SessionExit, error) {
+// Session joins a client's streams to a container or a pod's port.
+func (s *service) Session(ctx context.Context, ss *api.SessionStreams) (*api.SessionExit, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, "/"+Service+"/Session")
+	switch ss.Request.Kind {
+	case api.SessionRun:
+		return s.runSession(ctx, ss)
+	case api.SessionExec:
+		return s.execSession(ctx, ss)
+	case api.SessionAttach:
+		return s.attachSession(ctx, ss)
+	case api.SessionPortForward:
+		ss.Ready()
+		err := s.Sessions.PortForward(ctx, ss.Request.PodID, ss.Request.Port, &forwardStream{ss})
+		return &api.SessionExit{}, err
+	}
+	return nil, status.Errorf(codes.InvalidArgument, "unknown kind of session %q", ss.Request.Kind)
+}
+
+// runSession creates a pod sandbox with one container and starts it, attached unless the
+// request says otherwise. It removes both where the container was never started.
+func (s *service) runSession(ctx context.Context, ss *api.SessionStreams) (_ *api.SessionExit, err error) {
+	run := ss.Request.Run
+	if run == nil {
+		return nil, status.Error(codes.InvalidArgument, "a session that runs a container needs its configuration")
+	}
+	pod, ctr := &runtimeapi.PodSandboxConfig{}, &runtimeapi.ContainerConfig{}
+	if err := errors.Join(proto.Unmarshal(run.Pod, pod), proto.Unmarshal(run.Container, ctr)); err != nil {
+		return nil, status.Errorf(codes.InvalidArgument, "decode the configuration of a container to run: %v", err)
+	}
+	podID, id, err := s.Containers.RunPodWith(ctx, pod, run.Handler, ctr)
 	if err != nil {
 		return nil, err
 	}
-	f := &frames{stream: stream}
-	req.Stdin, req.Output = s.Input != nil, s.Output != nil
-	if err := f.sendJSON(channelRequest, req); err != nil && err != io.EOF {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Containers.RemoveUnstarted(ctx, podID, id))
+		}
+	}()
+	ss.Made(api.Made{PodID: podID, ContainerID: id})
+	if run.Detach {
+		return &api.SessionExit{}, s.Containers.StartContainer(ctx, id)
+	}
+	ss.Request.ContainerID, ss.Request.Start, ss.Request.Wait = id, true, true
+	return s.attachSession(ctx, ss)
+}
+
+func (s *service) execSession(ctx context.Context, ss *api.SessionStreams) (*api.SessionExit, error) {
+	if err := s.Sessions.CheckExec(ss.Request.ContainerID, ss.Request.Command); err != nil {
 		return nil, err
 	}
-	if s.Sizes != nil {
-		go func() {
-			for {
-				select {
-				case size := <-s.Sizes:
-					_ = f.sendJSON(channelResize, size)
-				case <-ctx.Done():
-					return
-				}
-			}
-		}()
+	ss.Ready()
+	code, err := s.Sessions.Exec(ctx, ss.Request.ContainerID, ss.Request.Command, sessionStreams(ss))
+	return &api.SessionExit{Code: code}, err
+}
+
+// attachSession joins the streams, then starts the container if the request says so.
+func (s *service) attachSession(ctx context.Context, ss *api.SessionStreams) (*api.SessionExit, error) {
+	req := ss.Request
+	if err := s.Sessions.CheckAttach(req.ContainerID, req.TTY); err != nil {
+		if req.Start { // created without a process: the start returns why
+			err = cmp.Or(s.Containers.StartContainer(ctx, req.ContainerID), err)
+		}
+		return nil, err
 	}
-	return receiveOutput(f, s)
-}
-
-// sendInput passes the input on to its end. Errors of sending show where the
-// answer is received.
-func sendInput(f *frames, input io.Reader) {
-	_, _ = io.Copy(writer{f, channelInput}, input)
-	_ = f.send(channelEnd, nil)
-}
-
-func receiveOutput(f *frames, s Streams) (*SessionExit, error) {
-	for {
-		channel, data, err := f.receive()
-		if err != nil {
+	streams := sessionStreams(ss)
+	attached := make(chan struct{})
+	streams.Attached = func() { close(attached) }
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	exit := s.Containers.ExitOf(req.ContainerID)
+	done := make(chan error, 1)
+	go func() { done <- s.Sessions.Attach(ctx, req.ContainerID, streams) }()
+	select {
+	case <-attached:
+	case err := <-done:
+		return &api.SessionExit{}, err
+	}
+	ss.Ready()
+	if req.Start {
+		if err := s.Containers.StartContainer(ctx, req.ContainerID); err != nil {
+			cancel()
+			<-done
 			return nil, err
 		}
-		out := io.Writer(nil)
-		switch channel {
-		case channelOutput:
-			out = s.Output
-		case channelErrors:
-			out = s.Errors
-		case channelMade:
-			var m Made
-			if err := json.Unmarshal(data, &m); err != nil {
-				return nil, err
-			}
-			if s.Made != nil {
-				s.Made(m)
-			}
-		case channelReady:
-			// Not before: a session that fails leaves the input to the next one.
-			if s.Input != nil {
-				go sendInput(f, s.Input)
-			}
-		case channelEnd:
-			if c, ok := s.Output.(interface{ CloseWrite() error }); ok {
-				_ = c.CloseWrite()
-			}
-		case channelExit:
-			exit := &SessionExit{}
-			return exit, json.Unmarshal(data, exit)
-		}
-		if out != nil {
-			if _, err := out.Write(data); err != nil {
-				return nil, fmt.Errorf("write the session's output: %w", err)
-			}
+	}
+	if err := <-done; err != nil || !req.Wait {
+		return &api.SessionExit{}, err
+	}
+	st, err := exit(ctx)
+	return &api.SessionExit{Code: st.ExitCode, Reason: st.Reason}, err
+}
+
+func sessionStreams(ss *api.SessionStreams) stdio.Streams {
+	out := stdio.Streams{TTY: ss.Request.TTY}
+	if ss.Request.Stdin {
+		out.Stdin = ss.Input
+	}
+	if ss.Request.Output {
+		out.Stdout = ss.Output
+		if !out.TTY {
+			out.Stderr = ss.Errors
 		}
 	}
+	if out.TTY {
+		out.Resize = ss.Sizes
+	}
+	return out
+}
+
+// forwardStream adapts a session to the client's side of a port-forward.
+type forwardStream struct{ s *api.SessionStreams }
+
+// Read implements io.Reader.
+func (f *forwardStream) Read(p []byte) (int, error) { return f.s.Input.Read(p) }
+
+// Write implements io.Writer.
+func (f *forwardStream) Write(p []byte) (int, error) { return f.s.Output.Write(p) }
+
+// Close ends the output; the input goes on.
+func (f *forwardStream) Close() error { return f.s.EndOutput() }
+
+// Reset ends both directions.
+func (f *forwardStream) Reset() error {
+	if c, ok := f.s.Input.(io.Closer); ok {
+		return c.Close()
+	}
+	return nil
 }

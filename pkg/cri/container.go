@@ -19,7 +19,7 @@ type containerService struct {
 	state    *state.Store
 }
 
-// CreateContainer makes a container in a pod sandbox.
+// CreateContainer creates a container in a pod sandbox.
 func (s *containerService) CreateContainer(ctx context.Context, req *runtimeapi.CreateContainerRequest) (*runtimeapi.CreateContainerResponse, error) {
 	id, err := s.manager.CreateContainer(ctx, req.PodSandboxId, req.Config)
 	if err != nil {
@@ -52,7 +52,7 @@ func (s *containerService) RemoveContainer(ctx context.Context, req *runtimeapi.
 	return &runtimeapi.RemoveContainerResponse{}, nil
 }
 
-// ListContainers returns the containers that the filter lets through.
+// ListContainers returns the containers that match the filter.
 func (s *containerService) ListContainers(_ context.Context, req *runtimeapi.ListContainersRequest) (*runtimeapi.ListContainersResponse, error) {
 	return &runtimeapi.ListContainersResponse{Containers: listContainers(s.state.Containers(), req.Filter)}, nil
 }
@@ -87,7 +87,7 @@ func (s *containerService) UpdateContainerResources(ctx context.Context, req *ru
 	return &runtimeapi.UpdateContainerResourcesResponse{}, nil
 }
 
-// ReopenContainerLog makes a container write to a new log file.
+// ReopenContainerLog closes a container's log file and opens a new one at its path.
 func (s *containerService) ReopenContainerLog(ctx context.Context, req *runtimeapi.ReopenContainerLogRequest) (*runtimeapi.ReopenContainerLogResponse, error) {
 	if err := s.sessions.ReopenLog(ctx, req.ContainerId); err != nil {
 		return nil, err
@@ -95,8 +95,8 @@ func (s *containerService) ReopenContainerLog(ctx context.Context, req *runtimea
 	return &runtimeapi.ReopenContainerLogResponse{}, nil
 }
 
-// seconds turns a timeout of a request into a duration; less than nothing is
-// nothing, more than a duration holds is the longest one.
+// seconds converts a timeout of a request to a duration: a negative one to 0, one that
+// overflows to the longest.
 func seconds(n int64) time.Duration {
 	switch {
 	case n <= 0:

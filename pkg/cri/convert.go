@@ -11,15 +11,14 @@ import (
 	"github.com/subpod/subpod/pkg/state"
 )
 
-// This file turns records into CRI messages. It looks at nothing but the records.
+// This file converts records to CRI messages. It reads nothing but the records.
 
 // podInfo returns the verbose part of a pod sandbox's status, as JSON.
 func podInfo(p state.Pod) (map[string]string, error) {
 	return verbose(map[string]any{"id": p.ID, "runtimeHandler": p.Handler, "facts": p.Allocated, "status": p.Status, "config": p.Config.V})
 }
 
-// listPods converts the pod sandboxes that the filter lets through; nil lets all
-// through.
+// listPods converts the pod sandboxes that match the filter; nil matches all.
 func listPods(pods []state.Pod, f *runtimeapi.PodSandboxFilter) []*runtimeapi.PodSandbox {
 	var out []*runtimeapi.PodSandbox
 	for _, p := range pods {
@@ -49,8 +48,8 @@ func containerInfo(c state.Container) (map[string]string, error) {
 	return verbose(info)
 }
 
-// listContainers converts the containers that the filter lets through; nil lets all
-// through. One whose creation has not succeeded is shown to nobody.
+// listContainers converts the containers that match the filter; nil matches all. One
+// whose creation has not succeeded is left out.
 func listContainers(containers []state.Container, f *runtimeapi.ContainerFilter) []*runtimeapi.Container {
 	var out []*runtimeapi.Container
 	for _, c := range containers {

@@ -24,7 +24,7 @@ type imageService struct {
 	rootfs *storage.Rootfs
 }
 
-// ListImages returns the images that the filter lets through.
+// ListImages returns the images that match the filter.
 func (s *imageService) ListImages(ctx context.Context, req *runtimeapi.ListImagesRequest) (*runtimeapi.ListImagesResponse, error) {
 	images, err := s.listImages(ctx, req.Filter)
 	return &runtimeapi.ListImagesResponse{Images: images}, err
@@ -126,7 +126,7 @@ func (s *imageService) RemoveImage(ctx context.Context, req *runtimeapi.RemoveIm
 	return &runtimeapi.RemoveImageResponse{}, nil
 }
 
-// ImageFsInfo tells what images and containers use of their file systems.
+// ImageFsInfo returns what images and containers use of their file systems.
 func (s *imageService) ImageFsInfo(ctx context.Context, _ *runtimeapi.ImageFsInfoRequest) (*runtimeapi.ImageFsInfoResponse, error) {
 	info, err := s.images.FSInfo(ctx)
 	if err != nil {

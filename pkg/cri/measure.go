@@ -8,9 +8,9 @@ import (
 	"github.com/subpod/subpod/pkg/stats"
 )
 
-// This file turns records into what package stats measures.
+// This file converts records to what package stats measures.
 
-// measurablePods returns the ready pod sandboxes among pods that are wanted.
+// measurablePods returns the ready pod sandboxes that are wanted.
 func measurablePods(s *state.Store, delegation cgroup.Delegation, want func(state.Pod) bool) []stats.Pod {
 	var list []stats.Pod
 	for _, p := range s.Pods() {
@@ -56,8 +56,8 @@ func measurable(c state.Container) stats.Container {
 	return out
 }
 
-// measurableContainers returns the running containers that the filter lets through;
-// nil lets all through.
+// measurableContainers returns the running containers that match the filter; nil
+// matches all.
 func measurableContainers(containers []state.Container, f *runtimeapi.ContainerStatsFilter) []stats.Container {
 	var list []stats.Container
 	for _, c := range containers {

@@ -24,7 +24,7 @@ import (
 // VersionResponse.version).
 const kubeletAPIVersion = "0.1.0"
 
-// nodeService serves the calls about the runtime and the node as a whole.
+// nodeService serves the calls about the runtime and the node.
 type nodeService struct {
 	version    string
 	network    netns.Network
@@ -48,7 +48,7 @@ func (s *nodeService) Version(context.Context, *runtimeapi.VersionRequest) (*run
 	}, nil
 }
 
-// Status tells whether pods can run, and with what.
+// Status returns whether pods can run, and the features of the runtime handlers.
 func (s *nodeService) Status(ctx context.Context, req *runtimeapi.StatusRequest) (*runtimeapi.StatusResponse, error) {
 	network := &runtimeapi.RuntimeCondition{Type: runtimeapi.NetworkReady, Status: true}
 	if err := s.network.Status(ctx); err != nil {
@@ -89,7 +89,7 @@ func (s *nodeService) Status(ctx context.Context, req *runtimeapi.StatusRequest)
 	return resp, nil
 }
 
-// RuntimeConfig tells the kubelet which cgroup driver to use (KEP-4033).
+// RuntimeConfig returns the cgroup driver that the kubelet must use (KEP-4033).
 func (s *nodeService) RuntimeConfig(context.Context, *runtimeapi.RuntimeConfigRequest) (*runtimeapi.RuntimeConfigResponse, error) {
 	driver := runtimeapi.CgroupDriver_CGROUPFS
 	if s.delegation.Driver == "systemd" {
@@ -98,8 +98,8 @@ func (s *nodeService) RuntimeConfig(context.Context, *runtimeapi.RuntimeConfigRe
 	return &runtimeapi.RuntimeConfigResponse{Linux: &runtimeapi.LinuxRuntimeConfiguration{CgroupDriver: driver}}, nil
 }
 
-// UpdateRuntimeConfig gives the pod network the node's pod CIDRs, separated by
-// commas.
+// UpdateRuntimeConfig passes the node's pod CIDRs, separated by commas, to the pod
+// network.
 func (s *nodeService) UpdateRuntimeConfig(ctx context.Context, req *runtimeapi.UpdateRuntimeConfigRequest) (*runtimeapi.UpdateRuntimeConfigResponse, error) {
 	var cidrs []netip.Prefix
 	for text := range strings.SplitSeq(req.GetRuntimeConfig().GetNetworkConfig().GetPodCidr(), ",") {

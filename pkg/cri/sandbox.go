@@ -58,7 +58,7 @@ func (s *sandboxService) PodSandboxStatus(_ context.Context, req *runtimeapi.Pod
 	return resp, nil
 }
 
-// ListPodSandbox returns the pod sandboxes that the filter lets through.
+// ListPodSandbox returns the pod sandboxes that match the filter.
 func (s *sandboxService) ListPodSandbox(_ context.Context, req *runtimeapi.ListPodSandboxRequest) (*runtimeapi.ListPodSandboxResponse, error) {
 	return &runtimeapi.ListPodSandboxResponse{Items: listPods(s.state.Pods(), req.Filter)}, nil
 }
@@ -82,7 +82,7 @@ func (s *sandboxService) UpdatePodSandboxResources(ctx context.Context, req *run
 func (s *sandboxService) GetContainerEvents(_ *runtimeapi.GetEventsRequest, out grpc.ServerStreamingServer[runtimeapi.ContainerEventResponse]) error {
 	sub := s.events.Subscribe()
 	defer sub.Close()
-	// The header tells the client that it misses nothing from here on.
+	// From this header on the client misses no event.
 	if err := out.SendHeader(nil); err != nil {
 		return err
 	}

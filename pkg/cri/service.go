@@ -5,16 +5,11 @@
 package cri
 
 import (
-	"log/slog"
-	"time"
-
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/keepalive"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/netns"
 	"github.com/subpod/subpod/pkg/cgroup"
-	"github.com/subpod/subpod/pkg/control"
 	"github.com/subpod/subpod/pkg/events"
 	"github.com/subpod/subpod/pkg/idmap"
 	"github.com/subpod/subpod/pkg/ocispec"
@@ -25,17 +20,11 @@ import (
 	"github.com/subpod/subpod/storage"
 )
 
-// maxMessage is the size of the largest message, in bytes, as the kubelet has
-// it (k8s.io/cri-client).
-const maxMessage = 16 << 20
-
 // Dependencies are what the services are served from. All are needed.
 type Dependencies struct {
 	Version    string // of subpod, semantic
 	Manager    *pod.Manager
 	Sessions   *pod.Sessions
-	Copier     *pod.Copier
-	Checker    *pod.Checker
 	State      *state.Store
 	Images     *storage.Images
 	Rootfs     *storage.Rootfs
@@ -56,10 +45,6 @@ type Dependencies struct {
 	Degraded string
 	// Info returns the verbose part of Status.
 	Info func() map[string]any
-	Log  *slog.Logger
-	// Panicked is called when a request has panicked. Locks that it held may be
-	// held for ever: this process must soon end.
-	Panicked func()
 }
 
 // runtimeService is put together from services for each kind of object.
@@ -87,29 +72,8 @@ func newRuntimeService(d Dependencies) *runtimeService {
 	}
 }
 
-// NewServer returns a gRPC server with both services. Requests wait until
-// ready is closed.
-func NewServer(d Dependencies, ready <-chan struct{}) *grpc.Server {
-	edge := &edge{log: d.Log, ready: ready, panicked: d.Panicked}
-	server := grpc.NewServer(
-		grpc.UnaryInterceptor(edge.unary),
-		grpc.StreamInterceptor(edge.stream),
-		grpc.MaxRecvMsgSize(maxMessage),
-		grpc.MaxSendMsgSize(maxMessage),
-		grpc.InitialWindowSize(control.Window), grpc.InitialConnWindowSize(control.Window),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
-	)
-	runtimeapi.RegisterRuntimeServiceServer(server, newRuntimeService(d))
-	runtimeapi.RegisterImageServiceServer(server, &imageService{images: d.Images, rootfs: d.Rootfs})
-	control.Register(server, &controlService{manager: d.Manager, sessions: d.Sessions, copier: d.Copier, checker: d.Checker, images: d.Images})
-	return server
-}
-
-// controlService serves subpod's own service.
-type controlService struct {
-	manager  *pod.Manager
-	sessions *pod.Sessions
-	copier   *pod.Copier
-	checker  *pod.Checker
-	images   *storage.Images
+// Register adds RuntimeService and ImageService to a gRPC server.
+func Register(s grpc.ServiceRegistrar, d Dependencies) {
+	runtimeapi.RegisterRuntimeServiceServer(s, newRuntimeService(d))
+	runtimeapi.RegisterImageServiceServer(s, &imageService{images: d.Images, rootfs: d.Rootfs})
 }

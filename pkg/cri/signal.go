@@ -15,7 +15,7 @@ const (
 	sigRTMax = 64
 )
 
-// criSignal is the CRI's name of a signal; SIGNAL_RUNTIME_DEFAULT when it has none.
+// criSignal returns the CRI's name of a signal; SIGNAL_RUNTIME_DEFAULT when it has none.
 func criSignal(sig syscall.Signal) runtimeapi.Signal {
 	name := unix.SignalName(sig)
 	switch n := int(sig); {

@@ -41,7 +41,7 @@ func (s *statsService) ContainerStats(ctx context.Context, req *runtimeapi.Conta
 	return &runtimeapi.ContainerStatsResponse{Stats: s.collector.Containers(ctx, []stats.Container{measurable(c)})[0]}, nil
 }
 
-// ListContainerStats measures the running containers that the filter lets through.
+// ListContainerStats measures the running containers that match the filter.
 func (s *statsService) ListContainerStats(ctx context.Context, req *runtimeapi.ListContainerStatsRequest) (*runtimeapi.ListContainerStatsResponse, error) {
 	return &runtimeapi.ListContainerStatsResponse{Stats: s.containers(ctx, req.Filter)}, nil
 }
@@ -63,7 +63,7 @@ func (s *statsService) PodSandboxStats(ctx context.Context, req *runtimeapi.PodS
 	return &runtimeapi.PodSandboxStatsResponse{Stats: measured[0]}, nil
 }
 
-// ListPodSandboxStats measures the ready pod sandboxes that the filter lets through.
+// ListPodSandboxStats measures the ready pod sandboxes that match the filter.
 func (s *statsService) ListPodSandboxStats(ctx context.Context, req *runtimeapi.ListPodSandboxStatsRequest) (*runtimeapi.ListPodSandboxStatsResponse, error) {
 	return &runtimeapi.ListPodSandboxStatsResponse{Stats: s.pods(ctx, req.Filter)}, nil
 }
@@ -80,7 +80,7 @@ func (s *statsService) ListMetricDescriptors(context.Context, *runtimeapi.ListMe
 	return &runtimeapi.ListMetricDescriptorsResponse{Descriptors: stats.Descriptors()}, nil
 }
 
-// ListPodSandboxMetrics measures all ready pod sandboxes in the names of cAdvisor.
+// ListPodSandboxMetrics measures all ready pod sandboxes under the names that cAdvisor uses.
 func (s *statsService) ListPodSandboxMetrics(ctx context.Context, _ *runtimeapi.ListPodSandboxMetricsRequest) (*runtimeapi.ListPodSandboxMetricsResponse, error) {
 	return &runtimeapi.ListPodSandboxMetricsResponse{PodMetrics: s.metrics(ctx)}, nil
 }

@@ -6,6 +6,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/pod"
+	"github.com/subpod/subpod/pkg/rpc"
 	"github.com/subpod/subpod/pkg/stream"
 )
 
@@ -26,7 +27,7 @@ func (s *streamService) ExecSync(ctx context.Context, req *runtimeapi.ExecSyncRe
 }
 
 // maxOutput is what is left for output in one message.
-const maxOutput = maxMessage - 1<<10
+const maxOutput = rpc.MaxMessage - 1<<10
 
 // fit cuts the output of an ExecSync to what one message holds, and what is the
 // larger of the two first: more than that the client could not receive at all.

@@ -7,24 +7,27 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/pkg/errclass"
 )
 
 var (
 	// ErrNotRunning is returned when the container's init has ended, or was not
 	// started yet where the call needs that.
-	ErrNotRunning = errors.New("container is not running")
+	ErrNotRunning = errclass.New(errdefs.ErrFailedPrecondition, "container is not running")
 	// ErrCommandNotFound is returned when the container has no such executable. It is
 	// found with errors.Is in a *RuntimeError.
-	ErrCommandNotFound = errors.New("command not found in the container")
+	ErrCommandNotFound = errclass.New(errdefs.ErrInvalidArgument, "command not found in the container")
 	// ErrCommandNotExecutable is returned when the container's command is no file that
 	// may be executed. It is found with errors.Is in a *RuntimeError.
-	ErrCommandNotExecutable = errors.New("command cannot be executed in the container")
+	ErrCommandNotExecutable = errclass.New(errdefs.ErrInvalidArgument, "command cannot be executed in the container")
 	// ErrTimeout is returned when an exec ran longer than its timeout and was killed.
-	ErrTimeout = errors.New("exec timed out and was killed")
+	ErrTimeout = errclass.New(errclass.ErrTimeout, "exec timed out and was killed")
 	// ErrRuntimeHangs is returned when a call of the OCI runtime took longer than
 	// two minutes and was killed.
-	ErrRuntimeHangs = errors.New("the OCI runtime hangs and was killed; a hook or a FIFO in the container's file system may have blocked it")
+	ErrRuntimeHangs = errclass.New(errclass.ErrTimeout, "the OCI runtime hangs and was killed; a hook or a FIFO in the container's file system may have blocked it")
 	// ErrRetry is returned by Pending.Create when an option was refused and is
 	// off now: a creation that is begun again does without it.
 	ErrRetry = errors.New("an option of the OCI runtime was refused and is off now")

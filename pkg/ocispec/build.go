@@ -9,14 +9,17 @@ import (
 	"fmt"
 	"syscall"
 
+	"github.com/containerd/errdefs"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/opencontainers/runtime-tools/generate"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/pkg/errclass"
 )
 
 // ErrInvalid wraps every complaint about the request itself.
-var ErrInvalid = errors.New("invalid container configuration")
+var ErrInvalid = errclass.New(errdefs.ErrInvalidArgument, "invalid container configuration")
 
 // ErrRecursiveReadOnly says that a mount cannot be made read-only with all that is
 // mounted below it (RROUnsupported in k8s.io/cri-api/pkg/errors).

@@ -7,7 +7,7 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/subpod/subpod/pkg/labels"
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/state"
 )
 
@@ -18,7 +18,7 @@ const (
 	autoRemoveMaxPause = time.Minute
 )
 
-// autoRemove stops or removes a pod sandbox as its annotation labels.WhenDone asks
+// autoRemove stops or removes a pod sandbox as its annotation api.AnnotationWhenDone asks
 // for, once it has containers and all of them have exited ("subpod run --rm"). A pod
 // that a command has made then leaves nothing behind, whatever became of the command.
 func (m *Manager) autoRemove(ctx context.Context, podID string) {
@@ -26,7 +26,7 @@ func (m *Manager) autoRemove(ctx context.Context, podID string) {
 	if err != nil {
 		return
 	}
-	action := p.Config.V.GetAnnotations()[labels.WhenDone]
+	action := p.Config.V.GetAnnotations()[api.AnnotationWhenDone]
 	if action == "" || !m.allExited(p.ID) {
 		return
 	}
@@ -36,7 +36,7 @@ func (m *Manager) autoRemove(ctx context.Context, podID string) {
 		return
 	}
 	for pause := autoRemovePause; ; pause = min(2*pause, autoRemoveMaxPause) {
-		if action == labels.Remove {
+		if action == api.WhenDoneRemove {
 			err = m.removeWithLogs(ctx, p.ID)
 		} else {
 			stop, cancel := detached(ctx)
@@ -59,11 +59,11 @@ func (m *Manager) autoRemove(ctx context.Context, podID string) {
 // exited. What "subpod run" has made and not started is removed as well: its session
 // has ended with the server.
 func (r recovery) resumeRemoval(ctx context.Context, p state.Pod) error {
-	if p.Config.V.GetAnnotations()[labels.WhenDone] == "" {
+	if p.Config.V.GetAnnotations()[api.AnnotationWhenDone] == "" {
 		return nil
 	}
 	started := slices.ContainsFunc(r.State.ContainersOf(p.ID), func(c state.Container) bool { return !c.Status.StartedAt.IsZero() })
-	if !started && p.Config.V.GetLabels()[labels.MadeBy] == labels.Run {
+	if !started && p.Config.V.GetLabels()[api.LabelMadeBy] == api.MadeByRun {
 		return r.removeWithLogs(ctx, p.ID)
 	}
 	if r.allExited(p.ID) {

@@ -9,10 +9,10 @@ import (
 )
 
 // RemoveContainer kills the container where it runs and removes all of it but its
-// log. Those who still read its root file system are interrupted. Its name is free
-// when it returns. Idempotent, also for concurrent callers; an unknown ID is fine.
+// log. A request that starts or updates it, and those who still copy its files, are
+// interrupted. Its name is free when it returns. Idempotent, also for concurrent callers; an unknown ID is fine.
 func (m *Manager) RemoveContainer(ctx context.Context, id string) error {
-	held, err := m.container(ctx, id)
+	held, err := m.container(ctx, id, interrupt)
 	if err != nil {
 		return ignoreNotFound(err)
 	}
@@ -29,7 +29,7 @@ func (m *Manager) RemoveContainer(ctx context.Context, id string) error {
 	if err := m.references.end(ctx, id); err != nil {
 		return err
 	}
-	if held, err = m.container(ctx, id); err != nil {
+	if held, err = m.container(ctx, id, interrupt); err != nil {
 		return ignoreNotFound(err) // another request was first
 	}
 	defer held.unlock()

@@ -26,9 +26,11 @@ func (m *Manager) StopContainer(ctx context.Context, id string, grace time.Durat
 	if err != nil {
 		return ignoreNotFound(err)
 	}
-	if c.State() == runtimeapi.ContainerState_CONTAINER_EXITED {
-		return m.waitExit(ctx, c.ID, killTimeout) // the event may not be published yet
+	if c.State() == runtimeapi.ContainerState_CONTAINER_EXITED && m.exits.ended(c.ID) {
+		return nil
 	}
+	// One with an exit status that is still watched has ended just now, and its event
+	// is not published yet; or its start failed and its process could not be killed.
 	if c.Allocated.Runtime == nil {
 		return m.stopWithoutProcess(ctx, c.ID)
 	}
@@ -40,8 +42,8 @@ func (m *Manager) StopContainer(ctx context.Context, id string, grace time.Durat
 		if err == nil {
 			return nil
 		}
-		if ctx.Err() != nil {
-			return fmt.Errorf("stop container %s: %w", c.ID, ctx.Err())
+		if ctx.Err() != nil || m.ctx.Err() != nil { // the grace period is not over
+			return fmt.Errorf("stop container %s: %w", c.ID, err)
 		}
 	}
 	if err := m.signal(ctx, c, syscall.SIGKILL, true); err != nil {
@@ -63,7 +65,7 @@ func (b *base) waitExit(ctx context.Context, id string, timeout time.Duration) e
 // stopWithoutProcess ends a container that has no process: its command could not
 // have been started, or its creation failed. One that is being created is waited for.
 func (m *Manager) stopWithoutProcess(ctx context.Context, id string) error {
-	held, err := m.container(ctx, id)
+	held, err := m.container(ctx, id, exclusive)
 	if err != nil {
 		return ignoreNotFound(err)
 	}

@@ -50,7 +50,9 @@ func (c *Copier) Out(ctx context.Context, id, path string, w io.Writer) error {
 		return err
 	}
 	r, pipe := io.Pipe()
-	stop := context.AfterFunc(root.ctx, func() { r.CloseWithError(context.Cause(root.ctx)) })
+	// Closing the write end ends both ends, with the cause; it has no effect on a copy
+	// that is complete.
+	stop := context.AfterFunc(root.ctx, func() { pipe.CloseWithError(context.Cause(root.ctx)) })
 	go func() {
 		defer root.close()
 		buffer := bufio.NewWriterSize(pipe, copyBuffer)
@@ -76,7 +78,7 @@ func (c *Copier) In(ctx context.Context, id, dir string, tar io.Reader) error {
 	}
 	defer root.close()
 	r, pipe := io.Pipe()
-	stop := context.AfterFunc(root.ctx, func() { r.CloseWithError(context.Cause(root.ctx)) })
+	stop := context.AfterFunc(root.ctx, func() { pipe.CloseWithError(context.Cause(root.ctx)) })
 	defer stop()
 	// Ends when the client sends no more, or when its request ends.
 	go func() {
@@ -107,7 +109,7 @@ type openRoot struct {
 }
 
 func (c *Copier) open(ctx context.Context, id string) (*openRoot, error) {
-	held, err := c.Manager.container(ctx, id)
+	held, err := c.Manager.container(ctx, id, exclusive)
 	if err != nil {
 		return nil, err
 	}
@@ -121,8 +123,8 @@ func (c *Copier) open(ctx context.Context, id string) (*openRoot, error) {
 		dir, _ = c.Roots.OpenRoot(held.Container) // it may have ended just now
 	}
 	if dir == nil {
-		if dir, err = c.Roots.MountRoot(ctx, held.Container); err != nil {
-			return nil, err
+		if dir, err = c.Roots.MountRoot(held.ctx, held.Container); err != nil {
+			return nil, explain(held.ctx, err)
 		}
 		mounted = true
 	}
@@ -141,7 +143,7 @@ func (c *Copier) open(ctx context.Context, id string) (*openRoot, error) {
 func (c *Copier) unmount(id string) {
 	ctx, cancel := detached(c.Manager.ctx)
 	defer cancel()
-	held, err := c.Manager.container(ctx, id)
+	held, err := c.Manager.container(ctx, id, exclusive)
 	if err != nil {
 		return // removed
 	}

@@ -52,7 +52,7 @@ func (m *Manager) CreateContainer(ctx context.Context, podID string, cfg *runtim
 		err = errors.Join(explain(held.ctx, err), m.undoContainer(ctx, c))
 		return "", fmt.Errorf("create container %q in pod sandbox %s: %w", cfg.Metadata.Name, held.ID, err)
 	}
-	m.events.container(c.Container, runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT)
+	m.announce(c)
 	return c.ID, nil
 }
 
@@ -78,7 +78,7 @@ func (b *base) claimContainer(ctx context.Context, p state.Pod, cfg *runtimeapi.
 	}}
 	existing, err := b.containerNames.claim(ctx, c.name, id)
 	if err != nil {
-		return nil, "", err
+		return nil, "", explain(ctx, err)
 	}
 	if existing != nil {
 		id, err := sameContainer(*existing, cfg)
@@ -86,7 +86,7 @@ func (b *base) claimContainer(ctx context.Context, p state.Pod, cfg *runtimeapi.
 	}
 	if _, c.unlock, err = b.containerLocks.acquire(ctx, id, exclusive); err != nil {
 		b.containerNames.abort(c.name, id)
-		return nil, "", err
+		return nil, "", explain(ctx, err)
 	}
 	return c, "", nil
 }
@@ -111,7 +111,7 @@ func (b *base) prepareContainer(ctx context.Context, c *newContainer, p state.Po
 	return b.Containers.Prepare(ctx, c.plan, p, &c.Container)
 }
 
-// commitContainer records that the container has been created, and watches it.
+// commitContainer records that the container has been created; announce follows.
 func (m *Manager) commitContainer(c *newContainer) error {
 	c.Status.Created = true
 	if c.Allocated.Runtime != nil {
@@ -123,10 +123,16 @@ func (m *Manager) commitContainer(c *newContainer) error {
 		return err
 	}
 	m.containerNames.commit(c.name, c.ID)
+	return nil
+}
+
+// announce publishes that the container has been created, and waits for its exit from
+// then on.
+func (m *Manager) announce(c *newContainer) {
+	m.events.container(c.Container, runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT)
 	if w := m.exits.watchOf(c.ID); w != nil {
 		m.follow(c.Container, w)
 	}
-	return nil
 }
 
 // sameContainer answers a retried CreateContainer.
@@ -141,7 +147,13 @@ func sameContainer(c state.Container, cfg *runtimeapi.ContainerConfig) (string, 
 // What cannot be undone stays in the record, which is shown to nobody, until the pod
 // sandbox is removed; its name is free.
 func (b *base) undoContainer(ctx context.Context, c *newContainer) error {
-	return b.deleteUncreated(ctx, c.Container)
+	c.Status.Created = false
+	err := b.deleteUncreated(ctx, c.Container)
+	if err != nil {
+		// Who tries again works from the record, which does not know of a process yet.
+		err = errors.Join(err, b.State.PutContainer(c.Container))
+	}
+	return err
 }
 
 // deleteUncreated removes a container whose creation has not succeeded, and frees its

@@ -82,6 +82,21 @@ func (e *exitWatcher) watchOf(id string) *watch {
 	return e.watches[id]
 }
 
+// ended reports whether nothing is left to wait for: the container has exited and that
+// is published, or it has no process.
+func (e *exitWatcher) ended(id string) bool {
+	w := e.watchOf(id)
+	if w == nil {
+		return true
+	}
+	select {
+	case <-w.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // starting holds back the record of the container's exit until the returned function
 // is called: a start is recorded before the exit that follows it.
 func (e *exitWatcher) starting(id string) (recorded func()) {
@@ -234,7 +249,7 @@ func (m *Manager) follow(c state.Container, w *watch) {
 func (b *base) clean(id string) {
 	ctx, cancel := context.WithTimeout(context.Background(), cleanupTimeout)
 	defer cancel()
-	held, err := b.container(ctx, id)
+	held, err := b.container(ctx, id, exclusive)
 	if err != nil {
 		return
 	}

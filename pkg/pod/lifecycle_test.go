@@ -43,9 +43,54 @@ type injection int
 
 const (
 	nothing injection = iota
+	// failure: the step has no effect.
 	failure
+	// late: the step fails after it has had its effect.
+	late
+	// full: no record can be written any more until both clients have their answers.
+	full
+	// broken: this operation fails whoever tries it, until both have their answers.
+	broken
+	// kill: the server is killed before the step, and another one recovers.
 	kill
 )
+
+// injections says what can happen at a step: records are written or not, and effects
+// can fail late, and again and again.
+func injections(step string) []injection {
+	_, operation, _ := strings.Cut(step, ": ")
+	if operation == "" {
+		operation = step
+	}
+	switch {
+	case strings.HasPrefix(operation, "begin"), strings.HasPrefix(operation, "exit"), strings.HasPrefix(operation, "after"):
+		return []injection{kill}
+	case isWrite(operation):
+		return []injection{failure, full, kill}
+	}
+	return []injection{failure, late, broken, kill}
+}
+
+// isWrite reports whether a step writes a record.
+func isWrite(operation string) bool {
+	for _, kind := range []string{"put ", "update ", "delete pod ", "delete container "} {
+		if strings.HasPrefix(operation, kind) {
+			return true
+		}
+	}
+	return false
+}
+
+// kind returns the operation of a step, without the client and the object.
+func kind(step string) string {
+	if _, rest, found := strings.Cut(step, ": "); found {
+		step = rest
+	}
+	if i := strings.LastIndex(step, " #"); i > 0 {
+		step = step[:i]
+	}
+	return step
+}
 
 // scheduler lets the steps of a run go on one by one.
 type scheduler struct {
@@ -54,6 +99,8 @@ type scheduler struct {
 	done    map[string]string // the last step of each client, of watchers ("")
 	dead    bool              // the server was killed
 	open    bool              // steps no longer stop
+	full    bool              // writes fail
+	broken  string            // the kind of step that fails
 }
 
 type waiter struct {
@@ -71,6 +118,10 @@ func (s *scheduler) step(name string) error {
 	if s.open {
 		s.mu.Unlock()
 		return nil
+	}
+	if err := s.troubleLocked(name); err != nil {
+		s.mu.Unlock()
+		return err
 	}
 	w := &waiter{name: name, goOn: make(chan error)}
 	s.waiting = append(s.waiting, w)
@@ -110,10 +161,35 @@ func (s *scheduler) die() {
 	}
 }
 
+// trouble lets the operations fail that the injection means, from now on.
+func (s *scheduler) trouble(what injection, step string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if what == full {
+		s.full = true
+	} else {
+		s.broken = kind(step)
+	}
+}
+
+// troubleOf returns the error of a step that the trouble meets.
+func (s *scheduler) troubleOf(step string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.troubleLocked(step)
+}
+
+func (s *scheduler) troubleLocked(step string) error {
+	if k := kind(step); s.broken != "" && s.broken == k || s.full && isWrite(k+" ") {
+		return errInjected
+	}
+	return nil
+}
+
 // letGo lets all steps go on from now on.
 func (s *scheduler) letGo() {
 	s.mu.Lock()
-	s.open = true
+	s.open, s.full, s.broken = true, false, ""
 	waiting := s.waiting
 	s.waiting = nil
 	s.mu.Unlock()
@@ -126,6 +202,7 @@ func (s *scheduler) letGo() {
 type client struct {
 	name  string
 	needs start // what must be there
+	until start // more than this makes no difference to it
 	call  func(*rig) error
 	// allowed are the errors that the request may be answered with, besides those of
 	// an injected failure.
@@ -170,39 +247,39 @@ func newServer(w *world, s *scheduler, bus *events.Bus) (*server, *Manager) {
 
 // The requests that clients make.
 var (
-	runSame = client{"run", empty, func(r *rig) error {
+	runSame = client{"run", empty, withPod, func(r *rig) error {
 		id, err := r.m.RunPod(r.ctx, podConfig("web", ""), "")
 		if err == nil {
 			r.acked.Store(id, true)
 		}
 		return err
 	}, []error{errdefs.ErrAlreadyExists, errdefs.ErrAborted}}
-	runOther = client{"run another", empty, func(r *rig) error {
+	runOther = client{"run another", empty, withPod, func(r *rig) error {
 		id, err := r.m.RunPod(r.ctx, podConfig("web", "another"), "")
 		if err == nil {
 			r.acked.Store(id, true)
 		}
 		return err
 	}, []error{errdefs.ErrAlreadyExists, errdefs.ErrAborted}}
-	runWith = client{"run with a container", empty, func(r *rig) error {
+	runWith = client{"run with a container", empty, withPod, func(r *rig) error {
 		id, _, err := r.m.RunPodWith(r.ctx, podConfig("web", "with"), "", containerConfig("a"))
 		if err == nil {
 			r.acked.Store(id, true)
 		}
 		return err
 	}, []error{errdefs.ErrAlreadyExists, errdefs.ErrAborted}}
-	create = client{"create", withPod, func(r *rig) error {
+	create = client{"create", withPod, withPod, func(r *rig) error {
 		_, err := r.m.CreateContainer(r.ctx, r.pod, containerConfig("a"))
 		return err
 	}, []error{errdefs.ErrFailedPrecondition, errdefs.ErrAborted, errGone}}
-	createSame = client{"create the same", withPod, func(r *rig) error {
+	createSame = client{"create the same", withPod, withContainer, func(r *rig) error {
 		_, err := r.m.CreateContainer(r.ctx, r.pod, containerConfig("c"))
 		return err
 	}, []error{errdefs.ErrFailedPrecondition, errdefs.ErrAborted, errGone}}
-	startContainer = client{"start", withContainer, func(r *rig) error { return r.m.StartContainer(r.ctx, r.ctr) },
+	startContainer = client{"start", withContainer, withProcess, func(r *rig) error { return r.m.StartContainer(r.ctx, r.ctr) },
 		[]error{errdefs.ErrFailedPrecondition, errdefs.ErrAborted, ErrStart, errGone}}
-	stopContainer   = client{"stop the container", withContainer, func(r *rig) error { return r.m.StopContainer(r.ctx, r.ctr, time.Second) }, nil}
-	removeContainer = client{"remove the container", withContainer, func(r *rig) error {
+	stopContainer   = client{"stop the container", withContainer, withProcess, func(r *rig) error { return r.m.StopContainer(r.ctx, r.ctr, time.Second) }, nil}
+	removeContainer = client{"remove the container", withContainer, withProcess, func(r *rig) error {
 		err := r.m.RemoveContainer(r.ctx, r.ctr)
 		if err == nil {
 			if _, found := r.m.State.Container(r.ctr); found == nil {
@@ -211,13 +288,13 @@ var (
 		}
 		return err
 	}, nil}
-	stop   = client{"stop", withPod, func(r *rig) error { return r.m.StopPod(r.ctx, r.pod) }, nil}
-	remove = client{"remove", withPod, func(r *rig) error {
+	stop   = client{"stop", withPod, withProcess, func(r *rig) error { return r.m.StopPod(r.ctx, r.pod) }, nil}
+	remove = client{"remove", withPod, withProcess, func(r *rig) error {
 		r.removed.Store(true)
 		return r.m.RemovePod(r.ctx, r.pod)
 	}, nil}
 	// stopAll stops containers that it has found in a list, also one that is being made.
-	stopAll = client{"stop what is listed", withPod, func(r *rig) (err error) {
+	stopAll = client{"stop what is listed", withPod, withProcess, func(r *rig) (err error) {
 		for _, c := range r.m.State.Containers() {
 			err = errors.Join(err, r.m.StopContainer(r.ctx, c.ID, 0))
 			if now, found := r.m.State.Container(c.ID); err == nil && found == nil && now.State() != runtimeapi.ContainerState_CONTAINER_EXITED {
@@ -226,7 +303,19 @@ var (
 		}
 		return err
 	}, nil}
-	exit = client{"exit", withContainer, func(r *rig) error { return ignoreKilled(r.s.exit(r.ctr)) }, nil}
+	// removeAll removes pod sandboxes that it has found in a list, also one that is being
+	// made.
+	removeAll = client{"remove what is listed", empty, withContainer, func(r *rig) (err error) {
+		for _, p := range r.m.State.Pods() {
+			r.removed.Store(true)
+			err = errors.Join(err, r.m.RemovePod(r.ctx, p.ID))
+			if _, found := r.m.State.Pod(p.ID); err == nil && found == nil {
+				return errors.New("a pod sandbox is there after it has been removed")
+			}
+		}
+		return err
+	}, nil}
+	exit = client{"exit", withContainer, withProcess, func(r *rig) error { return ignoreKilled(r.s.exit(r.ctr)) }, nil}
 )
 
 func ignoreKilled(err error) error {
@@ -236,7 +325,7 @@ func ignoreKilled(err error) error {
 	return err
 }
 
-var clients = []client{runSame, runOther, runWith, create, createSame, startContainer, stopContainer, removeContainer, stop, remove, stopAll, exit}
+var clients = []client{runSame, runOther, runWith, create, createSame, startContainer, stopContainer, removeContainer, stop, remove, removeAll, stopAll, exit}
 
 // errGone allows NotFound: the object that the request names may have been removed.
 var errGone = state.ErrNotFound
@@ -262,14 +351,14 @@ func (s scenario) String() string {
 	return strings.ReplaceAll(fmt.Sprintf("%s: %s while %s", before, s.a.name, s.b.name), " ", "-")
 }
 
-// scenarios are all pairs of requests on all that can be there before.
+// scenarios are all pairs of requests, on everything that can be there before and makes
+// a difference to both.
 func scenarios() (all []scenario) {
-	for before := empty; before <= withProcess; before++ {
-		for i, a := range clients {
-			for _, b := range clients[i:] {
-				if a.needs <= before && b.needs <= before {
-					all = append(all, scenario{before, a, b})
-				}
+	for i, a := range clients {
+		for _, b := range clients[i:] {
+			least := max(a.needs, b.needs)
+			for before := least; before <= max(least, min(a.until, b.until)); before++ {
+				all = append(all, scenario{before, a, b})
 			}
 		}
 	}
@@ -327,13 +416,16 @@ func explore(t *testing.T, s scenario, orders, failures, kills *atomic.Int64) {
 			}
 			choices := make([]int, depth+1)
 			copy(choices, path)
-			for _, inject := range []injection{failure, kill} {
+			for _, inject := range injections(o.names[depth]) {
 				r := run{choices: choices, inject: inject}
 				report(t, s, r, execute(t, s, r))
+				if inject == kill {
+					kills.Add(1)
+					killed++
+				} else {
+					failures.Add(1)
+				}
 			}
-			failures.Add(1)
-			kills.Add(1)
-			killed++
 		}
 		if t.Failed() && !*all {
 			return
@@ -356,7 +448,11 @@ func report(t *testing.T, s scenario, r run, o outcome) {
 	if len(o.faults) == 0 {
 		return
 	}
-	what := map[injection]string{nothing: "", failure: ", the last of which fails", kill: ", the last of which is the server's end"}[r.inject]
+	what := map[injection]string{
+		nothing: "", failure: ", the last of which fails", late: ", the last of which fails late",
+		full: ", from the last of which on the disk is full", broken: ", from the last of which on the same fails",
+		kill: ", the last of which is the server's end",
+	}[r.inject]
 	t.Errorf("%s: %s\nafter the choices %v%s:\n  %s", s, strings.Join(o.faults, "\n  "), r.choices, what, strings.Join(o.names, "\n  "))
 }
 
@@ -476,14 +572,23 @@ func (r *rig) drive(sched *scheduler, order run, o *outcome, answers chan answer
 		o.widths = append(o.widths, len(waiting))
 		o.states = append(o.states, r.state(sched, waiting, got))
 		o.names = append(o.names, r.w.aliases(waiting[choice].name))
-		switch {
-		case depth == len(order.choices)-1 && order.inject == failure:
+		inject := nothing
+		if depth == len(order.choices)-1 {
+			inject = order.inject
+		}
+		switch inject {
+		case failure:
 			sched.release(waiting[choice], errInjected)
-		case depth == len(order.choices)-1 && order.inject == kill:
+		case late:
+			sched.release(waiting[choice], errLate)
+		case full, broken:
+			sched.trouble(inject, waiting[choice].name)
+			sched.release(waiting[choice], errInjected)
+		case kill:
 			sched.die()
 			r.m.cancel()
 		default:
-			sched.release(waiting[choice], nil)
+			sched.release(waiting[choice], sched.troubleOf(waiting[choice].name))
 		}
 	}
 }
@@ -557,6 +662,7 @@ func (r *rig) restart(sched *scheduler, o *outcome) {
 
 // check looks at the world after a run, then removes everything and looks again.
 func (r *rig) check(order run, o *outcome, got []answer, sub *events.Subscription) {
+	time.Sleep(2 * autoRemoveMaxPause) // what could not be written is written now
 	synctest.Wait()
 	fault := func(format string, args ...any) {
 		o.faults = append(o.faults, r.w.aliases(fmt.Sprintf(format, args...)))
@@ -576,11 +682,14 @@ func (r *rig) check(order run, o *outcome, got []answer, sub *events.Subscriptio
 	}
 	for _, c := range r.w.containers {
 		p := r.w.processes[c.ID]
-		if order.inject == nothing && c.State() == runtimeapi.ContainerState_CONTAINER_RUNNING && (p == nil || !p.running()) {
+		if c.State() == runtimeapi.ContainerState_CONTAINER_RUNNING && (p == nil || !p.running()) {
 			fault("container %s runs in its record and has ended", c.ID)
 		}
 		if c.State() == runtimeapi.ContainerState_CONTAINER_CREATED && p != nil && p.running() {
 			fault("container %s waits to be started in its record and runs", c.ID)
+		}
+		if _, ok := r.w.pods[c.PodID]; !ok {
+			fault("container %s has lost its pod sandbox", c.ID)
 		}
 		if c.State() == runtimeapi.ContainerState_CONTAINER_EXITED && p != nil && p.running() {
 			fault("container %s has ended in its record and runs", c.ID)
@@ -600,6 +709,9 @@ func (r *rig) check(order run, o *outcome, got []answer, sub *events.Subscriptio
 	}
 	if n := len(r.m.podLocks.m) + len(r.m.containerLocks.m); n > 0 {
 		fault("%d locks are held", n)
+	}
+	if n := len(r.m.exits.watches) + len(r.m.references.m); n > 0 {
+		fault("%d watches and references are left", n)
 	}
 	r.bus.Close()
 	o.faults = append(o.faults, r.checkEvents(order, sub)...)

@@ -42,7 +42,7 @@ const allShares = 1 << 20
 
 // errInterrupted is the cause of a context that ended because another request wants
 // the lock with mode interrupt.
-var errInterrupted = errors.New("another request is stopping the pod sandbox")
+var errInterrupted = errors.New("another request is stopping or removing it")
 
 func newLocks() *locks { return &locks{m: map[string]*lock{}} }
 
@@ -108,7 +108,7 @@ func (l *locks) leave(id string, k *lock) {
 
 // explain names the reason of an error that comes from an interrupted context.
 func explain(held context.Context, err error) error {
-	if err != nil && errors.Is(context.Cause(held), errInterrupted) {
+	if err != nil && errors.Is(context.Cause(held), errInterrupted) && !errors.Is(err, errdefs.ErrAborted) {
 		return fmt.Errorf("%w: %w (%w)", errdefs.ErrAborted, errInterrupted, err)
 	}
 	return err

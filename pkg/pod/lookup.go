@@ -49,17 +49,19 @@ func (h *heldPod) update(change func(*state.Pod)) error {
 // heldContainer is a container under its lock, with the record as it is then.
 type heldContainer struct {
 	state.Container
+	// ctx is the request's; it also ends when another request interrupts this one.
+	ctx    context.Context
 	b      *base
 	unlock func()
 }
 
-// container is pod for containers, whose lock is always exclusive.
-func (b *base) container(ctx context.Context, ref string) (*heldContainer, error) {
+// container is pod for containers, whose lock is never shared.
+func (b *base) container(ctx context.Context, ref string, mode mode) (*heldContainer, error) {
 	c, err := b.State.FindContainer(ref)
 	if err != nil {
 		return nil, err
 	}
-	_, unlock, err := b.containerLocks.acquire(ctx, c.ID, exclusive)
+	held, unlock, err := b.containerLocks.acquire(ctx, c.ID, mode)
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +69,7 @@ func (b *base) container(ctx context.Context, ref string) (*heldContainer, error
 		unlock()
 		return nil, err
 	}
-	return &heldContainer{Container: c, b: b, unlock: unlock}, nil
+	return &heldContainer{Container: c, ctx: held, b: b, unlock: unlock}, nil
 }
 
 // update changes the record, and h.Container with it.

@@ -14,10 +14,11 @@
 // update), exclusive for those that build, stop or remove it. A container has one
 // lock, taken after its pod sandbox's. No lock is held while a client, a registry or
 // another pod is waited for: what may take long holds a reference instead (see
-// references), and StopPod interrupts the holders of the lock that it waits for.
-// Names have a lock of their own, taken last and never held across a step that waits:
-// a name and the record that it stands for change together (see names). Events are
-// published under the lock of their object, so that subscribers see them in order.
+// references), and StopPod and RemoveContainer interrupt the holders of the lock that
+// they wait for. Names have a lock of their own, taken last and held across nothing but
+// the deletion of a record: a name and the record that it stands for change together
+// (see names). Events are published under the lock of their object, or, an exit, by the
+// only one who records it, so that subscribers see them in order.
 package pod
 
 import (

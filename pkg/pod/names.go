@@ -101,18 +101,22 @@ func (n *names[R]) abort(name, id string) {
 }
 
 // release deletes the record of id and frees its name, as one step. When the record
-// cannot be deleted, the name stays with it. Idempotent.
+// cannot be deleted, the name stays with it; where there is none, the name is free all
+// the same. Idempotent.
 func (n *names[R]) release(name, id string) error {
 	n.lock <- struct{}{}
 	defer func() { <-n.lock }()
-	if err := n.delete(id); err != nil {
-		if c := n.claims[name]; c != nil && c.id == id {
-			c.settle()
+	err := n.delete(id)
+	if err != nil {
+		if _, found := n.record(id); !errors.Is(found, state.ErrNotFound) {
+			if c := n.claims[name]; c != nil && c.id == id {
+				c.settle()
+			}
+			return err
 		}
-		return err
 	}
 	n.free(name, id)
-	return nil
+	return err
 }
 
 // free is called with the lock held.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -29,7 +31,8 @@ const recoverParallelism = 8
 //     outlive the server; in a new node nothing of the old one is left but
 //     files.
 //
-// What cannot be recovered is logged and stays in its record; requests are served.
+// What cannot be recovered is logged, stays in its record and is tried again while
+// requests are served.
 func (m *Manager) Recover(ctx context.Context) {
 	r := recovery{m}
 	for _, p := range m.State.Pods() {
@@ -38,7 +41,7 @@ func (m *Manager) Recover(ctx context.Context) {
 	for _, c := range m.State.Containers() {
 		m.containerNames.restore(containerName(c.PodID, c.Config.V.GetMetadata()), c.ID)
 	}
-	r.eachPod(ctx, r.pod)
+	failed := r.eachPod(ctx, r.pod)
 	r.removeUnowned(ctx)
 	if err := m.Sandboxes.Reconcile(ctx, r.livePods()); err != nil {
 		m.Log.Error("the pod network could not be restored", "error", err)
@@ -47,14 +50,20 @@ func (m *Manager) Recover(ctx context.Context) {
 		m.Log.Warn("some of what no record knows of could not be removed; it is tried again at the next start", "error", err)
 	}
 	close(m.recovered)
-	r.eachPod(ctx, r.resumeRemoval)
+	failed = append(failed, r.eachPod(ctx, r.resumeRemoval)...)
+	slices.Sort(failed)
+	for _, id := range slices.Compact(failed) {
+		m.running.Go(func() { r.again(m.ctx, id) })
+	}
 }
 
 // recovery has the steps of Recover.
 type recovery struct{ *Manager }
 
-// eachPod calls do for all pod sandboxes, some at the same time.
-func (r recovery) eachPod(ctx context.Context, do func(context.Context, state.Pod) error) {
+// eachPod calls do for all pod sandboxes, some at the same time, and returns the IDs of
+// those for which it failed.
+func (r recovery) eachPod(ctx context.Context, do func(context.Context, state.Pod) error) (failed []string) {
+	var mu sync.Mutex
 	var group errgroup.Group
 	group.SetLimit(recoverParallelism)
 	for _, p := range r.State.Pods() {
@@ -62,12 +71,50 @@ func (r recovery) eachPod(ctx context.Context, do func(context.Context, state.Po
 			ctx, cancel := context.WithTimeout(ctx, recoverTimeout)
 			defer cancel()
 			if err := do(ctx, p); err != nil {
-				r.Log.Error("a pod sandbox could not be recovered", "pod", p.ID, "error", err)
+				r.Log.Error("a pod sandbox could not be recovered; it is tried again", "pod", p.ID, "error", err)
+				mu.Lock()
+				failed = append(failed, p.ID)
+				mu.Unlock()
 			}
 			return nil
 		})
 	}
 	_ = group.Wait()
+	return failed
+}
+
+// again recovers a pod sandbox until that succeeds: on a full disk, most likely, its
+// record says something else than what is there, and the exits of its containers are
+// not waited for.
+func (r recovery) again(ctx context.Context, id string) {
+	for pause := autoRemovePause; ; pause = min(2*pause, autoRemoveMaxPause) {
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return
+		}
+		err := r.podAgain(ctx, id)
+		if err == nil || errors.Is(err, state.ErrNotFound) {
+			return
+		}
+		r.Log.Error("a pod sandbox could not be recovered; it is tried again", "pod", id, "error", err)
+	}
+}
+
+// podAgain is pod and resumeRemoval while requests are served.
+func (r recovery) podAgain(ctx context.Context, id string) error {
+	held, err := r.Manager.pod(ctx, id, exclusive)
+	if err != nil {
+		return err
+	}
+	bounded, cancel := context.WithTimeout(held.ctx, recoverTimeout)
+	defer cancel()
+	err = r.pod(bounded, held.Pod)
+	held.unlock()
+	if err != nil {
+		return err
+	}
+	return r.resumeRemoval(ctx, held.Pod)
 }
 
 func (r recovery) pod(ctx context.Context, p state.Pod) error {
@@ -87,7 +134,7 @@ func (r recovery) pod(ctx context.Context, p state.Pod) error {
 			errs = append(errs, r.markLost(ctx, p, reason))
 		}
 	case p.Status.Phase == state.PodStopping && rebooted:
-		errs = append(errs, r.markLost(ctx, p, ""))
+		errs = append(errs, r.markLost(ctx, p, p.Status.Reason))
 	}
 	return errors.Join(errs...)
 }
@@ -106,16 +153,17 @@ func (r recovery) removeUnowned(ctx context.Context) {
 	}
 }
 
-// markLost makes a pod sandbox NotReady that cannot go on. After a reboot what is
-// left of it is removed; otherwise containers that still run are left to
-// StopPodSandbox.
+// markLost makes a pod sandbox not ready that cannot go on. After a reboot what is left
+// of it is removed; otherwise, or where that fails, it is left to StopPodSandbox, like
+// containers that still run.
 func (b *base) markLost(ctx context.Context, p state.Pod, reason string) error {
 	b.Log.Warn("a pod sandbox is no longer ready", "pod", p.ID, "reason", reason)
 	phase := state.PodStopping
 	var err error
 	if p.Allocated.Node != b.NodeID {
-		phase = state.PodNotReady
-		err = b.Sandboxes.Teardown(ctx, p)
+		if err = b.Sandboxes.Teardown(ctx, p); err == nil {
+			phase = state.PodNotReady
+		}
 	}
 	_, updateErr := b.State.UpdatePod(p.ID, func(p *state.Pod) error {
 		p.Status = state.PodStatus{Phase: phase, Reason: reason}

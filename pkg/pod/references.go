@@ -2,10 +2,11 @@ package pod
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/containerd/errdefs"
 )
 
 // referenceTimeout is how long the readers of a container's root file system may take
@@ -13,7 +14,7 @@ import (
 const referenceTimeout = 10 * time.Second
 
 // errRemoved is the cause of a reader's end.
-var errRemoved = errors.New("the container is being removed")
+var errRemoved = fmt.Errorf("%w: the container is being removed", errdefs.ErrAborted)
 
 // references counts who reads or writes a container's root file system without
 // holding its lock: a copy goes on for as long as its client likes. Removing the

@@ -89,8 +89,7 @@ func (m *Manager) build(ctx context.Context, n *newPod, ctr *runtimeapi.Containe
 		defer c.unlock()
 	}
 	if err == nil {
-		n.Status.Phase = state.PodReady
-		err = m.State.PutPod(n.Pod)
+		err = m.markReady(n)
 	}
 	if err == nil && c != nil {
 		err = m.commitContainer(c)
@@ -104,9 +103,20 @@ func (m *Manager) build(ctx context.Context, n *newPod, ctr *runtimeapi.Containe
 	m.podNames.commit(n.name, n.ID)
 	m.events.pod(n.Pod, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT)
 	if c != nil {
-		m.events.container(c.Container, runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT)
+		m.announce(c)
 	}
 	return c, nil
+}
+
+// markReady records that the pod sandbox is built.
+func (b *base) markReady(n *newPod) error {
+	ready := n.Pod
+	ready.Status.Phase = state.PodReady
+	if err := b.State.PutPod(ready); err != nil {
+		return err
+	}
+	n.Pod = ready
+	return nil
 }
 
 // samePod answers a retried RunPod.
@@ -120,15 +130,33 @@ func samePod(p state.Pod, n *newPod) (string, error) {
 	return p.ID, nil
 }
 
-// undoPod removes what a failed build made, and ends the claim of the name. What
-// cannot be undone stays in the record as NotReady, with its name, so that a later
-// StopPodSandbox or RemovePodSandbox tries again.
+// undoPod removes what a failed build made, containers first, and ends the claim of the
+// name. What cannot be undone stays in the record as NotReady, with its name, so that a
+// later StopPodSandbox or RemovePodSandbox tries again. A pod sandbox whose record says
+// that it is ready, and cannot be changed, is left as it is.
 func (b *base) undoPod(ctx context.Context, n *newPod) error {
 	ctx, cancel := detached(ctx)
 	defer cancel()
-	if err := b.Sandboxes.Teardown(ctx, n.Pod); err != nil {
-		n.Status = state.PodStatus{Phase: state.PodNotReady, Reason: "creation failed and could not be undone: " + err.Error()}
-		err = errors.Join(err, b.State.PutPod(n.Pod))
+	notReady := func(reason string) error {
+		n.Status = state.PodStatus{Phase: state.PodNotReady, Reason: reason}
+		return b.State.PutPod(n.Pod)
+	}
+	if n.Status.Phase == state.PodReady {
+		if err := notReady("creation failed"); err != nil {
+			b.podNames.commit(n.name, n.ID)
+			return err
+		}
+	}
+	var errs []error
+	for _, c := range b.State.ContainersOf(n.ID) {
+		errs = append(errs, b.deleteUncreated(ctx, c))
+	}
+	err := errors.Join(errs...)
+	if err == nil {
+		err = b.Sandboxes.Teardown(ctx, n.Pod)
+	}
+	if err != nil {
+		err = errors.Join(err, notReady("creation failed and could not be undone: "+err.Error()))
 		b.podNames.commit(n.name, n.ID)
 		return err
 	}

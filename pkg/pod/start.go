@@ -18,7 +18,8 @@ var ErrStart = errors.New("start failed")
 
 // StartContainer starts a created container. When its process cannot be started the
 // container has exited with the reason StartError. errdefs.ErrFailedPrecondition,
-// ErrStart.
+// ErrStart, errdefs.ErrAborted when another request stops the pod sandbox or removes
+// the container meanwhile.
 func (m *Manager) StartContainer(ctx context.Context, id string) error {
 	c, err := m.State.FindContainer(id)
 	if err != nil {
@@ -32,9 +33,9 @@ func (m *Manager) StartContainer(ctx context.Context, id string) error {
 	if p.Status.Phase != state.PodReady {
 		return wrongState("start container %s: its pod sandbox %s is not ready", c.ID, p.ID)
 	}
-	held, err := m.container(p.ctx, c.ID)
+	held, err := m.container(p.ctx, c.ID, exclusive)
 	if err != nil {
-		return err
+		return explain(p.ctx, err)
 	}
 	defer held.unlock()
 	if held.State() != runtimeapi.ContainerState_CONTAINER_CREATED || held.Status.Removing {
@@ -47,10 +48,10 @@ func (m *Manager) StartContainer(ctx context.Context, id string) error {
 	if held.Allocated.Runtime == nil {
 		err = fmt.Errorf("%w: %s", oci.ErrCommandNotFound, held.Status.StartError)
 	} else {
-		err = m.Processes.Start(p.ctx, held.ID, *held.Allocated.Runtime)
+		err = m.Processes.Start(held.ctx, held.ID, *held.Allocated.Runtime)
 	}
 	if err != nil {
-		return m.startFailed(ctx, held.Container, now, explain(p.ctx, err))
+		return m.startFailed(ctx, held.Container, now, explain(held.ctx, err))
 	}
 	if err := held.update(func(c *state.Container) { c.Status.StartedAt = now }); err != nil {
 		// Nobody would know that it runs.

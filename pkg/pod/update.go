@@ -12,9 +12,10 @@ import (
 
 // UpdateContainer changes the limits of a created or running container; fields
 // that are not set stay as they are. Limits that the node cannot set are left
-// out and logged. errdefs.ErrFailedPrecondition.
+// out and logged. errdefs.ErrFailedPrecondition, errdefs.ErrAborted when another
+// request removes the container meanwhile.
 func (m *Manager) UpdateContainer(ctx context.Context, id string, change *runtimeapi.LinuxContainerResources) error {
-	held, err := m.container(ctx, id)
+	held, err := m.container(ctx, id, exclusive)
 	if err != nil {
 		return err
 	}
@@ -33,8 +34,8 @@ func (m *Manager) UpdateContainer(ctx context.Context, id string, change *runtim
 		m.Log.Warn("part of a container's new limits cannot be honoured", "container", held.ID, "what", w)
 	}
 	if m.Host.Cgroup.Enabled() {
-		if err := m.Processes.Update(ctx, held.ID, *held.Allocated.Runtime, limits); err != nil {
-			return err
+		if err := m.Processes.Update(held.ctx, held.ID, *held.Allocated.Runtime, limits); err != nil {
+			return explain(held.ctx, err)
 		}
 	}
 	return held.update(func(c *state.Container) {

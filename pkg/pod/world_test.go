@@ -87,24 +87,31 @@ var self, _ = proc.Identify(os.Getpid())
 var (
 	errKilled   = errors.New("this server was killed")
 	errInjected = errors.New("injected failure")
+	// errLate makes an operation fail after it has had its effect.
+	errLate = fmt.Errorf("%w, after the effect", errInjected)
 )
 
-// do stops at a step, then has an effect on the world.
-func (s *server) do(name, id string, effect func()) error {
-	if err := s.step(name + " " + s.name(id)); err != nil {
+// do stops at a step, then has an effect on the world. With errLate it fails after
+// that; once ctx has ended it fails before it.
+func (s *server) do(ctx context.Context, name, id string, effect func()) error {
+	err := s.step(name + " " + s.name(id))
+	if err != nil && !errors.Is(err, errLate) {
 		return err
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	effect()
-	return nil
+	return err
 }
 
 // The records. A write stops before it and after it, since whatever comes after it
 // is another step.
 
 func (s *server) write(name, id string, effect func()) error {
-	if err := s.do(name, id, effect); err != nil {
+	if err := s.do(context.Background(), name, id, effect); err != nil {
 		return err
 	}
 	if err := s.step("after " + name + " " + s.name(id)); errors.Is(err, errKilled) {
@@ -205,15 +212,15 @@ func (s *server) DeleteContainer(id string) error {
 
 // The sandboxes.
 
-func (s *server) Build(_ context.Context, _ sandbox.Plan, p *state.Pod) error {
-	if err := s.do("build", p.ID, func() { s.sandboxes[p.ID] = true }); err != nil {
+func (s *server) Build(ctx context.Context, _ sandbox.Plan, p *state.Pod) error {
+	if err := s.do(ctx, "build", p.ID, func() { s.sandboxes[p.ID] = true }); err != nil {
 		return err
 	}
 	return s.step("after build " + s.name(p.ID)) // what fails late is torn down as well
 }
 
-func (s *server) Teardown(_ context.Context, p state.Pod) error {
-	return s.do("tear down", p.ID, func() {
+func (s *server) Teardown(ctx context.Context, p state.Pod) error {
+	return s.do(ctx, "tear down", p.ID, func() {
 		for id := range s.processes {
 			if c, ok := s.containers[id]; ok && c.PodID == p.ID && s.processes[id].running() {
 				s.faults = append(s.faults, "a sandbox was torn down below a running process")
@@ -236,12 +243,12 @@ func (s *server) Reconcile(context.Context, []state.Pod) error { return nil }
 
 // The containers.
 
-func (s *server) Prepare(_ context.Context, _ container.Plan, _ state.Pod, c *state.Container) (*container.Prepared, error) {
-	return &container.Prepared{}, s.do("prepare", c.ID, func() { s.rootfs[c.ID] = true })
+func (s *server) Prepare(ctx context.Context, _ container.Plan, _ state.Pod, c *state.Container) (*container.Prepared, error) {
+	return &container.Prepared{}, s.do(ctx, "prepare", c.ID, func() { s.rootfs[c.ID] = true })
 }
 
-func (s *server) Create(_ context.Context, _ *container.Prepared, p state.Pod, c *state.Container) error {
-	return s.do("create", c.ID, func() {
+func (s *server) Create(ctx context.Context, _ *container.Prepared, p state.Pod, c *state.Container) error {
+	return s.do(ctx, "create", c.ID, func() {
 		if !s.sandboxes[p.ID] {
 			s.faults = append(s.faults, "a container was created without a sandbox")
 		}
@@ -250,12 +257,12 @@ func (s *server) Create(_ context.Context, _ *container.Prepared, p state.Pod, c
 	})
 }
 
-func (s *server) Clean(_ context.Context, c state.Container) error {
-	return s.do("clean", c.ID, func() { s.end(c.ID); delete(s.processes, c.ID) })
+func (s *server) Clean(ctx context.Context, c state.Container) error {
+	return s.do(ctx, "clean", c.ID, func() { s.end(c.ID); delete(s.processes, c.ID) })
 }
 
-func (s *server) Delete(_ context.Context, c state.Container) error {
-	return s.do("delete", c.ID, func() {
+func (s *server) Delete(ctx context.Context, c state.Container) error {
+	return s.do(ctx, "delete", c.ID, func() {
 		s.end(c.ID)
 		delete(s.processes, c.ID)
 		delete(s.rootfs, c.ID)
@@ -284,8 +291,8 @@ func (w *world) end(id string) {
 	}
 }
 
-func (s *server) Start(_ context.Context, id string, _ oci.Container) (err error) {
-	stepErr := s.do("start", id, func() {
+func (s *server) Start(ctx context.Context, id string, _ oci.Container) (err error) {
+	stepErr := s.do(ctx, "start", id, func() {
 		p := s.processes[id]
 		if p == nil {
 			err = oci.ErrNotRunning
@@ -315,7 +322,7 @@ func (s *server) FinishStart(_ context.Context, id string, _ oci.Container) (boo
 }
 
 func (s *server) Signal(_ context.Context, id string, _ oci.Container, _ syscall.Signal, _ bool) (err error) {
-	stepErr := s.do("signal", id, func() {
+	stepErr := s.do(context.Background(), "signal", id, func() {
 		if s.processes[id] == nil {
 			err = oci.ErrNotRunning
 			return
@@ -346,7 +353,7 @@ func (s *server) Update(context.Context, string, oci.Container, *specs.LinuxReso
 
 // exit is a process that ends by itself.
 func (s *server) exit(id string) error {
-	return s.do("exit", id, func() { s.end(id) })
+	return s.do(context.Background(), "exit", id, func() { s.end(id) })
 }
 
 // Sweep removes what no record knows of.

@@ -52,8 +52,11 @@ type PodResources struct {
 // PodPhase is where a pod sandbox stands.
 //
 //	Creating ──▶ Ready ──▶ Stopping ──▶ NotReady ──▶ (removed)
-//	    │                      ▲
-//	    └──────────────────────┘  creation failed, or the server died in it
+//	   │           │                       ▲   ▲
+//	   │           └───────────────────────┘   │  the node was rebooted
+//	   └───────────────────────────────────────┘  creation failed, could not be undone
+//
+// A pod sandbox whose creation failed, or whose server died in it, is removed.
 type PodPhase string
 
 // The phases of a pod sandbox. Only Ready answers SANDBOX_READY.
@@ -67,7 +70,8 @@ const (
 // PodStatus is what became of a pod sandbox.
 type PodStatus struct {
 	Phase PodPhase `json:"phase"`
-	// Reason says in words why the pod is not ready.
+	// Reason says why the pod is not ready. With one, the pod sandbox may still hold
+	// something: stopping it tries again.
 	Reason string `json:"reason,omitempty"`
 }
 
@@ -148,7 +152,7 @@ type ContainerStatus struct {
 	Reason     string    `json:"reason,omitempty"`
 	Message    string    `json:"message,omitempty"`
 	// StartError is the runtime's message when the process cannot be started;
-	// it is known at creation and told by StartContainer.
+	// it is known at creation and returned by StartContainer.
 	StartError string `json:"startError,omitempty"`
 	// Removing is set once removal has begun.
 	Removing bool `json:"removing,omitempty"`

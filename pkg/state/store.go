@@ -6,16 +6,19 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/containerd/errdefs"
 	bolt "go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
+
+	"github.com/subpod/subpod/pkg/errclass"
 )
 
 // The errors of this package.
 var (
 	// ErrNotFound says that no record has the ID.
-	ErrNotFound = errors.New("not found")
+	ErrNotFound = errclass.New(errdefs.ErrNotFound, "not found")
 	// ErrAmbiguous says that an ID prefix names several records.
-	ErrAmbiguous = errors.New("ambiguous ID")
+	ErrAmbiguous = errclass.New(errdefs.ErrInvalidArgument, "ambiguous ID")
 	// ErrHeld says that another process has the store open.
 	ErrHeld = errors.New("state is in use by another process")
 	// ErrTooNew says that a newer subpod wrote the store.

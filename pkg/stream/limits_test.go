@@ -25,7 +25,7 @@ func TestClientsThatVanish(t *testing.T) {
 	// A stream that the library comes to after this time blocks in it forever
 	// (k8s.io/cri-streaming v0.37.2, createHTTPStreamStreams): 200 clients at once
 	// must be served within it.
-	s := start(t, b, Options{CreationTimeout: slowdown * time.Second, CloseTimeout: time.Second})
+	s := start(t, b, Options{CreationTimeout: 5 * slowdown * time.Second, CloseTimeout: time.Second})
 	var wg sync.WaitGroup
 	for i := range 200 {
 		url, err := s.Exec(&runtimeapi.ExecRequest{ContainerId: "c", Cmd: []string{"true"}, Stdout: true})

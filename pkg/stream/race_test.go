@@ -3,4 +3,4 @@
 package stream
 
 // slowdown is how much longer the race detector may make what a test bounds.
-const slowdown = 10
+const slowdown = 3

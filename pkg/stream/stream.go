@@ -17,20 +17,22 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/containerd/errdefs"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/subpod/subpod/pkg/errclass"
 	"github.com/subpod/subpod/pkg/stdio"
 )
 
 var (
 	// ErrInvalid says that a request contradicts itself or lacks a field.
-	ErrInvalid = errors.New("invalid streaming request")
+	ErrInvalid = errclass.New(errdefs.ErrInvalidArgument, "invalid streaming request")
 	// ErrBusy says that too many URLs wait to be opened.
-	ErrBusy = errors.New("too many streaming requests are waiting to be opened")
+	ErrBusy = errclass.New(errdefs.ErrResourceExhausted, "too many streaming requests are waiting to be opened")
 	// ErrTooMany says that too many sessions are open.
 	ErrTooMany = errors.New("too many streaming sessions are open")
 	// ErrClosed says that the server has been closed.
-	ErrClosed = errors.New("the streaming server is closed")
+	ErrClosed = errclass.New(errdefs.ErrUnavailable, "the streaming server is closed")
 )
 
 // Backend does what sessions ask for. The context of each call ends when the

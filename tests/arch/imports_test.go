@@ -21,53 +21,55 @@ var table = []struct{ pkg, imports string }{
 	{"pkg/stdio", ""},
 	{"pkg/tree", ""},
 	{"pkg/quantity", ""},
-	{"pkg/labels", ""},
+	{"pkg/errclass", ""},
 	{"pkg/subpath", ""},
 	{"configs", ""},
 
 	// Mechanisms: the kernel and their libraries; they never hear of CRI.
-	{"rootless", "pkg/idmap pkg/proc"},
+	{"rootless", "pkg/errclass pkg/idmap pkg/proc"},
 	{"rootless/gvisor", "rootless"},
 	{"storage/internal/xz", ""}, // a module of its own, in the place of another (go.mod)
-	{"storage", "pkg/idmap"},
-	{"netns", "pkg/idmap pkg/proc"},
+	{"storage", "pkg/errclass pkg/idmap"},
+	{"netns", "pkg/errclass pkg/idmap pkg/proc"},
 	{"netns/bridge", "netns"},
 	{"netns/cni", "netns"},
 	{"netns/auto", "netns netns/bridge netns/cni"},
 
 	// Parts of a container: each knows one subject.
-	{"pkg/cgroup", ""},
+	{"pkg/cgroup", "pkg/errclass"},
 	{"pkg/ocispec/seccompbpf", ""},
-	{"pkg/ocispec", "pkg/cgroup pkg/idmap pkg/ocispec/seccompbpf"},
-	{"pkg/oci", "pkg/proc pkg/stdio"},
+	{"pkg/ocispec", "pkg/cgroup pkg/errclass pkg/idmap pkg/ocispec/seccompbpf"},
+	{"pkg/oci", "pkg/errclass pkg/proc pkg/stdio"},
 	{"pkg/config", "configs pkg/quantity"},
-	{"pkg/state", "netns pkg/oci"},
+	{"pkg/api", "pkg/stdio"},
+	{"pkg/state", "netns pkg/errclass pkg/oci"},
 	{"pkg/events", "pkg/state"},
 	{"pkg/stats", "netns pkg/cgroup pkg/proc"},
 	{"pkg/hostport", "netns rootless"},
 
 	// The core: what run, stop, remove and recover mean.
-	{"pkg/pod/sandbox", "netns pkg/cgroup pkg/idmap pkg/labels pkg/ocispec pkg/quantity pkg/state"},
-	{"pkg/pod/container", "storage pkg/cgroup pkg/idmap pkg/labels pkg/oci pkg/ocispec pkg/state pkg/subpath pkg/tree"},
-	{"pkg/pod", "netns storage pkg/events pkg/labels pkg/oci pkg/ocispec pkg/pod/container pkg/pod/sandbox pkg/state pkg/stats pkg/stdio pkg/subpath"},
+	{"pkg/pod/sandbox", "netns pkg/api pkg/cgroup pkg/idmap pkg/ocispec pkg/quantity pkg/state"},
+	{"pkg/pod/container", "pkg/api pkg/cgroup pkg/errclass pkg/idmap pkg/oci pkg/ocispec pkg/state pkg/subpath pkg/tree storage"},
+	{"pkg/pod", "netns pkg/api pkg/events pkg/oci pkg/ocispec pkg/pod/container pkg/pod/sandbox pkg/state pkg/stats pkg/stdio pkg/subpath storage"},
 
 	// Services: requests in, records out. Only these and the client speak gRPC.
-	{"pkg/stream", "pkg/stdio"},
-	{"pkg/control", "pkg/stdio"},
-	{"pkg/cri", "netns rootless storage pkg/cgroup pkg/control pkg/events pkg/idmap pkg/oci pkg/ocispec pkg/pod pkg/pod/container pkg/state pkg/stats pkg/stdio pkg/stream"},
-	{"pkg/client", "pkg/control pkg/labels"},
+	{"pkg/rpc", "pkg/api pkg/errclass"},
+	{"pkg/stream", "pkg/errclass pkg/stdio"},
+	{"pkg/control", "pkg/api pkg/oci pkg/pod pkg/rpc pkg/state pkg/stats pkg/stdio storage"},
+	{"pkg/cri", "netns pkg/cgroup pkg/events pkg/idmap pkg/ocispec pkg/pod pkg/pod/container pkg/rpc pkg/state pkg/stats pkg/stream storage"},
+	{"pkg/client", "pkg/api"},
 
 	// Commands. The client stays small, so that it starts fast: no core, no mechanism
 	// but the node's.
 	{"cmd/internal/cli", "pkg/config"},
 	{"cmd/internal/doctor", "configs rootless pkg/cgroup pkg/config"},
-	{"cmd/internal/kube", "pkg/client pkg/labels pkg/quantity pkg/subpath"},
+	{"cmd/internal/kube", "pkg/api pkg/client pkg/quantity pkg/subpath"},
 	{"cmd/internal/logs", ""},
-	{"cmd/internal/play", "cmd/internal/kube cmd/internal/logs pkg/client pkg/control pkg/labels"},
-	{"cmd/subpod", "cmd/internal/cli cmd/internal/doctor cmd/internal/kube cmd/internal/logs cmd/internal/play configs rootless pkg/cgroup pkg/client pkg/config pkg/control pkg/labels pkg/stdio pkg/tree"},
+	{"cmd/internal/play", "cmd/internal/kube cmd/internal/logs pkg/api pkg/client"},
+	{"cmd/subpod", "cmd/internal/cli cmd/internal/doctor cmd/internal/kube cmd/internal/logs cmd/internal/play configs pkg/api pkg/cgroup pkg/client pkg/config pkg/stdio pkg/tree rootless"},
 	{"cmd/subpod-node", "rootless"},
 	{"cmd/subpod-node-gvisor", "rootless rootless/gvisor"},
-	{"cmd/subpod-server", "cmd/internal/cli cmd/internal/doctor netns netns/auto netns/bridge netns/cni rootless storage pkg/cgroup pkg/config pkg/cri pkg/events pkg/hostport pkg/oci pkg/ocispec pkg/pod pkg/pod/container pkg/pod/sandbox pkg/state pkg/stats pkg/stream"},
+	{"cmd/subpod-server", "cmd/internal/cli cmd/internal/doctor netns netns/auto netns/bridge netns/cni pkg/cgroup pkg/config pkg/control pkg/cri pkg/events pkg/hostport pkg/oci pkg/ocispec pkg/pod pkg/pod/container pkg/pod/sandbox pkg/rpc pkg/state pkg/stats pkg/stream rootless storage"},
 }
 
 // libraries names the directories that alone may import a module or package of others.

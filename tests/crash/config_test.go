@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -21,6 +22,7 @@ var badConfigs = []struct{ name, text, says string }{
 	{"invalid value", "[images]\npull_timeout = \"1ms\"\n", "pull_timeout"},
 	{"not TOML", "[images\n", "subpod.toml"},
 	{"unknown key", "[images]\npul_timeout = \"90s\"\n", "pul_timeout"},
+	// No command can read the ones above, every command can read the ones below.
 	{"valid but unusable", "[runtime]\nconmon_path = \"/nonexistent/conmon\"\n", "conmon"},
 	{"other data directory", "[daemon]\ndata_dir = \"~/elsewhere\"\n", "data_dir"},
 	{"other run directory", "[daemon]\nrun_dir = \"/tmp/elsewhere\"\n", "run_dir"},
@@ -56,6 +58,9 @@ func TestBadConfig(t *testing.T) {
 			}
 			if _, err := p.exec(ctx, "true"); err != nil {
 				t.Errorf("the container that ran meanwhile: %v", err)
+			}
+			if i < 3 {
+				r.commandsWork(bad.says)
 			}
 			if i == 0 {
 				r.refusesReload(bad.says)
@@ -99,6 +104,20 @@ func (r *rig) refusesReload(says string) {
 	}
 	if now := r.Server(); now != pid {
 		r.t.Errorf("a reload that was refused has replaced server %d by %d", pid, now)
+	}
+}
+
+// commandsWork: the commands use the configuration that the daemon serves with, and
+// doctor reports what is wrong with the file.
+func (r *rig) commandsWork(says string) {
+	r.t.Helper()
+	for _, args := range [][]string{{"ps"}, {"nsenter", "--", "true"}} {
+		if out, err := r.Subpod(args...); err != nil {
+			r.t.Errorf("subpod %v: %v\n%s", args, err, out)
+		}
+	}
+	if out, err := r.Subpod("doctor", "--quiet"); err == nil || !regexp.MustCompile("(?m)^error +configuration .*"+says).MatchString(out) {
+		r.t.Errorf("doctor: %v\n%s", err, out)
 	}
 }
 

@@ -9,9 +9,8 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/client"
-	"github.com/subpod/subpod/pkg/control"
-	"github.com/subpod/subpod/pkg/labels"
 )
 
 // runAtOnce is "subpod run -d --rm": pod sandbox and container in one session. What
@@ -20,9 +19,9 @@ func (p *pod) runAtOnce(ctx context.Context) error {
 	if p.id != "" && p.isState(ctx, running) == nil {
 		return nil
 	}
-	p.sandbox.Labels = map[string]string{labels.MadeBy: labels.Run}
-	p.sandbox.Annotations = map[string]string{labels.WhenDone: labels.Remove}
-	run := &control.RunRequest{Detach: true}
+	p.sandbox.Labels = map[string]string{api.LabelMadeBy: api.MadeByRun}
+	p.sandbox.Annotations = map[string]string{api.AnnotationWhenDone: api.WhenDoneRemove}
+	run := &api.RunRequest{Detach: true}
 	var err error
 	if run.Pod, err = proto.Marshal(p.sandbox); err != nil {
 		return err
@@ -35,8 +34,8 @@ func (p *pod) runAtOnce(ctx context.Context) error {
 		return err
 	}
 	defer c.Close()
-	_, err = c.Session(ctx, control.SessionRequest{Kind: control.SessionRun, Run: run}, control.Streams{
-		Made: func(m control.Made) { p.podID, p.id = m.PodID, m.ContainerID },
+	_, err = c.Session(ctx, api.SessionRequest{Kind: api.SessionRun, Run: run}, api.Streams{
+		Made: func(m api.Made) { p.podID, p.id = m.PodID, m.ContainerID },
 	})
 	return err
 }

@@ -43,7 +43,7 @@ func child(t *testing.T, pid int) string {
 // nothing.
 func TestNested(t *testing.T) {
 	n := node.Start(t, node.Options{
-		Prefix:     nested(6),
+		Prefix:     nested(8),
 		Registries: "unqualified-search-registries = [\"docker.io\"]\n[[registry]]\nlocation = \"127.0.0.1:5000\"\ninsecure = true\n",
 		Config:     "[node]\nuplink = \"none\"\n",
 	})

@@ -88,7 +88,7 @@ type hammerClient struct {
 }
 
 // expected are the codes with which a call may lose against another client.
-var expected = []codes.Code{codes.OK, codes.NotFound, codes.FailedPrecondition, codes.AlreadyExists}
+var expected = []codes.Code{codes.OK, codes.NotFound, codes.FailedPrecondition, codes.AlreadyExists, codes.Aborted}
 
 // call checks one call: its time, and its code.
 func call[Q, A any](c *hammerClient, what string, f func(context.Context, Q, ...grpc.CallOption) (A, error), request Q) (A, bool) {

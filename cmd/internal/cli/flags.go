@@ -60,6 +60,27 @@ func (f *Flags) Load() (*config.Config, error) {
 	return cfg, cfg.Resolve(os.Getenv)
 }
 
+// errConfigNamed is returned by RunDir when a file is named that may set another one.
+var errConfigNamed = errors.New("--config may set another run directory")
+
+// RunDir returns the run directory that the flags and the defaults give, without a look
+// at the configuration on disk. An error where --config names a file.
+func (f *Flags) RunDir() (string, error) {
+	if f.file != "" {
+		return "", errConfigNamed
+	}
+	overrides, err := f.overrides()
+	if err != nil {
+		return "", err
+	}
+	cfg, err := config.Load(os.DevNull, overrides)
+	if err != nil {
+		return "", err
+	}
+	err = cfg.Resolve(os.Getenv)
+	return cfg.Daemon.RunDir, err
+}
+
 func (f *Flags) overrides() (map[string]string, error) {
 	out := map[string]string{}
 	for _, o := range overrideFlags {

@@ -8,8 +8,8 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/client"
-	"github.com/subpod/subpod/pkg/labels"
 )
 
 // Place contains the absolute paths of the files of a pod on the host.
@@ -73,7 +73,7 @@ func (p *Pod) Sandbox(at Place) *runtimeapi.PodSandboxConfig {
 	for k, v := range p.Metadata.Annotations {
 		cfg.Annotations[k] = v
 	}
-	cfg.Labels[labels.MadeBy], cfg.Annotations[labels.RunID] = labels.Play, at.UID
+	cfg.Labels[api.LabelMadeBy], cfg.Annotations[api.AnnotationRunID] = api.MadeByPlay, at.UID
 	if cfg.Hostname == "" && !p.Spec.HostNetwork {
 		cfg.Hostname = p.Metadata.Name
 	}
@@ -139,7 +139,7 @@ func (p *Pod) Container(c *Container, s *Set, at Place, attempt uint32, podIP st
 		WorkingDir:  c.WorkingDir,
 		Envs:        envs,
 		Mounts:      mounts,
-		Labels:      map[string]string{labels.MadeBy: labels.Play},
+		Labels:      map[string]string{api.LabelMadeBy: api.MadeByPlay},
 		Annotations: subPaths,
 		LogPath:     fmt.Sprintf("%s/%d.log", c.Name, attempt),
 		Stdin:       c.Stdin, StdinOnce: c.StdinOnce, Tty: c.TTY,

@@ -8,7 +8,7 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/subpod/subpod/pkg/labels"
+	"github.com/subpod/subpod/pkg/api"
 
 	"github.com/subpod/subpod/pkg/ocispec"
 )
@@ -99,7 +99,7 @@ func TestConvert(t *testing.T) {
 		t.Errorf("security: %v", sec)
 	}
 	// The path in the volume is the server's to resolve.
-	if m := a.Mounts[0]; m.HostPath != "/disk/volumes/e" || !m.Readonly || a.Annotations[labels.SubPaths] != `{"/e":"sub"}` {
+	if m := a.Mounts[0]; m.HostPath != "/disk/volumes/e" || !m.Readonly || a.Annotations[api.AnnotationSubPaths] != `{"/e":"sub"}` {
 		t.Errorf("mount: %v, %v", m, a.Annotations)
 	}
 	b, err := p.Container(&p.Spec.Containers[1], set, at, 0, "")
@@ -208,7 +208,7 @@ func subPaths(t *testing.T, text string) (string, error) {
 		return "", err
 	}
 	c, err := p.Container(&p.Spec.Containers[0], set, at, 0, "")
-	return c.GetAnnotations()[labels.SubPaths], err
+	return c.GetAnnotations()[api.AnnotationSubPaths], err
 }
 
 func TestPrepare(t *testing.T) {

@@ -9,7 +9,7 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/subpod/subpod/pkg/labels"
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/subpath"
 )
 
@@ -59,7 +59,7 @@ func (p *Pod) mounts(c *Container, at Place, envs []*runtimeapi.KeyValue) ([]*ru
 		return out, nil, nil
 	}
 	text, err := json.Marshal(subs)
-	return out, map[string]string{labels.SubPaths: string(text)}, err
+	return out, map[string]string{api.AnnotationSubPaths: string(text)}, err
 }
 
 func (m *VolumeMount) propagation() (runtimeapi.MountPropagation, error) {

@@ -18,8 +18,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/cmd/internal/kube"
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/client"
-	"github.com/subpod/subpod/pkg/control"
 )
 
 // fakeServer is a server whose containers run no commands: exits decides when and
@@ -27,7 +27,7 @@ import (
 type fakeServer struct {
 	runtimeapi.UnimplementedRuntimeServiceServer
 	runtimeapi.UnimplementedImageServiceServer
-	control.Server
+	api.Server
 
 	// exits returns the exit code of an attempt of a container, which exits at once,
 	// or ok = false for one that runs until it is stopped.
@@ -78,7 +78,7 @@ func newFake(t *testing.T) (*fakeServer, Options) {
 	server := grpc.NewServer()
 	runtimeapi.RegisterRuntimeServiceServer(server, f)
 	runtimeapi.RegisterImageServiceServer(server, f)
-	control.Register(server, f)
+	api.Register(server, f)
 	go func() { _ = server.Serve(l) }()
 	t.Cleanup(server.Stop)
 	c, err := client.Dial(socket)
@@ -142,7 +142,7 @@ func (f *fakeServer) RunPodSandbox(ctx context.Context, req *runtimeapi.RunPodSa
 	for _, p := range f.pods {
 		if x := p.config.Metadata; x.Name == m.Name && x.Namespace == m.Namespace && x.Uid == m.Uid && x.Attempt == m.Attempt {
 			f.mu.Unlock()
-			_ = grpc.SetTrailer(ctx, metadata.Pairs(control.ReasonTrailer, control.ReasonNameTaken))
+			_ = grpc.SetTrailer(ctx, metadata.Pairs(api.ReasonTrailer, api.ReasonNameTaken))
 			return nil, status.Error(codes.AlreadyExists, "taken")
 		}
 	}
@@ -290,8 +290,8 @@ func (f *fakeServer) ImageStatus(_ context.Context, req *runtimeapi.ImageStatusR
 	return &runtimeapi.ImageStatusResponse{Image: f.images[req.Image.Image]}, nil
 }
 
-// Wait implements control.Server.
-func (f *fakeServer) Wait(ctx context.Context, req *control.WaitRequest) (*control.WaitResponse, error) {
+// Wait implements api.Server.
+func (f *fakeServer) Wait(ctx context.Context, req *api.WaitRequest) (*api.WaitResponse, error) {
 	if err := f.onWait(); err != nil {
 		return nil, err
 	}
@@ -300,7 +300,7 @@ func (f *fakeServer) Wait(ctx context.Context, req *control.WaitRequest) (*contr
 	f.mu.Unlock()
 	select {
 	case <-c.exited:
-		return &control.WaitResponse{ExitCode: c.code}, nil
+		return &api.WaitResponse{ExitCode: c.code}, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}

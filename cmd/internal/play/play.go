@@ -17,8 +17,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/cmd/internal/kube"
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/client"
-	"github.com/subpod/subpod/pkg/labels"
 )
 
 // Options of a Player.
@@ -208,7 +208,7 @@ func grace(p *kube.Pod) int64 {
 // find returns the pod sandbox of a pod, nil if there is none.
 func find(ctx context.Context, c *client.Client, p *kube.Pod) (*runtimeapi.PodSandbox, error) {
 	resp, err := c.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{Filter: &runtimeapi.PodSandboxFilter{
-		LabelSelector: map[string]string{labels.MadeBy: labels.Play},
+		LabelSelector: map[string]string{api.LabelMadeBy: api.MadeByPlay},
 	}})
 	if err != nil {
 		return nil, err

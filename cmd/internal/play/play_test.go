@@ -14,8 +14,8 @@ import (
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/client"
-	"github.com/subpod/subpod/pkg/labels"
 )
 
 func removeAll(dir string) error { return os.RemoveAll(dir) }
@@ -79,8 +79,8 @@ func TestNameTaken(t *testing.T) {
 	f, o := newFake(t)
 	f.exits = func(string, uint32) (int32, bool) { return 0, false }
 	other := &runtimeapi.PodSandboxConfig{
-		Metadata: client.PodMetadata("default", "taken"), Annotations: map[string]string{labels.RunID: "other"},
-		Labels: map[string]string{labels.MadeBy: labels.Play},
+		Metadata: client.PodMetadata("default", "taken"), Annotations: map[string]string{api.AnnotationRunID: "other"},
+		Labels: map[string]string{api.LabelMadeBy: api.MadeByPlay},
 	}
 	f.onRun = func(name string) {
 		if name == "first" {

@@ -17,8 +17,8 @@ import (
 
 	"github.com/subpod/subpod/cmd/internal/kube"
 	"github.com/subpod/subpod/cmd/internal/logs"
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/client"
-	"github.com/subpod/subpod/pkg/control"
 )
 
 // runner runs one pod.
@@ -161,7 +161,7 @@ func (r *runner) createSandbox(ctx context.Context) error {
 	}
 	r.sandbox = r.pod.Sandbox(r.at)
 	resp, err := r.Client.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: r.sandbox, RuntimeHandler: r.pod.Spec.RuntimeClassName})
-	if client.HasReason(err, control.ReasonNameTaken) {
+	if client.HasReason(err, api.ReasonNameTaken) {
 		return exists(r.pod.Metadata.Name)
 	}
 	if err != nil {
@@ -297,7 +297,7 @@ const (
 )
 
 // wait waits until a container exits, also across a restart of the server.
-func (r *runner) wait(ctx context.Context, id string) (*control.WaitResponse, error) {
+func (r *runner) wait(ctx context.Context, id string) (*api.WaitResponse, error) {
 	var lost time.Time
 	for {
 		began := time.Now()

@@ -15,8 +15,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/cmd/internal/kube"
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/client"
-	"github.com/subpod/subpod/pkg/control"
 )
 
 // watcher probes one running container.
@@ -236,8 +236,8 @@ func (w *watcher) dial(ctx context.Context, port int32) (net.Conn, func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	go func() {
 		defer there.Close()
-		_, _ = w.Client.Session(ctx, control.SessionRequest{Kind: control.SessionPortForward, PodID: w.runner.id, Port: port},
-			control.Streams{Input: there, Output: there})
+		_, _ = w.Client.Session(ctx, api.SessionRequest{Kind: api.SessionPortForward, PodID: w.runner.id, Port: port},
+			api.Streams{Input: there, Output: there})
 	}()
 	return here, func() {
 		cancel()

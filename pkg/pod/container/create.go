@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sync/errgroup"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/idmap"
-	"github.com/subpod/subpod/pkg/labels"
 	"github.com/subpod/subpod/pkg/oci"
 	"github.com/subpod/subpod/pkg/ocispec"
 	"github.com/subpod/subpod/pkg/state"
@@ -151,7 +151,7 @@ func (b *Builder) specInput(ctx context.Context, prepared *Prepared, p state.Pod
 		return ocispec.Input{}, err
 	}
 	image := prepared.image.Config
-	if u := prepared.plan.Config.Annotations[labels.User]; u != "" {
+	if u := prepared.plan.Config.Annotations[api.AnnotationUser]; u != "" {
 		image.User = u
 	}
 	features := b.Executor.Handlers()[p.Handler]

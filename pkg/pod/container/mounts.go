@@ -7,9 +7,11 @@ import (
 	"path/filepath"
 	"strconv"
 
+	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/subpod/subpod/pkg/errclass"
 	"github.com/subpod/subpod/pkg/ocispec"
 	"github.com/subpod/subpod/pkg/subpath"
 )
@@ -17,7 +19,7 @@ import (
 var (
 	// ErrMountSource says that the host path of a mount cannot be used: most
 	// often it is missing.
-	ErrMountSource = errors.New("mount source cannot be used")
+	ErrMountSource = errclass.New(errdefs.ErrFailedPrecondition, "mount source cannot be used")
 	// ErrImageVolume says that an image, or a path in it, cannot be mounted.
 	ErrImageVolume = errors.New("image volume cannot be mounted")
 )

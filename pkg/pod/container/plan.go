@@ -9,8 +9,8 @@ import (
 	"github.com/containerd/errdefs"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/cgroup"
-	"github.com/subpod/subpod/pkg/labels"
 	"github.com/subpod/subpod/pkg/state"
 	"github.com/subpod/subpod/pkg/subpath"
 )
@@ -21,7 +21,7 @@ type Plan struct {
 
 	logPath     string // absolute, "" for none
 	imageMounts []string
-	subPaths    map[string]string // by container path, see labels.SubPaths
+	subPaths    map[string]string // by container path, see api.AnnotationSubPaths
 	group       cgroup.Pod
 	cgroupsPath string
 	cgroup      string
@@ -105,23 +105,23 @@ func logPath(pod *runtimeapi.PodSandboxConfig, cfg *runtimeapi.ContainerConfig) 
 }
 
 // parseSubPaths returns the sub paths of a container's mounts, by container path
-// (labels.SubPaths).
+// (api.AnnotationSubPaths).
 func parseSubPaths(cfg *runtimeapi.ContainerConfig) (map[string]string, error) {
-	text := cfg.GetAnnotations()[labels.SubPaths]
+	text := cfg.GetAnnotations()[api.AnnotationSubPaths]
 	if text == "" {
 		return nil, nil
 	}
 	var out map[string]string
 	if err := json.Unmarshal([]byte(text), &out); err != nil {
-		return nil, invalid("annotation %s: %w", labels.SubPaths, err)
+		return nil, invalid("annotation %s: %w", api.AnnotationSubPaths, err)
 	}
 	for target, sub := range out {
 		mounts := func(m *runtimeapi.Mount) bool { return m.ContainerPath == target && m.GetImage().GetImage() == "" }
 		if !slices.ContainsFunc(cfg.Mounts, mounts) {
-			return nil, invalid("annotation %s: there is no mount of a host path on %s", labels.SubPaths, target)
+			return nil, invalid("annotation %s: there is no mount of a host path on %s", api.AnnotationSubPaths, target)
 		}
 		if err := subpath.Check(sub); err != nil {
-			return nil, invalid("annotation %s: %w", labels.SubPaths, err)
+			return nil, invalid("annotation %s: %w", api.AnnotationSubPaths, err)
 		}
 	}
 	return out, nil

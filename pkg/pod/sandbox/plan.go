@@ -13,9 +13,9 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/netns"
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/cgroup"
 	"github.com/subpod/subpod/pkg/idmap"
-	"github.com/subpod/subpod/pkg/labels"
 	"github.com/subpod/subpod/pkg/quantity"
 	"github.com/subpod/subpod/pkg/state"
 )
@@ -128,7 +128,7 @@ func invalid(format string, args ...any) error {
 
 // wantsNetwork reports whether the pod sandbox is to be joined to the pod network.
 func wantsNetwork(cfg *runtimeapi.PodSandboxConfig) bool {
-	return !onNode(state.NamespaceOptions(cfg).GetNetwork()) && cfg.Annotations[labels.Network] != labels.NoNetwork
+	return !onNode(state.NamespaceOptions(cfg).GetNetwork()) && cfg.Annotations[api.AnnotationNetwork] != api.NetworkNone
 }
 
 // onHostNetwork puts a pod that wants a network on the node's where there is no

@@ -8,7 +8,7 @@ import (
 	"github.com/containerd/errdefs"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/subpod/subpod/pkg/labels"
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/state"
 )
 
@@ -37,7 +37,7 @@ func TestOnHostNetwork(t *testing.T) {
 		t.Errorf("another port: %v", err)
 	}
 	none := config(0, 0)
-	none.Annotations = map[string]string{labels.Network: labels.NoNetwork}
+	none.Annotations = map[string]string{api.AnnotationNetwork: api.NetworkNone}
 	if got, err := onHostNetwork(none, host); err != nil || got != none {
 		t.Errorf("a pod without a network: %v, %v", got, err)
 	}

@@ -1,7 +1,8 @@
-// Package control is subpod's own gRPC service, beside the CRI on the same
-// socket, for what the CRI has no call for. Messages are JSON, so that no
-// generated code is needed.
-package control
+// Package api is subpod's own gRPC service, beside the CRI on the same socket, for what
+// the CRI has no call for, and the annotations by which subpod's commands tell the server
+// what the CRI has no field for. Messages are JSON, so that no generated code is needed
+// (docs/decisions/0013-json-messages.md). Package control implements the service.
+package api
 
 import (
 	"context"
@@ -9,15 +10,15 @@ import (
 	"google.golang.org/grpc"
 )
 
-// Service is the name of the service.
+// Service is the full name of the gRPC service.
 const Service = "subpod.v1.Control"
 
-// Window is how many bytes may be on their way in a stream or connection, at both
-// ends.
+// Window is the flow control window of a stream and of a connection, at both ends, in
+// bytes.
 const Window = 1 << 20
 
-// ReasonTrailer is the gRPC trailer that says what an error is about where the
-// gRPC code alone does not, by one of the reasons below. CRI calls have it too.
+// ReasonTrailer is the gRPC trailer that holds one of the reasons below where one gRPC
+// code has several meanings. CRI calls have it too.
 const ReasonTrailer = "subpod-reason"
 
 // Reasons of errors.
@@ -29,19 +30,19 @@ const (
 	ReasonNameTaken            = "NameTaken" // another object of the runtime has the name
 )
 
-// Server is what serves the calls.
+// Server is implemented by package control.
 type Server interface {
 	// Load loads images from files.
 	Load(context.Context, *LoadRequest) (*LoadResponse, error)
-	// Pull pulls an image and tells how it goes.
+	// Pull pulls an image and reports its progress.
 	Pull(context.Context, *PullRequest, func(*PullEvent) error) error
 	// Save writes images as an archive.
 	Save(context.Context, *SaveRequest, func(*Chunk) error) error
 	// Tag gives an image one more name.
 	Tag(context.Context, *TagRequest) (*Empty, error)
-	// Untag takes a name away; the image goes with its last one.
+	// Untag removes a name; the image is removed with its last one.
 	Untag(context.Context, *UntagRequest) (*UntagResponse, error)
-	// Login tries credentials at a registry and stores them in auth.json.
+	// Login checks credentials with a registry and stores them in auth.json.
 	Login(context.Context, *LoginRequest) (*LoginResponse, error)
 	// Logout removes credentials from auth.json.
 	Logout(context.Context, *LogoutRequest) (*Empty, error)
@@ -53,7 +54,7 @@ type Server interface {
 	Top(context.Context, *TopRequest) (*TopResponse, error)
 	// Session joins a client's streams to a container or a pod's port.
 	Session(context.Context, *SessionStreams) (*SessionExit, error)
-	// CopyInfo tells what a path in a container is.
+	// CopyInfo returns what a path in a container is.
 	CopyInfo(context.Context, *CopyRequest) (*CopyInfoResponse, error)
 	// CopyOut sends a file or directory of a container as a tar stream.
 	CopyOut(context.Context, *CopyRequest, func(*Chunk) error) error

@@ -1,12 +1,12 @@
-package control
+package api
 
 import "time"
 
-// Empty is an answer that says nothing but that it was done.
+// Empty is the response of a call that returns nothing.
 type Empty struct{}
 
-// LoadRequest asks for images to be loaded from a file or directory that the
-// daemon's user can read.
+// LoadRequest names a file or directory, readable by the daemon's user, to load images
+// from.
 type LoadRequest struct {
 	// Source is "oci:DIR[:REF]", "oci-archive:FILE[:REF]",
 	// "docker-archive:FILE[:REF]" or a path; paths are absolute.
@@ -29,7 +29,7 @@ type PullRequest struct {
 	Ref string `json:"ref"`
 }
 
-// PullEvent is how far a pull is; the last one has the image's ID.
+// PullEvent is the progress of a pull; the last one has the image's ID.
 type PullEvent struct {
 	// Downloaded and Total are bytes of the layers whose download has begun.
 	Downloaded int64 `json:"downloaded"`
@@ -66,7 +66,7 @@ type UntagRequest struct {
 	Force bool `json:"force,omitempty"`
 }
 
-// UntagResponse tells what is gone.
+// UntagResponse lists what was removed.
 type UntagResponse struct {
 	Untagged []string `json:"untagged,omitempty"`
 	// Deleted is the ID of the image if that is gone as well.
@@ -80,7 +80,7 @@ type LoginRequest struct {
 	Password string `json:"password"`
 }
 
-// LoginResponse tells which file was written.
+// LoginResponse names the file that holds the credentials.
 type LoginResponse struct {
 	File string `json:"file"`
 }
@@ -143,7 +143,7 @@ type CopyRequest struct {
 	Path        string `json:"path"`
 }
 
-// CopyInfoResponse tells what a path is.
+// CopyInfoResponse describes a path.
 type CopyInfoResponse struct {
 	Exists bool `json:"exists"`
 	IsDir  bool `json:"isDir"`
@@ -154,4 +154,23 @@ type CopyInChunk struct {
 	ContainerID string `json:"containerId,omitempty"`
 	Path        string `json:"path,omitempty"`
 	Data        []byte `json:"data,omitempty"`
+}
+
+// CheckRequest asks for a check of the records, the images and the leftovers of removed
+// pods.
+type CheckRequest struct {
+	Repair bool `json:"repair"`
+}
+
+// CheckResponse lists what was found; nothing when all is well.
+type CheckResponse struct {
+	Findings []Finding `json:"findings"`
+}
+
+// Finding is one inconsistency.
+type Finding struct {
+	Part     string `json:"part"` // "state", "images", "orphans"
+	What     string `json:"what"`
+	Repaired bool   `json:"repaired"`
+	Hint     string `json:"hint,omitempty"`
 }

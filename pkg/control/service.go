@@ -1,0 +1,56 @@
+// Package control implements subpod's own gRPC service (package api) with the core.
+//
+// A handler checks its request, calls the core and converts the result; package rpc turns
+// the core's errors into gRPC codes. The package holds no state.
+package control
+
+import (
+	"context"
+	"io"
+	"syscall"
+
+	"google.golang.org/grpc"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/pkg/api"
+	"github.com/subpod/subpod/pkg/pod"
+	"github.com/subpod/subpod/pkg/state"
+	"github.com/subpod/subpod/pkg/stats"
+	"github.com/subpod/subpod/pkg/stdio"
+	"github.com/subpod/subpod/storage"
+)
+
+// Dependencies are what the service is served from. All are needed.
+type Dependencies struct {
+	Containers Containers
+	Sessions   Sessions
+	Copier     *pod.Copier
+	Checker    *pod.Checker
+	Images     *storage.Images
+}
+
+// Containers is what the service needs of pod.Manager, which documents the methods.
+type Containers interface {
+	RunPodWith(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, handler string, ctr *runtimeapi.ContainerConfig) (podID, id string, err error)
+	RemoveUnstarted(ctx context.Context, podID, id string) error
+	StartContainer(ctx context.Context, id string) error
+	WaitContainer(ctx context.Context, id string) (state.ContainerStatus, error)
+	ExitOf(id string) func(context.Context) (state.ContainerStatus, error)
+}
+
+// Sessions is what the service needs of pod.Sessions, which documents the methods.
+type Sessions interface {
+	CheckExec(id string, cmd []string) error
+	Exec(ctx context.Context, id string, cmd []string, streams stdio.Streams) (int32, error)
+	CheckAttach(id string, tty bool) error
+	Attach(ctx context.Context, id string, streams stdio.Streams) error
+	PortForward(ctx context.Context, podID string, port int32, client io.ReadWriteCloser) error
+	Signal(ctx context.Context, id string, sig syscall.Signal) error
+	Processes(id string) ([]stats.Process, error)
+}
+
+// service implements api.Server.
+type service struct{ Dependencies }
+
+// Register adds the service to a gRPC server.
+func Register(s grpc.ServiceRegistrar, d Dependencies) { api.Register(s, &service{d}) }

@@ -1,0 +1,48 @@
+// Package rpc makes the gRPC server that all services are registered on. Its interceptor
+// holds requests back until the server is ready, turns errors into gRPC codes, ends the
+// server after a panic and logs every call. It knows no service.
+package rpc
+
+import (
+	"log/slog"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/subpod/subpod/pkg/api"
+)
+
+// MaxMessage is the size of the largest message, in bytes, as in the kubelet
+// (k8s.io/cri-client).
+const MaxMessage = 16 << 20
+
+// minKeepalive is how often a client may ping without data to send.
+const minKeepalive = 5 * time.Second
+
+// Options are needed by NewServer, all of them but Typed and Reasons.
+type Options struct {
+	// Ready holds requests back until it is closed.
+	Ready <-chan struct{}
+	// Panicked is called when a request has panicked, before its client gets the error.
+	// Locks that the request held may never be unlocked: this process must soon end.
+	Panicked func()
+	// Typed and Reasons say more about errors than their class does; the first match
+	// of each counts.
+	Typed   []Typed
+	Reasons []Reason
+	Log     *slog.Logger
+}
+
+// NewServer returns a gRPC server without services.
+func NewServer(o Options) *grpc.Server {
+	i := &interceptor{Options: o}
+	return grpc.NewServer(
+		grpc.UnaryInterceptor(i.unary),
+		grpc.StreamInterceptor(i.stream),
+		grpc.MaxRecvMsgSize(MaxMessage),
+		grpc.MaxSendMsgSize(MaxMessage),
+		grpc.InitialWindowSize(api.Window), grpc.InitialConnWindowSize(api.Window),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minKeepalive, PermitWithoutStream: true}),
+	)
+}
