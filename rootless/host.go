@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Host is where Preflight and its checks look. ThisHost is the machine at hand;
+// Host is where preflight and its checks look. ThisHost is the machine at hand;
 // tests describe another one.
 type Host struct {
 	// Root is the directory that stands for /; "" is / itself.

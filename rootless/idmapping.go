@@ -47,7 +47,7 @@ func (c Config) resolveUplink(h Host) Config {
 
 // idMapping falls back to a single ID only for what cannot be helped from where
 // we are, or what no user can be blamed for: a host that has subordinate IDs but
-// lacks newuidmap is told to install it.
+// lacks newuidmap gets an error that asks to install it.
 func (h Host) idMapping() (mapping, reason string) {
 	if h.UID == 0 {
 		return IDsOwn, "root of " + h.Container() + " without CAP_SYS_ADMIN: its IDs are mapped again"

@@ -37,7 +37,7 @@ const (
 // the node, and Run returns nil. SIGHUP restarts the server only.
 //
 // Errors: ErrHeld, ErrRoot, ErrBadConfig, ErrBadUplink, and those of
-// Preflight. ErrHeld comes before anything is changed in the run and the data
+// preflight. ErrHeld comes before anything is changed in the run and the data
 // directory. A first server that refuses its configuration (ExitConfig) or cannot
 // start ends the node with an error; once one has served, no failure of a server
 // does. Inside a user namespace where the caller is uid 0 the

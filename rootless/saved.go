@@ -54,7 +54,7 @@ func (n *Node) SetDegraded(reason string) error {
 	return nil
 }
 
-// Degraded returns what SetDegraded was told last in this node.
+// Degraded returns the reason that SetDegraded got last in this node.
 func (n *Node) Degraded() string {
 	text, _ := os.ReadFile(filepath.Join(nodeDir(n.RunDir), fileDegraded))
 	return strings.TrimSpace(string(text))

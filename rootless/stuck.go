@@ -25,7 +25,7 @@ var errStartFailed = errors.New("the node's first process has ended during the s
 var errNotReaped = errors.New("the node has ended, but this machine's first process waits for no process left to it: run an init there (for a container: docker run --init, or catatonit)")
 
 // How long a child may be a zombie before rootlesskit must be waiting for
-// something else, and before a node that was told to stop is taken for ended.
+// something else, and before a node that was asked to stop is taken for ended.
 const (
 	unreaped    = time.Second
 	slowestStop = 8 * time.Second

@@ -34,7 +34,7 @@ const stopGrace = 200 * time.Millisecond
 const panicExitDelay = 100 * time.Millisecond
 
 // runServer serves until ctx ends; containers keep running. It calls served once pods
-// are recovered and requests are answered, before it tells the supervisor so. degraded
+// are recovered and requests are answered, before it reports that to the supervisor. degraded
 // is why cfg is not the configuration on disk, "" when it is.
 func runServer(ctx context.Context, cfg *config.Config, degraded string, node *rootless.Node, served func()) error {
 	begin := time.Now()

@@ -285,7 +285,7 @@ func (d *device) sysctls() error {
 	if ipv6Off("all") {
 		return nil
 	}
-	// A router ignores router advertisements, unless told not to (value 2).
+	// A router ignores router advertisements, unless the sysctl is 2.
 	links, err := net.Interfaces()
 	if err != nil {
 		return fmt.Errorf("list the node's interfaces: %w", err)

@@ -26,8 +26,8 @@ type Event struct {
 }
 
 var (
-	// ErrSlow says that the subscriber fell so far behind that events were lost
-	// to it. It has to look at the whole state again, then subscribe anew.
+	// ErrSlow says that the subscriber fell so far behind that it missed
+	// events. It has to look at the whole state again, then subscribe anew.
 	ErrSlow = errors.New("subscriber is too slow: events were lost")
 	// ErrClosed says that the bus or the subscription was closed.
 	ErrClosed = errors.New("no more events")

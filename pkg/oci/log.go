@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// conmon opens the log by name, at its start and again when it is told to: it
+// conmon opens the log by name, at its start and again when it is asked to: it
 // opens NAME.tmp, truncates it, renames it to NAME, and exits, which ends the
 // container, if one of these fails. So the name that it is given is one in the
 // bundle, where nobody else has access, and both names are symbolic links to an

@@ -40,7 +40,7 @@ type Pending struct {
 	e       *Executor
 	rt      *runtime
 	spec    BeginSpec
-	keyring bool // the runtime is told to make a session keyring
+	keyring bool // the runtime makes a session keyring
 	cmd     *exec.Cmd
 	stderr  bytes.Buffer
 	log     *os.File // nil without a log
@@ -291,7 +291,7 @@ func (p *Pending) Abandon() {
 	}
 }
 
-// close ends conmon unless it was told to call the runtime, before it could see
+// close ends conmon unless it was asked to call the runtime, before it could see
 // the end of its start pipe, which it takes for that word.
 func (p *Pending) close() {
 	p.spent = true

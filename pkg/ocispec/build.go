@@ -1,7 +1,7 @@
 // Package ocispec turns a CRI container configuration into an OCI runtime
 // specification for a container in a user namespace. The rootless specification
-// is the only one: what cannot be honoured without root is left out and said in
-// Output.Warnings, or refused where a container without it would be another one.
+// is the only one: what cannot be honoured without root is left out and listed
+// in Output.Warnings, or refused where a container without it would be another one.
 package ocispec
 
 import (

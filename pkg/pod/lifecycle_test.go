@@ -466,6 +466,7 @@ func execute(t *testing.T, s scenario, r run) (o outcome) {
 		rg.s, rg.m = newServer(rg.w, sched, bus)
 		rg.m.Recover(rg.ctx)
 		rg.prepare(s)
+		synctest.Wait()
 		sched.open = false
 
 		answers := make(chan answer, 2)
@@ -513,7 +514,6 @@ func (r *rig) prepare(s scenario) {
 	if s.before >= withProcess {
 		must(r.m.StartContainer(r.ctx, r.ctr))
 	}
-	synctest.Wait()
 }
 
 type answer struct {

@@ -107,6 +107,7 @@ func (c crash) run(t *testing.T, o *outcome) bool {
 	r.s, r.m = newServer(r.w, sched, r.bus)
 	r.m.Recover(r.ctx)
 	r.prepare(scenario{before: c.before})
+	synctest.Wait()
 	sched.open = false
 	done := make(chan struct{})
 	go func() {

@@ -17,9 +17,6 @@ import (
 // (k8s.io/cri-client).
 const MaxMessage = 16 << 20
 
-// minKeepalive is how often a client may ping without data to send.
-const minKeepalive = 5 * time.Second
-
 // Options are needed by NewServer, all of them but Typed and Reasons.
 type Options struct {
 	// Ready holds requests back until it is closed.
@@ -43,6 +40,6 @@ func NewServer(o Options) *grpc.Server {
 		grpc.MaxRecvMsgSize(MaxMessage),
 		grpc.MaxSendMsgSize(MaxMessage),
 		grpc.InitialWindowSize(api.Window), grpc.InitialConnWindowSize(api.Window),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minKeepalive, PermitWithoutStream: true}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	)
 }

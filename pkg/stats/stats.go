@@ -36,7 +36,7 @@ type Pod struct {
 	// the sums of its containers'.
 	Cgroup string
 	// NetNS is the path of the pod's own network namespace; "" for a pod on the
-	// node's network, whose traffic cannot be told apart: it has no network
+	// node's network, whose traffic cannot be separated: it has no network
 	// statistics.
 	NetNS string
 	// Interface is the default interface in NetNS, "" for "eth0".

@@ -22,12 +22,13 @@ import (
 type session struct {
 	options remotecommand.Options
 	attach  bool
-	running sync.Mutex // held during the backend's call
+	running chan struct{} // of size 1: full while the backend's call runs
 	run     func(ctx context.Context, s stdio.Streams) (exit int32, err error)
 }
 
 func newExecSession(b Backend, req *runtimeapi.ExecRequest) *session {
 	return &session{
+		running: make(chan struct{}, 1),
 		options: remotecommand.Options{Stdin: req.Stdin, Stdout: req.Stdout, Stderr: req.Stderr, TTY: req.Tty},
 		run: func(ctx context.Context, s stdio.Streams) (int32, error) {
 			return b.Exec(ctx, req.ContainerId, req.Cmd, s)
@@ -37,6 +38,7 @@ func newExecSession(b Backend, req *runtimeapi.ExecRequest) *session {
 
 func newAttachSession(b Backend, req *runtimeapi.AttachRequest) *session {
 	return &session{
+		running: make(chan struct{}, 1),
 		options: remotecommand.Options{Stdin: req.Stdin, Stdout: req.Stdout, Stderr: req.Stderr, TTY: req.Tty},
 		attach:  true,
 		run: func(ctx context.Context, s stdio.Streams) (int32, error) {
@@ -60,8 +62,8 @@ func (s *Server) serveCommand(w http.ResponseWriter, r *http.Request, sess *sess
 		// sent, and the library writes the status to such a stream when a client
 		// is gone while it opens streams. That goroutine is given up: it holds
 		// no lock and no descriptor, and the backend's call has returned.
-		sess.running.Lock()
-		sess.running.Unlock() //nolint:staticcheck // only to wait: no call begins after ctx's end
+		sess.running <- struct{}{} // a call that comes later sees the context's end
+		<-sess.running
 		select {
 		case failed = <-done:
 		case <-time.After(giveUp):
@@ -109,8 +111,8 @@ func (sess *session) AttachContainer(ctx context.Context, _, _, _ string, in io.
 // serve runs the session and returns when the client's side has taken all
 // output, so that the status comes after it; see clientConn.
 func (sess *session) serve(ctx context.Context, in io.Reader, out, errw io.Writer, resize <-chan remotecommand.TerminalSize) (int32, error) {
-	sess.running.Lock()
-	defer sess.running.Unlock()
+	sess.running <- struct{}{}
+	defer func() { <-sess.running }()
 	if ctx.Err() != nil {
 		return 0, ctx.Err()
 	}

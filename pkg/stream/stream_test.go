@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -41,11 +42,16 @@ func TestMain(m *testing.M) {
 		}
 		defer os.RemoveAll(dir)
 		client = filepath.Join(dir, "client")
-		build := exec.Command("go", "build", "-o", client, ".")
+		build := exec.Command("go", "build", "-ldflags", "-s -w", "-o", client, ".")
 		build.Dir = filepath.Join("..", "..", "tests", "stream")
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := build.CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "build tests/stream: %v\n%s", err, out)
+			return 1
+		}
+		// What runs in parallel here waits, mostly.
+		if err := flag.Set("test.parallel", "8"); err != nil {
+			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
 		return m.Run()
@@ -201,7 +207,7 @@ var (
 func checkGoroutines(t testing.TB) {
 	t.Helper()
 	var left []string
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		buf := make([]byte, 4<<20)
 		left = left[:0]
 		for g := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
@@ -424,11 +430,12 @@ func TestClientGone(t *testing.T) {
 	}
 }
 
-func TestIdleTimeout(t *testing.T) {
+func TestIdleTimeout(parent *testing.T) {
 	for name, flags := range transports {
-		t.Run(name, func(t *testing.T) {
+		parent.Run(name, func(t *testing.T) {
+			t.Parallel()
 			b := &local{ended: make(chan error, 1)}
-			s := start(t, b, Options{IdleTimeout: time.Second})
+			s := start(parent, b, Options{IdleTimeout: time.Second})
 			url, err := s.Exec(&runtimeapi.ExecRequest{ContainerId: "c", Stdout: true, Stderr: true,
 				// Longer than the timeout, but not idle; then idle.
 				Cmd: []string{"sh", "-c", "for i in 1 2 3 4; do sleep 0.5; echo $i; done; exec sleep 1000"}})

@@ -46,13 +46,14 @@ func (r *inBursts) Read(p []byte) (int, error) {
 
 // TestForwardBothWays: 64 MiB each way at once, with a slow reader at either
 // end, and neither direction's end ends the other.
-func TestForwardBothWays(t *testing.T) {
+func TestForwardBothWays(parent *testing.T) {
 	const size = 64 << 20
 	for name, flags := range forwards {
 		for _, slow := range []string{"client", "pod"} {
-			t.Run(name+"/slow "+slow, func(t *testing.T) {
+			parent.Run(name+"/slow "+slow, func(t *testing.T) {
+				t.Parallel()
 				b := &local{}
-				s := start(t, b, Options{})
+				s := start(parent, b, Options{})
 				reader := func(who string, r io.Reader) io.Reader {
 					if who == slow {
 						return &inBursts{Reader: r, every: 8 << 20}
@@ -193,6 +194,7 @@ func TestExecBothWays(t *testing.T) {
 	s := start(t, &local{}, Options{})
 	for _, name := range []string{"SPDY", "WebSocket v5"} { // stdin has no end in v4
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			url, err := s.Exec(&runtimeapi.ExecRequest{ContainerId: "c", Cmd: []string{"sh", "-c", "cat; exit 3"}, Stdin: true, Stdout: true, Stderr: true})
 			if err != nil {
 				t.Fatal(err)

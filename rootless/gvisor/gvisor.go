@@ -15,7 +15,7 @@ import (
 	"github.com/subpod/subpod/rootless"
 )
 
-// Uplink is what rootless.Dispatch has to be told.
+// Uplink is the uplink to be passed to rootless.Dispatch.
 func Uplink() rootless.UplinkDriver {
 	return rootless.UplinkDriver{Name: rootless.UplinkGvisor, Parent: newParent, Child: gvisortapvsock.NewChildDriver}
 }
