@@ -1,8 +1,10 @@
 package oci
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -210,6 +212,54 @@ func TestSweepLeavesRunningExec(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
+	})
+}
+
+// A server that ends while it ends an exec leaves what is above the command stopped. The
+// next server ends that, running or killed command and all: the container could not end
+// before.
+func TestSweepEndsStoppedExec(t *testing.T) {
+	eachHandler(t, func(t *testing.T, handler string) {
+		e := executor(t)
+		b := create(t, e, container{handler: handler}).start()
+		done := make(chan error, 1)
+		go func() {
+			_, err := b.exec(0, sh("touch /tmp/on; sleep 1000")...)
+			done <- err
+		}()
+		eventually(t, "the command runs", func() bool {
+			_, err := os.Stat(filepath.Join(b.ctr.Rootfs, "tmp/on"))
+			return err == nil
+		})
+		above := func() (found []int) {
+			for pid := range readProcesses() {
+				line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+				if bytes.Contains(line, []byte(e.execDir+"/")) {
+					found = append(found, pid)
+				}
+			}
+			return found
+		}
+		stopped := above()
+		if len(stopped) == 0 {
+			t.Fatal("there is no process of the exec")
+		}
+		for _, pid := range stopped {
+			_ = syscall.Kill(pid, syscall.SIGSTOP)
+			eventually(t, "it is stopped, or has ended", func() bool {
+				st, err := proc.ReadStat(pid)
+				return err != nil || st.Ended() || st.State == 'T'
+			})
+		}
+		if err := e.Sweep(t.Context(), func(string) bool { return true }); err != nil {
+			t.Error(err)
+		}
+		eventually(t, "the exec is gone", func() bool { return len(above()) == 0 })
+		<-done
+		if err := e.Signal(t.Context(), b.id, b.ctr, syscall.SIGKILL, true); err != nil {
+			t.Error(err)
+		}
+		b.wait()
 	})
 }
 

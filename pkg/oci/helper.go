@@ -130,3 +130,21 @@ func (t processTable) commandBelow(root int, helpers map[int]helper) bool {
 	}
 	return false
 }
+
+// endStopped ends the execs that an earlier server was ending when it ended itself. It
+// had stopped the runtime or conmon above the command (see killTree), and nobody lets
+// that go on: the command would stay, or, killed, would not be collected, and a PID
+// namespace does not end before all its processes are.
+func (e *Executor) endStopped() {
+	for pid, st := range readProcesses() {
+		if st.State != 'T' {
+			continue
+		}
+		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err != nil || !bytes.Contains(line, []byte(e.execDir+"/")) {
+			continue
+		}
+		e.log.Info("ending an exec that an earlier server was ending", "pid", pid)
+		killTree(proc.ID{PID: pid, StartTime: st.StartTime})
+	}
+}

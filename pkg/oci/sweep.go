@@ -38,6 +38,7 @@ func (e *Executor) IDs(context.Context) ([]string, error) {
 func (e *Executor) Sweep(ctx context.Context, live func(id string) bool) error {
 	_, err := e.Orphans(ctx, live, true)
 	errs := []error{err}
+	e.endStopped()
 	for _, rt := range e.handlers {
 		rt.killAbandoned(e.log, live)
 	}
