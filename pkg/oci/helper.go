@@ -71,7 +71,7 @@ func (rt *runtime) helpers(t processTable) map[int]helper {
 
 // abandonedGrace is how long a helper must have been abandoned before it is
 // killed: one that is about to end is let go.
-const abandonedGrace = 500 * time.Millisecond
+const abandonedGrace = 100 * time.Millisecond
 
 // killAbandoned ends the helpers that nobody waits for any more when a server
 // starts.
