@@ -121,7 +121,7 @@ type Options struct {
 type Manager struct {
 	*base
 
-	running   *sync.WaitGroup // the goroutines that watch containers
+	running   *background // what goes on after requests: watching containers, removing pods
 	cancel    context.CancelFunc
 	recovered chan struct{} // closed once Recover has ended
 }
@@ -157,13 +157,38 @@ func New(o Options) *Manager {
 		ctx:            ctx,
 	}
 	b.exits = &exitWatcher{state: o.State, processes: o.Processes, events: b.events, log: o.Log, watches: map[string]*watch{}}
-	return &Manager{base: b, running: &sync.WaitGroup{}, cancel: cancel, recovered: make(chan struct{})}
+	return &Manager{base: b, running: &background{}, cancel: cancel, recovered: make(chan struct{})}
 }
 
 // Close stops watching containers. They go on running.
 func (m *Manager) Close() {
 	m.cancel()
-	m.running.Wait()
+	m.running.close()
+}
+
+// background runs goroutines that outlive the requests that start them.
+type background struct {
+	mu     sync.Mutex
+	closed bool
+	group  sync.WaitGroup
+}
+
+// Go calls f in a goroutine of its own; not at all after close: a request may end later
+// than the Manager does.
+func (b *background) Go(f func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.closed {
+		b.group.Go(f)
+	}
+}
+
+// close returns once all have ended. Idempotent.
+func (b *background) close() {
+	b.mu.Lock()
+	b.closed = true
+	b.mu.Unlock()
+	b.group.Wait()
 }
 
 // detached returns a context for work that must be finished although the request

@@ -56,7 +56,9 @@ func TestRecovery(t *testing.T) {
 	begin := time.Now()
 	t.Run("all", func(t *testing.T) {
 		for _, c := range crashes {
-			for c.node = range rebooted + 1 {
+			for node := range rebooted + 1 {
+				c := c // a subtest's own
+				c.node = node
 				t.Run(fmt.Sprintf("%s/%d", scenario{c.before, c.client, c.client}, c.node), func(t *testing.T) {
 					t.Parallel()
 					for more := true; more; c.killed++ {
