@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"syscall"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -55,10 +54,7 @@ func (m *Manager) StartContainer(ctx context.Context, id string) error {
 	}
 	if err := held.update(func(c *state.Container) { c.Status.StartedAt = now }); err != nil {
 		// Nobody would know that it runs.
-		err = fmt.Errorf("%w: container %s: its start could not be recorded, so it is killed: %w", ErrStart, held.ID, err)
-		ctx, cancel := detached(ctx)
-		defer cancel()
-		return errors.Join(err, m.signal(ctx, held.Container, syscall.SIGKILL, true))
+		return m.startFailed(ctx, held.Container, now, fmt.Errorf("its start could not be recorded, so it is ended: %w", err))
 	}
 	m.events.container(held.Container, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT)
 	return nil
