@@ -258,15 +258,23 @@ func (s *server) Create(ctx context.Context, _ *container.Prepared, p state.Pod,
 }
 
 func (s *server) Clean(ctx context.Context, c state.Container) error {
-	return s.do(ctx, "clean", c.ID, func() { s.end(c.ID); delete(s.processes, c.ID) })
+	return s.do(ctx, "clean", c.ID, func() { s.forget(c) })
 }
 
 func (s *server) Delete(ctx context.Context, c state.Container) error {
 	return s.do(ctx, "delete", c.ID, func() {
-		s.end(c.ID)
-		delete(s.processes, c.ID)
+		s.forget(c)
 		delete(s.rootfs, c.ID)
 	})
+}
+
+// forget ends the process that the record knows of, or that may be there because the
+// creation has not ended. The world is locked.
+func (s *server) forget(c state.Container) {
+	if c.Allocated.Runtime != nil || !c.Status.Created {
+		s.end(c.ID)
+		delete(s.processes, c.ID)
+	}
 }
 
 // The processes.

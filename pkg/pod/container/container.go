@@ -47,10 +47,8 @@ type Builder struct {
 // steps run, also after an error, but while processes may be alive their mounts are
 // left alone. Idempotent.
 func (b *Builder) Clean(ctx context.Context, c state.Container) error {
-	if c.Allocated.Runtime != nil {
-		if err := b.Executor.Delete(ctx, c.ID, *c.Allocated.Runtime); err != nil {
-			return fmt.Errorf("clean up container %s: %w", c.ID, err)
-		}
+	if err := b.endProcesses(ctx, c); err != nil {
+		return fmt.Errorf("clean up container %s: %w", c.ID, err)
 	}
 	errs := []error{b.Rootfs.Unmount(ctx, c.ID)}
 	for _, key := range c.Allocated.ImageMounts {
@@ -67,6 +65,19 @@ func (b *Builder) Clean(ctx context.Context, c state.Container) error {
 		return fmt.Errorf("clean up container %s: %w", c.ID, err)
 	}
 	return nil
+}
+
+// endProcesses ends the container's processes. Where a server has died while it created
+// the container, the record does not know them: they are found by the ID.
+func (b *Builder) endProcesses(ctx context.Context, c state.Container) error {
+	if c.Allocated.Runtime != nil {
+		return b.Executor.Delete(ctx, c.ID, *c.Allocated.Runtime)
+	}
+	if c.Status.Created {
+		return nil // its command could not be started: it never had any
+	}
+	_, err := b.Executor.Orphans(ctx, func(id string) bool { return id != c.ID }, true)
+	return err
 }
 
 // Delete removes whatever the record says was made for the container, but for its
