@@ -56,6 +56,7 @@ test: deps ## Install what is missing, build, and run everything
 	@$(MAKE) --no-print-directory test-unit
 	@$(MAKE) --no-print-directory test-cri
 	@$(MAKE) --no-print-directory test-cli
+	@$(MAKE) --no-print-directory test-attack
 	@$(MAKE) --no-print-directory test-net-churn CHURN=100
 	@$(MAKE) --no-print-directory test-critest
 	@$(MAKE) --no-print-directory test-crash
@@ -92,7 +93,7 @@ govulncheck: .cache/bin/govulncheck ## Known vulnerabilities, where the database
 
 # Packages below tests/ drive the built daemon, but for these.
 ALL    = $(shell $(GO) list -tags "$(TAGS)" ./... | grep -v /tests/) ./tests/arch ./tests/leak ./tests/node
-DAEMON = $(shell $(GO) list -tags "$(TAGS)" ./tests/... | grep -vE '/tests/(arch|leak|node|cli|critest|bench|crash|vm)$$')
+DAEMON = $(shell $(GO) list -tags "$(TAGS)" ./tests/... | grep -vE '/tests/(arch|attack|leak|node|cli|critest|bench|crash|vm)$$')
 
 # Tests of these packages need namespaces, subordinate IDs or the programs that run
 # containers. tests/arch looks that no other package does.
@@ -148,6 +149,14 @@ test-crash: build test-tools test-images ## Crashes, pressure and time, a sample
 .PHONY: crash
 crash: build test-tools test-images ## Every crash at every step, 500 more at random, pressure, scale (CRASH="-run …")
 	$(TEST) -count=1 -timeout 120m -v ./tests/crash -skip '^TestSoak$$' $(CRASH)
+
+.PHONY: test-attack
+test-attack: build test-tools test-images ## Attacks on the daemon, those that take seconds (ATTACK="-run TestX -v")
+	$(TEST) -count=1 -timeout 10m -short ./tests/attack $(ATTACK)
+
+.PHONY: attack
+attack: build test-tools test-images ## All attacks (ATTACK="-run TestX -v")
+	$(TEST) -count=1 -timeout 60m -v ./tests/attack $(ATTACK)
 
 .PHONY: soak
 soak: build test-tools test-images ## 5,000 pod cycles, 8 at a time, and what is left of them
