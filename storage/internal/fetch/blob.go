@@ -1,0 +1,211 @@
+package fetch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strconv"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// serveBlob answers with a whole blob.
+func (p *Proxy) serveBlob(w http.ResponseWriter, r *http.Request, e *endpoint, d digest.Digest) {
+	if err := p.failed(d); err != nil {
+		p.fail(w, err)
+		return
+	}
+	b, src, err := p.open(r.Context(), e, d)
+	if err != nil {
+		p.failBlob(r.Context(), w, d, err, true)
+		return
+	}
+	size := int64(-1)
+	if b != nil {
+		size = b.size
+	} else {
+		size = src.size
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	if size >= 0 {
+		w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
+	}
+	if b != nil {
+		err = p.follow(w, r, e, b, src)
+	} else {
+		_, err = io.CopyBuffer(onlyWriter{w}, src, make([]byte, 256<<10))
+		src.Close()
+	}
+	if err != nil {
+		p.failBlob(r.Context(), w, d, err, false)
+		return
+	}
+	p.setErr(nil)
+}
+
+// onlyWriter hides a ResponseWriter's ReadFrom, which has a buffer of its own.
+type onlyWriter struct{ io.Writer }
+
+// open finds a blob: in the spool, or at an endpoint. It returns a blob of the spool, or
+// a source, or both for a blob that is new in the spool.
+func (p *Proxy) open(ctx context.Context, e *endpoint, d digest.Digest) (*blob, *source, error) {
+	if err := d.Validate(); err != nil {
+		return nil, nil, &Error{What: "blob " + d.String(), Host: e.Host, Err: fmt.Errorf("%w: %w", ErrNotFound, err)}
+	}
+	if b := p.using(d); b != nil {
+		return b, nil, nil
+	}
+	if b, _ := p.cfg.Spool.take(d, -1); b != nil {
+		if p.mayHave(ctx, d) && (b.offset() < b.size || b.verify(ctx)) {
+			return p.use(b), nil, nil
+		}
+		p.cfg.Spool.release(b, false)
+	}
+	src := p.newSource(p.ctx, e, d, 0, -1)
+	if err := src.open(); err != nil {
+		return nil, nil, err
+	}
+	b, found := p.cfg.Spool.take(d, src.size)
+	if found && b.size != src.size {
+		p.cfg.Spool.release(b, false)
+		b = nil
+	}
+	if b == nil {
+		return nil, src, nil
+	}
+	return p.use(b), src, nil
+}
+
+// using returns the blob of the spool that this pull uses already.
+func (p *Proxy) using(d digest.Digest) *blob {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.blobs[d.String()]
+}
+
+// use notes that this pull uses a blob, until Close.
+func (p *Proxy) use(b *blob) *blob {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if old := p.blobs[b.digest.String()]; old != nil || p.blobs == nil {
+		p.cfg.Spool.release(b, true) // counted already
+		return b
+	}
+	p.blobs[b.digest.String()] = b
+	return b
+}
+
+// mayHave asks whether an endpoint would give the blob to this pull: what another pull
+// has fetched with other credentials is not handed out without.
+func (p *Proxy) mayHave(ctx context.Context, d digest.Digest) bool {
+	for _, e := range p.endpoints {
+		resp, err := e.again(ctx, "blob "+d.String(), func(ctx context.Context) (*http.Response, error) {
+			return e.do(ctx, e.client, http.MethodHead, "/v2/"+e.Repo+"/blobs/"+d.String(), nil)
+		})
+		if err != nil {
+			continue
+		}
+		resp.Body.Close()
+		if resp.StatusCode == http.StatusOK {
+			return true
+		}
+	}
+	return false
+}
+
+// follow sends a blob while it is being downloaded into the spool, by this pull or by
+// another one. src, where not nil, is the open beginning of it.
+func (p *Proxy) follow(w http.ResponseWriter, r *http.Request, e *endpoint, b *blob, src *source) error {
+	f, err := os.Open(b.path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	defer func() {
+		if src != nil {
+			src.Close() // somebody else was faster
+		}
+	}()
+	result := make(chan error, 1)
+	for sent := int64(0); sent < b.size; {
+		written, changed, mine := b.status()
+		if mine {
+			if src == nil || written > 0 {
+				src = p.newSource(p.ctx, e, b.digest, written, b.size)
+			}
+			p.download(b, src, result)
+			src = nil
+		}
+		if written > sent {
+			n, err := io.CopyN(w, f, written-sent)
+			if sent += n; err != nil {
+				return err
+			}
+			continue
+		}
+		if flusher, ok := w.(http.Flusher); ok && sent > 0 {
+			flusher.Flush()
+		}
+		select {
+		case <-changed:
+		case <-r.Context().Done():
+			return context.Cause(r.Context())
+		}
+		select {
+		case err := <-result:
+			if errors.Is(err, errSpool) {
+				return p.stream(w, e, b, sent)
+			} else if err != nil {
+				return err
+			}
+		default:
+		}
+	}
+	return nil
+}
+
+// download fills b from src in the background.
+func (p *Proxy) download(b *blob, src *source, result chan<- error) {
+	p.work.Go(func() {
+		err := b.fill(src)
+		src.Close()
+		result <- err // before others see that the download has ended
+		b.advance(0, true)
+	})
+}
+
+// stream sends a blob from offset on without the spool.
+func (p *Proxy) stream(w io.Writer, e *endpoint, b *blob, offset int64) error {
+	src := p.newSource(p.ctx, e, b.digest, offset, b.size)
+	defer src.Close()
+	_, err := io.CopyBuffer(onlyWriter{w}, src, make([]byte, 256<<10))
+	return err
+}
+
+// failBlob ends an answer that failed. Nothing else can be said once a part of the blob
+// has been sent: the connection breaks, and the library's next request gets the reason.
+func (p *Proxy) failBlob(ctx context.Context, w http.ResponseWriter, d digest.Digest, err error, clean bool) {
+	var e *Error
+	if ctx.Err() != nil || !errors.As(err, &e) {
+		panic(http.ErrAbortHandler) // the library has gone
+	}
+	p.mu.Lock()
+	p.lost[d.String()] = e
+	p.err = e
+	p.mu.Unlock()
+	if clean {
+		p.fail(w, e)
+		return
+	}
+	panic(http.ErrAbortHandler)
+}
+
+// failed returns why a blob can't be had.
+func (p *Proxy) failed(d digest.Digest) *Error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.lost[d.String()]
+}

@@ -1,0 +1,230 @@
+package fetch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// source reads one blob from its endpoints. Where the transfer breaks, the next Read
+// goes on at the same offset.
+type source struct {
+	p      *Proxy
+	ctx    context.Context
+	digest digest.Digest
+	offset int64 // of the next byte for the reader
+	size   int64 // -1 until an endpoint has said it
+
+	endpoints []*endpoint // that may still be asked, the first one is asked now
+	try       int         // attempts that brought next to nothing, in a row
+	asked     time.Duration
+	err       error // of the last attempt
+
+	body  io.ReadCloser // nil when there is no connection
+	stop  context.CancelCauseFunc
+	skip  int64 // bytes that are here already and come once more
+	begin int64 // offset at which the connection began
+
+	recent int64         // bytes since blocked was 0
+	idle   time.Duration // time spent waiting for them
+}
+
+// meaningful is how many bytes count as progress.
+const meaningful = 64 << 10
+
+// newSource returns a source that begins at offset and asks first first.
+func (p *Proxy) newSource(ctx context.Context, first *endpoint, d digest.Digest, offset, size int64) *source {
+	s := &source{p: p, ctx: ctx, digest: d, offset: offset, size: size}
+	i := slices.Index(p.endpoints, first)
+	s.endpoints = append(slices.Clone(p.endpoints[i:]), p.endpoints[:i]...)
+	return s
+}
+
+// open connects, so that size is known; it returns what an endpoint answered last when
+// none has the blob.
+func (s *source) open() error {
+	for s.body == nil {
+		if err := s.connect(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Read reads the blob. An error other than io.EOF is final.
+func (s *source) Read(buf []byte) (int, error) {
+	for {
+		if s.size >= 0 && s.offset >= s.size {
+			s.hangUp(nil)
+			s.p.moved.Add(1)
+			return 0, io.EOF
+		}
+		if err := s.open(); err != nil {
+			return 0, err
+		}
+		n, err := s.receive(buf)
+		if s.size >= 0 && s.skip+int64(n) > 0 && s.offset+int64(n) > s.size && s.skip == 0 {
+			return 0, s.final(fmt.Errorf("%w: it sends more than the %d bytes that it announced", ErrNotRegistry, s.size))
+		}
+		gone := min(s.skip, int64(n)) // that the reader has already
+		s.skip -= gone
+		n = copy(buf, buf[gone:n])
+		s.offset += int64(n)
+		if errors.Is(err, io.EOF) && s.size < 0 {
+			s.hangUp(nil)
+			s.p.moved.Add(1)
+			s.size = s.offset
+		} else if err != nil {
+			s.broken(err)
+		}
+		if n > 0 {
+			return n, nil
+		}
+	}
+}
+
+// Close ends the transfer.
+func (s *source) Close() error {
+	s.hangUp(nil)
+	return nil
+}
+
+func (s *source) hangUp(why error) {
+	if s.body != nil {
+		s.stop(why)
+		s.body.Close()
+		s.body = nil
+	}
+}
+
+// receive reads from the connection, and gives it up when next to nothing comes.
+func (s *source) receive(buf []byte) (int, error) {
+	limit := s.endpoints[0].patience()
+	enough := max(1, int64(meaningful*limit/time.Minute))
+	timer := time.AfterFunc(limit-s.idle, func() { s.stop(errSilent) })
+	began := time.Now()
+	n, err := s.body.Read(buf)
+	timer.Stop()
+	s.idle += time.Since(began)
+	if s.recent += int64(n); s.recent >= enough {
+		s.recent, s.idle = 0, 0
+		s.p.moved.Add(1)
+	} else if s.idle >= limit && err == nil {
+		err = errSilent
+	}
+	return n, err
+}
+
+// broken ends a connection that failed. What it brought decides whether the endpoint
+// gets another chance.
+func (s *source) broken(err error) {
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF // the answer's length was known
+	}
+	s.hangUp(nil)
+	s.err = err
+	if s.offset-s.begin >= meaningful {
+		s.try = 0
+	} else {
+		s.try++
+	}
+	if errors.Is(err, errSilent) || s.ctx.Err() == nil && errors.Is(err, context.Canceled) {
+		s.err, s.try = errSilent, s.endpoints[0].tries()
+	}
+}
+
+// connect tries once to get the rest of the blob. It returns an error when there is
+// nobody left to ask.
+func (s *source) connect() error {
+	if s.ctx.Err() != nil {
+		return context.Cause(s.ctx)
+	}
+	if s.try >= s.endpoints[0].tries() {
+		return s.giveUp()
+	}
+	e, client := s.endpoints[0], s.endpoints[0].client
+	if s.err != nil {
+		client = e.fresh
+		if err := s.p.wait(s.ctx, s.try, s.asked); err != nil { // soon, after an attempt that brought something
+			return err
+		}
+		s.asked = 0
+	}
+	header := http.Header{"Accept-Encoding": {"identity"}}
+	if s.offset > 0 {
+		header.Set("Range", fmt.Sprintf("bytes=%d-", s.offset))
+	}
+	ctx, stop := context.WithCancelCause(s.ctx)
+	resp, err := e.do(ctx, client, http.MethodGet, "/v2/"+e.Repo+"/blobs/"+s.digest.String(), header)
+	if err != nil {
+		stop(nil)
+		s.err = err
+		if s.try++; !worthwhile(err) {
+			s.try = e.tries()
+		}
+		return nil
+	}
+	err = s.accept(resp)
+	if err == nil {
+		s.body, s.stop, s.begin, s.recent, s.idle = resp.Body, stop, s.offset, 0, 0
+		return nil
+	}
+	s.err = err
+	if s.try++; retryable(resp.StatusCode) {
+		s.asked = retryAfter(resp.Header)
+		if s.asked > 0 && len(s.endpoints) > 1 {
+			s.try = e.tries() // another one need not wait
+		}
+	} else if resp.StatusCode/100 != 2 {
+		s.try = e.tries()
+	}
+	resp.Body.Close()
+	stop(nil)
+	return nil
+}
+
+// accept checks an answer, and notes the blob's size and how much of it is here.
+func (s *source) accept(resp *http.Response) error {
+	total := int64(-1)
+	switch resp.StatusCode {
+	case http.StatusOK:
+		total, s.skip = resp.ContentLength, s.offset
+	case http.StatusPartialContent:
+		first, last, length, ok := parseContentRange(resp.Header.Get("Content-Range"))
+		if !ok || first != s.offset || length >= 0 && last != length-1 {
+			return fmt.Errorf("%w: it sent the range %q instead of what follows byte %d", ErrNotRegistry, resp.Header.Get("Content-Range"), s.offset)
+		}
+		total, s.skip = length, 0
+	default:
+		return statusError(resp)
+	}
+	if s.size >= 0 && total >= 0 && total != s.size {
+		return fmt.Errorf("%w: the blob had %d bytes, and now it has %d", ErrNotRegistry, s.size, total)
+	}
+	if s.size < 0 {
+		s.size = total
+	}
+	return nil
+}
+
+// giveUp passes to the next endpoint, or returns the error of the last one.
+func (s *source) giveUp() error {
+	if len(s.endpoints) == 1 {
+		return s.final(s.err)
+	}
+	s.p.cfg.Log.Info("the next registry is asked for a blob", "registry", s.endpoints[0].Host,
+		"next", s.endpoints[1].Host, "blob", s.digest.String(), "error", s.err)
+	s.endpoints, s.try, s.asked = s.endpoints[1:], 0, 0
+	return nil
+}
+
+func (s *source) final(err error) error {
+	s.hangUp(nil)
+	return &Error{What: "blob " + s.digest.String(), Host: s.endpoints[0].Host, Tries: s.try, Err: unavailable(err)}
+}
