@@ -8,8 +8,8 @@ import (
 	"slices"
 	"sync"
 
-	cstorage "github.com/containers/storage"
 	"github.com/opencontainers/go-digest"
+	cstorage "go.podman.io/storage"
 )
 
 // holds counts, by ID, who relies on a thing that others may want to remove. A thing

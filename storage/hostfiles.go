@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/containers/image/v5/types"
+	"go.podman.io/image/v5/types"
 	"sigs.k8s.io/yaml"
 )
 

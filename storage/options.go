@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/containers/storage/types"
+	"go.podman.io/storage/types"
 )
 
 // Options of a store. Root and RunRoot are needed, everything else has a

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"time"
 
-	cstorage "github.com/containers/storage"
+	cstorage "go.podman.io/storage"
 )
 
 // recover repairs the store when it is opened. Nothing else uses it yet.

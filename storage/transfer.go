@@ -11,8 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/containers/image/v5/types"
-	cstorage "github.com/containers/storage"
+	"go.podman.io/image/v5/types"
+	cstorage "go.podman.io/storage"
 	"golang.org/x/sys/unix"
 )
 
