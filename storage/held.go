@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
 	cstorage "go.podman.io/storage"
@@ -95,6 +96,8 @@ type holdingStore struct {
 	cstorage.Store
 	ctx  context.Context
 	held *holds
+
+	unpacking atomic.Int64 // layers that are being unpacked
 
 	mu     sync.Mutex
 	ids    []string // in the order in which they were first needed
@@ -186,6 +189,8 @@ func (s *holdingStore) PutLayer(id, parent string, names []string, mountLabel st
 	if err := s.hold(id); err != nil {
 		return nil, -1, err
 	}
+	s.unpacking.Add(1)
+	defer s.unpacking.Add(-1)
 	return s.Store.PutLayer(id, parent, names, mountLabel, writeable, options, diff)
 }
 
