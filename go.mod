@@ -2,6 +2,7 @@ module github.com/subpod/subpod
 
 go 1.26.0
 
+// runtime-tools is at a commit: its last release does not know runtime-spec 1.3.
 require (
 	github.com/containerd/errdefs v1.0.0
 	github.com/containernetworking/cni v1.3.1
