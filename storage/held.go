@@ -7,9 +7,10 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"sync/atomic"
 
-	cstorage "github.com/containers/storage"
 	"github.com/opencontainers/go-digest"
+	cstorage "go.podman.io/storage"
 )
 
 // holds counts, by ID, who relies on a thing that others may want to remove. A thing
@@ -95,6 +96,8 @@ type holdingStore struct {
 	cstorage.Store
 	ctx  context.Context
 	held *holds
+
+	unpacking atomic.Int64 // layers that are being unpacked
 
 	mu     sync.Mutex
 	ids    []string // in the order in which they were first needed
@@ -186,6 +189,8 @@ func (s *holdingStore) PutLayer(id, parent string, names []string, mountLabel st
 	if err := s.hold(id); err != nil {
 		return nil, -1, err
 	}
+	s.unpacking.Add(1)
+	defer s.unpacking.Add(-1)
 	return s.Store.PutLayer(id, parent, names, mountLabel, writeable, options, diff)
 }
 
