@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/subpod/subpod/pkg/errclass"
+	"github.com/subpod/subpod/storage/internal/fetch"
 )
 
 // Sentinels for errors.Is. The error that wraps one names what was tried, what
@@ -120,6 +121,14 @@ func sentinelOf(err error) error {
 // registrySentinel classifies by what a registry answered: the error code of the
 // distribution specification first, the HTTP status otherwise.
 func registrySentinel(err error) error {
+	for _, s := range []struct{ of, is error }{
+		{fetch.ErrUnauthorized, ErrUnauthorized}, {fetch.ErrNotFound, ErrImageNotFound},
+		{fetch.ErrUnavailable, ErrRegistryUnavailable}, {fetch.ErrNotRegistry, ErrRegistryUnavailable},
+	} {
+		if errors.Is(err, s.of) {
+			return s.is
+		}
+	}
 	var unauthorized docker.ErrUnauthorizedForCredentials
 	if errors.As(err, &unauthorized) {
 		return ErrUnauthorized

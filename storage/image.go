@@ -13,6 +13,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	cstorage "go.podman.io/storage"
+
+	"github.com/subpod/subpod/storage/internal/fetch"
 )
 
 // Image is one image of the store.
@@ -46,6 +48,7 @@ type Images struct {
 	store      *layerStore
 	registries registries
 	pulls      pulls
+	spool      *fetch.Spool // nil where there can't be one
 	active     atomic.Int32 // pulls and loads
 	held       holds        // layers, by transfers
 	names      sync.Mutex   // taken by Tag and Untag

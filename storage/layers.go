@@ -81,6 +81,9 @@ func (d directories) imageMount(key string) string { return filepath.Join(d.own,
 // tmp is where blobs wait to be unpacked: on the store's own disk.
 func (d directories) tmp() string { return filepath.Join(d.own, "tmp") }
 
+// blobs is where blobs are kept while they are downloaded, and after a pull that failed.
+func (d directories) blobs() string { return filepath.Join(d.own, "blobs") }
+
 // unsynced has a mark for each image whose content may not be on the disk yet.
 func (d directories) unsynced() string { return filepath.Join(d.own, "unsynced") }
 

@@ -191,7 +191,7 @@ func layoutNames(notes map[string]string) []reference.Named {
 }
 
 func (t *transfer) loadDockerArchive(path, ref string) ([]Image, error) {
-	sys, err := t.im.registries.systemContext(nil, t.tmp)
+	sys, err := t.im.registries.systemContext(t.tmp)
 	if err != nil {
 		return nil, err
 	}
@@ -237,7 +237,7 @@ func (t *transfer) loadDockerArchive(path, ref string) ([]Image, error) {
 
 // loadOne copies one image into the store and gives it names.
 func (t *transfer) loadOne(ref types.ImageReference, names []reference.Named) (Image, error) {
-	sys, err := t.im.registries.systemContext(nil, t.tmp)
+	sys, err := t.im.registries.systemContext(t.tmp)
 	if err != nil {
 		return Image{}, err
 	}

@@ -31,7 +31,7 @@ func (im *Images) Login(ctx context.Context, registry, user, password string) (f
 		return "", classify(ctx, err)
 	}
 	defer os.RemoveAll(tmp)
-	sys, err := im.registries.systemContext(nil, tmp)
+	sys, err := im.registries.systemContext(tmp)
 	if err != nil {
 		return "", err
 	}
@@ -53,7 +53,7 @@ func (im *Images) Logout(ctx context.Context, registry string, all bool) error {
 		return classify(ctx, err)
 	}
 	defer os.RemoveAll(tmp)
-	sys, err := im.registries.systemContext(nil, tmp)
+	sys, err := im.registries.systemContext(tmp)
 	if err != nil {
 		return err
 	}

@@ -49,6 +49,9 @@ type Options struct {
 	// Pinned are references of images that must never be garbage collected.
 	Pinned []string
 	Log    *slog.Logger
+
+	// retryDelay is the wait before a registry is asked again, in tests; 0 is retryDelay.
+	retryDelay time.Duration
 }
 
 func checkOptions(o *Options) error {
@@ -68,6 +71,9 @@ func checkOptions(o *Options) error {
 	}
 	if o.PullTimeout <= 0 {
 		o.PullTimeout = time.Minute
+	}
+	if o.retryDelay <= 0 {
+		o.retryDelay = retryDelay
 	}
 	if o.MaxParallelDownloads <= 0 {
 		o.MaxParallelDownloads = 6

@@ -75,11 +75,28 @@ func (im *Images) pull(ctx context.Context, named reference.Named, auth *Auth, p
 }
 
 func (im *Images) pullOnce(ctx context.Context, named reference.Named, auth *Auth, progress func(Progress)) (img Image, err error) {
-	err = im.transfer(ctx, func(t *transfer) error {
-		sys, err := im.registries.systemContext(auth, t.tmp)
+	err = im.transfer(ctx, func(t *transfer) (err error) {
+		sys, err := im.registries.systemContext(t.tmp)
 		if err != nil {
 			return err
 		}
+		endpoints, err := im.registries.endpoints(sys, named, auth)
+		if err != nil {
+			return err
+		}
+		proxy, err := im.startProxy(t.ctx, endpoints)
+		if err != nil {
+			return err
+		}
+		defer func() {
+			err = classify(t.ctx, explain(proxy, err))
+			proxy.Close(worthKeeping(err))
+			if errors.Is(err, ErrNoSpace) {
+				im.spool.Clear()
+			}
+		}()
+		t.proxy.Store(proxy)
+		throughProxy(sys, proxy.Route(), endpoints)
 		src, err := openDocker(t.ctx, sys, named)
 		if err != nil {
 			return err
@@ -88,6 +105,12 @@ func (im *Images) pullOnce(ctx context.Context, named reference.Named, auth *Aut
 		return err
 	})
 	return img, err
+}
+
+// worthKeeping reports whether the whole blobs of a pull that ended with err help the
+// next one: it failed for want of an answer, or of a caller.
+func worthKeeping(err error) bool {
+	return errors.Is(err, ErrRegistryUnavailable) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errClosed)
 }
 
 // renamedMeanwhile reports whether err is openat2's request to try again: something on

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	cstorage "go.podman.io/storage"
+
+	"github.com/subpod/subpod/storage/internal/fetch"
 )
 
 // recover repairs the store when it is opened. Nothing else uses it yet.
@@ -30,6 +32,11 @@ func (im *Images) recover(ctx context.Context) error {
 			return fmt.Errorf("%w: %w", ErrNotUsable, err)
 		}
 	}
+	spool, err := fetch.NewSpool(l.dirs.blobs(), spoolLimit, spoolKeep)
+	if err != nil {
+		l.log.Warn("blobs are not kept while they are downloaded", "error", err)
+	}
+	im.spool = spool
 	removeProbes(l)
 	removeHalfWritten(l)
 	if err := removeUnsynced(l); err != nil {
@@ -42,7 +49,7 @@ func (im *Images) recover(ctx context.Context) error {
 		l.log.Warn("layers of no image not removed", "error", err)
 	}
 	// Metadata is read now, while nothing holds up the layer store.
-	_, err := im.List(ctx)
+	_, err = im.List(ctx)
 	return err
 }
 

@@ -1,7 +1,6 @@
 package storage
 
 import (
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,33 +17,6 @@ import (
 	"go.podman.io/storage/pkg/configfile"
 )
 
-// Auth is what a caller knows about a registry's access control, as in CRI's
-// AuthConfig. It overrides auth.json.
-type Auth struct {
-	Username, Password string
-	// IdentityToken is an OAuth2 refresh token, RegistryToken a bearer token.
-	IdentityToken, RegistryToken string
-	ServerAddress                string
-	// Auth is base64 of "username:password"; Username and Password win.
-	Auth string
-}
-
-// credentials returns user and password, decoded from Auth if need be.
-func (a *Auth) credentials() (user, password string, err error) {
-	if a.Username != "" || a.Auth == "" {
-		return a.Username, a.Password, nil
-	}
-	raw, err := base64.StdEncoding.DecodeString(a.Auth)
-	if err != nil {
-		return "", "", fmt.Errorf("%w: the auth field is not base64", ErrUnauthorized)
-	}
-	user, password, ok := strings.Cut(strings.TrimRight(string(raw), "\x00"), ":")
-	if !ok {
-		return "", "", fmt.Errorf("%w: the auth field is not base64 of user:password", ErrUnauthorized)
-	}
-	return user, password, nil
-}
-
 // registries reads what the user, or the machine, has configured about registries:
 // credentials, mirrors, certificates and signatures.
 type registries struct {
@@ -58,7 +30,7 @@ type registries struct {
 // temporary files below tmp. Where the options name no file, the library looks
 // in the user's home and then in /etc; configuration is read anew each time, so
 // that a change needs no restart.
-func (r *registries) systemContext(auth *Auth, tmp string) (*types.SystemContext, error) {
+func (r *registries) systemContext(tmp string) (*types.SystemContext, error) {
 	sys := &types.SystemContext{
 		BigFilesTemporaryDir:        tmp,
 		BlobInfoCacheDir:            r.cache,
@@ -67,25 +39,17 @@ func (r *registries) systemContext(auth *Auth, tmp string) (*types.SystemContext
 		SystemRegistriesConfPath:    r.opts.RegistriesConf,
 		SystemRegistriesConfDirPath: r.opts.RegistriesConfDir,
 		UserShortNameAliasConfPath:  filepath.Join(r.cache, "short-name-aliases.conf"),
-		DockerRegistryUserAgent:     "subpod",
+		DockerRegistryUserAgent:     userAgent,
 	}
 	if err := r.hostFiles(sys, tmp); err != nil {
 		return nil, err
 	}
 	sysregistriesv2.InvalidateCache()
-	if auth == nil {
-		return sys, nil
-	}
-	user, password, err := auth.credentials()
-	if err != nil {
-		return nil, err
-	}
-	sys.DockerBearerRegistryToken = auth.RegistryToken
-	if user != "" || password != "" || auth.IdentityToken != "" {
-		sys.DockerAuthConfig = &types.DockerAuthConfig{Username: user, Password: password, IdentityToken: auth.IdentityToken}
-	}
 	return sys, nil
 }
+
+// userAgent is how requests name their sender.
+const userAgent = "subpod"
 
 // policy returns the signature policy: the configured file, else the user's,
 // else the machine's, else "accept anything", which is logged once. A policy that

@@ -52,7 +52,7 @@ func (im *Images) Save(ctx context.Context, refs []string, format string, w io.W
 }
 
 func (im *Images) saveDocker(ctx context.Context, refs []string, path, tmp string) (err error) {
-	sys, err := im.registries.systemContext(nil, tmp)
+	sys, err := im.registries.systemContext(tmp)
 	if err != nil {
 		return err
 	}
@@ -78,7 +78,7 @@ func (im *Images) saveDocker(ctx context.Context, refs []string, path, tmp strin
 }
 
 func (im *Images) saveOCI(ctx context.Context, ref, path, tmp string) error {
-	sys, err := im.registries.systemContext(nil, tmp)
+	sys, err := im.registries.systemContext(tmp)
 	if err != nil {
 		return err
 	}

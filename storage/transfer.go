@@ -14,6 +14,8 @@ import (
 	"go.podman.io/image/v5/types"
 	cstorage "go.podman.io/storage"
 	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/storage/internal/fetch"
 )
 
 // transfer is one pull or load under way: a temporary directory, and a context
@@ -26,7 +28,8 @@ type transfer struct {
 	tmp    string
 	mark   string // file in directories.unsynced, "" before anything is written
 
-	last atomic.Int64 // time of the last progress, Unix nanoseconds
+	pace  pace
+	proxy atomic.Pointer[fetch.Proxy] // of a pull
 }
 
 // transfer runs do and cleans up after it: temporary files always, layers of no
@@ -43,7 +46,7 @@ func (im *Images) transfer(ctx context.Context, do func(*transfer) error) error 
 	t.ctx, t.cancel = context.WithCancelCause(ctx)
 	defer t.cancel(nil)
 	t.store = &holdingStore{Store: im.store.cs, ctx: t.ctx, held: &im.held}
-	t.progressed()
+	t.pace.step()
 	stop := make(chan struct{})
 	go t.guard(stop)
 	err = classify(t.ctx, do(t))
@@ -146,25 +149,26 @@ func (t *transfer) writeThrough() {
 	})
 }
 
-func (t *transfer) progressed() { t.last.Store(time.Now().UnixNano()) }
-
 // watch follows the copy's events: they are progress, for the guard and for
 // whoever asked.
 func (t *transfer) watch(events <-chan types.ProgressProperties, report func(Progress)) {
 	var p Progress
 	for e := range events {
-		t.progressed()
 		switch e.Event {
 		case types.ProgressEventNewArtifact:
+			t.pace.step()
 			p.Blobs++
 			p.Total += max(e.Artifact.Size, 0)
 		case types.ProgressEventRead:
+			t.pace.add(int64(e.OffsetUpdate))
 			p.Downloaded += int64(e.OffsetUpdate)
 		case types.ProgressEventDone:
+			t.pace.step()
 			p.Downloaded += int64(e.OffsetUpdate)
 			p.Total -= max(e.Artifact.Size-int64(e.Offset), 0) // what a partial pull needed not
 			p.Done++
 		case types.ProgressEventSkipped:
+			t.pace.step()
 			p.Blobs++
 			p.Done++
 		}
@@ -174,13 +178,14 @@ func (t *transfer) watch(events <-chan types.ProgressProperties, report func(Pro
 	}
 }
 
-// guard cancels the transfer when nothing has moved for PullTimeout. Unpacking is not
-// waiting: what is being unpacked has been downloaded.
+// guard cancels the transfer when nothing that matters has moved for PullTimeout.
+// Unpacking is not waiting: what is being unpacked has been downloaded.
 func (t *transfer) guard(stop <-chan struct{}) {
 	limit := t.im.store.opts.PullTimeout
 	tick := time.NewTicker(max(limit/8, 10*time.Millisecond))
 	defer tick.Stop()
 	var seen Usage
+	var moved int64
 	for {
 		select {
 		case <-stop:
@@ -189,17 +194,21 @@ func (t *transfer) guard(stop <-chan struct{}) {
 			return
 		case <-tick.C:
 		}
-		idle := time.Since(time.Unix(0, t.last.Load()))
+		if p := t.proxy.Load(); p != nil && p.Moved() != moved {
+			moved = p.Moved()
+			t.pace.step()
+		}
+		idle := t.pace.idle()
 		if idle < limit/4 {
 			continue
 		}
 		if t.store.unpacking.Load() > 0 {
-			t.progressed()
+			t.pace.step()
 			continue
 		}
-		if now := t.written(); now != seen {
+		if now := t.written(); now.Inodes != seen.Inodes || now.Bytes >= seen.Bytes+meaningful || now.Bytes < seen.Bytes {
 			seen = now
-			t.progressed()
+			t.pace.step()
 			continue
 		}
 		if idle >= limit {

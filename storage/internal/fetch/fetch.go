@@ -24,9 +24,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/url"
-	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -125,26 +122,6 @@ func (p *Proxy) Close(keep bool) {
 		p.cfg.Spool.release(b, keep)
 	}
 	p.blobs = nil
-}
-
-// ProxyFor returns the proxy that the library must use for a URL: this one for the
-// registry's API, the environment's for all else (signatures that are elsewhere). For
-// the API over HTTPS it returns an error, whereupon the library asks in plain HTTP, as
-// the proxy wants it: it is the proxy that speaks TLS with the registry.
-func (p *Proxy) ProxyFor(u *url.URL) (*url.URL, error) {
-	if !p.serves(u) {
-		return http.ProxyFromEnvironment(&http.Request{URL: u})
-	}
-	if u.Scheme != "http" {
-		return nil, errPlain
-	}
-	return &url.URL{Scheme: "http", Host: p.addr, User: url.UserPassword("pull", p.secret)}, nil
-}
-
-// serves reports whether u belongs to the API of an endpoint.
-func (p *Proxy) serves(u *url.URL) bool {
-	api := strings.HasPrefix(u.Path, "/v2/") || strings.HasPrefix(u.Path, "/extensions/v2/")
-	return api && slices.ContainsFunc(p.endpoints, func(e *endpoint) bool { return e.Host == u.Host })
 }
 
 // Moved counts what has got on: pieces of content of a size that matters, answers,

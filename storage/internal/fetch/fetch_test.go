@@ -69,7 +69,7 @@ func start(t *testing.T, cfg Config) (*Proxy, *http.Client) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { p.Close(false) })
-	tr := &http.Transport{Proxy: func(r *http.Request) (*url.URL, error) { return p.ProxyFor(r.URL) }, DisableCompression: true}
+	tr := &http.Transport{Proxy: func(r *http.Request) (*url.URL, error) { return p.Route().ProxyFor(r.URL) }, DisableCompression: true}
 	t.Cleanup(tr.CloseIdleConnections)
 	return p, &http.Client{Transport: tr}
 }
@@ -577,7 +577,7 @@ func TestOnlyHolder(t *testing.T) {
 	if resp, _, err := get(t, stranger, f.Addr, "manifests/1"); err != nil || resp.StatusCode != http.StatusProxyAuthRequired {
 		t.Errorf("a stranger: %v %v", resp, err)
 	}
-	if _, err := p.ProxyFor(&url.URL{Scheme: "https", Host: f.Addr, Path: "/v2/"}); err == nil {
+	if _, err := p.Route().ProxyFor(&url.URL{Scheme: "https", Host: f.Addr, Path: "/v2/"}); err == nil {
 		t.Error("the API over HTTPS is not refused")
 	}
 	resp, err := c.Post("http://"+f.Addr+"/v2/app/blobs/uploads/", "", nil)

@@ -154,17 +154,18 @@ func (s *Spool) release(b *blob, keep bool) {
 	}
 }
 
-// Clear removes all blobs that nobody uses, and returns how many bytes they had.
-func (s *Spool) Clear() (freed int64) {
+// Clear removes all blobs that nobody uses.
+func (s *Spool) Clear() {
+	if s == nil {
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, b := range s.blobs {
 		if b.users == 0 {
-			freed += b.size
 			s.remove(b)
 		}
 	}
-	return freed
 }
 
 func (b *blob) complete() bool {
