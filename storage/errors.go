@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/distribution/registry/api/errcode"
@@ -99,13 +101,19 @@ func sentinelOf(err error) error {
 		return nil
 	}
 	var policy signature.PolicyRequirementError
+	var invalid signature.InvalidSignatureError
+	var when *time.ParseError
+	var syntax *json.SyntaxError
+	var kind *json.UnmarshalTypeError
 	switch {
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		return ErrNoSpace
-	case errors.As(err, &policy):
+	case errors.As(err, &policy), errors.As(err, &invalid):
 		return ErrSignature
 	case errors.Is(err, xz.ErrDictionary):
 		return ErrUnsupported
+	case errors.As(err, &when), errors.As(err, &syntax), errors.As(err, &kind):
+		return ErrCorrupt // a manifest or configuration
 	case errors.Is(err, imagestorage.ErrBlobDigestMismatch), errors.Is(err, imagestorage.ErrBlobSizeMismatch):
 		return ErrCorrupt
 	}
@@ -115,7 +123,13 @@ func sentinelOf(err error) error {
 	if s := textSentinel(err); s != nil {
 		return s
 	}
-	return networkSentinel(err)
+	if s := networkSentinel(err); s != nil {
+		return s
+	}
+	if strings.Contains(err.Error(), "Source image rejected: ") {
+		return ErrSignature // there is no telling whether the policy would allow it
+	}
+	return nil
 }
 
 // registrySentinel classifies by what a registry answered: the error code of the

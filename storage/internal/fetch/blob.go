@@ -25,7 +25,7 @@ func (p *Proxy) serveBlob(w http.ResponseWriter, r *http.Request, e *endpoint, d
 	}
 	size := int64(-1)
 	if b != nil {
-		size = b.size
+		size = b.length()
 	} else {
 		size = src.size
 	}
@@ -58,25 +58,47 @@ func (p *Proxy) open(ctx context.Context, e *endpoint, d digest.Digest) (*blob, 
 	if b := p.using(d); b != nil {
 		return b, nil, nil
 	}
-	if b, _ := p.cfg.Spool.take(d, -1); b != nil {
-		if p.mayHave(ctx, d) && (b.offset() < b.size || b.verify(ctx)) {
-			return p.use(b), nil, nil
+	for {
+		b, first := p.cfg.Spool.claim(d)
+		if b != nil && !first {
+			there, err := p.share(ctx, b)
+			if err != nil {
+				return nil, nil, err
+			} else if there {
+				return p.use(b), nil, nil
+			} else if b.isGone() {
+				continue // and nobody else's turn
+			}
+			b = nil
 		}
-		p.cfg.Spool.release(b, false)
+		src := p.newSource(p.ctx, e, d, 0, -1)
+		err := src.open()
+		if err == nil && b != nil && p.cfg.Spool.admit(b, src.size) {
+			return p.use(b), src, nil
+		}
+		if b != nil {
+			p.cfg.Spool.drop(b)
+		}
+		return nil, src, err
 	}
-	src := p.newSource(p.ctx, e, d, 0, -1)
-	if err := src.open(); err != nil {
-		return nil, nil, err
+}
+
+// share reports whether this pull can use a blob that another one has brought, or
+// brings, into the spool. If not, it is released.
+func (p *Proxy) share(ctx context.Context, b *blob) (bool, error) {
+	there := p.mayHave(ctx, b.digest)
+	var err error
+	if there {
+		there, err = b.wait(ctx)
 	}
-	b, found := p.cfg.Spool.take(d, src.size)
-	if found && b.size != src.size {
-		p.cfg.Spool.release(b, false)
-		b = nil
+	if there && b.offset() == b.length() && !b.verify(ctx) {
+		p.cfg.Spool.discard(b)
+		there = false
 	}
-	if b == nil {
-		return nil, src, nil
+	if !there {
+		p.cfg.Spool.release(b, true)
 	}
-	return p.use(b), src, nil
+	return there, err
 }
 
 // using returns the blob of the spool that this pull uses already.
@@ -121,23 +143,22 @@ func (p *Proxy) mayHave(ctx context.Context, d digest.Digest) bool {
 func (p *Proxy) follow(w http.ResponseWriter, r *http.Request, e *endpoint, b *blob, src *source) error {
 	f, err := os.Open(b.path)
 	if err != nil {
+		if src != nil {
+			src.Close()
+			b.advance(0, true)
+		}
 		return err
 	}
 	defer f.Close()
-	defer func() {
-		if src != nil {
-			src.Close() // somebody else was faster
-		}
-	}()
 	result := make(chan error, 1)
-	for sent := int64(0); sent < b.size; {
+	size := b.length()
+	if src != nil {
+		p.download(b, src, result)
+	}
+	for sent := int64(0); sent < size; {
 		written, changed, mine := b.status()
-		if mine {
-			if src == nil || written > 0 {
-				src = p.newSource(p.ctx, e, b.digest, written, b.size)
-			}
-			p.download(b, src, result)
-			src = nil
+		if mine { // who began has given up
+			p.download(b, p.newSource(p.ctx, e, b.digest, written, size), result)
 		}
 		if written > sent {
 			n, err := io.CopyN(w, f, written-sent)
@@ -179,7 +200,7 @@ func (p *Proxy) download(b *blob, src *source, result chan<- error) {
 
 // stream sends a blob from offset on without the spool.
 func (p *Proxy) stream(w io.Writer, e *endpoint, b *blob, offset int64) error {
-	src := p.newSource(p.ctx, e, b.digest, offset, b.size)
+	src := p.newSource(p.ctx, e, b.digest, offset, b.length())
 	defer src.Close()
 	_, err := io.CopyBuffer(onlyWriter{w}, src, make([]byte, 256<<10))
 	return err

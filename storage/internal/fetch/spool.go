@@ -32,12 +32,13 @@ type Spool struct {
 type blob struct {
 	digest digest.Digest
 	path   string
-	size   int64
 
 	mu       sync.Mutex
 	changed  chan struct{} // closed, and replaced, at each change
+	size     int64         // -1 until it is known
 	written  int64
 	fetching bool // somebody downloads
+	gone     bool // it never came into the spool
 
 	// These belong to the spool's lock.
 	users int
@@ -68,10 +69,10 @@ func NewSpool(dir string, limit int64, keep time.Duration) (*Spool, error) {
 	return s, nil
 }
 
-// take returns the blob of a digest for one more user, and whether it has been in the
-// spool before; nil where there is no room for it. size is what a new one will have.
-func (s *Spool) take(d digest.Digest, size int64) (b *blob, found bool) {
-	if s == nil || d.Validate() != nil || d.Algorithm() != digest.SHA256 {
+// claim returns the blob of a digest for one more user, and whether that is the first
+// one: who then has to admit or drop it. It returns nil where there is no spool.
+func (s *Spool) claim(d digest.Digest) (b *blob, first bool) {
+	if s == nil || d.Algorithm() != digest.SHA256 {
 		return nil, false
 	}
 	s.mu.Lock()
@@ -79,19 +80,37 @@ func (s *Spool) take(d digest.Digest, size int64) (b *blob, found bool) {
 	s.expire()
 	if b := s.blobs[d]; b != nil {
 		b.users++
-		return b, true
+		return b, false
 	}
+	b = &blob{digest: d, path: filepath.Join(s.dir, d.Encoded()+".part"), size: -1, fetching: true, changed: make(chan struct{}), users: 1}
+	s.blobs[d] = b
+	return b, true
+}
+
+// admit makes room for a blob that was claimed, and reports whether there is some. The
+// caller then downloads it.
+func (s *Spool) admit(b *blob, size int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if size < 0 || !s.makeRoom(size) {
-		return nil, false
+		return false
 	}
-	b = &blob{digest: d, path: filepath.Join(s.dir, d.Encoded()+".part"), size: size, changed: make(chan struct{}), users: 1}
 	f, err := os.OpenFile(b.path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
-		return nil, false
+		return false
 	}
 	f.Close()
-	s.blobs[d] = b
-	return b, false
+	b.change(func() { b.size = size })
+	return true
+}
+
+// drop removes a blob that was claimed and can't be kept: who waits for it looks anew.
+func (s *Spool) drop(b *blob) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b.users--
+	delete(s.blobs, b.digest)
+	b.change(func() { b.gone = true })
 }
 
 // expire removes what nobody has used for too long.
@@ -113,7 +132,7 @@ func (s *Spool) makeRoom(size int64) bool {
 	var total int64
 	var idle []*blob
 	for _, b := range s.blobs {
-		total += b.size
+		total += max(b.length(), 0)
 		if b.users == 0 {
 			idle = append(idle, b)
 		}
@@ -123,7 +142,7 @@ func (s *Spool) makeRoom(size int64) bool {
 		if total+size <= s.limit {
 			break
 		}
-		total -= b.size
+		total -= b.length()
 		s.remove(b)
 	}
 	return total+size <= s.limit
@@ -134,13 +153,30 @@ func (s *Spool) remove(b *blob) {
 	delete(s.blobs, b.digest)
 }
 
+// discard removes a blob that is not what it should be from the spool. Who uses it goes
+// on to do so.
+func (s *Spool) discard(b *blob) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.blobs[b.digest] == b {
+		s.remove(b)
+	}
+	b.change(func() { b.gone = true })
+}
+
+func (b *blob) isGone() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.gone
+}
+
 // release ends the use of a blob. The last user removes it, unless it is whole and to be
 // kept.
 func (s *Spool) release(b *blob, keep bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if b.users--; b.users > 0 {
-		return
+	if b.users--; b.users > 0 || s.blobs[b.digest] != b {
+		return // in use, or dropped
 	}
 	whole := filepath.Join(s.dir, b.digest.Encoded())
 	if keep && b.complete() && b.path != whole {
@@ -188,14 +224,44 @@ func (b *blob) status() (written int64, changed <-chan struct{}, mine bool) {
 
 // advance notes n more bytes, and that the download has ended if done.
 func (b *blob) advance(n int64, done bool) {
+	b.change(func() {
+		b.written += n
+		if done {
+			b.fetching = false
+		}
+	})
+}
+
+// change changes b and tells those who wait for it.
+func (b *blob) change(do func()) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.written += n
-	if done {
-		b.fetching = false
-	}
+	do()
 	close(b.changed)
 	b.changed = make(chan struct{})
+}
+
+// wait waits until b is in the spool, or is known not to come there.
+func (b *blob) wait(ctx context.Context) (there bool, err error) {
+	for {
+		b.mu.Lock()
+		size, gone, changed := b.size, b.gone, b.changed
+		b.mu.Unlock()
+		if gone || size >= 0 {
+			return !gone, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return false, context.Cause(ctx)
+		}
+	}
+}
+
+func (b *blob) length() int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.size
 }
 
 // errSpool means that the spool can't take a blob; the registry is not to blame.
