@@ -29,7 +29,8 @@ var table = []struct{ pkg, imports string }{
 	{"rootless", "pkg/errclass pkg/idmap pkg/proc"},
 	{"rootless/gvisor", "rootless"},
 	{"storage/internal/xz", ""}, // a module of its own, in the place of another (go.mod)
-	{"storage", "pkg/errclass pkg/idmap"},
+	{"storage/internal/fetch", ""},
+	{"storage", "pkg/errclass pkg/idmap storage/internal/fetch"},
 	{"netns", "pkg/errclass pkg/idmap pkg/proc"},
 	{"netns/bridge", "netns"},
 	{"netns/cni", "netns"},

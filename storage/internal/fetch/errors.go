@@ -51,6 +51,7 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("get %s from %s%s: %v", e.What, e.Host, tries, e.Err)
 }
 
+// Unwrap returns Err.
 func (e *Error) Unwrap() error { return e.Err }
 
 // statusError makes an error of an answer that is not the expected one. The answer's

@@ -16,7 +16,7 @@ import (
 
 // ServeHTTP answers the library.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if !p.mayUse(r) {
+	if !hasSecret(r, p.secret) {
 		http.Error(w, "not yours", http.StatusProxyAuthRequired)
 		return
 	}
@@ -39,11 +39,11 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// mayUse reports whether a request has the secret of the proxy's URL.
-func (p *Proxy) mayUse(r *http.Request) bool {
+// hasSecret reports whether a request has the secret of the proxy's URL.
+func hasSecret(r *http.Request, secret string) bool {
 	check := http.Request{Header: http.Header{"Authorization": r.Header.Values("Proxy-Authorization")}}
-	_, secret, _ := check.BasicAuth()
-	return subtle.ConstantTimeCompare([]byte(secret), []byte(p.secret)) == 1
+	_, got, _ := check.BasicAuth()
+	return subtle.ConstantTimeCompare([]byte(got), []byte(secret)) == 1
 }
 
 // find returns which endpoint a request is for, and what it wants: "ping", "manifests",
