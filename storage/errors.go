@@ -80,7 +80,7 @@ func classify(ctx context.Context, err error) error {
 	} else if cause != nil {
 		return fmt.Errorf("%w: %v", cause, err)
 	}
-	for _, s := range []error{ErrBadReference, ErrImageNotFound, ErrUnauthorized, ErrSignature, ErrCorrupt, ErrUnsupported, ErrNotUsable} {
+	for _, s := range []error{ErrBadReference, ErrImageNotFound, ErrUnauthorized, ErrRegistryUnavailable, ErrSignature, ErrCorrupt, ErrUnsupported, ErrIDRange, ErrNoSpace, ErrNotUsable} {
 		if errors.Is(err, s) {
 			return err // classified where it happened
 		}

@@ -71,18 +71,34 @@ func TestFilesOfRoot(t *testing.T) {
 			for _, d := range c.close {
 				chmod(t, filepath.Join(dir, "etc", d), 0o700)
 			}
-			writeFile(t, filepath.Join(dir, "lib", "containers", "sigstore", "x"), "")
-			chmod(t, filepath.Join(dir, "lib", "containers"), 0o700)
+			for _, name := range []string{
+				"etc/containers/storage.conf", "etc/containers/auth.json", "etc/containers/containers.conf",
+				"share/containers/registries.conf.d/000-shortnames.conf", "share/containers/storage.conf", "share/containers/registries.d/x.yaml",
+				"run/containers/0/auth.json", "run/secrets/etc-pki-entitlement/x", "root/.config/containers/storage.conf",
+			} {
+				chmod(t, writeFile(t, filepath.Join(dir, name), "not what it should be: ["), 0o600)
+			}
+			for _, name := range []string{"lib/containers/sigstore/x", "lib/containers/cache/blob-info-cache-v1.boltdb", "lib/containers/storage/x"} {
+				writeFile(t, filepath.Join(dir, name), "")
+			}
+			for _, name := range []string{"lib/containers", "run/containers", "root"} {
+				chmod(t, filepath.Join(dir, name), 0o700)
+			}
 			chownAll(t, filepath.Join(dir, "user"))
+			t.Setenv("TMPDIR", filepath.Join(dir, "root"))
 			t.Setenv("XDG_RUNTIME_DIR", filepath.Join(dir, "user"))
+			if c.name == "directories" {
+				t.Setenv("XDG_RUNTIME_DIR", "") // root's is /run/containers/0
+			}
 			if c.name == "everything" {
 				t.Setenv("XDG_RUNTIME_DIR", filepath.Join(dir, "lib", "containers"))
 			}
 			order := childOrder{
 				Options: Options{Root: filepath.Join(dir, "user", "root"), RunRoot: filepath.Join(dir, "user", "run"),
 					Driver: DriverVFS, Home: home},
-				Pull:  reg.host + "/app:1",
-				Binds: map[string]string{"/etc": filepath.Join(dir, "etc"), "/var/lib": filepath.Join(dir, "lib")},
+				Pull: reg.host + "/app:1",
+				Binds: map[string]string{"/etc": filepath.Join(dir, "etc"), "/var/lib": filepath.Join(dir, "lib"), "/root": filepath.Join(dir, "root"),
+					"/usr/share": filepath.Join(dir, "share"), "/run": filepath.Join(dir, "run")},
 			}
 			said := runOrder(t, order)
 			if c.want == "" && said != "ready" || !strings.Contains(said, c.want) {

@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"go.podman.io/storage/pkg/reexec"
+	"golang.org/x/sys/unix"
 )
 
 // Dispatch runs the helper that containers/storage has re-executed this binary
@@ -52,6 +53,12 @@ func setRootlessMarkers(uid int, home string) error {
 	// The libraries would take "" for the directory that they run in.
 	if dir, ok := os.LookupEnv("XDG_CONFIG_HOME"); ok && !filepath.IsAbs(dir) {
 		if err := os.Unsetenv("XDG_CONFIG_HOME"); err != nil {
+			return err
+		}
+	}
+	// $TMPDIR may be left from root's session: the libraries make directories there.
+	if dir := os.Getenv("TMPDIR"); dir != "" && unix.Access(dir, unix.W_OK|unix.X_OK) != nil {
+		if err := os.Unsetenv("TMPDIR"); err != nil {
 			return err
 		}
 	}

@@ -14,13 +14,13 @@ import (
 
 // serveBlob answers with a whole blob.
 func (p *Proxy) serveBlob(w http.ResponseWriter, r *http.Request, e *endpoint, d digest.Digest) {
-	if err := p.failed(d); err != nil {
+	if err := p.failed(); err != nil {
 		p.fail(w, err)
 		return
 	}
 	b, src, err := p.open(r.Context(), e, d)
 	if err != nil {
-		p.failBlob(r.Context(), w, d, err, true)
+		p.failBlob(r.Context(), w, err, true)
 		return
 	}
 	size := int64(-1)
@@ -40,7 +40,7 @@ func (p *Proxy) serveBlob(w http.ResponseWriter, r *http.Request, e *endpoint, d
 		src.Close()
 	}
 	if err != nil {
-		p.failBlob(r.Context(), w, d, err, false)
+		p.failBlob(r.Context(), w, err, false)
 		return
 	}
 	p.setErr(nil)
@@ -208,13 +208,13 @@ func (p *Proxy) stream(w io.Writer, e *endpoint, b *blob, offset int64) error {
 
 // failBlob ends an answer that failed. Nothing else can be said once a part of the blob
 // has been sent: the connection breaks, and the library's next request gets the reason.
-func (p *Proxy) failBlob(ctx context.Context, w http.ResponseWriter, d digest.Digest, err error, clean bool) {
+func (p *Proxy) failBlob(ctx context.Context, w http.ResponseWriter, err error, clean bool) {
 	var e *Error
 	if ctx.Err() != nil || !errors.As(err, &e) {
 		panic(http.ErrAbortHandler) // the library has gone
 	}
 	p.mu.Lock()
-	p.lost[d.String()] = e
+	p.lost = e
 	p.err = e
 	p.mu.Unlock()
 	if clean {
@@ -224,9 +224,10 @@ func (p *Proxy) failBlob(ctx context.Context, w http.ResponseWriter, d digest.Di
 	panic(http.ErrAbortHandler)
 }
 
-// failed returns why a blob can't be had.
-func (p *Proxy) failed(d digest.Digest) *Error {
+// failed returns why the image can't be had: the library asks for what it still lacks
+// also after one blob was not to be had.
+func (p *Proxy) failed() *Error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.lost[d.String()]
+	return p.lost
 }

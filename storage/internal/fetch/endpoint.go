@@ -108,10 +108,10 @@ func (e *endpoint) again(ctx context.Context, what string, send func(context.Con
 }
 
 // worthwhile reports whether a request that failed with err is worth sending again. A
-// silent endpoint had its time.
+// silent endpoint had its time, and a token server its tries.
 func worthwhile(err error) bool {
 	var timeout net.Error
-	return transient(err) && !(errors.As(err, &timeout) && timeout.Timeout())
+	return transient(err) && !errors.Is(err, ErrUnavailable) && !(errors.As(err, &timeout) && timeout.Timeout())
 }
 
 // unavailable adds the sentinel to an error of the network.

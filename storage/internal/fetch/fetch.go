@@ -76,9 +76,9 @@ type Proxy struct {
 	moved atomic.Int64 // see Moved
 
 	mu    sync.Mutex
-	err   error             // the last failure that no later success made up for
-	blobs map[string]*blob  // of the spool, that this pull uses
-	lost  map[string]*Error // blobs that nobody has
+	err   error            // the last failure that no later success made up for
+	blobs map[string]*blob // of the spool, that this pull uses
+	lost  *Error           // the failure of a blob that nobody has
 }
 
 // Start starts a proxy that serves until Close, or until ctx ends.
@@ -87,7 +87,7 @@ func Start(ctx context.Context, cfg Config) (*Proxy, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for the image library: %w", err)
 	}
-	p := &Proxy{cfg: cfg, addr: l.Addr().String(), secret: newSecret(), blobs: map[string]*blob{}, lost: map[string]*Error{}}
+	p := &Proxy{cfg: cfg, addr: l.Addr().String(), secret: newSecret(), blobs: map[string]*blob{}}
 	p.ctx, p.cancel = context.WithCancelCause(ctx)
 	for i, e := range cfg.Endpoints {
 		p.endpoints = append(p.endpoints, newEndpoint(p, e, i == len(cfg.Endpoints)-1))

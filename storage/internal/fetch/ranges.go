@@ -21,7 +21,7 @@ type span struct{ first, last int64 }
 // serveRanges answers a request for parts of a blob. Parts that are lacking when the
 // transfer breaks are asked for again.
 func (p *Proxy) serveRanges(w http.ResponseWriter, r *http.Request, e *endpoint, d digest.Digest) {
-	if err := p.failed(d); err != nil {
+	if err := p.failed(); err != nil {
 		p.fail(w, err)
 		return
 	}
@@ -73,7 +73,7 @@ func (p *Proxy) serveRanges(w http.ResponseWriter, r *http.Request, e *endpoint,
 		http.Error(w, refused.status, refused.code) // the library asks for less
 		return
 	}
-	p.failBlob(r.Context(), w, d, last, !a.begun)
+	p.failBlob(r.Context(), w, last, !a.begun)
 }
 
 // parseRanges reads a Range header with ascending ranges.
