@@ -259,7 +259,7 @@ func (r *Rootfs) removeTree(dir string) error {
 	if err := os.Remove(target); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	for _, sub := range []string{"upper", "upper.new", "work", "empty"} {
+	for _, sub := range []string{"upper", "upper.new", "work", "empty", "volumes"} {
 		if err := os.RemoveAll(filepath.Join(dir, sub)); err != nil {
 			return err
 		}
