@@ -93,12 +93,15 @@ func (h *holds) remove(ctx context.Context, id string) (end func(), err error) {
 // for or makes it holds until release.
 type holdingStore struct {
 	cstorage.Store
-	ctx  context.Context
-	held *holds
+	ctx    context.Context
+	held   *holds
+	layers *layerStore
+	tmp    string // of the transfer
 
 	mu     sync.Mutex
-	ids    []string // in the order in which they were first needed
-	images []string // that the transfer has made
+	ids    []string          // in the order in which they were first needed
+	images []string          // that the transfer has made
+	lowers map[string]string // see lowersOf
 }
 
 // hold holds the layer id, once.
@@ -186,6 +189,11 @@ func (s *holdingStore) PutLayer(id, parent string, names []string, mountLabel st
 	if err := s.hold(id); err != nil {
 		return nil, -1, err
 	}
+	end, err := s.announceLowers(parent)
+	if err != nil {
+		return nil, -1, err
+	}
+	defer end()
 	return s.Store.PutLayer(id, parent, names, mountLabel, writeable, options, diff)
 }
 
