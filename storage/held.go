@@ -7,9 +7,10 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"sync/atomic"
 
-	cstorage "github.com/containers/storage"
 	"github.com/opencontainers/go-digest"
+	cstorage "go.podman.io/storage"
 )
 
 // holds counts, by ID, who relies on a thing that others may want to remove. A thing
@@ -97,6 +98,8 @@ type holdingStore struct {
 	held   *holds
 	layers *layerStore
 	tmp    string // of the transfer
+
+	unpacking atomic.Int64 // layers that are being unpacked
 
 	mu     sync.Mutex
 	ids    []string          // in the order in which they were first needed
@@ -189,7 +192,9 @@ func (s *holdingStore) PutLayer(id, parent string, names []string, mountLabel st
 	if err := s.hold(id); err != nil {
 		return nil, -1, err
 	}
-	end, err := s.announceLowers(parent)
+	s.unpacking.Add(1)
+	defer s.unpacking.Add(-1)
+	end, err := s.announceLowers(id, parent)
 	if err != nil {
 		return nil, -1, err
 	}

@@ -12,17 +12,17 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/containers/image/v5/docker/archive"
-	"github.com/containers/image/v5/docker/reference"
-	"github.com/containers/image/v5/image"
-	"github.com/containers/image/v5/manifest"
-	"github.com/containers/image/v5/oci/layout"
-	"github.com/containers/image/v5/pkg/compression"
-	"github.com/containers/image/v5/types"
-	"github.com/containers/storage/pkg/chrootarchive"
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/ulikunitz/xz" // ours: see internal/xz
+	"go.podman.io/image/v5/docker/archive"
+	"go.podman.io/image/v5/docker/reference"
+	"go.podman.io/image/v5/image"
+	"go.podman.io/image/v5/manifest"
+	"go.podman.io/image/v5/oci/layout"
+	"go.podman.io/image/v5/pkg/compression"
+	"go.podman.io/image/v5/types"
+	"go.podman.io/storage/pkg/chrootarchive"
 )
 
 // annotationContainerdName is how containerd and BuildKit write an image's full
@@ -141,6 +141,8 @@ func (t *transfer) loadOCIArchive(path, ref string) ([]Image, error) {
 		return nil, err
 	}
 	defer f.Close()
+	unpackLock.Lock() // it is no layer
+	defer unpackLock.Unlock()
 	// Unpacked by a helper that can't leave dir, since the archive may be hostile.
 	if err := chrootarchive.Untar(f, dir, nil); err != nil {
 		return nil, fmt.Errorf("unpacking failed: %w", err)

@@ -11,8 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/containers/image/v5/types"
-	cstorage "github.com/containers/storage"
+	"go.podman.io/image/v5/types"
+	cstorage "go.podman.io/storage"
 	"golang.org/x/sys/unix"
 )
 
@@ -26,8 +26,7 @@ type transfer struct {
 	tmp    string
 	mark   string // file in directories.unsynced, "" before anything is written
 
-	last   atomic.Int64 // time of the last progress, Unix nanoseconds
-	active atomic.Int64 // blobs that are being downloaded
+	last atomic.Int64 // time of the last progress, Unix nanoseconds
 }
 
 // transfer runs do and cleans up after it: temporary files always, layers of no
@@ -62,7 +61,7 @@ func (im *Images) transfer(ctx context.Context, do func(*transfer) error) error 
 }
 
 // removeLeft removes what a failed transfer left. Nobody waits for it while there are
-// other transfers: containers/storage removes no layer while it unpacks one.
+// other transfers: with vfs, containers/storage removes no layer while it unpacks one.
 func (t *transfer) removeLeft(layers []string) {
 	ctx := context.WithoutCancel(t.ctx)
 	remove := func() {
@@ -157,14 +156,13 @@ func (t *transfer) watch(events <-chan types.ProgressProperties, report func(Pro
 		t.progressed()
 		switch e.Event {
 		case types.ProgressEventNewArtifact:
-			t.active.Add(1)
 			p.Blobs++
 			p.Total += max(e.Artifact.Size, 0)
 		case types.ProgressEventRead:
 			p.Downloaded += int64(e.OffsetUpdate)
 		case types.ProgressEventDone:
-			t.active.Add(-1)
 			p.Downloaded += int64(e.OffsetUpdate)
+			p.Total -= max(e.Artifact.Size-int64(e.Offset), 0) // what a partial pull needed not
 			p.Done++
 		case types.ProgressEventSkipped:
 			p.Blobs++
@@ -176,9 +174,8 @@ func (t *transfer) watch(events <-chan types.ProgressProperties, report func(Pro
 	}
 }
 
-// guard cancels the transfer when nothing has moved for PullTimeout. Unpacking
-// is not waiting: it counts as long as a helper runs and nothing downloads.
-// Partial pulls report no progress; their staged files grow instead.
+// guard cancels the transfer when nothing has moved for PullTimeout. Unpacking is not
+// waiting: what is being unpacked has been downloaded.
 func (t *transfer) guard(stop <-chan struct{}) {
 	limit := t.im.store.opts.PullTimeout
 	tick := time.NewTicker(max(limit/8, 10*time.Millisecond))
@@ -196,7 +193,7 @@ func (t *transfer) guard(stop <-chan struct{}) {
 		if idle < limit/4 {
 			continue
 		}
-		if t.active.Load() == 0 && unpacking() {
+		if t.store.unpacking.Load() > 0 {
 			t.progressed()
 			continue
 		}
@@ -217,25 +214,6 @@ func (t *transfer) written() Usage {
 	blobs, _ := diskUsage(t.ctx, t.tmp)
 	staged, _ := diskUsage(t.ctx, filepath.Join(t.im.store.dirs.overlay(), "staging"))
 	return Usage{Bytes: blobs.Bytes + staged.Bytes, Inodes: blobs.Inodes + staged.Inodes}
-}
-
-// unpacking reports whether a helper of containers/storage is unpacking a layer:
-// a child of ours with that name (see Dispatch).
-func unpacking() bool {
-	lists, err := filepath.Glob("/proc/self/task/*/children")
-	if err != nil || len(lists) == 0 {
-		return true // the kernel doesn't say: don't time out
-	}
-	for _, list := range lists {
-		pids, _ := os.ReadFile(list)
-		for _, pid := range strings.Fields(string(pids)) {
-			cmdline, _ := os.ReadFile("/proc/" + pid + "/cmdline")
-			if name, _, _ := strings.Cut(string(cmdline), "\x00"); strings.HasPrefix(name, "storage-") {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 func bootID() string {

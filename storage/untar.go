@@ -20,34 +20,43 @@ const (
 // rootXattr marks the directory of a layer that has an entry for the root directory.
 const rootXattr = "user.subpod.root"
 
-// unpackLock guards lowersVariable, which is the whole process's.
+// unpackLock guards lowersVariable, which is the whole process's, from when it is set
+// until the helper that it is meant for reads what it names.
 var unpackLock sync.Mutex
 
-// announceLowers tells the helper that unpacks the next layer what is below it, until
-// end is called. Other layers wait meanwhile.
-func (s *holdingStore) announceLowers(parent string) (end func(), err error) {
+// announceLowers tells the helper that unpacks a layer on parent next what is below it,
+// through a named pipe: who opens that has its environment. end releases what is left.
+func (s *holdingStore) announceLowers(id, parent string) (end func(), err error) {
 	list, err := s.lowersOf(parent)
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.CreateTemp(s.tmp, "lowers-")
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	if _, err := f.WriteString(list); err != nil {
-		return nil, err
+	pipe := filepath.Join(s.tmp, "lowers-"+id)
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		return nil, fmt.Errorf("make %s: %w", pipe, err)
 	}
 	unpackLock.Lock()
-	if err := os.Setenv(lowersVariable, f.Name()); err != nil {
-		unpackLock.Unlock()
-		return nil, err
-	}
-	return func() {
+	err = os.Setenv(lowersVariable, pipe)
+	opened := make(chan struct{})
+	go func() {
+		w, err := os.OpenFile(pipe, os.O_WRONLY, 0)
 		os.Unsetenv(lowersVariable)
 		unpackLock.Unlock()
-		os.Remove(f.Name())
-	}, nil
+		close(opened)
+		if err != nil {
+			return
+		}
+		defer w.Close()
+		_, _ = w.WriteString(list) // a helper that does not read it all has failed
+	}()
+	return func() {
+		// In the place of a helper that was never started.
+		if r, err := os.OpenFile(pipe, os.O_RDONLY|unix.O_NONBLOCK, 0); err == nil {
+			defer r.Close()
+		}
+		<-opened
+		os.Remove(pipe)
+	}, err
 }
 
 // lowersOf returns the directories of a layer and of those below it, a line for each.

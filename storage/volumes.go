@@ -10,8 +10,8 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/containers/storage/drivers/copy"
 	securejoin "github.com/cyphar/filepath-securejoin"
+	"go.podman.io/storage/drivers/copy"
 	"golang.org/x/sys/unix"
 )
 
