@@ -194,6 +194,20 @@ func (s *holdingStore) PutLayer(id, parent string, names []string, mountLabel st
 	}
 	s.unpacking.Add(1)
 	defer s.unpacking.Add(-1)
+	layer, size, err := s.unpack(id, parent, names, mountLabel, writeable, options, diff)
+	if again, ok := diff.(io.ReadSeeker); ok && hasDuplicates(err) && options != nil {
+		plain, once, err := withoutDuplicates(again, *options)
+		if err != nil {
+			return nil, -1, err
+		}
+		defer plain.Close()
+		return s.unpack(id, parent, names, mountLabel, writeable, &once, plain)
+	}
+	return layer, size, err
+}
+
+// unpack is PutLayer, with what is below the layer known to the helper that unpacks it.
+func (s *holdingStore) unpack(id, parent string, names []string, mountLabel string, writeable bool, options *cstorage.LayerOptions, diff io.Reader) (*cstorage.Layer, int64, error) {
 	end, err := s.announceLowers(id, parent)
 	if err != nil {
 		return nil, -1, err

@@ -249,7 +249,10 @@ func (t *transfer) loadOne(ref types.ImageReference, names []reference.Named) (I
 	}
 	src := &openSource{ImageReference: ref, source: source}
 	defer src.closeUnlessUsed()
-	id, err := localID(t.ctx, sys, source)
+	if err := src.plain(t.ctx, sys); err != nil {
+		return Image{}, err
+	}
+	id, err := localID(t.ctx, sys, src.source)
 	if err != nil {
 		return Image{}, err
 	}
