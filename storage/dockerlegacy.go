@@ -26,7 +26,7 @@ func (a *savedArchive) legacyImages() ([]archiveImage, error) {
 		return nil, err
 	}
 	if len(parents) == 0 {
-		return nil, fmt.Errorf("%w: it has no manifest.json and no layers", ErrUnsupported)
+		return nil, fmt.Errorf("%w: it is no archive of Docker's: it has no manifest.json and no layers", ErrCorrupt)
 	}
 	tags, err := a.legacyTags()
 	if err != nil {

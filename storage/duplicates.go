@@ -152,3 +152,22 @@ func writeEntry(w *tar.Writer, h *tar.Header, body io.Reader) error {
 	_, err := io.Copy(w, body)
 	return err
 }
+
+// unchanged returns ErrUnsupported for an image with a layer that cannot be written out
+// as it came.
+func (l *layerStore) unchanged(image string) error {
+	layers, err := l.chain(image)
+	if err != nil {
+		return err
+	}
+	for _, id := range layers {
+		layer, err := l.cs.Layer(id)
+		if err != nil {
+			return err
+		}
+		if changed, _ := layer.Flags[flagChanged].(bool); changed {
+			return fmt.Errorf("%w: a layer of %s has a name twice and cannot be written out as it came: pull the image where it is needed", ErrUnsupported, image)
+		}
+	}
+	return nil
+}

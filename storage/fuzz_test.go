@@ -164,3 +164,29 @@ func (l *limitedWriter) Write(p []byte) (int, error) {
 	}
 	return l.w.Write(p)
 }
+
+// FuzzTOC: a table of contents that a layer is pulled by has each name once, and no
+// whiteout of a name that it has.
+func FuzzTOC(f *testing.F) {
+	f.Add([]byte(`{"version":1,"entries":[{"type":"dir","name":"d/"},{"type":"reg","name":"d/f"},{"type":"chunk","name":"d/f"},{"type":"reg","name":"d/.wh.g"}]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if checkTOC(data) != "" {
+			return
+		}
+		var doc struct {
+			Entries []struct{ Type, Name string }
+		}
+		if json.Unmarshal(data, &doc) != nil {
+			return
+		}
+		seen := map[string]bool{}
+		for _, e := range doc.Entries {
+			if name := cleanName(e.Name); e.Type != "chunk" && name != "" {
+				if seen[name] {
+					t.Errorf("%q is there twice", name)
+				}
+				seen[name] = true
+			}
+		}
+	})
+}

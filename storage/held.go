@@ -221,7 +221,11 @@ func (s *holdingStore) ApplyStagedLayer(args cstorage.ApplyStagedLayerOptions) (
 	if err := s.hold(args.ID); err != nil {
 		return nil, err
 	}
-	return s.Store.ApplyStagedLayer(args)
+	layer, err := s.Store.ApplyStagedLayer(args)
+	if err == nil {
+		s.markRoot(args)
+	}
+	return layer, err
 }
 
 // CreateImage makes an image and notes its ID, also where it fails: its files are

@@ -4,7 +4,9 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -225,5 +227,37 @@ func TestRootDirectory(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestCheckTOC: a layer is pulled in part only if nothing in it needs the filter.
+func TestCheckTOC(t *testing.T) {
+	for entries, whole := range map[string]bool{
+		`{"type":"dir","name":"d/"},{"type":"reg","name":"d/f"},{"type":"chunk","name":"d/f"},{"type":"hardlink","name":"h","linkName":"d/f"}`: false,
+		`{"type":"dir","name":"./"},{"type":"reg","name":".wh.gone"},{"type":"dir","name":"d"},{"type":"reg","name":"d/.wh..wh..opq"}`:         false,
+		`{"type":"dir","name":"d/"},{"type":"reg","name":".wh.d"}`:                                                                             true,
+		`{"type":"reg","name":"f"},{"type":"reg","name":"./f"}`:                                                                                true,
+		`{"type":"reg","name":"d/f"}`:                                       true,
+		`{"type":"hardlink","name":"h","linkName":"f"}`:                     true,
+		`{"type":"reg","name":".wh..wh..opq"}`:                              true,
+		`{"type":"reg","name":".wh.."}`:                                     true,
+		`{"type":"dir","name":"d","xattrs":{"user.overlay.opaque":"eQ=="}}`: true,
+	} {
+		if why := checkTOC([]byte(`{"version":1,"entries":[` + entries + `]}`)); (why != "") != whole {
+			t.Errorf("%s: %q", entries, why)
+		}
+	}
+}
+
+// TestSaveOfDuplicates: what cannot be written out as it came is not.
+func TestSaveOfDuplicates(t *testing.T) {
+	s := openStore(t, testOptions(t, t.TempDir(), DriverNative))
+	img := loadInto(t, s, "localhost/twice:1", build(t, imageSpec{tars: [][]byte{tarEntries(t, "f=1", "f=2")}}))
+	if err := s.Images.Save(context.Background(), []string{img}, "docker-archive", io.Discard); !errors.Is(err, ErrUnsupported) {
+		t.Errorf("save: %v", err)
+	}
+	img = loadInto(t, s, "localhost/once:1", build(t, imageSpec{tars: [][]byte{tarEntries(t, "d/", "d/old=1"), tarEntries(t, ".wh.d", "d/", "d/f=2", "d/g=>d/f")}}))
+	if err := s.Images.Save(context.Background(), []string{img}, "oci-archive", io.Discard); err != nil {
+		t.Errorf("save: %v", err)
 	}
 }

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -124,14 +125,21 @@ func (t *transfer) fromRegistry(sys *types.SystemContext, named reference.Named,
 		}
 		return img, nil
 	}
-	if err := t.copy(sys, src, named, "", progress); err != nil {
+	name, id := named, ""
+	if _, plain := src.source.(*plainSource); plain { // whose manifest may have another digest than the name
+		name = nil
+		if id, err = localID(t.ctx, sys, src.source); err != nil {
+			return Image{}, err
+		}
+	}
+	if err := t.copy(sys, src, name, id, progress); err != nil {
 		return Image{}, err
 	}
-	img, err := t.im.store.cs.Image(named.String())
+	img, err := t.im.store.cs.Image(cmp.Or(id, named.String()))
 	if err != nil {
 		return Image{}, fmt.Errorf("find the image just pulled: %w", err)
 	}
-	if err := t.im.store.cs.AddNames(img.ID, []string{byDigest.String()}); err != nil {
+	if err := t.im.store.cs.AddNames(img.ID, []string{named.String(), byDigest.String()}); err != nil {
 		return Image{}, fmt.Errorf("name the image just pulled: %w", err)
 	}
 	return t.im.Get(t.ctx, img.ID)
