@@ -77,7 +77,7 @@ func (im *Images) FSInfo(ctx context.Context) (FSInfo, error) {
 	return info, nil
 }
 
-// Usage returns what the writable layer of a root file system takes.
+// Usage returns what the writable layer of a root file system and its volumes take.
 // ErrRootfsNotFound.
 func (r *Rootfs) Usage(ctx context.Context, id string) (Usage, error) {
 	return rootfsUsage(ctx, r.store.dirs, id)
@@ -87,7 +87,12 @@ func rootfsUsage(ctx context.Context, dirs directories, id string) (Usage, error
 	if !validID.MatchString(id) || !exists(dirs.rootfs(id)) {
 		return Usage{}, ErrRootfsNotFound
 	}
-	return diskUsage(ctx, filepath.Join(dirs.rootfs(id), "upper"))
+	upper, err := diskUsage(ctx, filepath.Join(dirs.rootfs(id), "upper"))
+	if err != nil {
+		return upper, err
+	}
+	volumes, err := diskUsage(ctx, filepath.Join(dirs.rootfs(id), "volumes"))
+	return Usage{Bytes: upper.Bytes + volumes.Bytes, Inodes: upper.Inodes + volumes.Inodes}, err
 }
 
 func (im *Images) layerUsage(ctx context.Context, id string) (Usage, error) {
