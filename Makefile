@@ -211,6 +211,10 @@ CHURN := 1000
 test-net-churn: build ## Start and stop pods (CHURN=1000): nothing left, none slower
 	@$(TEST) -count=1 -timeout 20m ./tests/bench -v -run '^TestNetChurn$$' -churn $(CHURN)
 
+.PHONY: outdated
+outdated: ## List what is behind its newest release, of all modules of the tree
+	@tests/outdated.sh
+
 .PHONY: changelog
 changelog: ## Show what has changed since the last release (RELEASE=0.2.0: put it into CHANGELOG.md)
 	@tests/changelog.sh $(if $(RELEASE),release $(RELEASE))

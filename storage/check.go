@@ -7,7 +7,7 @@ import (
 	"maps"
 	"slices"
 
-	cstorage "github.com/containers/storage"
+	cstorage "go.podman.io/storage"
 )
 
 // Problem is a damaged image, or something in the store that belongs to none.

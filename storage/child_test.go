@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/containers/storage/pkg/lockfile"
+	"go.podman.io/storage/pkg/lockfile"
 	"golang.org/x/sys/unix"
 )
 

@@ -13,11 +13,13 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	"go.podman.io/storage/pkg/configfile"
 	"golang.org/x/sys/unix"
 )
 
@@ -49,7 +51,11 @@ func (t *transfer) runContent(job contentJob, network bool, readable []string, p
 		return nil, fmt.Errorf("start a content process: %w", err)
 	}
 	defer conn.Close()
-	c := confinement{readOnly: append(l.readable(), readable...), readWrite: []string{l.opts.Root, l.opts.RunRoot}, program: "/proc/self/exe", network: network}
+	files, err := t.im.registries.files()
+	if err != nil {
+		return nil, err
+	}
+	c := confinement{readOnly: append(files, readable...), readWrite: []string{l.opts.Root, l.opts.RunRoot}, program: "/proc/self/exe", network: network}
 	p, err := startContent(c, remote, l.contentEnv(t.tmp))
 	remote.Close()
 	if err != nil {
@@ -143,35 +149,44 @@ func (t *transfer) release() (layers, images []string) {
 	return layers, images
 }
 
-// readable are the files that every content process may read: the machine's and the
-// user's configuration of registries, and the system's certificates.
-func (l *layerStore) readable() []string {
-	o := l.opts
-	conf := filepath.Join(o.Home, ".config", "containers")
-	paths := []string{"/etc", "/proc", conf, filepath.Join(o.Home, ".docker", "certs.d"),
-		o.RegistriesConf, o.RegistriesConfDir, o.PolicyJSON, o.CertsDir,
+// files are those that every content process may read: the machine's and the user's
+// configuration of registries, what it names, and the system's certificates.
+func (r *registries) files() ([]string, error) {
+	o := r.opts
+	usual := filepath.Join(o.Home, ".config", "containers")
+	paths := []string{"/etc", "/proc", r.configHome(), usual, o.RegistriesConf, o.RegistriesConfDir, o.PolicyJSON, o.CertsDir,
 		os.Getenv("SSL_CERT_FILE"), os.Getenv("SSL_CERT_DIR")}
+	for _, v := range os.Environ() {
+		if _, value, _ := strings.Cut(v, "="); strings.HasPrefix(v, "CONTAINERS_") && filepath.IsAbs(value) {
+			paths = append(paths, value)
+		}
+	}
 	// These often are links to /run.
 	for _, name := range []string{"resolv.conf", "hosts", "nsswitch.conf"} {
 		if path, err := filepath.EvalSymlinks(filepath.Join(etcDir, name)); err == nil {
 			paths = append(paths, path)
 		}
 	}
-	for _, s := range o.AdditionalStores {
-		paths = append(paths, s)
+	paths = append(paths, o.AdditionalStores...)
+	policies, err := r.policyPaths()
+	if err != nil {
+		return nil, err
 	}
-	policy := o.PolicyJSON
-	if policy == "" {
-		policy = firstFile(filepath.Join(conf, "policy.json"), filepath.Join(etcDir, "containers", "policy.json"))
+	if o.PolicyJSON != "" {
+		policies = []string{o.PolicyJSON}
 	}
-	paths = append(paths, namedFiles(policy)...)
-	for _, dir := range []string{filepath.Join(conf, "registries.d"), filepath.Join(etcDir, "containers", "registries.d")} {
+	paths = append(paths, namedFiles(firstFile(policies...))...)
+	signatures, err := searchPaths(configfile.File{Name: "registries", Extension: "yaml", DoNotLoadMainFiles: true, DoNotUseExtensionForConfigName: true})
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range signatures.DropInDirectories {
 		files, _ := filepath.Glob(filepath.Join(dir, "*.yaml"))
 		for _, f := range files {
 			paths = append(paths, namedFiles(f)...)
 		}
 	}
-	return existing(paths...)
+	return existing(paths...), nil
 }
 
 // absolutePath finds paths in policy.json ("keyPath": "/…") and in registries.d
@@ -197,15 +212,17 @@ func namedFiles(path string) []string {
 // contentVariables are the environment variables that a content process gets.
 var contentVariables = []string{"HOME", "PATH", "LANG", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "SSL_CERT_FILE", "SSL_CERT_DIR",
 	"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "GODEBUG",
-	"_CONTAINERS_USERNS_CONFIGURED", "_CONTAINERS_ROOTLESS_UID", "CONTAINERS_STORAGE_CONF", "STORAGE_DRIVER", "STORAGE_OPTS"}
+	"STORAGE_DRIVER", "STORAGE_OPTS",
+	// Tests find processes by this.
+	"SUBPOD_TEST_DIR"}
 
-// contentEnv returns the environment of content processes. Tests find processes by
-// their variable SUBPOD_TEST_DIR.
+// contentEnv returns the environment of content processes.
 func (l *layerStore) contentEnv(tmp string) []string {
 	env := []string{"TMPDIR=" + tmp, "GOMEMLIMIT=" + strconv.FormatInt(l.opts.Limits.Memory/8*7, 10)}
-	for _, name := range append(contentVariables, "SUBPOD_TEST_DIR") {
-		if value, ok := os.LookupEnv(name); ok {
-			env = append(env, name+"="+value)
+	for _, v := range os.Environ() {
+		name, _, _ := strings.Cut(v, "=")
+		if slices.Contains(contentVariables, name) || strings.HasPrefix(strings.TrimPrefix(name, "_"), "CONTAINERS_") {
+			env = append(env, v)
 		}
 	}
 	return env

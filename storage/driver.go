@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	graphdriver "github.com/containers/storage/drivers"
+	graphdriver "go.podman.io/storage/drivers"
 	"golang.org/x/sys/unix"
 )
 

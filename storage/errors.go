@@ -12,12 +12,12 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
-	"github.com/containers/image/v5/docker"
-	"github.com/containers/image/v5/signature"
-	imagestorage "github.com/containers/image/v5/storage"
 	"github.com/docker/distribution/registry/api/errcode"
 	v2 "github.com/docker/distribution/registry/api/v2"
 	"github.com/ulikunitz/xz" // ours: see internal/xz
+	"go.podman.io/image/v5/docker"
+	"go.podman.io/image/v5/signature"
+	imagestorage "go.podman.io/image/v5/storage"
 	"golang.org/x/sys/unix"
 
 	"github.com/subpod/subpod/pkg/errclass"

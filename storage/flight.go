@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"sync"
 
-	"github.com/containers/image/v5/docker/reference"
+	"go.podman.io/image/v5/docker/reference"
 )
 
 // errClosed ends pulls when the store closes.

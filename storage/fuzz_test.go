@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/containers/image/v5/docker/reference"
+	"go.podman.io/image/v5/docker/reference"
 )
 
 // FuzzReference: an image reference is refused with ErrBadReference, or its full

@@ -8,10 +8,11 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 
-	cstorage "github.com/containers/storage"
-	"github.com/containers/storage/pkg/archive"
 	"github.com/opencontainers/go-digest"
+	cstorage "go.podman.io/storage"
+	"go.podman.io/storage/pkg/archive"
 )
 
 // holds counts, by ID, who relies on a thing that others may want to remove. A thing
@@ -99,6 +100,8 @@ type holdingStore struct {
 	server *serverConn
 	meter  *meter
 
+	unpacking atomic.Int64 // layers that are being unpacked
+
 	mu    sync.Mutex
 	known map[string]bool // held already
 }
@@ -177,6 +180,8 @@ func (s *holdingStore) PutLayer(id, parent string, names []string, mountLabel st
 	if err := s.hold(id); err != nil {
 		return nil, -1, err
 	}
+	s.unpacking.Add(1)
+	defer s.unpacking.Add(-1)
 	if diff == nil || options == nil || options.OriginalDigest == "" {
 		return s.Store.PutLayer(id, parent, names, mountLabel, writeable, options, diff)
 	}

@@ -7,25 +7,53 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
-	"github.com/containers/image/v5/types"
+	"go.podman.io/image/v5/types"
+	"go.podman.io/storage/pkg/configfile"
 	"sigs.k8s.io/yaml"
 )
 
-// The libraries read the machine's configuration below /etc where the user has none,
-// and fail on the first file there that they may not read. An administrator's file
-// that is closed to users is not meant for them, so these functions show the
-// libraries what is left without it. policy.json is the exception: see policy.
+// The libraries read the configuration of the machine, below /etc and /usr/share,
+// beside the user's, and fail on the first file there that they may not read. An
+// administrator's file that is closed to users is not meant for them, so these
+// functions show the libraries what is left without it. policy.json is the exception:
+// see policy.
 
 // etcDir is where the machine's configuration is.
 const etcDir = "/etc"
 
-// hostFiles points sys to copies below tmp of the machine's configuration where the
-// user may not read all of it.
+// hostFiles points sys to copies below tmp of the configuration where the user may not
+// read all of the machine's.
 func (r *registries) hostFiles(sys *types.SystemContext, tmp string) error {
 	r.authFile(sys)
 	return errors.Join(r.registriesConf(sys, tmp), r.signatureDirs(sys, tmp), r.certDirs(sys, tmp))
+}
+
+// configHome is the user's own directory, as the libraries find it.
+func (r *registries) configHome() string {
+	if dir := os.Getenv("XDG_CONFIG_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "containers")
+	}
+	return filepath.Join(r.opts.Home, ".config", "containers")
+}
+
+// searchPaths returns where the libraries look for a file, the first place first: the
+// user's, then the machine's. In a directory of drop-ins, a file hides those of the
+// same name in the directories after it.
+func searchPaths(file configfile.File) (configfile.SearchPaths, error) {
+	file.UserId = userOutside()
+	paths, err := configfile.GetSearchPaths(&file)
+	if err != nil {
+		return paths, fmt.Errorf("find %s: %w", file.Name, err)
+	}
+	return paths, nil
+}
+
+// isHost reports whether path belongs to the machine's configuration.
+func (r *registries) isHost(path string) bool {
+	return !strings.HasPrefix(path, r.configHome()+"/")
 }
 
 // authFile chooses the user's auth.json. Without $XDG_RUNTIME_DIR, or with somebody
@@ -37,62 +65,99 @@ func (r *registries) authFile(sys *types.SystemContext) {
 	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" && readable(filepath.Join(dir, "containers", "auth.json")) {
 		return // the library looks there, then below the home
 	}
-	for _, name := range []string{".config/containers/auth.json", ".docker/config.json"} {
-		if path := filepath.Join(r.opts.Home, name); exists(path) {
+	own := filepath.Join(r.configHome(), "auth.json")
+	for _, path := range []string{own, filepath.Join(r.opts.Home, ".docker/config.json")} {
+		if exists(path) {
 			sys.AuthFilePath = path
 			return
 		}
 	}
-	sys.AuthFilePath = filepath.Join(r.opts.Home, ".config/containers/auth.json")
+	sys.AuthFilePath = own
 }
 
-// registriesConf replaces /etc/containers/registries.conf and registries.conf.d.
+// registriesConf replaces registries.conf and registries.conf.d.
 func (r *registries) registriesConf(sys *types.SystemContext, tmp string) error {
-	own := filepath.Join(r.opts.Home, ".config", "containers")
-	if exists(filepath.Join(own, "registries.conf")) && sys.SystemRegistriesConfPath == "" {
-		return nil // then nothing of the machine's is read
+	paths, err := searchPaths(configfile.File{Name: "registries", Extension: "conf", EnvironmentName: "CONTAINERS_REGISTRIES_CONF",
+		CustomConfigFilePath: sys.SystemRegistriesConfPath, CustomConfigFileDropInDirectory: sys.SystemRegistriesConfDirPath})
+	if err != nil {
+		return err
 	}
-	if path := filepath.Join(etcDir, "containers", "registries.conf"); sys.SystemRegistriesConfPath == "" && !readable(path) {
-		r.warnUnreadable(path)
-		sys.SystemRegistriesConfPath = os.DevNull
+	if len(paths.MainFiles) > 1 { // a file that was named is read, or an error
+		for i, path := range paths.MainFiles {
+			if r.isHost(path) && !readable(path) {
+				r.warnUnreadable(path)
+				sys.SystemRegistriesConfPath = firstReadable(paths.MainFiles[i+1:], os.DevNull)
+				break
+			}
+			if exists(path) {
+				break
+			}
+		}
 	}
-	host := filepath.Join(etcDir, "containers", "registries.conf.d")
-	if sys.SystemRegistriesConfDirPath != "" || allReadable(host, ".conf") {
-		return nil
+	if sys.SystemRegistriesConfDirPath == "" && r.anyClosed(paths.DropInDirectories, ".conf") {
+		sys.SystemRegistriesConfDirPath = filepath.Join(tmp, "registries.conf.d")
+		return copyDropIns(paths.DropInDirectories, sys.SystemRegistriesConfDirPath, ".conf", nil)
 	}
-	r.warnUnreadable(host)
-	sys.SystemRegistriesConfDirPath = filepath.Join(tmp, "registries.conf.d")
-	// The first letter keeps the order: the user's come after the machine's.
-	return errors.Join(copyReadable(host, sys.SystemRegistriesConfDirPath, "0-", ".conf", nil),
-		copyReadable(filepath.Join(own, "registries.conf.d"), sys.SystemRegistriesConfDirPath, "1-", ".conf", nil))
+	return nil
 }
 
-// signatureDirs replaces /etc/containers/registries.d, which says where signatures
-// are. Without them the policy refuses what it wants signed, so to leave out what is
-// unreadable never lets an image pass.
+// signatureDirs replaces registries.d, which says where signatures are. Without them
+// the policy refuses what it wants signed, so to leave out what is unreadable never
+// lets an image pass.
 func (r *registries) signatureDirs(sys *types.SystemContext, tmp string) error {
-	if exists(filepath.Join(r.opts.Home, ".config/containers/registries.d")) {
-		return nil
+	paths, err := searchPaths(configfile.File{Name: "registries", Extension: "yaml", DoNotLoadMainFiles: true, DoNotUseExtensionForConfigName: true})
+	if err != nil {
+		return err
 	}
-	host := filepath.Join(etcDir, "containers", "registries.d")
-	closed := !allReadable(host, ".yaml")
-	files, _ := filepath.Glob(filepath.Join(host, "*.yaml"))
-	for _, f := range files {
-		data, err := os.ReadFile(f)
-		if err == nil {
-			_, cut := openLookasides(data)
-			closed = closed || cut
+	closed := r.anyClosed(paths.DropInDirectories, ".yaml")
+	for _, dir := range paths.DropInDirectories {
+		files, _ := filepath.Glob(filepath.Join(dir, "*.yaml"))
+		for _, f := range files {
+			data, err := os.ReadFile(f)
+			if err != nil || !r.isHost(f) {
+				continue
+			}
+			if _, cut := openLookasides(data); cut {
+				r.warnUnreadable(f)
+				closed = true
+			}
 		}
 	}
 	if !closed {
 		return nil
 	}
-	r.warnUnreadable(host)
 	sys.RegistriesDirPath = filepath.Join(tmp, "registries.d")
-	return copyReadable(host, sys.RegistriesDirPath, "", ".yaml", func(data []byte) []byte {
+	return copyDropIns(paths.DropInDirectories, sys.RegistriesDirPath, ".yaml", func(from string, data []byte) []byte {
+		if !r.isHost(from) {
+			return data
+		}
 		out, _ := openLookasides(data)
 		return out
 	})
+}
+
+// anyClosed reports whether the user may not read all files that end in suffix in
+// those of dirs that are the machine's.
+func (r *registries) anyClosed(dirs []string, suffix string) bool {
+	closed := false
+	for _, dir := range dirs {
+		if r.isHost(dir) && !allReadable(dir, suffix) {
+			r.warnUnreadable(dir)
+			closed = true
+		}
+	}
+	return closed
+}
+
+// copyDropIns copies what is readable in dirs to the directory to, so that a file of
+// the first hides those of the same name in the others.
+func copyDropIns(dirs []string, to, suffix string, edit func(from string, data []byte) []byte) error {
+	for _, dir := range slices.Backward(dirs) {
+		if err := copyReadable(dir, to, suffix, edit); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // openLookasides removes directories that the user may not read from a file of
@@ -135,22 +200,21 @@ func (r *registries) certDirs(sys *types.SystemContext, tmp string) error {
 	if sys.DockerPerHostCertDirPath != "" {
 		return nil
 	}
-	hostDirs := []string{filepath.Join(etcDir, "containers", "certs.d"), filepath.Join(etcDir, "docker", "certs.d")}
-	closed := ""
-	for _, dir := range hostDirs {
-		registries, _ := filepath.Glob(filepath.Join(dir, "*"))
-		for _, d := range registries {
-			if !allReadable(d, "") {
-				closed = d
-			}
-		}
+	paths, err := searchPaths(configfile.File{Name: "certs", Extension: "d", DoNotLoadMainFiles: true, DoNotUseExtensionForConfigName: true})
+	if err != nil {
+		return err
 	}
-	if closed == "" {
+	dirs := append(paths.DropInDirectories, filepath.Join(etcDir, "docker", "certs.d"))
+	closed := false
+	for _, dir := range dirs {
+		registries, _ := filepath.Glob(filepath.Join(dir, "*"))
+		closed = r.anyClosed(registries, "") || closed
+	}
+	if !closed {
 		return nil
 	}
-	r.warnUnreadable(closed)
 	sys.DockerPerHostCertDirPath = filepath.Join(tmp, "certs.d")
-	for _, dir := range append([]string{filepath.Join(r.opts.Home, ".config/containers/certs.d")}, hostDirs...) {
+	for _, dir := range dirs {
 		registries, _ := filepath.Glob(filepath.Join(dir, "*"))
 		for _, d := range registries {
 			to := filepath.Join(sys.DockerPerHostCertDirPath, filepath.Base(d))
@@ -168,7 +232,7 @@ func (r *registries) certDirs(sys *types.SystemContext, tmp string) error {
 // copyCerts copies the certificates of one registry. A client certificate without
 // its key, or the other way round, is left out.
 func copyCerts(from, to string) error {
-	if err := copyReadable(from, to, "", "", nil); err != nil {
+	if err := copyReadable(from, to, "", nil); err != nil {
 		return err
 	}
 	for _, pair := range [][2]string{{".cert", ".key"}, {".key", ".cert"}} {
@@ -188,7 +252,7 @@ func copyCerts(from, to string) error {
 
 // copyReadable copies the files of directory from that end in suffix and can be read
 // into directory to, changed by edit if that is not nil.
-func copyReadable(from, to, prefix, suffix string, edit func([]byte) []byte) error {
+func copyReadable(from, to, suffix string, edit func(from string, data []byte) []byte) error {
 	if err := os.MkdirAll(to, 0o700); err != nil {
 		return err
 	}
@@ -202,16 +266,17 @@ func copyReadable(from, to, prefix, suffix string, edit func([]byte) []byte) err
 		if !strings.HasSuffix(e.Name(), suffix) {
 			continue
 		}
-		data, err := os.ReadFile(filepath.Join(from, e.Name()))
+		path := filepath.Join(from, e.Name())
+		data, err := os.ReadFile(path)
 		if errors.Is(err, fs.ErrPermission) || err == nil && e.IsDir() {
 			continue
 		} else if err != nil {
 			return fmt.Errorf("copy configuration: %w", err)
 		}
 		if edit != nil {
-			data = edit(data)
+			data = edit(path, data)
 		}
-		if err := os.WriteFile(filepath.Join(to, prefix+e.Name()), data, 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(to, e.Name()), data, 0o600); err != nil {
 			return err
 		}
 	}
@@ -234,6 +299,16 @@ func readable(path string) bool {
 	}
 	f.Close()
 	return true
+}
+
+// firstReadable returns the first of paths that exists and can be read, or otherwise.
+func firstReadable(paths []string, otherwise string) string {
+	for _, p := range paths {
+		if exists(p) && readable(p) {
+			return p
+		}
+	}
+	return otherwise
 }
 
 // allReadable reports whether the user may open dir and all files in it that end in

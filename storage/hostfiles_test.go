@@ -36,6 +36,9 @@ func TestFilesOfRoot(t *testing.T) {
 			"-docker/certs.d/" + reg.host + "/client.key":       "not PEM",
 			"containers/registries.conf.d/unqualified.conf":     "unqualified-search-registries = [\"quay.io\"]\n",
 			"-containers/certs.d/" + "other.example" + "/x.crt": "not PEM",
+			"-containers/registries.rootless.conf.d/a.conf":     "not toml",
+			"-containers/registries.rootless.d/closed.yaml":     "not yaml: [",
+			"-containers/certs.rootless.d/other.example/x.crt":  "not PEM",
 		}},
 		{name: "directories", etc: map[string]string{
 			"containers/policy.json":                open,
@@ -43,6 +46,12 @@ func TestFilesOfRoot(t *testing.T) {
 			"containers/registries.d/closed.yaml":   "not yaml: [",
 			"containers/certs.d/" + reg.host + "/x": "",
 		}, close: []string{"containers/registries.conf.d", "containers/registries.d", "containers/certs.d"}},
+		{name: "directories for users", etc: map[string]string{
+			"containers/policy.json":                         open,
+			"containers/registries.rootless.conf.d/a.conf":   "not toml",
+			"containers/registries.rootless.d/closed.yaml":   "not yaml: [",
+			"containers/certs.rootless.d/" + reg.host + "/x": "",
+		}, close: []string{"containers/registries.rootless.conf.d", "containers/registries.rootless.d", "containers/certs.rootless.d"}},
 		{name: "policy", etc: map[string]string{"-containers/policy.json": open}, want: ErrSignature.Error()},
 		{name: "perhaps a policy", etc: map[string]string{"containers/policy.json": open}, close: []string{"containers"}, want: ErrSignature.Error()},
 	} {

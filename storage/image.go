@@ -10,9 +10,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	cstorage "github.com/containers/storage"
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	cstorage "go.podman.io/storage"
 )
 
 // Image is one image of the store.

@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	cstorage "github.com/containers/storage"
+	cstorage "go.podman.io/storage"
 )
 
 // layerStore is what Images and Rootfs stand on: the images and layers of

@@ -8,8 +8,8 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
-	"github.com/containers/image/v5/docker"
-	authconfig "github.com/containers/image/v5/pkg/docker/config"
+	"go.podman.io/image/v5/docker"
+	authconfig "go.podman.io/image/v5/pkg/docker/config"
 
 	"github.com/subpod/subpod/pkg/errclass"
 )

@@ -8,15 +8,15 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/containers/image/v5/docker/reference"
-	"github.com/containers/image/v5/manifest"
-	cstorage "github.com/containers/storage"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"go.podman.io/image/v5/docker/reference"
+	"go.podman.io/image/v5/manifest"
+	cstorage "go.podman.io/storage"
 )
 
 // metadata is what never changes about an image. It is kept in memory, because
-// containers/storage answers questions about layers only when no layer is being
-// unpacked.
+// containers/storage answers questions about layers only while no layer is written: with
+// overlays for moments, with vfs as long as one is unpacked.
 type metadata struct {
 	config v1.Image
 	size   uint64
@@ -134,7 +134,7 @@ func (l *layerStore) describe(img *cstorage.Image) (Image, error) {
 }
 
 // metadataOf returns the metadata of img, from memory where it is known. Otherwise it
-// waits for layers that are being unpacked.
+// waits for layers that are being written.
 func (l *layerStore) metadataOf(img *cstorage.Image) (*metadata, error) {
 	f := l.metadata.get(img.ID)
 	if f != nil {

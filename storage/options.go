@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/containers/storage/types"
+	"go.podman.io/storage/types"
 )
 
 // Options of a store. Root and RunRoot are needed, everything else has a
@@ -37,8 +37,8 @@ type Options struct {
 	// IgnoreChownErrors gives files whose owner is not mapped to uid 0.
 	IgnoreChownErrors bool
 	// Files and directories of the containers ecosystem. "" is the user's
-	// standard place (below ~/.config/containers; $XDG_RUNTIME_DIR for auth.json),
-	// then /etc/containers.
+	// standard place (below $XDG_CONFIG_HOME/containers, by default ~/.config/containers;
+	// $XDG_RUNTIME_DIR for auth.json), then /etc/containers, then /usr/share/containers.
 	RegistriesConf, RegistriesConfDir, PolicyJSON, AuthFile, CertsDir string
 	// Home is the user's home; "" is $HOME, then what /etc/passwd says.
 	Home string

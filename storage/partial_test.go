@@ -14,13 +14,13 @@ import (
 	"sync/atomic"
 	"testing"
 
-	imagecopy "github.com/containers/image/v5/copy"
-	"github.com/containers/image/v5/docker"
-	"github.com/containers/image/v5/oci/layout"
-	"github.com/containers/image/v5/pkg/compression"
-	"github.com/containers/image/v5/signature"
-	"github.com/containers/image/v5/types"
 	"github.com/opencontainers/go-digest"
+	imagecopy "go.podman.io/image/v5/copy"
+	"go.podman.io/image/v5/docker"
+	"go.podman.io/image/v5/oci/layout"
+	"go.podman.io/image/v5/pkg/compression"
+	"go.podman.io/image/v5/signature"
+	"go.podman.io/image/v5/types"
 	"golang.org/x/sys/unix"
 )
 
@@ -84,11 +84,18 @@ func TestPartialPull(t *testing.T) {
 			pushChunked(t, r.host, "app:two", two)
 			pullRef(t, s, host+"/app:one")
 			first := sent.Swap(0)
-			img := pullRef(t, s, host+"/app:two")
+			var last Progress
+			img, err := s.Images.Pull(context.Background(), PullRequest{Ref: host + "/app:two", Progress: func(p Progress) { last = p }})
+			if err != nil {
+				t.Fatal(err)
+			}
 			second := sent.Load()
 			t.Logf("downloaded %d bytes, then %d", first, second)
 			if second > first/4 {
 				t.Errorf("the second pull downloaded %d bytes, the first %d: not a partial pull", second, first)
+			}
+			if last.Total == 0 || last.Total > second || last.Downloaded != last.Total {
+				t.Errorf("progress ended at %+v, of %d bytes", last, second)
 			}
 			if img.ID != two.id() {
 				t.Errorf("ID %s, want the config digest %s", img.ID, two.id())

@@ -10,15 +10,15 @@ import (
 	"slices"
 	"time"
 
-	imagecopy "github.com/containers/image/v5/copy"
-	"github.com/containers/image/v5/docker"
-	"github.com/containers/image/v5/docker/reference"
-	"github.com/containers/image/v5/image"
-	"github.com/containers/image/v5/manifest"
-	imagestorage "github.com/containers/image/v5/storage"
-	"github.com/containers/image/v5/types"
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	imagecopy "go.podman.io/image/v5/copy"
+	"go.podman.io/image/v5/docker"
+	"go.podman.io/image/v5/docker/reference"
+	"go.podman.io/image/v5/image"
+	"go.podman.io/image/v5/manifest"
+	imagestorage "go.podman.io/image/v5/storage"
+	"go.podman.io/image/v5/types"
 	"golang.org/x/sys/unix"
 )
 

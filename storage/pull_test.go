@@ -51,7 +51,8 @@ func wantClean(t testing.TB, s *Store, layers int) {
 	if err != nil || len(dirs) != layers {
 		t.Errorf("the store has %d layer directories, want %d (%v)", len(dirs), layers, err)
 	}
-	for _, dir := range []string{s.layers.dirs.tmp(), filepath.Join(s.layers.dirs.overlay(), "staging")} {
+	root := s.layers.opts.Root
+	for _, dir := range []string{s.layers.dirs.tmp(), root + "/overlay/staging", root + "/overlay/tempdirs", root + "/overlay-layers/tmp", root + "/vfs-layers/tmp"} {
 		if left, err := os.ReadDir(dir); err == nil && len(left) > 0 {
 			t.Errorf("%s holds %v", dir, left)
 		}

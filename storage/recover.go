@@ -11,7 +11,7 @@ import (
 	"strings"
 	"time"
 
-	cstorage "github.com/containers/storage"
+	cstorage "go.podman.io/storage"
 )
 
 // recover repairs the store when it is opened. Nothing else uses it yet.
@@ -41,7 +41,7 @@ func (im *Images) recover(ctx context.Context) error {
 	if err := sweepLayers(l); err != nil {
 		l.log.Warn("layers of no image not removed", "error", err)
 	}
-	// Metadata is read now, while no pull holds up the layer store.
+	// Metadata is read now, while nothing holds up the layer store.
 	_, err := im.List(ctx)
 	return err
 }

@@ -6,7 +6,7 @@ import (
 	"path/filepath"
 	"strconv"
 
-	"github.com/containers/storage/pkg/reexec"
+	"go.podman.io/storage/pkg/reexec"
 )
 
 // Dispatch runs what this binary was re-executed for, and exits; in any other process it
@@ -51,13 +51,20 @@ func homeOf(uid int) string {
 // namespace, and where that user's home is. It keeps the user's storage.conf,
 // which is about another store, from being applied to ours.
 func setRootlessMarkers(uid int, home string) error {
+	// The libraries would take "" for the directory that they run in.
+	if dir, ok := os.LookupEnv("XDG_CONFIG_HOME"); ok && !filepath.IsAbs(dir) {
+		if err := os.Unsetenv("XDG_CONFIG_HOME"); err != nil {
+			return err
+		}
+	}
 	for k, v := range map[string]string{
-		"_CONTAINERS_USERNS_CONFIGURED": "done",
-		"_CONTAINERS_ROOTLESS_UID":      strconv.Itoa(uid),
-		"CONTAINERS_STORAGE_CONF":       os.DevNull,
-		"STORAGE_DRIVER":                "overlay", // ours is given explicitly; "" makes the library warn
-		"STORAGE_OPTS":                  "",
-		"HOME":                          home,
+		"_CONTAINERS_USERNS_CONFIGURED":    "done",
+		"_CONTAINERS_ROOTLESS_UID":         strconv.Itoa(uid),
+		"CONTAINERS_STORAGE_CONF":          os.DevNull,
+		"CONTAINERS_STORAGE_CONF_OVERRIDE": "",
+		"STORAGE_DRIVER":                   "overlay", // ours is given explicitly; "" makes the library warn
+		"STORAGE_OPTS":                     "",
+		"HOME":                             home,
 	} {
 		if err := os.Setenv(k, v); err != nil {
 			return err

@@ -8,12 +8,14 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
-	"github.com/containers/image/v5/pkg/sysregistriesv2"
-	"github.com/containers/image/v5/signature"
-	"github.com/containers/image/v5/types"
+	"go.podman.io/image/v5/pkg/sysregistriesv2"
+	"go.podman.io/image/v5/signature"
+	"go.podman.io/image/v5/types"
+	"go.podman.io/storage/pkg/configfile"
 )
 
 // Auth is what a caller knows about a registry's access control, as in CRI's
@@ -90,17 +92,19 @@ func (r *registries) systemContext(auth *Auth, tmp string) (*types.SystemContext
 // can't be read, or that may be there in a directory that can't be searched, is an
 // error: no image passes that it might refuse.
 func (r *registries) policy() (*signature.PolicyContext, error) {
-	own := filepath.Join(r.opts.Home, ".config", "containers", "policy.json")
+	own := filepath.Join(r.configHome(), "policy.json")
 	path := r.opts.PolicyJSON
 	if path == "" {
-		path = firstFile(own, filepath.Join(etcDir, "containers", "policy.json"))
-	}
-	if path == "" {
-		if _, before := r.warned.LoadOrStore("policy.json", true); !before {
-			r.log.Warn("no policy.json: images are accepted without signatures",
-				"looked_for", "~/.config/containers/policy.json, /etc/containers/policy.json")
+		paths, err := r.policyPaths()
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrSignature, err)
 		}
-		return signature.NewPolicyContext(&signature.Policy{Default: signature.PolicyRequirements{signature.NewPRInsecureAcceptAnything()}})
+		if path = firstFile(paths...); path == "" {
+			if _, before := r.warned.LoadOrStore("policy.json", true); !before {
+				r.log.Warn("no policy.json: images are accepted without signatures", "looked_for", strings.Join(paths, ", "))
+			}
+			return signature.NewPolicyContext(&signature.Policy{Default: signature.PolicyRequirements{signature.NewPRInsecureAcceptAnything()}})
+		}
 	}
 	policy, err := signature.NewPolicyFromFile(path)
 	if errors.Is(err, fs.ErrPermission) && path != own {
@@ -110,6 +114,18 @@ func (r *registries) policy() (*signature.PolicyContext, error) {
 		return nil, fmt.Errorf("%w: read policy: %w", ErrSignature, err)
 	}
 	return signature.NewPolicyContext(policy)
+}
+
+// policyPaths returns where policies are looked for.
+func (r *registries) policyPaths() ([]string, error) {
+	paths, err := searchPaths(configfile.File{Name: "policy", Extension: "json", DoNotLoadDropInFiles: true})
+	if err != nil {
+		return nil, err
+	}
+	// With another $XDG_CONFIG_HOME, a policy in the usual place still counts: nothing
+	// may pass only because the directory has another name.
+	usual := filepath.Join(r.opts.Home, ".config", "containers", "policy.json")
+	return slices.Compact(slices.Insert(paths.MainFiles, 1, usual)), nil
 }
 
 // firstFile returns the first of paths that exists, or "".

@@ -8,13 +8,13 @@ import (
 	"os"
 	"path/filepath"
 
-	imagecopy "github.com/containers/image/v5/copy"
-	"github.com/containers/image/v5/docker/archive"
-	"github.com/containers/image/v5/docker/reference"
-	ociarchive "github.com/containers/image/v5/oci/archive"
-	"github.com/containers/image/v5/signature"
-	imagestorage "github.com/containers/image/v5/storage"
-	"github.com/containers/image/v5/types"
+	imagecopy "go.podman.io/image/v5/copy"
+	"go.podman.io/image/v5/docker/archive"
+	"go.podman.io/image/v5/docker/reference"
+	ociarchive "go.podman.io/image/v5/oci/archive"
+	"go.podman.io/image/v5/signature"
+	imagestorage "go.podman.io/image/v5/storage"
+	"go.podman.io/image/v5/types"
 )
 
 // Save writes images as an archive that Load reads: "docker-archive", or

@@ -10,7 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
-	cstorage "github.com/containers/storage"
+	cstorage "go.podman.io/storage"
 	"golang.org/x/sys/unix"
 )
 

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"slices"
 
-	cstorage "github.com/containers/storage"
+	cstorage "go.podman.io/storage"
 )
 
 // Tag adds a name to the image that ref names, and removes it from any other

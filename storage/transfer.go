@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	cstorage "github.com/containers/storage"
+	cstorage "go.podman.io/storage"
 	"golang.org/x/sys/unix"
 )
 
@@ -49,7 +49,7 @@ func (im *Images) transfer(ctx context.Context, do func(*transfer) error) error 
 }
 
 // removeLeft removes what a failed transfer left. Nobody waits for it while there are
-// other transfers: containers/storage removes no layer while it unpacks one.
+// other transfers: with vfs, containers/storage removes no layer while it unpacks one.
 func (t *transfer) removeLeft(layers, images []string) {
 	ctx := context.WithoutCancel(t.ctx)
 	remove := func() {

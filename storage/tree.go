@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/containers/storage/drivers/copy"
+	"go.podman.io/storage/drivers/copy"
 	"golang.org/x/sys/unix"
 )
 

@@ -6,14 +6,12 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/containers/image/v5/types"
-	cstorage "github.com/containers/storage"
+	"go.podman.io/image/v5/types"
+	cstorage "go.podman.io/storage"
 	"golang.org/x/sys/unix"
 )
 
@@ -33,8 +31,7 @@ type worker struct {
 	// authFile is what was found for this image in auth.json, in the same form.
 	authFile string
 
-	last   atomic.Int64 // time of the last progress, Unix nanoseconds
-	active atomic.Int64 // blobs that are being downloaded
+	last atomic.Int64 // time of the last progress, Unix nanoseconds
 	// stated is the size of all blobs as the manifest has it, 0 before it is known.
 	stated atomic.Int64
 }
@@ -297,14 +294,13 @@ func (t *worker) watch(events <-chan types.ProgressProperties, report func(Progr
 		t.progressed()
 		switch e.Event {
 		case types.ProgressEventNewArtifact:
-			t.active.Add(1)
 			p.Blobs++
 			p.Total += max(e.Artifact.Size, 0)
 		case types.ProgressEventRead:
 			p.Downloaded += int64(e.OffsetUpdate)
 		case types.ProgressEventDone:
-			t.active.Add(-1)
 			p.Downloaded += int64(e.OffsetUpdate)
+			p.Total -= max(e.Artifact.Size-int64(e.Offset), 0) // what a partial pull needed not
 			p.Done++
 		case types.ProgressEventSkipped:
 			p.Blobs++
@@ -316,9 +312,8 @@ func (t *worker) watch(events <-chan types.ProgressProperties, report func(Progr
 	}
 }
 
-// guard cancels the transfer when nothing has moved for PullTimeout. Unpacking
-// is not waiting: it counts as long as a helper runs and nothing downloads.
-// Partial pulls report no progress; their staged files grow instead.
+// guard cancels the transfer when nothing has moved for PullTimeout. Unpacking is not
+// waiting: what is being unpacked has been downloaded.
 func (t *worker) guard() {
 	limit := t.im.store.opts.PullTimeout
 	tick := time.NewTicker(max(limit/8, 10*time.Millisecond))
@@ -334,7 +329,7 @@ func (t *worker) guard() {
 		if idle < limit/4 {
 			continue
 		}
-		if t.active.Load() == 0 && unpacking() {
+		if t.store.unpacking.Load() > 0 {
 			t.progressed()
 			continue
 		}
@@ -355,23 +350,4 @@ func (t *worker) written() Usage {
 	blobs, _ := diskUsage(t.ctx, t.tmp)
 	staged, _ := diskUsage(t.ctx, t.im.store.dirs.staging())
 	return Usage{Bytes: blobs.Bytes + staged.Bytes, Inodes: blobs.Inodes + staged.Inodes}
-}
-
-// unpacking reports whether a helper of containers/storage is unpacking a layer:
-// a child of ours with that name (see Dispatch).
-func unpacking() bool {
-	lists, err := filepath.Glob("/proc/self/task/*/children")
-	if err != nil || len(lists) == 0 {
-		return true // the kernel doesn't say: don't time out
-	}
-	for _, list := range lists {
-		pids, _ := os.ReadFile(list)
-		for _, pid := range strings.Fields(string(pids)) {
-			cmdline, _ := os.ReadFile("/proc/" + pid + "/cmdline")
-			if name, _, _ := strings.Cut(string(cmdline), "\x00"); strings.HasPrefix(name, "storage-") {
-				return true
-			}
-		}
-	}
-	return false
 }

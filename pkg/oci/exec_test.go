@@ -157,6 +157,35 @@ func TestExecSyncOutputAtTimeout(t *testing.T) {
 	}
 }
 
+// Several writers lose nothing of each other, and nothing is written once it was
+// taken.
+func TestBoundedKeepsAllUntilTaken(t *testing.T) {
+	const writers, each = 8, 20_000
+	var out bounded
+	var all sync.WaitGroup
+	for range writers {
+		all.Go(func() {
+			for range each {
+				if n, err := out.Write([]byte{'x'}); n != 1 || err != nil {
+					t.Errorf("write: %d, %v", n, err)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+	got := out.take()
+	if n := bytes.Count(got, []byte{'x'}); n != writers*each || n != len(got) {
+		t.Errorf("%d of %d bytes are what was written, want %d", n, len(got), writers*each)
+	}
+	if n, err := out.Write([]byte{'y'}); n != 0 || !errors.Is(err, io.ErrClosedPipe) {
+		t.Errorf("write after take: %d, %v; want 0, io.ErrClosedPipe", n, err)
+	}
+	if bytes.IndexByte(got[:cap(got)], 'y') >= 0 {
+		t.Error("what was taken was written to")
+	}
+}
+
 // The end of a command's context does not cut off what it had written before.
 func TestFinishDeliversWhatWasWritten(t *testing.T) {
 	done, cancel := context.WithCancel(context.Background())

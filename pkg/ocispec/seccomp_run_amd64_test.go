@@ -68,6 +68,7 @@ func TestSeccompInContainer(t *testing.T) {
 		"personality 0": ok, "personality query": ok, "personality UNAME26": ok, "personality back": ok,
 		"personality NO_RANDOMIZE": eperm, "clone NEWUSER": eperm, "unshare NEWUSER": eperm, "keyctl": eperm,
 		"clone3": enosys, "socket AF_UNIX": ok, "socket AF_ALG": eperm, "socket AF_VSOCK": eperm,
+		"socket AF_AX25": eperm, "socket AF_APPLETALK": eperm, "socket AF_CAIF": eperm,
 		"mount": eperm, "unknown": eperm, "getpid": ok, "mkdir": "14",
 	}
 	for _, arch := range []string{"amd64", "386"} {

@@ -128,22 +128,37 @@ func checkFile(file string) (fi os.FileInfo, err error) {
 }
 
 // Check reads all of the database and returns what is wrong with it, and with the
-// records: containers without their pod sandbox.
+// records: containers without their pod sandbox. The database is not written
+// meanwhile; changes go on, to the journal.
 func (s *Store) Check() []error {
-	var faults []error
-	err := s.disk.db.View(func(tx *bolt.Tx) error {
-		for err := range tx.Check() {
-			faults = append(faults, err)
-		}
-		return nil
-	})
-	if err != nil {
-		faults = append(faults, err)
-	}
+	faults := checkDatabase(s.disk.db)
 	for _, c := range s.Containers() {
-		if _, err := s.Pod(c.PodID); errors.Is(err, ErrNotFound) {
+		if _, err := s.Pod(c.PodID); !errors.Is(err, ErrNotFound) {
+			continue
+		}
+		// Both may have been removed since they were listed, the container first.
+		if _, err := s.Container(c.ID); err == nil {
 			faults = append(faults, fmt.Errorf("container %s refers to a pod sandbox that does not exist: %s", c.ID, c.PodID))
 		}
+	}
+	return faults
+}
+
+// checkDatabase looks at every page of the database. bbolt compares the pages that a
+// transaction sees with the list of free ones that the newest has made, so that a
+// commit at the same time looks like damage: the transaction is one that could write,
+// of which there is only one at a time.
+func checkDatabase(db *bolt.DB) []error {
+	tx, err := db.Begin(true)
+	if err != nil {
+		return []error{err}
+	}
+	var faults []error
+	for err := range tx.Check() {
+		faults = append(faults, err)
+	}
+	if err := tx.Rollback(); err != nil {
+		faults = append(faults, err)
 	}
 	return faults
 }

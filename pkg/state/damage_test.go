@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -74,6 +75,48 @@ func TestDamagedFile(t *testing.T) {
 				t.Errorf("set aside: %v", aside)
 			}
 		})
+	}
+}
+
+// Check finds nothing wrong with records that come and go while it looks.
+func TestCheckWhileWriting(t *testing.T) {
+	opts := defaults
+	opts.commitDelay, opts.noSync = time.Millisecond, true
+	s := openWith(t, filepath.Join(t.TempDir(), "state.db"), opts)
+	var writers sync.WaitGroup
+	for w := range 4 {
+		writers.Go(func() {
+			for i := range 1_000 {
+				pod, ctr := fmt.Sprintf("%d-%d", w, i), fmt.Sprintf("c%d-%d", w, i)
+				for _, err := range []error{
+					s.PutPod(Pod{ID: pod}),
+					s.PutContainer(Container{ID: ctr, PodID: pod}),
+					s.DeleteContainer(ctr),
+					s.DeletePod(pod),
+				} {
+					if err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			}
+		})
+	}
+	defer writers.Wait()
+	written := make(chan struct{})
+	go func() {
+		writers.Wait()
+		close(written)
+	}()
+	for {
+		if faults := s.Check(); len(faults) > 0 {
+			t.Fatalf("faults: %v", faults)
+		}
+		select {
+		case <-written:
+			return
+		default:
+		}
 	}
 }
 

@@ -78,8 +78,7 @@ var libraries = []struct {
 	where []string // directories that may
 	why   string
 }{
-	{"github.com/containers/", []string{"storage"}, "the libraries may move to another name, and then one package changes"},
-	{"go.podman.io/", []string{"storage"}, "the same libraries under their new name"},
+	{"go.podman.io/", []string{"storage"}, "containers/storage and containers/image have moved to another name once, and then one package changes"},
 	{"github.com/rootless-containers/rootlesskit/", []string{"rootless"}, "the node is made in one place"},
 	{"github.com/rootless-containers/rootlesskit/v3/pkg/network/gvisortapvsock", []string{"rootless/gvisor"}, "it makes a program nearly twice as big"},
 	{"google.golang.org/grpc", []string{"pkg/api", "pkg/rpc", "pkg/cri", "pkg/control", "pkg/client", "cmd", "tests"}, "CRI messages are data, gRPC is transport"},
@@ -217,8 +216,8 @@ func TestImportRules(t *testing.T) {
 		dir, path string
 		test, bad bool
 	}{
-		{"pkg/pod", "github.com/containers/storage", false, true},
-		{"storage", "github.com/containers/image/v5/copy", false, false},
+		{"pkg/pod", "go.podman.io/storage", false, true},
+		{"storage", "go.podman.io/image/v5/copy", false, false},
 		{"pkg/pod", "google.golang.org/grpc/status", false, true},
 		{"pkg/cri", "google.golang.org/grpc/status", false, false},
 		{"netns/bridge", "k8s.io/cri-api/pkg/apis/runtime/v1", false, true},
