@@ -178,6 +178,7 @@ func textSentinel(err error) error {
 		{"no space left on device", ErrNoSpace},
 		{"disk quota exceeded", ErrNoSpace},
 		{"file too large", ErrTooLarge},
+		{"exceeded maximum allowed size", ErrTooLarge}, // of a manifest or configuration, as the library reads them
 		{"insufficient UIDs or GIDs", ErrIDRange},
 		{"xz: data is", ErrCorrupt},
 		{"archive/tar: ", ErrCorrupt},
