@@ -286,8 +286,7 @@ func startContent(c confinement, remote *os.File, env []string) (*contentProcess
 	// first of the PID namespace.
 	_, _ = os.FindProcess(os.Getpid())
 	started := make(chan error)
-	go func() {
-		runtime.LockOSThread() // for good: the thread does not serve others any more
+	go onOwnThread(func() {
 		err := c.enter()
 		if err == nil {
 			err = p.cmd.Start()
@@ -297,13 +296,32 @@ func startContent(c confinement, remote *os.File, env []string) (*contentProcess
 			_ = p.cmd.Wait()
 			close(p.ended)
 		}
-	}()
+	})
 	if err := <-started; err != nil {
 		return nil, err
 	}
 	// The kernel, short of memory, ends this before anything else.
 	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", p.cmd.Process.Pid), []byte("1000"), 0)
 	return p, nil
+}
+
+// onOwnThread runs do on a thread that no other goroutine gets before or after, and that
+// is not the main one: what the kernel says of the process as a whole, and lets others do
+// to it, goes by the main thread.
+func onOwnThread(do func()) {
+	runtime.LockOSThread() // for good: the thread ends with the goroutine
+	if unix.Gettid() != unix.Getpid() {
+		do()
+		return
+	}
+	taken := make(chan struct{})
+	go func() {
+		runtime.LockOSThread() // another thread, since the main one is taken
+		close(taken)
+		do()
+	}()
+	<-taken
+	runtime.UnlockOSThread()
 }
 
 // kill kills the process, and with it, as the first of its PID namespace, its children.
@@ -339,9 +357,12 @@ func (p *contentProcess) why(ctx context.Context, err error, limits Limits) erro
 	return fmt.Errorf("the content process has ended: %v: %s", state, firstLines(said))
 }
 
-// outOfMemory reports whether a Go program has ended because it got no more memory.
+// outOfMemory reports whether a Go program has ended because it got no more memory. Its
+// garbage collector does not expect that and then reads at address 0, on the stack of the
+// runtime (goroutine 0), where no code of a program runs.
 func outOfMemory(said string) bool {
-	return strings.Contains(said, "runtime: out of memory") || strings.Contains(said, "runtime: cannot allocate memory")
+	return strings.Contains(said, "runtime: out of memory") || strings.Contains(said, "runtime: cannot allocate memory") ||
+		strings.Contains(said, "SIGSEGV") && strings.Contains(said, "addr=0x0") && strings.Contains(said, "goroutine 0 ")
 }
 
 func memoryError(limits Limits) error {
