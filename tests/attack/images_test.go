@@ -435,7 +435,7 @@ func TestHostileArchives(t *testing.T) {
 			"manifest.json": {data: encode(t, []map[string]any{{"Config": "c.json", "RepoTags": tags, "Layers": []string{"l.tar"}}})},
 			"c.json":        {data: encode(t, img.config)}, "l.tar": {data: layer},
 		})
-		n.repelled(t, "images.limits.names", func(ctx context.Context) error { return n.load(path) })
+		n.repelled(t, "images.limits.names", func(context.Context) error { return n.load(path) })
 	})
 	t.Run("FIFO and device as source", func(t *testing.T) {
 		fifo := filepath.Join(t.TempDir(), "fifo")
@@ -443,7 +443,7 @@ func TestHostileArchives(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, source := range []string{fifo, "oci-archive:" + fifo, "docker-archive:" + fifo, "/dev/zero", "docker-archive:/dev/zero"} {
-			n.repelled(t, "neither a file nor a directory", func(ctx context.Context) error { return n.load(source) })
+			n.repelled(t, "neither a file nor a directory", func(context.Context) error { return n.load(source) })
 		}
 	})
 }
@@ -460,6 +460,6 @@ func (n *contentNode) loadRepelled(t *testing.T, want string, files map[string]a
 	writeArchive(t, archive, files)
 	writeDirectory(t, dir, files)
 	for _, source := range []string{archive, "oci-archive:" + archive, "oci:" + dir} {
-		n.repelled(t, want, func(ctx context.Context) error { return n.load(source) })
+		n.repelled(t, want, func(context.Context) error { return n.load(source) })
 	}
 }
