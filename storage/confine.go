@@ -49,6 +49,9 @@ func (c confinement) enter() error {
 	return nil
 }
 
+// systemDirs have the system's programs and libraries.
+var systemDirs = []string{"/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64"}
+
 // landlockABI returns the version of Landlock that the kernel has, 0 for none.
 func landlockABI() int {
 	abi, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
@@ -98,7 +101,7 @@ func (c confinement) landlock() error {
 		access uint64
 	}{
 		{c.readOnly, read},
-		{[]string{"/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", c.program}, read | execute},
+		{append(systemDirs[:len(systemDirs):len(systemDirs)], c.program), read | execute},
 		{[]string{"/dev/null", "/dev/zero", "/dev/urandom", "/dev/random"}, read | unix.LANDLOCK_ACCESS_FS_WRITE_FILE},
 		{c.readWrite, attr.Handled_access_fs &^ (execute | unix.LANDLOCK_ACCESS_FS_IOCTL_DEV)},
 	} {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -161,12 +162,13 @@ func (r *registries) files() ([]string, error) {
 			paths = append(paths, value)
 		}
 	}
-	// These often are links to /run.
-	for _, name := range []string{"resolv.conf", "hosts", "nsswitch.conf"} {
-		if path, err := filepath.EvalSymlinks(filepath.Join(etcDir, name)); err == nil {
-			paths = append(paths, path)
+	for _, path := range linkedFiles {
+		// The directory of a resolv.conf in /run: the file is replaced now and then.
+		if target, err := filepath.EvalSymlinks(path); err == nil && target != path {
+			paths = append(paths, target, filepath.Dir(target))
 		}
 	}
+	paths = append(append(paths, targetsBelow(r.configHome())...), targetsBelow(usual)...)
 	paths = append(paths, o.AdditionalStores...)
 	policies, err := r.policyPaths()
 	if err != nil {
@@ -187,6 +189,29 @@ func (r *registries) files() ([]string, error) {
 		}
 	}
 	return existing(paths...), nil
+}
+
+// linkedFiles are files of the system that on some lie elsewhere, by a link.
+var linkedFiles = []string{"/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/ssl/certs", "/etc/ssl/certs/ca-certificates.crt",
+	"/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem", "/etc/pki/tls/certs", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/pki/tls/cacert.pem",
+	"/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem"}
+
+// targetsBelow returns what symbolic links below a directory of configuration lead to.
+func targetsBelow(dir string) []string {
+	var targets []string
+	seen := 0
+	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if seen++; err != nil || seen > 1000 {
+			return filepath.SkipDir
+		}
+		if d.Type()&fs.ModeSymlink != 0 {
+			if target, err := filepath.EvalSymlinks(path); err == nil {
+				targets = append(targets, target)
+			}
+		}
+		return nil
+	})
+	return targets
 }
 
 // absolutePath finds paths in policy.json ("keyPath": "/…") and in registries.d
@@ -210,7 +235,7 @@ func namedFiles(path string) []string {
 }
 
 // contentVariables are the environment variables that a content process gets.
-var contentVariables = []string{"HOME", "PATH", "LANG", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "SSL_CERT_FILE", "SSL_CERT_DIR",
+var contentVariables = []string{"HOME", "LANG", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "SSL_CERT_FILE", "SSL_CERT_DIR",
 	"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "GODEBUG",
 	"STORAGE_DRIVER", "STORAGE_OPTS",
 	// Tests find processes by this.
@@ -218,7 +243,12 @@ var contentVariables = []string{"HOME", "PATH", "LANG", "XDG_RUNTIME_DIR", "XDG_
 
 // contentEnv returns the environment of content processes.
 func (l *layerStore) contentEnv(tmp string) []string {
-	env := []string{"TMPDIR=" + tmp, "GOMEMLIMIT=" + strconv.FormatInt(l.opts.Limits.Memory/8*7, 10)}
+	// The libraries decompress by programs where they find them: those that may be run.
+	programs := slices.DeleteFunc(filepath.SplitList(os.Getenv("PATH")), func(dir string) bool {
+		return !slices.ContainsFunc(systemDirs, func(system string) bool { return strings.HasPrefix(dir+"/", system+"/") })
+	})
+	env := []string{"TMPDIR=" + tmp, "GOMEMLIMIT=" + strconv.FormatInt(l.opts.Limits.Memory/8*7, 10),
+		"PATH=" + strings.Join(programs, string(filepath.ListSeparator))}
 	for _, v := range os.Environ() {
 		name, _, _ := strings.Cut(v, "=")
 		if slices.Contains(contentVariables, name) || strings.HasPrefix(strings.TrimPrefix(name, "_"), "CONTAINERS_") {

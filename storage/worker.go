@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"go.podman.io/image/v5/types"
 	cstorage "go.podman.io/storage"
@@ -45,6 +46,7 @@ var errServerGone = errors.New("the request has ended")
 // runContentProcess does the job that the server sends and returns the exit code.
 func runContentProcess() int {
 	unix.CloseOnExec(3)
+	_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(unsafe.StringData(contentName+"\x00"))), 0, 0, 0) // for ps(1)
 	w := &wire{rw: os.NewFile(3, "server")}
 	var job contentJob
 	if err := w.receive(&job, maxJobMessage); err != nil {
@@ -155,7 +157,9 @@ func memoryFile(name string, content []byte) (string, error) {
 // of a file, descriptors, and no core. RLIMIT_DATA counts what is allocated; of the
 // address space a Go program reserves far more than it uses.
 func bound(l Limits) error {
-	limits := map[int]uint64{unix.RLIMIT_CORE: 0, unix.RLIMIT_CPU: uint64(contentCPU / time.Second), unix.RLIMIT_FSIZE: uint64(l.Size), unix.RLIMIT_NOFILE: 4096}
+	limits := map[int]uint64{unix.RLIMIT_CORE: 0, unix.RLIMIT_CPU: uint64(contentCPU / time.Second), unix.RLIMIT_NOFILE: 4096,
+		// The store's own lists are files too.
+		unix.RLIMIT_FSIZE: uint64(max(l.Size, 1<<30))}
 	if !raceDetector { // which takes many times as much
 		limits[unix.RLIMIT_DATA] = uint64(l.Memory)
 	}
