@@ -73,8 +73,8 @@ func registryHost(addr string) string {
 		addr = strings.TrimSuffix(addr, ":443")
 	}
 	switch addr {
-	case "docker.io", "index.docker.io", "registry-1.docker.io":
-		return "docker.io"
+	case dockerDomain, "index.docker.io", dockerHost:
+		return dockerDomain
 	}
 	return addr
 }

@@ -69,18 +69,35 @@ var (
 // errStalled is the cause of a pull's end by lack of progress.
 var errStalled = errors.New("no progress")
 
+// classes are the errors by which callers tell failures apart.
+var classes = []error{ErrBadReference, ErrImageNotFound, ErrUnauthorized, ErrSignature, ErrCorrupt, ErrUnsupported, ErrTooLarge,
+	ErrRegistryUnavailable, ErrIDRange, ErrNoSpace, ErrNotUsable}
+
+// classOf returns the class of err, nil for none.
+func classOf(err error) error {
+	for _, s := range classes {
+		if errors.Is(err, s) {
+			return s
+		}
+	}
+	return sentinelOf(err)
+}
+
 // classify wraps an error of a pull or load in the sentinel that fits it. An
 // error that fits none comes back as it is.
 func classify(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
+	if outOfMemory(err.Error()) { // of the process that unpacks a layer
+		return fmt.Errorf("%w: unpacking it takes more memory than images.limits.memory allows", ErrTooLarge)
+	}
 	if cause := context.Cause(ctx); errors.Is(cause, errStalled) {
 		return fmt.Errorf("%w: %w (%v)", ErrRegistryUnavailable, cause, err)
 	} else if cause != nil {
 		return fmt.Errorf("%w: %v", cause, err)
 	}
-	for _, s := range []error{ErrBadReference, ErrImageNotFound, ErrUnauthorized, ErrRegistryUnavailable, ErrSignature, ErrCorrupt, ErrUnsupported, ErrIDRange, ErrNoSpace, ErrNotUsable} {
+	for _, s := range classes {
 		if errors.Is(err, s) {
 			return err // classified where it happened
 		}
@@ -200,6 +217,10 @@ func textSentinel(err error) error {
 	}{
 		{"no space left on device", ErrNoSpace},
 		{"disk quota exceeded", ErrNoSpace},
+		{"file too large", ErrTooLarge},
+		{"exceeded maximum allowed size", ErrTooLarge},  // of a manifest or configuration, as the library reads them
+		{"Frame requires too much memory", ErrTooLarge}, // zstd(1), where it is installed
+		{"window size exceeded", ErrTooLarge},
 		{"insufficient UIDs or GIDs", ErrIDRange},
 		{"xz: data is", ErrCorrupt},
 		{"archive/tar: ", ErrCorrupt},

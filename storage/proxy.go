@@ -42,9 +42,9 @@ func (im *Images) startProxy(ctx context.Context, endpoints []fetch.Endpoint) (*
 	return p, nil
 }
 
-// endpoints returns where an image may be pulled from, with what each needs: the mirrors
+// endpoints returns where an image may be pulled from, without credentials: the mirrors
 // of registries.conf, then the registry itself.
-func (r *registries) endpoints(sys *types.SystemContext, named reference.Named, auth *Auth) ([]fetch.Endpoint, error) {
+func (r *registries) endpoints(sys *types.SystemContext, named reference.Named) ([]fetch.Endpoint, error) {
 	sources := []sysregistriesv2.PullSource{{Reference: named}}
 	registry, err := sysregistriesv2.FindRegistry(sys, named.Name())
 	if err == nil && registry != nil {
@@ -53,28 +53,53 @@ func (r *registries) endpoints(sys *types.SystemContext, named reference.Named, 
 	if err != nil {
 		return nil, fmt.Errorf("read registries.conf: %w", err)
 	}
-	given, err := auth.fetched()
-	if err != nil {
-		return nil, err
-	}
 	var all []fetch.Endpoint
 	for _, s := range sources {
 		domain := reference.Domain(s.Reference)
 		e := fetch.Endpoint{Host: domain, Repo: reference.Path(s.Reference), Insecure: s.Endpoint.Insecure, Namespace: s.Endpoint.NamespaceProxy}
-		if domain == "docker.io" {
-			e.Host = "registry-1.docker.io"
+		if domain == dockerDomain {
+			e.Host = dockerHost
 		}
 		if e.TLS, err = certificates(sys, domain); err != nil {
-			return nil, err
-		}
-		if given != (fetch.Credentials{}) && auth.isFor(domain, reference.Domain(named)) {
-			e.Credentials = given
-		} else if e.Credentials, err = storedCredentials(sys, s.Reference); err != nil {
 			return nil, err
 		}
 		all = append(all, e)
 	}
 	return all, nil
+}
+
+// The registry of images whose names have none, as names and as requests have it.
+const (
+	dockerDomain = "docker.io"
+	dockerHost   = "registry-1.docker.io"
+)
+
+// addCredentials gives endpoints of the image what the request, or the user's files and
+// credential helpers, have for them.
+func addCredentials(sys *types.SystemContext, named reference.Named, auth *Auth, endpoints []fetch.Endpoint) error {
+	given, err := auth.fetched()
+	if err != nil {
+		return err
+	}
+	for i := range endpoints {
+		e := &endpoints[i]
+		domain := e.Host
+		if domain == dockerHost {
+			domain = dockerDomain
+		}
+		if given != (fetch.Credentials{}) && auth.isFor(domain, reference.Domain(named)) {
+			e.Credentials = given
+			continue
+		}
+		repository, err := reference.WithName(domain + "/" + e.Repo)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrBadReference, err)
+		}
+		if e.Credentials, err = storedCredentials(sys, repository); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // storedCredentials returns what the user's auth.json, or a credential helper, has for
@@ -122,6 +147,10 @@ func throughProxy(sys *types.SystemContext, route fetch.Route, endpoints []fetch
 	if slices.ContainsFunc(endpoints, func(e fetch.Endpoint) bool { return !e.Insecure }) {
 		sys.BaseTLSConfig.VerifyConnection = func(c tls.ConnectionState) error { return verifyServer(c, endpoints) }
 	}
+}
+
+// noCredentials keeps the library from looking for any.
+func noCredentials(sys *types.SystemContext) {
 	sys.DockerAuthConfig, sys.DockerBearerRegistryToken = &types.DockerAuthConfig{}, ""
 	sys.AuthFilePath = filepath.Join(sys.BigFilesTemporaryDir, "no-auth.json")
 }
@@ -152,7 +181,7 @@ func explain(p *fetch.Proxy, err error) error {
 	if errors.Is(reason, unix.ENOSPC) || errors.Is(reason, unix.EDQUOT) {
 		return reason
 	}
-	switch s := sentinelOf(err); s {
+	switch classOf(err) {
 	case nil, ErrRegistryUnavailable, ErrUnauthorized, ErrImageNotFound:
 		if !errors.Is(err, context.Canceled) {
 			return reason

@@ -22,6 +22,8 @@ import (
 	imagestorage "go.podman.io/image/v5/storage"
 	"go.podman.io/image/v5/types"
 	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/storage/internal/fetch"
 )
 
 // PullRequest names an image to pull.
@@ -63,12 +65,14 @@ func (im *Images) Pull(ctx context.Context, r PullRequest) (Image, error) {
 	return img, nil
 }
 
-func (im *Images) pull(ctx context.Context, named reference.Named, auth *Auth, progress func(Progress)) (Image, error) {
+// pull pulls in a content process, which reaches the registry through a proxy of the
+// server's.
+func (im *Images) pull(ctx context.Context, named reference.Named, auth *Auth, progress func(Progress)) (img Image, err error) {
 	began := time.Now()
-	img, err := im.pullOnce(ctx, named, auth, progress)
-	for try := 0; err != nil && renamedMeanwhile(err) && try < 3; try++ {
-		img, err = im.pullOnce(ctx, named, auth, progress)
-	}
+	err = im.transfer(ctx, func(t *transfer) error {
+		img, err = t.pull(named, auth, progress)
+		return err
+	})
 	if err != nil {
 		return Image{}, err
 	}
@@ -76,37 +80,73 @@ func (im *Images) pull(ctx context.Context, named reference.Named, auth *Auth, p
 	return img, nil
 }
 
-func (im *Images) pullOnce(ctx context.Context, named reference.Named, auth *Auth, progress func(Progress)) (img Image, err error) {
-	err = im.transfer(ctx, func(t *transfer) (err error) {
-		sys, err := im.registries.systemContext(t.tmp)
-		if err != nil {
-			return err
+func (t *transfer) pull(named reference.Named, auth *Auth, progress func(Progress)) (img Image, err error) {
+	im := t.im
+	sys, err := im.registries.systemContext(t.tmp)
+	if err != nil {
+		return Image{}, err
+	}
+	policy, err := im.registries.policy()
+	if err != nil {
+		return Image{}, err
+	}
+	policy.Destroy() // it was only to be read
+	endpoints, err := im.registries.endpoints(sys, named)
+	if err != nil {
+		return Image{}, err
+	}
+	if err := addCredentials(sys, named, auth, endpoints); err != nil {
+		return Image{}, err
+	}
+	proxy, err := im.startProxy(t.ctx, endpoints)
+	if err != nil {
+		return Image{}, err
+	}
+	defer func() {
+		err = classify(t.ctx, explain(proxy, err))
+		proxy.Close(worthKeeping(err))
+		if errors.Is(err, ErrNoSpace) {
+			im.spool.Clear()
 		}
-		endpoints, err := im.registries.endpoints(sys, named, auth)
-		if err != nil {
-			return err
-		}
-		proxy, err := im.startProxy(t.ctx, endpoints)
-		if err != nil {
-			return err
-		}
-		defer func() {
-			err = classify(t.ctx, explain(proxy, err))
-			proxy.Close(worthKeeping(err))
-			if errors.Is(err, ErrNoSpace) {
-				im.spool.Clear()
-			}
-		}()
-		t.proxy.Store(proxy)
-		throughProxy(sys, proxy.Route(), endpoints)
-		src, err := openDocker(t.ctx, sys, named)
-		if err != nil {
-			return err
-		}
-		img, err = t.fromRegistry(sys, named, src, progress)
-		return err
-	})
-	return img, err
+	}()
+	ids, err := t.runContent(contentJob{Pull: named.String(), Route: proxy.Route()}, contentRun{network: true, progress: progress, proxy: proxy})
+	if err != nil {
+		return Image{}, err
+	}
+	if len(ids) != 1 {
+		return Image{}, fmt.Errorf("the content process returned %d images", len(ids))
+	}
+	return im.Get(t.ctx, ids[0])
+}
+
+// pull pulls the image of this name and returns its ID.
+func (t *worker) pull(name string, route fetch.Route, progress func(Progress)) ([]string, error) {
+	named, err := parseReference(name)
+	if err != nil {
+		return nil, err
+	}
+	img, err := t.pullOnce(named, route, progress)
+	for try := 0; err != nil && renamedMeanwhile(err) && try < 3; try++ {
+		img, err = t.pullOnce(named, route, progress)
+	}
+	return []string{img.ID}, err
+}
+
+func (t *worker) pullOnce(named reference.Named, route fetch.Route, progress func(Progress)) (Image, error) {
+	sys, err := t.systemContext()
+	if err != nil {
+		return Image{}, err
+	}
+	endpoints, err := t.im.registries.endpoints(sys, named)
+	if err != nil {
+		return Image{}, err
+	}
+	throughProxy(sys, route, endpoints)
+	src, err := openDocker(t.ctx, sys, named)
+	if err != nil {
+		return Image{}, err
+	}
+	return t.fromRegistry(sys, named, src, progress)
 }
 
 // worthKeeping reports whether the whole blobs of a pull that ended with err help the
@@ -124,12 +164,12 @@ func renamedMeanwhile(err error) bool {
 }
 
 // fromRegistry copies the image behind src into the store, unless it is there.
-func (t *transfer) fromRegistry(sys *types.SystemContext, named reference.Named, src *openSource, progress func(Progress)) (Image, error) {
+func (t *worker) fromRegistry(sys *types.SystemContext, named reference.Named, src *openSource, progress func(Progress)) (Image, error) {
 	defer src.closeUnlessUsed()
 	if err := src.plain(t.ctx, sys); err != nil {
 		return Image{}, err
 	}
-	found, err := inspect(t.ctx, sys, src.source, named)
+	found, err := t.inspect(sys, src.source, named)
 	if err != nil {
 		return Image{}, err
 	}
@@ -148,10 +188,15 @@ func (t *transfer) fromRegistry(sys *types.SystemContext, named reference.Named,
 		}
 		return img, nil
 	}
+	if found.instance != nil {
+		if err := t.checkInstance(src.source, found.instance); err != nil {
+			return Image{}, err
+		}
+	}
 	name, id := named, ""
 	if _, plain := src.source.(*plainSource); plain { // whose manifest may have another digest than the name
 		name = nil
-		if id, err = localID(t.ctx, sys, src.source); err != nil {
+		if id, err = t.localID(sys, src.source); err != nil {
 			return Image{}, err
 		}
 	}
@@ -185,7 +230,7 @@ func upToDate(l *layerStore, names ...reference.Named) (Image, bool) {
 
 // copy runs containers/image's copy from src into the store. name may be nil:
 // then id, the image's ID, must be given.
-func (t *transfer) copy(sys *types.SystemContext, src types.ImageReference, name reference.Named, id string, progress func(Progress)) error {
+func (t *worker) copy(sys *types.SystemContext, src types.ImageReference, name reference.Named, id string, progress func(Progress)) error {
 	policy, err := t.im.registries.policyFor(t.ctx, src)
 	if err != nil {
 		return err
@@ -222,15 +267,18 @@ type manifestInfo struct {
 
 // inspect reads the manifest behind src and refuses what can't run here before
 // any layer is downloaded.
-func inspect(ctx context.Context, sys *types.SystemContext, src types.ImageSource, named reference.Named) (manifestInfo, error) {
+func (t *worker) inspect(sys *types.SystemContext, src types.ImageSource, named reference.Named) (manifestInfo, error) {
 	var f manifestInfo
-	raw, mime, err := src.GetManifest(ctx, nil)
+	raw, mime, err := src.GetManifest(t.ctx, nil)
 	if err != nil {
 		return f, err
 	}
 	top := raw
 	if p, ok := src.(*plainSource); ok {
 		top = p.top
+	}
+	if err := errors.Join(t.meter.limits.checkManifest(int64(len(raw))), t.meter.limits.checkManifest(int64(len(top)))); err != nil {
+		return f, err
 	}
 	if f.top, err = manifest.Digest(top); err != nil {
 		return f, err
@@ -256,10 +304,10 @@ func inspect(ctx context.Context, sys *types.SystemContext, src types.ImageSourc
 		mime = guess
 	}
 	if !manifest.MIMETypeIsMultiImage(mime) {
-		if _, err := manifest.FromBlob(raw, mime); err != nil {
-			return f, fmt.Errorf("%w: its manifest: %w", ErrCorrupt, err)
+		if err := t.checkStated(raw, mime); err != nil {
+			return f, err
 		}
-		return f, checkPlatform(ctx, sys, src)
+		return f, t.checkPlatform(sys, src)
 	}
 	list, err := manifest.ListFromBlob(raw, mime)
 	if err != nil {
@@ -273,10 +321,46 @@ func inspect(ctx context.Context, sys *types.SystemContext, src types.ImageSourc
 	return f, nil
 }
 
-// checkPlatform reads the configuration of a single image.
-func checkPlatform(ctx context.Context, sys *types.SystemContext, src types.ImageSource) error {
+// checkInstance checks the manifest of this platform, that an index names.
+func (t *worker) checkInstance(src types.ImageSource, instance *digest.Digest) error {
+	raw, mime, err := src.GetManifest(t.ctx, instance)
+	if err != nil {
+		return err
+	}
+	if err := t.meter.limits.checkManifest(int64(len(raw))); err != nil {
+		return err
+	}
+	if match, err := manifest.MatchesDigest(raw, *instance); err != nil || !match {
+		return fmt.Errorf("%w: the manifest of this platform is not the one of the index (%s)", ErrCorrupt, *instance)
+	}
+	return t.checkStated(raw, manifest.NormalizedMIMEType(mime))
+}
+
+// checkStated checks what a manifest states of its configuration and layers.
+func (t *worker) checkStated(raw []byte, mime string) error {
+	m, err := manifest.FromBlob(raw, mime)
+	if err != nil {
+		return fmt.Errorf("%w: its manifest: %w", ErrCorrupt, err)
+	}
+	limits := t.meter.limits
+	config, layers := m.ConfigInfo(), m.LayerInfos()
+	stated := max(config.Size, 0)
+	for _, l := range layers {
+		if l.Size < -1 || l.Size > limits.Size {
+			return fmt.Errorf("%w: its manifest states %d bytes for a layer", ErrCorrupt, l.Size)
+		}
+		stated += max(l.Size, 0)
+	}
+	if t.pulling {
+		t.stated.Store(stated)
+	}
+	return errors.Join(limits.checkConfigSize(config.Size), limits.checkLayers(len(layers)))
+}
+
+// checkPlatform reads and checks the configuration of a single image.
+func (t *worker) checkPlatform(sys *types.SystemContext, src types.ImageSource) error {
 	unparsed := image.UnparsedInstance(src, nil)
-	img, err := image.FromUnparsedImage(ctx, sys, unparsed)
+	img, err := image.FromUnparsedImage(t.ctx, sys, unparsed)
 	if err != nil {
 		return err
 	}
@@ -285,7 +369,14 @@ func checkPlatform(ctx context.Context, sys *types.SystemContext, src types.Imag
 	default:
 		return fmt.Errorf("%w: it is no container image (its configuration is of type %s)", ErrUnsupported, t)
 	}
-	config, err := img.OCIConfig(ctx)
+	raw, err := img.ConfigBlob(t.ctx)
+	if err != nil {
+		return err
+	}
+	if err := t.meter.limits.checkConfig(raw); err != nil {
+		return err
+	}
+	config, err := img.OCIConfig(t.ctx)
 	if err := corruptConfig(err); err != nil {
 		return err
 	}
