@@ -7,12 +7,14 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
 	cstorage "go.podman.io/storage"
 	"go.podman.io/storage/pkg/archive"
+	"golang.org/x/sys/unix"
 )
 
 // holds counts, by ID, who relies on a thing that others may want to remove. A thing
@@ -197,8 +199,29 @@ func (s *holdingStore) PutLayer(id, parent string, names []string, mountLabel st
 	return layer, size, err
 }
 
-// unpack is PutLayer, with what is below the layer known to the helper that unpacks it.
+// unpack is unpackOnce, again where what it was doing was swept away.
 func (s *holdingStore) unpack(id, parent string, names []string, mountLabel string, writeable bool, options *cstorage.LayerOptions, diff io.Reader) (*cstorage.Layer, int64, error) {
+	for try := 1; ; try++ {
+		layer, size, err := s.unpackOnce(id, parent, names, mountLabel, writeable, options, diff)
+		again, ok := diff.(io.Seeker)
+		if !ok || try == 4 || !sweptAway(err) {
+			return layer, size, err
+		}
+		if _, err := again.Seek(0, io.SeekStart); err != nil {
+			return nil, -1, err
+		}
+	}
+}
+
+// sweptAway reports whether err is that another process took a temporary directory of
+// containers/storage for one of a process that is gone. The library makes the file that
+// is its lock and locks it in two steps, and one that sweeps may be in between.
+func sweptAway(err error) bool {
+	return err != nil && strings.Contains(err.Error(), "/temp-dir-") && strings.Contains(err.Error(), unix.ENOENT.Error())
+}
+
+// unpackOnce is PutLayer, with what is below the layer known to the helper that unpacks it.
+func (s *holdingStore) unpackOnce(id, parent string, names []string, mountLabel string, writeable bool, options *cstorage.LayerOptions, diff io.Reader) (*cstorage.Layer, int64, error) {
 	end, err := s.announceLowers(id, parent)
 	if err != nil {
 		return nil, -1, err
