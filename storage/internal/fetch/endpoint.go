@@ -59,10 +59,11 @@ func (e *endpoint) close() {
 	e.fresh.CloseIdleConnections()
 }
 
-// patience is how long the endpoint may be silent: short where others can be asked.
+// patience is how long the endpoint may be silent: short where others can be asked. For
+// the last one the pull's own limit comes first, unless something else moves.
 func (e *endpoint) patience() time.Duration {
 	if e.last {
-		return e.p.cfg.Timeout * 7 / 8
+		return e.p.cfg.Timeout * 5 / 4
 	}
 	return e.p.cfg.Timeout / 4
 }
