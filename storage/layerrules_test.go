@@ -261,3 +261,25 @@ func TestSaveOfDuplicates(t *testing.T) {
 		t.Errorf("save: %v", err)
 	}
 }
+
+// TestLongPaths: an image with paths that are longer, with the store's, than one call of
+// the kernel takes does not keep others from being counted.
+func TestLongPaths(t *testing.T) {
+	s := openStore(t, testOptions(t, t.TempDir(), DriverNative))
+	name, entries := "p", []any{"p/"}
+	for range 40 {
+		name += "/" + strings.Repeat("q", 99)
+		entries = append(entries, name+"/")
+	}
+	img := loadInto(t, s, "localhost/long:1", build(t, imageSpec{tars: [][]byte{tarEntries(t, append(entries, name+"/f=deep")...)}}))
+	info, err := s.Images.FSInfo(context.Background())
+	if err != nil || info.InodesUsed < 42 {
+		t.Errorf("%+v, %v", info, err)
+	}
+	if _, err := s.Rootfs.Create(context.Background(), RootfsSpec{ID: containerID(1), ImageID: img}); err != nil {
+		t.Error(err)
+	}
+	if _, err := s.Rootfs.Usage(context.Background(), containerID(1)); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,12 +1,15 @@
 package storage
 
 import (
+	"archive/tar"
 	"bufio"
 	"errors"
+	"fmt"
 	"os"
 	"path"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -179,4 +182,59 @@ func (l *lowers) names() ([]string, error) {
 		}
 	}
 	return all, nil
+}
+
+// header describes a file of a lower layer as an entry with this name.
+func (l *lowerFile) header(name string) (*tar.Header, error) {
+	h := &tar.Header{Name: name, Mode: int64(l.stat.Mode & 0o7777), Uid: int(l.stat.Uid), Gid: int(l.stat.Gid),
+		ModTime: time.Unix(l.stat.Mtim.Unix()), PAXRecords: map[string]string{}}
+	switch l.stat.Mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		h.Typeflag = tar.TypeDir
+	case unix.S_IFREG:
+		h.Typeflag, h.Size = tar.TypeReg, l.stat.Size
+	case unix.S_IFIFO:
+		h.Typeflag = tar.TypeFifo
+		return h, nil
+	case unix.S_IFLNK:
+		h.Typeflag = tar.TypeSymlink
+		var err error
+		h.Linkname, err = l.readlink()
+		return h, err
+	default:
+		return nil, fmt.Errorf("%s is a device or a socket in a lower layer", name)
+	}
+	file, err := openBeneath(l.dir, l.name, unix.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	return h, readXattrs(file, h.PAXRecords)
+}
+
+// readXattrs adds the extended attributes of an image's file to the records of a header.
+func readXattrs(file *os.File, records map[string]string) error {
+	list := make([]byte, 64<<10)
+	n, err := unix.Flistxattr(int(file.Fd()), list)
+	if errors.Is(err, unix.ENOTSUP) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	value := make([]byte, 64<<10)
+	for attr := range strings.SplitSeq(strings.TrimRight(string(list[:n]), "\x00"), "\x00") {
+		if attr == "" || ofOverlays(attr) || attr == "security.selinux" {
+			continue
+		}
+		n, err := unix.Fgetxattr(int(file.Fd()), attr, value)
+		if errors.Is(err, unix.ENODATA) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		records[paxXattr+attr] = string(value[:n])
+	}
+	return nil
 }
