@@ -14,6 +14,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/pkg/openat2"
 )
 
 // ErrNotFound says that there is no such path.
@@ -67,12 +69,9 @@ func At(root *os.File, name string) (*Place, error) {
 	return p, nil
 }
 
-// openIn opens a path with root as the root (openat2(2), RESOLVE_IN_ROOT).
+// openIn opens a path with root as the root.
 func openIn(root *os.File, name string) (int, error) {
-	return unix.Openat2(int(root.Fd()), name, &unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
+	return openat2.InRoot(int(root.Fd()), name, unix.O_PATH)
 }
 
 // resolved returns the path of a descriptor below root.

@@ -7,6 +7,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/pkg/openat2"
 )
 
 // prefetch looks up a container's program as the OCI runtime will: fuse-overlayfs
@@ -23,10 +25,7 @@ func prefetch(root string, p *specs.Process) {
 	}
 	defer unix.Close(dir)
 	for _, name := range candidates(p) {
-		fd, err := unix.Openat2(dir, name, &unix.OpenHow{
-			Flags:   unix.O_PATH | unix.O_CLOEXEC,
-			Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-		})
+		fd, err := openat2.InRoot(dir, name, unix.O_PATH)
 		if err == nil {
 			unix.Close(fd)
 			return
