@@ -19,10 +19,11 @@ var table = []struct{ pkg, imports string }{
 	{"pkg/proc", ""},
 	{"pkg/idmap", ""},
 	{"pkg/stdio", ""},
-	{"pkg/tree", ""},
 	{"pkg/quantity", ""},
 	{"pkg/errclass", ""},
-	{"pkg/subpath", ""},
+	{"pkg/openat2", ""},
+	{"pkg/tree", "pkg/openat2"},
+	{"pkg/subpath", "pkg/openat2"},
 	{"configs", ""},
 
 	// Mechanisms: the kernel and their libraries; they never hear of CRI.
@@ -38,7 +39,7 @@ var table = []struct{ pkg, imports string }{
 	// Parts of a container: each knows one subject.
 	{"pkg/cgroup", "pkg/errclass"},
 	{"pkg/ocispec/seccompbpf", ""},
-	{"pkg/ocispec", "pkg/cgroup pkg/errclass pkg/idmap pkg/ocispec/seccompbpf"},
+	{"pkg/ocispec", "pkg/cgroup pkg/errclass pkg/idmap pkg/ocispec/seccompbpf pkg/openat2"},
 	{"pkg/oci", "pkg/errclass pkg/proc pkg/stdio"},
 	{"pkg/config", "configs pkg/quantity"},
 	{"pkg/api", "pkg/stdio"},
@@ -49,7 +50,7 @@ var table = []struct{ pkg, imports string }{
 
 	// The core: what run, stop, remove and recover mean.
 	{"pkg/pod/sandbox", "netns pkg/api pkg/cgroup pkg/idmap pkg/ocispec pkg/quantity pkg/state"},
-	{"pkg/pod/container", "pkg/api pkg/cgroup pkg/errclass pkg/idmap pkg/oci pkg/ocispec pkg/state pkg/subpath pkg/tree storage"},
+	{"pkg/pod/container", "pkg/api pkg/cgroup pkg/errclass pkg/idmap pkg/oci pkg/ocispec pkg/openat2 pkg/state pkg/subpath pkg/tree storage"},
 	{"pkg/pod", "netns pkg/api pkg/events pkg/oci pkg/ocispec pkg/pod/container pkg/pod/sandbox pkg/state pkg/stats pkg/stdio pkg/subpath storage"},
 
 	// Services: requests in, records out. Only these and the client speak gRPC.
