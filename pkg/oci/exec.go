@@ -80,7 +80,8 @@ func (w *bounded) take() []byte {
 // Exec runs a command in a running container, connected to the streams, and
 // returns its exit code (128 + signal when a signal ended it). When ctx is done
 // first, the command and what it started are killed and the context's cause is
-// returned. A command that could not be run is a *RuntimeError. A client that
+// returned. A command that could not be run is a *RuntimeError, or ErrCommandNotFound or
+// ErrCommandNotExecutable. A client that
 // does not read may have a Write of it pending when Exec returns because of ctx,
 // and a Read of Stdin always; both end with the client's connection.
 func (e *Executor) Exec(ctx context.Context, id string, c Container, p *specs.Process, s stdio.Streams) (int32, error) {
@@ -93,6 +94,9 @@ func (e *Executor) Exec(ctx context.Context, id string, c Container, p *specs.Pr
 	}
 	if err := rt.running(ctx, id, c); err != nil {
 		return -1, err
+	}
+	if err := c.checkProgram(programOf(p)); err != nil {
+		return -1, fmt.Errorf("exec in container %s: %w", id, err)
 	}
 	dir, err := os.MkdirTemp(e.execDir, "")
 	if err != nil {

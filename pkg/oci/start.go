@@ -14,9 +14,10 @@ import (
 )
 
 // Start lets a created container's init execute its command and returns once
-// it has done so (or has ended: a command that cannot be executed shows in the
-// log and as an exit code). A second Start fails with the runtime's error;
-// ErrNotRunning when init is gone.
+// it has done so, or has ended. A second Start fails with the runtime's error;
+// ErrNotRunning when init is gone; ErrCommandNotFound, ErrCommandNotExecutable or
+// *RuntimeError when the kernel does not execute the command: the container is then not
+// started, or has ended.
 func (e *Executor) Start(ctx context.Context, id string, c Container) error {
 	rt, err := e.handler(c.Handler)
 	if err != nil {
@@ -27,6 +28,9 @@ func (e *Executor) Start(ctx context.Context, id string, c Container) error {
 	}
 	if !c.Init.Alive() {
 		return fmt.Errorf("start container %s: %w", id, ErrNotRunning)
+	}
+	if err := c.checkProgram(c.Program); err != nil {
+		return fmt.Errorf("start container %s: %w", id, err)
 	}
 	done := false
 	if rt.feat.FifoStart && !c.PlainStart {
@@ -39,7 +43,10 @@ func (e *Executor) Start(ctx context.Context, id string, c Container) error {
 			return err
 		}
 	}
-	return awaitExec(ctx, c)
+	if err := awaitExec(ctx, c); err != nil {
+		return err
+	}
+	return e.execFailed(ctx, rt, id, c)
 }
 
 // openGate does what "crun start" does to a container without poststart hooks:

@@ -2,12 +2,12 @@ package container
 
 import (
 	"errors"
-	"path"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/subpod/subpod/pkg/oci"
 	"github.com/subpod/subpod/pkg/openat2"
 )
 
@@ -24,7 +24,13 @@ func prefetch(root string, p *specs.Process) {
 		return
 	}
 	defer unix.Close(dir)
-	for _, name := range candidates(p) {
+	list := ""
+	for _, v := range p.Env {
+		if value, ok := strings.CutPrefix(v, "PATH="); ok {
+			list = value
+		}
+	}
+	for _, name := range oci.ProgramPaths(p.Args[0], p.Cwd, list) {
 		fd, err := openat2.InRoot(dir, name, unix.O_PATH)
 		if err == nil {
 			unix.Close(fd)
@@ -34,24 +40,4 @@ func prefetch(root string, p *specs.Process) {
 			return
 		}
 	}
-}
-
-// candidates are the paths at which a process's program may be, in order.
-func candidates(p *specs.Process) []string {
-	program := p.Args[0]
-	switch {
-	case path.IsAbs(program):
-		return []string{program}
-	case strings.Contains(program, "/"):
-		return []string{path.Join(p.Cwd, program)}
-	}
-	var out []string
-	for _, e := range p.Env {
-		if list, ok := strings.CutPrefix(e, "PATH="); ok {
-			for dir := range strings.SplitSeq(list, ":") {
-				out = append(out, path.Join("/", dir, program))
-			}
-		}
-	}
-	return out
 }
