@@ -255,7 +255,27 @@ func parsePorts(cfg *runtimeapi.PodSandboxConfig) ([]netns.PortMapping, error) {
 		}
 		out = append(out, pm)
 	}
-	return out, nil
+	return out, distinctPorts(out)
+}
+
+// distinctPorts refuses a host port that is asked for twice: only one mapping can have it.
+func distinctPorts(ports []netns.PortMapping) error {
+	type key struct {
+		proto string
+		ip    netip.Addr
+		port  uint16
+	}
+	taken := map[key]netns.PortMapping{}
+	for _, m := range ports {
+		for _, ip := range m.HostIPs() {
+			k := key{m.Proto, ip, m.HostPort}
+			if first, ok := taken[k]; ok {
+				return invalid("%s host port %d on %s is mapped twice: to the ports %d and %d of the pod", m.Proto, m.HostPort, ip, first.ContainerPort, m.ContainerPort)
+			}
+			taken[k] = m
+		}
+	}
+	return nil
 }
 
 func onNode(mode runtimeapi.NamespaceMode) bool { return mode == runtimeapi.NamespaceMode_NODE }
