@@ -31,6 +31,9 @@ var (
 	// ErrRetry is returned by Pending.Create when an option was refused and is
 	// off now: a creation that is begun again does without it.
 	ErrRetry = errors.New("an option of the OCI runtime was refused and is off now")
+	// ErrProcessLimit is returned when a limit of processes keeps a command from being
+	// run in a container. The error names the limit.
+	ErrProcessLimit = errclass.New(errdefs.ErrResourceExhausted, "the limit of processes is reached")
 	// ErrNoHandler is returned for a runtime handler that is not configured.
 	ErrNoHandler = errors.New("runtime handler is not configured")
 	// ErrNoCgroup is returned when resources cannot be changed because no cgroup is

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/subpod/subpod/pkg/proc"
 	"github.com/subpod/subpod/pkg/stdio"
@@ -141,6 +142,12 @@ const endGrace = 200 * time.Millisecond
 func execFailure(ctx context.Context, c Container, failed *RuntimeError) error {
 	if errors.Is(failed, ErrCommandNotFound) || errors.Is(failed, ErrCommandNotExecutable) {
 		return failed
+	}
+	if errors.Is(failed, unix.EAGAIN) {
+		// The container may have a limit of its own.
+		if limit := proc.ForkLimit(c.Init.PID); limit != "" {
+			return fmt.Errorf("%w: %s: %w", ErrProcessLimit, limit, failed)
+		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, endGrace)
 	defer cancel()
