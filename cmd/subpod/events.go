@@ -112,6 +112,6 @@ func printEvent(w io.Writer, out string, row eventRow) error {
 	if row.ExitCode != nil {
 		code = fmt.Sprintf(" (exit code %d)", *row.ExitCode)
 	}
-	_, err := fmt.Fprintf(w, "%s  %-9s %-8s %s  %s%s\n", row.Time.Format(time.RFC3339Nano), row.Kind, row.Event, shortID(row.ID), row.Name, code)
+	_, err := fmt.Fprintf(w, "%s  %-9s %-8s %s  %s%s\n", row.Time.Format(time.RFC3339Nano), row.Kind, row.Event, shortID(row.ID), plain(row.Name), code)
 	return err
 }

@@ -44,7 +44,7 @@ archive or a Docker archive, or one of
 					if len(image.Tags) > 0 {
 						name = strings.Join(image.Tags, " ")
 					}
-					fmt.Fprintln(cmd.OutOrStdout(), name)
+					fmt.Fprintln(cmd.OutOrStdout(), plain(name))
 				}
 			}
 			return nil

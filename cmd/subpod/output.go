@@ -84,7 +84,7 @@ func printTable[T any](w io.Writer, list []T, columns []column[T]) error {
 	for _, item := range list {
 		cells := make([]string, len(columns))
 		for i, c := range columns {
-			cells[i] = c.value(item)
+			cells[i] = plain(c.value(item))
 		}
 		fmt.Fprintln(tw, strings.TrimRight(strings.Join(cells, "\t"), "\t"))
 	}
@@ -138,7 +138,7 @@ func executeTemplate(w io.Writer, tmpl *template.Template, item any) error {
 	if err := tmpl.Execute(&line, v); err != nil {
 		return usagef("-o go-template: %v", err)
 	}
-	_, err = fmt.Fprintln(w, line.String())
+	_, err = fmt.Fprintln(w, line.String()) // raw, but on a terminal: it is for scripts
 	return err
 }
 
