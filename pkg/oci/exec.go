@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -110,7 +111,7 @@ func (e *Executor) Exec(ctx context.Context, id string, c Container, p *specs.Pr
 	if err != nil {
 		return -1, fmt.Errorf("encode process: %w", err)
 	}
-	x := &execution{rt: rt, ctr: c, dir: dir}
+	x := &execution{rt: rt, ctr: c, dir: dir, oomScore: process.OOMScoreAdj}
 	if err := os.WriteFile(x.processFile(), b, 0o600); err != nil {
 		return -1, err
 	}
@@ -129,7 +130,7 @@ func (e *Executor) Exec(ctx context.Context, id string, c Container, p *specs.Pr
 		return -1, execFailure(ctx, c, &RuntimeError{Op: "exec", Handler: rt.name, Message: message, ExitCode: int(code)})
 	}
 	if code < 0 {
-		return -1, fmt.Errorf("exec in container %s: %s was killed, the exit code is lost", id, filepath.Base(x.cmd.Path))
+		return -1, fmt.Errorf("exec in container %s: %s was killed, the exit code is lost", id, x.rt.name)
 	}
 	return code, nil
 }
@@ -161,13 +162,15 @@ func execFailure(ctx context.Context, c Container, failed *RuntimeError) error {
 // is the runtime itself or, where the runtime would wait for more than the
 // command, a conmon.
 type execution struct {
-	rt     *runtime
-	ctr    Container
-	dir    string
-	cmd    *exec.Cmd
-	parent proc.ID
-	sync   *os.File // conmon's answers; nil without conmon
-	io     execIO
+	rt  *runtime
+	ctr Container
+	dir string
+	cmd *exec.Cmd
+	// oomScore is what the command has of the container's; nil where nothing is asked for.
+	oomScore *int
+	parent   proc.ID
+	sync     *os.File // conmon's answers; nil without conmon
+	io       execIO
 }
 
 // execIO connects an execution to the client's streams.
@@ -202,9 +205,9 @@ func (x *execution) start(e *Executor, id string, s stdio.Streams) error {
 	// and waits until nobody holds them.
 	if x.rt.crun && x.ctr.PIDNamespace != "host" {
 		args := []string{"--log=" + x.logFile(), "exec", "--process", x.processFile(), "--pid-file", x.pidFile()}
-		x.cmd = x.rt.command(slices.Concat(args, options, []string{id})...)
+		x.cmd = x.withOOMScore(x.rt.command(slices.Concat(args, options, []string{id})...))
 	} else {
-		x.cmd = exec.Command(e.conmon, x.conmonArgs(id, options)...)
+		x.cmd = x.withOOMScore(exec.Command(e.conmon, x.conmonArgs(id, options)...))
 		x.cmd.Dir = x.dir // where conmon would write "oom"
 		sync, theirs, err := os.Pipe()
 		if err != nil {
@@ -229,6 +232,18 @@ func (x *execution) start(e *Executor, id string, s stdio.Streams) error {
 	var err error
 	x.parent, err = proc.Identify(x.cmd.Process.Pid)
 	return err
+}
+
+// withOOMScore has a command begin with the score of the container, which its children
+// inherit: the runtimes set it for a container's init only, and the exec would begin with
+// the server's. It costs a shell; a write from here would come too late now and then.
+func (x *execution) withOOMScore(cmd *exec.Cmd) *exec.Cmd {
+	if x.oomScore == nil {
+		return cmd
+	}
+	out := exec.Command("/bin/sh", slices.Concat([]string{"-c", `{ echo "$0" >/proc/self/oom_score_adj; } 2>/dev/null; exec "$@"`, strconv.Itoa(*x.oomScore)}, cmd.Args)...)
+	out.Env = cmd.Env
+	return out
 }
 
 // conmonArgs lets conmon run a detached exec and wait for the command. With the
