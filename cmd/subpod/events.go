@@ -100,7 +100,12 @@ func newEventRow(e *runtimeapi.ContainerEventResponse) eventRow {
 func printEvent(w io.Writer, out string, row eventRow) error {
 	switch {
 	case out == "json":
-		return json.NewEncoder(w).Encode(row)
+		text, err := json.Marshal(row)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintln(w, plainJSON(string(text)))
+		return err
 	case strings.HasPrefix(out, templatePrefix):
 		tmpl, err := parseTemplate(strings.TrimPrefix(out, templatePrefix))
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"strings"
 	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -36,6 +37,27 @@ func escape(s, keep string) string {
 			fmt.Fprintf(&b, `\u%04x`, r)
 		}
 		s = s[n:]
+	}
+	return b.String()
+}
+
+// plainJSON escapes in a JSON text what the encoder leaves and a terminal may act on: the
+// text means the same.
+func plainJSON(text string) string {
+	if !strings.ContainsFunc(text, func(r rune) bool { return unsafeRune(r, "\n\t") }) {
+		return text
+	}
+	var b strings.Builder
+	for _, r := range text {
+		switch {
+		case !unsafeRune(r, "\n\t"):
+			b.WriteRune(r)
+		case r > 0xffff:
+			high, low := utf16.EncodeRune(r)
+			fmt.Fprintf(&b, `\u%04x\u%04x`, high, low)
+		default:
+			fmt.Fprintf(&b, `\u%04x`, r)
+		}
 	}
 	return b.String()
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -39,6 +40,22 @@ func TestPlain(t *testing.T) {
 	err := printTable(&out, []string{"\x1b[1m\tx\ny"}, []column[string]{{"NAME", func(s string) string { return s }}})
 	if err != nil || strings.Count(out.String(), "\n") != 2 || strings.ContainsAny(out.String(), "\x1b\t") {
 		t.Errorf("table: %q, %v", out.String(), err)
+	}
+}
+
+// TestPlainJSON: nothing for a terminal is left, and the text means the same.
+func TestPlainJSON(t *testing.T) {
+	const value = "a\x1b\u009b\x7f\u202e\U000e0041\ufffd größe\n"
+	var out bytes.Buffer
+	if err := printJSON(&out, map[string]string{"name": value}); err != nil {
+		t.Fatal(err)
+	}
+	if strings.ContainsFunc(out.String(), func(r rune) bool { return unsafeRune(r, "\n") }) {
+		t.Errorf("%q", out.String())
+	}
+	var back map[string]string
+	if err := json.Unmarshal(out.Bytes(), &back); err != nil || back["name"] != value {
+		t.Errorf("%q, %v", back, err)
 	}
 }
 

@@ -83,12 +83,12 @@ func (e *RuntimeError) Is(target error) bool {
 
 // The messages of crun, of runc for a bare name, and of runc for a path; then those of
 // both when the kernel does not find an interpreter or a loader.
-var notFound = regexp.MustCompile("executable file (`.*` )?not found in \\$PATH|exec: \".*\": stat .*: no such file or directory|" +
+var notFound = regexp.MustCompile("(?s)executable file (`.*` )?not found in \\$PATH|exec: \".*\": stat .*: no such file or directory|" +
 	"exec container process .*: No such file or directory|^exec: No such file or directory|exec /?[^ ]*: no such file or directory")
 
 // The messages of crun and runc for a file without the permission, or a directory; then
 // those of both for what the kernel does not take for a program.
-var notExecutable = regexp.MustCompile("open executable: (Permission denied|Operation not permitted|Is a directory)|exec(utable)?:? .*(permission denied|is a directory)|the path `.*` (is not a regular file|is a directory)|" +
+var notExecutable = regexp.MustCompile("(?s)open executable: (Permission denied|Operation not permitted|Is a directory)|exec(utable)?:? .*(permission denied|is a directory)|the path `.*` (is not a regular file|is a directory)|" +
 	"exec container process .*: |^exec: |exec /?[^ ]*: (exec format error|text file busy|argument list too long|operation not permitted|too many levels of symbolic links|accessing a corrupted shared library|invalid argument)")
 
 // CommandError returns the error of a create that failed because of the command, from its

@@ -16,10 +16,10 @@ import (
 // execute its command. It has ended as any program that exits with 1 then, and only the
 // message of the runtime, which is all that there is in the container's log, tells.
 func (e *Executor) execFailed(ctx context.Context, rt *runtime, id string, c Container) error {
-	if c.LogPath == "" || c.Init.Alive() {
+	if c.LogPath == "" {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, endGrace)
+	ctx, cancel := context.WithTimeout(ctx, leftoverGrace)
 	defer cancel()
 	x, err := e.Wait(ctx, id, c)
 	if err != nil || x.Unknown || x.Code != 1 && x.Code != 255 {

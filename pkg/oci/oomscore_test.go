@@ -4,14 +4,16 @@ import (
 	"context"
 	"strings"
 	"testing"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // TestExecOOMScore: a command in a container is as likely to be killed as the container.
 func TestExecOOMScore(t *testing.T) {
 	eachHandler(t, func(t *testing.T, handler string) {
 		e := executor(t)
-		b := create(t, e, container{handler: handler}).start()
 		score := 700
+		b := create(t, e, container{handler: handler, change: func(s *specs.Spec) { s.Process.OOMScoreAdj = &score }}).start()
 		p := b.process("/bin/cat", "/proc/self/oom_score_adj")
 		p.OOMScoreAdj = &score
 		for range 3 {
