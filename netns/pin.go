@@ -26,6 +26,9 @@ type PinSpec struct {
 	Net, IPC, UTS bool
 	Hostname      string            // set in the new UTS namespace
 	Sysctls       map[string]string // net.* and those of the IPC namespace
+	// DefaultSysctls are net.* sysctls for a new network namespace, unless Sysctls has
+	// them or the kernel does not take them.
+	DefaultSysctls map[string]string
 	// UserNS asks for a nested user namespace that owns the others. Its root
 	// must be mapped.
 	UserNS *IDMaps
@@ -159,6 +162,7 @@ func (s PinSpec) configure() error {
 		if err := loopbackUp(); err != nil {
 			return err
 		}
+		s.writeDefaults()
 	}
 	return writeSysctls(s.Sysctls, s.Net, s.IPC)
 }

@@ -102,9 +102,29 @@ func writeSysctls(sysctls map[string]string, net, ipc bool) error {
 		if err != nil {
 			return err
 		}
-		if err := os.WriteFile("/proc/sys/"+p, []byte(sysctls[key]), 0); err != nil {
+		value := sysctls[key]
+		if p == pingGroupRange {
+			value = mappedGroups(value, "/proc/self/gid_map")
+		}
+		if err := os.WriteFile("/proc/sys/"+p, []byte(value), 0); err != nil {
 			return fmt.Errorf("%w: %s=%q: %w", ErrSysctl, key, sysctls[key], err)
 		}
 	}
 	return nil
+}
+
+// writeDefaults sets net.* sysctls that s.Sysctls does not have. A kernel that lacks one,
+// or refuses it, is left as it is.
+func (s PinSpec) writeDefaults() {
+	asked := map[string]bool{}
+	for key := range s.Sysctls {
+		if p, err := sysctlPath(key); err == nil {
+			asked[p] = true
+		}
+	}
+	for key, value := range s.DefaultSysctls {
+		if p, err := sysctlPath(key); err == nil && !asked[p] {
+			_ = writeSysctls(map[string]string{key: value}, true, false)
+		}
+	}
 }

@@ -108,6 +108,9 @@ func (s PinSpec) configureAs(uid, gid uint32) error {
 	late := map[string]string{}
 	s.Sysctls = map[string]string{}
 	for key, value := range sysctls {
+		if p, err := sysctlPath(key); err == nil && p == pingGroupRange {
+			value = outerGroups(value, s.UserNS.GIDs)
+		}
 		if p, err := checkSysctl(key, s.Net, false); err == nil && p != "" {
 			s.Sysctls[key] = value
 		} else {

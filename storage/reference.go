@@ -11,6 +11,9 @@ import (
 var (
 	fullID    = regexp.MustCompile(`^[0-9a-f]{64}$`)
 	partialID = regexp.MustCompile(`^[0-9a-f]{3,63}$`)
+	// credentials matches a name and a password in front of a registry, where they do not
+	// belong: no error shows them. A name with a digest has no slash after its "@".
+	credentials = regexp.MustCompile(`^(\w+://)?[^/@]*:.*@([^@]*/[^@]*)$`)
 )
 
 // parseReference returns the full form of an image name: with its registry
@@ -20,7 +23,7 @@ var (
 func parseReference(ref string) (reference.Named, error) {
 	named, err := reference.ParseNormalizedNamed(ref)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %q: %w", ErrBadReference, ref, err)
+		return nil, fmt.Errorf("%w: %q: %w", ErrBadReference, credentials.ReplaceAllString(ref, "${1}…@${2}"), err)
 	}
 	if digested, ok := named.(reference.Digested); ok {
 		return reference.WithDigest(reference.TrimNamed(named), digested.Digest())

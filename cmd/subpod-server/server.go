@@ -20,6 +20,7 @@ import (
 	"github.com/subpod/subpod/pkg/control"
 	"github.com/subpod/subpod/pkg/cri"
 	"github.com/subpod/subpod/pkg/hostport"
+	"github.com/subpod/subpod/pkg/proc"
 	"github.com/subpod/subpod/pkg/rpc"
 	"github.com/subpod/subpod/pkg/stream"
 	"github.com/subpod/subpod/rootless"
@@ -103,10 +104,11 @@ func newServer(d *dependencies, ready <-chan struct{}) *grpc.Server {
 		Ready: ready,
 		// The supervisor starts another server, which recovers what this one was doing,
 		// as after any crash.
-		Panicked: func() { time.AfterFunc(panicExitDelay, func() { os.Exit(1) }) },
-		Typed:    cri.TypedErrors(),
-		Reasons:  control.Reasons(),
-		Log:      slog.Default(),
+		Panicked:  func() { time.AfterFunc(panicExitDelay, func() { os.Exit(1) }) },
+		Typed:     cri.TypedErrors(),
+		Reasons:   control.Reasons(),
+		ForkLimit: func() string { return proc.ForkLimit(os.Getpid()) },
+		Log:       slog.Default(),
 	})
 	cri.Register(server, d.cri)
 	control.Register(server, d.control)

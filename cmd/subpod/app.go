@@ -130,7 +130,7 @@ func exitCode(err error) int {
 
 // warn prints a warning: something the user should know that is not an error.
 func warn(format string, args ...any) {
-	fmt.Fprintf(os.Stderr, "subpod: warning: "+format+"\n", args...)
+	fmt.Fprintln(os.Stderr, "subpod: warning:", plainLines(fmt.Sprintf(format, args...)))
 }
 
 // each calls do for each argument, continues after errors, and returns all of

@@ -100,7 +100,12 @@ func newEventRow(e *runtimeapi.ContainerEventResponse) eventRow {
 func printEvent(w io.Writer, out string, row eventRow) error {
 	switch {
 	case out == "json":
-		return json.NewEncoder(w).Encode(row)
+		text, err := json.Marshal(row)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintln(w, plainJSON(string(text)))
+		return err
 	case strings.HasPrefix(out, templatePrefix):
 		tmpl, err := parseTemplate(strings.TrimPrefix(out, templatePrefix))
 		if err != nil {
@@ -112,6 +117,6 @@ func printEvent(w io.Writer, out string, row eventRow) error {
 	if row.ExitCode != nil {
 		code = fmt.Sprintf(" (exit code %d)", *row.ExitCode)
 	}
-	_, err := fmt.Fprintf(w, "%s  %-9s %-8s %s  %s%s\n", row.Time.Format(time.RFC3339Nano), row.Kind, row.Event, shortID(row.ID), row.Name, code)
+	_, err := fmt.Fprintf(w, "%s  %-9s %-8s %s  %s%s\n", row.Time.Format(time.RFC3339Nano), row.Kind, row.Event, shortID(row.ID), plain(row.Name), code)
 	return err
 }

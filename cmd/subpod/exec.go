@@ -56,7 +56,7 @@ func runCode(err error) error {
 	if err == nil || errors.As(err, &code) || errors.Is(err, errUsage) {
 		return err
 	}
-	fmt.Fprintln(os.Stderr, "subpod:", err)
+	fmt.Fprintln(os.Stderr, "subpod:", plainLines(err.Error()))
 	switch {
 	case client.HasReason(err, api.ReasonCommandNotFound):
 		return exitStatus(exitNoCommand)

@@ -167,7 +167,7 @@ removes the image.`,
 					return err
 				}
 				for _, name := range done.Untagged {
-					fmt.Fprintln(cmd.OutOrStdout(), "untagged:", name)
+					fmt.Fprintln(cmd.OutOrStdout(), "untagged:", plain(name))
 				}
 				if done.Deleted != "" {
 					fmt.Fprintln(cmd.OutOrStdout(), "deleted:", done.Deleted)

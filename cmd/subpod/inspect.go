@@ -55,9 +55,9 @@ network.`,
 			}
 			if out.value == "table" {
 				for _, item := range list {
-					fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", item.Kind, item.Name)
+					fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", item.Kind, plain(item.Name))
 					for _, line := range item.Explain {
-						fmt.Fprintf(cmd.OutOrStdout(), "  %s\n", line)
+						fmt.Fprintf(cmd.OutOrStdout(), "  %s\n", plain(line))
 					}
 				}
 				return nil

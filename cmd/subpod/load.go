@@ -54,7 +54,7 @@ a pipe.`,
 					if len(image.Tags) > 0 {
 						name = strings.Join(image.Tags, " ")
 					}
-					fmt.Fprintln(cmd.OutOrStdout(), name)
+					fmt.Fprintln(cmd.OutOrStdout(), plain(name))
 				}
 			}
 			return nil

@@ -30,7 +30,7 @@ func newLogs(a *app) *cobra.Command {
 			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), unix.SIGINT, unix.SIGTERM)
 			defer stop()
-			return showLog(ctx, conn.Client, args[0], o, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return showLog(ctx, conn.Client, args[0], o, os.Stdout, os.Stderr)
 		}),
 		ValidArgsFunction: a.completeContainers,
 	}

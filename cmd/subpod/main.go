@@ -19,7 +19,7 @@ func main() {
 	err := newRoot().Execute()
 	var code exitStatus
 	if err != nil && !errors.As(err, &code) {
-		fmt.Fprintln(os.Stderr, "subpod:", strings.ReplaceAll(err.Error(), "\n", "\nsubpod: "))
+		fmt.Fprintln(os.Stderr, "subpod:", strings.ReplaceAll(plainLines(err.Error()), "\n", "\nsubpod: "))
 	}
 	os.Exit(exitCode(err))
 }
@@ -62,6 +62,10 @@ command is not found.`,
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())}
 	})
+	if isTerminal(os.Stdout) {
+		cmd.SetOut(plainWriter{os.Stdout})
+	}
+	cmd.SetErr(plainWriter{os.Stderr})
 	a := &app{cli.AddFlags(cmd)}
 	cmd.AddGroup(
 		&cobra.Group{ID: groupContainers, Title: "Containers and pods:"},

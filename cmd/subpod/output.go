@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -84,7 +85,7 @@ func printTable[T any](w io.Writer, list []T, columns []column[T]) error {
 	for _, item := range list {
 		cells := make([]string, len(columns))
 		for i, c := range columns {
-			cells[i] = c.value(item)
+			cells[i] = plain(c.value(item))
 		}
 		fmt.Fprintln(tw, strings.TrimRight(strings.Join(cells, "\t"), "\t"))
 	}
@@ -92,10 +93,15 @@ func printTable[T any](w io.Writer, list []T, columns []column[T]) error {
 }
 
 func printJSON(w io.Writer, v any) error {
-	e := json.NewEncoder(w)
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
 	e.SetIndent("", "  ")
 	e.SetEscapeHTML(false)
-	return e.Encode(v)
+	if err := e.Encode(v); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, plainJSON(b.String()))
+	return err
 }
 
 func printYAML(w io.Writer, v any) error {
@@ -138,7 +144,7 @@ func executeTemplate(w io.Writer, tmpl *template.Template, item any) error {
 	if err := tmpl.Execute(&line, v); err != nil {
 		return usagef("-o go-template: %v", err)
 	}
-	_, err = fmt.Fprintln(w, line.String())
+	_, err = fmt.Fprintln(w, line.String()) // raw, but on a terminal: it is for scripts
 	return err
 }
 

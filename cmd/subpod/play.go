@@ -135,7 +135,7 @@ func (o *playOptions) options(conn *connection) play.Options {
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			fmt.Fprintf(os.Stderr, format+"\n", args...)
+			fmt.Fprintln(os.Stderr, plainLines(fmt.Sprintf(format, args...)))
 		},
 		Pull:   func(ctx context.Context, ref string) error { return pull(ctx, conn.Client, ref, o.quiet) },
 		Remove: func(ctx context.Context, dir string) error { return removeTree(ctx, conn, dir) },
@@ -217,7 +217,7 @@ func playInBackground(a *app, conn *connection, manifest []byte) error {
 	if err = errors.Join(err, readErr); err != nil {
 		return err
 	}
-	fmt.Fprint(os.Stderr, string(text))
+	fmt.Fprint(os.Stderr, plainLines(string(text)))
 	if len(reported) == 0 { // it exits
 		err := cmd.Wait()
 		return errors.Join(exitStatus(max(exitOf(err), 1)), os.Remove(log.Name()))

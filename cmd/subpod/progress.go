@@ -50,7 +50,7 @@ func (p *progress) start() {
 		p.draw(fmt.Sprintf("%s: contacting the registry", p.ref))
 		return
 	}
-	fmt.Fprintf(os.Stderr, "pulling %s\n", p.ref)
+	fmt.Fprintf(os.Stderr, "pulling %s\n", plain(p.ref))
 }
 
 func (p *progress) show(e *api.PullEvent) {
@@ -116,5 +116,5 @@ func (p *progress) end(id string, err error) {
 		what = fmt.Sprintf("%d layers, %s in %s, %s/s", p.now.Layers, bytesText(uint64(p.now.Downloaded)),
 			took.Round(100*time.Millisecond), bytesText(uint64(float64(p.now.Downloaded)/took.Seconds())))
 	}
-	fmt.Fprintf(os.Stderr, "pulled %s: %s (%s)\n", p.ref, what, shortID(id))
+	fmt.Fprintf(os.Stderr, "pulled %s: %s (%s)\n", plain(p.ref), what, shortID(id))
 }

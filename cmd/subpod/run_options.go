@@ -249,7 +249,7 @@ func (o *runOptions) fillEnv(ctr *runtimeapi.ContainerConfig) error {
 	add := func(line, where string) error {
 		name, value, given := strings.Cut(line, "=")
 		if name == "" || strings.ContainsAny(name, " \t") {
-			return usagef("invalid %s %q: expected NAME=VALUE", where, line)
+			return usagef("invalid %s: expected NAME=VALUE, with a NAME without white space", where) // the line may be a secret
 		}
 		if !given {
 			if value, given = os.LookupEnv(name); !given {
@@ -270,9 +270,9 @@ func (o *runOptions) fillEnv(ctr *runtimeapi.ContainerConfig) error {
 			return fmt.Errorf("--env-file: %w", err)
 		}
 		lines := bufio.NewScanner(f)
-		for lines.Scan() {
+		for number := 1; lines.Scan(); number++ {
 			if line := strings.TrimSpace(lines.Text()); line != "" && !strings.HasPrefix(line, "#") && err == nil {
-				err = add(line, "--env-file "+name+":")
+				err = add(line, fmt.Sprintf("--env-file %s, line %d", name, number))
 			}
 		}
 		f.Close()

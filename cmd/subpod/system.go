@@ -54,9 +54,9 @@ are findings that are not repaired. Pods keep running.`,
 				} else {
 					left++
 				}
-				fmt.Fprintf(out, "%s: %s%s\n", f.Part, f.What, done)
+				fmt.Fprintf(out, "%s: %s%s\n", f.Part, plain(f.What), done)
 				if f.Hint != "" {
-					fmt.Fprintf(out, "\t%s\n", f.Hint)
+					fmt.Fprintf(out, "\t%s\n", plain(f.Hint))
 				}
 			}
 			if left > 0 {
@@ -111,7 +111,7 @@ func prune(ctx context.Context, out io.Writer, c *client.Client, all bool) error
 			errs = append(errs, err)
 			continue
 		}
-		fmt.Fprintf(out, "pod %s (%s/%s)\n", shortID(p.Id), p.Metadata.GetNamespace(), p.Metadata.GetName())
+		fmt.Fprintf(out, "pod %s (%s/%s)\n", shortID(p.Id), plain(p.Metadata.GetNamespace()), plain(p.Metadata.GetName()))
 	}
 	containers, err := c.ListContainers(ctx, &runtimeapi.ListContainersRequest{})
 	if err != nil {
@@ -132,7 +132,7 @@ func prune(ctx context.Context, out io.Writer, c *client.Client, all bool) error
 			errs = append(errs, err)
 			continue
 		}
-		fmt.Fprintf(out, "image %s %s\n", shortID(i.Id), strings.Join(i.RepoTags, " "))
+		fmt.Fprintf(out, "image %s %s\n", shortID(i.Id), plain(strings.Join(i.RepoTags, " ")))
 	}
 	if after := imageBytes(ctx, c); before > after {
 		fmt.Fprintf(out, "%s freed\n", bytesText(before-after))

@@ -30,6 +30,8 @@ type Container struct {
 	// Before is the program image of init before it executes the container's
 	// command.
 	Before image `json:"before"`
+	// Program is what init is going to execute.
+	Program program `json:"program,omitzero"`
 	// PlainStart is set when only the runtime itself can start the container,
 	// because of poststart hooks.
 	PlainStart bool `json:"plainStart,omitempty"`
@@ -43,7 +45,7 @@ func newContainer(s BeginSpec, spec *specs.Spec) Container {
 	c := Container{
 		Handler: s.Handler, Bundle: s.Bundle, LogPath: s.LogPath,
 		Terminal: s.Terminal, Stdin: s.Stdin, StdinOnce: s.StdinOnce,
-		Rootfs: spec.Root.Path, PIDNamespace: pidNamespace(spec),
+		Rootfs: spec.Root.Path, PIDNamespace: pidNamespace(spec), Program: initProgram(spec),
 	}
 	if !filepath.IsAbs(c.Rootfs) {
 		c.Rootfs = filepath.Join(s.Bundle, c.Rootfs)

@@ -31,6 +31,9 @@ var (
 	// ErrRetry is returned by Pending.Create when an option was refused and is
 	// off now: a creation that is begun again does without it.
 	ErrRetry = errors.New("an option of the OCI runtime was refused and is off now")
+	// ErrProcessLimit is returned when a limit of processes keeps a command from being
+	// run in a container. The error names the limit.
+	ErrProcessLimit = errclass.New(errdefs.ErrResourceExhausted, "the limit of processes is reached")
 	// ErrNoHandler is returned for a runtime handler that is not configured.
 	ErrNoHandler = errors.New("runtime handler is not configured")
 	// ErrNoCgroup is returned when resources cannot be changed because no cgroup is
@@ -68,7 +71,7 @@ func (e *RuntimeError) Is(target error) bool {
 	case ErrCommandNotFound:
 		return notFound.MatchString(e.Message)
 	case ErrCommandNotExecutable:
-		return notExecutable.MatchString(e.Message)
+		return notExecutable.MatchString(e.Message) && !notFound.MatchString(e.Message)
 	case errKeyQuota:
 		return keyQuota.MatchString(e.Message)
 	case unix.EAGAIN, unix.ENOMEM, unix.ENOSPC, unix.EMFILE:
@@ -78,11 +81,25 @@ func (e *RuntimeError) Is(target error) bool {
 	return false
 }
 
-// The messages of crun, of runc for a bare name, and of runc for a path.
-var notFound = regexp.MustCompile("executable file (`.*` )?not found in \\$PATH|exec: \".*\": stat .*: no such file or directory")
+// The messages of crun, of runc for a bare name, and of runc for a path; then those of
+// both when the kernel does not find an interpreter or a loader.
+var notFound = regexp.MustCompile("(?s)executable file (`.*` )?not found in \\$PATH|exec: \".*\": stat .*: no such file or directory|" +
+	"exec container process .*: No such file or directory|^exec: No such file or directory|exec /?[^ ]*: no such file or directory")
 
-// The messages of crun and runc for a file without the permission, or a directory.
-var notExecutable = regexp.MustCompile("open executable: (Permission denied|Operation not permitted|Is a directory)|exec(utable)?:? .*(permission denied|is a directory)|the path `.*` (is not a regular file|is a directory)")
+// The messages of crun and runc for a file without the permission, or a directory; then
+// those of both for what the kernel does not take for a program.
+var notExecutable = regexp.MustCompile("(?s)open executable: (Permission denied|Operation not permitted|Is a directory)|exec(utable)?:? .*(permission denied|is a directory)|the path `.*` (is not a regular file|is a directory)|" +
+	"exec container process .*: |^exec: |exec /?[^ ]*: (exec format error|text file busy|argument list too long|operation not permitted|too many levels of symbolic links|accessing a corrupted shared library|invalid argument)")
+
+// CommandError returns the error of a create that failed because of the command, from its
+// text: ErrCommandNotExecutable or ErrCommandNotFound.
+func CommandError(text string) error {
+	class := ErrCommandNotFound
+	if failed := (&RuntimeError{Message: text}); errors.Is(failed, ErrCommandNotExecutable) {
+		class = ErrCommandNotExecutable
+	}
+	return fmt.Errorf("%w: %s", class, text)
+}
 
 // runtimeMessage takes the error messages out of a runtime's output. With
 // --log-format=json both crun and runc write one object a line; what is not

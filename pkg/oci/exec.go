@@ -10,11 +10,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/subpod/subpod/pkg/proc"
 	"github.com/subpod/subpod/pkg/stdio"
@@ -80,7 +82,8 @@ func (w *bounded) take() []byte {
 // Exec runs a command in a running container, connected to the streams, and
 // returns its exit code (128 + signal when a signal ended it). When ctx is done
 // first, the command and what it started are killed and the context's cause is
-// returned. A command that could not be run is a *RuntimeError. A client that
+// returned. A command that could not be run is a *RuntimeError, or ErrCommandNotFound or
+// ErrCommandNotExecutable. A client that
 // does not read may have a Write of it pending when Exec returns because of ctx,
 // and a Read of Stdin always; both end with the client's connection.
 func (e *Executor) Exec(ctx context.Context, id string, c Container, p *specs.Process, s stdio.Streams) (int32, error) {
@@ -94,6 +97,9 @@ func (e *Executor) Exec(ctx context.Context, id string, c Container, p *specs.Pr
 	if err := rt.running(ctx, id, c); err != nil {
 		return -1, err
 	}
+	if err := c.checkProgram(programOf(p)); err != nil {
+		return -1, fmt.Errorf("exec in container %s: %w", id, err)
+	}
 	dir, err := os.MkdirTemp(e.execDir, "")
 	if err != nil {
 		return -1, err
@@ -105,7 +111,7 @@ func (e *Executor) Exec(ctx context.Context, id string, c Container, p *specs.Pr
 	if err != nil {
 		return -1, fmt.Errorf("encode process: %w", err)
 	}
-	x := &execution{rt: rt, ctr: c, dir: dir}
+	x := &execution{rt: rt, ctr: c, dir: dir, oomScore: process.OOMScoreAdj}
 	if err := os.WriteFile(x.processFile(), b, 0o600); err != nil {
 		return -1, err
 	}
@@ -124,7 +130,7 @@ func (e *Executor) Exec(ctx context.Context, id string, c Container, p *specs.Pr
 		return -1, execFailure(ctx, c, &RuntimeError{Op: "exec", Handler: rt.name, Message: message, ExitCode: int(code)})
 	}
 	if code < 0 {
-		return -1, fmt.Errorf("exec in container %s: %s was killed, the exit code is lost", id, filepath.Base(x.cmd.Path))
+		return -1, fmt.Errorf("exec in container %s: %s was killed, the exit code is lost", id, x.rt.name)
 	}
 	return code, nil
 }
@@ -138,6 +144,12 @@ func execFailure(ctx context.Context, c Container, failed *RuntimeError) error {
 	if errors.Is(failed, ErrCommandNotFound) || errors.Is(failed, ErrCommandNotExecutable) {
 		return failed
 	}
+	if errors.Is(failed, unix.EAGAIN) {
+		// The container may have a limit of its own.
+		if limit := proc.ForkLimit(c.Init.PID); limit != "" {
+			return fmt.Errorf("%w: %s: %w", ErrProcessLimit, limit, failed)
+		}
+	}
 	ctx, cancel := context.WithTimeout(ctx, endGrace)
 	defer cancel()
 	if err := c.Init.Wait(ctx); err != nil {
@@ -150,13 +162,15 @@ func execFailure(ctx context.Context, c Container, failed *RuntimeError) error {
 // is the runtime itself or, where the runtime would wait for more than the
 // command, a conmon.
 type execution struct {
-	rt     *runtime
-	ctr    Container
-	dir    string
-	cmd    *exec.Cmd
-	parent proc.ID
-	sync   *os.File // conmon's answers; nil without conmon
-	io     execIO
+	rt  *runtime
+	ctr Container
+	dir string
+	cmd *exec.Cmd
+	// oomScore is what the command has of the container's; nil where nothing is asked for.
+	oomScore *int
+	parent   proc.ID
+	sync     *os.File // conmon's answers; nil without conmon
+	io       execIO
 }
 
 // execIO connects an execution to the client's streams.
@@ -191,9 +205,9 @@ func (x *execution) start(e *Executor, id string, s stdio.Streams) error {
 	// and waits until nobody holds them.
 	if x.rt.crun && x.ctr.PIDNamespace != "host" {
 		args := []string{"--log=" + x.logFile(), "exec", "--process", x.processFile(), "--pid-file", x.pidFile()}
-		x.cmd = x.rt.command(slices.Concat(args, options, []string{id})...)
+		x.cmd = x.withOOMScore(x.rt.command(slices.Concat(args, options, []string{id})...))
 	} else {
-		x.cmd = exec.Command(e.conmon, x.conmonArgs(id, options)...)
+		x.cmd = x.withOOMScore(exec.Command(e.conmon, x.conmonArgs(id, options)...))
 		x.cmd.Dir = x.dir // where conmon would write "oom"
 		sync, theirs, err := os.Pipe()
 		if err != nil {
@@ -218,6 +232,18 @@ func (x *execution) start(e *Executor, id string, s stdio.Streams) error {
 	var err error
 	x.parent, err = proc.Identify(x.cmd.Process.Pid)
 	return err
+}
+
+// withOOMScore has a command begin with the score of the container, which its children
+// inherit: the runtimes set it for a container's init only, and the exec would begin with
+// the server's. It costs a shell; a write from here would come too late now and then.
+func (x *execution) withOOMScore(cmd *exec.Cmd) *exec.Cmd {
+	if x.oomScore == nil {
+		return cmd
+	}
+	out := exec.Command("/bin/sh", slices.Concat([]string{"-c", `{ echo "$0" >/proc/self/oom_score_adj; } 2>/dev/null; exec "$@"`, strconv.Itoa(*x.oomScore)}, cmd.Args)...)
+	out.Env = cmd.Env
+	return out
 }
 
 // conmonArgs lets conmon run a detached exec and wait for the command. With the

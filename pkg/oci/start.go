@@ -14,9 +14,10 @@ import (
 )
 
 // Start lets a created container's init execute its command and returns once
-// it has done so (or has ended: a command that cannot be executed shows in the
-// log and as an exit code). A second Start fails with the runtime's error;
-// ErrNotRunning when init is gone.
+// it has done so, or has ended. A second Start fails with the runtime's error;
+// ErrNotRunning when init is gone; ErrCommandNotFound, ErrCommandNotExecutable or
+// *RuntimeError when the kernel does not execute the command: the container is then not
+// started, or has ended.
 func (e *Executor) Start(ctx context.Context, id string, c Container) error {
 	rt, err := e.handler(c.Handler)
 	if err != nil {
@@ -27,6 +28,9 @@ func (e *Executor) Start(ctx context.Context, id string, c Container) error {
 	}
 	if !c.Init.Alive() {
 		return fmt.Errorf("start container %s: %w", id, ErrNotRunning)
+	}
+	if err := c.checkProgram(c.Program); err != nil {
+		return fmt.Errorf("start container %s: %w", id, err)
 	}
 	done := false
 	if rt.feat.FifoStart && !c.PlainStart {
@@ -39,7 +43,10 @@ func (e *Executor) Start(ctx context.Context, id string, c Container) error {
 			return err
 		}
 	}
-	return awaitExec(ctx, c)
+	if seen, err := awaitExec(ctx, c); err != nil || seen {
+		return err
+	}
+	return e.execFailed(ctx, rt, id, c)
 }
 
 // openGate does what "crun start" does to a container without poststart hooks:
@@ -95,7 +102,8 @@ func (e *Executor) FinishStart(ctx context.Context, id string, c Container) (exe
 	if err := c.frozen(ctx, func() error { _, err := openGate(gate); return err }); err != nil {
 		return false, fmt.Errorf("finish the start of container %s: %w", id, err)
 	}
-	return true, awaitExec(ctx, c)
+	_, err = awaitExec(ctx, c)
+	return true, err
 }
 
 // spins reports whether a process runs instead of sleeping. crun's init sleeps
@@ -132,6 +140,12 @@ func running(pid int) bool {
 	return err == nil && st.State == 'R'
 }
 
+// executed reports whether init is seen to execute the container's command.
+func (c Container) executed() bool {
+	now, err := imageOf(c.Init.PID)
+	return err == nil && now != c.Before && c.Init.Alive()
+}
+
 // Started reports whether init executes the container's command, or has ended:
 // also what a server finds out that died between a start and its record.
 func (c Container) Started() bool {
@@ -141,20 +155,24 @@ func (c Container) Started() bool {
 
 // awaitExec returns when the container's command has been executed. Until then
 // an exec into the container can fail. The kernel does not announce execve(2),
-// but it follows within a millisecond unless there are startContainer hooks.
-func awaitExec(ctx context.Context, c Container) error {
+// but it follows within a millisecond unless there are startContainer hooks. seen is false
+// when init has ended, or is about to, so that it is not known whether it came to that.
+func awaitExec(ctx context.Context, c Container) (seen bool, err error) {
 	begin, pause := time.Now(), 100*time.Microsecond
-	for !c.Started() {
+	for !c.executed() {
+		if c.Started() {
+			return c.executed(), nil
+		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("wait for the container's command to be executed: %w", context.Cause(ctx))
+			return false, fmt.Errorf("wait for the container's command to be executed: %w", context.Cause(ctx))
 		case <-time.After(pause):
 		}
 		if time.Since(begin) > 5*time.Millisecond {
 			pause = min(2*pause, 5*time.Millisecond)
 		}
 	}
-	return nil
+	return true, nil
 }
 
 // running fails with ErrNotRunning unless the container was started and its
@@ -169,5 +187,6 @@ func (rt *runtime) running(ctx context.Context, id string, c Container) error {
 	if _, err := os.Lstat(filepath.Join(rt.stateDir(id), "exec.fifo")); err == nil {
 		return fmt.Errorf("container %s is not started: %w", id, ErrNotRunning)
 	}
-	return awaitExec(ctx, c) // a start is under way
+	_, err := awaitExec(ctx, c) // a start is under way
+	return err
 }

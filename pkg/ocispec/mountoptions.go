@@ -44,7 +44,8 @@ func (b *builder) checkMountOptions(src string, options []string) error {
 	for _, o := range options {
 		attr, ok := mountOptions[o]
 		if !ok {
-			return fmt.Errorf("mount option %.40q is not a restriction or access-time mode of a mount", o)
+			name, _, _ := strings.Cut(o, "=") // what follows may be a password
+			return fmt.Errorf("mount option %.40q is not a restriction or access-time mode of a mount", name)
 		}
 		want.set = want.set&^attr.clear | attr.set
 		want.clear = want.clear&^attr.set | attr.clear

@@ -1,6 +1,7 @@
 package ocispec
 
 import (
+	"fmt"
 	"path"
 	"slices"
 	"strings"
@@ -54,21 +55,22 @@ func (b *builder) args() ([]string, error) {
 	if len(args) == 0 {
 		return nil, invalid("no command given, and the image has none")
 	}
-	for _, a := range args {
-		if err := carriable("argument", a); err != nil {
+	for i, a := range args {
+		if err := carriable(fmt.Sprintf("argument %d", i), a); err != nil {
 			return nil, err
 		}
 	}
 	return args, nil
 }
 
-// carriable refuses what execve(2) or the OCI runtime's JSON cannot carry.
+// carriable refuses what execve(2) or the OCI runtime's JSON cannot carry. The error does
+// not show s, which may be a secret.
 func carriable(what, s string) error {
-	if strings.ContainsRune(s, 0) {
-		return invalid("%s %.40q has a zero byte", what, s)
+	if i := strings.IndexByte(s, 0); i >= 0 {
+		return invalid("%s has a zero byte at offset %d", what, i)
 	}
-	if !utf8.ValidString(s) {
-		return invalid("%s %.40q is not UTF-8: an OCI runtime cannot be given other bytes", what, s)
+	if i := strings.IndexFunc(s, func(r rune) bool { return r == utf8.RuneError }); i >= 0 && !utf8.ValidString(s) {
+		return invalid("%s is not UTF-8 (at offset %d or later): an OCI runtime cannot be given other bytes", what, i)
 	}
 	return nil
 }
@@ -92,15 +94,16 @@ func (b *builder) env() ([]string, error) {
 			e.set(v)
 		}
 	}
-	for _, kv := range b.Container.Envs {
+	for i, kv := range b.Container.Envs {
 		key, value := kv.GetKey(), string(kv.GetValue())
 		if key == "" || strings.Contains(key, "=") {
-			return nil, invalid("environment variable name %q", key)
+			name, _, _ := strings.Cut(key, "=") // what follows may be a value
+			return nil, invalid("the name of environment variable %d, %.40q, is empty or has a \"=\"", i, name)
 		}
-		if err := carriable("environment variable", key); err != nil {
+		if err := carriable(fmt.Sprintf("the name of environment variable %d", i), key); err != nil {
 			return nil, err
 		}
-		if err := carriable("environment variable "+key+":", value); err != nil {
+		if err := carriable("the value of environment variable "+key, value); err != nil {
 			return nil, err
 		}
 		e.set(key + "=" + value)

@@ -8,10 +8,12 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/pkg/openat2"
 )
 
 // ImageSubPath resolves Mount.image_sub_path inside a mounted image: links in it
-// are followed, none leads out of root (openat2(2), RESOLVE_IN_ROOT). ErrInvalid
+// are followed, none leads out of root. ErrInvalid
 // when it does not exist, as the CRI demands. root must be read-only, else the
 // answer could be outdated at once.
 func ImageSubPath(root, sub string) (string, error) {
@@ -26,9 +28,7 @@ func ImageSubPath(root, sub string) (string, error) {
 		return "", fmt.Errorf("open image %s: %w", root, err)
 	}
 	defer unix.Close(dir)
-	fd, err := unix.Openat2(dir, sub, &unix.OpenHow{
-		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
+	fd, err := openat2.InRoot(dir, sub, unix.O_PATH)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return "", invalid("image sub path %.80q does not exist in the image", sub)
 	}

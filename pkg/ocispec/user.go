@@ -1,6 +1,7 @@
 package ocispec
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -15,14 +16,19 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/idmap"
+	"github.com/subpod/subpod/pkg/openat2"
 )
 
 // maxID is the highest user or group ID; the one above means "no change" to the
 // kernel (setresuid(2)).
 const maxID = 1<<32 - 2
 
-// maxAccounts bounds how much of an image's passwd or group file is read.
-const maxAccounts = 8 << 20
+// maxAccounts bounds how much of an image's passwd or group file is read; maxGroups is
+// how many groups the kernel gives to a process (NGROUPS_MAX).
+const (
+	maxAccounts = 8 << 20
+	maxGroups   = 65536
+)
 
 // ResolveUser returns whom the first process runs as. The rules are those of the
 // CRI's LinuxContainerSecurityContext: run_as_user or run_as_username (which must
@@ -39,36 +45,45 @@ func ResolveUser(rootfs string, sec *runtimeapi.LinuxContainerSecurityContext, i
 	if err != nil {
 		return specs.User{}, err
 	}
-	accounts, err := readAccounts(rootfs)
+	a, err := readAccounts(rootfs, u)
 	if err != nil {
 		return specs.User{}, err
 	}
-	uid, gid, name, err := accounts.lookup(u)
+	uid, gid, name, err := a.lookup(u)
 	if err != nil {
 		return specs.User{}, err
 	}
-	out := specs.User{UID: uid, GID: gid, AdditionalGids: []uint32{gid}}
-	add := func(g uint32) {
-		if !slices.Contains(out.AdditionalGids, g) {
-			out.AdditionalGids = append(out.AdditionalGids, g)
-		}
-	}
+	ids := []int64{int64(gid)}
 	switch p := sec.GetSupplementalGroupsPolicy(); p {
 	case runtimeapi.SupplementalGroupsPolicy_Merge:
-		for _, g := range accounts.groups {
+		for _, g := range a.groups {
 			if name != "" && slices.Contains(g.List, name) && validID(int64(g.Gid)) {
-				add(uint32(g.Gid))
+				ids = append(ids, int64(g.Gid))
 			}
 		}
 	case runtimeapi.SupplementalGroupsPolicy_Strict:
 	default:
 		return specs.User{}, invalid("unknown supplemental_groups_policy %d", p)
 	}
-	for _, g := range sec.GetSupplementalGroups() {
-		if !validID(g) {
-			return specs.User{}, invalid("supplemental group %d", g)
+	groups, err := distinct(append(ids, sec.GetSupplementalGroups()...))
+	return specs.User{UID: uid, GID: gid, AdditionalGids: groups}, err
+}
+
+// distinct returns group IDs, each once.
+func distinct(ids []int64) ([]uint32, error) {
+	var out []uint32
+	seen := map[int64]bool{}
+	for _, g := range ids {
+		switch {
+		case !validID(g):
+			return nil, invalid("supplemental group %d", g)
+		case seen[g]:
+			continue
+		case len(out) == maxGroups:
+			return nil, invalid("the user is in more than %d groups", maxGroups)
 		}
-		add(uint32(g))
+		seen[g] = true
+		out = append(out, uint32(g))
 	}
 	return out, nil
 }
@@ -103,7 +118,7 @@ func requestedUser(sec *runtimeapi.LinuxContainerSecurityContext, imageUser stri
 
 func validID(id int64) bool { return id >= 0 && id <= maxID }
 
-// accounts are the users and groups of an image.
+// accounts are the users and groups of an image that matter for one request.
 type accounts struct {
 	users  []user.User
 	groups []user.Group
@@ -174,41 +189,69 @@ func (a accounts) byName(name string) *user.User {
 	return &a.users[i]
 }
 
-func readAccounts(rootfs string) (accounts, error) {
+// readAccounts keeps the first user of the requested name, the first of the requested ID,
+// and the groups that either is in or that are requested: the files can be as long as they
+// like.
+func readAccounts(rootfs string, r request) (accounts, error) {
 	var a accounts
-	err := readInRoot(rootfs, "etc/passwd", func(r io.Reader) (err error) {
-		a.users, err = user.ParsePasswdFilter(r, nil)
+	uid, err := strconv.ParseInt(cmp.Or(r.user, "0"), 10, 64)
+	number := err == nil
+	err = readInRoot(rootfs, "etc/passwd", func(f io.Reader) (err error) {
+		a.users, err = user.ParsePasswdFilter(f, firstOf(
+			func(u user.User) bool { return u.Name == r.user },
+			func(u user.User) bool { return number && int64(u.Uid) == uid && u.Name != "" }))
 		return err
 	})
 	if err != nil {
 		return a, err
 	}
-	err = readInRoot(rootfs, "etc/group", func(r io.Reader) (err error) {
-		a.groups, err = user.ParseGroupFilter(r, nil)
+	err = readInRoot(rootfs, "etc/group", func(f io.Reader) (err error) {
+		a.groups, err = user.ParseGroupFilter(f, func(g user.Group) bool {
+			return g.Name == r.group || slices.ContainsFunc(a.users, func(u user.User) bool { return slices.Contains(g.List, u.Name) })
+		})
 		return err
 	})
 	return a, err
 }
 
+// firstOf returns a filter that takes the first user that each condition holds for.
+func firstOf(conditions ...func(user.User) bool) func(user.User) bool {
+	found := make([]bool, len(conditions))
+	return func(u user.User) bool {
+		take := false
+		for i, holds := range conditions {
+			if !found[i] && holds(u) {
+				found[i], take = true, true
+			}
+		}
+		return take
+	}
+}
+
 // readInRoot parses a regular file of the image. No path, link or special file in
-// it can lead outside or block (openat2(2), RESOLVE_IN_ROOT). A missing file is an
-// empty one.
+// it can lead outside or block. A missing file is an empty one.
 func readInRoot(rootfs, name string, parse func(io.Reader) error) error {
 	root, err := unix.Open(rootfs, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open root file system %s: %w", rootfs, err)
 	}
 	defer unix.Close(root)
-	fd, err := unix.Openat2(root, name, &unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+	fd, err := openat2.InRoot(root, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
+	switch {
+	case errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR):
 		return nil
-	}
-	if err != nil {
+	case errors.Is(err, unix.ELOOP):
+		return invalid("/%s of the image is a loop of symbolic links", name)
+	case errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENODEV):
+		return invalid("/%s of the image is not a regular file", name)
+	case err != nil:
 		return fmt.Errorf("open /%s of the image: %w", name, err)
 	}
+	return parseAccounts(fd, name, parse)
+}
+
+// parseAccounts parses a regular file that is not too long, and closes it.
+func parseAccounts(fd int, name string, parse func(io.Reader) error) error {
 	f := os.NewFile(uintptr(fd), name)
 	defer f.Close()
 	info, err := f.Stat()
@@ -245,6 +288,7 @@ func (b *builder) user() error {
 	asked := append([]int64{int64(u.GID)}, b.sec.GetSupplementalGroups()...)
 	groups := u.AdditionalGids
 	u.AdditionalGids = nil
+	var left []uint32
 	for _, g := range groups {
 		switch {
 		case mapped(gids, g):
@@ -252,8 +296,11 @@ func (b *builder) user() error {
 		case slices.Contains(asked, int64(g)):
 			return invalid("group ID %d is outside of the user namespace: %s", g, describe(gids))
 		default:
-			b.warn("group %d of the image's group file is left out: it is outside of the user namespace", g)
+			left = append(left, g)
 		}
+	}
+	if len(left) > 0 {
+		b.warn("group %d of the image's group file, the first of %d, is left out: it is outside of the user namespace", left[0], len(left))
 	}
 	b.spec.Process.User = u
 	return nil

@@ -45,7 +45,7 @@ func (m *Manager) StartContainer(ctx context.Context, id string) error {
 	defer m.exits.starting(held.ID)()
 	now := time.Now()
 	if held.Allocated.Runtime == nil {
-		err = fmt.Errorf("%w: %s", oci.ErrCommandNotFound, held.Status.StartError)
+		err = oci.CommandError(held.Status.StartError)
 	} else {
 		err = m.Processes.Start(held.ctx, held.ID, *held.Allocated.Runtime)
 	}

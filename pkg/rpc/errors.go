@@ -46,6 +46,7 @@ var codeOf = []struct {
 	{unix.EDQUOT, codes.ResourceExhausted},
 	{unix.EMFILE, codes.ResourceExhausted},
 	{unix.ENFILE, codes.ResourceExhausted},
+	{errBusy, codes.Unavailable},
 	{unix.EAGAIN, codes.ResourceExhausted}, // fork(2)
 	{unix.ENOMEM, codes.ResourceExhausted},
 }
@@ -56,8 +57,29 @@ var hints = []struct {
 	text string
 }{
 	{unix.EMFILE, "raise the daemon's limit of open files: LimitNOFILE= of its unit, ulimit -n"},
-	{unix.EAGAIN, "raise the limit of processes: TasksMax= of the daemon's unit or the user's slice, ulimit -u"},
+	{errBusy, "no limit of processes that can be seen from here is reached (pids.max, RLIMIT_NPROC, kernel.threads-max, kernel.pid_max): the machine was busy, try again"},
 }
+
+// errBusy is EAGAIN without a limit that explains it.
+var errBusy = errors.New("the machine is busy")
+
+// explainAgain says what EAGAIN means, by which fork(2) and its like fail: a limit of
+// processes is named, unless the error does so already.
+func (i *interceptor) explainAgain(err error) error {
+	if !errors.Is(err, unix.EAGAIN) || errors.Is(err, errdefs.ErrResourceExhausted) {
+		return err
+	}
+	if limit := i.ForkLimit(); limit != "" {
+		return fmt.Errorf("%w; the limit of processes is reached: %s", err, limit)
+	}
+	return busy{err}
+}
+
+// busy is errBusy with the text of another error.
+type busy struct{ error }
+
+// Unwrap returns the error and errBusy.
+func (b busy) Unwrap() []error { return []error{b.error, errBusy} }
 
 func (i *interceptor) reasonOf(err error) string {
 	for _, r := range i.Reasons {
@@ -82,6 +104,7 @@ func (i *interceptor) withCode(err error) error {
 			return status.Error(codes.Unknown, fmt.Sprintf("%s: %v", t.Prefix, err))
 		}
 	}
+	err = i.explainAgain(err)
 	text := err.Error()
 	for _, h := range hints {
 		if errors.Is(err, h.err) {

@@ -64,6 +64,7 @@ type served struct {
 	ready    chan struct{}
 	panicked chan struct{}
 	log      log
+	limit    string // of processes
 }
 
 func serve(t *testing.T, handle func(context.Context) error) *served {
@@ -71,7 +72,7 @@ func serve(t *testing.T, handle func(context.Context) error) *served {
 	s := &served{ready: make(chan struct{}), panicked: make(chan struct{}, 1)}
 	server := rpc.NewServer(rpc.Options{
 		Ready: s.ready, Panicked: func() { s.panicked <- struct{}{} },
-		Typed: cri.TypedErrors(), Reasons: control.Reasons(),
+		Typed: cri.TypedErrors(), Reasons: control.Reasons(), ForkLimit: func() string { return s.limit },
 		Log: slog.New(slog.NewTextHandler(&s.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	server.RegisterService(&grpc.ServiceDesc{
@@ -129,6 +130,7 @@ func TestErrors(t *testing.T) {
 		reason string
 		prefix string // of the text
 		suffix string
+		limit  string // of processes, that is reached
 	}{
 		{err: errdefs.ErrAborted, code: codes.Aborted},
 		{err: errdefs.ErrAlreadyExists, code: codes.AlreadyExists},
@@ -175,12 +177,14 @@ func TestErrors(t *testing.T) {
 		{err: unix.EDQUOT, code: codes.ResourceExhausted},
 		{err: unix.EMFILE, code: codes.ResourceExhausted, suffix: "; raise the daemon's limit of open files: LimitNOFILE= of its unit, ulimit -n"},
 		{err: unix.ENFILE, code: codes.ResourceExhausted},
-		{err: unix.EAGAIN, code: codes.ResourceExhausted, suffix: "; raise the limit of processes: TasksMax= of the daemon's unit or the user's slice, ulimit -u"},
+		{err: unix.EAGAIN, code: codes.Unavailable, suffix: "; no limit of processes that can be seen from here is reached (pids.max, RLIMIT_NPROC, kernel.threads-max, kernel.pid_max): the machine was busy, try again"},
+		{err: unix.EAGAIN, limit: "RLIMIT_NPROC: 9 of 9", code: codes.ResourceExhausted, suffix: "; the limit of processes is reached: RLIMIT_NPROC: 9 of 9"},
+		{err: fmt.Errorf("%w: %w", oci.ErrProcessLimit, unix.EAGAIN), limit: "another", code: codes.ResourceExhausted},
 		{err: unix.ENOMEM, code: codes.ResourceExhausted},
 		{err: unix.ENOENT, code: codes.Unknown},
 		{err: errors.New("of no class"), code: codes.Unknown},
 	} {
-		next = fmt.Errorf("do it: %w", c.err)
+		next, s.limit = fmt.Errorf("do it: %w", c.err), c.limit
 		for name, call := range map[string]func(context.Context) (string, error){"unary": s.unary, "stream": s.stream} {
 			reason, err := call(t.Context())
 			got, _ := status.FromError(err)

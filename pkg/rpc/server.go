@@ -28,7 +28,9 @@ type Options struct {
 	// of each counts.
 	Typed   []Typed
 	Reasons []Reason
-	Log     *slog.Logger
+	// ForkLimit names the limit of processes that is reached, "" where none is.
+	ForkLimit func() string
+	Log       *slog.Logger
 }
 
 // NewServer returns a gRPC server without services.

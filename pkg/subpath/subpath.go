@@ -17,6 +17,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/pkg/openat2"
 )
 
 var (
@@ -25,10 +27,6 @@ var (
 	// ErrUnusable reports a path that can neither be opened nor created.
 	ErrUnusable = errors.New("path in the volume cannot be used")
 )
-
-// openAttempts bounds how often a lookup is repeated that the kernel gave up
-// because of a concurrent rename or mount (EAGAIN of openat2(2)).
-const openAttempts = 1000
 
 // Open opens sub, a relative path without "..", below the directory volume and
 // returns an O_PATH descriptor. Symbolic links of the volume are followed as
@@ -44,7 +42,7 @@ func Open(volume, sub string) (*os.File, error) {
 		return nil, fmt.Errorf("open volume %s: %w", volume, err)
 	}
 	defer unix.Close(root)
-	fd, err := openat(root, sub, unix.O_PATH)
+	fd, err := openat2.Beneath(root, sub, unix.O_PATH)
 	if errors.Is(err, unix.ENOENT) {
 		fd, err = create(root, sub)
 	}
@@ -80,26 +78,6 @@ func describe(volume, sub string, err error) error {
 	return fmt.Errorf("%w: %.200q in %s: %w", ErrUnusable, sub, volume, err)
 }
 
-// openat opens a path that stays below dir (openat2(2), RESOLVE_BENEATH).
-func openat(dir int, path string, flags uint64) (int, error) {
-	how := &unix.OpenHow{
-		Flags:   flags | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS,
-	}
-	if path == "" {
-		path = "."
-	}
-	var fd int
-	var err error
-	for range openAttempts {
-		fd, err = unix.Openat2(dir, path, how)
-		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
-	return fd, err
-}
-
 // create makes the missing directories of sub and opens the last one. Each one
 // is made in the descriptor of the one above it and opened without following a
 // link, so an exchange in between makes it fail and nothing else.
@@ -128,7 +106,7 @@ func create(root int, sub string) (int, error) {
 // and returns the elements that are left.
 func existing(root int, elements []string) (int, []string, error) {
 	for i := len(elements) - 1; ; i-- {
-		fd, err := openat(root, strings.Join(elements[:i], "/"), unix.O_PATH|unix.O_DIRECTORY)
+		fd, err := openat2.Beneath(root, strings.Join(elements[:i], "/"), unix.O_PATH|unix.O_DIRECTORY)
 		if errors.Is(err, unix.ENOENT) && i > 0 {
 			continue
 		}
@@ -145,7 +123,7 @@ func mkdir(dir int, name string, mode uint32) (int, error) {
 		return -1, err
 	}
 	// Not O_PATH, which fchmod(2) refuses.
-	fd, err := openat(dir, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
+	fd, err := openat2.Beneath(dir, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
 	if err == nil && made {
 		if err = unix.Fchmod(fd, mode); err != nil {
 			unix.Close(fd)

@@ -14,6 +14,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/pkg/openat2"
 )
 
 // ErrNotFound says that there is no such path.
@@ -67,12 +69,9 @@ func At(root *os.File, name string) (*Place, error) {
 	return p, nil
 }
 
-// openIn opens a path with root as the root (openat2(2), RESOLVE_IN_ROOT).
+// openIn opens a path with root as the root.
 func openIn(root *os.File, name string) (int, error) {
-	return unix.Openat2(int(root.Fd()), name, &unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
+	return openat2.InRoot(int(root.Fd()), name, unix.O_PATH)
 }
 
 // resolved returns the path of a descriptor below root.
@@ -149,26 +148,41 @@ func packOne(root *os.Root, out *tar.Writer, name, as string, info fs.FileInfo) 
 		h.Name += "/"
 	}
 	h.Uname, h.Gname = "", ""
-	if err := out.WriteHeader(h); err != nil {
-		return err
-	}
 	if !info.Mode().IsRegular() {
-		return nil
+		return out.WriteHeader(h)
 	}
-	f, err := root.Open(name)
+	f, err := openRegular(root, name)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
+	content, err := contentOf(f, &h.Size)
+	if err != nil {
+		return err
+	}
+	if err := out.WriteHeader(h); err != nil {
+		return err
+	}
 	// A file that shrinks meanwhile ends in an error; what grows is cut.
-	_, err = io.CopyN(out, f, h.Size)
+	_, err = io.CopyN(out, content, h.Size)
 	return err
 }
 
-// Unpack reads a tar stream into dir. The first part of each name is replaced
-// by rename, if that is not "". Files get the caller as their owner; devices and
-// other special files are refused.
+// Unpack reads a tar stream of a stranger into dir. The first part of each name is replaced
+// by rename, if that is not "". Files get the caller as their owner, so set-user-ID and
+// set-group-ID bits are dropped: they would let others act as the caller. Devices and other
+// special files are refused.
 func Unpack(dir *os.Root, rename string, r io.Reader) error {
+	return unpack(dir, rename, r, 0)
+}
+
+// UnpackSetID is Unpack for a dir whose owner's identity is the stranger's own, as a
+// container's root is: set-user-ID and set-group-ID bits stay.
+func UnpackSetID(dir *os.Root, rename string, r io.Reader) error {
+	return unpack(dir, rename, r, fs.ModeSetuid|fs.ModeSetgid)
+}
+
+func unpack(dir *os.Root, rename string, r io.Reader, keep fs.FileMode) error {
 	in := tar.NewReader(r)
 	for {
 		h, err := in.Next()
@@ -179,7 +193,7 @@ func Unpack(dir *os.Root, rename string, r io.Reader) error {
 			return fmt.Errorf("read the stream: %w", err)
 		}
 		name := renamed(h.Name, rename)
-		if err := unpackOne(dir, name, h, rename, in); err != nil {
+		if err := unpackOne(dir, name, h, rename, in, keep|fs.ModeSticky); err != nil {
 			return fmt.Errorf("write %s: %w", name, err)
 		}
 	}
@@ -200,7 +214,7 @@ func renamed(name, rename string) string {
 	return path.Join(rename, rest)
 }
 
-func unpackOne(dir *os.Root, name string, h *tar.Header, rename string, content io.Reader) error {
+func unpackOne(dir *os.Root, name string, h *tar.Header, rename string, content io.Reader, keep fs.FileMode) error {
 	mode := h.FileInfo().Mode()
 	switch h.Typeflag {
 	case tar.TypeDir:
@@ -223,7 +237,7 @@ func unpackOne(dir *os.Root, name string, h *tar.Header, rename string, content 
 			return err
 		}
 		_, err = io.Copy(f, content)
-		return errors.Join(err, f.Chmod(mode.Perm()|mode&(fs.ModeSetuid|fs.ModeSetgid|fs.ModeSticky)), f.Close(),
+		return errors.Join(err, f.Chmod(mode.Perm()|mode&keep), f.Close(),
 			ignorePermission(dir.Chtimes(name, h.ModTime, h.ModTime)))
 	case tar.TypeSymlink:
 		if err := removeFile(dir, name); err != nil {

@@ -19,10 +19,11 @@ var table = []struct{ pkg, imports string }{
 	{"pkg/proc", ""},
 	{"pkg/idmap", ""},
 	{"pkg/stdio", ""},
-	{"pkg/tree", ""},
 	{"pkg/quantity", ""},
 	{"pkg/errclass", ""},
-	{"pkg/subpath", ""},
+	{"pkg/openat2", ""},
+	{"pkg/tree", "pkg/openat2"},
+	{"pkg/subpath", "pkg/openat2"},
 	{"configs", ""},
 
 	// Mechanisms: the kernel and their libraries; they never hear of CRI.
@@ -39,8 +40,8 @@ var table = []struct{ pkg, imports string }{
 	// Parts of a container: each knows one subject.
 	{"pkg/cgroup", "pkg/errclass"},
 	{"pkg/ocispec/seccompbpf", ""},
-	{"pkg/ocispec", "pkg/cgroup pkg/errclass pkg/idmap pkg/ocispec/seccompbpf"},
-	{"pkg/oci", "pkg/errclass pkg/proc pkg/stdio"},
+	{"pkg/ocispec", "pkg/cgroup pkg/errclass pkg/idmap pkg/ocispec/seccompbpf pkg/openat2"},
+	{"pkg/oci", "pkg/errclass pkg/openat2 pkg/proc pkg/stdio"},
 	{"pkg/config", "configs pkg/quantity"},
 	{"pkg/api", "pkg/stdio"},
 	{"pkg/state", "netns pkg/errclass pkg/oci"},
@@ -50,7 +51,7 @@ var table = []struct{ pkg, imports string }{
 
 	// The core: what run, stop, remove and recover mean.
 	{"pkg/pod/sandbox", "netns pkg/api pkg/cgroup pkg/idmap pkg/ocispec pkg/quantity pkg/state"},
-	{"pkg/pod/container", "pkg/api pkg/cgroup pkg/errclass pkg/idmap pkg/oci pkg/ocispec pkg/state pkg/subpath pkg/tree storage"},
+	{"pkg/pod/container", "pkg/api pkg/cgroup pkg/errclass pkg/idmap pkg/oci pkg/ocispec pkg/openat2 pkg/state pkg/subpath pkg/tree storage"},
 	{"pkg/pod", "netns pkg/api pkg/events pkg/oci pkg/ocispec pkg/pod/container pkg/pod/sandbox pkg/state pkg/stats pkg/stdio pkg/subpath storage"},
 
 	// Services: requests in, records out. Only these and the client speak gRPC.
@@ -70,7 +71,7 @@ var table = []struct{ pkg, imports string }{
 	{"cmd/subpod", "cmd/internal/cli cmd/internal/doctor cmd/internal/kube cmd/internal/logs cmd/internal/play configs pkg/api pkg/cgroup pkg/client pkg/config pkg/stdio pkg/tree rootless"},
 	{"cmd/subpod-node", "rootless"},
 	{"cmd/subpod-node-gvisor", "rootless rootless/gvisor"},
-	{"cmd/subpod-server", "cmd/internal/cli cmd/internal/doctor netns netns/auto netns/bridge netns/cni pkg/cgroup pkg/config pkg/control pkg/cri pkg/events pkg/hostport pkg/oci pkg/ocispec pkg/pod pkg/pod/container pkg/pod/sandbox pkg/rpc pkg/state pkg/stats pkg/stream rootless storage"},
+	{"cmd/subpod-server", "cmd/internal/cli cmd/internal/doctor netns netns/auto netns/bridge netns/cni pkg/cgroup pkg/config pkg/control pkg/cri pkg/events pkg/hostport pkg/oci pkg/ocispec pkg/pod pkg/pod/container pkg/pod/sandbox pkg/proc pkg/rpc pkg/state pkg/stats pkg/stream rootless storage"},
 }
 
 // libraries names the directories that alone may import a module or package of others.

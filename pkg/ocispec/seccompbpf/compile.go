@@ -29,11 +29,18 @@ const (
 	retAllow       = 0x7fff0000
 )
 
+// x32Start is the bit that marks the calls of the x32 ABI.
+const x32Start = 0x40000000
+
 // Compile returns the program as an array of struct sock_filter in the machine's
 // byte order. Names of calls that an architecture does not have are left out, as
 // the OCI runtimes do. ErrUnsupported when the profile asks for a notify
 // listener, names an unknown architecture, action or operator, gives two actions
 // to one call, or gets too long.
+//
+// Calls that are newer than every call that the profile names fail with ENOSYS instead of
+// the default action, unless that lets calls through: a C library tries an older call then,
+// which EPERM would keep it from. runc does the same with libseccomp's program.
 func Compile(profile *specs.LinuxSeccomp) ([]byte, error) {
 	program, err := assemble(profile)
 	if err != nil {
@@ -112,6 +119,7 @@ func (a *arch) block(profile *specs.LinuxSeccomp, fallback uint32, x32 *arch) ([
 	if a.audit == 0xc000003e && x32 != nil {
 		members = append(members, x32)
 	}
+	d := defaults{refused: ret(fallback)}
 	for _, m := range members {
 		set, err := m.rules(profile, fallback)
 		if err != nil {
@@ -120,13 +128,14 @@ func (a *arch) block(profile *specs.LinuxSeccomp, fallback uint32, x32 *arch) ([
 		for nr, rules := range set {
 			leaves[nr] = m.code(rules, fallback)
 		}
+		d.add(m, profile)
 	}
-	spans := spansOf(leaves, ret(fallback))
+	spans := spansOf(leaves, d)
 	if a.audit == 0xc000003e && x32 == nil {
 		// x32 calls come with the audit number of x86_64. -1 is what a tracer
 		// leaves when it has skipped a call.
-		const x32Start = 0x40000000
-		spans = append(spans, span{x32Start, ret(retKillThread)}, span{^uint32(0), ret(fallback)})
+		spans = slices.DeleteFunc(spans, func(s span) bool { return s.start >= x32Start })
+		spans = append(spans, span{x32Start, ret(retKillThread)}, span{^uint32(0), d.refused})
 	}
 	return append([]Instruction{{Code: opLoad, K: offNumber}}, search(spans)...), nil
 }

@@ -96,7 +96,7 @@ func TestTables(t *testing.T) {
 			}
 		}
 	}
-	if x := x32Table(); x["execve"] != x32Bit|520 || x["getpid"] != x32Bit|39 {
+	if x := x32Table(); x["execve"] != x32Start|520 || x["getpid"] != x32Start|39 {
 		t.Errorf("x32: execve %#x getpid %#x", x["execve"], x["getpid"])
 	}
 }

@@ -1,6 +1,9 @@
 package seccompbpf
 
-import "slices"
+import (
+	"maps"
+	"slices"
+)
 
 // Instruction is struct sock_filter of linux/filter.h.
 type Instruction struct {
@@ -61,13 +64,11 @@ func branch(op uint16, k uint32, n int) []Instruction {
 }
 
 // spansOf joins neighbouring numbers of equal code and fills the gaps.
-func spansOf(leaves map[uint32][]Instruction, fallback []Instruction) []span {
-	numbers := make([]uint32, 0, len(leaves))
-	for nr := range leaves {
-		numbers = append(numbers, nr)
-	}
+func spansOf(leaves map[uint32][]Instruction, d defaults) []span {
+	numbers := slices.Concat(slices.Collect(maps.Keys(leaves)), d.edges)
 	slices.Sort(numbers)
-	spans := []span{{0, fallback}}
+	numbers = slices.Compact(numbers)
+	spans := []span{{0, d.code(0)}}
 	add := func(start uint32, code []Instruction) {
 		last := &spans[len(spans)-1]
 		switch {
@@ -82,9 +83,13 @@ func spansOf(leaves map[uint32][]Instruction, fallback []Instruction) []span {
 		}
 	}
 	for _, nr := range numbers {
-		add(nr, leaves[nr])
+		code, ok := leaves[nr]
+		if !ok {
+			code = d.code(nr)
+		}
+		add(nr, code)
 		if nr != ^uint32(0) {
-			add(nr+1, fallback)
+			add(nr+1, d.code(nr+1))
 		}
 	}
 	return spans

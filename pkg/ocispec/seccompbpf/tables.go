@@ -22,6 +22,7 @@ type arch struct {
 	x32     bool   // shares its audit number with x86_64
 	numbers map[string]uint32
 	mux     map[string]muxCall
+	own     []string // calls with numbers far above those of the others
 }
 
 // muxCall is a call that can also be made through a multiplexer, whose first

@@ -12,8 +12,6 @@ var x8664Text string
 //go:embed syscalls/x86.txt
 var x86Text string
 
-const x32Bit = 0x40000000
-
 // x32Own are the calls that have a number of their own in the x32 ABI: 512 and
 // up, in this order (arch/x86/entry/syscalls/syscall_64.tbl of the kernel). All
 // the others have the number of x86_64 with the x32 bit set.
@@ -38,7 +36,7 @@ func nativeFamily() family {
 				return &arch{audit: 0x40000003, numbers: parseTable(x86Text), mux: x86Mux()}
 			},
 			specs.ArchX32: func() *arch {
-				return &arch{audit: 0xc000003e, numbers: x32Table(), x32: true}
+				return &arch{audit: 0xc000003e, numbers: x32Table(), x32: true, own: fields(x32Own)}
 			},
 		},
 	}
@@ -47,13 +45,13 @@ func nativeFamily() family {
 func x32Table() map[string]uint32 {
 	t := parseTable(x8664Text)
 	for name, nr := range t {
-		t[name] = nr | x32Bit
+		t[name] = nr | x32Start
 	}
 	for _, name := range fields(x32None) {
 		delete(t, name)
 	}
 	for i, name := range fields(x32Own) {
-		t[name] = uint32(512+i) | x32Bit
+		t[name] = uint32(512+i) | x32Start
 	}
 	return t
 }

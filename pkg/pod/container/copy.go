@@ -58,7 +58,7 @@ func CopyIn(root *os.File, id, dir string, tar io.Reader) error {
 		return fmt.Errorf("copy into container %s: open %s: %w", id, dir, err)
 	}
 	defer into.Close()
-	if err := tree.Unpack(into, "", tar); err != nil {
+	if err := tree.UnpackSetID(into, "", tar); err != nil {
 		return fmt.Errorf("copy into %s of container %s: %w", dir, id, err)
 	}
 	return nil

@@ -90,8 +90,8 @@ func (b *Builder) makeDirs(c state.Container) error {
 
 // Create has the OCI runtime make a prepared container in the pod sandbox p, up to
 // the point where its process waits to be started, and adds what it made to c. A
-// command that is not there is no error: it is kept in c.Status.StartError, for
-// StartContainer to return.
+// command that is not there, or cannot be executed, is no error: it is kept in
+// c.Status.StartError, for StartContainer to return.
 func (b *Builder) Create(ctx context.Context, prepared *Prepared, p state.Pod, c *state.Container) error {
 	defer prepared.Abandon()
 	defer b.releaseSources(c.ID)
@@ -114,7 +114,7 @@ func (b *Builder) Create(ctx context.Context, prepared *Prepared, p state.Pod, c
 	defer ahead.Wait()
 	ahead.Go(func() { prefetch(c.Allocated.Rootfs, out.Spec.Process) })
 	made, err := b.create(ctx, prepared, c.ID, out)
-	if errors.Is(err, oci.ErrCommandNotFound) {
+	if errors.Is(err, oci.ErrCommandNotFound) || errors.Is(err, oci.ErrCommandNotExecutable) {
 		c.Status.StartError = err.Error()
 		return nil
 	}

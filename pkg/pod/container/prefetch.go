@@ -2,11 +2,13 @@ package container
 
 import (
 	"errors"
-	"path"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/pkg/oci"
+	"github.com/subpod/subpod/pkg/openat2"
 )
 
 // prefetch looks up a container's program as the OCI runtime will: fuse-overlayfs
@@ -22,11 +24,14 @@ func prefetch(root string, p *specs.Process) {
 		return
 	}
 	defer unix.Close(dir)
-	for _, name := range candidates(p) {
-		fd, err := unix.Openat2(dir, name, &unix.OpenHow{
-			Flags:   unix.O_PATH | unix.O_CLOEXEC,
-			Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-		})
+	list := ""
+	for _, v := range p.Env {
+		if value, ok := strings.CutPrefix(v, "PATH="); ok {
+			list = value
+		}
+	}
+	for _, name := range oci.ProgramPaths(p.Args[0], p.Cwd, list) {
+		fd, err := openat2.InRoot(dir, name, unix.O_PATH)
 		if err == nil {
 			unix.Close(fd)
 			return
@@ -35,24 +40,4 @@ func prefetch(root string, p *specs.Process) {
 			return
 		}
 	}
-}
-
-// candidates are the paths at which a process's program may be, in order.
-func candidates(p *specs.Process) []string {
-	program := p.Args[0]
-	switch {
-	case path.IsAbs(program):
-		return []string{program}
-	case strings.Contains(program, "/"):
-		return []string{path.Join(p.Cwd, program)}
-	}
-	var out []string
-	for _, e := range p.Env {
-		if list, ok := strings.CutPrefix(e, "PATH="); ok {
-			for dir := range strings.SplitSeq(list, ":") {
-				out = append(out, path.Join("/", dir, program))
-			}
-		}
-	}
-	return out
 }

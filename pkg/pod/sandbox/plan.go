@@ -89,6 +89,15 @@ func (p Plan) Resources(node string) state.PodResources {
 	return f
 }
 
+// defaultSysctls let the processes of a pod listen on any port and send ICMP echo requests
+// as any user: the network is the pod's own, so that nobody is kept from anything. They are
+// the defaults of containerd (enable_unprivileged_ports, enable_unprivileged_icmp) and
+// Docker, too.
+var defaultSysctls = map[string]string{
+	"net.ipv4.ip_unprivileged_port_start": "0",
+	"net.ipv4.ping_group_range":           "0 2147483647",
+}
+
 func (p *Plan) planNamespaces(host Host) error {
 	ns := state.NamespaceOptions(p.Config)
 	userNS, err := parseUserNS(ns.GetUsernsOptions(), host)
@@ -109,6 +118,8 @@ func (p *Plan) planNamespaces(host Host) error {
 		PID:      ns.GetPid() == runtimeapi.NamespaceMode_POD,
 		Sysctls:  sysctls,
 		UserNS:   userNS,
+
+		DefaultSysctls: defaultSysctls,
 	}
 	return nil
 }
@@ -244,7 +255,27 @@ func parsePorts(cfg *runtimeapi.PodSandboxConfig) ([]netns.PortMapping, error) {
 		}
 		out = append(out, pm)
 	}
-	return out, nil
+	return out, distinctPorts(out)
+}
+
+// distinctPorts refuses a host port that is asked for twice: only one mapping can have it.
+func distinctPorts(ports []netns.PortMapping) error {
+	type key struct {
+		proto string
+		ip    netip.Addr
+		port  uint16
+	}
+	taken := map[key]netns.PortMapping{}
+	for _, m := range ports {
+		for _, ip := range m.HostIPs() {
+			k := key{m.Proto, ip, m.HostPort}
+			if first, ok := taken[k]; ok {
+				return invalid("%s host port %d on %s is mapped twice: to the ports %d and %d of the pod", m.Proto, m.HostPort, ip, first.ContainerPort, m.ContainerPort)
+			}
+			taken[k] = m
+		}
+	}
+	return nil
 }
 
 func onNode(mode runtimeapi.NamespaceMode) bool { return mode == runtimeapi.NamespaceMode_NODE }

@@ -45,3 +45,26 @@ func TestOnHostNetwork(t *testing.T) {
 		t.Errorf("with a pod network: %v, %v", got, err)
 	}
 }
+
+// TestHostPortTwice: two mappings of one pod cannot have the same host port.
+func TestHostPortTwice(t *testing.T) {
+	type mapping = runtimeapi.PortMapping
+	for name, c := range map[string]struct {
+		a, b    *mapping
+		refused bool
+	}{
+		"another container port": {&mapping{HostPort: 80, ContainerPort: 1}, &mapping{HostPort: 80, ContainerPort: 2}, true},
+		"the same":               {&mapping{HostPort: 80, ContainerPort: 1}, &mapping{HostPort: 80, ContainerPort: 1}, true},
+		"one family of both":     {&mapping{HostPort: 80, ContainerPort: 1}, &mapping{HostPort: 80, ContainerPort: 2, HostIp: "::"}, true},
+		"the same address":       {&mapping{HostPort: 80, ContainerPort: 1, HostIp: "127.0.0.1"}, &mapping{HostPort: 80, ContainerPort: 2, HostIp: "::ffff:127.0.0.1"}, true},
+		"another protocol":       {&mapping{HostPort: 80, ContainerPort: 1}, &mapping{HostPort: 80, ContainerPort: 1, Protocol: runtimeapi.Protocol_UDP}, false},
+		"another address":        {&mapping{HostPort: 80, ContainerPort: 1, HostIp: "127.0.0.1"}, &mapping{HostPort: 80, ContainerPort: 2, HostIp: "127.0.0.2"}, false},
+		"two families":           {&mapping{HostPort: 80, ContainerPort: 1, HostIp: "0.0.0.0"}, &mapping{HostPort: 80, ContainerPort: 2, HostIp: "::"}, false},
+		"no host port":           {&mapping{ContainerPort: 1}, &mapping{ContainerPort: 1}, false},
+	} {
+		_, err := NewPlan("id", &runtimeapi.PodSandboxConfig{Metadata: &runtimeapi.PodSandboxMetadata{Name: "web"}, PortMappings: []*mapping{c.a, c.b}}, Host{})
+		if refused := errors.Is(err, errdefs.ErrInvalidArgument) && strings.Contains(err.Error(), "mapped twice"); refused != c.refused {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -1,0 +1,70 @@
+package fields
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// TestPrograms: what programs of the real world expect of a container.
+func TestPrograms(t *testing.T) {
+	start(t, []string{byName}, func(e env) {
+		p := e.pod("programs", nil)
+		nobody := secure(func(s *security) { s.RunAsUser = value(4242) })
+		c := p.start("home", idle(), nobody)
+		e.equal("HOME of a user without an entry in passwd", c.sh("echo $HOME"), "/")
+		e.equal("first port for everybody", c.sh("cat /proc/sys/net/ipv4/ip_unprivileged_port_start"), "0")
+		c.sh("nc -l -p 80 </dev/null >/dev/null 2>&1 & sleep 0.3; kill $!") // fails where it could not bind
+		first, last, _ := strings.Cut(c.sh("cat /proc/sys/net/ipv4/ping_group_range"), "\t")
+		if first != "0" || len(last) < 5 {
+			e.Errorf("ping_group_range: %q to %q", first, last)
+		}
+
+		asked := e.pod("sysctls", func(c *podConfig) {
+			c.Linux.Sysctls = map[string]string{"net/ipv4/ip_unprivileged_port_start": "500", "net.ipv4.ping_group_range": "0 2147483647"}
+		})
+		c = asked.start("c", idle(), nobody)
+		e.equal("the pod's own sysctl", c.sh("cat /proc/sys/net/ipv4/ip_unprivileged_port_start"), "500")
+
+		_, err := e.tryPod("ports", func(c *podConfig) {
+			c.PortMappings = []*runtimeapi.PortMapping{{HostPort: 28080, ContainerPort: 1}, {HostPort: 28080, ContainerPort: 2}}
+		})
+		e.refused("a host port twice", err, codes.InvalidArgument, "28080", "mapped twice")
+	})
+}
+
+// TestCommandsThatCannotRun: they are start errors, as the kubelet shows them.
+func TestCommandsThatCannotRun(t *testing.T) {
+	start(t, []string{byName}, func(e env) {
+		p := e.pod("cannot-run", nil)
+		dir := filepath.Join(e.n.Dir, "scripts")
+		e.must(os.MkdirAll(dir, 0o755))
+		for name, script := range map[string]struct {
+			text string
+			mode os.FileMode
+			says string
+		}{
+			"crlf":           {"#!/bin/sh\r\necho hi\r\n", 0o755, "Windows"},
+			"no-interpreter": {"#!/no/such\n", 0o755, "/no/such"},
+			"no-shebang":     {"echo hi\n", 0o755, "exec format error"},
+			"not-executable": {"#!/bin/sh\n", 0o644, "ermission denied"},
+		} {
+			file := filepath.Join(dir, name)
+			e.must(os.WriteFile(file, []byte(script.text), script.mode))
+			e.must(os.Chmod(file, script.mode))
+			c := p.create(name, func(c *ctrConfig) { c.Command = []string{"/script"} }, mounts(&runtimeapi.Mount{ContainerPath: "/script", HostPath: file}))
+			_, err := e.cri.StartContainer(e.Context(), &runtimeapi.StartContainerRequest{ContainerId: c.id})
+			if err == nil || !strings.Contains(err.Error(), script.says) {
+				e.Errorf("%s: %v, want %q", name, err, script.says)
+			}
+			s := c.status()
+			if s.State != runtimeapi.ContainerState_CONTAINER_EXITED || s.ExitCode != 128 || s.Reason != "StartError" || !strings.Contains(s.Message, script.says) {
+				e.Errorf("%s: %v, code %d, reason %q, message %q", name, s.State, s.ExitCode, s.Reason, s.Message)
+			}
+		}
+	})
+}
