@@ -114,6 +114,9 @@ func sentinelOf(err error) error {
 	if s := textSentinel(err); s != nil {
 		return s
 	}
+	if corruptBlob(err) {
+		return ErrCorrupt
+	}
 	return networkSentinel(err)
 }
 
@@ -184,6 +187,7 @@ func textSentinel(err error) error {
 		{"invalid checksum", ErrCorrupt},
 		{"gzip: invalid", ErrCorrupt},
 		{"magic number mismatch", ErrCorrupt},
+		{"premature end", ErrCorrupt}, // of the program zstd
 		{"does not match provided manifest digest", ErrCorrupt},
 		{"does not match expected", ErrCorrupt}, // of a configuration or a layer
 		{"does not match config's DiffID", ErrCorrupt},
@@ -198,6 +202,13 @@ func textSentinel(err error) error {
 		}
 	}
 	return nil
+}
+
+// corruptBlob reports whether a blob ended too early although it came whole: what the
+// library reads from a registry has words of its own where the connection broke.
+func corruptBlob(err error) bool {
+	text := err.Error()
+	return errors.Is(err, io.ErrUnexpectedEOF) && strings.Contains(text, "storing blob to file") && !strings.Contains(text, "happened during read")
 }
 
 func networkSentinel(err error) error {

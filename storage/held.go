@@ -94,14 +94,17 @@ func (h *holds) remove(ctx context.Context, id string) (end func(), err error) {
 // for or makes it holds until release.
 type holdingStore struct {
 	cstorage.Store
-	ctx  context.Context
-	held *holds
+	ctx    context.Context
+	held   *holds
+	layers *layerStore
+	tmp    string // of the transfer
 
 	unpacking atomic.Int64 // layers that are being unpacked
 
 	mu     sync.Mutex
-	ids    []string // in the order in which they were first needed
-	images []string // that the transfer has made
+	ids    []string          // in the order in which they were first needed
+	images []string          // that the transfer has made
+	lowers map[string]string // see lowersOf
 }
 
 // hold holds the layer id, once.
@@ -191,6 +194,25 @@ func (s *holdingStore) PutLayer(id, parent string, names []string, mountLabel st
 	}
 	s.unpacking.Add(1)
 	defer s.unpacking.Add(-1)
+	layer, size, err := s.unpack(id, parent, names, mountLabel, writeable, options, diff)
+	if again, ok := diff.(io.ReadSeeker); ok && hasDuplicates(err) && options != nil {
+		plain, once, err := withoutDuplicates(again, *options)
+		if err != nil {
+			return nil, -1, err
+		}
+		defer plain.Close()
+		return s.unpack(id, parent, names, mountLabel, writeable, &once, plain)
+	}
+	return layer, size, err
+}
+
+// unpack is PutLayer, with what is below the layer known to the helper that unpacks it.
+func (s *holdingStore) unpack(id, parent string, names []string, mountLabel string, writeable bool, options *cstorage.LayerOptions, diff io.Reader) (*cstorage.Layer, int64, error) {
+	end, err := s.announceLowers(id, parent)
+	if err != nil {
+		return nil, -1, err
+	}
+	defer end()
 	return s.Store.PutLayer(id, parent, names, mountLabel, writeable, options, diff)
 }
 
@@ -199,7 +221,11 @@ func (s *holdingStore) ApplyStagedLayer(args cstorage.ApplyStagedLayerOptions) (
 	if err := s.hold(args.ID); err != nil {
 		return nil, err
 	}
-	return s.Store.ApplyStagedLayer(args)
+	layer, err := s.Store.ApplyStagedLayer(args)
+	if err == nil {
+		s.markRoot(args)
+	}
+	return layer, err
 }
 
 // CreateImage makes an image and notes its ID, also where it fails: its files are

@@ -15,7 +15,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/ulikunitz/xz" // ours: see internal/xz
-	"go.podman.io/image/v5/docker/archive"
 	"go.podman.io/image/v5/docker/reference"
 	"go.podman.io/image/v5/image"
 	"go.podman.io/image/v5/manifest"
@@ -37,6 +36,11 @@ const annotationContainerdName = "io.containerd.image.name"
 // ErrBadReference, ErrImageNotFound (no such file or REF), ErrCorrupt,
 // ErrUnsupported, ErrSignature, ErrNoSpace.
 func (im *Images) Load(ctx context.Context, source string) ([]Image, error) {
+	return im.load(ctx, source, source)
+}
+
+// load is Load of a source that errors call shown.
+func (im *Images) load(ctx context.Context, source, shown string) ([]Image, error) {
 	var images []Image
 	err := im.transfer(ctx, func(t *transfer) error {
 		kind, path, ref, err := splitSource(source)
@@ -57,7 +61,7 @@ func (im *Images) Load(ctx context.Context, source string) ([]Image, error) {
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("load %s: %w", source, err)
+		return nil, fmt.Errorf("load %s: %w", shown, err)
 	}
 	return images, nil
 }
@@ -117,12 +121,14 @@ func detect(path string, isDir bool) (string, error) {
 		if err != nil {
 			return "", fmt.Errorf("%w: %s is no image archive: %w", ErrCorrupt, path, err)
 		}
-		switch filepath.Clean(h.Name) {
-		case "manifest.json":
+		switch name := cleanName(h.Name); {
+		case name == "manifest.json":
 			// docker save writes both forms into one file; only this one has all tags.
 			return "docker-archive", nil
-		case v1.ImageLayoutFile:
+		case name == v1.ImageLayoutFile:
 			kind = "oci-archive"
+		case kind == "" && (name == "repositories" || filepath.Base(name) == "layer.tar"):
+			kind = "docker-archive" // from before Docker 1.10
 		}
 	}
 	if kind == "" {
@@ -142,7 +148,10 @@ func (t *transfer) loadOCIArchive(path, ref string) ([]Image, error) {
 	}
 	defer f.Close()
 	// Unpacked by a helper that can't leave dir, since the archive may be hostile.
-	if err := chrootarchive.Untar(f, dir, nil); err != nil {
+	unpackLock.Lock() // it is no layer
+	err = chrootarchive.Untar(f, dir, nil)
+	unpackLock.Unlock()
+	if err != nil {
 		return nil, fmt.Errorf("unpacking failed: %w", err)
 	}
 	return t.loadLayout(dir, ref)
@@ -191,18 +200,14 @@ func layoutNames(notes map[string]string) []reference.Named {
 }
 
 func (t *transfer) loadDockerArchive(path, ref string) ([]Image, error) {
-	sys, err := t.im.registries.systemContext(nil, t.tmp)
+	reader, err := openSavedArchive(path, t.tmp)
 	if err != nil {
 		return nil, err
-	}
-	reader, err := archive.NewReader(sys, path)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
 	defer reader.Close()
 	list, err := reader.List()
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+		return nil, err
 	}
 	want := ""
 	if ref != "" {
@@ -247,7 +252,10 @@ func (t *transfer) loadOne(ref types.ImageReference, names []reference.Named) (I
 	}
 	src := &openSource{ImageReference: ref, source: source}
 	defer src.closeUnlessUsed()
-	id, err := localID(t.ctx, sys, source)
+	if err := src.plain(t.ctx, sys); err != nil {
+		return Image{}, err
+	}
+	id, err := localID(t.ctx, sys, src.source)
 	if err != nil {
 		return Image{}, err
 	}

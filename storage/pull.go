@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -101,6 +103,9 @@ func renamedMeanwhile(err error) bool {
 // fromRegistry copies the image behind src into the store, unless it is there.
 func (t *transfer) fromRegistry(sys *types.SystemContext, named reference.Named, src *openSource, progress func(Progress)) (Image, error) {
 	defer src.closeUnlessUsed()
+	if err := src.plain(t.ctx, sys); err != nil {
+		return Image{}, err
+	}
 	found, err := inspect(t.ctx, sys, src.source, named)
 	if err != nil {
 		return Image{}, err
@@ -115,19 +120,26 @@ func (t *transfer) fromRegistry(sys *types.SystemContext, named reference.Named,
 			return Image{}, err
 		}
 		defer policy.Destroy()
-		if _, err := policy.IsRunningImageAllowed(t.ctx, image.UnparsedInstance(src.source, found.instance)); err != nil {
+		if _, err := policy.IsRunningImageAllowed(t.ctx, src.unparsed(found.instance)); err != nil {
 			return Image{}, err
 		}
 		return img, nil
 	}
-	if err := t.copy(sys, src, named, "", progress); err != nil {
+	name, id := named, ""
+	if _, plain := src.source.(*plainSource); plain { // whose manifest may have another digest than the name
+		name = nil
+		if id, err = localID(t.ctx, sys, src.source); err != nil {
+			return Image{}, err
+		}
+	}
+	if err := t.copy(sys, src, name, id, progress); err != nil {
 		return Image{}, err
 	}
-	img, err := t.im.store.cs.Image(named.String())
+	img, err := t.im.store.cs.Image(cmp.Or(id, named.String()))
 	if err != nil {
 		return Image{}, fmt.Errorf("find the image just pulled: %w", err)
 	}
-	if err := t.im.store.cs.AddNames(img.ID, []string{byDigest.String()}); err != nil {
+	if err := t.im.store.cs.AddNames(img.ID, []string{named.String(), byDigest.String()}); err != nil {
 		return Image{}, fmt.Errorf("name the image just pulled: %w", err)
 	}
 	return t.im.Get(t.ctx, img.ID)
@@ -151,7 +163,7 @@ func upToDate(l *layerStore, names ...reference.Named) (Image, bool) {
 // copy runs containers/image's copy from src into the store. name may be nil:
 // then id, the image's ID, must be given.
 func (t *transfer) copy(sys *types.SystemContext, src types.ImageReference, name reference.Named, id string, progress func(Progress)) error {
-	policy, err := t.im.registries.policy()
+	policy, err := t.im.registries.policyFor(t.ctx, src)
 	if err != nil {
 		return err
 	}
@@ -193,12 +205,16 @@ func inspect(ctx context.Context, sys *types.SystemContext, src types.ImageSourc
 	if err != nil {
 		return f, err
 	}
-	if f.top, err = manifest.Digest(raw); err != nil {
+	top := raw
+	if p, ok := src.(*plainSource); ok {
+		top = p.top
+	}
+	if f.top, err = manifest.Digest(top); err != nil {
 		return f, err
 	}
 	if d, ok := named.(reference.Digested); ok {
 		if f.top != d.Digest() {
-			match, err := manifest.MatchesDigest(raw, d.Digest())
+			match, err := manifest.MatchesDigest(top, d.Digest())
 			if err != nil {
 				return f, err
 			}
@@ -247,27 +263,14 @@ func checkPlatform(ctx context.Context, sys *types.SystemContext, src types.Imag
 		return fmt.Errorf("%w: it is no container image (its configuration is of type %s)", ErrUnsupported, t)
 	}
 	config, err := img.OCIConfig(ctx)
-	if err != nil {
+	if err := corruptConfig(err); err != nil {
 		return err
 	}
-	if config.OS != "" && config.OS != runtime.GOOS || !runsHere(config.Architecture) {
+	if config.OS != "" && !strings.EqualFold(config.OS, runtime.GOOS) || !runsHere(config.Architecture) {
 		return fmt.Errorf("%w: it is made for %s/%s, this machine is %s/%s", ErrUnsupported,
 			config.OS, config.Architecture, runtime.GOOS, runtime.GOARCH)
 	}
 	return nil
-}
-
-// runsHere reports whether this machine's processor runs programs for arch.
-func runsHere(arch string) bool {
-	switch {
-	case arch == "" || arch == runtime.GOARCH:
-		return true
-	case runtime.GOARCH == "amd64":
-		return arch == "386"
-	case runtime.GOARCH == "arm64":
-		return arch == "arm"
-	}
-	return false
 }
 
 // openSource is an image reference whose source is open already, so that

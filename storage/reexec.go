@@ -18,6 +18,7 @@ import (
 // It can't be avoided through the library's interface; it costs the start of
 // this binary, once per layer.
 func Dispatch() {
+	filterLayer()
 	if reexec.Init() {
 		os.Exit(0)
 	}

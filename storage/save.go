@@ -117,6 +117,9 @@ func saved(l *layerStore, ref string) (id string, tagged reference.NamedTagged, 
 }
 
 func (im *Images) copyOut(ctx context.Context, sys *types.SystemContext, id string, dest types.ImageReference) error {
+	if err := im.store.unchanged(id); err != nil {
+		return err
+	}
 	// What is in the store has passed the policy on its way in.
 	policy, err := signature.NewPolicyContext(&signature.Policy{
 		Default: signature.PolicyRequirements{signature.NewPRInsecureAcceptAnything()},

@@ -42,7 +42,7 @@ func (im *Images) transfer(ctx context.Context, do func(*transfer) error) error 
 	t := &transfer{im: im, tmp: tmp}
 	t.ctx, t.cancel = context.WithCancelCause(ctx)
 	defer t.cancel(nil)
-	t.store = &holdingStore{Store: im.store.cs, ctx: t.ctx, held: &im.held}
+	t.store = &holdingStore{Store: im.store.cs, ctx: t.ctx, held: &im.held, layers: im.store, tmp: tmp}
 	t.progressed()
 	stop := make(chan struct{})
 	go t.guard(stop)

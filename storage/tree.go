@@ -120,27 +120,40 @@ func (r *Rootfs) writeTree(dir string, rec record, layers []string) error {
 	return os.Rename(upper, filepath.Join(dir, "upper"))
 }
 
-// makeUpper makes the writable layer's directory. The root directory of an
-// overlay shows the mode and owner of its uppermost layer, so these are copied.
+// makeUpper makes the writable layer's directory. The root directory of an overlay
+// shows the mode and owner of its uppermost layer, so these are those of the image.
 func (r *Rootfs) makeUpper(upper string, layers []string) error {
 	if err := os.Mkdir(upper, 0o755); err != nil {
 		return err
 	}
-	mode, uid, gid := os.FileMode(0o755), 0, 0
-	if len(layers) > 0 {
-		var st unix.Stat_t
-		if err := unix.Stat(r.store.diffDir(layers[0]), &st); err != nil {
-			return fmt.Errorf("stat layer %s: %w", layers[0], err)
-		}
-		mode, uid, gid = os.FileMode(st.Mode&0o7777), int(st.Uid), int(st.Gid)
+	mode, uid, gid, err := r.store.rootOwner(layers)
+	if err != nil {
+		return err
 	}
-	if err := unix.Chmod(upper, uint32(mode)); err != nil {
+	if err := unix.Chmod(upper, mode); err != nil {
 		return fmt.Errorf("chmod %s: %w", upper, err)
 	}
 	if uid == 0 && gid == 0 {
 		return nil
 	}
-	return os.Chown(upper, uid, gid)
+	return os.Chown(upper, int(uid), int(gid))
+}
+
+// rootOwner returns mode and owner of the root directory of an image with these layers,
+// uppermost first: of the first that has an entry for it. An image without one has the
+// usual; containers/storage makes it 0555 then.
+func (l *layerStore) rootOwner(layers []string) (mode, uid, gid uint32, err error) {
+	for _, id := range layers {
+		var st unix.Stat_t
+		dir := l.diffDir(id)
+		if err := unix.Stat(dir, &st); err != nil {
+			return 0, 0, 0, fmt.Errorf("stat layer %s: %w", id, err)
+		}
+		if _, err := unix.Lgetxattr(dir, rootXattr, nil); err == nil {
+			return st.Mode & 0o7777, st.Uid, st.Gid, nil
+		}
+	}
+	return 0o755, 0, 0, nil
 }
 
 // mount mounts the tree in dir unless it is mounted and alive.
@@ -259,7 +272,7 @@ func (r *Rootfs) removeTree(dir string) error {
 	if err := os.Remove(target); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	for _, sub := range []string{"upper", "upper.new", "work", "empty"} {
+	for _, sub := range []string{"upper", "upper.new", "work", "empty", "volumes"} {
 		if err := os.RemoveAll(filepath.Join(dir, sub)); err != nil {
 			return err
 		}

@@ -3,11 +3,13 @@ package storage
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
-	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // Usage of disk: bytes as blocks actually taken, and inodes, as du(1) counts.
@@ -77,7 +79,7 @@ func (im *Images) FSInfo(ctx context.Context) (FSInfo, error) {
 	return info, nil
 }
 
-// Usage returns what the writable layer of a root file system takes.
+// Usage returns what the writable layer of a root file system and its volumes take.
 // ErrRootfsNotFound.
 func (r *Rootfs) Usage(ctx context.Context, id string) (Usage, error) {
 	return rootfsUsage(ctx, r.store.dirs, id)
@@ -87,7 +89,12 @@ func rootfsUsage(ctx context.Context, dirs directories, id string) (Usage, error
 	if !validID.MatchString(id) || !exists(dirs.rootfs(id)) {
 		return Usage{}, ErrRootfsNotFound
 	}
-	return diskUsage(ctx, filepath.Join(dirs.rootfs(id), "upper"))
+	upper, err := diskUsage(ctx, filepath.Join(dirs.rootfs(id), "upper"))
+	if err != nil {
+		return upper, err
+	}
+	volumes, err := diskUsage(ctx, filepath.Join(dirs.rootfs(id), "volumes"))
+	return Usage{Bytes: upper.Bytes + volumes.Bytes, Inodes: upper.Inodes + volumes.Inodes}, err
 }
 
 func (im *Images) layerUsage(ctx context.Context, id string) (Usage, error) {
@@ -108,44 +115,84 @@ func (im *Images) layerUsage(ctx context.Context, id string) (Usage, error) {
 	return u, nil
 }
 
-// diskUsage adds up the tree below dir, counting hard links once. What
-// disappears meanwhile is left out; a missing dir is empty.
+// maxDepth bounds how deep diskUsage looks: each level takes a descriptor.
+const maxDepth = 1000
+
+// diskUsage adds up the tree below dir, counting hard links once. What disappears
+// meanwhile is left out, and what is more than maxDepth deep; a missing dir is empty.
+// Paths may be longer than the kernel takes in one call.
 func diskUsage(ctx context.Context, dir string) (Usage, error) {
-	var u Usage
-	linked := map[uint64]bool{}
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		info, err := d.Info()
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		st, ok := info.Sys().(*syscall.Stat_t)
-		if !ok {
-			return nil
-		}
-		if st.Nlink > 1 && st.Mode&syscall.S_IFMT != syscall.S_IFDIR {
-			if linked[st.Ino] {
-				return nil
-			}
-			linked[st.Ino] = true
-		}
-		u.Bytes += uint64(st.Blocks) * 512
-		u.Inodes++
-		if u.Inodes%1024 == 0 {
-			return ctx.Err()
-		}
-		return nil
-	})
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return u, err
+	w := usageWalk{ctx: ctx, linked: map[uint64]bool{}}
+	var st unix.Stat_t
+	if err := unix.Lstat(dir, &st); err != nil {
+		return w.sum, gone(&fs.PathError{Op: "lstat", Path: dir, Err: err})
 	}
-	return u, nil
+	w.add(&st)
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return w.sum, nil
+	}
+	err := w.below(unix.AT_FDCWD, dir, 0)
+	return w.sum, err
+}
+
+// usageWalk is one run of diskUsage.
+type usageWalk struct {
+	ctx    context.Context
+	sum    Usage
+	linked map[uint64]bool
+}
+
+func (w *usageWalk) add(st *unix.Stat_t) {
+	if st.Nlink > 1 && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		if w.linked[st.Ino] {
+			return
+		}
+		w.linked[st.Ino] = true
+	}
+	w.sum.Bytes += uint64(st.Blocks) * 512
+	w.sum.Inodes++
+}
+
+// below adds what is below a directory.
+func (w *usageWalk) below(parent int, name string, depth int) error {
+	fd, err := unix.Openat(parent, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return gone(&fs.PathError{Op: "open", Path: name, Err: err})
+	}
+	dir := os.NewFile(uintptr(fd), name)
+	defer dir.Close()
+	for {
+		names, err := dir.Readdirnames(1024)
+		for _, name := range names {
+			var st unix.Stat_t
+			if err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); errors.Is(err, fs.ErrNotExist) {
+				continue
+			} else if err != nil {
+				return &fs.PathError{Op: "fstatat", Path: name, Err: err}
+			}
+			w.add(&st)
+			if st.Mode&unix.S_IFMT == unix.S_IFDIR && depth < maxDepth {
+				if err := w.below(fd, name, depth+1); err != nil {
+					return err
+				}
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return w.ctx.Err()
+		}
+		if err != nil {
+			return gone(err)
+		}
+		if err := w.ctx.Err(); err != nil {
+			return err
+		}
+	}
+}
+
+// gone returns nil for the error of a file that is not there any more.
+func gone(err error) error {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		return nil
+	}
+	return err
 }

@@ -1,26 +1,40 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/subpod/subpod/cmd/internal/cli"
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/client"
 )
 
 func newLoad(flags *cli.Flags) *cobra.Command {
-	return &cobra.Command{
-		Use:   "load SOURCE...",
-		Short: "Load images from files",
+	var input string
+	cmd := &cobra.Command{
+		Use:   "load [-i SOURCE | SOURCE...]",
+		Short: "Load images from files or standard input",
 		Long: `Loads images into the image store. A source is the path of an OCI layout, an OCI
 archive or a Docker archive, or one of
-  oci:DIRECTORY[:REFERENCE]  oci-archive:FILE[:REFERENCE]  docker-archive:FILE[:REFERENCE]`,
-		Example: "  subpod load busybox.tar\n  subpod load oci:./layout:example.com/app:v1",
-		Args:    cobra.MinimumNArgs(1),
+  oci:DIRECTORY[:REFERENCE]  oci-archive:FILE[:REFERENCE]  docker-archive:FILE[:REFERENCE]
+Without a source, or with "-", the archive is read from standard input; a file may also be
+a pipe.`,
+		Example: "  subpod load busybox.tar\n  subpod load oci:./layout:example.com/app:v1\n  subpod load < app.tar.gz\n  ssh host subpod save app | subpod load",
 		RunE: func(cmd *cobra.Command, sources []string) error {
+			if input != "" {
+				sources = append(sources, input)
+			}
+			if len(sources) == 0 {
+				if isTerminal(os.Stdin) {
+					return usagef("no archive: name a file, or redirect the input")
+				}
+				sources = []string{"-"}
+			}
 			cfg, err := clientConfig(flags, cmd.ErrOrStderr())
 			if err != nil {
 				return err
@@ -31,11 +45,7 @@ archive or a Docker archive, or one of
 			}
 			defer c.Close()
 			for _, source := range sources {
-				source, err := absoluteSource(source)
-				if err != nil {
-					return err
-				}
-				images, err := c.Load(cmd.Context(), source)
+				images, err := load(cmd.Context(), c, source)
 				if err != nil {
 					return fmt.Errorf("load %s: %w", source, err)
 				}
@@ -50,6 +60,51 @@ archive or a Docker archive, or one of
 			return nil
 		},
 	}
+	cmd.Flags().StringVarP(&input, "input", "i", "", "source to load, as an argument is")
+	return cmd
+}
+
+// load loads from one source. What only this process can read, as its standard input or
+// a pipe, is sent to the daemon.
+func load(ctx context.Context, c *client.Client, source string) ([]api.LoadedImage, error) {
+	kind, path := "", source
+	for _, k := range []string{"oci-archive", "docker-archive"} {
+		if rest, ok := strings.CutPrefix(source, k+":"); ok {
+			kind, path = k, rest
+		}
+	}
+	ref := ""
+	if kind != "" {
+		path, ref, _ = strings.Cut(path, ":")
+	}
+	if path == "-" {
+		return c.LoadStream(ctx, kind, ref, os.Stdin)
+	}
+	if own(path) {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		return c.LoadStream(ctx, kind, ref, f)
+	}
+	source, err := absoluteSource(source)
+	if err != nil {
+		return nil, err
+	}
+	return c.Load(ctx, source)
+}
+
+// own reports whether a path is another file for another process, or one that can be
+// read once.
+func own(path string) bool {
+	for _, dir := range []string{"/dev/", "/proc/"} {
+		if strings.HasPrefix(filepath.Clean(path), dir) {
+			return true
+		}
+	}
+	st, err := os.Stat(path)
+	return err == nil && !st.Mode().IsRegular() && !st.IsDir()
 }
 
 // absoluteSource makes the path in a source absolute, since the daemon has another

@@ -18,7 +18,7 @@ func newSave(a *app) *cobra.Command {
 		Use:     "save [flags] IMAGE...",
 		Short:   "Write images to an archive",
 		Long:    `Writes images to an archive that "subpod load", Podman and Docker can load.`,
-		Example: "  subpod save -o app.tar app:v1\n  subpod save busybox | ssh host subpod load /dev/stdin",
+		Example: "  subpod save -o app.tar app:v1\n  subpod save busybox | ssh host subpod load",
 		Args:    atLeast(1),
 		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) (err error) {
 			req.Names = args

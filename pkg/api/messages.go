@@ -13,6 +13,15 @@ type LoadRequest struct {
 	Source string `json:"source"`
 }
 
+// LoadChunk is a piece of an archive. The first one says what the archive is.
+type LoadChunk struct {
+	// Kind is "oci-archive" or "docker-archive", or empty: then the content says it.
+	Kind string `json:"kind,omitempty"`
+	// Ref is the one image of the archive to load; empty for all.
+	Ref  string `json:"ref,omitempty"`
+	Data []byte `json:"data,omitempty"`
+}
+
 // LoadResponse lists what was loaded.
 type LoadResponse struct {
 	Images []LoadedImage `json:"images"`

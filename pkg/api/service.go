@@ -34,6 +34,8 @@ const (
 type Server interface {
 	// Load loads images from files.
 	Load(context.Context, *LoadRequest) (*LoadResponse, error)
+	// LoadStream loads images from an archive that the client sends.
+	LoadStream(context.Context, func() (*LoadChunk, error)) (*LoadResponse, error)
 	// Pull pulls an image and reports its progress.
 	Pull(context.Context, *PullRequest, func(*PullEvent) error) error
 	// Save writes images as an archive.
@@ -85,6 +87,7 @@ func Register(s grpc.ServiceRegistrar, impl Server) {
 			{StreamName: "Pull", ServerStreams: true, Handler: serverStream(impl.Pull)},
 			{StreamName: "Save", ServerStreams: true, Handler: serverStream(impl.Save)},
 			{StreamName: "CopyOut", ServerStreams: true, Handler: serverStream(impl.CopyOut)},
+			{StreamName: "LoadStream", ClientStreams: true, Handler: clientStream(impl.LoadStream)},
 			{StreamName: "CopyIn", ClientStreams: true, Handler: clientStream(impl.CopyIn)},
 			{StreamName: "Session", ServerStreams: true, ClientStreams: true, Handler: serveSession(impl.Session)},
 		},

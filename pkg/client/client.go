@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"sync"
@@ -78,6 +79,27 @@ func (c *Client) Close() error { return c.conn.Close() }
 // Load loads images from a file or directory (api.LoadRequest.Source).
 func (c *Client) Load(ctx context.Context, source string) ([]api.LoadedImage, error) {
 	resp, err := api.Call[api.LoadResponse](ctx, c.conn, "Load", &api.LoadRequest{Source: source})
+	if err != nil {
+		return nil, err
+	}
+	return resp.Images, nil
+}
+
+// LoadStream loads images from an archive; kind and ref as in api.LoadChunk.
+func (c *Client) LoadStream(ctx context.Context, kind, ref string, archive io.Reader) ([]api.LoadedImage, error) {
+	first := true
+	resp, err := api.Send[api.LoadResponse](ctx, c.conn, "LoadStream", func() (any, error) {
+		if first {
+			first = false
+			return &api.LoadChunk{Kind: kind, Ref: ref}, nil
+		}
+		buf := make([]byte, copyChunk)
+		n, err := io.ReadFull(archive, buf)
+		if err == io.ErrUnexpectedEOF {
+			err = nil
+		}
+		return &api.LoadChunk{Data: buf[:n]}, err
+	})
 	if err != nil {
 		return nil, err
 	}

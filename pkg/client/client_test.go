@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -117,6 +118,36 @@ func (f *fake) CopyIn(_ context.Context, next func() (*api.CopyInChunk, error)) 
 		}
 		f.chunks++
 		f.copied.Write(chunk.Data)
+	}
+}
+
+// LoadStream records what it gets.
+func (f *fake) LoadStream(_ context.Context, next func() (*api.LoadChunk, error)) (*api.LoadResponse, error) {
+	first, err := next()
+	if err != nil {
+		return nil, err
+	}
+	for {
+		chunk, err := next()
+		if err == io.EOF {
+			return &api.LoadResponse{Images: []api.LoadedImage{{ID: "id", Tags: []string{first.Kind, first.Ref}}}}, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		f.copied.Write(chunk.Data)
+	}
+}
+
+func TestLoadStream(t *testing.T) {
+	f, c := newFake(t)
+	content := strings.Repeat("x", 2*copyChunk+1)
+	images, err := c.LoadStream(t.Context(), "docker-archive", "app:1", strings.NewReader(content))
+	if err != nil || f.copied.String() != content || fmt.Sprint(images) != "[{id [docker-archive app:1]}]" {
+		t.Errorf("%v, %v; %d bytes", images, err, f.copied.Len())
+	}
+	if _, err := c.LoadStream(t.Context(), "", "", &failing{}); !errors.Is(err, errRead) {
+		t.Errorf("a source that fails: %v", err)
 	}
 }
 

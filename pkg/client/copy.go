@@ -21,7 +21,7 @@ func (c *Client) CopyOut(ctx context.Context, id, path string, w io.Writer) erro
 	})
 }
 
-// copyChunk is the size of the pieces of CopyIn, in bytes.
+// copyChunk is the size of the pieces of CopyIn and LoadStream, in bytes.
 const copyChunk = 256 << 10
 
 // CopyIn unpacks a tar stream in the directory dir of a container.

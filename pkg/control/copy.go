@@ -23,24 +23,29 @@ func (s *service) CopyIn(ctx context.Context, receive func() (*api.CopyInChunk, 
 	if err != nil {
 		return nil, err
 	}
-	r := &chunkReader{receive: receive, rest: first.Data}
+	r := &chunkReader{rest: first.Data, receive: func() ([]byte, error) {
+		chunk, err := receive()
+		if err != nil {
+			return nil, err
+		}
+		return chunk.Data, nil
+	}}
 	return &api.Empty{}, s.Copier.In(ctx, first.ContainerID, first.Path, r)
 }
 
 // chunkReader is a reader of a stream of chunks.
 type chunkReader struct {
-	receive func() (*api.CopyInChunk, error)
+	receive func() ([]byte, error)
 	rest    []byte
 }
 
 // Read implements io.Reader.
 func (r *chunkReader) Read(p []byte) (int, error) {
 	for len(r.rest) == 0 {
-		chunk, err := r.receive()
-		if err != nil {
+		var err error
+		if r.rest, err = r.receive(); err != nil {
 			return 0, err
 		}
-		r.rest = chunk.Data
 	}
 	n := copy(p, r.rest)
 	r.rest = r.rest[n:]

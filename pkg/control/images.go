@@ -17,7 +17,26 @@ func (s *service) Load(ctx context.Context, req *api.LoadRequest) (*api.LoadResp
 	if req.Source == "" {
 		return nil, status.Error(codes.InvalidArgument, "the request names no source")
 	}
-	images, err := s.Images.Load(ctx, req.Source)
+	return loaded(s.Images.Load(ctx, req.Source))
+}
+
+// LoadStream loads images from an archive that the client sends.
+func (s *service) LoadStream(ctx context.Context, receive func() (*api.LoadChunk, error)) (*api.LoadResponse, error) {
+	first, err := receive()
+	if err != nil {
+		return nil, err
+	}
+	r := &chunkReader{rest: first.Data, receive: func() ([]byte, error) {
+		chunk, err := receive()
+		if err != nil {
+			return nil, err
+		}
+		return chunk.Data, nil
+	}}
+	return loaded(s.Images.LoadFrom(ctx, r, first.Kind, first.Ref))
+}
+
+func loaded(images []storage.Image, err error) (*api.LoadResponse, error) {
 	if err != nil {
 		return nil, err
 	}

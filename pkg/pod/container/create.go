@@ -94,9 +94,7 @@ func (b *Builder) makeDirs(c state.Container) error {
 // StartContainer to return.
 func (b *Builder) Create(ctx context.Context, prepared *Prepared, p state.Pod, c *state.Container) error {
 	defer prepared.Abandon()
-	if len(prepared.plan.subPaths) > 0 {
-		defer b.releaseSubPaths(c.ID)
-	}
+	defer b.releaseSources(c.ID)
 	in, err := b.specInput(ctx, prepared, p, *c)
 	if err != nil {
 		return err
@@ -150,6 +148,10 @@ func (b *Builder) specInput(ctx context.Context, prepared *Prepared, p state.Pod
 	if err != nil {
 		return ocispec.Input{}, err
 	}
+	volumes, err := b.imageVolumes(ctx, prepared, p, c.ID)
+	if err != nil {
+		return ocispec.Input{}, err
+	}
 	image := prepared.image.Config
 	if u := prepared.plan.Config.Annotations[api.AnnotationUser]; u != "" {
 		image.User = u
@@ -164,7 +166,7 @@ func (b *Builder) specInput(ctx context.Context, prepared *Prepared, p state.Pod
 		Rootfs:         c.Allocated.Rootfs,
 		Namespaces:     b.namespaces(prepared.plan, p),
 		Files:          b.Files(p),
-		Mounts:         mounts,
+		Mounts:         append(mounts, volumes...),
 		Host:           b.Host,
 		CgroupsPath:    prepared.plan.cgroupsPath,
 		Handler:        p.Handler,

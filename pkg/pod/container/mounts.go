@@ -57,14 +57,14 @@ func (b *Builder) resolveMounts(ctx context.Context, plan Plan, id string) ([]*r
 	return out, nil
 }
 
-// subPathDir holds the bind mounts that a container's sub paths are mounted from,
-// while the OCI runtime creates the container.
+// subPathDir holds the bind mounts that sub paths and volumes of a container are
+// mounted from, while the OCI runtime creates the container.
 func (b *Builder) subPathDir(id string) string { return filepath.Join(b.SubPathDir, id) }
 
-// releaseSubPaths removes those bind mounts: the container has its own by then.
-func (b *Builder) releaseSubPaths(id string) {
+// releaseSources removes those bind mounts: the container has its own by then.
+func (b *Builder) releaseSources(id string) {
 	if err := subpath.Release(b.subPathDir(id)); err != nil {
-		b.Log.Warn("the mounts of a container's sub paths could not be removed; the next start of the server tries again", "container", id, "error", err)
+		b.Log.Warn("the mounts of a container's sub paths and volumes could not be removed; the next start of the server tries again", "container", id, "error", err)
 	}
 }
 

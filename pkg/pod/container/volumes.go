@@ -1,0 +1,72 @@
+package container
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/containerd/errdefs"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/pkg/state"
+	"github.com/subpod/subpod/pkg/subpath"
+)
+
+// maxVolumes bounds the mounts that an image can ask for.
+const maxVolumes = 256
+
+// imageVolumes makes the VOLUMEs of the container's image and returns their mounts:
+// writable, also where the root file system is read-only, with what the image has at
+// their paths, and gone with the container.
+func (b *Builder) imageVolumes(ctx context.Context, prepared *Prepared, p state.Pod, id string) ([]*runtimeapi.Mount, error) {
+	wanted := volumeFilter(prepared.plan.Config.Mounts)
+	var paths []string
+	for v := range maps.Keys(prepared.image.Config.Volumes) {
+		if v = path.Join("/", v); wanted(v) {
+			paths = append(paths, v)
+		}
+	}
+	if len(paths) > maxVolumes {
+		return nil, fmt.Errorf("%w: its image has %d volumes, and at most %d can be mounted", errdefs.ErrFailedPrecondition, len(paths), maxVolumes)
+	}
+	slices.Sort(paths)
+	made, left, err := b.Rootfs.MakeVolumes(ctx, id, paths, wanted)
+	if err != nil {
+		return nil, err
+	}
+	if len(left) > 0 {
+		b.Log.Warn("volumes of an image left out: nothing can be mounted on their paths", "container", id, "paths", left)
+	}
+	nested := p.Config.V.GetLinux().GetSecurityContext().GetNamespaceOptions().GetUsernsOptions().GetMode() == runtimeapi.NamespaceMode_POD
+	mounts := make([]*runtimeapi.Mount, 0, len(made))
+	for i, v := range made {
+		source := v.Dir
+		if nested { // its root cannot pass the directories above the store
+			if source, err = subpath.Mount(b.subPathDir(id), "volume-"+strconv.Itoa(i), v.Dir, "."); err != nil {
+				return nil, err
+			}
+		}
+		mounts = append(mounts, &runtimeapi.Mount{ContainerPath: v.Path, HostPath: source})
+	}
+	return mounts, nil
+}
+
+// volumeFilter returns which paths may become a volume: not those at or below which the
+// pod has a mount of its own (its data is then where the user wants it), the root
+// directory, the kernel's own file systems, and the files that all containers of the pod
+// share.
+func volumeFilter(mounts []*runtimeapi.Mount) func(string) bool {
+	taken := []string{"/proc", "/sys", "/dev", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}
+	for _, m := range mounts {
+		taken = append(taken, path.Join("/", m.ContainerPath))
+	}
+	return func(v string) bool {
+		below := func(p string) bool { return v == p || strings.HasPrefix(v, p+"/") }
+		return v != "/" && utf8.ValidString(v) && !strings.ContainsRune(v, 0) && !slices.ContainsFunc(taken, below)
+	}
+}

@@ -1,0 +1,145 @@
+package storage
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"go.podman.io/image/v5/manifest"
+	"golang.org/x/sys/cpu"
+)
+
+// runsHere reports whether this machine's processor runs programs for arch.
+func runsHere(arch string) bool {
+	return arch == "" || rankOf(v1.Platform{OS: runtime.GOOS, Architecture: arch}) >= 0
+}
+
+// rankOf returns how well an image for p fits this machine: the lower the better,
+// negative for one that does not run here.
+func rankOf(p v1.Platform) int {
+	arch, variant := usualArchitecture(p.Architecture), strings.ToLower(p.Variant)
+	if !strings.EqualFold(p.OS, runtime.GOOS) {
+		return -1
+	}
+	level := 0
+	if _, err := fmt.Sscanf(variant, "v%d", &level); variant != "" && err != nil {
+		return -1
+	}
+	switch {
+	case runtime.GOARCH == "amd64" && arch == "amd64":
+		// The image for every processor first; of those that want more, what wants most.
+		if level > processorLevel() {
+			return -1
+		}
+		if level <= 1 {
+			return 0
+		}
+		return 10 - level
+	case arch == runtime.GOARCH:
+		return max(10-level, 0)
+	case runtime.GOARCH == "amd64" && arch == "386":
+		return 20
+	case runtime.GOARCH == "arm64" && arch == "arm":
+		return 30 - min(level, 8)
+	}
+	return -1
+}
+
+// usualArchitecture returns the name that Go and the image specification have for an
+// architecture.
+func usualArchitecture(arch string) string {
+	switch arch = strings.ToLower(arch); arch {
+	case "x86_64", "x86-64":
+		return "amd64"
+	case "i386", "i486", "i586", "i686", "x86":
+		return "386"
+	case "aarch64":
+		return "arm64"
+	case "armhf", "armel":
+		return "arm"
+	}
+	return arch
+}
+
+// processorLevel returns which of the x86-64 levels the processor has, 1 to 4.
+func processorLevel() int {
+	x := cpu.X86
+	switch {
+	case !(x.HasCX16 && x.HasPOPCNT && x.HasSSE3 && x.HasSSSE3 && x.HasSSE41 && x.HasSSE42):
+		return 1
+	case !(x.HasAVX && x.HasAVX2 && x.HasBMI1 && x.HasBMI2 && x.HasFMA && x.HasOSXSAVE):
+		return 2
+	case !(x.HasAVX512F && x.HasAVX512BW && x.HasAVX512CD && x.HasAVX512DQ && x.HasAVX512VL):
+		return 3
+	}
+	return 4
+}
+
+// corruptConfig says of an error of a configuration that cannot be read for what it
+// contains that the image is corrupt. ErrCorrupt.
+func corruptConfig(err error) error {
+	var syntax *json.SyntaxError
+	var kind *json.UnmarshalTypeError
+	var date *time.ParseError
+	if errors.As(err, &syntax) || errors.As(err, &kind) || errors.As(err, &date) {
+		return fmt.Errorf("%w: its configuration: %w", ErrCorrupt, err)
+	}
+	return err
+}
+
+// isIndex reports whether a media type is that of an index; "" may be.
+func isIndex(mime string) bool { return mime == "" || manifest.MIMETypeIsMultiImage(mime) }
+
+// candidates returns what an index, of Docker or OCI, has for this machine: what fits
+// best first, and last what does not say what it is for. none describes what there is
+// where that is nothing. ErrCorrupt.
+func candidates(index []byte) (found []v1.Descriptor, none string, err error) {
+	var doc struct {
+		Manifests []v1.Descriptor `json:"manifests"`
+	}
+	if err := json.Unmarshal(index, &doc); err != nil {
+		return nil, "", fmt.Errorf("%w: its index: %w", ErrCorrupt, err)
+	}
+	rank := map[digest.Digest]int{}
+	var others []string
+	for _, d := range doc.Manifests {
+		if d.Digest.Validate() != nil {
+			return nil, "", fmt.Errorf("%w: its index has the digest %.80q", ErrCorrupt, d.Digest)
+		}
+		r := 100
+		switch p := d.Platform; {
+		case d.Annotations["vnd.docker.reference.type"] != "" || d.ArtifactType != "":
+			continue // says something about another one
+		case p != nil && (p.OS != "" || p.Architecture != ""):
+			if r = rankOf(*p); r < 0 {
+				others = append(others, strings.TrimSuffix(fmt.Sprintf("%.20s/%.20s/%.20s", p.OS, p.Architecture, p.Variant), "/"))
+				continue
+			}
+		case !isIndex(d.MediaType):
+			r = 200
+		}
+		if _, twice := rank[d.Digest]; !twice {
+			rank[d.Digest] = r
+			found = append(found, d)
+		}
+	}
+	slices.SortStableFunc(found, func(a, b v1.Descriptor) int { return cmp.Compare(rank[a.Digest], rank[b.Digest]) })
+	slices.Sort(others)
+	others = slices.Compact(others)
+	switch n := len(others); {
+	case n == 0:
+		none = "it has no images"
+	case n > 10:
+		none = fmt.Sprintf("it has images for %s and %d more", strings.Join(others[:10], ", "), n-10)
+	default:
+		none = "it has images for " + strings.Join(others, ", ")
+	}
+	return found, none, nil
+}

@@ -1,0 +1,145 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	securejoin "github.com/cyphar/filepath-securejoin"
+	"go.podman.io/storage/drivers/copy"
+	"golang.org/x/sys/unix"
+)
+
+// Volume is a directory that belongs to a root file system: for a VOLUME of its image.
+type Volume struct {
+	// Path is where the container sees it, Dir where it is on the node.
+	Path, Dir string
+}
+
+// MakeVolumes makes a directory for each of paths, which are absolute paths in the
+// mounted root file system id. It has the content of the directory at that path, with
+// owners, modes, times and extended attributes, or is empty and of the container's root
+// where there is none. Paths are followed through the links of the image, and never out
+// of it; Volume.Path is what they lead to. One for which wanted is false then, and one
+// that is a file or leads through one, gets no volume: these are returned in left. The
+// directories last until Delete. Idempotent: content that a call which was cut short has
+// left is replaced. ErrRootfsNotFound, ErrNoSpace.
+func (r *Rootfs) MakeVolumes(ctx context.Context, id string, paths []string, wanted func(string) bool) (made []Volume, left []string, err error) {
+	if len(paths) == 0 {
+		return nil, nil, nil
+	}
+	dir := r.store.dirs.rootfs(id)
+	if !validID.MatchString(id) {
+		return nil, nil, fmt.Errorf("%w: %q", ErrBadID, id)
+	}
+	unlock, err := r.locks.lock(ctx, dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer unlock()
+	rec, err := readRecord(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, fmt.Errorf("%w: %s", ErrRootfsNotFound, id)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	parent := filepath.Join(dir, "volumes")
+	if err := os.RemoveAll(parent); err != nil {
+		return nil, nil, err
+	}
+	if err := os.Mkdir(parent, 0o711); err != nil {
+		return nil, nil, err
+	}
+	root, seen := r.mountPoint(dir), map[string]bool{}
+	for _, path := range paths {
+		if ctx.Err() != nil {
+			return nil, nil, context.Cause(ctx)
+		}
+		at, err := securejoin.SecureJoin(root, path)
+		if err != nil {
+			return nil, nil, fmt.Errorf("volume %s of %s: %w", path, id, err)
+		}
+		v := Volume{Path: filepath.Join("/", strings.TrimPrefix(at, root)), Dir: filepath.Join(parent, strconv.Itoa(len(made)))}
+		if seen[v.Path] {
+			continue
+		}
+		seen[v.Path] = true
+		err = unix.ENOTDIR
+		if wanted(v.Path) {
+			err = makeVolume(root, rec, v)
+		}
+		if errors.Is(err, unix.ENOTDIR) {
+			left = append(left, path)
+			continue
+		}
+		if sentinelOf(err) == ErrNoSpace {
+			err = fmt.Errorf("%w: %w", ErrNoSpace, err)
+		}
+		if err != nil {
+			return nil, nil, fmt.Errorf("make volume %s of %s: %w", path, id, err)
+		}
+		made = append(made, v)
+	}
+	return made, left, nil
+}
+
+// makeVolume makes one volume. ENOTDIR where its path is no directory.
+func makeVolume(root string, rec record, v Volume) error {
+	source, err := openInRoot(root, v.Path)
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return emptyVolume(rec, v.Dir)
+	case err != nil:
+		return err
+	}
+	defer source.Close()
+	// The trailing dot makes a directory of the link.
+	return copy.DirCopy(fmt.Sprintf("/proc/self/fd/%d/.", source.Fd()), v.Dir, copy.Content, true)
+}
+
+// emptyVolume makes a directory that belongs to the root of the container.
+func emptyVolume(rec record, dir string) error {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	if err := os.Chmod(dir, 0o755); err != nil { // past the umask
+		return err
+	}
+	uid, mapped := rootOf(rec.UIDMap)
+	gid, _ := rootOf(rec.GIDMap)
+	if !mapped {
+		return nil
+	}
+	return os.Chown(dir, int(uid), int(gid))
+}
+
+// openAttempts bounds how often a lookup is repeated that the kernel gave up because
+// something was renamed or mounted meanwhile (EAGAIN of openat2(2)).
+const openAttempts = 1000
+
+// openInRoot opens the directory at an absolute path below root. Links are followed as
+// a process sees them whose root it is.
+func openInRoot(root, path string) (*os.File, error) {
+	at, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", root, err)
+	}
+	defer unix.Close(at)
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
+	for range openAttempts {
+		var fd int
+		if fd, err = unix.Openat2(at, strings.TrimPrefix(path, "/"), &how); err == nil {
+			return os.NewFile(uintptr(fd), path), nil
+		}
+		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	return nil, fmt.Errorf("open %s: %w", path, err)
+}
