@@ -1,3 +1,6 @@
+// containerd's CRI integration tests, built by make test-foreign. By
+// "go get -t github.com/containerd/containerd/v2/integration@vX": "go mod tidy" would
+// drop what only its tests need.
 module github.com/subpod/subpod/tests/foreign/suite
 
 go 1.26.6
