@@ -93,7 +93,7 @@ govulncheck: .cache/bin/govulncheck ## Known vulnerabilities, where the database
 
 # Packages below tests/ drive the built daemon, but for these.
 ALL    = $(shell $(GO) list -tags "$(TAGS)" ./... | grep -v /tests/) ./tests/arch ./tests/leak ./tests/node
-DAEMON = $(shell $(GO) list -tags "$(TAGS)" ./tests/... | grep -vE '/tests/(arch|attack|leak|node|cli|critest|bench|crash|vm)$$')
+DAEMON = $(shell $(GO) list -tags "$(TAGS)" ./tests/... | grep -vE '/tests/(arch|attack|leak|node|cli|critest|foreign|bench|crash|vm)$$')
 
 # Tests of these packages need namespaces, subordinate IDs or the programs that run
 # containers. tests/arch looks that no other package does.
@@ -141,6 +141,14 @@ test-critest-all: build test-tools test-images ## critest in the other combinati
 	$(TEST) -count=1 -timeout 30m -v ./tests/critest -driver native
 	$(TEST) -count=1 -timeout 30m -v ./tests/critest -handler runc
 	$(TEST) -count=1 -timeout 30m -v ./tests/critest -driver native -handler runc
+
+.PHONY: test-foreign
+test-foreign: build test-tools test-images .cache/bin/containerd-cri.test ## containerd's CRI integration tests (FOREIGN="-focus TestContainerEvents -v")
+	$(TEST) -count=1 -timeout 30m ./tests/foreign $(FOREIGN)
+
+# Large: a few minutes at first.
+.cache/bin/containerd-cri.test: tests/foreign/suite/go.mod
+	cd tests/foreign/suite && CGO_ENABLED=0 ../../go.sh test -c -vet=off -trimpath -ldflags "-s -w" -o ../../../$@ github.com/containerd/containerd/v2/integration
 
 .PHONY: test-crash
 test-crash: build test-tools test-images ## Crashes, pressure and time, a sample of each (CRASH="-run TestReload -v")

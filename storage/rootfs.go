@@ -73,10 +73,11 @@ func (r *Rootfs) IDs(_ context.Context) ([]string, error) {
 }
 
 // MountImage mounts an image read-only, for an image volume, and returns the path.
-// key is the caller's name for the mount. Idempotent for the same key and image.
-// ErrImageNotFound.
-func (r *Rootfs) MountImage(ctx context.Context, imageID, key string) (string, error) {
-	return r.create(ctx, r.store.dirs.imageMount(key), RootfsSpec{ID: key, ImageID: imageID, ReadOnly: true})
+// The ID is the caller's name for the mount; the image's files are shown through the ID
+// maps, where there are any. Idempotent for the same ID and image. ErrImageNotFound.
+func (r *Rootfs) MountImage(ctx context.Context, spec RootfsSpec) (string, error) {
+	spec.ReadOnly = true
+	return r.create(ctx, r.store.dirs.imageMount(spec.ID), spec)
 }
 
 // UnmountImage removes an image mount. Idempotent, also for unknown keys.

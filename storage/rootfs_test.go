@@ -210,7 +210,7 @@ func TestImageMountAndReadOnly(t *testing.T) {
 			ctx := context.Background()
 			s := openStore(t, testOptions(t, t.TempDir(), driver))
 			image := loadInto(t, s, "example.com/app:v1", sample(t, "one"))
-			path, err := s.Rootfs.MountImage(ctx, image, "volume-1")
+			path, err := s.Rootfs.MountImage(ctx, RootfsSpec{ID: "volume-1", ImageID: image})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -218,7 +218,7 @@ func TestImageMountAndReadOnly(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(path, "x"), nil, 0o644); !errors.Is(err, unix.EROFS) {
 				t.Errorf("write to an image: %v, want EROFS", err)
 			}
-			if again, err := s.Rootfs.MountImage(ctx, image, "volume-1"); err != nil || again != path {
+			if again, err := s.Rootfs.MountImage(ctx, RootfsSpec{ID: "volume-1", ImageID: image}); err != nil || again != path {
 				t.Errorf("mounted again: %s %v", again, err)
 			}
 			if err := s.Images.Remove(ctx, image); !errors.Is(err, ErrImageInUse) {

@@ -9,6 +9,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/pod"
+	"github.com/subpod/subpod/pkg/pod/container"
 	"github.com/subpod/subpod/pkg/state"
 )
 
@@ -72,7 +73,11 @@ func (s *containerService) ContainerStatus(_ context.Context, req *runtimeapi.Co
 	}
 	resp := &runtimeapi.ContainerStatusResponse{Status: containerStatus(c)}
 	if req.Verbose {
-		if resp.Info, err = containerInfo(c); err != nil {
+		spec, err := container.RuntimeSpec(c)
+		if err != nil {
+			return nil, err
+		}
+		if resp.Info, err = containerInfo(c, spec); err != nil {
 			return nil, err
 		}
 	}

@@ -39,11 +39,15 @@ func listPods(pods []state.Pod, f *runtimeapi.PodSandboxFilter) []*runtimeapi.Po
 	return out
 }
 
-// containerInfo returns the verbose part of a container's status, as JSON.
-func containerInfo(c state.Container) (map[string]string, error) {
+// containerInfo returns the verbose part of a container's status, as JSON. spec is its
+// OCI specification, nil for none; clients of other runtimes look for it by this name.
+func containerInfo(c state.Container, spec json.RawMessage) (map[string]string, error) {
 	info := map[string]any{"id": c.ID, "sandboxID": c.PodID, "facts": c.Allocated, "status": c.Status, "config": c.Config.V}
 	if c.Allocated.Runtime != nil {
 		info["pid"] = c.Allocated.Runtime.Init.PID
+	}
+	if spec != nil {
+		info["runtimeSpec"] = spec
 	}
 	return verbose(info)
 }

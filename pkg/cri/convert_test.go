@@ -204,7 +204,7 @@ func TestVerbose(t *testing.T) {
 	c.Allocated.Runtime = &oci.Container{Init: proc.ID{PID: 42}}
 	for name, get := range map[string]func() (map[string]string, error){
 		"pod sandbox": func() (map[string]string, error) { return podInfo(p) },
-		"container":   func() (map[string]string, error) { return containerInfo(c) },
+		"container":   func() (map[string]string, error) { return containerInfo(c, []byte(`{"ociVersion": "1.0.2"}`)) },
 	} {
 		info, err := get()
 		if err != nil {
@@ -216,7 +216,7 @@ func TestVerbose(t *testing.T) {
 		}
 		keys := []string{"id", "facts", "status", "config"}
 		if name == "container" {
-			keys = append(keys, "sandboxID", "pid")
+			keys = append(keys, "sandboxID", "pid", "runtimeSpec")
 		}
 		for _, key := range keys {
 			if _, ok := got[key]; !ok {

@@ -101,6 +101,8 @@ func (m *Manager) build(ctx context.Context, n *newPod, ctr *runtimeapi.Containe
 		return nil, fmt.Errorf("run pod sandbox %s: %w", n.name, errors.Join(explain(held, err), m.undoPod(ctx, n)))
 	}
 	m.podNames.commit(n.name, n.ID)
+	// A pod sandbox is created and started at once. Subscribers get both, as for a container.
+	m.events.pod(n.Pod, runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT)
 	m.events.pod(n.Pod, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT)
 	if c != nil {
 		m.announce(c)

@@ -205,6 +205,21 @@ func TestImageVolumes(t *testing.T) {
 		if e.rangeSize() >= 2*65536 {
 			nested := e.pod("nested", userns(65536)).start("c", idle(), volume(&runtimeapi.Mount{}))
 			e.contains("in a pod with a user namespace", nested.exec("cat", "/image/etc/passwd"), "default-user")
+			e.run("ID mappings", func(e env) { mappedImageVolume(e, volume) })
 		}
 	})
+}
+
+// mappedImageVolume: with the mappings of the pod's user namespace an image volume shows
+// the image's own IDs, as the container's root file system does.
+func mappedImageVolume(e env, volume func(*runtimeapi.Mount) change) {
+	ids := []*runtimeapi.IDMapping{{HostId: 65536, Length: 65536}}
+	p := e.pod("mapped", userns(65536))
+	c := p.start("c", idle(), volume(&runtimeapi.Mount{ImageSubPath: "etc", UidMappings: ids, GidMappings: ids}))
+	e.equal("owner", c.exec("stat", "-c", "%u:%g", "/image/passwd"), "0:0")
+	c.fails("touch /image/x", "ead-only file system")
+	_, err := p.tryCreate("half", idle(), volume(&runtimeapi.Mount{UidMappings: ids}))
+	e.refused("mappings of users alone", err, codes.InvalidArgument, "ID mappings")
+	_, err = e.pod("plain", nil).tryCreate("c", idle(), volume(&runtimeapi.Mount{UidMappings: ids, GidMappings: ids}))
+	e.refused("mappings in a pod without a user namespace", err, codes.InvalidArgument, "ID mappings")
 }

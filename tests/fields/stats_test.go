@@ -138,7 +138,8 @@ func TestEvents(t *testing.T) {
 		}
 		var got []event
 		want := []event{
-			{p.id, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT}, {c.id, runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT},
+			{p.id, runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT}, {p.id, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT},
+			{c.id, runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT},
 			{c.id, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT}, {c.id, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT},
 			{c.id, runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT}, {p.id, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT},
 			{p.id, runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT},

@@ -24,7 +24,7 @@ func env() []string {
 // shell is the config of a busybox image.
 func shell() v1.ImageConfig { return v1.ImageConfig{Env: env(), Cmd: []string{"sh"}} }
 
-// recipes lists every image that critest 1.36 and the tests ask for, but for one
+// recipes lists every image that critest 1.36, containerd's tests and ours ask for, but for one
 // that is named by the digest of a public image (test-image-digest).
 func recipes(cache string) ([]recipe, error) {
 	bb, err := busyboxLayer(filepath.Join(cache, "busybox"))
@@ -76,6 +76,7 @@ func recipes(cache string) ([]recipe, error) {
 	} {
 		list = append(list, recipe{names: []string{name}, layers: []*layer{bb, marker(name)}, config: shell(), docker: true})
 	}
+	list = append(list, foreignRecipes(bb, nginx, pause)...)
 	return append(list, recipe{
 		names:  []string{tools + "test-image-tags:1", tools + "test-image-tags:2", tools + "test-image-tags:3"},
 		layers: []*layer{bb, marker("tags")}, config: shell(),

@@ -180,17 +180,25 @@ func (b *Builder) specInput(ctx context.Context, prepared *Prepared, p state.Pod
 // pod's own user namespace where it has one.
 func rootfsSpec(p state.Pod, c state.Container) storage.RootfsSpec {
 	spec := storage.RootfsSpec{ID: c.ID, ImageID: c.Allocated.ImageID}
-	opts := p.Config.V.GetLinux().GetSecurityContext().GetNamespaceOptions().GetUsernsOptions()
-	if opts.GetMode() != runtimeapi.NamespaceMode_POD {
-		return spec
-	}
-	for _, m := range opts.GetUids() {
-		spec.UIDMap = append(spec.UIDMap, idmap.Map{Container: m.ContainerId, Host: m.HostId, Size: m.Length})
-	}
-	for _, m := range opts.GetGids() {
-		spec.GIDMap = append(spec.GIDMap, idmap.Map{Container: m.ContainerId, Host: m.HostId, Size: m.Length})
+	if hasUserNamespace(p) {
+		opts := p.Config.V.GetLinux().GetSecurityContext().GetNamespaceOptions().GetUsernsOptions()
+		spec.UIDMap, spec.GIDMap = idMaps(opts.GetUids()), idMaps(opts.GetGids())
 	}
 	return spec
+}
+
+// hasUserNamespace reports whether the pod sandbox has a user namespace of its own.
+func hasUserNamespace(p state.Pod) bool {
+	opts := p.Config.V.GetLinux().GetSecurityContext().GetNamespaceOptions().GetUsernsOptions()
+	return opts.GetMode() == runtimeapi.NamespaceMode_POD && opts != nil
+}
+
+func idMaps(mappings []*runtimeapi.IDMapping) []idmap.Map {
+	var maps []idmap.Map
+	for _, m := range mappings {
+		maps = append(maps, idmap.Map{Container: m.ContainerId, Host: m.HostId, Size: m.Length})
+	}
+	return maps
 }
 
 // imageRef is the digested reference of an image, or its ID where it has none

@@ -14,6 +14,7 @@ import (
 	"github.com/subpod/subpod/pkg/errclass"
 	"github.com/subpod/subpod/pkg/ocispec"
 	"github.com/subpod/subpod/pkg/subpath"
+	"github.com/subpod/subpod/storage"
 )
 
 var (
@@ -32,12 +33,13 @@ func (b *Builder) resolveMounts(ctx context.Context, plan Plan, id string) ([]*r
 	for i, m := range plan.Config.Mounts {
 		m = proto.CloneOf(m)
 		if m.GetImage().GetImage() != "" {
-			source, err := b.mountImage(ctx, keys[0], m)
+			source, err := b.mountImage(ctx, plan, keys[0], m)
 			if err != nil {
 				return nil, err
 			}
 			keys = keys[1:]
 			m.HostPath, m.Image, m.ImageSubPath, m.Readonly = source, nil, "", true
+			m.UidMappings, m.GidMappings = nil, nil // the mount has them
 		} else {
 			source, err := filepath.EvalSymlinks(m.HostPath)
 			if err != nil || !filepath.IsAbs(m.HostPath) {
@@ -73,16 +75,29 @@ func absolute(path string) error {
 	return errors.New("the path is not absolute")
 }
 
-func (b *Builder) mountImage(ctx context.Context, key string, m *runtimeapi.Mount) (string, error) {
+// mountImage mounts the image of an image volume and returns the path of what m mounts.
+// ID mappings of m are those of its files: the kernel makes no ID-mapped mount of an
+// overlay for an ordinary user, so the image is mounted with its IDs changed.
+func (b *Builder) mountImage(ctx context.Context, plan Plan, key string, m *runtimeapi.Mount) (string, error) {
 	if m.HostPath != "" {
 		return "", invalid("the mount on %s has both a host path and an image", m.ContainerPath)
+	}
+	spec := storage.RootfsSpec{ID: key, UIDMap: idMaps(m.UidMappings), GIDMap: idMaps(m.GidMappings)}
+	if len(spec.UIDMap) > 0 || len(spec.GIDMap) > 0 {
+		if !plan.nested {
+			return "", invalid("mount on %s: ID mappings need a pod with a user namespace of its own", m.ContainerPath)
+		}
+		if len(spec.UIDMap) == 0 || len(spec.GIDMap) == 0 {
+			return "", invalid("mount on %s: ID mappings for users and for groups must come together", m.ContainerPath)
+		}
 	}
 	// The kubelet sends an ID, other clients any reference.
 	image, err := b.Images.Get(ctx, m.Image.Image)
 	if err != nil {
 		return "", fmt.Errorf("%w on %s: %w", ErrImageVolume, m.ContainerPath, err)
 	}
-	root, err := b.Rootfs.MountImage(ctx, image.ID, key)
+	spec.ImageID = image.ID
+	root, err := b.Rootfs.MountImage(ctx, spec)
 	if err != nil {
 		return "", fmt.Errorf("%w on %s: %w", ErrImageVolume, m.ContainerPath, err)
 	}

@@ -21,6 +21,7 @@ type Plan struct {
 
 	logPath     string // absolute, "" for none
 	imageMounts []string
+	nested      bool              // the pod has a user namespace of its own
 	subPaths    map[string]string // by container path, see api.AnnotationSubPaths
 	group       cgroup.Pod
 	cgroupsPath string
@@ -60,7 +61,7 @@ func NewPlan(id string, cfg *runtimeapi.ContainerConfig, p state.Pod, target *st
 	if err := Validate(cfg); err != nil {
 		return Plan{}, err
 	}
-	plan := Plan{Config: cfg, target: target}
+	plan := Plan{Config: cfg, target: target, nested: hasUserNamespace(p)}
 	for i, m := range cfg.Mounts {
 		if m.GetImage().GetImage() != "" {
 			plan.imageMounts = append(plan.imageMounts, fmt.Sprintf("%s-%d", id, i))

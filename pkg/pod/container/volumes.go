@@ -42,11 +42,10 @@ func (b *Builder) imageVolumes(ctx context.Context, prepared *Prepared, p state.
 	if len(left) > 0 {
 		b.Log.Warn("volumes of an image left out: nothing can be mounted on their paths", "container", id, "paths", left)
 	}
-	nested := p.Config.V.GetLinux().GetSecurityContext().GetNamespaceOptions().GetUsernsOptions().GetMode() == runtimeapi.NamespaceMode_POD
 	mounts := make([]*runtimeapi.Mount, 0, len(made))
 	for i, v := range made {
 		source := v.Dir
-		if nested { // its root cannot pass the directories above the store
+		if prepared.plan.nested { // its root cannot pass the directories above the store
 			if source, err = subpath.Mount(b.subPathDir(id), "volume-"+strconv.Itoa(i), v.Dir, "."); err != nil {
 				return nil, err
 			}
