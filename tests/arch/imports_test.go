@@ -30,7 +30,8 @@ var table = []struct{ pkg, imports string }{
 	{"rootless/gvisor", "rootless"},
 	{"storage/internal/xz", ""}, // a module of its own, in the place of another (go.mod)
 	{"storage", "pkg/errclass pkg/idmap"},
-	{"netns", "pkg/errclass pkg/idmap pkg/proc"},
+	{"netns/pause", ""},
+	{"netns", "netns/pause pkg/errclass pkg/idmap pkg/proc"},
 	{"netns/bridge", "netns"},
 	{"netns/cni", "netns"},
 	{"netns/auto", "netns netns/bridge netns/cni"},
