@@ -57,7 +57,7 @@ var table = []struct{ pkg, imports string }{
 	{"pkg/rpc", "pkg/api pkg/errclass"},
 	{"pkg/stream", "pkg/errclass pkg/stdio"},
 	{"pkg/control", "pkg/api pkg/oci pkg/pod pkg/rpc pkg/state pkg/stats pkg/stdio storage"},
-	{"pkg/cri", "netns pkg/cgroup pkg/events pkg/idmap pkg/ocispec pkg/pod pkg/pod/container pkg/rpc pkg/state pkg/stats pkg/stream storage"},
+	{"pkg/cri", "netns pkg/api pkg/cgroup pkg/events pkg/idmap pkg/ocispec pkg/pod pkg/pod/container pkg/rpc pkg/state pkg/stats pkg/stream storage"},
 	{"pkg/client", "pkg/api"},
 
 	// Commands. The client stays small, so that it starts fast: no core, no mechanism
