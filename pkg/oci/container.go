@@ -30,6 +30,9 @@ type Container struct {
 	// Before is the program image of init before it executes the container's
 	// command.
 	Before image `json:"before"`
+	// Confined containers, and what is executed in them, can open nothing by a file
+	// handle. It is not set for those that an earlier server created.
+	Confined bool `json:"confined,omitempty"`
 	// PlainStart is set when only the runtime itself can start the container,
 	// because of poststart hooks.
 	PlainStart bool `json:"plainStart,omitempty"`
@@ -42,7 +45,7 @@ type Container struct {
 func newContainer(s BeginSpec, spec *specs.Spec) Container {
 	c := Container{
 		Handler: s.Handler, Bundle: s.Bundle, LogPath: s.LogPath,
-		Terminal: s.Terminal, Stdin: s.Stdin, StdinOnce: s.StdinOnce,
+		Terminal: s.Terminal, Stdin: s.Stdin, StdinOnce: s.StdinOnce, Confined: s.Confined,
 		Rootfs: spec.Root.Path, PIDNamespace: pidNamespace(spec),
 	}
 	if !filepath.IsAbs(c.Rootfs) {

@@ -5,6 +5,7 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // handleCall opens a file by a number instead of a path. Those of namespaces can be
@@ -14,8 +15,9 @@ import (
 // have it, whatever capabilities others add and whatever their profile allows.
 const handleCall = "open_by_handle_at"
 
-// handleCaps are the capabilities without either of which the kernel refuses it.
-var handleCaps = setOf([]string{"CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH"})
+// handleCaps are the capabilities without either of which the kernel refuses it, and
+// the one that could make what joins the container do it.
+var handleCaps = setOf([]string{"CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH", "CAP_SYS_PTRACE"})
 
 // onlyHandles is the profile of a container that asks for none and has handleCaps.
 const onlyHandles = `{"defaultAction": "SCMP_ACT_ALLOW", "archMap": [
@@ -52,4 +54,26 @@ func refuseHandles(p *specs.LinuxSeccomp) {
 		rules = append(rules, specs.LinuxSyscall{Names: []string{handleCall}, Action: specs.ActErrno, ErrnoRet: &errno})
 	}
 	p.Syscalls = rules
+}
+
+// Confined reports whether not only the container itself but all that joins it is to be
+// without handleCall: a container of the pod that may trace could make it do the call.
+// Privileged containers are not, nor are those that are unconfined, add none of
+// handleCaps and share no PID namespace.
+func Confined(sec *runtimeapi.LinuxContainerSecurityContext) bool {
+	if sec.GetPrivileged() {
+		return false
+	}
+	//lint:ignore SA1019 deprecated, but older clients send it
+	kind, _, err := profile(sec.GetSeccomp(), sec.GetSeccompProfilePath())
+	if err != nil || kind != runtimeapi.SecurityProfile_Unconfined {
+		return true
+	}
+	switch sec.GetNamespaceOptions().GetPid() {
+	case runtimeapi.NamespaceMode_POD, runtimeapi.NamespaceMode_TARGET:
+		return true
+	}
+	c := sec.GetCapabilities()
+	set, all, err := parseCaps(slices.Concat(c.GetAddCapabilities(), c.GetAddAmbientCapabilities()))
+	return err != nil || all || set&handleCaps != 0
 }

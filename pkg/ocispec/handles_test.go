@@ -33,7 +33,8 @@ func TestHandles(t *testing.T) {
 		{"default, by capability", &runtimeapi.SecurityProfile{}, []string{"DAC_READ_SEARCH", "SYS_ADMIN"}, false, "refused"},
 		{"default, all", &runtimeapi.SecurityProfile{}, []string{"ALL"}, false, "refused"},
 		{"unconfined", unconfined, nil, false, "none"},
-		{"unconfined, another capability", unconfined, []string{"NET_ADMIN", "SYS_PTRACE"}, false, "none"},
+		{"unconfined, another capability", unconfined, []string{"NET_ADMIN"}, false, "none"},
+		{"unconfined, SYS_PTRACE", unconfined, []string{"SYS_PTRACE"}, false, "refused"},
 		{"unconfined, SYS_ADMIN", unconfined, []string{"SYS_ADMIN"}, false, "refused"},
 		{"unconfined, DAC_READ_SEARCH", unconfined, []string{"DAC_READ_SEARCH"}, false, "refused"},
 		{"none", nil, []string{"ALL"}, false, "refused"},
@@ -55,6 +56,14 @@ func TestHandles(t *testing.T) {
 			}
 			if got := handleAction(out.Spec.Linux.Seccomp); got != c.want {
 				t.Errorf("%s: open_by_handle_at %s, want %s: %+v", c.name, got, c.want, out.Spec.Linux.Seccomp)
+			}
+			sec.NamespaceOptions = &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER}
+			if got, want := Confined(sec), c.want == "refused"; got != want && c.name != "empty, as it comes" {
+				t.Errorf("confined: %v, want %v", got, want)
+			}
+			sec.NamespaceOptions.Pid = runtimeapi.NamespaceMode_POD
+			if got := Confined(sec); got == c.privileged {
+				t.Errorf("with a shared PID namespace, confined: %v", got)
 			}
 		})
 	}

@@ -40,7 +40,7 @@ var table = []struct{ pkg, imports string }{
 	{"pkg/cgroup", "pkg/errclass"},
 	{"pkg/ocispec/seccompbpf", ""},
 	{"pkg/ocispec", "pkg/cgroup pkg/errclass pkg/idmap pkg/ocispec/seccompbpf"},
-	{"pkg/oci", "pkg/errclass pkg/proc pkg/stdio"},
+	{"pkg/oci", "pkg/errclass pkg/ocispec/seccompbpf pkg/proc pkg/stdio"},
 	{"pkg/config", "configs pkg/quantity"},
 	{"pkg/api", "pkg/stdio"},
 	{"pkg/state", "netns pkg/errclass pkg/oci"},

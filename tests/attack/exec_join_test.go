@@ -4,11 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // TestExecJoin: what joins a container to execute a command in it brings nothing of the
@@ -166,4 +169,31 @@ func TestFirstInstruction(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestHijack: a container that may trace can make what joins its PID namespace, to
+// execute a command or as another container's first process, do nothing that it could
+// not do itself.
+func TestHijack(t *testing.T) {
+	if runtime.GOARCH != "amd64" {
+		t.Skip("the program that traces is written for amd64")
+	}
+	c := newCage(t)
+	handle := c.nodeHandle()
+	for _, pid := range []runtimeapi.NamespaceMode{ownPID, podPID} {
+		t.Run(pid.String(), func(t *testing.T) {
+			c := c.in(t)
+			id := c.run(inmate{pid: pid, caps: []string{"SYS_PTRACE"}})
+			var hijacking sync.WaitGroup
+			var out string
+			hijacking.Go(func() { out = c.exec(id, "/attack", "escape-hijack", "2", handle, c.secret) })
+			for end := time.Now().Add(3 * time.Second); time.Now().Before(end); {
+				resp, err := c.cri.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"true"}, Timeout: 10})
+				_, _ = resp, err
+			}
+			hijacking.Wait()
+			c.repelled(out)
+			t.Log(out)
+		})
+	}
 }

@@ -21,14 +21,7 @@ import (
 // does not either.
 func TestHandles(t *testing.T) {
 	c := newCage(t)
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	handle := strings.TrimSpace(c.n.Enter(exe, "escape-own-handle"))
-	if handle = strings.TrimSpace(strings.TrimSuffix(handle, tried)); strings.HasPrefix(handle, "none") {
-		t.Skipf("this kernel has no handles of namespaces (Linux 6.18 has): %s", handle)
-	}
+	handle := c.nodeHandle()
 	unconfined := &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Unconfined}
 	profile := filepath.Join(c.n.Dir, "profile.json")
 	if err := os.WriteFile(profile, []byte(`{"defaultAction": "SCMP_ACT_ALLOW",
@@ -56,6 +49,20 @@ func TestHandles(t *testing.T) {
 			t.Log(strings.ReplaceAll(out, "\n", "; "))
 		})
 	}
+}
+
+// nodeHandle returns the handle of the node's mount namespace.
+func (c *cage) nodeHandle() string {
+	c.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		c.Fatal(err)
+	}
+	handle := strings.TrimSpace(c.n.Enter(exe, "escape-own-handle"))
+	if handle = strings.TrimSpace(strings.TrimSuffix(handle, tried)); strings.HasPrefix(handle, "none") {
+		c.Skipf("this kernel has no handles of namespaces (Linux 6.18 has): %s", handle)
+	}
+	return handle
 }
 
 // nsHandle is struct file_handle with the 16 bytes of a namespace's.

@@ -102,8 +102,17 @@ func (p *puppet) end() {
 	_ = unix.PtraceDetach(p.pid)
 }
 
-// call makes the process call the kernel. Anything but a refusal is a success.
+// call is do, of which anything but a refusal is a success of the attack.
 func (p *puppet) call(name string, number uint64, args ...uint64) int64 {
+	result := p.do(number, args...)
+	if result != -int64(unix.EPERM) {
+		got("%s by the traced process: %d", name, result)
+	}
+	return result
+}
+
+// do makes the process call the kernel and returns what the kernel does.
+func (p *puppet) do(number uint64, args ...uint64) int64 {
 	r := p.saved
 	r.Rip, r.Rax, r.Orig_rax = p.syscall, number, ^uint64(0)
 	for i, to := range []*uint64{&r.Rdi, &r.Rsi, &r.Rdx, &r.R10, &r.R8, &r.R9} {
@@ -118,11 +127,10 @@ func (p *puppet) call(name string, number uint64, args ...uint64) int64 {
 	if err == nil {
 		err = unix.PtraceGetRegs(p.pid, &r)
 	}
-	result := int64(r.Rax)
-	if err != nil || result != -int64(unix.EPERM) {
-		got("%s by the traced process: %d, %v", name, result, err)
+	if err != nil {
+		return -int64(unix.ESRCH)
 	}
-	return result
+	return int64(r.Rax)
 }
 
 func (p *puppet) poke(b []byte) uint64 {
