@@ -26,7 +26,7 @@ func init() {
 	go func() { time.Sleep(2 * time.Minute); os.Exit(3) }()
 	program := map[string]func([]string) error{
 		"escape-look": lookInto, "escape-enter": enterNamespaces, "escape-handles": openHandles, "escape-watch": watchJoins,
-		"escape-trace": traceProcess, "escape-signal": signalProcess, "escape-self": lookAtSelf, "escape-foreign": foreignCalls, "escape-sleep": sleepLong, "escape-hijack": hijackJoins, "escape-uid": printUID, "escape-own-handle": ownHandle,
+		"escape-trace": traceProcess, "escape-signal": signalProcess, "escape-self": lookAtSelf, "escape-foreign": foreignCalls, "escape-sleep": sleepLong, "escape-all": lookAtAll, "escape-hijack": hijackJoins, "escape-uid": printUID, "escape-own-handle": ownHandle,
 	}[os.Args[1]]
 	if program == nil {
 		fmt.Println("no such program")

@@ -195,3 +195,65 @@ func signalProcess(args []string) error {
 	}
 	return err
 }
+
+// TestHostPID: a container in the node's PID namespace sees the node's processes, and
+// without CAP_SYS_PTRACE gets nothing out of any of them: all have more capabilities
+// than it has, or another user.
+func TestHostPID(t *testing.T) {
+	c := newCage(t)
+	c.run(inmate{pid: podPID}) // one more kind of process
+	user := int64(1000)
+	for name, i := range map[string]inmate{
+		"root": {pid: onNode}, "a user": {pid: onNode, user: &user}, "own network": {pid: onNode, caps: []string{"NET_ADMIN"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := c.in(t)
+			c.escape(c.run(i), "all", c.secret)
+		})
+	}
+}
+
+// lookAtAll looks into all processes of other mount namespaces, and tries to trace them:
+// args is a secret.
+func lookAtAll(args []string) error {
+	runtime.LockOSThread()
+	own, err := os.Readlink("/proc/self/ns/mnt")
+	if err != nil {
+		return err
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return err
+	}
+	seen := 0
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		proc := "/proc/" + e.Name()
+		if ns, err := os.Readlink(proc + "/ns/mnt"); err == nil && ns == own {
+			continue
+		}
+		seen++
+		text, _ := os.ReadFile(proc + "/comm")
+		comm := strings.TrimSpace(string(text))
+		if comm == "sh" || comm == "sleep" {
+			continue // another container's, of the same user: as on any host
+		}
+		lookJoining(proc, args[0])
+		if err := unix.PtraceAttach(pid); err == nil {
+			got("%s can be traced", comm)
+			_, _ = unix.Wait4(pid, nil, unix.WALL, nil)
+			_ = unix.PtraceDetach(pid)
+		}
+		if _, err := os.OpenFile(proc+"/mem", os.O_RDWR, 0); err == nil {
+			got("the memory of %s can be written to", comm)
+		}
+	}
+	fmt.Println(seen, "processes")
+	if seen < 5 {
+		return errors.New("where are the node's processes?")
+	}
+	return nil
+}
