@@ -109,7 +109,6 @@ type inmate struct {
 	mounts     []*runtimeapi.Mount
 	command    []string
 	workdir    string
-	env        []string
 	masked     []string
 }
 
