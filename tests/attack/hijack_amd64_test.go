@@ -14,11 +14,11 @@ import (
 )
 
 // hijackJoins traces every process that comes, as fast as it can, and makes it open the
-// node's mount namespace by its handle: args are seconds, the handle, and a secret.
+// node's mount namespace by its handle: args are how many, the handle, and a secret.
 // CAP_SYS_PTRACE lets it attach; what joins may have no more to give than the container.
 func hijackJoins(args []string) error {
 	runtime.LockOSThread()
-	seconds, err := strconv.Atoi(args[0])
+	enough, err := strconv.Atoi(args[0])
 	if err != nil {
 		return err
 	}
@@ -32,7 +32,7 @@ func hijackJoins(args []string) error {
 		known[pid] = true
 	}
 	attached, strong := 0, 0
-	for end := time.Now().Add(time.Duration(seconds) * time.Second); time.Now().Before(end); {
+	for end := time.Now().Add(patience); attached < enough && time.Now().Before(end); {
 		for pid := nextPID(known); pid != 0; pid = nextPID(known) {
 			known[pid] = true
 			if unix.PtraceAttach(pid) != nil {
@@ -52,8 +52,8 @@ func hijackJoins(args []string) error {
 		}
 	}
 	fmt.Println(attached, "traced", strong, "without a filter")
-	if attached == 0 {
-		return errors.New("no process was traced")
+	if attached < enough {
+		return errors.New("too few processes were traced")
 	}
 	return nil
 }
