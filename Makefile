@@ -7,7 +7,7 @@ TAGS    := containers_image_openpgp exclude_graphdriver_btrfs exclude_graphdrive
 # 0.2.0-dev+HASH, from the file VERSION and git: docs/versioning.md.
 VERSION := $(shell tests/version.sh)
 LDFLAGS := -s -w -X main.version=$(VERSION)
-BUILD   := CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -tags "$(TAGS)" -ldflags "$(LDFLAGS)"
+BUILD   := CGO_ENABLED=0 $(GO) build $(if $(PIE),-buildmode=pie) -buildvcs=false -trimpath -tags "$(TAGS)" -ldflags "$(LDFLAGS)"
 TEST    := CGO_ENABLED=0 $(GO) test -buildvcs=false -tags "$(TAGS)"
 USER    := $(CURDIR)/tests/user.sh
 ROOT    := $(filter 0,$(shell id -u))

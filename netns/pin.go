@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pinNames are the files that Pin and StartPause make in a pod's directory.
+// pinNames are the files that Pin makes in a pod's directory.
 // The user namespace is last: it owns the others.
 var pinNames = []string{"net", "ipc", "uts", "pid", "user"}
 
@@ -32,10 +32,11 @@ type PinSpec struct {
 	// UserNS asks for a nested user namespace that owns the others. Its root
 	// must be mapped.
 	UserNS *IDMaps
-	// PID asks for a shared PID namespace too, kept by a process (see
-	// StartPause). Together with UserNS it can only be made here.
-	PID   bool
-	Pause []string // argv of the pause process, nil = DefaultPause
+	// PID asks for a shared PID namespace too, kept by a pause process.
+	PID bool
+	// PauseUID and PauseGID are what the pause process runs as, in UserNS where that is
+	// set: IDs of no container, so that none can signal or trace it by having the same.
+	PauseUID, PauseGID uint32
 }
 
 // Pins are the paths of pinned namespaces; "" for those not made.
@@ -94,17 +95,14 @@ func (s PinSpec) pin(ctx context.Context) (Pins, error) {
 		return s.pinNested()
 	}
 	pins := s.paths()
-	if err := onThread(s.unshareHere); err != nil {
-		return pins, err
-	}
-	if s.PID {
-		id, path, err := StartPause(ctx, PauseSpec{Dir: s.Dir, Argv: s.Pause})
-		pins.Pause, pins.PID = id, path
-		if err != nil {
-			return pins, err
+	err := onThread(func() (err error) {
+		if err := s.unshareHere(); err != nil || !s.PID {
+			return err
 		}
-	}
-	return pins, nil
+		pins.Pause, err = s.startPause(ctx)
+		return err
+	})
+	return pins, err
 }
 
 func (s PinSpec) paths() Pins {

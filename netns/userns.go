@@ -44,12 +44,15 @@ func (s PinSpec) cloneNested() (proc.ID, error) {
 		GidMappingsEnableSetgroups: true,
 		Credential:                 &syscall.Credential{Uid: 0, Gid: 0},
 	}
+	var child *os.Process
+	var err error
 	if s.PID {
-		attr.Cloneflags |= unix.CLONE_NEWPID
+		attr.Cloneflags |= uintptr(s.pauseFlags())
+		child, err = s.spawnPause(attr)
 	} else {
 		attr.Pdeathsig = unix.SIGKILL
+		child, err = spawnWaiter(attr)
 	}
-	child, err := spawnPause(s.Pause, attr)
 	if err != nil {
 		return proc.ID{}, err
 	}

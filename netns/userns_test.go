@@ -37,31 +37,32 @@ func owner(t *testing.T, path string) uint64 {
 func TestNestedUserNamespace(t *testing.T) {
 	ids := []idmap.Map{{Container: 0, Host: 1000, Size: 2000}}
 	for _, pid := range []bool{false, true} {
-		for name, argv := range pauses(t) {
-			t.Run(name+map[bool]string{true: " with PID"}[pid], func(t *testing.T) {
-				before := nsMounts(t)
-				dir := filepath.Join(t.TempDir(), "pod")
-				pins, err := Pin(context.Background(), PinSpec{
-					Dir: dir, Net: true, IPC: true, UTS: true, Hostname: "inner", PID: pid, Pause: argv,
-					UserNS:  &IDMaps{UIDs: ids, GIDs: ids},
-					Sysctls: map[string]string{"net.ipv4.ip_unprivileged_port_start": "0", "kernel.shm_rmid_forced": "1", "fs.mqueue.msg_max": "20"},
-				})
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer mustUnpin(t, dir)
-				checkNested(t, pins, pid)
-				mustUnpin(t, dir)
-				if n := nsMounts(t); n != before {
-					t.Errorf("%d pins are left", n-before)
-				}
-				if !pid {
-					if left := children(t); len(left) != 0 {
-						t.Errorf("the helper is left: %v", left)
-					}
-				}
+		t.Run(map[bool]string{false: "without PID", true: "with PID"}[pid], func(t *testing.T) {
+			before := nsMounts(t)
+			dir := filepath.Join(t.TempDir(), "pod")
+			pins, err := Pin(context.Background(), PinSpec{
+				Dir: dir, Net: true, IPC: true, UTS: true, Hostname: "inner", PID: pid, PauseUID: 1999, PauseGID: 1998,
+				UserNS:  &IDMaps{UIDs: ids, GIDs: ids},
+				Sysctls: map[string]string{"net.ipv4.ip_unprivileged_port_start": "0", "kernel.shm_rmid_forced": "1", "fs.mqueue.msg_max": "20"},
 			})
-		}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer mustUnpin(t, dir)
+			checkNested(t, pins, pid)
+			if pid {
+				checkPause(t, pins, 1000+1999, 1000+1998)
+			}
+			mustUnpin(t, dir)
+			if n := nsMounts(t); n != before {
+				t.Errorf("%d pins are left", n-before)
+			}
+			if !pid {
+				if left := children(t); len(left) != 0 {
+					t.Errorf("the helper is left: %v", left)
+				}
+			}
+		})
 	}
 }
 
@@ -114,7 +115,7 @@ func TestNestedUserNamespaceErrors(t *testing.T) {
 		"beyond the parent": {{Container: 0, Host: 65000, Size: 65536}},
 	} {
 		dir := filepath.Join(t.TempDir(), "pod")
-		_, err := Pin(context.Background(), PinSpec{Dir: dir, Net: true, UserNS: &IDMaps{UIDs: ids, GIDs: ids}, Pause: pauses(t)["own"]})
+		_, err := Pin(context.Background(), PinSpec{Dir: dir, Net: true, UserNS: &IDMaps{UIDs: ids, GIDs: ids}})
 		if err == nil {
 			t.Errorf("%s: accepted", name)
 		}
@@ -146,7 +147,7 @@ func BenchmarkPinNestedUserNamespace(b *testing.B) {
 func BenchmarkPause(b *testing.B) {
 	for b.Loop() {
 		dir := b.TempDir()
-		if _, _, err := StartPause(context.Background(), PauseSpec{Dir: dir}); err != nil {
+		if _, err := Pin(context.Background(), PinSpec{Dir: dir, PID: true, PauseUID: 65535, PauseGID: 65535}); err != nil {
 			b.Fatal(err)
 		}
 		b.StopTimer()

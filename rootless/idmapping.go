@@ -76,7 +76,7 @@ func (h Host) uplink() (uplink, reason string) {
 func (c Config) logChoices() {
 	if c.IDMapping == IDsSingle {
 		c.Log.Warn("the node has one user and one group ID: files and processes of images all belong to root, "+
-			"containers that ask for other users are refused", "reason", c.IDReason)
+			"containers that ask for other users are refused, and all keep the groups that the user has on this host", "reason", c.IDReason)
 	}
 	if c.fellBack {
 		c.Log.Warn("another uplink than the configured one", "uplink", c.Uplink, "reason", c.UplinkReason, "limits", UplinkLimits(c.Uplink))

@@ -76,7 +76,16 @@ func (s slirp) ConfigureNetwork(childPID int, _, netns string) (*messages.Parent
 	// No sandbox: it does not work with a namespace given by path (slirp4netns
 	// issue 317).
 	args = append(args, fmt.Sprintf("--userns-path=/proc/%d/ns/user", childPID), "--netns-type=path", netns, slirpTap)
-	stop, err := keepHelper(s.log, s.binary, func(ctx context.Context) (*exec.Cmd, error) { return s.start(ctx, args) })
+	keep := func(args []string) (func() error, error) {
+		return keepHelper(s.log, s.binary, func(ctx context.Context) (*exec.Cmd, error) { return s.start(ctx, args) })
+	}
+	// It reads packets of containers, so what they could make of it is limited to its
+	// system calls, where it was built with libseccomp.
+	stop, err := keep(append([]string{"--enable-seccomp"}, args...))
+	if err != nil {
+		s.log.Warn("slirp4netns does not start with a seccomp filter; it is tried without", "error", err)
+		stop, err = keep(args)
+	}
 	if err != nil {
 		return nil, stop, err
 	}

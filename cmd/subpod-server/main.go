@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"os/signal"
 	"strings"
@@ -32,6 +33,8 @@ func main() {
 	rootless.Dispatch()
 	netns.Dispatch()
 	storage.Dispatch()
+	// What was inherited by mistake is for no conmon, runtime or container.
+	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
 	err := newRoot().Execute()
 	if err == nil {
 		return

@@ -55,6 +55,7 @@ func toError(err error, trailer metadata.MD) error {
 }
 
 func unaryErrors(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	ctx = metadata.AppendToOutgoingContext(ctx, api.CommandHeader, "1")
 	var trailer metadata.MD
 	err := invoke(ctx, method, req, reply, conn, append(opts, grpc.Trailer(&trailer))...)
 	return toError(err, trailer)

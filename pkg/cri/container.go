@@ -22,6 +22,9 @@ type containerService struct {
 
 // CreateContainer creates a container in a pod sandbox.
 func (s *containerService) CreateContainer(ctx context.Context, req *runtimeapi.CreateContainerRequest) (*runtimeapi.CreateContainerResponse, error) {
+	if err := checkReserved(ctx, req.GetConfig().GetLabels(), req.GetConfig().GetAnnotations()); err != nil {
+		return nil, err
+	}
 	id, err := s.manager.CreateContainer(ctx, req.PodSandboxId, req.Config)
 	if err != nil {
 		return nil, err

@@ -21,6 +21,9 @@ type sandboxService struct {
 
 // RunPodSandbox makes a pod sandbox.
 func (s *sandboxService) RunPodSandbox(ctx context.Context, req *runtimeapi.RunPodSandboxRequest) (*runtimeapi.RunPodSandboxResponse, error) {
+	if err := checkReserved(ctx, req.GetConfig().GetLabels(), req.GetConfig().GetAnnotations()); err != nil {
+		return nil, err
+	}
 	id, err := s.manager.RunPod(ctx, req.Config, req.RuntimeHandler)
 	if err != nil {
 		return nil, err

@@ -54,3 +54,16 @@ func Covered(maps []Map, first, size uint32) bool {
 	}
 	return next >= end
 }
+
+// Last returns the highest container ID of the maps, 0 when there are none: of the
+// node's maps one that images do not use, where the user has enough subordinate IDs.
+func Last(maps []Map) uint32 {
+	last := uint64(0)
+	for _, m := range maps {
+		if m.Size > 0 {
+			last = max(last, uint64(m.Container)+uint64(m.Size)-1)
+		}
+	}
+	// The highest number of 32 bits is no ID: it stands for "unchanged".
+	return uint32(min(last, 1<<32-2))
+}

@@ -78,3 +78,18 @@ func TestStored(t *testing.T) {
 		t.Errorf("%s, %v; want %s", b, err, want)
 	}
 }
+
+func TestLast(t *testing.T) {
+	for _, c := range []struct {
+		maps []Map
+		want uint32
+	}{
+		{nil, 0}, {[]Map{{0, 1000, 1}}, 0}, {[]Map{{0, 1000, 1}, {1, 100000, 65536}}, 65536},
+		{[]Map{{1, 100000, 10}, {0, 1000, 1}, {500, 1, 0}}, 10}, {[]Map{{0, 0, math.MaxUint32}}, math.MaxUint32 - 1},
+		{[]Map{{1, 1, math.MaxUint32}}, math.MaxUint32 - 1},
+	} {
+		if got := Last(c.maps); got != c.want {
+			t.Errorf("%v: %d, want %d", c.maps, got, c.want)
+		}
+	}
+}

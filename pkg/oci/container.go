@@ -32,6 +32,9 @@ type Container struct {
 	Before image `json:"before"`
 	// Program is what init is going to execute.
 	Program program `json:"program,omitzero"`
+	// Confined containers, and what is executed in them, can open nothing by a file
+	// handle. It is not set for those that an earlier server created.
+	Confined bool `json:"confined,omitempty"`
 	// PlainStart is set when only the runtime itself can start the container,
 	// because of poststart hooks.
 	PlainStart bool `json:"plainStart,omitempty"`
@@ -44,7 +47,7 @@ type Container struct {
 func newContainer(s BeginSpec, spec *specs.Spec) Container {
 	c := Container{
 		Handler: s.Handler, Bundle: s.Bundle, LogPath: s.LogPath,
-		Terminal: s.Terminal, Stdin: s.Stdin, StdinOnce: s.StdinOnce,
+		Terminal: s.Terminal, Stdin: s.Stdin, StdinOnce: s.StdinOnce, Confined: s.Confined,
 		Rootfs: spec.Root.Path, PIDNamespace: pidNamespace(spec), Program: initProgram(spec),
 	}
 	if !filepath.IsAbs(c.Rootfs) {

@@ -29,6 +29,9 @@ type BeginSpec struct {
 	// directory must exist.
 	LogPath                    string
 	Terminal, Stdin, StdinOnce bool
+	// Confined starts conmon, the runtime and so the container where nothing can be
+	// opened by a file handle.
+	Confined bool
 	// ConmonCgroup is a cgroup v2 directory to start conmon in; "" = ours.
 	ConmonCgroup string
 }
@@ -131,7 +134,7 @@ func (p *Pending) startConmon() error {
 		defer dir.Close()
 		cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
 	}
-	if err := cmd.Start(); err != nil {
+	if err := startCommand(cmd, p.spec.Confined); err != nil {
 		return fmt.Errorf("start %s: %w", p.e.conmon, err)
 	}
 	p.cmd = cmd

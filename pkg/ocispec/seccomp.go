@@ -47,11 +47,15 @@ func NewSeccompCache() *SeccompCache {
 func (b *builder) seccomp() error {
 	//lint:ignore SA1019 deprecated, but older clients send it
 	kind, ref, err := profile(b.sec.Seccomp, b.sec.SeccompProfilePath)
-	if err != nil || b.sec.Privileged || kind == runtimeapi.SecurityProfile_Unconfined {
+	if err != nil || b.sec.Privileged {
 		return err
 	}
 	var content []byte
 	switch kind {
+	case runtimeapi.SecurityProfile_Unconfined:
+		if content = b.unconfined(); content == nil {
+			return nil
+		}
 	case runtimeapi.SecurityProfile_RuntimeDefault:
 		if !b.Host.Seccomp {
 			b.warn("this kernel has no seccomp: the default profile is left out")
@@ -75,7 +79,13 @@ func (b *builder) seccomp() error {
 	default:
 		return invalid("unknown seccomp profile type %d", kind)
 	}
-	entry, err := b.Host.Cache.get(content, b.spec.Process.Capabilities.Bounding)
+	bounding := b.spec.Process.Capabilities.Bounding
+	entry, err := b.Host.Cache.get(content, bounding)
+	if err == nil && entry.profile == nil { // a file with an empty profile
+		if content = b.unconfined(); content != nil {
+			entry, err = b.Host.Cache.get(content, bounding)
+		}
+	}
 	if err != nil {
 		return invalid("seccomp profile %s: %w", ref, err)
 	}
@@ -127,6 +137,7 @@ func resolveProfile(content []byte, bounding []string) (seccompEntry, error) {
 	if err != nil || e.profile == nil {
 		return e, err
 	}
+	refuseHandles(e.profile)
 	bpf, err := seccompbpf.Compile(e.profile)
 	if errors.Is(err, seccompbpf.ErrUnsupported) {
 		return e, nil

@@ -56,6 +56,9 @@ func TestSeccompEqualsLibseccomp(t *testing.T) {
 		must(t, err)
 		profiles["moby/"+name] = e.profile
 	}
+	e, err := resolveProfile([]byte(onlyHandles), nil)
+	must(t, err)
+	profiles["only handles"] = e.profile
 	for name, p := range edgeProfiles() {
 		profiles[name] = p
 	}

@@ -32,7 +32,8 @@ var table = []struct{ pkg, imports string }{
 	{"storage/internal/xz", ""}, // a module of its own, in the place of another (go.mod)
 	{"storage/internal/fetch", ""},
 	{"storage", "pkg/errclass pkg/idmap storage/internal/fetch"},
-	{"netns", "pkg/errclass pkg/idmap pkg/proc"},
+	{"netns/pause", ""},
+	{"netns", "netns/pause pkg/errclass pkg/idmap pkg/proc"},
 	{"netns/bridge", "netns"},
 	{"netns/cni", "netns"},
 	{"netns/auto", "netns netns/bridge netns/cni"},
@@ -41,7 +42,7 @@ var table = []struct{ pkg, imports string }{
 	{"pkg/cgroup", "pkg/errclass"},
 	{"pkg/ocispec/seccompbpf", ""},
 	{"pkg/ocispec", "pkg/cgroup pkg/errclass pkg/idmap pkg/ocispec/seccompbpf pkg/openat2"},
-	{"pkg/oci", "pkg/errclass pkg/openat2 pkg/proc pkg/stdio"},
+	{"pkg/oci", "pkg/errclass pkg/ocispec/seccompbpf pkg/openat2 pkg/proc pkg/stdio"},
 	{"pkg/config", "configs pkg/quantity"},
 	{"pkg/api", "pkg/stdio"},
 	{"pkg/state", "netns pkg/errclass pkg/oci"},
@@ -58,7 +59,7 @@ var table = []struct{ pkg, imports string }{
 	{"pkg/rpc", "pkg/api pkg/errclass"},
 	{"pkg/stream", "pkg/errclass pkg/stdio"},
 	{"pkg/control", "pkg/api pkg/oci pkg/pod pkg/rpc pkg/state pkg/stats pkg/stdio storage"},
-	{"pkg/cri", "netns pkg/cgroup pkg/events pkg/idmap pkg/ocispec pkg/pod pkg/pod/container pkg/rpc pkg/state pkg/stats pkg/stream storage"},
+	{"pkg/cri", "netns pkg/api pkg/cgroup pkg/events pkg/idmap pkg/ocispec pkg/pod pkg/pod/container pkg/rpc pkg/state pkg/stats pkg/stream storage"},
 	{"pkg/client", "pkg/api"},
 
 	// Commands. The client stays small, so that it starts fast: no core, no mechanism

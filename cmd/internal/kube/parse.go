@@ -13,6 +13,7 @@ import (
 	strictjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/quantity"
 	"github.com/subpod/subpod/pkg/subpath"
 )
@@ -204,6 +205,9 @@ func (p *Pod) problems(s *Set) []string {
 	bad := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	if !isDNSName(p.Metadata.Name) {
 		bad("metadata.name: %q is not a DNS name in lower case", p.Metadata.Name)
+	}
+	if key := api.Reserved(p.Metadata.Labels, p.Metadata.Annotations); key != "" {
+		bad("metadata: %s is reserved for subpod's own commands", key)
 	}
 	spec := &p.Spec
 	if len(spec.Containers) == 0 {

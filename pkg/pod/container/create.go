@@ -56,6 +56,7 @@ func (b *Builder) Prepare(ctx context.Context, plan Plan, p state.Pod, c *state.
 	out := &Prepared{plan: plan, image: image, begin: oci.BeginSpec{
 		ID: c.ID, Handler: p.Handler, Bundle: b.bundle(c.ID), LogPath: plan.logPath,
 		Terminal: cfg.Tty, Stdin: cfg.Stdin, StdinOnce: cfg.StdinOnce,
+		Confined: ocispec.Confined(cfg.GetLinux().GetSecurityContext()),
 	}}
 	var both errgroup.Group
 	both.Go(func() (err error) {

@@ -121,6 +121,11 @@ func (p *Plan) planNamespaces(host Host) error {
 
 		DefaultSysctls: defaultSysctls,
 	}
+	ids := netns.IDMaps{UIDs: host.UIDs, GIDs: host.GIDs}
+	if userNS != nil {
+		ids = *userNS
+	}
+	p.pins.PauseUID, p.pins.PauseGID = idmap.Last(ids.UIDs), idmap.Last(ids.GIDs)
 	return nil
 }
 

@@ -1,0 +1,92 @@
+package oci
+
+import (
+	"errors"
+	"fmt"
+	"os/exec"
+	goruntime "runtime"
+	"sync"
+	"unsafe"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/pkg/ocispec/seccompbpf"
+)
+
+// A process of the runtime joins the container's namespaces before it gives up its
+// capabilities and before the container's seccomp filter is in force. A container with
+// CAP_SYS_PTRACE can trace it then (the class of CVE-2016-9962; that it is not dumpable
+// does not help against a capability in its user namespace) and with its capabilities
+// open the node's mount namespace by a file handle. So it is started under a filter that
+// refuses that call: conmon, the runtime and all below them inherit it.
+
+// handleFilter is that filter, nil where there is none for this machine.
+var handleFilter = sync.OnceValues(func() ([]byte, error) {
+	errno := uint(unix.EPERM)
+	p := &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{
+		{Names: []string{"open_by_handle_at"}, Action: specs.ActErrno, ErrnoRet: &errno},
+	}}
+	switch goruntime.GOARCH {
+	case "amd64":
+		p.Architectures = []specs.Arch{specs.ArchX86_64, specs.ArchX86, specs.ArchX32}
+	case "arm64":
+		p.Architectures = []specs.Arch{specs.ArchAARCH64, specs.ArchARM}
+	}
+	filter, err := seccompbpf.Compile(p)
+	if errors.Is(err, seccompbpf.ErrUnsupported) {
+		return nil, nil
+	}
+	return filter, err
+})
+
+// startCommand is cmd.Start, under the filter if confined is set. The filter is that of
+// a thread, which is of no other use then and ends.
+func startCommand(cmd *exec.Cmd, confined bool) error {
+	if !confined {
+		return cmd.Start()
+	}
+	filter, err := handleFilter()
+	if err != nil {
+		return fmt.Errorf("compile the filter of the runtime: %w", err)
+	}
+	if filter == nil {
+		return cmd.Start()
+	}
+	return onOwnThread(func() error {
+		if err := confineThread(filter); err != nil {
+			return fmt.Errorf("confine the runtime: %w", err)
+		}
+		return cmd.Start()
+	})
+}
+
+// onOwnThread runs f on a thread that ends with it, and never on the main thread.
+func onOwnThread(f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		goruntime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// Blocked here, this goroutine keeps the main thread busy, so that the one
+			// started below gets another.
+			done <- onOwnThread(f)
+			goruntime.UnlockOSThread()
+			return
+		}
+		done <- f() // no unlock: the thread ends with the goroutine
+	}()
+	return <-done
+}
+
+// confineThread installs a filter for the calling thread. That takes CAP_SYS_ADMIN in
+// its user namespace, as the server has in the node's.
+func confineThread(filter []byte) error {
+	const instruction = int(unsafe.Sizeof(unix.SockFilter{}))
+	prog := unix.SockFprog{Len: uint16(len(filter) / instruction), Filter: (*unix.SockFilter)(unsafe.Pointer(&filter[0]))}
+	_, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&prog)))
+	switch errno {
+	case 0, unix.EINVAL, unix.ENOSYS: // the latter: a kernel without filters
+		return nil
+	}
+	return errno
+}
