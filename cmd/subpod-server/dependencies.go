@@ -10,6 +10,7 @@ import (
 
 	"github.com/subpod/subpod/cmd/internal/cli"
 	"github.com/subpod/subpod/netns"
+	"github.com/subpod/subpod/pkg/audit"
 	"github.com/subpod/subpod/pkg/cgroup"
 	"github.com/subpod/subpod/pkg/config"
 	"github.com/subpod/subpod/pkg/control"
@@ -21,6 +22,7 @@ import (
 	"github.com/subpod/subpod/pkg/pod"
 	"github.com/subpod/subpod/pkg/pod/container"
 	"github.com/subpod/subpod/pkg/pod/sandbox"
+	"github.com/subpod/subpod/pkg/rpc"
 	"github.com/subpod/subpod/pkg/state"
 	"github.com/subpod/subpod/pkg/stats"
 	"github.com/subpod/subpod/rootless"
@@ -136,6 +138,7 @@ func (d *dependencies) connect(cfg *config.Config, node *rootless.Node, executor
 		Copier:     &pod.Copier{Manager: d.manager, Roots: containers},
 		Checker:    &pod.Checker{State: d.state, Images: d.storage.Images, Orphans: orphans},
 		Images:     d.storage.Images,
+		Audit:      d.auditLog(),
 	}
 	d.cri = cri.Dependencies{
 		Version:    cli.Version(version),
@@ -204,5 +207,26 @@ func info(cfg *config.Config, degraded string, node *rootless.Node, cg cgroup.De
 		"cgroup":  cg,
 		"storage": images,
 		"server":  map[string]any{"pid": os.Getpid(), "goroutines": runtime.NumGoroutine(), "degraded": degraded},
+	}
+}
+
+// auditLog returns the log of what reaches into containers and out of them.
+func (d *dependencies) auditLog() *audit.Log {
+	return &audit.Log{
+		Log: slog.Default(),
+		Client: func(ctx context.Context) audit.Client {
+			return audit.Client(rpc.ClientOf(ctx))
+		},
+		Name: func(ref string) string {
+			name := ""
+			if c, err := d.state.FindContainer(ref); err == nil {
+				ref, name = c.PodID, "/"+c.Config.V.GetMetadata().GetName()
+			}
+			if p, err := d.state.FindPod(ref); err == nil {
+				m := p.Config.V.GetMetadata()
+				return m.GetNamespace() + "/" + m.GetName() + name
+			}
+			return ""
+		},
 	}
 }

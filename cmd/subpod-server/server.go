@@ -73,7 +73,7 @@ func runServer(ctx context.Context, cfg *config.Config, degraded string, node *r
 			return nil
 		})
 	}
-	serve("serve CRI", func() error { return server.Serve(listener) })
+	serve("serve CRI", func() error { return server.Serve(rpc.Identify(listener)) })
 	serve("serve streams", func() error { return d.cri.Stream.Serve(streaming...) })
 	group.Go(func() error {
 		<-stopped.Done()
@@ -105,6 +105,7 @@ func newServer(d *dependencies, ready <-chan struct{}) *grpc.Server {
 		// The supervisor starts another server, which recovers what this one was doing,
 		// as after any crash.
 		Panicked:  func() { time.AfterFunc(panicExitDelay, func() { os.Exit(1) }) },
+		Audit:     d.control.Audit.Request,
 		Typed:     cri.TypedErrors(),
 		Reasons:   control.Reasons(),
 		ForkLimit: func() string { return proc.ForkLimit(os.Getpid()) },

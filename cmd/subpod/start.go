@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/subpod/subpod/cmd/internal/cli"
 	"github.com/subpod/subpod/pkg/config"
 	"github.com/subpod/subpod/rootless"
 )
@@ -46,7 +47,7 @@ func (a *app) startDaemon(background bool) (*ownDaemon, error) {
 	if err := os.MkdirAll(cfg.Daemon.RunDir, 0o700); err != nil {
 		return nil, fmt.Errorf("create the run directory of the daemon: %w", err)
 	}
-	d := &ownDaemon{log: filepath.Join(cfg.Daemon.RunDir, "daemon.log"), done: make(chan error, 1)}
+	d := &ownDaemon{log: filepath.Join(cfg.Daemon.RunDir, cli.LogName), done: make(chan error, 1)}
 	log, err := os.OpenFile(d.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND|os.O_TRUNC, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open the daemon's log: %w", err)

@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -58,6 +59,7 @@ func awaitUp(ctx context.Context, name string, get func() (netlink.Link, error))
 // are left out when a sysctl of the pod turned IPv6 off.
 func (l *links) address(ctx context.Context, podNS string, addrs []netip.Prefix, egress uint64, mtu int) ([]netip.Prefix, error) {
 	var used []netip.Prefix
+	mac := macOf(addrs[0].Addr())
 	err := netns.In(podNS, func() error {
 		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 		if err != nil {
@@ -67,6 +69,13 @@ func (l *links) address(ctx context.Context, podNS string, addrs []netip.Prefix,
 		link, err := h.LinkByName(podInterface)
 		if err != nil {
 			return err
+		}
+		// A link that an interrupted Setup left may be of another address.
+		if !bytes.Equal(link.Attrs().HardwareAddr, mac) {
+			if err := h.LinkSetHardwareAddr(link, mac); err != nil {
+				return fmt.Errorf("set hardware address %s: %w", mac, err)
+			}
+			link.Attrs().HardwareAddr = mac
 		}
 		if err := removeOthers(h, link, addrs); err != nil {
 			return err
@@ -93,8 +102,8 @@ func (l *links) address(ctx context.Context, podNS string, addrs []netip.Prefix,
 				return fmt.Errorf("add default route via %s: %w", gw, err)
 			}
 		}
-		if err := l.raw.setPort(link.Attrs().ParentIndex, hairpin()); err != nil {
-			return fmt.Errorf("set up the bridge port: %w", err)
+		if err := l.secure(link.Attrs().ParentIndex, mac); err != nil {
+			return err
 		}
 		if err := limit(h, link, egress, mtu); err != nil {
 			return err
@@ -178,7 +187,7 @@ func (l *links) bringUp(h *netlink.Handle, link netlink.Link) (hasIPv6 bool, err
 		}
 		return false, h.LinkSetUp(link)
 	}
-	if !l.chatter.wanted() {
+	if !l.security.wanted() {
 		quietIPv6()
 	}
 	if err := h.LinkSetUp(link); err != nil {
@@ -203,14 +212,15 @@ func linkLocalOf(mac net.HardwareAddr) netip.Addr {
 }
 
 // quietIPv6 is what keeps a pod's interface from asking for routers, and from taking
-// another pod for one, where the bridge cannot (dropChatter).
+// another pod for one, where the bridge cannot (portSecurity).
 func quietIPv6() {
 	for _, key := range []string{"accept_ra", "router_solicitations"} {
 		_ = setSysctl("net/ipv6/conf/"+podInterface+"/"+key, 0) // read-only: then it is as it was
 	}
 }
 
-// removeOthers takes global addresses off the link that are not wanted.
+// removeOthers takes addresses off the link that are neither wanted nor its link-local
+// one.
 func removeOthers(h *netlink.Handle, link netlink.Link, want []netip.Prefix) error {
 	have, err := addresses(h, link)
 	if err != nil {
@@ -218,7 +228,7 @@ func removeOthers(h *netlink.Handle, link netlink.Link, want []netip.Prefix) err
 	}
 	for _, a := range have {
 		p := prefixOf(a.IPNet)
-		if p.Addr().IsLinkLocalUnicast() || slices.Contains(want, p) {
+		if p.Addr() == linkLocalOf(link.Attrs().HardwareAddr) || slices.Contains(want, p) {
 			continue
 		}
 		if err := h.AddrDel(link, &a); err != nil {

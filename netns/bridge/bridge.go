@@ -48,7 +48,7 @@ type Bridge struct {
 	rules    *rules
 	ports    *hostPorts
 	isolate  *isolation // nil: pods of all namespaces may talk to each other
-	chatter  *chatter
+	security *portSecurity
 	ipam     *ipam
 	pods     pods
 	repairer *repairer
@@ -80,13 +80,13 @@ func New(o Options) (*Bridge, error) {
 		return nil, fmt.Errorf("pod network: %w", err)
 	}
 	filter := &nft{thread: o.Thread}
-	chatter := &chatter{nft: filter}
-	links, err := openLinks(o.Thread, chatter)
+	security := &portSecurity{nft: filter, senders: map[string][]sender{}}
+	links, err := openLinks(o.Thread, security)
 	if err != nil {
 		return nil, fmt.Errorf("pod network: %w", err)
 	}
 	b := &Bridge{
-		log: o.Log, stateDir: o.StateDir, nft: filter, links: links, chatter: chatter, ipam: claims,
+		log: o.Log, stateDir: o.StateDir, nft: filter, links: links, security: security, ipam: claims,
 		device: &device{name: o.Name, thread: o.Thread, rt: links.rt, log: o.Log, state: deviceState{mtu: o.MTU}},
 		rules:  &rules{nft: filter, bridge: o.Name, isolate: o.Isolate, elements: map[element]bool{}},
 	}

@@ -51,7 +51,8 @@ func families(s sets) []family {
 //	postrouting  masquerade: pods to the uplink; pods and loopback to pods by host ports
 //	published    mark what is for a host port or service, for the bridge's own table
 //	isolate      drop what is routed from pods to pods and is for no host port or service
-//	loopback     drop what uses loopback addresses on the wire, which route_localnet would let in
+//	loopback     drop what uses loopback addresses on the wire, which route_localnet would let in,
+//	             and what comes by a pod's link past the bridge
 func (r *rules) addChains(c *nftables.Conn, t *nftables.Table, s sets) {
 	hostports := c.AddChain(&nftables.Chain{Name: "hostports", Table: t})
 	base := func(name string, typ nftables.ChainType, hook *nftables.ChainHook, prio *nftables.ChainPriority) *nftables.Chain {
@@ -97,9 +98,11 @@ func (r *rules) addChains(c *nftables.Conn, t *nftables.Table, s sets) {
 		between(expr.VerdictDrop)
 	}
 	v4 := fams[0] // the kernel itself drops such IPv6 packets
-	drop := []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}}
-	rule(loopback, r.fromBridge(), v4.is(), v4.isLoopback(v4.dst), drop)
-	rule(loopback, r.fromBridge(), v4.is(), v4.isLoopback(v4.src), drop)
+	rule(loopback, r.fromBridge(), v4.is(), v4.isLoopback(v4.dst), drop())
+	rule(loopback, r.fromBridge(), v4.is(), v4.isLoopback(v4.src), drop())
+	// The bridge hands frames to 01:80:c2:00:00:0e to the node as they came, through
+	// none of its filters.
+	rule(loopback, []expr.Any{&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1}, equal([]byte(vethPrefix))}, drop())
 }
 
 func (f family) is() []expr.Any {

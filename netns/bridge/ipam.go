@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -94,6 +95,15 @@ func (m *ipam) claim(pod string, subnets []netip.Prefix) ([]netip.Addr, error) {
 		}
 	}
 	return nil, fmt.Errorf("%w: %v", netns.ErrNoAddress, subnets)
+}
+
+// mac returns the pod's hardware address; nil for a pod without an address.
+func (m *ipam) mac(pod string) net.HardwareAddr {
+	addrs := m.of(pod)
+	if len(addrs) == 0 {
+		return nil
+	}
+	return macOf(addrs[0])
 }
 
 // take claims the addresses with this host part in all subnets, or none.

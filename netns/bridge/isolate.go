@@ -140,16 +140,11 @@ func (p isolatedPort) each(f func(*nftables.Set, []nftables.SetElement) error) e
 	return errors.Join(f(namespaces, inMap), f(members, inSet))
 }
 
-// add allows a pod's port to reach its own namespace. Idempotent.
-func (i *isolation) add(p isolatedPort) error {
-	err := i.transact(func(c *nftables.Conn) error {
-		i.ports[p] = true
-		return p.each(c.SetAddElements)
-	})
-	if err != nil {
-		return fmt.Errorf("add the pod to the isolation of its namespace: %w", err)
-	}
-	return nil
+// add allows a pod's port to reach its own namespace, as a part of a transaction. It
+// runs on the node's thread.
+func (i *isolation) add(c *nftables.Conn, p isolatedPort) error {
+	i.ports[p] = true
+	return p.each(c.SetAddElements)
 }
 
 // remove removes a port. Idempotent.

@@ -3,6 +3,7 @@ package bridge
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -15,13 +16,13 @@ import (
 // links are the pods' links into the bridge, changed by netlink sockets of the node
 // network namespace.
 type links struct {
-	rt      *netlink.Handle
-	raw     *rawSocket
-	chatter *chatter
+	rt       *netlink.Handle
+	raw      *rawSocket
+	security *portSecurity
 }
 
-func openLinks(thread *netns.Thread, chatter *chatter) (*links, error) {
-	l := &links{chatter: chatter}
+func openLinks(thread *netns.Thread, security *portSecurity) (*links, error) {
+	l := &links{security: security}
 	err := thread.Do(func() (err error) {
 		// The sockets keep the namespace of the thread that makes them.
 		if l.rt, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
@@ -74,11 +75,11 @@ func (l *links) intact(pod netns.Pod, want []netip.Addr) bool {
 }
 
 // sweep removes links of pods that are not live, and puts those of live ones back into
-// the bridge with the given index.
-func (l *links) sweep(live map[string]bool, bridge int) error {
-	names := map[string]bool{}
-	for id := range live {
-		names[vethName(id)] = true
+// the bridge with the given index. live are their hardware addresses by pod ID.
+func (l *links) sweep(live map[string]net.HardwareAddr, bridge int) error {
+	macs := map[string]net.HardwareAddr{}
+	for id, mac := range live {
+		macs[vethName(id)] = mac
 	}
 	list, err := netns.Dump(l.rt.LinkList)
 	if err != nil {
@@ -90,14 +91,15 @@ func (l *links) sweep(live map[string]bool, bridge int) error {
 		if link.Type() != "veth" || !strings.HasPrefix(a.Name, vethPrefix) || len(a.Name) != unix.IFNAMSIZ-1 {
 			continue
 		}
+		mac, known := macs[a.Name]
 		switch {
-		case !names[a.Name]:
+		case !known:
 			// It may be going already, with its namespace.
 			if err := l.rt.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
 				errs = append(errs, fmt.Errorf("remove orphan link %s: %w", a.Name, err))
 			}
 		case a.MasterIndex != bridge:
-			if err := l.enslave(link, bridge); err != nil {
+			if err := l.enslave(link, bridge, mac); err != nil {
 				errs = append(errs, fmt.Errorf("put link %s back into the bridge: %w", a.Name, err))
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -57,7 +58,11 @@ func (b *Bridge) restoreShared(ctx context.Context, live []netns.Pod, ids map[st
 		return nil, fmt.Errorf("%w: %w", errUnusable, err)
 	}
 	bridge := b.device.now()
-	errs := []error{b.links.sweep(ids, bridge.index)}
+	macs := map[string]net.HardwareAddr{}
+	for id := range ids {
+		macs[id] = b.ipam.mac(id)
+	}
+	errs := []error{b.links.sweep(macs, bridge.index)}
 	forwards, err := b.restore(ctx, live, bridge.mtu)
 	errs = append(errs, err)
 	err = b.rules.noteSubnets(bridge.served)
@@ -70,10 +75,20 @@ func (b *Bridge) restoreShared(ctx context.Context, live []netns.Pod, ids map[st
 	if err != nil {
 		return nil, errors.Join(append(errs, fmt.Errorf("%w: %w", errUnusable, err))...)
 	}
-	if err := b.chatter.write(); err != nil {
-		b.log.Warn("pods see each other's IPv6 multicast reports: with hundreds of pods new ones are slower; the kernel module nf_tables_bridge is needed", "error", err)
+	if err := b.restoreSecurity(live); err != nil {
+		b.log.Error("any pod can take over the address of another: the kernel module nf_tables_bridge is needed to prevent it", "error", err)
 	}
 	return forwards, errors.Join(errs...)
+}
+
+// restoreSecurity enters what the live pods may send.
+func (b *Bridge) restoreSecurity(live []netns.Pod) error {
+	for _, pod := range live {
+		if err := b.security.note(vethName(pod.ID), sendersOf(b.ipam.of(pod.ID))); err != nil {
+			return err
+		}
+	}
+	return b.security.write()
 }
 
 // restoreIsolation enters the live pods' ports, or removes what an earlier run with
@@ -162,8 +177,12 @@ func (b *Bridge) restorePod(ctx context.Context, pod netns.Pod, addrs []netip.Ad
 	if !b.links.intact(pod, addrs) {
 		return nil
 	}
+	mac := macOf(addrs[0])
+	if err := b.links.secureExisting(pod.ID, mac); err != nil {
+		return err
+	}
 	result := resultOf(prefixes, mtu)
-	result.MAC = macOf(addrs[0]).String()
+	result.MAC = mac.String()
 	p.result = &result
 	p.elements = elementsOf(pod.Ports, addrs)
 	return b.rules.note(p.elements)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"sync"
 	"time"
@@ -39,6 +40,7 @@ type repairer struct {
 	pods   *pods
 	nft    *nft
 	tables []filterTable
+	mac    func(podID string) net.HardwareAddr
 	dirty  chan struct{} // holds an element when there may be damage
 
 	mu      sync.Mutex // held during a repair
@@ -49,8 +51,8 @@ type repairer struct {
 func newRepairer(b *Bridge) *repairer {
 	return &repairer{
 		thread: b.device.thread, log: b.log, device: b.device, links: b.links, pods: &b.pods, nft: b.nft,
-		tables: []filterTable{b.rules, b.isolate, b.chatter},
-		dirty:  make(chan struct{}, 1), closed: make(chan struct{}),
+		tables: []filterTable{b.rules, b.isolate, b.security}, mac: b.ipam.mac,
+		dirty: make(chan struct{}, 1), closed: make(chan struct{}),
 	}
 }
 
@@ -265,7 +267,7 @@ func (r *repairer) repairLinks() (count int, busy bool, err error) {
 			continue
 		}
 		if p.result != nil { // it is connected
-			if err := r.links.enslave(l, bridge); err != nil && !errors.Is(err, unix.ENODEV) {
+			if err := r.links.enslave(l, bridge, r.mac(id)); err != nil && !errors.Is(err, unix.ENODEV) {
 				errs = append(errs, fmt.Errorf("put link %s back into bridge %s: %w", l.Attrs().Name, r.device.name, err))
 			} else {
 				count++

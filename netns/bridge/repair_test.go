@@ -17,6 +17,7 @@ func TestDamageIsRepaired(t *testing.T) {
 		"link out of the bridge":  "ip link set " + vethName(nettest.PodID("one")) + " nomaster",
 		"packet filter flushed":   "nft flush ruleset",
 		"isolation deleted":       "nft delete table bridge subpod",
+		"port security deleted":   "nft delete table bridge subpod-ports",
 		"everything at once":      "ip link del subpod0; nft flush ruleset",
 		"another one in its name": "ip link del subpod0; ip link add subpod0 type bridge || true",
 	} {

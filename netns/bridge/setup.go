@@ -56,12 +56,8 @@ func (b *Bridge) connect(ctx context.Context, pod netns.Pod, p *podNet) (netns.R
 		return netns.Result{}, err
 	}
 	mac := macOf(addrs[0])
-	if b.isolate != nil {
-		port := b.isolate.port(pod)
-		p.port = &port // noted before it is done
-		if err := b.isolate.add(port); err != nil {
-			return netns.Result{}, err
-		}
+	if err := b.admit(pod, p, addrs); err != nil {
+		return netns.Result{}, err
 	}
 	if err := b.links.attach(pod, bridge.index, bridge.mtu, mac); err != nil {
 		return netns.Result{}, err
@@ -114,7 +110,7 @@ func (b *Bridge) Teardown(ctx context.Context, podID string) error {
 	}
 	if p == nil {
 		// Unknown since the server started, but it may have a claim on disk.
-		return b.ipam.release(podID)
+		return errors.Join(b.security.remove(vethName(podID)), b.ipam.release(podID))
 	}
 	defer p.unlock()
 	if err := b.disconnect(ctx, podID, p); err != nil {
@@ -141,6 +137,9 @@ func (b *Bridge) disconnect(ctx context.Context, podID string, p *podNet) error 
 			return err
 		}
 		p.port = nil
+	}
+	if err := b.security.remove(vethName(podID)); err != nil {
+		return err
 	}
 	if err := b.ipam.release(podID); err != nil {
 		return err

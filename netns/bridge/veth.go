@@ -81,19 +81,47 @@ func (r *rawSocket) createVeth(name string, bridge, mtu, podNS int, mac net.Hard
 		info)
 }
 
-// hairpin lets a pod reach itself through its own host port: the packet leaves the
-// bridge by the port that it came from.
-func hairpin() *nl.RtAttr { return nl.NewRtAttr(nl.IFLA_BRPORT_MODE, []byte{1}) }
-
 func portState(state byte) *nl.RtAttr { return nl.NewRtAttr(nl.IFLA_BRPORT_STATE, []byte{state}) }
 
-// setPort changes an attribute of a bridge port.
-func (r *rawSocket) setPort(ifindex int, attr *nl.RtAttr) error {
+// setPort changes attributes of a bridge port.
+func (r *rawSocket) setPort(ifindex int, attrs ...*nl.RtAttr) error {
 	msg := nl.NewIfInfomsg(unix.AF_BRIDGE)
 	msg.Index = int32(ifindex)
 	port := nl.NewRtAttr(unix.IFLA_PROTINFO|unix.NLA_F_NESTED, nil)
-	port.AddChild(attr)
+	for _, a := range attrs {
+		port.AddChild(a)
+	}
 	return r.send(unix.RTM_SETLINK, 0, msg, port)
+}
+
+// secure sets up a bridge port for the pod with the hardware address. Idempotent.
+//
+// Hairpin lets a pod reach itself through its own host port: the packet leaves the
+// bridge by the port that it came from. The port learns no hardware addresses, which a
+// pod could otherwise draw to itself, by frames that pass no filter as well (to
+// 01:80:c2:00:00:0e), and gets no frames for unknown ones; a static entry leads to the
+// pod instead. Without an address there is no entry.
+func (l *links) secure(ifindex int, mac net.HardwareAddr) error {
+	err := l.raw.setPort(ifindex, nl.NewRtAttr(nl.IFLA_BRPORT_MODE, []byte{1}),
+		nl.NewRtAttr(nl.IFLA_BRPORT_LEARNING, []byte{0}), nl.NewRtAttr(nl.IFLA_BRPORT_UNICAST_FLOOD, []byte{0}))
+	if err == nil && mac != nil {
+		err = l.rt.NeighSet(&netlink.Neigh{LinkIndex: ifindex, Family: unix.AF_BRIDGE,
+			State: netlink.NUD_NOARP, Flags: netlink.NTF_MASTER, HardwareAddr: mac})
+	}
+	if err != nil {
+		return fmt.Errorf("set up the bridge port: %w", err)
+	}
+	return nil
+}
+
+// secureExisting is secure for a pod that an earlier server connected. One without a
+// bridge is left to the repairer.
+func (l *links) secureExisting(podID string, mac net.HardwareAddr) error {
+	link, err := l.rt.LinkByName(vethName(podID))
+	if err != nil || link.Attrs().MasterIndex == 0 {
+		return err
+	}
+	return l.secure(link.Attrs().Index, mac)
 }
 
 // attach makes the pod's link into the bridge with the given index, or reuses the one
@@ -108,7 +136,7 @@ func (l *links) attach(pod netns.Pod, ifindex, mtu int, mac net.HardwareAddr) er
 	create := func() error { return l.raw.createVeth(name, ifindex, mtu, int(ns.Fd()), mac) }
 	err = create()
 	if errors.Is(err, unix.EEXIST) {
-		err = l.reuse(name, pod.NetNS, ifindex, create)
+		err = l.reuse(name, pod.NetNS, ifindex, mac, create)
 	}
 	if err != nil {
 		return fmt.Errorf("connect the pod to the bridge: %w", err)
@@ -119,7 +147,7 @@ func (l *links) attach(pod netns.Pod, ifindex, mtu int, mac net.HardwareAddr) er
 // reuse handles names that exist already: a link between exactly this pod and
 // the node is reused, the end of an older namespace's link is replaced, and an
 // interface of somebody else in the pod is an error.
-func (l *links) reuse(name, podNS string, ifindex int, create func() error) error {
+func (l *links) reuse(name, podNS string, ifindex int, mac net.HardwareAddr, create func() error) error {
 	var inPod netlink.Link
 	err := netns.In(podNS, func() error {
 		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
@@ -150,17 +178,17 @@ func (l *links) reuse(name, podNS string, ifindex int, create func() error) erro
 	case inPod.Attrs().Index != link.Attrs().ParentIndex || inPod.Attrs().ParentIndex != link.Attrs().Index:
 		return fmt.Errorf("%s and the pod's %s are not ends of one link: %w", name, podInterface, unix.EEXIST)
 	}
-	return l.enslave(link, ifindex)
+	return l.enslave(link, ifindex, mac)
 }
 
-// enslave puts an existing link (back) into the bridge, as a fresh port: it may
-// have been silenced.
-func (l *links) enslave(link netlink.Link, ifindex int) error {
+// enslave puts an existing link (back) into the bridge, as a fresh port of the pod with
+// the hardware address: it may have been silenced.
+func (l *links) enslave(link netlink.Link, ifindex int, mac net.HardwareAddr) error {
 	if err := l.rt.LinkSetNoMaster(link); err != nil {
 		return err
 	}
 	if err := l.rt.LinkSetMasterByIndex(link, ifindex); err != nil {
 		return err
 	}
-	return l.raw.setPort(link.Attrs().Index, hairpin())
+	return l.secure(link.Attrs().Index, mac)
 }

@@ -25,7 +25,16 @@ const (
 	// instead, and symbolic links in it never lead out of the host path (see
 	// pkg/subpath). Missing directories are created.
 	AnnotationSubPaths = "subpod.io/sub-paths"
+	// AnnotationMemoryVolumes is an annotation of a pod sandbox: a JSON object from the
+	// name of a volume, a DNS label, to its size in bytes, or 0 for half of the machine's
+	// memory. Each is a tmpfs of its own, which containers of the pod mount from
+	// pods/ID/volumes/NAME in the run directory, and goes with the pod sandbox.
+	AnnotationMemoryVolumes = "subpod.io/memory-volumes"
 )
+
+// MemoryVolumes is the directory of the memory volumes of the pod sandbox ID, below
+// pods/ID in the run directory.
+const MemoryVolumes = "volumes"
 
 // Values of the labels and annotations.
 const (

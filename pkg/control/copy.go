@@ -14,6 +14,7 @@ func (s *service) CopyInfo(ctx context.Context, req *api.CopyRequest) (*api.Copy
 
 // CopyOut sends a file or directory of a container as a tar stream.
 func (s *service) CopyOut(ctx context.Context, req *api.CopyRequest, send func(*api.Chunk) error) error {
+	s.Audit.Copy(ctx, "out", req.ContainerID, req.Path)
 	return s.Copier.Out(ctx, req.ContainerID, req.Path, chunks(send))
 }
 
@@ -23,6 +24,7 @@ func (s *service) CopyIn(ctx context.Context, receive func() (*api.CopyInChunk, 
 	if err != nil {
 		return nil, err
 	}
+	s.Audit.Copy(ctx, "into", first.ContainerID, first.Path)
 	r := &chunkReader{rest: first.Data, receive: func() ([]byte, error) {
 		chunk, err := receive()
 		if err != nil {

@@ -13,6 +13,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/api"
+	"github.com/subpod/subpod/pkg/audit"
 	"github.com/subpod/subpod/pkg/pod"
 	"github.com/subpod/subpod/pkg/state"
 	"github.com/subpod/subpod/pkg/stats"
@@ -27,6 +28,7 @@ type Dependencies struct {
 	Copier     *pod.Copier
 	Checker    *pod.Checker
 	Images     *storage.Images
+	Audit      *audit.Log
 }
 
 // Containers is what the service needs of pod.Manager, which documents the methods.

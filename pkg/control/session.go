@@ -19,6 +19,7 @@ import (
 func (s *service) Session(ctx context.Context, ss *api.SessionStreams) (*api.SessionExit, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	s.Audit.Request(ctx, &ss.Request)
 	switch ss.Request.Kind {
 	case api.SessionRun:
 		return s.runSession(ctx, ss)
@@ -45,6 +46,8 @@ func (s *service) runSession(ctx context.Context, ss *api.SessionStreams) (_ *ap
 	if err := errors.Join(proto.Unmarshal(run.Pod, pod), proto.Unmarshal(run.Container, ctr)); err != nil {
 		return nil, status.Errorf(codes.InvalidArgument, "decode the configuration of a container to run: %v", err)
 	}
+	s.Audit.Request(ctx, &runtimeapi.RunPodSandboxRequest{Config: pod})
+	s.Audit.Request(ctx, &runtimeapi.CreateContainerRequest{SandboxConfig: pod, Config: ctr})
 	podID, id, err := s.Containers.RunPodWith(ctx, pod, run.Handler, ctr)
 	if err != nil {
 		return nil, err

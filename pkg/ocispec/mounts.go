@@ -67,7 +67,7 @@ func (b *builder) kernelMounts() []specs.Mount {
 	}
 	out := []specs.Mount{
 		proc,
-		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
+		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k", "nr_inodes=64k"}},
 		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: b.devptsOptions()},
 	}
 	if b.ownsIPC() {
@@ -118,7 +118,7 @@ func (b *builder) podFiles() []specs.Mount {
 	}
 	return append(out, specs.Mount{
 		Destination: "/dev/shm", Type: "tmpfs", Source: "shm",
-		Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=65536k"},
+		Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=65536k", "nr_inodes=64k"},
 	})
 }
 

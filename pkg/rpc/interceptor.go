@@ -20,6 +20,9 @@ type interceptor struct{ Options }
 
 func (i *interceptor) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (resp any, err error) {
 	err = i.serve(ctx, info.FullMethod, func() error {
+		if i.Audit != nil {
+			i.Audit(ctx, req)
+		}
 		resp, err = handle(ctx, req)
 		return err
 	})

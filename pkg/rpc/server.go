@@ -4,6 +4,7 @@
 package rpc
 
 import (
+	"context"
 	"log/slog"
 	"time"
 
@@ -17,13 +18,15 @@ import (
 // (k8s.io/cri-client).
 const MaxMessage = 16 << 20
 
-// Options are needed by NewServer, all of them but Typed and Reasons.
+// Options are needed by NewServer, all of them but Audit, Typed and Reasons.
 type Options struct {
 	// Ready holds requests back until it is closed.
 	Ready <-chan struct{}
 	// Panicked is called when a request has panicked, before its client gets the error.
 	// Locks that the request held may never be unlocked: this process must soon end.
 	Panicked func()
+	// Audit is called with every unary request before it is served.
+	Audit func(ctx context.Context, request any)
 	// Typed and Reasons say more about errors than their class does; the first match
 	// of each counts.
 	Typed   []Typed

@@ -58,7 +58,8 @@ func programs(h Host) []Result {
 	var results []Result
 	for _, p := range h.needed() {
 		r := Result{Check: p.name, Level: OK}
-		if path, err := h.LookPath(p.path); err != nil {
+		path, err := h.LookPath(p.path)
+		if err != nil {
 			r.Level = p.level
 			r.What = fmt.Sprintf("%s is not installed: it %s", p.path, p.why)
 			r.Fix = "sudo apt install " + p.pkg + "    # package name in Debian"
@@ -72,6 +73,9 @@ func programs(h Host) []Result {
 			}
 		}
 		results = append(results, r)
+		if r.Level == OK {
+			results = append(results, h.known(p, path)...)
+		}
 	}
 	return results
 }

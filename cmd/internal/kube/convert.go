@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"encoding/json"
 	"fmt"
 	"path/filepath"
 	"regexp"
@@ -18,7 +19,8 @@ type Place struct {
 	Logs    string // log directory of the pod
 	Volumes string // named volumes (of claims)
 	Disk    string // files of the pod on disk: emptyDir
-	Memory  string // files of the pod on a tmpfs: configMap, secret, emptyDir in memory
+	Memory  string // files of the pod on a tmpfs, which containers cannot write: configMap, secret
+	Tmpfs   string // memory volumes that the server has made; known once the sandbox is there
 	Seccomp string // directory of localhost seccomp profiles
 	// Users is the first ID in the node of a pod with a user namespace of its own; it
 	// gets UserCount IDs.
@@ -72,6 +74,10 @@ func (p *Pod) Sandbox(at Place) *runtimeapi.PodSandboxConfig {
 	}
 	for k, v := range p.Metadata.Annotations {
 		cfg.Annotations[k] = v
+	}
+	if sizes := p.memoryVolumes(); len(sizes) > 0 {
+		text, _ := json.Marshal(sizes) // a map of numbers
+		cfg.Annotations[api.AnnotationMemoryVolumes] = string(text)
 	}
 	cfg.Labels[api.LabelMadeBy], cfg.Annotations[api.AnnotationRunID] = api.MadeByPlay, at.UID
 	if cfg.Hostname == "" && !p.Spec.HostNetwork {

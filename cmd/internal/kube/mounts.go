@@ -53,7 +53,7 @@ func (p *Pod) mounts(c *Container, at Place, envs []*runtimeapi.KeyValue) ([]*ru
 		out = append(out, m)
 	}
 	if len(p.Spec.HostAliases) > 0 && !mounted(out, "/etc/hosts") {
-		out = append(out, &runtimeapi.Mount{ContainerPath: "/etc/hosts", HostPath: filepath.Join(at.Memory, hostsFile)})
+		out = append(out, &runtimeapi.Mount{ContainerPath: "/etc/hosts", HostPath: filepath.Join(at.Disk, hostsFile)})
 	}
 	if len(subs) == 0 {
 		return out, nil, nil

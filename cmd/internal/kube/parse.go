@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"path"
 	"strings"
 
@@ -272,6 +273,10 @@ func (v *Volume) problem(s *Set) string {
 		return "one of emptyDir, hostPath, configMap, secret, persistentVolumeClaim, image, downwardAPI and projected must be set"
 	case v.EmptyDir != nil && v.EmptyDir.Medium != "" && v.EmptyDir.Medium != "Memory":
 		return "emptyDir.medium: " + v.EmptyDir.Medium + " is not supported"
+	case v.EmptyDir != nil && v.EmptyDir.SizeLimit != nil && (*v.EmptyDir.SizeLimit < 0 || *v.EmptyDir.SizeLimit > math.MaxInt64/2):
+		return "emptyDir.sizeLimit is no size that a volume can have"
+	case v.EmptyDir != nil && v.EmptyDir.SizeLimit != nil && *v.EmptyDir.SizeLimit > 0 && !v.inMemory():
+		return "emptyDir.sizeLimit cannot be enforced on disk: leave it out, or set medium: Memory"
 	case v.HostPath != nil && !strings.HasPrefix(v.HostPath.Path, "/"):
 		return "hostPath.path must be absolute"
 	case v.ConfigMap != nil:

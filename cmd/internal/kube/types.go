@@ -229,7 +229,7 @@ type Volume struct {
 	Name     string `json:"name"`
 	EmptyDir *struct {
 		Medium    string             `json:"medium"`
-		SizeLimit *quantity.Quantity `json:"sizeLimit"` // not enforced
+		SizeLimit *quantity.Quantity `json:"sizeLimit"` // of one in memory
 	} `json:"emptyDir"`
 	HostPath *struct {
 		Path string `json:"path"`

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,8 +16,8 @@ const hostsFile = "hosts"
 // path returns the path of a volume on the host, and whether it is read-only.
 func (v *Volume) path(at Place) (dir string, readOnly bool) {
 	switch {
-	case v.EmptyDir != nil && v.EmptyDir.Medium == "Memory":
-		return filepath.Join(at.Memory, "volumes", v.Name), false
+	case v.inMemory():
+		return filepath.Join(at.Tmpfs, v.Name), false
 	case v.EmptyDir != nil:
 		return filepath.Join(at.Disk, "volumes", v.Name), false
 	case v.HostPath != nil:
@@ -25,6 +26,23 @@ func (v *Volume) path(at Place) (dir string, readOnly bool) {
 		return filepath.Join(at.Volumes, v.PersistentVolumeClaim.ClaimName), v.PersistentVolumeClaim.ReadOnly
 	}
 	return filepath.Join(at.Memory, "volumes", v.Name), true // configMap, secret, downwardAPI, projected
+}
+
+// inMemory reports whether the server makes the volume: a tmpfs with a bound.
+func (v *Volume) inMemory() bool { return v.EmptyDir != nil && v.EmptyDir.Medium == "Memory" }
+
+// memoryVolumes returns the sizes of the volumes in memory (api.AnnotationMemoryVolumes).
+func (p *Pod) memoryVolumes() map[string]uint64 {
+	sizes := map[string]uint64{}
+	for i := range p.Spec.Volumes {
+		if v := &p.Spec.Volumes[i]; v.inMemory() {
+			sizes[v.Name] = 0
+			if limit := v.EmptyDir.SizeLimit; limit != nil {
+				sizes[v.Name] = uint64(math.Ceil(float64(*limit)))
+			}
+		}
+	}
+	return sizes
 }
 
 // Prepare creates the volumes of the pod. Idempotent. The files below at.Disk and
@@ -39,20 +57,20 @@ func (p *Pod) Prepare(s *Set, at Place) error {
 	if len(p.Spec.HostAliases) == 0 {
 		return nil
 	}
-	if err := os.MkdirAll(at.Memory, 0o700); err != nil {
+	if err := os.MkdirAll(at.Disk, 0o711); err != nil {
 		return err
 	}
 	text := "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 	for _, a := range p.Spec.HostAliases {
 		text += a.IP + "\t" + strings.Join(a.Hostnames, " ") + "\n"
 	}
-	return os.WriteFile(filepath.Join(at.Memory, hostsFile), []byte(text), 0o644)
+	return os.WriteFile(filepath.Join(at.Disk, hostsFile), []byte(text), 0o644)
 }
 
 func (p *Pod) prepare(v *Volume, s *Set, at Place) error {
 	dir, _ := v.path(at)
 	switch {
-	case v.Image != nil:
+	case v.Image != nil, v.inMemory():
 		return nil
 	case v.HostPath != nil:
 		return checkHostPath(v.HostPath.Path, v.HostPath.Type)

@@ -168,6 +168,7 @@ func (r *runner) createSandbox(ctx context.Context) error {
 		return err
 	}
 	r.id = resp.PodSandboxId
+	r.at.Tmpfs = filepath.Join(r.RunDir, "pods", r.id, api.MemoryVolumes)
 	st, err := r.Client.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: r.id})
 	if err != nil {
 		return err

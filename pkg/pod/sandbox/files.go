@@ -7,16 +7,12 @@ import (
 	"os"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/netns"
 	"github.com/subpod/subpod/pkg/ocispec"
 	"github.com/subpod/subpod/pkg/state"
 )
-
-// shmSize is the size of a pod's /dev/shm, as everywhere in the field.
-const shmSize = "size=64m"
 
 // writeFiles writes the files that containers of the pod see in /etc.
 func (b *Builder) writeFiles(dir string, plan Plan) error {
@@ -33,9 +29,10 @@ func (b *Builder) writeFiles(dir string, plan Plan) error {
 			return fmt.Errorf("read the node's hostname: %w", err)
 		}
 	}
+	etc := filepath.Join(dir, etcDir)
 	return errors.Join(
-		writeFile(filepath.Join(dir, "resolv.conf"), resolv),
-		writeFile(filepath.Join(dir, "hostname"), []byte(hostname+"\n")),
+		writeFile(filepath.Join(etc, "resolv.conf"), resolv),
+		writeFile(filepath.Join(etc, "hostname"), []byte(hostname+"\n")),
 		writeHosts(dir, plan.Config, nil),
 	)
 }
@@ -43,7 +40,7 @@ func (b *Builder) writeFiles(dir string, plan Plan) error {
 // writeHosts writes hosts(5): the loopback names, and the pod's own addresses
 // once they are known. A pod on the node's network gets the node's file.
 func writeHosts(dir string, cfg *runtimeapi.PodSandboxConfig, network *netns.Result) error {
-	path := filepath.Join(dir, "hosts")
+	path := filepath.Join(dir, etcDir, "hosts")
 	if state.OnNode(state.NamespaceOptions(cfg).GetNetwork()) {
 		if b, err := os.ReadFile("/etc/hosts"); err == nil {
 			return writeFile(path, b)
@@ -68,30 +65,14 @@ func writeFile(path string, content []byte) error {
 
 // Files returns the files of a pod sandbox that its containers bind.
 func (b *Builder) Files(p state.Pod) ocispec.Files {
-	dir := b.podDir(p.ID)
+	dir := filepath.Join(b.podDir(p.ID), etcDir)
+	if _, err := os.Lstat(dir); err != nil {
+		dir = b.podDir(p.ID) // of a pod sandbox that a server before this layout has made
+	}
 	return ocispec.Files{
 		ResolvConf: filepath.Join(dir, "resolv.conf"),
 		Hosts:      filepath.Join(dir, "hosts"),
 		Hostname:   filepath.Join(dir, "hostname"),
 		Shm:        p.Allocated.Shm,
 	}
-}
-
-func mountShm(path string) error {
-	if err := os.Mkdir(path, 0o755); err != nil {
-		return fmt.Errorf("make the pod's /dev/shm: %w", err)
-	}
-	if err := unix.Mount("shm", path, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=1777,"+shmSize); err != nil {
-		return fmt.Errorf("mount the pod's /dev/shm on %s: %w", path, err)
-	}
-	return nil
-}
-
-// unmount detaches path; what is not mounted or not there is fine.
-func unmount(path string) error {
-	err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("unmount %s: %w", path, err)
-	}
-	return nil
 }

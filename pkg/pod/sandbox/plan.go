@@ -45,7 +45,8 @@ type Plan struct {
 	ports      []netns.PortMapping
 	ingress    uint64 // bits per second
 	egress     uint64
-	resolvConf []byte // nil: the node's default
+	volumes    map[string]uint64 // in memory: bytes by name; 0 is the kernel's default
+	resolvConf []byte            // nil: the node's default
 	group      cgroup.Pod
 }
 
@@ -71,6 +72,9 @@ func NewPlan(id string, cfg *runtimeapi.PodSandboxConfig, host Host) (Plan, erro
 		return Plan{}, err
 	}
 	if p.resolvConf, err = parseDNS(cfg.DnsConfig); err != nil {
+		return Plan{}, err
+	}
+	if p.volumes, err = parseMemoryVolumes(cfg); err != nil {
 		return Plan{}, err
 	}
 	if err := p.planNamespaces(host); err != nil {

@@ -38,14 +38,17 @@ func (b *Builder) Build(ctx context.Context, plan Plan, p *state.Pod) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("make the pod's directory: %w", err)
 	}
+	if err := mountTmpfs(dir); err != nil {
+		return err
+	}
 	if err := b.writeFiles(dir, plan); err != nil {
 		return err
 	}
 	if plan.pins.IPC {
-		made.Shm = filepath.Join(dir, "shm")
-		if err := mountShm(made.Shm); err != nil {
-			return err
-		}
+		made.Shm = filepath.Join(dir, shmDir)
+	}
+	if err := mountVolumes(dir, plan.volumes); err != nil {
+		return err
 	}
 	spec := plan.pins
 	spec.Dir = dir
@@ -101,7 +104,7 @@ func (b *Builder) Teardown(ctx context.Context, p state.Pod) error {
 
 // Release frees what holds a pod sandbox's directory: mounts and pins. Idempotent.
 func Release(dir string) error {
-	return errors.Join(unmount(filepath.Join(dir, "shm")), netns.Unpin(dir))
+	return errors.Join(unmountAll(dir), netns.Unpin(dir))
 }
 
 // Lost returns what a ready pod sandbox has lost, so that it can hold no more

@@ -40,11 +40,11 @@ func TestChatter(t *testing.T) {
 		}
 	}
 	check("at first")
-	nettest.Must(t, w.Thread.Do(func() error { return exec.Command("nft", "delete", "table", "bridge", chatterTable().Name).Run() }))
-	nettest.Eventually(t, "the table is back", func() bool { return b.nft.present(chatterTable()) == nil })
+	nettest.Must(t, w.Thread.Do(func() error { return exec.Command("nft", "delete", "table", "bridge", securityTable().Name).Run() }))
+	nettest.Eventually(t, "the table is back", func() bool { return b.nft.present(securityTable()) == nil })
 	check("after a flush")
 
-	b.chatter.dropped.Store(false)
+	b.security.written.Store(false)
 	three := w.Pod("three")
 	w.Setup(b, three)
 	nettest.Must(t, netns.In(three.NetNS, func() error {
@@ -151,4 +151,60 @@ func hears(t *testing.T, nsPath string, f func(), last byte) (types []byte) {
 			return types
 		}
 	}
+}
+
+// TestFragments: what a pod may send it may send in fragments too: datagrams and pings
+// that are bigger than the link's packets, by both families.
+func TestFragments(t *testing.T) {
+	w := newWorld(t)
+	b := w.bridge(Options{MTU: 1500})
+	one, two := w.Pod("one"), w.Pod("two")
+	w.Setup(b, one)
+	r := w.Setup(b, two)
+	var server net.PacketConn
+	nettest.Must(t, netns.In(two.NetNS, func() (err error) {
+		server, err = net.ListenPacket("udp", "[::]:80")
+		return err
+	}))
+	defer server.Close()
+	big := bytes.Repeat([]byte("x"), 4000)
+	patience := unix.NsecToTimeval(int64(5 * time.Second))
+	for _, ip := range r.IPs {
+		c, err := netns.DialIn(t.Context(), one.NetNS, "udp", nettest.HostPort(ip, 80))
+		nettest.Must(t, err)
+		_, err = c.Write(big)
+		nettest.Must(t, err)
+		c.Close()
+		nettest.Must(t, server.SetReadDeadline(time.Now().Add(5*time.Second)))
+		buf := make([]byte, 5000)
+		if n, _, err := server.ReadFrom(buf); err != nil || n != len(big) {
+			t.Errorf("a datagram of %d bytes to %s: %d bytes, %v", len(big), ip, n, err)
+		}
+	}
+	nettest.Must(t, netns.In(one.NetNS, func() error {
+		fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMPV6)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience); err != nil {
+			return err
+		}
+		const echoRequest, echoReply = 128, 129
+		if err := unix.Sendto(fd, append([]byte{echoRequest}, big...), 0, &unix.SockaddrInet6{Addr: r.IPs[1].As16()}); err != nil {
+			return err
+		}
+		for buf := make([]byte, 5000); ; {
+			n, err := unix.Read(fd, buf)
+			if err != nil {
+				return err
+			}
+			if buf[0] == echoReply {
+				if n != len(big)+1 {
+					t.Errorf("an answer of %d bytes to a ping of %d", n, len(big)+1)
+				}
+				return nil
+			}
+		}
+	}))
 }

@@ -1,0 +1,84 @@
+package rpc
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/peer"
+)
+
+// Client is the process at the other end of a connection, as it was when it connected.
+// IDs are those of the server's namespaces; PID is 0 for a process that has none there.
+type Client struct {
+	UID, PID int
+	Program  string // name of the process (comm of proc(5))
+}
+
+// clientAddr is the address of a connection's other end.
+type clientAddr struct {
+	net.Addr
+	client Client
+}
+
+// Identify returns a listener whose connections know their clients (SO_PEERCRED of
+// unix(7)), for ClientOf.
+func Identify(l net.Listener) net.Listener { return identifying{l} }
+
+type identifying struct{ net.Listener }
+
+// Accept implements net.Listener.
+func (l identifying) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	client := Client{UID: -1}
+	if u, ok := c.(*net.UnixConn); ok {
+		client = clientOf(u)
+	}
+	return identified{c, clientAddr{c.RemoteAddr(), client}}, nil
+}
+
+func clientOf(c *net.UnixConn) Client {
+	unknown := Client{UID: -1}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return unknown
+	}
+	var cred *unix.Ucred
+	var credErr error
+	err = raw.Control(func(fd uintptr) { cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	if err != nil || credErr != nil {
+		return unknown
+	}
+	out := Client{UID: int(cred.Uid), PID: int(cred.Pid)}
+	if out.PID > 0 {
+		if name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", out.PID)); err == nil {
+			out.Program = strings.TrimSpace(string(name))
+		}
+	}
+	return out
+}
+
+type identified struct {
+	net.Conn
+	addr clientAddr
+}
+
+// RemoteAddr implements net.Conn.
+func (c identified) RemoteAddr() net.Addr { return c.addr }
+
+// ClientOf returns who has sent the request with the context; UID -1 when that is not
+// known.
+func ClientOf(ctx context.Context) Client {
+	if p, ok := peer.FromContext(ctx); ok {
+		if a, ok := p.Addr.(clientAddr); ok {
+			return a.client
+		}
+	}
+	return Client{UID: -1}
+}
