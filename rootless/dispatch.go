@@ -35,6 +35,7 @@ const (
 	roleNested     = "nested"
 	roleEnter      = "enter"
 	roleProbe      = "probe"
+	roleHolder     = "holder"
 )
 
 // Dispatch takes over a process that this package has started as a part of the
@@ -72,6 +73,8 @@ func Dispatch(more ...UplinkDriver) {
 		exit(runNestedInit())
 	case roleEnter:
 		exit(runEnterRole())
+	case roleHolder:
+		exit(runHolderRole())
 	case roleProbe:
 		exit(runProbeRole())
 	default:

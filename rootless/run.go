@@ -55,12 +55,13 @@ func Run(ctx context.Context, c Config) error {
 	if h.UID == 0 && !h.InUserNS() {
 		return ErrRoot
 	}
-	nested := h.UID == 0 && hasSysAdmin()
-	if !nested {
-		c = c.resolveAuto(h)
-		c.logChoices()
-		if err := preflight(h, c); err != nil {
+	nested := c.outer == nil && h.UID == 0 && hasSysAdmin()
+	if c.outer == nil {
+		if c, err = c.choose(h, nested); err != nil {
 			return err
+		}
+		if c.View == ViewMinimal {
+			return enterOuter(c, h)
 		}
 	}
 	if err := c.checkOwner(); err != nil {
@@ -88,6 +89,17 @@ func Run(ctx context.Context, c Config) error {
 	return runParent(ctx, c)
 }
 
+// choose decides what the configuration leaves to the host, and checks the host.
+func (c Config) choose(h Host, nested bool) (Config, error) {
+	c.View, c.ViewReason = c.view(h)
+	if nested {
+		return c, nil
+	}
+	c = c.resolveAuto(h)
+	c.logChoices()
+	return c, preflight(h, c)
+}
+
 // runParent is rootlesskit's parent: it blocks until the child has ended.
 func runParent(ctx context.Context, c Config) error {
 	redirectLogrus(c.Log)
@@ -110,6 +122,13 @@ func runParent(ctx context.Context, c Config) error {
 	}
 	if err := replaceMappers(c); err != nil {
 		return fmt.Errorf("replace newuidmap: %w", err)
+	}
+	if c.outer != nil {
+		stopBroker, err := prepareView(c)
+		if err != nil {
+			return err
+		}
+		defer stopBroker()
 	}
 	if opt.CreateCgroupNS && cg.delegated() {
 		opt.EvacuateCgroup2 = nodeCgroup
@@ -138,6 +157,19 @@ func runParent(ctx context.Context, c Config) error {
 		return explainStart(err)
 	}
 	return nil
+}
+
+// prepareView makes what a node with ViewMinimal sees, tells the child, and starts the
+// broker for the rest.
+func prepareView(c Config) (stopBroker func(), err error) {
+	if c.Seen, err = buildView(c); err != nil {
+		return nil, err
+	}
+	c.UIDMap, c.GIDMap = c.outer.uids, c.outer.gids
+	if err := writeJSON(filepath.Join(nodeDir(c.RunDir), fileConfig), c); err != nil {
+		return nil, err
+	}
+	return startBroker(c, *c.outer)
 }
 
 // addNetwork gives the node a network namespace, its uplink and the port driver.

@@ -101,6 +101,7 @@ func (d *dependencies) connect(cfg *config.Config, node *rootless.Node, executor
 	containers := &container.Builder{
 		Dir:            filepath.Join(cfg.Daemon.RunDir, "containers"),
 		SubPathDir:     filepath.Join(cfg.Daemon.RunDir, "subpaths"),
+		OpenHost:       hostOpener(node),
 		Images:         d.storage.Images,
 		Rootfs:         d.storage.Rootfs,
 		Executor:       executor,
@@ -136,6 +137,8 @@ func (d *dependencies) connect(cfg *config.Config, node *rootless.Node, executor
 		Copier:     &pod.Copier{Manager: d.manager, Roots: containers},
 		Checker:    &pod.Checker{State: d.state, Images: d.storage.Images, Orphans: orphans},
 		Images:     d.storage.Images,
+		OpenHost:   hostOpener(node),
+		TempDir:    filepath.Join(cfg.Daemon.RunDir, "loads"),
 	}
 	d.cri = cri.Dependencies{
 		Version:    cli.Version(version),
@@ -153,6 +156,20 @@ func (d *dependencies) connect(cfg *config.Config, node *rootless.Node, executor
 		GIDs:       node.GIDMap,
 		Handlers:   handlers,
 		MissingIDs: missingIDs(node),
+	}
+}
+
+// hostOpener asks the broker for what the node does not show of the host; nil where it
+// shows all.
+func hostOpener(node *rootless.Node) func(path string) (*os.File, error) {
+	if node.View != rootless.ViewMinimal {
+		return nil
+	}
+	return func(path string) (*os.File, error) {
+		if node.Shows(path) {
+			return nil, nil
+		}
+		return node.OpenHost(path)
 	}
 }
 

@@ -30,6 +30,7 @@ archive or a Docker archive, or one of
 				return err
 			}
 			defer c.Close()
+			c.Grant = granter(cfg)
 			for _, source := range sources {
 				source, err := absoluteSource(source)
 				if err != nil {

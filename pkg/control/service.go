@@ -7,6 +7,7 @@ package control
 import (
 	"context"
 	"io"
+	"os"
 	"syscall"
 
 	"google.golang.org/grpc"
@@ -20,13 +21,18 @@ import (
 	"github.com/subpod/subpod/storage"
 )
 
-// Dependencies are what the service is served from. All are needed.
+// Dependencies are what the service is served from. All are needed but the last two.
 type Dependencies struct {
 	Containers Containers
 	Sessions   Sessions
 	Copier     *pod.Copier
 	Checker    *pod.Checker
 	Images     *storage.Images
+	// OpenHost returns the mounts of a path of the host that the node does not show, as
+	// a tree to attach below TempDir; nil for what it has itself. A nil function: it
+	// has all.
+	OpenHost func(path string) (*os.File, error)
+	TempDir  string
 }
 
 // Containers is what the service needs of pod.Manager, which documents the methods.

@@ -26,9 +26,12 @@ type Builder struct {
 	// SubPathDir holds mounts of sub paths while a container is created. It is never
 	// removed with its content: see pkg/subpath.
 	SubPathDir string
-	Images     *storage.Images
-	Rootfs     *storage.Rootfs
-	Executor   *oci.Executor
+	// OpenHost returns the mounts of a path of the host that this node does not show, as
+	// a tree to attach; nil for what the node has itself. A nil function: it has all.
+	OpenHost func(path string) (*os.File, error)
+	Images   *storage.Images
+	Rootfs   *storage.Rootfs
+	Executor *oci.Executor
 	// Files returns the files of a pod sandbox that its containers bind.
 	Files func(state.Pod) ocispec.Files
 	// NodeNetNS is the path of the node network namespace, for hostNetwork pods.

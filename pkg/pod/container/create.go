@@ -94,7 +94,7 @@ func (b *Builder) makeDirs(c state.Container) error {
 // StartContainer to return.
 func (b *Builder) Create(ctx context.Context, prepared *Prepared, p state.Pod, c *state.Container) error {
 	defer prepared.Abandon()
-	if len(prepared.plan.subPaths) > 0 {
+	if len(prepared.plan.subPaths) > 0 || b.OpenHost != nil {
 		defer b.releaseSubPaths(c.ID)
 	}
 	in, err := b.specInput(ctx, prepared, p, *c)
@@ -150,6 +150,10 @@ func (b *Builder) specInput(ctx context.Context, prepared *Prepared, p state.Pod
 	if err != nil {
 		return ocispec.Input{}, err
 	}
+	cfg, err := b.hostFiles(c.ID, prepared.plan.Config)
+	if err != nil {
+		return ocispec.Input{}, err
+	}
 	image := prepared.image.Config
 	if u := prepared.plan.Config.Annotations[api.AnnotationUser]; u != "" {
 		image.User = u
@@ -159,7 +163,7 @@ func (b *Builder) specInput(ctx context.Context, prepared *Prepared, p state.Pod
 		PodID:          p.ID,
 		ID:             c.ID,
 		Pod:            p.Config.V,
-		Container:      prepared.plan.Config,
+		Container:      cfg,
 		Image:          image,
 		Rootfs:         c.Allocated.Rootfs,
 		Namespaces:     b.namespaces(prepared.plan, p),
