@@ -94,7 +94,7 @@ func startBroker(c Config, outer outerNS) (stop func(), err error) {
 // configuration and credentials, and the user's sockets and keys.
 func secretPaths(c Config) []string {
 	home := os.Getenv("HOME")
-	paths := append([]string{c.RunDir, c.DataDir, "/proc", os.Getenv("XDG_RUNTIME_DIR")}, c.Shown...)
+	paths := slices.Concat([]string{c.RunDir, c.DataDir, "/proc", os.Getenv("XDG_RUNTIME_DIR")}, c.Shown, c.Writable)
 	for _, name := range []string{".ssh", ".gnupg", ".docker", ".config/containers", ".config/subpod", ".local/share/keyrings", ".kube", ".aws"} {
 		paths = append(paths, filepath.Join(home, name))
 	}

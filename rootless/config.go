@@ -56,6 +56,8 @@ type Config struct {
 	// under the same name, read-only: the user's configuration. Programs are names or
 	// paths of programs that the server runs, whose directories it shows, too.
 	Shown, Programs []string
+	// Writable are directories that it shows as they are.
+	Writable []string
 	// Seen are all paths that such a node shows, links followed; UIDMap and GIDMap its
 	// ID ranges as seen from where the daemon was started. Run sets them.
 	Seen           []string

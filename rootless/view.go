@@ -40,7 +40,15 @@ type viewBuilder struct {
 	root  string
 	shown []string // host paths that are in it, links followed
 	own   int      // clone of the run directory, from before root was mounted in it
+	wants []want
 	c     Config
+}
+
+// want is a host's path, links followed, that is to be in the view. They are mounted
+// from the outside in: one may lie in another and have other attributes.
+type want struct {
+	real string
+	attr uint64
 }
 
 // buildView mounts the node's root directory at viewDir. Nothing of the host is
@@ -59,7 +67,7 @@ func buildView(c Config) (seen []string, err error) {
 	if err := unix.Mount("tmpfs", v.root, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755"); err != nil {
 		return nil, fmt.Errorf("mount the node's root directory: %w", err)
 	}
-	for _, step := range []func() error{v.system, v.devices, v.copies, v.ownDirs, v.configuration, v.programs, v.empty} {
+	for _, step := range []func() error{v.system, v.devices, v.copies, v.ownDirs, v.configuration, v.programs, v.attachWants, v.empty} {
 		if err := step(); err != nil {
 			return nil, fmt.Errorf("put the node's root directory together: %w", err)
 		}
@@ -265,18 +273,60 @@ func topDir(dir string) string {
 	return "/"
 }
 
-// ownDirs shows the run and the data directory, under all of their names, and the
-// configured mounts.
+// want has attachWants show path. A missing one is no error.
+func (v *viewBuilder) want(path string, attr uint64) error {
+	real, err := v.resolve(path)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		return nil
+	}
+	if err == nil {
+		v.wants = append(v.wants, want{real, attr})
+	}
+	return err
+}
+
+func (v *viewBuilder) attachWants() error {
+	// Of one path the first entry counts: what is to be writable comes first.
+	slices.SortStableFunc(v.wants, func(a, b want) int { return strings.Compare(a.real, b.real) })
+	var made []want
+	for _, w := range v.wants {
+		around := want{real: "/"}
+		for _, m := range made {
+			if within(w.real, m.real) {
+				around = m // the innermost comes last
+			}
+		}
+		if w.real == around.real || around.real != "/" && w.attr == around.attr || around.real == "/" && v.isShown(w.real) {
+			continue
+		}
+		tree, err := v.clone(w)
+		if err != nil {
+			return err
+		}
+		err = v.attach(tree, w.real)
+		unix.Close(tree)
+		if err != nil {
+			return err
+		}
+		made = append(made, w)
+	}
+	return nil
+}
+
+func (v *viewBuilder) clone(w want) (int, error) {
+	if real, err := filepath.EvalSymlinks(v.c.RunDir); err == nil && w.real == real && w.attr == 0 {
+		return unix.FcntlInt(uintptr(v.own), unix.F_DUPFD_CLOEXEC, 0)
+	}
+	return cloneTree(w.real, w.attr)
+}
+
+// ownDirs shows what the node writes: the run and the data directory and Config.Writable,
+// and the configured mounts at their places.
 func (v *viewBuilder) ownDirs() error {
-	run, err := v.resolve(v.c.RunDir)
-	if err != nil {
-		return err
-	}
-	if err := v.attach(v.own, run); err != nil {
-		return err
-	}
-	if err := v.show(v.c.DataDir, 0); err != nil {
-		return err
+	for _, dir := range append([]string{v.c.RunDir, v.c.DataDir}, v.c.Writable...) {
+		if err := v.want(dir, 0); err != nil {
+			return err
+		}
 	}
 	for _, b := range v.c.Binds {
 		if err := os.MkdirAll(b.Source, 0o755); err != nil {
@@ -316,7 +366,7 @@ func (v *viewBuilder) configuration() error {
 		if v.isHome(path) {
 			return fmt.Errorf("%s holds the user's files: it cannot be shown as configuration", path)
 		}
-		if err := v.show(path, unix.MOUNT_ATTR_RDONLY); err != nil {
+		if err := v.want(path, unix.MOUNT_ATTR_RDONLY); err != nil {
 			return err
 		}
 		entries, _ := os.ReadDir(path)
@@ -325,7 +375,7 @@ func (v *viewBuilder) configuration() error {
 				continue
 			}
 			if real, err := filepath.EvalSymlinks(filepath.Join(path, e.Name())); err == nil && !v.isHome(real) {
-				if err := v.show(real, unix.MOUNT_ATTR_RDONLY); err != nil {
+				if err := v.want(real, unix.MOUNT_ATTR_RDONLY); err != nil {
 					return err
 				}
 			}
@@ -365,7 +415,7 @@ func (v *viewBuilder) programs() error {
 			if dir := filepath.Dir(file); !v.isHome(dir) {
 				file = dir
 			}
-			if err := v.show(file, unix.MOUNT_ATTR_RDONLY); err != nil {
+			if err := v.want(file, unix.MOUNT_ATTR_RDONLY); err != nil {
 				return err
 			}
 		}

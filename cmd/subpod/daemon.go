@@ -87,7 +87,7 @@ func nodeConfig(cfg *config.Config, flags *cli.Flags) (rootless.Config, error) {
 		LogJSON:             cfg.Daemon.LogFormat == "json",
 	}
 	c.View, c.HostPaths = cfg.Node.View, cfg.Node.HostPaths
-	c.Shown, c.Programs = shown(cfg, flags), programs(cfg)
+	c.Shown, c.Writable, c.Programs = shown(cfg, flags), writable(), programs(cfg)
 	if len(cfg.Node.CopyUp) > 0 {
 		c.CopyUp = cfg.Node.CopyUp
 	}

@@ -29,9 +29,6 @@ func shown(cfg *config.Config, flags *cli.Flags) []string {
 	if home != "" {
 		paths = append(paths, filepath.Join(home, ".config/containers"), filepath.Join(home, ".docker/config.json"))
 	}
-	if dir := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
-		paths = append(paths, filepath.Join(dir, "containers"))
-	}
 	i := cfg.Images
 	if file := flags.File(); file != "" {
 		if abs, err := filepath.Abs(file); err == nil {
@@ -45,6 +42,18 @@ func shown(cfg *config.Config, flags *cli.Flags) []string {
 	paths = append(paths, i.RegistriesConf, i.Policy, i.AuthFile, i.CertsDir, cfg.Runtime.SeccompProfile)
 	paths = slices.Concat(paths, cfg.Storage.AdditionalImageStores, cfg.Network.CNIConfDirs, cfg.Network.CNIBinDirs, cfg.Runtime.CDISpecDirs)
 	return slices.DeleteFunc(paths, func(path string) bool { return !filepath.IsAbs(path) })
+}
+
+// writable lists the directories beside its own that the server writes to: of the
+// auth.json to which "subpod login" falls back where the configuration is read-only.
+func writable() []string {
+	dir := os.Getenv("XDG_RUNTIME_DIR")
+	if !filepath.IsAbs(dir) {
+		return nil
+	}
+	dir = filepath.Join(dir, "containers")
+	_ = os.MkdirAll(dir, 0o700) // at worst no credentials can be stored
+	return []string{dir}
 }
 
 // programs lists the programs that the server runs.
