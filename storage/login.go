@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
-	"github.com/containerd/errdefs"
 	"go.podman.io/image/v5/docker"
 	authconfig "go.podman.io/image/v5/pkg/docker/config"
 	"go.podman.io/image/v5/types"

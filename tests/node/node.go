@@ -81,6 +81,8 @@ func Prepare(t testing.TB, o Options) *Node {
 	if o.Config != "" {
 		n.WriteHome(".config/subpod/subpod.toml", o.Config)
 	}
+	// Tests mount what they have made.
+	n.WriteHome(".config/subpod/subpod.toml.d/host_paths.toml", fmt.Sprintf("[node]\nhost_paths = [%q]\n", n.Dir))
 	// The whole suite can be run with another driver or runtime handler.
 	if extra := os.Getenv("SUBPOD_TEST_CONFIG"); extra != "" {
 		n.WriteHome(".config/subpod/subpod.toml.d/test.toml", extra)
