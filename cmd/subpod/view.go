@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/subpod/subpod/cmd/internal/cli"
 	"github.com/subpod/subpod/pkg/config"
@@ -40,6 +41,11 @@ func shown(cfg *config.Config, flags *cli.Flags) []string {
 		}
 	}
 	paths = append(paths, i.RegistriesConf, i.Policy, i.AuthFile, i.CertsDir, cfg.Runtime.SeccompProfile)
+	for _, dir := range slices.Concat(cfg.Network.CNIConfDirs, cfg.Runtime.CDISpecDirs) {
+		if home != "" && strings.HasPrefix(dir, home+"/") {
+			_ = os.MkdirAll(dir, 0o755)
+		}
+	}
 	paths = slices.Concat(paths, cfg.Storage.AdditionalImageStores, cfg.Network.CNIConfDirs, cfg.Network.CNIBinDirs, cfg.Runtime.CDISpecDirs)
 	return slices.DeleteFunc(paths, func(path string) bool { return !filepath.IsAbs(path) })
 }

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/subpath"
+	"github.com/subpod/subpod/storage"
 )
 
 // localSource returns the source of a load with a path that the node has: what it does
@@ -22,6 +24,9 @@ func (s *service) localSource(source string) (local string, release func(), err 
 	if tree == nil {
 		if _, statErr := os.Stat(path); err != nil && statErr == nil {
 			err = nil // the node has it itself
+		}
+		if err != nil {
+			err = fmt.Errorf("%w: %w", storage.ErrImageNotFound, err)
 		}
 		return source, none, err
 	}

@@ -86,7 +86,9 @@ func (b *Builder) endProcesses(ctx context.Context, c state.Container) error {
 // Delete removes whatever the record says was made for the container, but for its
 // log. Idempotent.
 func (b *Builder) Delete(ctx context.Context, c state.Container) error {
-	return errors.Join(b.Clean(ctx, c), b.Rootfs.Delete(ctx, c.ID))
+	err := errors.Join(b.Clean(ctx, c), b.Rootfs.Delete(ctx, c.ID))
+	b.detachLogDir(c.Allocated.LogPath)
+	return err
 }
 
 // OpenRoot returns the root directory of a container's process, with its mounts;

@@ -82,6 +82,9 @@ func (b *Builder) makeDirs(c state.Container) error {
 	if c.Allocated.LogPath == "" {
 		return nil
 	}
+	if err := b.attachLogDir(filepath.Dir(c.Allocated.LogPath)); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(filepath.Dir(c.Allocated.LogPath), 0o755); err != nil {
 		return fmt.Errorf("make the log's directory: %w", err)
 	}

@@ -1,0 +1,143 @@
+package container
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/pkg/subpath"
+)
+
+// hostPath returns where the host's path of a mount is in the node, links followed. What
+// the node does not show is attached for as long as the container is being created.
+// What it may not have of the host may still be a path that it has itself.
+func (b *Builder) hostPath(id, name string, m *runtimeapi.Mount) (string, error) {
+	if b.OpenHost == nil || !filepath.IsAbs(m.HostPath) {
+		return filepath.EvalSymlinks(m.HostPath)
+	}
+	tree, hostErr := b.OpenHost(filepath.Clean(m.HostPath))
+	if tree != nil {
+		defer tree.Close()
+		if m.Propagation == runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL {
+			return subpath.AttachShared(b.SubPathDir+"-shared", m.HostPath, tree)
+		}
+		return subpath.Attach(b.subPathDir(id), name, tree)
+	}
+	own, err := filepath.EvalSymlinks(m.HostPath)
+	if err != nil && hostErr != nil {
+		return "", hostErr
+	}
+	return own, err
+}
+
+// hostFiles brings in what else of the host a container's configuration names, and
+// returns the configuration to build from.
+func (b *Builder) hostFiles(id string, cfg *runtimeapi.ContainerConfig) (*runtimeapi.ContainerConfig, error) {
+	if b.OpenHost == nil {
+		return cfg, nil
+	}
+	for _, d := range cfg.Devices {
+		if err := b.hostDevice(filepath.Clean(d.HostPath)); err != nil {
+			return nil, err
+		}
+	}
+	seccomp := cfg.GetLinux().GetSecurityContext().GetSeccomp()
+	if seccomp.GetProfileType() != runtimeapi.SecurityProfile_Localhost || !filepath.IsAbs(seccomp.LocalhostRef) {
+		return cfg, nil
+	}
+	path, err := b.hostPath(id, "seccomp", &runtimeapi.Mount{HostPath: seccomp.LocalhostRef})
+	if err != nil {
+		return nil, invalid("seccomp profile %s: %w", seccomp.LocalhostRef, err)
+	}
+	cfg = proto.CloneOf(cfg)
+	cfg.Linux.SecurityContext.Seccomp.LocalhostRef = path
+	return cfg, nil
+}
+
+// hostDevice attaches a device that the node does not show at its own place: the
+// container's is bound from there, and again by an OCI runtime that restores it.
+func (b *Builder) hostDevice(path string) error {
+	if _, err := os.Lstat(path); err == nil || !filepath.IsAbs(path) {
+		return nil
+	}
+	tree, err := b.OpenHost(path)
+	if err != nil {
+		return invalid("device %s: %w", path, err)
+	}
+	if tree == nil {
+		return nil
+	}
+	defer tree.Close()
+	if info, err := tree.Stat(); err != nil || info.Mode()&fs.ModeDevice == 0 {
+		return invalid("device %s is not a device", path)
+	}
+	_, err = subpath.Attach(filepath.Dir(path), filepath.Base(path), tree)
+	if errors.Is(err, fs.ErrExist) {
+		return nil // another container was quicker
+	}
+	return err
+}
+
+// attachLogDir shows a directory for logs at its own place where the node may have it of
+// the host and does not show it; else the node's own of that name is used. It is made,
+// on the host, where it is missing.
+func (b *Builder) attachLogDir(dir string) error {
+	if _, err := os.Lstat(dir); err == nil || b.OpenHost == nil || !filepath.IsAbs(dir) {
+		return nil
+	}
+	made := dir
+	tree, err := b.OpenHost(made)
+	for err != nil && made != "/" {
+		if made = filepath.Dir(made); b.isOwn(made) {
+			return nil
+		}
+		tree, err = b.OpenHost(made)
+	}
+	if tree == nil {
+		return nil
+	}
+	defer tree.Close()
+	if made != dir {
+		rest, err := filepath.Rel(made, dir)
+		if err != nil {
+			return err
+		}
+		root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", tree.Fd()))
+		if err != nil {
+			return fmt.Errorf("make the log's directory: %w", err)
+		}
+		defer root.Close()
+		if err := root.MkdirAll(rest, 0o755); err != nil {
+			return fmt.Errorf("make the log's directory: %w", err)
+		}
+		return b.attachLogDir(dir)
+	}
+	_, err = subpath.Attach(filepath.Dir(dir), filepath.Base(dir), tree)
+	if errors.Is(err, fs.ErrExist) {
+		return nil // another container was quicker
+	}
+	return err
+}
+
+// isOwn reports whether the node has a directory itself, so that the host's is not
+// asked for.
+func (b *Builder) isOwn(dir string) bool {
+	info, err := os.Lstat(dir)
+	return err == nil && info.IsDir()
+}
+
+// detachLogDir undoes attachLogDir once no container logs there any more: the kernel
+// refuses it before (EBUSY), and where nothing is mounted (EINVAL).
+func (b *Builder) detachLogDir(logPath string) {
+	dir := filepath.Dir(logPath)
+	if b.OpenHost == nil || logPath == "" || unix.Unmount(dir, unix.UMOUNT_NOFOLLOW) != nil {
+		return
+	}
+	_ = os.Remove(dir) // the mount point; another container may be about to use it
+}
