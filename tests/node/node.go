@@ -81,7 +81,10 @@ func Prepare(t testing.TB, o Options) *Node {
 	if o.Config != "" {
 		n.WriteHome(".config/subpod/subpod.toml", o.Config)
 	}
-	// Tests mount what they have made.
+	// Tests mount what they have made, and read logs there.
+	if err := os.Mkdir(filepath.Join(n.Dir, "logs"), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	n.WriteHome(".config/subpod/subpod.toml.d/host_paths.toml", fmt.Sprintf("[node]\nhost_paths = [%q]\n", n.Dir))
 	// The whole suite can be run with another driver or runtime handler.
 	if extra := os.Getenv("SUBPOD_TEST_CONFIG"); extra != "" {
