@@ -55,7 +55,7 @@ var table = []struct{ pkg, imports string }{
 	// Services: requests in, records out. Only these and the client speak gRPC.
 	{"pkg/rpc", "pkg/api pkg/errclass"},
 	{"pkg/stream", "pkg/errclass pkg/stdio"},
-	{"pkg/control", "pkg/api pkg/oci pkg/pod pkg/rpc pkg/state pkg/stats pkg/stdio storage"},
+	{"pkg/control", "pkg/api pkg/oci pkg/pod pkg/rpc pkg/state pkg/stats pkg/stdio pkg/subpath storage"},
 	{"pkg/cri", "netns pkg/cgroup pkg/events pkg/idmap pkg/ocispec pkg/pod pkg/pod/container pkg/rpc pkg/state pkg/stats pkg/stream storage"},
 	{"pkg/client", "pkg/api"},
 
