@@ -48,14 +48,22 @@ const (
 const (
 	opOpen   = "open"   // Path → its mounts, as a descriptor
 	opGrant  = "grant"  // Path, which opOpen gives from now on
+	opAbove  = "above"  // the same of the nearest directory above Path that is there
 	opNotify = "notify" // Path is a state for the service manager
 )
 
 // brokerRequest: Real is, of opGrant, what Path leads to once its links are followed.
 type brokerRequest struct{ Op, Path, Real string }
 
-// brokerAnswer: Denied is that the list does not allow it, Failed any other reason.
-type brokerAnswer struct{ Denied, Failed string }
+// brokerAnswer: Denied is that the list does not allow it, Failed any other reason. Found
+// is the directory that opAbove gives.
+type brokerAnswer struct{ Denied, Failed, Found string }
+
+// deniedError is ErrNotAllowed; its text goes to the one who has asked.
+type deniedError string
+
+func (e deniedError) Error() string        { return string(e) }
+func (e deniedError) Is(target error) bool { return target == ErrNotAllowed }
 
 type broker struct {
 	host   uint64   // inode number of the user namespace of clients that may grant
@@ -153,7 +161,7 @@ func (b *broker) serve(conn *net.UnixConn) {
 		answer.Failed = err.Error()
 	}
 	if err != nil {
-		b.log.Warn("a request of the node's is refused", "request", req.Op, "path", req.Path, "error", err)
+		b.log.Info("a request of the node's is refused", "request", req.Op, "path", req.Path, "error", err)
 	}
 	_ = conn.SetDeadline(time.Now().Add(brokerTimeout))
 	if tree == nil {
@@ -161,7 +169,8 @@ func (b *broker) serve(conn *net.UnixConn) {
 		return
 	}
 	defer tree.Close()
-	b.log.Info("the node is given a path of the host", "path", req.Path)
+	b.log.Info("the node is given a path of the host", "path", tree.Name())
+	answer.Found = tree.Name()
 	_ = send(conn, answer, int(tree.Fd()))
 }
 
@@ -175,6 +184,8 @@ func (b *broker) do(req brokerRequest, sent []int) (*os.File, error) {
 		return nil, fmt.Errorf("%q (%q) is not a clean absolute path", req.Path, req.Real)
 	case req.Op == opOpen:
 		return b.open(req.Path)
+	case req.Op == opAbove:
+		return b.openAbove(req.Path)
 	case req.Op == opGrant:
 		return nil, b.grant(req.Path, req.Real, sent)
 	}
@@ -187,7 +198,7 @@ func isClean(path string) bool { return filepath.IsAbs(path) && filepath.Clean(p
 func (b *broker) grant(path, real string, sent []int) error {
 	var st unix.Stat_t
 	if len(sent) != 1 || unix.Fstat(sent[0], &st) != nil || !isNamespace(sent[0]) || st.Ino != b.host {
-		return fmt.Errorf("%w: only a client outside of the node may name %s", ErrNotAllowed, path)
+		return deniedError("only a client outside of the node may name " + path)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -211,7 +222,7 @@ func (b *broker) open(path string) (*os.File, error) {
 		var err error
 		if real, err = filepath.EvalSymlinks(path); err != nil || !b.isListed(real) {
 			// Not whether it is there: that would tell of files outside of the list.
-			return nil, fmt.Errorf("%w: neither did a client outside of the node name %s, nor does node.host_paths list it", ErrNotAllowed, path)
+			return nil, deniedError("neither did a client outside of the node name " + path + ", nor does node.host_paths list it")
 		}
 	}
 	// What was looked at is what is opened: whoever exchanges a part of it for a link
@@ -228,6 +239,17 @@ func (b *broker) open(path string) (*os.File, error) {
 		return nil, fmt.Errorf("clone the mount of %s: %w", path, err)
 	}
 	return os.NewFile(uintptr(tree), path), nil
+}
+
+// openAbove opens path, or the nearest directory above it that is there and allowed; its
+// name is the one asked for.
+func (b *broker) openAbove(path string) (*os.File, error) {
+	for at := path; ; at = filepath.Dir(at) {
+		tree, err := b.open(at)
+		if err == nil || at == "/" {
+			return tree, err
+		}
+	}
 }
 
 func (b *broker) grantFor(path string) (real string, ok bool) {

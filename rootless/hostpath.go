@@ -18,15 +18,26 @@ var ErrNotAllowed = errors.New("the node may not have this path of the host")
 // move_mount(2) attaches. The node must have ViewMinimal; path is clean and absolute.
 // ErrNotAllowed when neither Grant has named it nor Config.HostPaths lists it.
 func (n *Node) OpenHost(path string) (*os.File, error) {
-	fds, err := askBroker(n.RunDir, brokerRequest{Op: opOpen, Path: path})
+	tree, _, err := n.openHost(opOpen, path)
+	return tree, err
+}
+
+// OpenHostAbove is OpenHost of path, or of the nearest directory above it that is there
+// and that the node may have, which it returns.
+func (n *Node) OpenHostAbove(path string) (tree *os.File, found string, err error) {
+	return n.openHost(opAbove, path)
+}
+
+func (n *Node) openHost(op, path string) (*os.File, string, error) {
+	found, fds, err := askBroker(n.RunDir, brokerRequest{Op: op, Path: path})
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if len(fds) != 1 {
 		closeAll(fds)
-		return nil, fmt.Errorf("the broker answers with %d descriptors instead of one", len(fds))
+		return nil, "", fmt.Errorf("the broker answers with %d descriptors instead of one", len(fds))
 	}
-	return os.NewFile(uintptr(fds[0]), path), nil
+	return os.NewFile(uintptr(fds[0]), found), found, nil
 }
 
 // Grant lets the node of runDir have paths of the host: a client outside of the node
@@ -55,7 +66,7 @@ func Grant(runDir string, paths ...string) error {
 		if err != nil {
 			return err
 		}
-		fds, err := askBroker(runDir, brokerRequest{opGrant, path, real}, int(proof.Fd()))
+		_, fds, err := askBroker(runDir, brokerRequest{opGrant, path, real}, int(proof.Fd()))
 		closeAll(fds)
 		if err != nil {
 			return fmt.Errorf("let the node have %s: %w", path, err)
@@ -70,32 +81,32 @@ func (n *Node) Shows(path string) bool {
 	return n.View != ViewMinimal || slices.ContainsFunc(n.Shown, func(dir string) bool { return within(path, dir) })
 }
 
-// askBroker sends the broker one request and returns the descriptors of its answer.
-func askBroker(runDir string, req brokerRequest, fds ...int) ([]int, error) {
+// askBroker sends the broker one request and returns what its answer has found, and the descriptors.
+func askBroker(runDir string, req brokerRequest, fds ...int) (found string, got []int, err error) {
 	conn, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: filepath.Join(nodeDir(runDir), fileBroker), Net: "unixpacket"})
 	if err != nil {
-		return nil, fmt.Errorf("reach the broker of the node: %w", err)
+		return "", nil, fmt.Errorf("reach the broker of the node: %w", err)
 	}
 	defer conn.Close()
 	if err := conn.SetDeadline(time.Now().Add(brokerTimeout)); err != nil {
-		return nil, err
+		return "", nil, err
 	}
 	if err := send(conn, req, fds...); err != nil {
-		return nil, fmt.Errorf("ask the broker of the node: %w", err)
+		return "", nil, fmt.Errorf("ask the broker of the node: %w", err)
 	}
 	var answer brokerAnswer
-	got, err := receive(conn, &answer)
+	got, err = receive(conn, &answer)
 	switch {
 	case err != nil:
 		err = fmt.Errorf("read the answer of the node's broker: %w", err)
 	case answer.Denied != "":
-		err = fmt.Errorf("%w (%s)", ErrNotAllowed, answer.Denied)
+		err = fmt.Errorf("%w: %s", ErrNotAllowed, answer.Denied)
 	case answer.Failed != "":
 		err = errors.New(answer.Failed)
 	}
 	if err != nil {
 		closeAll(got)
-		return nil, err
+		return "", nil, err
 	}
-	return got, nil
+	return answer.Found, got, nil
 }

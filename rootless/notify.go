@@ -21,7 +21,7 @@ func (n *Node) Ready() error {
 		return errors.Join(err, Notify("READY=1"))
 	}
 	// The socket is not in the node: the parent passes it on.
-	fds, notifyErr := askBroker(n.RunDir, brokerRequest{Op: opNotify, Path: "READY=1"})
+	_, fds, notifyErr := askBroker(n.RunDir, brokerRequest{Op: opNotify, Path: "READY=1"})
 	closeAll(fds)
 	return errors.Join(err, notifyErr)
 }
@@ -30,7 +30,7 @@ func (n *Node) Ready() error {
 // that it is ready, since other messages change what the service is.
 func notifyFor(state string) error {
 	if state != "READY=1" {
-		return fmt.Errorf("%w: the state %q", ErrNotAllowed, state)
+		return deniedError(fmt.Sprintf("the state %q", state))
 	}
 	return Notify(state)
 }

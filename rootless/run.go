@@ -61,6 +61,9 @@ func Run(ctx context.Context, c Config) error {
 			return err
 		}
 		if c.View == ViewMinimal {
+			if err := c.checkHeld(); err != nil {
+				return err
+			}
 			return enterOuter(c, h)
 		}
 	}

@@ -101,7 +101,7 @@ func (d *dependencies) connect(cfg *config.Config, node *rootless.Node, executor
 	containers := &container.Builder{
 		Dir:            filepath.Join(cfg.Daemon.RunDir, "containers"),
 		SubPathDir:     filepath.Join(cfg.Daemon.RunDir, "subpaths"),
-		OpenHost:       hostOpener(node),
+		HostTree:       hostTree(node),
 		Images:         d.storage.Images,
 		Rootfs:         d.storage.Rootfs,
 		Executor:       executor,
@@ -137,7 +137,7 @@ func (d *dependencies) connect(cfg *config.Config, node *rootless.Node, executor
 		Copier:     &pod.Copier{Manager: d.manager, Roots: containers},
 		Checker:    &pod.Checker{State: d.state, Images: d.storage.Images, Orphans: orphans},
 		Images:     d.storage.Images,
-		OpenHost:   hostOpener(node),
+		HostTree:   hostTree(node),
 		TempDir:    filepath.Join(cfg.Daemon.RunDir, "loads"),
 	}
 	d.cri = cri.Dependencies{
@@ -156,20 +156,6 @@ func (d *dependencies) connect(cfg *config.Config, node *rootless.Node, executor
 		GIDs:       node.GIDMap,
 		Handlers:   handlers,
 		MissingIDs: missingIDs(node),
-	}
-}
-
-// hostOpener asks the broker for what the node does not show of the host; nil where it
-// shows all.
-func hostOpener(node *rootless.Node) func(path string) (*os.File, error) {
-	if node.View != rootless.ViewMinimal {
-		return nil
-	}
-	return func(path string) (*os.File, error) {
-		if node.Shows(path) {
-			return nil, nil
-		}
-		return node.OpenHost(path)
 	}
 }
 

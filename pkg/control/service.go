@@ -28,11 +28,16 @@ type Dependencies struct {
 	Copier     *pod.Copier
 	Checker    *pod.Checker
 	Images     *storage.Images
-	// OpenHost returns the mounts of a path of the host that the node does not show, as
-	// a tree to attach below TempDir; nil for what it has itself. A nil function: it
-	// has all.
-	OpenHost func(path string) (*os.File, error)
+	// HostTree is what the node does not show of the host, to be attached below TempDir;
+	// nil where it shows all.
+	HostTree HostTree
 	TempDir  string
+}
+
+// HostTree gives what the node may have of the host's tree, as mounts to attach
+// (open_tree(2)). A nil file without an error is a path that the node shows anyway.
+type HostTree interface {
+	Open(path string) (*os.File, error)
 }
 
 // Containers is what the service needs of pod.Manager, which documents the methods.

@@ -17,10 +17,10 @@ import (
 func (s *service) localSource(source string) (local string, release func(), err error) {
 	transport, path, ref := api.SplitSource(source)
 	none := func() {}
-	if s.OpenHost == nil || !filepath.IsAbs(path) {
+	if s.HostTree == nil || !filepath.IsAbs(path) {
 		return source, none, nil
 	}
-	tree, err := s.OpenHost(filepath.Clean(path))
+	tree, err := s.HostTree.Open(filepath.Clean(path))
 	if tree == nil {
 		if _, statErr := os.Stat(path); err != nil && statErr == nil {
 			err = nil // the node has it itself

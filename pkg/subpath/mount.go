@@ -39,10 +39,11 @@ func Attach(dir, name string, tree *os.File) (string, error) {
 	if err := makeTarget(dir, target, tree); err != nil {
 		return "", fmt.Errorf("make the mount point for %s: %w", tree.Name(), err)
 	}
-	return target, attach(tree, target)
+	return target, AttachOn(target, tree)
 }
 
-func attach(tree *os.File, target string) error {
+// AttachOn mounts tree, as open_tree(2) clones it, on an existing target of its kind.
+func AttachOn(target string, tree *os.File) error {
 	if err := unix.MoveMount(int(tree.Fd()), "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return fmt.Errorf("mount %s on %s: %w", tree.Name(), target, err)
 	}

@@ -26,9 +26,8 @@ type Builder struct {
 	// SubPathDir holds mounts of sub paths while a container is created. It is never
 	// removed with its content: see pkg/subpath.
 	SubPathDir string
-	// OpenHost returns the mounts of a path of the host that this node does not show, as
-	// a tree to attach; nil for what the node has itself. A nil function: it has all.
-	OpenHost func(path string) (*os.File, error)
+	// HostTree is what the node does not show of the host; nil where it shows all.
+	HostTree HostTree
 	Images   *storage.Images
 	Rootfs   *storage.Rootfs
 	Executor *oci.Executor
@@ -43,6 +42,14 @@ type Builder struct {
 	// CDISpecDirs are the directories of CDI specifications, lowest priority first.
 	CDISpecDirs []string
 	Log         *slog.Logger
+}
+
+// HostTree gives what the node may have of the host's tree, as mounts to attach
+// (open_tree(2)). A nil file without an error is a path that the node shows anyway.
+type HostTree interface {
+	Open(path string) (*os.File, error)
+	// OpenAbove opens the nearest directory above path that is there; found is its path.
+	OpenAbove(path string) (tree *os.File, found string, err error)
 }
 
 // Clean removes what an exited container no longer needs: processes, the runtime's

@@ -97,7 +97,7 @@ func (b *Builder) makeDirs(c state.Container) error {
 // StartContainer to return.
 func (b *Builder) Create(ctx context.Context, prepared *Prepared, p state.Pod, c *state.Container) error {
 	defer prepared.Abandon()
-	if len(prepared.plan.subPaths) > 0 || b.OpenHost != nil {
+	if len(prepared.plan.subPaths) > 0 || b.HostTree != nil {
 		defer b.releaseSubPaths(c.ID)
 	}
 	in, err := b.specInput(ctx, prepared, p, *c)

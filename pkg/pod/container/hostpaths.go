@@ -18,10 +18,10 @@ import (
 // the node does not show is attached for as long as the container is being created.
 // What it may not have of the host may still be a path that it has itself.
 func (b *Builder) hostPath(id, name string, m *runtimeapi.Mount) (string, error) {
-	if b.OpenHost == nil || !filepath.IsAbs(m.HostPath) {
+	if b.HostTree == nil || !filepath.IsAbs(m.HostPath) {
 		return filepath.EvalSymlinks(m.HostPath)
 	}
-	tree, hostErr := b.OpenHost(filepath.Clean(m.HostPath))
+	tree, hostErr := b.HostTree.Open(filepath.Clean(m.HostPath))
 	if tree != nil {
 		defer tree.Close()
 		if m.Propagation == runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL {
@@ -39,7 +39,7 @@ func (b *Builder) hostPath(id, name string, m *runtimeapi.Mount) (string, error)
 // hostFiles brings in what else of the host a container's configuration names, and
 // returns the configuration to build from.
 func (b *Builder) hostFiles(id string, cfg *runtimeapi.ContainerConfig) (*runtimeapi.ContainerConfig, error) {
-	if b.OpenHost == nil {
+	if b.HostTree == nil {
 		return cfg, nil
 	}
 	for _, d := range cfg.Devices {
@@ -66,7 +66,7 @@ func (b *Builder) hostDevice(path string) error {
 	if _, err := os.Lstat(path); err == nil || !filepath.IsAbs(path) {
 		return nil
 	}
-	tree, err := b.OpenHost(path)
+	tree, err := b.HostTree.Open(path)
 	if err != nil {
 		return invalid("device %s: %w", path, err)
 	}
@@ -88,55 +88,55 @@ func (b *Builder) hostDevice(path string) error {
 // the host and does not show it; else the node's own of that name is used. It is made,
 // on the host, where it is missing.
 func (b *Builder) attachLogDir(dir string) error {
-	if _, err := os.Lstat(dir); err == nil || b.OpenHost == nil || !filepath.IsAbs(dir) {
+	if b.HostTree == nil || !filepath.IsAbs(dir) || isMounted(dir) {
 		return nil
 	}
-	made := dir
-	tree, err := b.OpenHost(made)
-	for err != nil && made != "/" {
-		if made = filepath.Dir(made); b.isOwn(made) {
-			return nil
-		}
-		tree, err = b.OpenHost(made)
+	above, found, err := b.HostTree.OpenAbove(dir)
+	if err != nil || above == nil {
+		return nil // the node's own
 	}
-	if tree == nil {
-		return nil
-	}
-	defer tree.Close()
-	if made != dir {
-		rest, err := filepath.Rel(made, dir)
+	defer above.Close()
+	if found != dir {
+		rest, err := filepath.Rel(found, dir)
 		if err != nil {
 			return err
 		}
-		root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", tree.Fd()))
-		if err != nil {
+		if err := makeBelow(above, rest); err != nil {
 			return fmt.Errorf("make the log's directory: %w", err)
 		}
-		defer root.Close()
-		if err := root.MkdirAll(rest, 0o755); err != nil {
-			return fmt.Errorf("make the log's directory: %w", err)
-		}
-		return b.attachLogDir(dir)
 	}
-	_, err = subpath.Attach(filepath.Dir(dir), filepath.Base(dir), tree)
-	if errors.Is(err, fs.ErrExist) {
-		return nil // another container was quicker
+	tree, err := b.HostTree.Open(dir)
+	if err != nil || tree == nil {
+		return err
 	}
-	return err
+	defer tree.Close()
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("make the log's directory: %w", err)
+	}
+	return subpath.AttachOn(dir, tree)
 }
 
-// isOwn reports whether the node has a directory itself, so that the host's is not
-// asked for.
-func (b *Builder) isOwn(dir string) bool {
-	info, err := os.Lstat(dir)
-	return err == nil && info.IsDir()
+func makeBelow(tree *os.File, rest string) error {
+	root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", tree.Fd()))
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return root.MkdirAll(rest, 0o755)
+}
+
+// isMounted reports whether something is mounted on a directory itself.
+func isMounted(dir string) bool {
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, dir, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_TYPE, &st)
+	return err == nil && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
 }
 
 // detachLogDir undoes attachLogDir once no container logs there any more: the kernel
 // refuses it before (EBUSY), and where nothing is mounted (EINVAL).
 func (b *Builder) detachLogDir(logPath string) {
 	dir := filepath.Dir(logPath)
-	if b.OpenHost == nil || logPath == "" || unix.Unmount(dir, unix.UMOUNT_NOFOLLOW) != nil {
+	if b.HostTree == nil || logPath == "" || unix.Unmount(dir, unix.UMOUNT_NOFOLLOW) != nil {
 		return
 	}
 	_ = os.Remove(dir) // the mount point; another container may be about to use it
