@@ -49,7 +49,7 @@ func (b *Builder) Prepare(ctx context.Context, plan Plan, p state.Pod, c *state.
 	}
 	c.Allocated.ImageID, c.Allocated.ImageRef = image.ID, imageRef(image)
 	c.Allocated.ImageName = imageName(plan.Config.Image, image)
-	if err := b.makeDirs(*c); err != nil {
+	if err := b.makeDirs(p, *c); err != nil {
 		return nil, err
 	}
 	cfg := plan.Config
@@ -75,14 +75,14 @@ func (b *Builder) Prepare(ctx context.Context, plan Plan, p state.Pod, c *state.
 }
 
 // makeDirs makes the bundle and the directory of the log.
-func (b *Builder) makeDirs(c state.Container) error {
+func (b *Builder) makeDirs(p state.Pod, c state.Container) error {
 	if err := os.MkdirAll(b.bundle(c.ID), 0o711); err != nil {
 		return fmt.Errorf("make the bundle: %w", err)
 	}
 	if c.Allocated.LogPath == "" {
 		return nil
 	}
-	if err := b.attachLogDir(filepath.Dir(c.Allocated.LogPath)); err != nil {
+	if err := b.attachLogDir(filepath.Clean(p.Config.V.GetLogDirectory())); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(c.Allocated.LogPath), 0o755); err != nil {

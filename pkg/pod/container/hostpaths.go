@@ -6,11 +6,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/subpod/subpod/pkg/state"
 	"github.com/subpod/subpod/pkg/subpath"
 )
 
@@ -84,7 +86,7 @@ func (b *Builder) hostDevice(path string) error {
 	return err
 }
 
-// attachLogDir shows a directory for logs at its own place where the node may have it of
+// attachLogDir shows a pod's directory for logs at its own place where the node may have it of
 // the host and does not show it; else the node's own of that name is used. It is made,
 // on the host, where it is missing.
 func (b *Builder) attachLogDir(dir string) error {
@@ -134,10 +136,12 @@ func isMounted(dir string) bool {
 
 // detachLogDir undoes attachLogDir once no container logs there any more: the kernel
 // refuses it before (EBUSY), and where nothing is mounted (EINVAL).
-func (b *Builder) detachLogDir(logPath string) {
-	dir := filepath.Dir(logPath)
-	if b.HostTree == nil || logPath == "" || unix.Unmount(dir, unix.UMOUNT_NOFOLLOW) != nil {
+func (b *Builder) detachLogDir(c state.Container) {
+	if b.HostTree == nil || c.Allocated.LogPath == "" || c.Config.V == nil {
 		return
 	}
-	_ = os.Remove(dir) // the mount point; another container may be about to use it
+	dir := strings.TrimSuffix(c.Allocated.LogPath, "/"+filepath.Clean(c.Config.V.LogPath))
+	if unix.Unmount(dir, unix.UMOUNT_NOFOLLOW) == nil {
+		_ = os.Remove(dir) // the mount point; another container may be about to use it
+	}
 }
