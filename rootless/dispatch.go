@@ -36,6 +36,7 @@ const (
 	roleEnter      = "enter"
 	roleProbe      = "probe"
 	roleHolder     = "holder"
+	roleConfined   = "confined"
 )
 
 // Dispatch takes over a process that this package has started as a part of the
@@ -73,6 +74,8 @@ func Dispatch(more ...UplinkDriver) {
 		exit(runNestedInit())
 	case roleEnter:
 		exit(runEnterRole())
+	case roleConfined:
+		exit(runConfinedRole())
 	case roleHolder:
 		exit(runHolderRole())
 	case roleProbe:
