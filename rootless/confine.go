@@ -51,16 +51,19 @@ func confine(cmd *exec.Cmd, opened ...string) {
 func runConfinedRole() error {
 	runtime.LockOSThread()
 	args := slices.Clone(os.Args[1:])
+	reads := strings.Split(os.Getenv(envConfine), "\n")
 	for path := range strings.SplitSeq(os.Getenv(envOpened), "\n") {
 		fd, err := unix.Open(path, unix.O_RDONLY, 0)
 		if err != nil {
 			return &os.PathError{Op: "open", Path: path, Err: err}
 		}
+		name := fmt.Sprintf("/proc/self/fd/%d", fd)
+		reads = append(reads, name)
 		for i := range args {
-			args[i] = strings.ReplaceAll(args[i], path, fmt.Sprintf("/proc/self/fd/%d", fd))
+			args[i] = strings.ReplaceAll(args[i], path, name)
 		}
 	}
-	if err := landlock(strings.Split(os.Getenv(envConfine), "\n")); err != nil && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EOPNOTSUPP) {
+	if err := landlock(reads); err != nil && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EOPNOTSUPP) {
 		return fmt.Errorf("confine %s: %w", os.Args[0], err)
 	}
 	return fmt.Errorf("execute %s: %w", os.Args[0], unix.Exec(os.Args[0], args, cleanEnv(os.Environ())))
@@ -133,7 +136,8 @@ func allow(rules int, path string, rights uint64) error {
 	}
 	rule := unix.LandlockPathBeneathAttr{Allowed_access: rights, Parent_fd: int32(f.Fd())}
 	_, _, errno := unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, uintptr(rules), unix.LANDLOCK_RULE_PATH_BENEATH, uintptr(unsafe.Pointer(&rule)), 0, 0, 0)
-	if errno != 0 {
+	// EBADFD: a file of the kernel's own, which stands open to all.
+	if errno != 0 && errno != unix.EBADFD {
 		return fmt.Errorf("allow %s: %w", path, errno)
 	}
 	return nil

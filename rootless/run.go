@@ -127,6 +127,7 @@ func runParent(ctx context.Context, c Config) error {
 		return fmt.Errorf("replace newuidmap: %w", err)
 	}
 	if c.outer != nil {
+		defer removeView(c)
 		stopBroker, err := prepareView(c)
 		if err != nil {
 			return err
@@ -173,6 +174,15 @@ func prepareView(c Config) (stopBroker func(), err error) {
 		return nil, err
 	}
 	return startBroker(c, *c.outer)
+}
+
+// removeView removes the place where the view was put together: only once nothing is
+// mounted there, since what is mounted are the host's own files.
+func removeView(c Config) {
+	dir := viewDir(c.RunDir)
+	for unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) == nil {
+	}
+	_ = os.Remove(dir)
 }
 
 // addNetwork gives the node a network namespace, its uplink and the port driver.

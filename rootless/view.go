@@ -28,7 +28,7 @@ var shownDevices = []string{"null", "zero", "full", "random", "urandom", "tty", 
 	"dri", "kfd", "accel", "dxg", "nvidia*", "infiniband"}
 
 // nodePrograms are run by the node's own processes, beside Config.Programs.
-var nodePrograms = []string{"ip", "nft", "iptables", "nsenter", "mount", "umount", "newuidmap"}
+var nodePrograms = []string{"ip", "nft", "iptables", "nsenter", "mount", "umount"}
 
 // maxLinks bounds how many symbolic links lead to one file (path_resolution(7)).
 const maxLinks = 40
