@@ -29,7 +29,13 @@ func TestInNode(t *testing.T) {
 	t.Run("file system", func(t *testing.T) { testFileSystem(t, d) })
 	t.Run("ports", func(t *testing.T) { testPorts(t, d) })
 	t.Run("uplink", func(t *testing.T) { testUplink(t, d) })
-	t.Run("nested", func(t *testing.T) { testNestedInNode(t, d) })
+	t.Run("nested", func(t *testing.T) {
+		c := testConfig(t)
+		c.View = ViewFull // the inner daemon's files lie among the test's
+		outer := startDaemon(t, c)
+		outer.server(0)
+		testNestedInNode(t, outer)
+	})
 }
 
 // in runs a command in the node and returns its output and exit code.
