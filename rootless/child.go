@@ -67,7 +67,11 @@ func (v nodeView) CopyUp([]string) ([]string, error) {
 		return nil, err
 	}
 	cg := detectCgroup() // before the mounts hide it
-	if err := mountNode(v.c, v.c.CopyUp, !v.c.HostCgroupNS); err != nil {
+	mount := func() error { return mountNode(v.c, v.c.CopyUp, !v.c.HostCgroupNS) }
+	if v.c.View == ViewMinimal {
+		mount = func() error { return mountMinimal(v.c, !v.c.HostCgroupNS) }
+	}
+	if err := mount(); err != nil {
 		return nil, err
 	}
 	// The copied directories are ours to handle: rootlesskit only wants to know

@@ -45,6 +45,23 @@ type Config struct {
 	// HostCgroupNS keeps the node in the host's cgroup namespace. The systemd
 	// cgroup driver needs it: its scopes lie outside the daemon's own cgroup.
 	HostCgroupNS bool
+	// View is one of Views; empty means ViewAuto.
+	View string
+	// ViewReason says why View came out otherwise than configured. Run sets it.
+	ViewReason string
+	// HostPaths are files and directories of the host that a node with ViewMinimal may
+	// have whoever in it asks.
+	HostPaths []string
+	// Shown are files and directories of the host that a node with ViewMinimal shows
+	// under the same name, read-only: the user's configuration. Programs are names or
+	// paths of programs that the server runs, whose directories it shows, too.
+	Shown, Programs []string
+	// Writable are directories that it shows as they are.
+	Writable []string
+	// Seen are all paths that such a node shows, links followed; UIDMap and GIDMap its
+	// ID ranges as seen from where the daemon was started. Run sets them.
+	Seen           []string
+	UIDMap, GIDMap []IDMap
 	// Server is the argument vector of the server. Server[0] is looked up again
 	// at each start, so a new binary on disk is taken by the next one.
 	Server []string
@@ -56,6 +73,7 @@ type Config struct {
 	Log *slog.Logger `json:"-"`
 
 	drivers []UplinkDriver // what this process has beside the ones that all have
+	outer   *outerNS       // set in the parent of a node with ViewMinimal
 }
 
 // Bind is a mount from the host's view of the file system into the node's.
@@ -101,6 +119,9 @@ func (c Config) resolve() (Config, error) {
 	if c.IDMapping == "" {
 		c.IDMapping = IDsAuto
 	}
+	if c.View == "" {
+		c.View = ViewAuto
+	}
 	if c.SlirpBinary == "" {
 		c.SlirpBinary = "slirp4netns"
 	}
@@ -125,6 +146,9 @@ func (c Config) check() error {
 	}
 	if !slices.Contains(IDMappings(), c.IDMapping) {
 		return fmt.Errorf("%w: ID mapping %q: known are %q", ErrBadConfig, c.IDMapping, IDMappings())
+	}
+	if !slices.Contains(Views(), c.View) {
+		return fmt.Errorf("%w: view %q: known are %q", ErrBadConfig, c.View, Views())
 	}
 	if len(c.Server) == 0 {
 		return fmt.Errorf("%w: no server command", ErrBadConfig)

@@ -35,6 +35,8 @@ const (
 	roleNested     = "nested"
 	roleEnter      = "enter"
 	roleProbe      = "probe"
+	roleHolder     = "holder"
+	roleConfined   = "confined"
 )
 
 // Dispatch takes over a process that this package has started as a part of the
@@ -72,6 +74,10 @@ func Dispatch(more ...UplinkDriver) {
 		exit(runNestedInit())
 	case roleEnter:
 		exit(runEnterRole())
+	case roleConfined:
+		exit(runConfinedRole())
+	case roleHolder:
+		exit(runHolderRole())
 	case roleProbe:
 		exit(runProbeRole())
 	default:

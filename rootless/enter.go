@@ -22,6 +22,9 @@ type EnterOptions struct {
 	// HostNetwork keeps the command in the network namespace of the server (the
 	// host's) instead of the node's.
 	HostNetwork bool
+	// HostTree runs the command with the node's IDs over the host's whole tree, outside
+	// of the node's other namespaces, where the node shows only a part of that.
+	HostTree bool
 	// Dir is the working directory in the node; empty means the caller's, or /
 	// where the node has none of that name.
 	Dir string
@@ -57,7 +60,13 @@ func Enter(ctx context.Context, runDir string, argv []string, opts EnterOptions)
 	if err != nil {
 		return -1, err
 	}
-	args := append(n.enterArgs(opts.HostNetwork), "--", exe)
+	args := n.enterArgs(opts.HostNetwork)
+	if opts.HostTree && n.View == ViewMinimal && !n.Inside {
+		if args, err = outerArgs(runDir); err != nil {
+			return -1, err
+		}
+	}
+	args = append(args, "--", exe)
 	cmd := exec.Command("nsenter", append(args, argv...)...)
 	cmd.Env = opts.Env
 	if cmd.Env == nil {
@@ -87,6 +96,16 @@ func (n *Node) enterArgs(hostNetwork bool) []string {
 		args = append(args, "--net="+n.NetNS)
 	}
 	return args
+}
+
+// outerArgs returns nsenter's arguments for the user namespace around a node: the parent
+// is in it, and has locked the run directory.
+func outerArgs(runDir string) ([]string, error) {
+	pid, err := holder(runDir)
+	if err == nil && pid == 0 {
+		err = ErrNoNode
+	}
+	return []string{"--target", strconv.Itoa(pid), "--user", "--preserve-credentials", "--mount"}, err
 }
 
 // enterStopTimeout is how long a command may take to end once ctx has.

@@ -51,6 +51,10 @@ func Exec(c Config) error {
 // runParentRole is Run in a process that Exec has made.
 func runParentRole(more []UplinkDriver) error {
 	c := Config{drivers: more}
+	var err error
+	if c.outer, err = takeOuter(); err != nil {
+		return err
+	}
 	if err := json.Unmarshal([]byte(os.Getenv(envConfig)), &c); err != nil {
 		return fmt.Errorf("decode %s: %w", envConfig, err)
 	}

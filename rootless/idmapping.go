@@ -99,7 +99,11 @@ const (
 // replaceMappers puts the links into the node's directory and that into PATH. The
 // processes of the node get the former PATH back by restorePath.
 func replaceMappers(c Config) error {
-	if c.IDMapping == IDsSubordinate {
+	mapping := c.IDMapping
+	if c.outer != nil {
+		mapping = IDsOwn // of the outer user namespace, which has what IDMapping says
+	}
+	if mapping == IDsSubordinate {
 		return nil
 	}
 	dir := mapperDir(c.RunDir)
@@ -111,7 +115,7 @@ func replaceMappers(c Config) error {
 			return err
 		}
 	}
-	for k, v := range map[string]string{envIDs: c.IDMapping, "GETSUBIDS": filepath.Join(dir, linkGetSubIDs),
+	for k, v := range map[string]string{envIDs: mapping, "GETSUBIDS": filepath.Join(dir, linkGetSubIDs),
 		"PATH": dir + ":" + os.Getenv("PATH")} {
 		if err := os.Setenv(k, v); err != nil {
 			return err

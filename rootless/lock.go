@@ -118,6 +118,17 @@ func lockDir(log *slog.Logger, dir string) (*os.File, error) {
 	}
 }
 
+// checkHeld returns ErrHeld as lockDirs would. From an outer user namespace the owner of
+// a lock cannot be identified: it is in another one.
+func (c Config) checkHeld() error {
+	for _, dir := range []string{c.RunDir, c.DataDir} {
+		if pid, err := holder(dir); err != nil || pid != 0 {
+			return heldError(dir)
+		}
+	}
+	return nil
+}
+
 // isFile reports whether the open file is the one that has the name now.
 func isFile(f *os.File, name string) bool {
 	open, err1 := f.Stat()

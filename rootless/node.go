@@ -60,6 +60,11 @@ type Node struct {
 	// IDMapping in use, one of the constants but IDsAuto, and why. Both are empty
 	// in a nested node.
 	IDMapping, IDReason string
+	// View is ViewMinimal or ViewFull, ViewReason why it is not what the configuration
+	// says. Shown are the host's paths, links followed, that a minimal view has under
+	// the same names. In a node of an earlier version View is empty, and is the full one.
+	View, ViewReason string
+	Shown            []string
 	// PortSocket is the API of the port driver; empty where NetNS is: ports are
 	// those of the network namespace already.
 	PortSocket string
@@ -81,11 +86,17 @@ type facts struct {
 	UplinkReason    string
 	IDMapping       string
 	IDReason        string
+	View            string
+	ViewReason      string
+	Shown           []string
+	UIDMap, GIDMap  []IDMap // where those of the node's first process do not show the host
 }
 
 // writeFacts is called by the node's first process once its mounts are done.
 func writeFacts(c Config, cg cgroupFacts, nested bool) (err error) {
 	f := facts{DataDir: c.DataDir, Nested: nested, CgroupHybrid: cg.legacy}
+	f.View, f.ViewReason, f.Shown = c.View, c.ViewReason, c.Seen
+	f.UIDMap, f.GIDMap = c.UIDMap, c.GIDMap
 	if !nested {
 		f.Uplink, f.UplinkReason = c.Uplink, c.UplinkReason
 		f.IDMapping, f.IDReason = c.IDMapping, c.IDReason
@@ -138,17 +149,20 @@ func Load(runDir string) (*Node, error) {
 	n := &Node{
 		RunDir: runDir, DataDir: f.DataDir, Nested: f.Nested, Identity: f.Identity, init: f.Init,
 		Uplink: f.Uplink, UplinkReason: f.UplinkReason, IDMapping: f.IDMapping, IDReason: f.IDReason,
+		View: f.View, ViewReason: f.ViewReason, Shown: f.Shown,
 		CgroupHybrid: f.CgroupHybrid, CgroupNS: f.CgroupNS, CgroupEvacuated: f.CgroupEvacuated,
 	}
 	if err := n.locate(dir, f); err != nil {
 		return nil, err
 	}
 	child := strconv.Itoa(n.ChildPID)
-	if n.UIDMap, err = readIDMap(child, "uid_map"); err != nil {
-		return nil, err
-	}
-	if n.GIDMap, err = readIDMap(child, "gid_map"); err != nil {
-		return nil, err
+	if n.UIDMap, n.GIDMap = f.UIDMap, f.GIDMap; len(n.UIDMap) == 0 {
+		if n.UIDMap, err = readIDMap(child, "uid_map"); err != nil {
+			return nil, err
+		}
+		if n.GIDMap, err = readIDMap(child, "gid_map"); err != nil {
+			return nil, err
+		}
 	}
 	if n.Nested || n.Uplink == UplinkHost {
 		return n, nil

@@ -17,7 +17,22 @@ func (n *Node) Ready() error {
 	if err != nil {
 		err = fmt.Errorf("report to the supervisor that the server is ready: %w", err)
 	}
-	return errors.Join(err, Notify("READY=1"))
+	if n.View != ViewMinimal || os.Getenv("NOTIFY_SOCKET") == "" {
+		return errors.Join(err, Notify("READY=1"))
+	}
+	// The socket is not in the node: the parent passes it on.
+	_, fds, notifyErr := askBroker(n.RunDir, brokerRequest{Op: opNotify, Path: "READY=1"})
+	closeAll(fds)
+	return errors.Join(err, notifyErr)
+}
+
+// notifyFor passes on what a process of the node may tell the service manager: only
+// that it is ready, since other messages change what the service is.
+func notifyFor(state string) error {
+	if state != "READY=1" {
+		return deniedError(fmt.Sprintf("the state %q", state))
+	}
+	return Notify(state)
 }
 
 // wasReady reports whether a server has become ready in the node of runDir since

@@ -55,12 +55,16 @@ func Run(ctx context.Context, c Config) error {
 	if h.UID == 0 && !h.InUserNS() {
 		return ErrRoot
 	}
-	nested := h.UID == 0 && hasSysAdmin()
-	if !nested {
-		c = c.resolveAuto(h)
-		c.logChoices()
-		if err := preflight(h, c); err != nil {
+	nested := c.outer == nil && h.UID == 0 && hasSysAdmin()
+	if c.outer == nil {
+		if c, err = c.choose(h, nested); err != nil {
 			return err
+		}
+		if c.View == ViewMinimal {
+			if err := c.checkHeld(); err != nil {
+				return err
+			}
+			return enterOuter(c, h)
 		}
 	}
 	if err := c.checkOwner(); err != nil {
@@ -88,6 +92,17 @@ func Run(ctx context.Context, c Config) error {
 	return runParent(ctx, c)
 }
 
+// choose decides what the configuration leaves to the host, and checks the host.
+func (c Config) choose(h Host, nested bool) (Config, error) {
+	c.View, c.ViewReason = c.view(h)
+	if nested {
+		return c, nil
+	}
+	c = c.resolveAuto(h)
+	c.logChoices()
+	return c, preflight(h, c)
+}
+
 // runParent is rootlesskit's parent: it blocks until the child has ended.
 func runParent(ctx context.Context, c Config) error {
 	redirectLogrus(c.Log)
@@ -110,6 +125,14 @@ func runParent(ctx context.Context, c Config) error {
 	}
 	if err := replaceMappers(c); err != nil {
 		return fmt.Errorf("replace newuidmap: %w", err)
+	}
+	if c.outer != nil {
+		defer removeView(c)
+		stopBroker, err := prepareView(c)
+		if err != nil {
+			return err
+		}
+		defer stopBroker()
 	}
 	if opt.CreateCgroupNS && cg.delegated() {
 		opt.EvacuateCgroup2 = nodeCgroup
@@ -138,6 +161,28 @@ func runParent(ctx context.Context, c Config) error {
 		return explainStart(err)
 	}
 	return nil
+}
+
+// prepareView makes what a node with ViewMinimal sees, tells the child, and starts the
+// broker for the rest.
+func prepareView(c Config) (stopBroker func(), err error) {
+	if c.Seen, err = buildView(c); err != nil {
+		return nil, err
+	}
+	c.UIDMap, c.GIDMap = c.outer.uids, c.outer.gids
+	if err := writeJSON(filepath.Join(nodeDir(c.RunDir), fileConfig), c); err != nil {
+		return nil, err
+	}
+	return startBroker(c, *c.outer)
+}
+
+// removeView removes the place where the view was put together: only once nothing is
+// mounted there, since what is mounted are the host's own files.
+func removeView(c Config) {
+	dir := viewDir(c.RunDir)
+	for unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) == nil {
+	}
+	_ = os.Remove(dir)
 }
 
 // addNetwork gives the node a network namespace, its uplink and the port driver.

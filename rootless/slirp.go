@@ -75,9 +75,10 @@ func (s slirp) ConfigureNetwork(childPID int, _, netns string) (*messages.Parent
 	}
 	// No sandbox: it does not work with a namespace given by path (slirp4netns
 	// issue 317).
-	args = append(args, fmt.Sprintf("--userns-path=/proc/%d/ns/user", childPID), "--netns-type=path", netns, slirpTap)
+	userns := fmt.Sprintf("/proc/%d/ns/user", childPID)
+	args = append(args, "--userns-path="+userns, "--netns-type=path", netns, slirpTap)
 	keep := func(args []string) (func() error, error) {
-		return keepHelper(s.log, s.binary, func(ctx context.Context) (*exec.Cmd, error) { return s.start(ctx, args) })
+		return keepHelper(s.log, s.binary, func(ctx context.Context) (*exec.Cmd, error) { return s.start(ctx, args, userns, netns) })
 	}
 	// It reads packets of containers, so what they could make of it is limited to its
 	// system calls, where it was built with libseccomp.
@@ -96,13 +97,14 @@ func (s slirp) ConfigureNetwork(childPID int, _, netns string) (*messages.Parent
 }
 
 // start returns once slirp4netns says that it serves the tap.
-func (s slirp) start(ctx context.Context, args []string) (*exec.Cmd, error) {
+func (s slirp) start(ctx context.Context, args []string, namespaces ...string) (*exec.Cmd, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
 	cmd := exec.CommandContext(ctx, s.binary, args...)
+	confine(cmd, namespaces...)
 	said := &tail{next: debugWriter{s.log, UplinkSlirp}}
 	cmd.Stdout, cmd.Stderr = said, said
 	cmd.ExtraFiles = []*os.File{w}

@@ -29,7 +29,13 @@ func TestInNode(t *testing.T) {
 	t.Run("file system", func(t *testing.T) { testFileSystem(t, d) })
 	t.Run("ports", func(t *testing.T) { testPorts(t, d) })
 	t.Run("uplink", func(t *testing.T) { testUplink(t, d) })
-	t.Run("nested", func(t *testing.T) { testNestedInNode(t, d) })
+	t.Run("nested", func(t *testing.T) {
+		c := testConfig(t)
+		c.View = ViewFull // the inner daemon's files lie among the test's
+		outer := startDaemon(t, c)
+		outer.server(0)
+		testNestedInNode(t, outer)
+	})
 }
 
 // in runs a command in the node and returns its output and exit code.
@@ -162,7 +168,11 @@ func testFileSystem(t *testing.T, d *daemon) {
 		}
 	}
 	// The same directories as outside, under the same names.
-	for _, dir := range []string{d.RunDir, d.DataDir, os.Getenv("XDG_RUNTIME_DIR"), os.Getenv("HOME")} {
+	dirs := []string{d.RunDir, d.DataDir}
+	if d.load().View == ViewFull {
+		dirs = append(dirs, os.Getenv("XDG_RUNTIME_DIR"), os.Getenv("HOME"))
+	}
+	for _, dir := range dirs {
 		st, err := os.Stat(dir)
 		if err != nil {
 			t.Fatal(err)

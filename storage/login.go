@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/containerd/errdefs"
 	"go.podman.io/image/v5/docker"
 	authconfig "go.podman.io/image/v5/pkg/docker/config"
+	"go.podman.io/image/v5/types"
+	"golang.org/x/sys/unix"
 
 	"github.com/subpod/subpod/pkg/errclass"
 )
@@ -38,6 +41,7 @@ func (im *Images) Login(ctx context.Context, registry, user, password string) (f
 	if err := docker.CheckAuth(ctx, sys, user, password, registry); err != nil {
 		return "", fmt.Errorf("log in to %s: %w", registry, classify(ctx, err))
 	}
+	writableAuthFile(sys)
 	file, err = authconfig.SetCredentials(sys, registry, user, password)
 	if err != nil {
 		return "", fmt.Errorf("store the credentials for %s: %w", registry, err)
@@ -57,6 +61,7 @@ func (im *Images) Logout(ctx context.Context, registry string, all bool) error {
 	if err != nil {
 		return err
 	}
+	writableAuthFile(sys)
 	if all {
 		return authconfig.RemoveAllAuthentication(sys)
 	}
@@ -68,6 +73,18 @@ func (im *Images) Logout(ctx context.Context, registry string, all bool) error {
 		return fmt.Errorf("%w: no credentials for %s are stored", ErrNotLoggedIn, registry)
 	}
 	return err
+}
+
+// writableAuthFile takes the auth.json of the session, which is also podman's default,
+// where the chosen one is not in a node that shows the user's configuration read-only.
+func writableAuthFile(sys *types.SystemContext) {
+	session := os.Getenv("XDG_RUNTIME_DIR")
+	if sys.AuthFilePath == "" || session == "" || !errors.Is(unix.Access(filepath.Dir(sys.AuthFilePath), unix.W_OK), unix.EROFS) {
+		return
+	}
+	if dir := filepath.Join(session, "containers"); unix.Access(dir, unix.W_OK) == nil {
+		sys.AuthFilePath = filepath.Join(dir, "auth.json")
+	}
 }
 
 // ErrNotLoggedIn means that auth.json has no credentials for a registry.

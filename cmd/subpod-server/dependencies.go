@@ -103,6 +103,7 @@ func (d *dependencies) connect(cfg *config.Config, node *rootless.Node, executor
 	containers := &container.Builder{
 		Dir:            filepath.Join(cfg.Daemon.RunDir, "containers"),
 		SubPathDir:     filepath.Join(cfg.Daemon.RunDir, "subpaths"),
+		HostTree:       hostTree(node),
 		Images:         d.storage.Images,
 		Rootfs:         d.storage.Rootfs,
 		Executor:       executor,
@@ -139,6 +140,8 @@ func (d *dependencies) connect(cfg *config.Config, node *rootless.Node, executor
 		Checker:    &pod.Checker{State: d.state, Images: d.storage.Images, Orphans: orphans},
 		Images:     d.storage.Images,
 		Audit:      d.auditLog(),
+		HostTree:   hostTree(node),
+		TempDir:    filepath.Join(cfg.Daemon.RunDir, "loads"),
 	}
 	d.cri = cri.Dependencies{
 		Version:    cli.Version(version),

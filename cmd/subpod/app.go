@@ -10,6 +10,7 @@ import (
 	"github.com/subpod/subpod/cmd/internal/cli"
 	"github.com/subpod/subpod/pkg/client"
 	"github.com/subpod/subpod/pkg/config"
+	"github.com/subpod/subpod/rootless"
 )
 
 // Exit codes, which scripts may rely on. "run" and "exec" exit with the code of
@@ -43,7 +44,19 @@ func (a *app) connect() (*connection, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.Grant = granter(cfg)
 	return &connection{c, cfg}, nil
+}
+
+// granter lets the daemon's node have what a command names of the host.
+func granter(cfg *config.Config) func(paths ...string) error {
+	return func(paths ...string) error {
+		err := rootless.Grant(cfg.Daemon.RunDir, paths...)
+		if errors.Is(err, rootless.ErrNoNode) {
+			return nil // the daemon is not ours, or about to end: it will say what it lacks
+		}
+		return err
+	}
 }
 
 // connectOrStart connects to the daemon, and starts one in the background if none

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -11,14 +12,16 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/client"
+	"github.com/subpod/subpod/rootless"
 )
 
 // nodeInfo is the part of the daemon's verbose status that describes its node.
 type nodeInfo struct {
 	Node struct {
-		RunDir, Uplink string
-		Nested         bool
-		UIDMap, GIDMap []idRange
+		RunDir, Uplink   string
+		View, ViewReason string
+		Nested           bool
+		UIDMap, GIDMap   []idRange
 	} `json:"node"`
 	Uplink struct {
 		Reason, Limits string
@@ -49,6 +52,8 @@ type infoRow struct {
 	Uplink      string   `json:"uplink,omitempty"`
 	UplinkWhy   string   `json:"uplinkReason,omitempty"`
 	UplinkLimit string   `json:"uplinkLimits,omitempty"`
+	View        string   `json:"view,omitempty"`
+	ViewWhy     string   `json:"viewReason,omitempty"`
 	Nested      bool     `json:"nested"`
 	IDs         string   `json:"ids"`
 	Limits      string   `json:"limits"`
@@ -131,6 +136,7 @@ func newInfo(a *app) *cobra.Command {
 				{"storage", fmt.Sprintf("%s (%s) on %s", row.Storage, row.StorageWhy, row.BackingFS)},
 				{"IDs", row.IDs},
 				{"uplink", row.uplink()},
+				{"view", row.view()},
 				{"limits", row.Limits},
 				{"handlers", strings.Join(row.Handlers, ", ")},
 				{"objects", fmt.Sprintf("%d pods, %d containers, %d images", row.Pods, row.Containers, row.Images)},
@@ -157,6 +163,15 @@ func (r infoRow) uplink() string {
 	return s
 }
 
+// view describes what the node shows of the host.
+func (r infoRow) view() string {
+	s := cmp.Or(r.View, rootless.ViewFull) // a node of an earlier version says nothing
+	if r.ViewWhy != "" {
+		s += ": " + r.ViewWhy
+	}
+	return s
+}
+
 func readInfo(ctx context.Context, conn *connection) (infoRow, error) {
 	row := infoRow{Version: buildVersion(), Socket: conn.config.Daemon.Socket, DataDir: conn.config.Daemon.DataDir}
 	node, err := readNode(ctx, conn.Client)
@@ -165,6 +180,7 @@ func readInfo(ctx context.Context, conn *connection) (infoRow, error) {
 	}
 	row.Storage, row.StorageWhy, row.BackingFS = node.Storage.Driver, node.Storage.Reason, node.Storage.BackingFS
 	row.Uplink, row.Nested, row.IDs = uplinkName(node), node.Node.Nested, explainMap(node.Node.UIDMap)
+	row.View, row.ViewWhy = node.Node.View, node.Node.ViewReason
 	row.UplinkWhy, row.UplinkLimit = node.Uplink.Reason, node.Uplink.Limits
 	row.Limits, row.Controllers = "none: "+node.Cgroup.Reason, node.Cgroup.Controllers
 	if node.Cgroup.Delegated {

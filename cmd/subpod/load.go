@@ -44,6 +44,7 @@ a pipe.`,
 				return err
 			}
 			defer c.Close()
+			c.Grant = granter(cfg)
 			for _, source := range sources {
 				images, err := load(cmd.Context(), c, source)
 				if err != nil {

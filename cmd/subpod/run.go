@@ -127,7 +127,10 @@ func (o *runOptions) run(ctx context.Context, conn *connection, args []string) (
 // the container is to run in the background.
 func (o *runOptions) session(ctx context.Context, c *client.Client, pod *runtimeapi.PodSandboxConfig, ctr *runtimeapi.ContainerConfig) (*api.SessionExit, error) {
 	run := &api.RunRequest{Handler: o.handler, Detach: o.detach}
-	var err error
+	err := c.GrantFor(ctr)
+	if err != nil {
+		return nil, err
+	}
 	if run.Pod, err = proto.Marshal(pod); err != nil {
 		return nil, err
 	}

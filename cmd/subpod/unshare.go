@@ -28,7 +28,7 @@ host.`,
 			if len(args) == 0 {
 				args = []string{shell()}
 			}
-			opts := rootless.EnterOptions{HostNetwork: true, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
+			opts := rootless.EnterOptions{HostNetwork: true, HostTree: true, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
 			code, err := rootless.Enter(cmd.Context(), cfg.Daemon.RunDir, args, opts)
 			if errors.Is(err, rootless.ErrNoNode) {
 				code, err = rootless.Unshare(cmd.Context(), args, opts)

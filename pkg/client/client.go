@@ -27,6 +27,10 @@ var ErrNoDaemon = errors.New("no daemon is running")
 type Client struct {
 	runtimeapi.RuntimeServiceClient
 	runtimeapi.ImageServiceClient
+	// Grant is called with the paths of the host that a request names, before it is
+	// sent: the daemon's node may not see them. Nil where that is not so.
+	Grant func(paths ...string) error
+
 	conn *grpc.ClientConn
 }
 
@@ -54,7 +58,7 @@ func Dial(socket string) (*Client, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("connect to %s: %w", socket, err), first.Close())
 	}
-	return &Client{runtimeapi.NewRuntimeServiceClient(conn), runtimeapi.NewImageServiceClient(conn), conn}, nil
+	return &Client{runtimeapi.NewRuntimeServiceClient(conn), runtimeapi.NewImageServiceClient(conn), nil, conn}, nil
 }
 
 // dialer returns first, and new connections after that.
@@ -78,6 +82,12 @@ func (c *Client) Close() error { return c.conn.Close() }
 
 // Load loads images from a file or directory (api.LoadRequest.Source).
 func (c *Client) Load(ctx context.Context, source string) ([]api.LoadedImage, error) {
+	if c.Grant != nil {
+		_, path, _ := api.SplitSource(source)
+		if err := c.Grant(path); err != nil {
+			return nil, err
+		}
+	}
 	resp, err := api.Call[api.LoadResponse](ctx, c.conn, "Load", &api.LoadRequest{Source: source})
 	if err != nil {
 		return nil, err

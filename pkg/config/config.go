@@ -49,6 +49,8 @@ type Node struct {
 	DisableHostLoopback bool     `toml:"disable_host_loopback"`
 	CopyUp              []string `toml:"copy_up" path:"dir"` // empty: rootless.DefaultCopyUp
 	Binds               []Bind   `toml:"binds"`
+	View                string   `toml:"view"` // rootless.Views lists them
+	HostPaths           []string `toml:"host_paths" path:"file"`
 }
 
 // Storage is section [storage].

@@ -73,6 +73,8 @@ func (v *validator) node(n Node) {
 	v.nonEmpty("node.slirp4netns_path", n.Slirp4netnsPath)
 	v.nonEmpty("node.pasta_path", n.PastaPath)
 	v.noneEmpty("node.copy_up", n.CopyUp)
+	v.oneOf("node.view", n.View, "auto", "minimal", "full")
+	v.noneEmpty("node.host_paths", n.HostPaths)
 }
 
 // mtu: RFC 8200 asks for at least 1280, and a tap device takes at most 65521.

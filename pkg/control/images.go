@@ -17,7 +17,12 @@ func (s *service) Load(ctx context.Context, req *api.LoadRequest) (*api.LoadResp
 	if req.Source == "" {
 		return nil, status.Error(codes.InvalidArgument, "the request names no source")
 	}
-	return loaded(s.Images.Load(ctx, req.Source))
+	source, release, err := s.localSource(req.Source)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	return loaded(s.Images.Load(ctx, source))
 }
 
 // LoadStream loads images from an archive that the client sends.

@@ -7,6 +7,7 @@ package control
 import (
 	"context"
 	"io"
+	"os"
 	"syscall"
 
 	"google.golang.org/grpc"
@@ -21,7 +22,7 @@ import (
 	"github.com/subpod/subpod/storage"
 )
 
-// Dependencies are what the service is served from. All are needed.
+// Dependencies are what the service is served from. All are needed but the last two.
 type Dependencies struct {
 	Containers Containers
 	Sessions   Sessions
@@ -29,6 +30,16 @@ type Dependencies struct {
 	Checker    *pod.Checker
 	Images     *storage.Images
 	Audit      *audit.Log
+	// HostTree is what the node does not show of the host, to be attached below TempDir;
+	// nil where it shows all.
+	HostTree HostTree
+	TempDir  string
+}
+
+// HostTree gives what the node may have of the host's tree, as mounts to attach
+// (open_tree(2)). A nil file without an error is a path that the node shows anyway.
+type HostTree interface {
+	Open(path string) (*os.File, error)
 }
 
 // Containers is what the service needs of pod.Manager, which documents the methods.

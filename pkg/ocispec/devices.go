@@ -131,7 +131,7 @@ func deviceNodes(dir string) ([]string, error) {
 			return err
 		case d.IsDir() && p != dir && slices.Contains(ownDirs, d.Name()):
 			return fs.SkipDir
-		case d.Type()&fs.ModeDevice != 0:
+		case d.Type()&fs.ModeDevice != 0 || d.Type().IsRegular() && isDevice(p):
 			out = append(out, p)
 		}
 		if len(out) >= maxDevices || seen >= maxEntries {
@@ -140,6 +140,12 @@ func deviceNodes(dir string) ([]string, error) {
 		return nil
 	})
 	return out, err
+}
+
+// isDevice also knows a device that is mounted on a file, which the directory lists.
+func isDevice(p string) bool {
+	info, err := os.Lstat(p)
+	return err == nil && info.Mode()&fs.ModeDevice != 0
 }
 
 func accessible(p string) bool {

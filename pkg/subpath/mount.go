@@ -1,6 +1,8 @@
 package subpath
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -19,20 +21,59 @@ func Mount(dir, name, volume, sub string) (string, error) {
 		return "", err
 	}
 	defer source.Close()
-	target := filepath.Join(dir, name)
-	if err := makeTarget(dir, target, source); err != nil {
-		return "", fmt.Errorf("make the mount point for %s: %w", source.Name(), err)
-	}
 	// From descriptor to path: nothing is looked up in the volume again.
 	tree, err := unix.OpenTree(int(source.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH|unix.AT_RECURSIVE)
 	if err != nil {
 		return "", fmt.Errorf("clone the mount of %s: %w", source.Name(), err)
 	}
-	defer unix.Close(tree)
-	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return "", fmt.Errorf("mount %s on %s: %w", source.Name(), target, err)
+	file := os.NewFile(uintptr(tree), source.Name())
+	defer file.Close()
+	return Attach(dir, name, file)
+}
+
+// Attach mounts tree, as open_tree(2) clones it, on dir/name and returns that path.
+// dir is made if it is missing. Release removes the mount. fs.ErrExist where
+// something has that name.
+func Attach(dir, name string, tree *os.File) (string, error) {
+	target := filepath.Join(dir, name)
+	if err := makeTarget(dir, target, tree); err != nil {
+		return "", fmt.Errorf("make the mount point for %s: %w", tree.Name(), err)
 	}
-	return target, nil
+	return target, AttachOn(target, tree)
+}
+
+// AttachOn mounts tree, as open_tree(2) clones it, on an existing target of its kind.
+func AttachOn(target string, tree *os.File) error {
+	if err := unix.MoveMount(int(tree.Fd()), "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("mount %s on %s: %w", tree.Name(), target, err)
+	}
+	return nil
+}
+
+// AttachShared is Attach for a mount that containers share: of path, on a place in dir
+// that stays, so that what one container mounts below it reaches the next. Where
+// another file has taken the path since, the mount is made anew.
+func AttachShared(dir, path string, tree *os.File) (string, error) {
+	sum := sha256.Sum256([]byte(path))
+	target := filepath.Join(dir, hex.EncodeToString(sum[:8]))
+	var want, have unix.Stat_t
+	if err := unix.Fstat(int(tree.Fd()), &want); err != nil {
+		return "", err
+	}
+	err := unix.Lstat(target, &have)
+	if err == nil && have.Dev == want.Dev && have.Ino == want.Ino {
+		return target, nil
+	}
+	if err == nil {
+		// Containers keep the mount that they have.
+		if err := unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) {
+			return "", fmt.Errorf("unmount %s: %w", target, err)
+		}
+		if err := os.Remove(target); err != nil {
+			return "", err
+		}
+	}
+	return Attach(dir, filepath.Base(target), tree)
 }
 
 // makeTarget makes a directory, or an empty file, to mount source on. The

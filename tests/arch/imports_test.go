@@ -59,7 +59,7 @@ var table = []struct{ pkg, imports string }{
 	{"pkg/audit", "pkg/api"},
 	{"pkg/rpc", "pkg/api pkg/errclass"},
 	{"pkg/stream", "pkg/errclass pkg/stdio"},
-	{"pkg/control", "pkg/api pkg/audit pkg/oci pkg/pod pkg/rpc pkg/state pkg/stats pkg/stdio storage"},
+	{"pkg/control", "pkg/api pkg/audit pkg/oci pkg/pod pkg/rpc pkg/state pkg/stats pkg/stdio pkg/subpath storage"},
 	{"pkg/cri", "netns pkg/api pkg/cgroup pkg/events pkg/idmap pkg/ocispec pkg/pod pkg/pod/container pkg/rpc pkg/state pkg/stats pkg/stream storage"},
 	{"pkg/client", "pkg/api"},
 

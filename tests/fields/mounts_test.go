@@ -79,7 +79,7 @@ func TestMounts(t *testing.T) {
 		// node's own it can be changed.
 		_, err = p.tryCreate("refused", idle(), mounts(&runtimeapi.Mount{ContainerPath: "/x", HostPath: dir, MountOptions: []string{"noatime"}}))
 		e.refused("access-time mode of the host's mount", err, codes.InvalidArgument, "noatime", "locked")
-		tmpfs := hostDir(e, e.n.Dir, "atime")
+		tmpfs := hostDir(e, e.n.DataDir, "atime")
 		e.n.Enter("mount", "-t", "tmpfs", "-o", "size=1m", "x", tmpfs)
 		defer e.n.Enter("umount", tmpfs)
 		c = p.start("noatime", idle(), mounts(&runtimeapi.Mount{ContainerPath: "/x", HostPath: tmpfs, MountOptions: []string{"noatime", "noexec"}}))
@@ -91,7 +91,7 @@ func TestMounts(t *testing.T) {
 
 func TestMountPropagation(t *testing.T) {
 	start(t, nil, func(e env) {
-		dir := hostDir(e, e.n.Dir, "propagation")
+		dir := hostDir(e, e.n.DataDir, "propagation")
 		for _, sub := range []string{"early", "late", "back"} {
 			e.must(os.MkdirAll(filepath.Join(dir, sub), 0o755))
 		}
@@ -152,7 +152,7 @@ func TestMountIDMappings(t *testing.T) {
 		p := e.pod("nested", userns(65536))
 		_, err = p.tryCreate("c", idle(), mount(dir))
 		e.refused("ID mappings of the host's file system", err, codes.InvalidArgument, "ID-mapped")
-		tmpfs := hostDir(e, e.n.Dir, "mapped-tmpfs")
+		tmpfs := hostDir(e, e.n.DataDir, "mapped-tmpfs")
 		e.n.Enter("mount", "-t", "tmpfs", "-o", "size=1m,mode=755", "x", tmpfs)
 		defer e.n.Enter("umount", tmpfs)
 		e.n.Enter("sh", "-c", `echo hello >"$0/file"`, tmpfs)

@@ -189,7 +189,7 @@ func ownUserNamespace(e env) {
 		c.Hostname = "nested"
 		c.Linux.Sysctls = map[string]string{"kernel.shm_rmid_forced": "1"}
 	})
-	data := hostDir(e, e.n.Dir, "userns-data")
+	data := hostDir(e, e.n.DataDir, "userns-data")
 	e.must(os.WriteFile(filepath.Join(data, "from-outside"), []byte("hello"), 0o644))
 	c := p.start("c", idle(), mounts(&runtimeapi.Mount{ContainerPath: "/data", HostPath: data}))
 	e.equal("uid_map", strings.Join(strings.Fields(c.exec("cat", "/proc/self/uid_map")), " "), "0 65536 65536")

@@ -44,6 +44,9 @@ func AddFlags(cmd *cobra.Command) *Flags {
 	return f
 }
 
+// File returns the configuration file that --config names; "" when none does.
+func (f *Flags) File() string { return f.file }
+
 // Load reads the configuration and expands its paths.
 func (f *Flags) Load() (*config.Config, error) {
 	if err := setRuntimeDir(); err != nil {

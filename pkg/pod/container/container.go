@@ -26,9 +26,11 @@ type Builder struct {
 	// SubPathDir holds mounts of sub paths while a container is created. It is never
 	// removed with its content: see pkg/subpath.
 	SubPathDir string
-	Images     *storage.Images
-	Rootfs     *storage.Rootfs
-	Executor   *oci.Executor
+	// HostTree is what the node does not show of the host; nil where it shows all.
+	HostTree HostTree
+	Images   *storage.Images
+	Rootfs   *storage.Rootfs
+	Executor *oci.Executor
 	// Files returns the files of a pod sandbox that its containers bind.
 	Files func(state.Pod) ocispec.Files
 	// NodeNetNS is the path of the node network namespace, for hostNetwork pods.
@@ -40,6 +42,14 @@ type Builder struct {
 	// CDISpecDirs are the directories of CDI specifications, lowest priority first.
 	CDISpecDirs []string
 	Log         *slog.Logger
+}
+
+// HostTree gives what the node may have of the host's tree, as mounts to attach
+// (open_tree(2)). A nil file without an error is a path that the node shows anyway.
+type HostTree interface {
+	Open(path string) (*os.File, error)
+	// OpenAbove opens the nearest directory above path that is there; found is its path.
+	OpenAbove(path string) (tree *os.File, found string, err error)
 }
 
 // Clean removes what an exited container no longer needs: processes, the runtime's
@@ -83,7 +93,9 @@ func (b *Builder) endProcesses(ctx context.Context, c state.Container) error {
 // Delete removes whatever the record says was made for the container, but for its
 // log. Idempotent.
 func (b *Builder) Delete(ctx context.Context, c state.Container) error {
-	return errors.Join(b.Clean(ctx, c), b.Rootfs.Delete(ctx, c.ID))
+	err := errors.Join(b.Clean(ctx, c), b.Rootfs.Delete(ctx, c.ID))
+	b.detachLogDir(c)
+	return err
 }
 
 // OpenRoot returns the root directory of a container's process, with its mounts;

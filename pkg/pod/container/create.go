@@ -49,7 +49,7 @@ func (b *Builder) Prepare(ctx context.Context, plan Plan, p state.Pod, c *state.
 	}
 	c.Allocated.ImageID, c.Allocated.ImageRef = image.ID, imageRef(image)
 	c.Allocated.ImageName = imageName(plan.Config.Image, image)
-	if err := b.makeDirs(*c); err != nil {
+	if err := b.makeDirs(p, *c); err != nil {
 		return nil, err
 	}
 	cfg := plan.Config
@@ -76,12 +76,15 @@ func (b *Builder) Prepare(ctx context.Context, plan Plan, p state.Pod, c *state.
 }
 
 // makeDirs makes the bundle and the directory of the log.
-func (b *Builder) makeDirs(c state.Container) error {
+func (b *Builder) makeDirs(p state.Pod, c state.Container) error {
 	if err := os.MkdirAll(b.bundle(c.ID), 0o711); err != nil {
 		return fmt.Errorf("make the bundle: %w", err)
 	}
 	if c.Allocated.LogPath == "" {
 		return nil
+	}
+	if err := b.attachLogDir(filepath.Clean(p.Config.V.GetLogDirectory())); err != nil {
+		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(c.Allocated.LogPath), 0o755); err != nil {
 		return fmt.Errorf("make the log's directory: %w", err)
@@ -153,6 +156,10 @@ func (b *Builder) specInput(ctx context.Context, prepared *Prepared, p state.Pod
 	if err != nil {
 		return ocispec.Input{}, err
 	}
+	cfg, err := b.hostFiles(c.ID, prepared.plan.Config)
+	if err != nil {
+		return ocispec.Input{}, err
+	}
 	image := prepared.image.Config
 	if u := prepared.plan.Config.Annotations[api.AnnotationUser]; u != "" {
 		image.User = u
@@ -162,7 +169,7 @@ func (b *Builder) specInput(ctx context.Context, prepared *Prepared, p state.Pod
 		PodID:          p.ID,
 		ID:             c.ID,
 		Pod:            p.Config.V,
-		Container:      prepared.plan.Config,
+		Container:      cfg,
 		Image:          image,
 		Rootfs:         c.Allocated.Rootfs,
 		Namespaces:     b.namespaces(prepared.plan, p),

@@ -41,7 +41,7 @@ func (b *Builder) resolveMounts(ctx context.Context, plan Plan, id string) ([]*r
 			m.HostPath, m.Image, m.ImageSubPath, m.Readonly = source, nil, "", true
 			m.UidMappings, m.GidMappings = nil, nil // the mount has them
 		} else {
-			source, err := filepath.EvalSymlinks(m.HostPath)
+			source, err := b.hostPath(id, "host"+strconv.Itoa(i), m)
 			if err != nil || !filepath.IsAbs(m.HostPath) {
 				return nil, fmt.Errorf("%w: host path %q of the mount on %s: %w", ErrMountSource, m.HostPath, m.ContainerPath, errors.Join(err, absolute(m.HostPath)))
 			}
