@@ -98,7 +98,7 @@ func (b *builder) env() ([]string, error) {
 		key, value := kv.GetKey(), string(kv.GetValue())
 		if key == "" || strings.Contains(key, "=") {
 			name, _, _ := strings.Cut(key, "=") // what follows may be a value
-			return nil, invalid("the name of environment variable %d, %.40q, is empty or has a \"=\"", i, name)
+			return nil, invalid("environment variable name %.40q (number %d) is empty or has a \"=\"", name, i)
 		}
 		if err := carriable(fmt.Sprintf("the name of environment variable %d", i), key); err != nil {
 			return nil, err
