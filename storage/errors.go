@@ -72,12 +72,15 @@ func classify(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
+	if outOfMemory(err.Error()) { // of the process that unpacks a layer
+		return fmt.Errorf("%w: unpacking it takes more memory than images.limits.memory allows", ErrTooLarge)
+	}
 	if cause := context.Cause(ctx); errors.Is(cause, errStalled) {
 		return fmt.Errorf("%w: %w (%v)", ErrRegistryUnavailable, cause, err)
 	} else if cause != nil {
 		return fmt.Errorf("%w: %v", cause, err)
 	}
-	for _, s := range []error{ErrBadReference, ErrImageNotFound, ErrUnauthorized, ErrSignature, ErrCorrupt, ErrUnsupported, ErrNotUsable} {
+	for _, s := range []error{ErrBadReference, ErrImageNotFound, ErrUnauthorized, ErrSignature, ErrCorrupt, ErrUnsupported, ErrTooLarge, ErrRegistryUnavailable, ErrIDRange, ErrNoSpace, ErrNotUsable} {
 		if errors.Is(err, s) {
 			return err // classified where it happened
 		}
@@ -174,6 +177,10 @@ func textSentinel(err error) error {
 	}{
 		{"no space left on device", ErrNoSpace},
 		{"disk quota exceeded", ErrNoSpace},
+		{"file too large", ErrTooLarge},
+		{"exceeded maximum allowed size", ErrTooLarge},  // of a manifest or configuration, as the library reads them
+		{"Frame requires too much memory", ErrTooLarge}, // zstd(1), where it is installed
+		{"window size exceeded", ErrTooLarge},
 		{"insufficient UIDs or GIDs", ErrIDRange},
 		{"xz: data is", ErrCorrupt},
 		{"archive/tar: ", ErrCorrupt},

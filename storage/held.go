@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
 	cstorage "go.podman.io/storage"
+	"go.podman.io/storage/pkg/archive"
 )
 
 // holds counts, by ID, who relies on a thing that others may want to remove. A thing
@@ -90,49 +92,38 @@ func (h *holds) remove(ctx context.Context, id string) (end func(), err error) {
 	}, nil
 }
 
-// holdingStore is containers/storage as one transfer sees it: what the transfer asks
-// for or makes it holds until release.
+// holdingStore is containers/storage as one transfer sees it, in its content process:
+// what the transfer asks for or makes it has the server hold until its end. What it
+// unpacks is metered, and what an image says of itself is checked.
 type holdingStore struct {
 	cstorage.Store
-	ctx  context.Context
-	held *holds
+	server *serverConn
+	meter  *meter
 
 	unpacking atomic.Int64 // layers that are being unpacked
 
-	mu     sync.Mutex
-	ids    []string // in the order in which they were first needed
-	images []string // that the transfer has made
+	mu    sync.Mutex
+	known map[string]bool // held already
 }
 
-// hold holds the layer id, once.
+// hold has the server hold id, once.
 func (s *holdingStore) hold(id string) error {
 	s.mu.Lock()
-	known := slices.Contains(s.ids, id)
+	known := s.known[id]
 	s.mu.Unlock()
 	if known {
 		return nil
 	}
-	if err := s.held.hold(s.ctx, id); err != nil {
-		return err
+	if err := s.server.ask(contentMessage{Hold: id}); err != nil {
+		return fmt.Errorf("hold %s: %w", id, err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if slices.Contains(s.ids, id) { // another goroutine was faster
-		s.held.release(id)
-		return nil
+	if s.known == nil {
+		s.known = map[string]bool{}
 	}
-	s.ids = append(s.ids, id)
+	s.known[id] = true
 	return nil
-}
-
-// release releases all layers and returns them.
-func (s *holdingStore) release() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	ids := s.ids
-	s.ids = nil
-	s.held.release(ids...)
-	return ids
 }
 
 // holdFound holds the layers that find returns, and asks again until it returns none
@@ -191,7 +182,34 @@ func (s *holdingStore) PutLayer(id, parent string, names []string, mountLabel st
 	}
 	s.unpacking.Add(1)
 	defer s.unpacking.Add(-1)
-	return s.Store.PutLayer(id, parent, names, mountLabel, writeable, options, diff)
+	if diff == nil || options == nil || options.OriginalDigest == "" {
+		return s.Store.PutLayer(id, parent, names, mountLabel, writeable, options, diff)
+	}
+	return s.putMetered(id, parent, names, mountLabel, writeable, *options, diff)
+}
+
+// putMetered is PutLayer of a layer whose digest is known: it is decompressed here, so
+// that what it unpacks to is metered.
+func (s *holdingStore) putMetered(id, parent string, names []string, mountLabel string, writeable bool, options cstorage.LayerOptions, diff io.Reader) (*cstorage.Layer, int64, error) {
+	if f, ok := diff.(*os.File); ok && options.OriginalSize == nil {
+		st, err := f.Stat()
+		if err != nil {
+			return nil, -1, err
+		}
+		size := st.Size()
+		options.OriginalSize = &size
+	}
+	plain, err := archive.DecompressStream(diff)
+	if err != nil {
+		return nil, -1, err
+	}
+	defer plain.Close()
+	metered := s.meter.read(plain)
+	layer, size, err := s.Store.PutLayer(id, parent, names, mountLabel, writeable, &options, metered)
+	if err != nil && metered.err != nil {
+		err = metered.err // what the archive's readers make of it is less clear
+	}
+	return layer, size, err
 }
 
 // ApplyStagedLayer makes a layer of one that was pulled in part, and holds it.
@@ -202,15 +220,22 @@ func (s *holdingStore) ApplyStagedLayer(args cstorage.ApplyStagedLayerOptions) (
 	return s.Store.ApplyStagedLayer(args)
 }
 
-// CreateImage makes an image and notes its ID, also where it fails: its files are
-// written before its record.
+// CreateImage makes an image and holds it, also where it fails: its files are written
+// before its record.
 func (s *holdingStore) CreateImage(id string, names []string, layer, metadata string, options *cstorage.ImageOptions) (*cstorage.Image, error) {
+	if options != nil {
+		for _, data := range options.BigData {
+			if _, err := digest.Parse(data.Key); err != nil {
+				continue // no configuration
+			}
+			if err := s.meter.limits.checkConfig(data.Data); err != nil {
+				return nil, err
+			}
+		}
+	}
 	if err := s.hold(imageKey(id)); err != nil {
 		return nil, err
 	}
-	s.mu.Lock()
-	s.images = append(s.images, id)
-	s.mu.Unlock()
 	return s.Store.CreateImage(id, names, layer, metadata, options)
 }
 

@@ -72,6 +72,9 @@ type directories struct {
 // overlay is the overlay driver's directory, with one subdirectory a layer.
 func (d directories) overlay() string { return filepath.Join(d.root, "overlay") }
 
+// staging is where layers that are pulled in part wait to be complete.
+func (d directories) staging() string { return filepath.Join(d.overlay(), "staging") }
+
 // rootfs is the directory of a root file system; of all for "".
 func (d directories) rootfs(id string) string { return filepath.Join(d.own, "rootfs", id) }
 

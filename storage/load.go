@@ -22,7 +22,6 @@ import (
 	"go.podman.io/image/v5/oci/layout"
 	"go.podman.io/image/v5/pkg/compression"
 	"go.podman.io/image/v5/types"
-	"go.podman.io/storage/pkg/chrootarchive"
 )
 
 // annotationContainerdName is how containerd and BuildKit write an image's full
@@ -43,18 +42,26 @@ func (im *Images) Load(ctx context.Context, source string) ([]Image, error) {
 		if err != nil {
 			return err
 		}
-		switch kind {
-		case "oci":
-			images, err = t.loadLayout(path, ref)
-		case "oci-archive":
-			images, err = t.loadOCIArchive(path, ref)
-		case "docker-archive":
-			images, err = t.loadDockerArchive(path, ref)
+		if path, err = filepath.Abs(path); err != nil {
+			return fmt.Errorf("%w: %w", ErrBadReference, err)
 		}
-		if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
-			return fmt.Errorf("%w: %w", ErrCorrupt, err)
+		policy, err := im.registries.policy()
+		if err != nil {
+			return err
 		}
-		return err
+		policy.Destroy() // it was only to be read
+		ids, err := t.runContent(contentJob{Load: joinSource(kind, path, ref)}, false, []string{path}, nil)
+		if err != nil {
+			return err
+		}
+		for _, id := range ids {
+			img, err := im.Get(t.ctx, id)
+			if err != nil {
+				return err
+			}
+			images = append(images, img)
+		}
+		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("load %s: %w", source, err)
@@ -62,7 +69,44 @@ func (im *Images) Load(ctx context.Context, source string) ([]Image, error) {
 	return images, nil
 }
 
-// splitSource takes a source of Load apart.
+// joinSource is the reverse of splitSource.
+func joinSource(kind, path, ref string) string {
+	if kind != "" {
+		path = kind + ":" + path
+	}
+	if ref != "" {
+		path += ":" + ref
+	}
+	return path
+}
+
+// load loads from a source of Load and returns the IDs of the images.
+func (t *worker) load(source string) ([]string, error) {
+	kind, path, ref, err := splitSource(source)
+	if err != nil {
+		return nil, err
+	}
+	if kind == "" {
+		if kind, err = detect(path); err != nil {
+			return nil, err
+		}
+	}
+	var images []string
+	switch kind {
+	case "oci":
+		images, err = t.loadLayout(path, ref)
+	case "oci-archive":
+		images, err = t.loadOCIArchive(path, ref)
+	case "docker-archive":
+		images, err = t.loadDockerArchive(path, ref)
+	}
+	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+		err = fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	return images, err
+}
+
+// splitSource takes a source of Load apart. A bare path has no kind.
 func splitSource(source string) (kind, path, ref string, err error) {
 	for _, k := range []string{"oci", "oci-archive", "docker-archive"} {
 		if rest, ok := strings.CutPrefix(source, k+":"); ok {
@@ -78,15 +122,15 @@ func splitSource(source string) (kind, path, ref string, err error) {
 	if err != nil {
 		return "", "", "", fmt.Errorf("%w: %w", ErrImageNotFound, err)
 	}
-	if kind == "" {
-		kind, err = detect(path, st.IsDir())
+	if !st.IsDir() && !st.Mode().IsRegular() {
+		return "", "", "", fmt.Errorf("%w: %s is neither a file nor a directory", ErrUnsupported, path)
 	}
-	return kind, path, ref, err
+	return kind, path, ref, nil
 }
 
 // detect returns what kind of image a path holds.
-func detect(path string, isDir bool) (string, error) {
-	if isDir {
+func detect(path string) (string, error) {
+	if st, err := os.Stat(path); err == nil && st.IsDir() {
 		if _, err := os.Stat(filepath.Join(path, v1.ImageLayoutFile)); err != nil {
 			return "", fmt.Errorf("%w: the directory %s is no OCI layout", ErrUnsupported, path)
 		}
@@ -131,40 +175,39 @@ func detect(path string, isDir bool) (string, error) {
 	return kind, nil
 }
 
-func (t *transfer) loadOCIArchive(path, ref string) ([]Image, error) {
+func (t *worker) loadOCIArchive(path, ref string) ([]string, error) {
 	dir := filepath.Join(t.tmp, "layout")
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
 	}
-	f, err := os.Open(path)
-	if err != nil {
+	if err := t.unpackLayout(path, dir); err != nil {
 		return nil, err
-	}
-	defer f.Close()
-	// Unpacked by a helper that can't leave dir, since the archive may be hostile.
-	if err := chrootarchive.Untar(f, dir, nil); err != nil {
-		return nil, fmt.Errorf("unpacking failed: %w", err)
 	}
 	return t.loadLayout(dir, ref)
 }
 
-func (t *transfer) loadLayout(dir, ref string) ([]Image, error) {
-	list, err := layout.List(dir)
+func (t *worker) loadLayout(dir, ref string) ([]string, error) {
+	l, err := t.openLayout(dir)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+		return nil, err
 	}
-	var images []Image
+	defer l.close()
+	list, err := l.images()
+	if err != nil {
+		return nil, err
+	}
+	var images []string
 	for i, entry := range list {
-		notes := entry.ManifestDescriptor.Annotations
+		notes := entry.Annotations
 		if ref != "" && ref != notes[v1.AnnotationRefName] && ref != notes[annotationContainerdName] {
 			continue
 		}
 		// By index: two entries may have the same annotation.
 		src, err := layout.NewIndexReference(dir, i)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
 		}
-		img, err := t.loadOne(src, layoutNames(notes))
+		img, err := t.loadOne(&layoutReference{src, l, entry}, layoutNames(notes))
 		if err != nil {
 			return nil, err
 		}
@@ -190,8 +233,8 @@ func layoutNames(notes map[string]string) []reference.Named {
 	return nil
 }
 
-func (t *transfer) loadDockerArchive(path, ref string) ([]Image, error) {
-	sys, err := t.im.registries.systemContext(nil, t.tmp)
+func (t *worker) loadDockerArchive(path, ref string) ([]string, error) {
+	sys, err := t.systemContext(nil)
 	if err != nil {
 		return nil, err
 	}
@@ -212,8 +255,12 @@ func (t *transfer) loadDockerArchive(path, ref string) ([]Image, error) {
 		}
 		want = named.String()
 	}
-	var images []Image
+	var images []string
+	given := 0
 	for _, refs := range list {
+		if given += len(refs); given > int(t.meter.limits.Names) {
+			return nil, tooLarge("names", "the archive gives its images more names", t.meter.limits.Names)
+		}
 		var names []reference.Named
 		for _, r := range refs {
 			if named := r.DockerReference(); named != nil && (want == "" || named.String() == want) {
@@ -236,37 +283,41 @@ func (t *transfer) loadDockerArchive(path, ref string) ([]Image, error) {
 }
 
 // loadOne copies one image into the store and gives it names.
-func (t *transfer) loadOne(ref types.ImageReference, names []reference.Named) (Image, error) {
-	sys, err := t.im.registries.systemContext(nil, t.tmp)
+func (t *worker) loadOne(ref types.ImageReference, names []reference.Named) (string, error) {
+	sys, err := t.systemContext(nil)
 	if err != nil {
-		return Image{}, err
+		return "", err
 	}
 	source, err := ref.NewImageSource(t.ctx, sys)
 	if err != nil {
-		return Image{}, fmt.Errorf("%w: %w", ErrCorrupt, err)
+		return "", fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
 	src := &openSource{ImageReference: ref, source: source}
 	defer src.closeUnlessUsed()
-	id, err := localID(t.ctx, sys, source)
+	id, err := t.localID(sys, source)
 	if err != nil {
-		return Image{}, err
+		return "", err
 	}
 	if err := t.copy(sys, src, nil, id, nil); err != nil {
-		return Image{}, err
+		return "", err
 	}
 	for _, n := range names {
 		if err := t.im.store.cs.AddNames(id, []string{n.String()}); err != nil {
-			return Image{}, fmt.Errorf("name image %s: %w", id, err)
+			return "", fmt.Errorf("name image %s: %w", id, err)
 		}
 	}
-	return t.im.Get(t.ctx, id)
+	return id, nil
 }
 
 // localID returns the ID that the image behind src will have, after the same
 // checks as for a pull.
-func localID(ctx context.Context, sys *types.SystemContext, src types.ImageSource) (string, error) {
+func (t *worker) localID(sys *types.SystemContext, src types.ImageSource) (string, error) {
+	ctx := t.ctx
 	raw, mime, err := src.GetManifest(ctx, nil)
 	if err != nil {
+		return "", err
+	}
+	if err := t.meter.limits.checkManifest(int64(len(raw))); err != nil {
 		return "", err
 	}
 	var instance *digest.Digest
@@ -280,8 +331,16 @@ func localID(ctx context.Context, sys *types.SystemContext, src types.ImageSourc
 			return "", fmt.Errorf("%w: %w", ErrUnsupported, err)
 		}
 		instance = &d
-	} else if err := checkPlatform(ctx, sys, src); err != nil {
-		return "", err
+		if err := t.checkInstance(src, instance); err != nil {
+			return "", err
+		}
+	} else {
+		if err := t.checkStated(raw, mime); err != nil {
+			return "", err
+		}
+		if err := t.checkPlatform(sys, src); err != nil {
+			return "", err
+		}
 	}
 	img, err := image.FromUnparsedImage(ctx, sys, image.UnparsedInstance(src, instance))
 	if err != nil {
@@ -289,6 +348,9 @@ func localID(ctx context.Context, sys *types.SystemContext, src types.ImageSourc
 	}
 	config, err := img.ConfigBlob(ctx)
 	if err != nil {
+		return "", err
+	}
+	if err := t.meter.limits.checkConfig(config); err != nil {
 		return "", err
 	}
 	if !json.Valid(bytes.TrimSpace(config)) {

@@ -16,6 +16,9 @@ import (
 const childMode = "SUBPOD_STORAGE_CHILD"
 
 func TestMain(m *testing.M) {
+	if os.Getenv(childMode) == confinedMode {
+		os.Exit(runConfined())
+	}
 	Dispatch() // first of all: pulls re-execute this binary
 	switch os.Getenv(childMode) {
 	case "":

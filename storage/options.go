@@ -48,7 +48,9 @@ type Options struct {
 	PullTimeout time.Duration
 	// Pinned are references of images that must never be garbage collected.
 	Pinned []string
-	Log    *slog.Logger
+	// Limits bound what an image can choose.
+	Limits Limits
+	Log    *slog.Logger `json:"-"`
 }
 
 func checkOptions(o *Options) error {
@@ -72,6 +74,7 @@ func checkOptions(o *Options) error {
 	if o.MaxParallelDownloads <= 0 {
 		o.MaxParallelDownloads = 6
 	}
+	o.Limits = o.Limits.withDefaults()
 	stores := o.AdditionalStores[:0:0]
 	for _, p := range o.AdditionalStores {
 		if err := checkAdditional(p); err != nil {

@@ -61,12 +61,33 @@ func (im *Images) Pull(ctx context.Context, r PullRequest) (Image, error) {
 	return img, nil
 }
 
-func (im *Images) pull(ctx context.Context, named reference.Named, auth *Auth, progress func(Progress)) (Image, error) {
+// pull pulls in a content process.
+func (im *Images) pull(ctx context.Context, named reference.Named, auth *Auth, progress func(Progress)) (img Image, err error) {
 	began := time.Now()
-	img, err := im.pullOnce(ctx, named, auth, progress)
-	for try := 0; err != nil && renamedMeanwhile(err) && try < 3; try++ {
-		img, err = im.pullOnce(ctx, named, auth, progress)
-	}
+	err = im.transfer(ctx, func(t *transfer) error {
+		sys, err := im.registries.systemContext(auth, t.tmp)
+		if err != nil {
+			return err
+		}
+		policy, err := im.registries.policy()
+		if err != nil {
+			return err
+		}
+		policy.Destroy() // it was only to be read
+		job := contentJob{Pull: named.String(), Auth: auth}
+		if job.AuthFile, err = credentialsFor(sys, named); err != nil {
+			return err
+		}
+		ids, err := t.runContent(job, true, nil, progress)
+		if err != nil {
+			return err
+		}
+		if len(ids) != 1 {
+			return fmt.Errorf("the content process returned %d images", len(ids))
+		}
+		img, err = im.Get(t.ctx, ids[0])
+		return err
+	})
 	if err != nil {
 		return Image{}, err
 	}
@@ -74,20 +95,29 @@ func (im *Images) pull(ctx context.Context, named reference.Named, auth *Auth, p
 	return img, nil
 }
 
-func (im *Images) pullOnce(ctx context.Context, named reference.Named, auth *Auth, progress func(Progress)) (img Image, err error) {
-	err = im.transfer(ctx, func(t *transfer) error {
-		sys, err := im.registries.systemContext(auth, t.tmp)
-		if err != nil {
-			return err
-		}
-		src, err := openDocker(t.ctx, sys, named)
-		if err != nil {
-			return err
-		}
-		img, err = t.fromRegistry(sys, named, src, progress)
-		return err
-	})
-	return img, err
+// pull pulls the image of this name and returns its ID.
+func (t *worker) pull(name string, auth *Auth, progress func(Progress)) ([]string, error) {
+	named, err := parseReference(name)
+	if err != nil {
+		return nil, err
+	}
+	img, err := t.pullOnce(named, auth, progress)
+	for try := 0; err != nil && renamedMeanwhile(err) && try < 3; try++ {
+		img, err = t.pullOnce(named, auth, progress)
+	}
+	return []string{img.ID}, err
+}
+
+func (t *worker) pullOnce(named reference.Named, auth *Auth, progress func(Progress)) (Image, error) {
+	sys, err := t.systemContext(auth)
+	if err != nil {
+		return Image{}, err
+	}
+	src, err := openDocker(t.ctx, sys, named)
+	if err != nil {
+		return Image{}, err
+	}
+	return t.fromRegistry(sys, named, src, progress)
 }
 
 // renamedMeanwhile reports whether err is openat2's request to try again: something on
@@ -99,9 +129,9 @@ func renamedMeanwhile(err error) bool {
 }
 
 // fromRegistry copies the image behind src into the store, unless it is there.
-func (t *transfer) fromRegistry(sys *types.SystemContext, named reference.Named, src *openSource, progress func(Progress)) (Image, error) {
+func (t *worker) fromRegistry(sys *types.SystemContext, named reference.Named, src *openSource, progress func(Progress)) (Image, error) {
 	defer src.closeUnlessUsed()
-	found, err := inspect(t.ctx, sys, src.source, named)
+	found, err := t.inspect(sys, src.source, named)
 	if err != nil {
 		return Image{}, err
 	}
@@ -119,6 +149,11 @@ func (t *transfer) fromRegistry(sys *types.SystemContext, named reference.Named,
 			return Image{}, err
 		}
 		return img, nil
+	}
+	if found.instance != nil {
+		if err := t.checkInstance(src.source, found.instance); err != nil {
+			return Image{}, err
+		}
 	}
 	if err := t.copy(sys, src, named, "", progress); err != nil {
 		return Image{}, err
@@ -150,7 +185,7 @@ func upToDate(l *layerStore, names ...reference.Named) (Image, bool) {
 
 // copy runs containers/image's copy from src into the store. name may be nil:
 // then id, the image's ID, must be given.
-func (t *transfer) copy(sys *types.SystemContext, src types.ImageReference, name reference.Named, id string, progress func(Progress)) error {
+func (t *worker) copy(sys *types.SystemContext, src types.ImageReference, name reference.Named, id string, progress func(Progress)) error {
 	policy, err := t.im.registries.policy()
 	if err != nil {
 		return err
@@ -187,10 +222,13 @@ type manifestInfo struct {
 
 // inspect reads the manifest behind src and refuses what can't run here before
 // any layer is downloaded.
-func inspect(ctx context.Context, sys *types.SystemContext, src types.ImageSource, named reference.Named) (manifestInfo, error) {
+func (t *worker) inspect(sys *types.SystemContext, src types.ImageSource, named reference.Named) (manifestInfo, error) {
 	var f manifestInfo
-	raw, mime, err := src.GetManifest(ctx, nil)
+	raw, mime, err := src.GetManifest(t.ctx, nil)
 	if err != nil {
+		return f, err
+	}
+	if err := t.meter.limits.checkManifest(int64(len(raw))); err != nil {
 		return f, err
 	}
 	if f.top, err = manifest.Digest(raw); err != nil {
@@ -217,10 +255,10 @@ func inspect(ctx context.Context, sys *types.SystemContext, src types.ImageSourc
 		mime = guess
 	}
 	if !manifest.MIMETypeIsMultiImage(mime) {
-		if _, err := manifest.FromBlob(raw, mime); err != nil {
-			return f, fmt.Errorf("%w: its manifest: %w", ErrCorrupt, err)
+		if err := t.checkStated(raw, mime); err != nil {
+			return f, err
 		}
-		return f, checkPlatform(ctx, sys, src)
+		return f, t.checkPlatform(sys, src)
 	}
 	list, err := manifest.ListFromBlob(raw, mime)
 	if err != nil {
@@ -234,10 +272,46 @@ func inspect(ctx context.Context, sys *types.SystemContext, src types.ImageSourc
 	return f, nil
 }
 
-// checkPlatform reads the configuration of a single image.
-func checkPlatform(ctx context.Context, sys *types.SystemContext, src types.ImageSource) error {
+// checkInstance checks the manifest of this platform, that an index names.
+func (t *worker) checkInstance(src types.ImageSource, instance *digest.Digest) error {
+	raw, mime, err := src.GetManifest(t.ctx, instance)
+	if err != nil {
+		return err
+	}
+	if err := t.meter.limits.checkManifest(int64(len(raw))); err != nil {
+		return err
+	}
+	if match, err := manifest.MatchesDigest(raw, *instance); err != nil || !match {
+		return fmt.Errorf("%w: the manifest of this platform is not the one of the index (%s)", ErrCorrupt, *instance)
+	}
+	return t.checkStated(raw, manifest.NormalizedMIMEType(mime))
+}
+
+// checkStated checks what a manifest states of its configuration and layers.
+func (t *worker) checkStated(raw []byte, mime string) error {
+	m, err := manifest.FromBlob(raw, mime)
+	if err != nil {
+		return fmt.Errorf("%w: its manifest: %w", ErrCorrupt, err)
+	}
+	limits := t.meter.limits
+	config, layers := m.ConfigInfo(), m.LayerInfos()
+	stated := max(config.Size, 0)
+	for _, l := range layers {
+		if l.Size < -1 || l.Size > limits.Size {
+			return fmt.Errorf("%w: its manifest states %d bytes for a layer", ErrCorrupt, l.Size)
+		}
+		stated += max(l.Size, 0)
+	}
+	if t.pulling {
+		t.stated.Store(stated)
+	}
+	return errors.Join(limits.checkConfigSize(config.Size), limits.checkLayers(len(layers)))
+}
+
+// checkPlatform reads and checks the configuration of a single image.
+func (t *worker) checkPlatform(sys *types.SystemContext, src types.ImageSource) error {
 	unparsed := image.UnparsedInstance(src, nil)
-	img, err := image.FromUnparsedImage(ctx, sys, unparsed)
+	img, err := image.FromUnparsedImage(t.ctx, sys, unparsed)
 	if err != nil {
 		return err
 	}
@@ -246,7 +320,14 @@ func checkPlatform(ctx context.Context, sys *types.SystemContext, src types.Imag
 	default:
 		return fmt.Errorf("%w: it is no container image (its configuration is of type %s)", ErrUnsupported, t)
 	}
-	config, err := img.OCIConfig(ctx)
+	raw, err := img.ConfigBlob(t.ctx)
+	if err != nil {
+		return err
+	}
+	if err := t.meter.limits.checkConfig(raw); err != nil {
+		return err
+	}
+	config, err := img.OCIConfig(t.ctx)
 	if err != nil {
 		return err
 	}

@@ -22,7 +22,7 @@ func (im *Images) recover(ctx context.Context) error {
 	if err := os.RemoveAll(l.dirs.tmp()); err != nil {
 		l.log.Warn("old temporary files not removed", "error", err)
 	}
-	if err := os.RemoveAll(filepath.Join(l.dirs.overlay(), "staging")); err != nil {
+	if err := os.RemoveAll(l.dirs.staging()); err != nil {
 		l.log.Warn("old staged layers not removed", "error", err)
 	}
 	for _, dir := range []string{l.dirs.tmp(), l.dirs.unsynced()} {

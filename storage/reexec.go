@@ -9,17 +9,19 @@ import (
 	"go.podman.io/storage/pkg/reexec"
 )
 
-// Dispatch runs the helper that containers/storage has re-executed this binary
-// for, and exits; in any other process it returns at once. Call it first thing
-// in main, and in TestMain of tests that pull.
+// Dispatch runs what this binary was re-executed for, and exits; in any other process it
+// returns at once. Call it first thing in main, and in TestMain of tests that pull.
 //
-// A pull runs one helper per new layer ("storage-untar": it enters the layer's
-// directory by chroot, so that no symlink of a hostile layer leads outside).
-// It can't be avoided through the library's interface; it costs the start of
-// this binary, once per layer.
+// A pull or load runs one content process, and in it containers/storage one helper per
+// new layer ("storage-untar": it enters the layer's directory by chroot, so that no
+// symlink of a hostile layer leads outside). The helper can't be avoided through the
+// library's interface; it costs the start of this binary, once per layer.
 func Dispatch() {
 	if reexec.Init() {
 		os.Exit(0)
+	}
+	if os.Args[0] == contentName {
+		os.Exit(runContentProcess())
 	}
 }
 

@@ -8,25 +8,20 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
-	"go.podman.io/image/v5/types"
 	cstorage "go.podman.io/storage"
 	"golang.org/x/sys/unix"
 )
 
-// transfer is one pull or load under way: a temporary directory, and a context
-// that ends when nothing moves any more.
+// transfer is one pull or load under way, as the server sees it: a temporary directory,
+// and what is held for the content process.
 type transfer struct {
-	im     *Images
-	store  *holdingStore
-	ctx    context.Context
-	cancel context.CancelCauseFunc
-	tmp    string
-	mark   string // file in directories.unsynced, "" before anything is written
-
-	last atomic.Int64 // time of the last progress, Unix nanoseconds
+	im   *Images
+	ctx  context.Context
+	tmp  string
+	mark string   // file in directories.unsynced, "" before anything is written
+	held []string // layers and images (imageKey), in the order in which they were first needed
 }
 
 // transfer runs do and cleans up after it: temporary files always, layers of no
@@ -39,21 +34,14 @@ func (im *Images) transfer(ctx context.Context, do func(*transfer) error) error 
 	if err != nil {
 		return classify(ctx, fmt.Errorf("make a directory for blobs: %w", err))
 	}
-	t := &transfer{im: im, tmp: tmp}
-	t.ctx, t.cancel = context.WithCancelCause(ctx)
-	defer t.cancel(nil)
-	t.store = &holdingStore{Store: im.store.cs, ctx: t.ctx, held: &im.held}
-	t.progressed()
-	stop := make(chan struct{})
-	go t.guard(stop)
-	err = classify(t.ctx, do(t))
-	close(stop)
+	t := &transfer{im: im, ctx: ctx, tmp: tmp}
+	err = classify(ctx, do(t))
 	if rmErr := os.RemoveAll(tmp); rmErr != nil {
 		im.store.log.Warn("temporary directory not removed", "path", tmp, "error", rmErr)
 	}
-	layers := t.store.release()
+	layers, images := t.release()
 	if err != nil {
-		t.removeLeft(layers)
+		t.removeLeft(layers, images)
 		return err
 	}
 	t.writeThrough()
@@ -62,10 +50,11 @@ func (im *Images) transfer(ctx context.Context, do func(*transfer) error) error 
 
 // removeLeft removes what a failed transfer left. Nobody waits for it while there are
 // other transfers: with vfs, containers/storage removes no layer while it unpacks one.
-func (t *transfer) removeLeft(layers []string) {
+func (t *transfer) removeLeft(layers, images []string) {
 	ctx := context.WithoutCancel(t.ctx)
 	remove := func() {
-		err := errors.Join(t.removeUnnamed(ctx), removeUnneeded(ctx, t.im.store, &t.im.held, layers), removeDanglingLinks(t.im.store))
+		err := errors.Join(t.removeUnnamed(ctx, images), removeUnneeded(ctx, t.im.store, &t.im.held, layers),
+			removeDanglingLinks(t.im.store), removeStaged(t.im.store))
 		if err != nil {
 			t.im.store.log.Warn("remains of a failed transfer stay until the next start", "error", err)
 		}
@@ -82,9 +71,9 @@ func (t *transfer) removeLeft(layers []string) {
 }
 
 // removeUnnamed removes images that the transfer began to make but did not name: they may lack something.
-func (t *transfer) removeUnnamed(ctx context.Context) error {
+func (t *transfer) removeUnnamed(ctx context.Context, images []string) error {
 	var errs error
-	for _, id := range t.store.images {
+	for _, id := range images {
 		end, err := t.im.held.remove(ctx, imageKey(id))
 		if end == nil {
 			errs = errors.Join(errs, err)
@@ -144,76 +133,6 @@ func (t *transfer) writeThrough() {
 		}
 		t.unmark()
 	})
-}
-
-func (t *transfer) progressed() { t.last.Store(time.Now().UnixNano()) }
-
-// watch follows the copy's events: they are progress, for the guard and for
-// whoever asked.
-func (t *transfer) watch(events <-chan types.ProgressProperties, report func(Progress)) {
-	var p Progress
-	for e := range events {
-		t.progressed()
-		switch e.Event {
-		case types.ProgressEventNewArtifact:
-			p.Blobs++
-			p.Total += max(e.Artifact.Size, 0)
-		case types.ProgressEventRead:
-			p.Downloaded += int64(e.OffsetUpdate)
-		case types.ProgressEventDone:
-			p.Downloaded += int64(e.OffsetUpdate)
-			p.Total -= max(e.Artifact.Size-int64(e.Offset), 0) // what a partial pull needed not
-			p.Done++
-		case types.ProgressEventSkipped:
-			p.Blobs++
-			p.Done++
-		}
-		if report != nil {
-			report(p)
-		}
-	}
-}
-
-// guard cancels the transfer when nothing has moved for PullTimeout. Unpacking is not
-// waiting: what is being unpacked has been downloaded.
-func (t *transfer) guard(stop <-chan struct{}) {
-	limit := t.im.store.opts.PullTimeout
-	tick := time.NewTicker(max(limit/8, 10*time.Millisecond))
-	defer tick.Stop()
-	var seen Usage
-	for {
-		select {
-		case <-stop:
-			return
-		case <-t.ctx.Done():
-			return
-		case <-tick.C:
-		}
-		idle := time.Since(time.Unix(0, t.last.Load()))
-		if idle < limit/4 {
-			continue
-		}
-		if t.store.unpacking.Load() > 0 {
-			t.progressed()
-			continue
-		}
-		if now := t.written(); now != seen {
-			seen = now
-			t.progressed()
-			continue
-		}
-		if idle >= limit {
-			t.cancel(fmt.Errorf("%w for %v", errStalled, limit))
-			return
-		}
-	}
-}
-
-// written measures what the transfer has put on the disk so far.
-func (t *transfer) written() Usage {
-	blobs, _ := diskUsage(t.ctx, t.tmp)
-	staged, _ := diskUsage(t.ctx, filepath.Join(t.im.store.dirs.overlay(), "staging"))
-	return Usage{Bytes: blobs.Bytes + staged.Bytes, Inodes: blobs.Inodes + staged.Inodes}
 }
 
 func bootID() string {

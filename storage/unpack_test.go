@@ -2,34 +2,34 @@ package storage
 
 import (
 	"context"
-	"io"
-	"sync"
+	"errors"
 	"testing"
 	"time"
-
-	cstorage "go.podman.io/storage"
 )
 
-// slowStore takes long to unpack its first layer.
-type slowStore struct {
-	cstorage.Store
-	once *sync.Once
-}
-
-func (s slowStore) PutLayer(id, parent string, names []string, mountLabel string, writeable bool, options *cstorage.LayerOptions, diff io.Reader) (*cstorage.Layer, int64, error) {
-	s.once.Do(func() { time.Sleep(3 * time.Second) })
-	return s.Store.PutLayer(id, parent, names, mountLabel, writeable, options, diff)
-}
-
 // TestUnpackingIsProgress: a pull does not end because a layer takes longer to unpack
-// than a registry may be silent.
+// than a registry may be silent. It ends when nothing is unpacked either.
 func TestUnpackingIsProgress(t *testing.T) {
-	img := sample(t, "slow")
-	f := startFake(t, img, nil)
-	s := fakeStore(t, f)
-	s.layers.opts.PullTimeout = time.Second
-	s.layers.cs = slowStore{s.layers.cs, new(sync.Once)}
-	if _, err := s.Images.Pull(context.Background(), PullRequest{Ref: f.host + "/app:v1"}); err != nil {
+	s := openStore(t, testOptions(t, t.TempDir(), DriverVFS))
+	s.layers.opts.PullTimeout = 100 * time.Millisecond
+	w := &worker{im: s.Images, store: &holdingStore{}, tmp: t.TempDir()}
+	w.ctx, w.cancel = context.WithCancelCause(context.Background())
+	defer w.cancel(nil)
+	w.store.unpacking.Add(1)
+	w.progressed()
+	go w.guard()
+	select {
+	case <-w.ctx.Done():
+		t.Fatalf("ended while a layer was unpacked: %v", context.Cause(w.ctx))
+	case <-time.After(10 * s.layers.opts.PullTimeout):
+	}
+	w.store.unpacking.Add(-1)
+	select {
+	case <-w.ctx.Done():
+	case <-time.After(patience):
+		t.Fatal("nothing moves, and the pull does not end")
+	}
+	if err := context.Cause(w.ctx); !errors.Is(err, errStalled) {
 		t.Error(err)
 	}
 }
