@@ -48,6 +48,7 @@ func storageOptions(cfg *config.Config, node *rootless.Node) storage.Options {
 		MaxParallelDownloads: cfg.Images.MaxParallelDownloads,
 		PullTimeout:          cfg.Images.PullTimeout.Duration,
 		Pinned:               cfg.Images.Pinned,
+		Limits:               imageLimits(cfg.Images.Limits),
 		Log:                  slog.Default(),
 	}
 	// A small image of a container has no /run.
@@ -55,6 +56,15 @@ func storageOptions(cfg *config.Config, node *rootless.Node) storage.Options {
 		o.MountDir = mountDir
 	}
 	return o
+}
+
+func imageLimits(l config.Limits) storage.Limits {
+	return storage.Limits{
+		Manifest: l.Manifest.Bytes, Config: l.Config.Bytes,
+		User: int64(l.User), Env: l.Env.Bytes, Labels: l.Labels.Bytes,
+		Layers: int64(l.Layers), Entries: int64(l.Entries), Names: int64(l.Names),
+		Size: l.Size.Bytes, Memory: l.Memory.Bytes,
+	}
 }
 
 // ociOptions leaves out handlers that are not installed, except the default one:

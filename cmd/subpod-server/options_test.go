@@ -50,6 +50,9 @@ func TestStorageOptions(t *testing.T) {
 	cfg.Storage.AdditionalImageStores = []string{"/ro"}
 	cfg.Images.Pinned, cfg.Images.MaxParallelDownloads = []string{"p*"}, 5
 	cfg.Images.PullTimeout.Duration = 7 * time.Second
+	limits := storage.DefaultLimits() // the file has the same
+	limits.Layers, limits.Memory = 7, 512<<20
+	cfg.Images.Limits.Layers, cfg.Images.Limits.Memory.Bytes = 7, 512<<20
 	cfg.Images.AuthFile, cfg.Images.Policy, cfg.Images.RegistriesConf, cfg.Images.CertsDir = "/auth", "/policy", "/registries", "/certs"
 	got := storageOptions(cfg, manyIDs())
 	got.MountDir, got.Log = "", nil // of the machine
@@ -57,7 +60,7 @@ func TestStorageOptions(t *testing.T) {
 		Root: "/data/x/storage", RunRoot: "/run/x/storage", Driver: "auto", AllowVFS: true,
 		MountProgram: filepath.Join(path, "fuse-overlayfs"), AdditionalStores: []string{"/ro"},
 		RegistriesConf: "/registries", PolicyJSON: "/policy", AuthFile: "/auth", CertsDir: "/certs",
-		MaxParallelDownloads: 5, PullTimeout: 7 * time.Second, Pinned: []string{"p*"},
+		MaxParallelDownloads: 5, PullTimeout: 7 * time.Second, Pinned: []string{"p*"}, Limits: limits,
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("options are\n%+v, want\n%+v", got, want)

@@ -69,6 +69,21 @@ type Images struct {
 	Pinned               []string `toml:"pinned"`
 	MaxParallelDownloads int      `toml:"max_parallel_downloads"`
 	PullTimeout          Duration `toml:"pull_timeout"` // without progress
+	Limits               Limits   `toml:"limits"`
+}
+
+// Limits is table [images.limits]: what an image may choose.
+type Limits struct {
+	Manifest Size `toml:"manifest"`
+	Config   Size `toml:"config"`
+	User     int  `toml:"user"` // bytes
+	Env      Size `toml:"env"`
+	Labels   Size `toml:"labels"`
+	Layers   int  `toml:"layers"`
+	Entries  int  `toml:"entries"` // of all layers
+	Names    int  `toml:"names"`   // of one archive
+	Size     Size `toml:"size"`    // unpacked
+	Memory   Size `toml:"memory"`  // of each process that unpacks
 }
 
 // Network is section [network].

@@ -77,7 +77,7 @@ func walkPath(v reflect.Value, key, kind string, visit func(key, kind string, s 
 			v.SetMapIndex(k, e)
 		}
 	case reflect.Struct:
-		if v.Type().PkgPath() == reflect.TypeFor[Config]().PkgPath() && v.Type() != reflect.TypeFor[Duration]() && v.Type() != reflect.TypeFor[Rate]() {
+		if v.Type().PkgPath() == reflect.TypeFor[Config]().PkgPath() && v.Type() != reflect.TypeFor[Duration]() && v.Type() != reflect.TypeFor[Rate]() && v.Type() != reflect.TypeFor[Size]() {
 			walkPaths(v, key, visit)
 		}
 	}

@@ -51,6 +51,8 @@ func describe(t reflect.Type) string {
 		return `a duration in quotes such as "90s"`
 	case t == reflect.TypeFor[Rate]():
 		return `a rate in quotes such as "100M" (bits per second)`
+	case t == reflect.TypeFor[Size]():
+		return `a size in quotes such as "1Gi" (bytes)`
 	case isText(t):
 		return "a string"
 	case t.Kind() == reflect.Bool:

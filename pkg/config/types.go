@@ -44,6 +44,22 @@ func (r *Rate) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
+// Size is a number of bytes that TOML writes as a string such as "64Ki" or "1Gi".
+type Size struct{ Bytes int64 }
+
+// MarshalText implements encoding.TextMarshaler.
+func (s Size) MarshalText() ([]byte, error) { return strconv.AppendInt(nil, s.Bytes, 10), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *Size) UnmarshalText(text []byte) error {
+	v, err := quantity.Parse(string(text))
+	if err != nil || v < 1 || v > 1<<60 {
+		return fmt.Errorf(`%q is not a number of bytes such as "64Ki", "10M" or "1Gi"`, text)
+	}
+	s.Bytes = int64(v)
+	return nil
+}
+
 // Bind makes a directory or file of the host appear at another place inside
 // the node. TOML writes it as "SOURCE:TARGET" or "SOURCE:TARGET:ro".
 type Bind struct {

@@ -84,6 +84,28 @@ func (v *validator) storage(s Storage, i Images) {
 	v.noneEmpty("images.pinned", i.Pinned)
 	v.within("images.max_parallel_downloads", i.MaxParallelDownloads, 1, 64)
 	v.atLeast("images.pull_timeout", i.PullTimeout, time.Second)
+	v.limits(i.Limits)
+}
+
+// limits: with less, the images that everybody uses could not be pulled. More than the
+// libraries read themselves is of no use.
+func (v *validator) limits(l Limits) {
+	v.sizeWithin("images.limits.manifest", l.Manifest, 64<<10, 4<<20)
+	v.sizeWithin("images.limits.config", l.Config, 64<<10, 4<<20)
+	v.within("images.limits.user", l.User, 32, 4<<10)
+	v.sizeWithin("images.limits.env", l.Env, 4<<10, 4<<20)
+	v.sizeWithin("images.limits.labels", l.Labels, 4<<10, 4<<20)
+	v.within("images.limits.layers", l.Layers, 1, 500) // as many as the kernel stacks
+	v.within("images.limits.entries", l.Entries, 1000, 1e9)
+	v.within("images.limits.names", l.Names, 1, 10000)
+	v.sizeWithin("images.limits.size", l.Size, 1<<20, 1<<60)
+	v.sizeWithin("images.limits.memory", l.Memory, 256<<20, 1<<50)
+}
+
+func (v *validator) sizeWithin(key string, s Size, low, high int64) {
+	if s.Bytes < low || s.Bytes > high {
+		v.add(key, "%d bytes are not between %d and %d", s.Bytes, low, high)
+	}
 }
 
 func (v *validator) atLeast(key string, d Duration, least time.Duration) {
