@@ -240,6 +240,7 @@ func TestCRIImage(t *testing.T) {
 		{"0:0", &runtimeapi.Int64Value{Value: 0}, ""},
 		{"web", nil, "web"},
 		{"web:staff", nil, "web"},
+		{strings.Repeat("ä", 2<<20) + ":staff", nil, strings.Repeat("ä", maxUsername/2)},
 	} {
 		got := criImage(storage.Image{ID: "1", RepoTags: []string{"t"}, RepoDigests: []string{"d"}, User: c.user, Pinned: true})
 		equal(t, "the image of user "+c.user, got, &runtimeapi.Image{

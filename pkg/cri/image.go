@@ -175,5 +175,9 @@ func imageUser(user string) (*runtimeapi.Int64Value, string) {
 	if uid, err := strconv.ParseInt(user, 10, 64); err == nil {
 		return &runtimeapi.Int64Value{Value: uid}, ""
 	}
-	return nil, user
+	return nil, strings.ToValidUTF8(user[:min(len(user), maxUsername)], "")
 }
+
+// maxUsername is how much of a name is shown, in bytes. Images of an earlier server, and
+// of stores that are not ours, may have more, and all images share one message.
+const maxUsername = 4 << 10
