@@ -101,11 +101,11 @@ func gzipLayer(write func(io.Writer)) layer {
 
 // files is a layer of files by name and content.
 func files(names map[string]string) layer {
-	return gzipLayer(func(w io.Writer) { _, _ = w.Write(tarOf(names)) })
+	return gzipLayer(func(w io.Writer) { _, _ = w.Write(archiveOf(names)) })
 }
 
 // tarOf is an archive of files by name and content.
-func tarOf(names map[string]string) []byte {
+func archiveOf(names map[string]string) []byte {
 	var b bytes.Buffer
 	tw := tar.NewWriter(&b)
 	for name, content := range names {

@@ -428,7 +428,7 @@ func TestHostileArchives(t *testing.T) {
 		for i := range 2000 {
 			tags = append(tags, fmt.Sprintf("example.com/many:%d", i))
 		}
-		layer := tarOf(map[string]string{"x": "x"})
+		layer := archiveOf(map[string]string{"x": "x"})
 		img.config.RootFS.DiffIDs[0] = digest.FromBytes(layer)
 		path := filepath.Join(t.TempDir(), "image.tar")
 		writeArchive(t, path, map[string]archiveEntry{
