@@ -10,7 +10,7 @@ import (
 )
 
 // surfaces are the sections of docs/security.md that have a table of attacks.
-var surfaces = []string{"Images", "Archives", "Registries", "Manifests", "Containers", "Exec", "Network", "Clients", "Neighbours on the host"}
+var surfaces = []string{"Images", "Archives", "Registries", "Manifests", "Containers", "Exec", "Network", "Clients", "Neighbours on the host", "The node"}
 
 var testName = regexp.MustCompile("`(Test[A-Za-z0-9_]*)(/[^`]*)?`")
 
