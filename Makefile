@@ -166,6 +166,10 @@ test-attack: build test-tools test-images ## Attacks on the daemon, those that t
 attack: build test-tools test-images ## All attacks (ATTACK="-run TestX -v")
 	$(TEST) -count=1 -timeout 60m -v ./tests/attack $(ATTACK)
 
+.PHONY: test-pulls
+test-pulls: ## Pull 200 MB through registries that break every connection, one and ten clients
+	$(TEST) -exec $(USER) -count=1 -timeout 20m -v ./storage -run '^TestBrokenConnections$$' -whole
+
 .PHONY: soak
 soak: build test-tools test-images ## 5,000 pod cycles, 8 at a time, and what is left of them
 	$(TEST) -count=1 -timeout 120m -v ./tests/crash -run '^TestSoak$$' $(CRASH)

@@ -254,7 +254,7 @@ func TestOddImagesRefused(t *testing.T) {
 		"created":        {ErrCorrupt, "yesterday"},
 		"no-json":        {ErrCorrupt, "configuration"},
 		"wrong-type":     {ErrCorrupt, "configuration"},
-		"html":           {ErrCorrupt, "manifest"},
+		"html":           {ErrRegistryUnavailable, "web page"},
 		"bad-digest":     {ErrCorrupt, "digest"},
 	} {
 		_, err := s.Images.Pull(context.Background(), PullRequest{Ref: r.host + "/x:" + tag})
