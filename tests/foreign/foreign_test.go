@@ -92,8 +92,9 @@ func memoryDelegated(t *testing.T, n *node.Node) bool {
 func prepare(t *testing.T, n *node.Node) string {
 	t.Helper()
 	n.Enter("mount", "-t", "tmpfs", "tmpfs", "/mnt")
-	n.Enter("mkdir", "-m", "0755", "/mnt/containerd-test", "/mnt/tmp", "/mnt/bin")
-	n.Enter("mount", "--bind", "/mnt", "/var/lib")
+	n.Enter("mkdir", "-m", "0755", "/mnt/tmp", "/mnt/bin")
+	n.Enter("mount", "-t", "tmpfs", "tmpfs", "/var/lib")
+	n.Enter("mkdir", "-m", "0755", "/var/lib/containerd-test")
 	features := `{"linux": {"mountExtensions": {"idmap": {"enabled": true}}}}`
 	script := filepath.Join(n.Dir, "runc")
 	if err := os.WriteFile(script, []byte("#!/bin/sh\necho '"+features+"'\n"), 0o755); err != nil {
