@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -248,3 +249,20 @@ func FuzzArchive(f *testing.F) {
 		}
 	})
 }
+
+// TestSpoolLimit: an archive that never ends does not fill the disk.
+func TestSpoolLimit(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "archive")
+	endless := io.MultiReader(strings.NewReader("0123456789"), endlessReader{})
+	if err := spool(endless, path, 10); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("one byte more than allowed: %v", err)
+	}
+	os.Remove(path)
+	if err := spool(strings.NewReader("0123456789"), path, 10); err != nil {
+		t.Errorf("as many bytes as allowed: %v", err)
+	}
+}
+
+type endlessReader struct{}
+
+func (endlessReader) Read(p []byte) (int, error) { return len(p), nil }

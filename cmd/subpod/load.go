@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -82,6 +84,9 @@ func load(ctx context.Context, c *client.Client, source string) ([]api.LoadedIma
 		return c.LoadStream(ctx, kind, ref, os.Stdin)
 	}
 	if own(path) {
+		if st, err := os.Stat(path); err == nil && st.Mode()&fs.ModeDevice != 0 {
+			return nil, errors.New("it is a device, not an archive")
+		}
 		f, err := os.Open(path)
 		if err != nil {
 			return nil, err
