@@ -296,7 +296,7 @@ func (t *worker) loadOne(ref types.ImageReference, names []reference.Named) (str
 	}
 	src := &openSource{ImageReference: ref, source: source}
 	defer src.closeUnlessUsed()
-	if err := src.plain(t.ctx, sys); err != nil {
+	if err := src.plain(t.ctx, sys, t.meter.limits); err != nil {
 		return "", err
 	}
 	id, err := t.localID(sys, src.source)

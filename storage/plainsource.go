@@ -38,17 +38,21 @@ type plainSource struct {
 	instance          *digest.Digest // of the image's manifest, nil where it is top
 	raw               []byte         // the image's manifest as it is presented
 	mime              string
+	limits            Limits
 	changed           bool // the library would take the source for something else
 }
 
 // plain replaces the source of o by a plainSource, where the library needs one. A source
 // with nothing for this machine is ErrUnsupported.
-func (o *openSource) plain(ctx context.Context, sys *types.SystemContext) error {
+func (o *openSource) plain(ctx context.Context, sys *types.SystemContext, limits Limits) error {
 	raw, mime, err := o.source.GetManifest(ctx, nil)
 	if err != nil {
 		return err
 	}
-	p := &plainSource{ImageSource: o.source, top: raw}
+	if err := limits.checkManifest(int64(len(raw))); err != nil {
+		return err
+	}
+	p := &plainSource{ImageSource: o.source, top: raw, limits: limits}
 	fetches := maxManifests
 	if err := p.choose(ctx, sys, raw, mime, 0, &fetches); err != nil {
 		return err
@@ -92,6 +96,9 @@ func (p *plainSource) choose(ctx context.Context, sys *types.SystemContext, raw 
 		at := d.Digest
 		child, mime, err := p.ImageSource.GetManifest(ctx, &at)
 		if err != nil {
+			return err
+		}
+		if err := p.limits.checkManifest(int64(len(child))); err != nil {
 			return err
 		}
 		if match, err := manifest.MatchesDigest(child, at); err != nil || !match {

@@ -166,7 +166,7 @@ func renamedMeanwhile(err error) bool {
 // fromRegistry copies the image behind src into the store, unless it is there.
 func (t *worker) fromRegistry(sys *types.SystemContext, named reference.Named, src *openSource, progress func(Progress)) (Image, error) {
 	defer src.closeUnlessUsed()
-	if err := src.plain(t.ctx, sys); err != nil {
+	if err := src.plain(t.ctx, sys, t.meter.limits); err != nil {
 		return Image{}, err
 	}
 	found, err := t.inspect(sys, src.source, named)
@@ -276,9 +276,6 @@ func (t *worker) inspect(sys *types.SystemContext, src types.ImageSource, named 
 	top := raw
 	if p, ok := src.(*plainSource); ok {
 		top = p.top
-	}
-	if err := errors.Join(t.meter.limits.checkManifest(int64(len(raw))), t.meter.limits.checkManifest(int64(len(top)))); err != nil {
-		return f, err
 	}
 	if f.top, err = manifest.Digest(top); err != nil {
 		return f, err
