@@ -175,7 +175,7 @@ func verifyServer(c tls.ConnectionState, endpoints []fetch.Endpoint) error {
 // err where it failed otherwise.
 func explain(p *fetch.Proxy, err error) error {
 	reason := p.Err()
-	if err == nil || reason == nil {
+	if err == nil || reason == nil || errors.Is(reason, context.Canceled) {
 		return err
 	}
 	if errors.Is(reason, unix.ENOSPC) || errors.Is(reason, unix.EDQUOT) {

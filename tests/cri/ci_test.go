@@ -64,7 +64,7 @@ func TestCI(t *testing.T) {
 	n.Crictl("pull", busybox)
 	t.Run("user", func(t *testing.T) {
 		out := ciContainer(t, n.For(t), obj{"run_as_user": obj{"value": 1000}}, ownPID)
-		expect(t, "the job's log", out, "uid=1000", "inner 0 of", "          0          1\n", "run ends with 5",
+		expect(t, "the job's log", out, "uid=1000", "inner 0 of", " 1000          1\n", "run ends with 5",
 			"the daemon ends with 0", "user ID 70000 is outside of the user namespace: it has the IDs 0-0", "another user ends with 125",
 			"the node has one user and one group ID", "pods have no network of their own", "driver=native")
 		expect(t, "doctor", out, "the node will have one ID", "pods share the network that the daemon is started in")
@@ -74,7 +74,7 @@ func TestCI(t *testing.T) {
 		ids := []obj{{"container_id": 0, "host_id": 65536, "length": 65536}}
 		out := ciContainer(t, n.For(t), obj{"run_as_user": obj{"value": 1000}},
 			obj{"pid": 1, "userns_options": obj{"mode": 0, "uids": ids, "gids": ids}})
-		expect(t, "the job's log", out, "uid=1000", "inner 0 of", "          0          1\n", "run ends with 5", "the daemon ends with 0")
+		expect(t, "the job's log", out, "uid=1000", "inner 0 of", " 1000          1\n", "run ends with 5", "the daemon ends with 0")
 	})
 	t.Run("root", func(t *testing.T) {
 		out := ciContainer(t, n.For(t), obj{}, ownPID)

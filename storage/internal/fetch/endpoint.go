@@ -102,8 +102,8 @@ func (e *endpoint) again(ctx context.Context, what string, send func(context.Con
 			err = errors.New(resp.Status)
 		}
 		e.p.cfg.Log.Debug("request is sent again", "registry", e.Host, "what", what, "try", try, "error", err)
-		if err := e.p.wait(ctx, try, asked); err != nil {
-			return nil, err
+		if e.p.wait(ctx, try, asked) != nil {
+			return nil, unavailable(err) // says more than that nobody waits any more
 		}
 	}
 }
