@@ -57,16 +57,20 @@ func (t *transfer) runContent(job contentJob, run contentRun) ([]string, error) 
 	l := t.im.store
 	job.Options, job.Driver, job.Fuse, job.Tmp = l.opts, l.driver.name, l.driver.fuse, t.tmp
 	job.LogLevel = levelOf(l.log)
+	files, err := t.im.registries.files()
+	if err != nil {
+		return nil, err
+	}
+	writable, err := t.writable()
+	if err != nil {
+		return nil, fmt.Errorf("start a content process: %w", err)
+	}
 	conn, remote, err := socketPair()
 	if err != nil {
 		return nil, fmt.Errorf("start a content process: %w", err)
 	}
 	defer conn.Close()
-	files, err := t.im.registries.files()
-	if err != nil {
-		return nil, err
-	}
-	c := confinement{readOnly: append(files, run.readable...), readWrite: []string{l.opts.Root, l.opts.RunRoot}, program: "/proc/self/exe", network: run.network}
+	c := confinement{readOnly: append(files, run.readable...), readWrite: writable, program: "/proc/self/exe", network: run.network}
 	p, err := startContent(c, remote, l.contentEnv(t.tmp))
 	remote.Close()
 	if err != nil {
@@ -102,6 +106,27 @@ func (t *transfer) runContent(job contentJob, run contentRun) ([]string, error) 
 		return nil, p.why(t.ctx, err, l.opts.Limits)
 	}
 	return result.Images, result.Err.unpack()
+}
+
+// writable are the directories and files that the content process may change: those of
+// containers/storage, its own temporary ones and the library's cache. Of the server's own
+// it sees nothing: the server follows what is there (blobs, records, marks).
+func (t *transfer) writable() ([]string, error) {
+	l := t.im.store
+	if err := os.MkdirAll(l.dirs.cache(), 0o700); err != nil {
+		return nil, err
+	}
+	entries, err := os.ReadDir(l.opts.Root)
+	if err != nil {
+		return nil, err
+	}
+	paths := []string{l.opts.RunRoot, l.dirs.cache(), t.tmp}
+	for _, e := range entries {
+		if path := filepath.Join(l.opts.Root, e.Name()); path != l.dirs.own && e.Type()&fs.ModeSymlink == 0 {
+			paths = append(paths, path)
+		}
+	}
+	return paths, nil
 }
 
 // reportMoves tells a content process that its proxy goes on: it fetches what the
