@@ -19,6 +19,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"go.podman.io/storage/pkg/configfile"
 	"golang.org/x/sys/unix"
@@ -193,6 +194,12 @@ func (t *transfer) hold(id string) error {
 		return err
 	}
 	t.held = append(t.held, id)
+	if image, ok := strings.CutPrefix(id, imageKey("")); ok && t.im.held.alone(id) {
+		// Nobody makes it. That loading it again fails is no reason to remove it.
+		if _, err := t.im.store.cs.Image(image); err == nil {
+			t.had = append(t.had, image)
+		}
+	}
 	return nil
 }
 
@@ -320,11 +327,12 @@ func (l *layerStore) contentEnv(tmp string) []string {
 
 // logContent logs a line of a content process.
 func (l *layerStore) logContent(m *contentLog) {
-	attrs := make([]slog.Attr, 0, len(m.Attrs))
-	for _, a := range m.Attrs {
-		attrs = append(attrs, slog.String(a[0], a[1]))
+	// It has cut them itself, unless it was taken over.
+	attrs := make([]slog.Attr, 0, maxLogAttrs)
+	for _, a := range m.Attrs[:min(len(m.Attrs), maxLogAttrs)] {
+		attrs = append(attrs, slog.String(cutLog(a[0]), cutLog(a[1])))
 	}
-	l.log.LogAttrs(context.Background(), m.Level, m.Message, attrs...)
+	l.log.LogAttrs(context.Background(), m.Level, cutLog(m.Message), attrs...)
 }
 
 // levelOf returns the lowest level that log writes.
@@ -461,6 +469,12 @@ func memoryError(limits Limits) error {
 
 // firstLines shortens what a program has printed when it panicked.
 func firstLines(said string) string {
+	said = strings.Map(func(r rune) rune {
+		if r == '\n' || unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}, strings.ToValidUTF8(said, " "))
 	lines := strings.SplitN(strings.TrimSpace(said), "\n", 4)
 	return strings.Join(lines[:min(len(lines), 3)], "; ")
 }
