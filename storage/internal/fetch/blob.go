@@ -161,7 +161,7 @@ func (p *Proxy) follow(w http.ResponseWriter, r *http.Request, e *endpoint, b *b
 			select {
 			case err := <-result: // this one: there is nobody left to ask
 				b.advance(0, true)
-				return p.gaveUp(w, e, b, sent, err)
+				return gaveUp(p, w, e, b, sent, err)
 			default:
 			}
 			p.download(b, p.newSource(p.ctx, e, b.digest, written, size), result)
@@ -184,7 +184,7 @@ func (p *Proxy) follow(w http.ResponseWriter, r *http.Request, e *endpoint, b *b
 		select {
 		case err := <-result:
 			if err != nil {
-				return p.gaveUp(w, e, b, sent, err)
+				return gaveUp(p, w, e, b, sent, err)
 			}
 		default:
 		}
@@ -193,7 +193,7 @@ func (p *Proxy) follow(w http.ResponseWriter, r *http.Request, e *endpoint, b *b
 }
 
 // gaveUp goes on without the spool where that is what failed.
-func (p *Proxy) gaveUp(w io.Writer, e *endpoint, b *blob, sent int64, err error) error {
+func gaveUp(p *Proxy, w io.Writer, e *endpoint, b *blob, sent int64, err error) error {
 	if errors.Is(err, errSpool) {
 		return p.stream(w, e, b, sent)
 	}

@@ -25,10 +25,11 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, errRefuse.Error(), http.StatusMethodNotAllowed)
 		return
 	}
-	if !p.begin(r.Context()) {
+	end := begin(r.Context(), p)
+	if end == nil {
 		panic(http.ErrAbortHandler)
 	}
-	defer p.end()
+	defer end()
 	e, kind, name := p.find(r)
 	switch {
 	case e == nil:
@@ -44,27 +45,25 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// begin waits for a request's turn and reports whether there is one; the request's end
-// has to end it.
-func (p *Proxy) begin(ctx context.Context) bool {
+// begin waits for a request's turn and returns what ends it, nil where p is closed or
+// the library has gone.
+func begin(ctx context.Context, p *Proxy) (end func()) {
 	select {
 	case p.requests <- struct{}{}:
 	case <-ctx.Done():
-		return false
+		return nil
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.shut {
 		<-p.requests
-		return false
+		return nil
 	}
 	p.work.Add(1)
-	return true
-}
-
-func (p *Proxy) end() {
-	p.work.Done()
-	<-p.requests
+	return func() {
+		p.work.Done()
+		<-p.requests
+	}
 }
 
 // hasSecret reports whether a request has the secret of the proxy's URL.
