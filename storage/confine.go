@@ -192,15 +192,17 @@ var refused = append([]uint32{
 
 const newNamespaces = unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP
 
-// seccomp refuses the calling thread what is in refused, new namespaces, and sockets but
-// for unix ones and, with c.network, those of IP.
+// seccomp refuses the calling thread what is in refused, new namespaces, and sockets but,
+// with c.network, those of IP. Landlock does not bound connections to unix sockets by
+// path, and behind those of the user's session (D-Bus, this server's own) is all that the
+// user may do; pairs of them lead nowhere.
 func (c confinement) seccomp() error {
 	if auditArch == 0 {
 		return nil
 	}
-	families := []uint32{unix.AF_UNIX}
+	var families []uint32
 	if c.network {
-		families = append(families, unix.AF_INET, unix.AF_INET6)
+		families = []uint32{unix.AF_INET, unix.AF_INET6}
 	}
 	filter := seccompFilter(refused, families)
 	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
@@ -213,8 +215,9 @@ func (c confinement) seccomp() error {
 }
 
 // seccompFilter returns a filter that answers EPERM to the calls of numbers and to
-// clone(2) with new namespaces, EAFNOSUPPORT to sockets of other families, and ENOSYS to
-// clone3(2), whose flags it cannot see: callers take clone(2) then.
+// clone(2) with new namespaces, EAFNOSUPPORT to sockets of other families and pairs that
+// are not of AF_UNIX, and ENOSYS to clone3(2), whose flags it cannot see: callers take
+// clone(2) then.
 func seccompFilter(numbers, families []uint32) []unix.SockFilter {
 	const (
 		load, and, jump, jge, ret = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, unix.BPF_ALU | unix.BPF_AND | unix.BPF_K,
@@ -242,9 +245,12 @@ func seccompFilter(numbers, families []uint32) []unix.SockFilter {
 	f = append(f, unix.SockFilter{Code: jump, K: unix.SYS_CLONE, Jf: 5},
 		unix.SockFilter{Code: load, K: argument}, unix.SockFilter{Code: and, K: newNamespaces},
 		unix.SockFilter{Code: jump, K: 0, Jf: 1}, allow, refuse(unix.EPERM))
-	for _, call := range []uint32{unix.SYS_SOCKET, unix.SYS_SOCKETPAIR} {
-		f = append(f, unix.SockFilter{Code: jump, K: call, Jf: uint8(2*len(families) + 2)}, unix.SockFilter{Code: load, K: argument})
-		for _, family := range families {
+	for _, s := range []struct {
+		call     uint32
+		families []uint32
+	}{{unix.SYS_SOCKET, families}, {unix.SYS_SOCKETPAIR, []uint32{unix.AF_UNIX}}} {
+		f = append(f, unix.SockFilter{Code: jump, K: s.call, Jf: uint8(2*len(s.families) + 2)}, unix.SockFilter{Code: load, K: argument})
+		for _, family := range s.families {
 			f = append(f, unix.SockFilter{Code: jump, K: family, Jf: 1}, allow)
 		}
 		f = append(f, refuse(unix.EAFNOSUPPORT))

@@ -53,6 +53,8 @@ func runConfined() int {
 		can(fmt.Sprintf("make a socket of family %d", family), err)
 		unix.Close(fd)
 	}
+	_, err = net.Dial("unix", filepath.Join(dir, "in", "socket"))
+	can("connect to a unix socket", err)
 	_, _, errno := unix.Syscall(unix.SYS_PTRACE, unix.PTRACE_TRACEME, 0, 0)
 	can("trace", orNil(errno))
 	_, err = unix.Open("/dev/fuse", unix.O_RDWR, 0)
@@ -102,6 +104,11 @@ func TestConfined(t *testing.T) {
 			dir := t.TempDir()
 			writeFile(t, filepath.Join(dir, "secret"), "secret")
 			writeFile(t, filepath.Join(dir, "in", "sub", "x"), "x")
+			session, err := net.Listen("unix", filepath.Join(dir, "in", "socket"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer session.Close()
 			conn, remote, err := socketPair()
 			if err != nil {
 				t.Fatal(err)

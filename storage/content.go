@@ -1,7 +1,6 @@
 package storage
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -57,16 +56,20 @@ func (t *transfer) runContent(job contentJob, run contentRun) ([]string, error) 
 	l := t.im.store
 	job.Options, job.Driver, job.Fuse, job.Tmp = l.opts, l.driver.name, l.driver.fuse, t.tmp
 	job.LogLevel = levelOf(l.log)
+	files, err := t.im.registries.files()
+	if err != nil {
+		return nil, err
+	}
+	writable, err := t.writable()
+	if err != nil {
+		return nil, fmt.Errorf("start a content process: %w", err)
+	}
 	conn, remote, err := socketPair()
 	if err != nil {
 		return nil, fmt.Errorf("start a content process: %w", err)
 	}
 	defer conn.Close()
-	files, err := t.im.registries.files()
-	if err != nil {
-		return nil, err
-	}
-	c := confinement{readOnly: append(files, run.readable...), readWrite: []string{l.opts.Root, l.opts.RunRoot}, program: "/proc/self/exe", network: run.network}
+	c := confinement{readOnly: append(files, run.readable...), readWrite: writable, program: "/proc/self/exe", network: run.network}
 	p, err := startContent(c, remote, l.contentEnv(t.tmp))
 	remote.Close()
 	if err != nil {
@@ -102,6 +105,27 @@ func (t *transfer) runContent(job contentJob, run contentRun) ([]string, error) 
 		return nil, p.why(t.ctx, err, l.opts.Limits)
 	}
 	return result.Images, result.Err.unpack()
+}
+
+// writable are the directories and files that the content process may change: those of
+// containers/storage, its own temporary ones and the library's cache. Of the server's own
+// it sees nothing: the server follows what is there (blobs, records, marks).
+func (t *transfer) writable() ([]string, error) {
+	l := t.im.store
+	if err := os.MkdirAll(l.dirs.cache(), 0o700); err != nil {
+		return nil, err
+	}
+	entries, err := os.ReadDir(l.opts.Root)
+	if err != nil {
+		return nil, err
+	}
+	paths := []string{l.opts.RunRoot, l.dirs.cache(), t.tmp}
+	for _, e := range entries {
+		if path := filepath.Join(l.opts.Root, e.Name()); path != l.dirs.own && e.Type()&fs.ModeSymlink == 0 {
+			paths = append(paths, path)
+		}
+	}
+	return paths, nil
 }
 
 // reportMoves tells a content process that its proxy goes on: it fetches what the
@@ -168,6 +192,12 @@ func (t *transfer) hold(id string) error {
 		return err
 	}
 	t.held = append(t.held, id)
+	if image, ok := strings.CutPrefix(id, imageKey("")); ok && t.im.held.alone(id) {
+		// Nobody makes it. That loading it again fails is no reason to remove it.
+		if _, err := t.im.store.cs.Image(image); err == nil {
+			t.had = append(t.had, image)
+		}
+	}
 	return nil
 }
 
@@ -295,11 +325,12 @@ func (l *layerStore) contentEnv(tmp string) []string {
 
 // logContent logs a line of a content process.
 func (l *layerStore) logContent(m *contentLog) {
-	attrs := make([]slog.Attr, 0, len(m.Attrs))
-	for _, a := range m.Attrs {
-		attrs = append(attrs, slog.String(a[0], a[1]))
+	// It has cut them itself, unless it was taken over.
+	attrs := make([]slog.Attr, 0, maxLogAttrs)
+	for _, a := range m.Attrs[:min(len(m.Attrs), maxLogAttrs)] {
+		attrs = append(attrs, slog.String(cutLog(a[0]), cutLog(a[1])))
 	}
-	l.log.LogAttrs(context.Background(), m.Level, m.Message, attrs...)
+	l.log.LogAttrs(context.Background(), m.Level, cutLog(m.Message), attrs...)
 }
 
 // levelOf returns the lowest level that log writes.
@@ -432,38 +463,4 @@ func outOfMemory(said string) bool {
 
 func memoryError(limits Limits) error {
 	return fmt.Errorf("%w: unpacking it takes more memory than images.limits.memory allows (%d)", ErrTooLarge, limits.Memory)
-}
-
-// firstLines shortens what a program has printed when it panicked.
-func firstLines(said string) string {
-	lines := strings.SplitN(strings.TrimSpace(said), "\n", 4)
-	return strings.Join(lines[:min(len(lines), 3)], "; ")
-}
-
-// tail keeps the beginning and the end of what is written to it.
-type tail struct {
-	mu          sync.Mutex
-	first, last bytes.Buffer
-}
-
-const tailSize = 4 << 10
-
-// Write implements io.Writer.
-func (t *tail) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	n := min(len(p), tailSize-t.first.Len())
-	t.first.Write(p[:n])
-	t.last.Write(p[n:])
-	if over := t.last.Len() - tailSize; over > 0 {
-		t.last.Next(over)
-	}
-	return len(p), nil
-}
-
-// String returns what was kept.
-func (t *tail) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.first.String() + t.last.String()
 }

@@ -71,6 +71,13 @@ func (h *holds) release(ids ...string) {
 	}
 }
 
+// alone reports whether id has one holder.
+func (h *holds) alone(id string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.holders[id] == 1
+}
+
 // remove begins a removal of id, after one that is going on, and returns the function
 // that ends it; nil when id is held.
 func (h *holds) remove(ctx context.Context, id string) (end func(), err error) {

@@ -21,6 +21,7 @@ import (
 	"go.podman.io/image/v5/manifest"
 	imagestorage "go.podman.io/image/v5/storage"
 	"go.podman.io/image/v5/types"
+	cstorage "go.podman.io/storage"
 	"golang.org/x/sys/unix"
 
 	"github.com/subpod/subpod/storage/internal/fetch"
@@ -126,7 +127,7 @@ func (t *worker) pull(name string, route fetch.Route, progress func(Progress)) (
 		return nil, err
 	}
 	img, err := t.pullOnce(named, route, progress)
-	for try := 0; err != nil && renamedMeanwhile(err) && try < 3; try++ {
+	for try := 0; err != nil && (renamedMeanwhile(err) || removedMeanwhile(err)) && try < 3; try++ {
 		img, err = t.pullOnce(named, route, progress)
 	}
 	return []string{img.ID}, err
@@ -161,6 +162,12 @@ func worthKeeping(err error) bool {
 func renamedMeanwhile(err error) bool {
 	var p *fs.PathError
 	return errors.As(err, &p) && p.Op == "openat2" && errors.Is(p.Err, unix.EAGAIN)
+}
+
+// removedMeanwhile reports whether err is that a layer is gone which was there when the
+// library looked for what it need not download: with the image that it belonged to.
+func removedMeanwhile(err error) bool {
+	return errors.Is(err, cstorage.ErrLayerUnknown) || errors.Is(err, cstorage.ErrParentUnknown) || strings.Contains(err.Error(), "content not found")
 }
 
 // fromRegistry copies the image behind src into the store, unless it is there.

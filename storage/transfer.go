@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -22,6 +23,7 @@ type transfer struct {
 	tmp  string
 	mark string   // file in directories.unsynced, "" before anything is written
 	held []string // layers and images (imageKey), in the order in which they were first needed
+	had  []string // images among them that were there before
 }
 
 // transfer runs do and cleans up after it: temporary files always, layers of no
@@ -74,6 +76,9 @@ func (t *transfer) removeLeft(layers, images []string) {
 func (t *transfer) removeUnnamed(ctx context.Context, images []string) error {
 	var errs error
 	for _, id := range images {
+		if slices.Contains(t.had, id) {
+			continue
+		}
 		end, err := t.im.held.remove(ctx, imageKey(id))
 		if end == nil {
 			errs = errors.Join(errs, err)

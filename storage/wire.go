@@ -86,10 +86,16 @@ func newContentFailed(err error) *contentFailed {
 	if len(f.Text) > maxErrorText {
 		f.Text = f.Text[:maxErrorText] + "…"
 	}
-	for name, s := range sentinels {
-		if errors.Is(err, s) {
-			f.Sentinel = name
+	for _, class := range classes { // the first one, as on this side
+		if !errors.Is(err, class) {
+			continue
 		}
+		for name, s := range sentinels {
+			if s == class {
+				f.Sentinel = name
+			}
+		}
+		break
 	}
 	return f
 }

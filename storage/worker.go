@@ -247,16 +247,21 @@ type remoteLog struct {
 // Enabled implements slog.Handler.
 func (r *remoteLog) Enabled(_ context.Context, level slog.Level) bool { return level >= r.level }
 
-// maxLogText is how much of a message and of each of its attributes is sent.
-const maxLogText = 2 << 10
+// maxLogText is how much of a message and of each of its attributes is logged, and
+// maxLogAttrs how many of these.
+const (
+	maxLogText  = 2 << 10
+	maxLogAttrs = 16
+)
+
+func cutLog(s string) string { return s[:min(len(s), maxLogText)] }
 
 // Handle implements slog.Handler.
 func (r *remoteLog) Handle(_ context.Context, rec slog.Record) error {
-	cut := func(s string) string { return s[:min(len(s), maxLogText)] }
-	m := contentLog{At: rec.Time, Level: rec.Level, Message: cut(rec.Message)}
+	m := contentLog{At: rec.Time, Level: rec.Level, Message: cutLog(rec.Message)}
 	add := func(a slog.Attr) bool {
-		m.Attrs = append(m.Attrs, [2]string{a.Key, cut(a.Value.String())})
-		return len(m.Attrs) < 16
+		m.Attrs = append(m.Attrs, [2]string{a.Key, cutLog(a.Value.String())})
+		return len(m.Attrs) < maxLogAttrs
 	}
 	for _, a := range r.attrs {
 		add(a)

@@ -41,6 +41,13 @@ func (a *authenticator) lock(ctx context.Context) error {
 
 func (a *authenticator) unlock() { <-a.turn }
 
+// Bounds of what an endpoint can have kept here: tokens, and the bytes of each. Servers
+// take no longer headers.
+const (
+	maxTokens = 16
+	maxToken  = 64 << 10
+)
+
 // token of a token server.
 type token struct {
 	value string
@@ -97,6 +104,9 @@ func (a *authenticator) answer(ctx context.Context, scope string) (string, error
 			if t, err = a.fetchToken(ctx, c, scope); err != nil {
 				return "", err
 			}
+			if len(a.tokens) >= maxTokens {
+				clear(a.tokens) // the registry chooses the scopes
+			}
 			a.tokens[scope] = t
 		}
 		return "Bearer " + t.value, nil
@@ -121,13 +131,13 @@ func (a *authenticator) fetchToken(ctx context.Context, c challenge, scope strin
 		return token{}, fmt.Errorf("%w: it wants credentials sent to %s over plain HTTP", ErrNotRegistry, realm.Host)
 	}
 	realm.User = nil
-	what := "token from " + realm.Host
+	what := fmt.Sprintf("token from %.100s", realm.Host)
 	resp, err := a.e.again(ctx, what, func(ctx context.Context) (*http.Response, error) {
 		req, err := a.tokenRequest(ctx, realm, c, scope)
 		if err != nil {
 			return nil, err
 		}
-		return a.e.client.Do(req)
+		return a.e.send(a.e.client, req)
 	})
 	if err != nil {
 		return token{}, err
@@ -135,7 +145,7 @@ func (a *authenticator) fetchToken(ctx context.Context, c challenge, scope strin
 	defer resp.Body.Close()
 	if resp.StatusCode == http.StatusBadRequest || resp.StatusCode == http.StatusNotFound {
 		// RFC 6749 says 400 for credentials that are not valid.
-		return token{}, fmt.Errorf("%w: %s: %s", ErrUnauthorized, what, resp.Status)
+		return token{}, fmt.Errorf("%w: %s: %s", ErrUnauthorized, what, statusOf(resp))
 	} else if resp.StatusCode != http.StatusOK {
 		return token{}, fmt.Errorf("%s: %w", what, statusError(resp))
 	}
@@ -155,7 +165,7 @@ func (a *authenticator) fetchToken(ctx context.Context, c challenge, scope strin
 	if value == "" {
 		value = t.AccessToken
 	}
-	if value == "" || strings.ContainsAny(value, "\r\n") {
+	if value == "" || len(value) > maxToken || strings.ContainsAny(value, "\r\n") {
 		return token{}, fmt.Errorf("%w: %s: there is none in the answer", ErrNotRegistry, what)
 	}
 	// From now on, whatever the server's clock says. The specification's least is a minute.

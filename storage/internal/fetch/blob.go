@@ -158,6 +158,12 @@ func (p *Proxy) follow(w http.ResponseWriter, r *http.Request, e *endpoint, b *b
 	for sent := int64(0); sent < size; {
 		written, changed, mine := b.status()
 		if mine { // who began has given up
+			select {
+			case err := <-result: // this one: there is nobody left to ask
+				b.advance(0, true)
+				return gaveUp(p, w, e, b, sent, err)
+			default:
+			}
 			p.download(b, p.newSource(p.ctx, e, b.digest, written, size), result)
 		}
 		if written > sent {
@@ -177,15 +183,21 @@ func (p *Proxy) follow(w http.ResponseWriter, r *http.Request, e *endpoint, b *b
 		}
 		select {
 		case err := <-result:
-			if errors.Is(err, errSpool) {
-				return p.stream(w, e, b, sent)
-			} else if err != nil {
-				return err
+			if err != nil {
+				return gaveUp(p, w, e, b, sent, err)
 			}
 		default:
 		}
 	}
 	return nil
+}
+
+// gaveUp goes on without the spool where that is what failed.
+func gaveUp(p *Proxy, w io.Writer, e *endpoint, b *blob, sent int64, err error) error {
+	if errors.Is(err, errSpool) {
+		return p.stream(w, e, b, sent)
+	}
+	return err
 }
 
 // download fills b from src in the background.

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 )
 
@@ -99,7 +100,7 @@ func (e *endpoint) again(ctx context.Context, what string, send func(context.Con
 		if err == nil {
 			asked = retryAfter(resp.Header)
 			discard(resp)
-			err = errors.New(resp.Status)
+			err = errors.New(statusOf(resp))
 		}
 		e.p.cfg.Log.Debug("request is sent again", "registry", e.Host, "what", what, "try", try, "error", err)
 		if e.p.wait(ctx, try, asked) != nil {
@@ -166,10 +167,10 @@ func (e *endpoint) do(ctx context.Context, client *http.Client, method, path str
 			req.Header.Set("Authorization", auth)
 		}
 		var resp *http.Response
-		if resp, err = client.Do(e.dressed(req)); err != nil {
+		if resp, err = e.send(client, e.dressed(req)); err != nil {
 			return nil, err
 		}
-		if resp.StatusCode != http.StatusUnauthorized || try == 2 || resp.Request.URL.Host != req.URL.Host {
+		if resp.StatusCode != http.StatusUnauthorized || try == 2 || !sameServer(resp.Request.URL, req.URL) {
 			return resp, nil
 		}
 		var now string
@@ -181,6 +182,22 @@ func (e *endpoint) do(ctx context.Context, client *http.Client, method, path str
 	}
 	return nil, err
 }
+
+// send sends a request. Its error has no more of an address than what is no secret:
+// storage that a registry redirects to takes signed ones.
+func (e *endpoint) send(client *http.Client, req *http.Request) (*http.Response, error) {
+	resp, err := client.Do(req)
+	var failed *url.Error
+	if errors.As(err, &failed) {
+		failed.URL, _, _ = strings.Cut(failed.URL, "?")
+		failed.URL = failed.URL[:min(len(failed.URL), 200)]
+	}
+	return resp, err
+}
+
+// sameServer reports whether an answer came from where it was asked for. What another
+// one, or anybody on a line in plain HTTP, wants credentials for, gets none.
+func sameServer(a, b *url.URL) bool { return a.Scheme == b.Scheme && a.Host == b.Host }
 
 func (e *endpoint) url(path string) *url.URL {
 	u := &url.URL{Scheme: e.scheme, Host: e.Host, Path: path}
@@ -213,13 +230,13 @@ func (e *endpoint) detect(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		resp, err := e.client.Do(e.dressed(req))
+		resp, err := e.send(e.client, e.dressed(req))
 		if err != nil {
 			failed = err
 			continue
 		}
 		discard(resp)
-		if resp.StatusCode == http.StatusUnauthorized && resp.Request.URL.Host == e.Host {
+		if resp.StatusCode == http.StatusUnauthorized && sameServer(resp.Request.URL, &u) {
 			e.auth.challenges = parseChallenges(resp.Header)
 		}
 		e.signatures = resp.Header.Get("X-Registry-Supports-Signatures")

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -48,7 +49,11 @@ func (e *Error) Error() string {
 	if e.Tries > 1 {
 		tries = fmt.Sprintf(" (tried %d times)", e.Tries)
 	}
-	return fmt.Sprintf("get %s from %s%s: %v", e.What, e.Host, tries, e.Err)
+	why := fmt.Sprint(e.Err)
+	if len(why) > 1000 { // a certificate may have thousands of names
+		why = strings.ToValidUTF8(why[:1000], "") + "…"
+	}
+	return fmt.Sprintf("get %.200s from %s%s: %s", e.What, e.Host, tries, why)
 }
 
 // Unwrap returns Err.
@@ -61,13 +66,18 @@ func statusError(resp *http.Response) error {
 	text := answerText(resp.Header.Get("Content-Type"), body)
 	switch code := resp.StatusCode; {
 	case code == http.StatusUnauthorized, code == http.StatusForbidden:
-		return fmt.Errorf("%w: %s%s", ErrUnauthorized, resp.Status, text)
+		return fmt.Errorf("%w: %s%s", ErrUnauthorized, statusOf(resp), text)
 	case code == http.StatusNotFound, code == http.StatusGone:
-		return fmt.Errorf("%w: %s%s", ErrNotFound, resp.Status, text)
+		return fmt.Errorf("%w: %s%s", ErrNotFound, statusOf(resp), text)
 	case retryable(code), code >= 500:
-		return fmt.Errorf("%w: %s%s", ErrUnavailable, resp.Status, text)
+		return fmt.Errorf("%w: %s%s", ErrUnavailable, statusOf(resp), text)
 	}
-	return fmt.Errorf("%w: %s%s", ErrNotRegistry, resp.Status, text)
+	return fmt.Errorf("%w: %s%s", ErrNotRegistry, statusOf(resp), text)
+}
+
+// statusOf returns the status of an answer, without the words that the server has for it.
+func statusOf(resp *http.Response) string {
+	return strings.TrimSpace(strconv.Itoa(resp.StatusCode) + " " + http.StatusText(resp.StatusCode))
 }
 
 // answerText returns the message of a registry's error, with a colon before it, or "".

@@ -75,7 +75,12 @@ type Proxy struct {
 
 	moved atomic.Int64 // see Moved
 
+	// requests and wholes bound what is served at a time: the library may have been
+	// taken over by what it read, and the memory is the server's.
+	requests, wholes chan struct{}
+
 	mu    sync.Mutex
+	shut  bool
 	err   error            // the last failure that no later success made up for
 	blobs map[string]*blob // of the spool, that this pull uses
 	lost  *Error           // the failure of a blob that nobody has
@@ -87,12 +92,14 @@ func Start(ctx context.Context, cfg Config) (*Proxy, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for the image library: %w", err)
 	}
-	p := &Proxy{cfg: cfg, addr: l.Addr().String(), secret: newSecret(), blobs: map[string]*blob{}}
+	p := &Proxy{cfg: cfg, addr: l.Addr().String(), secret: newSecret(), blobs: map[string]*blob{},
+		requests: make(chan struct{}, maxRequests), wholes: make(chan struct{}, maxWholes)}
 	p.ctx, p.cancel = context.WithCancelCause(ctx)
 	for i, e := range cfg.Endpoints {
 		p.endpoints = append(p.endpoints, newEndpoint(p, e, i == len(cfg.Endpoints)-1))
 	}
-	p.server = &http.Server{Handler: p, ReadHeaderTimeout: clientTimeout, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
+	p.server = &http.Server{Handler: p, ReadHeaderTimeout: clientTimeout, MaxHeaderBytes: maxRequestHeader,
+		ErrorLog:    slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
 		BaseContext: func(net.Listener) context.Context { return p.ctx }}
 	p.work.Go(func() { p.server.Serve(l) })
 	return p, nil
@@ -101,15 +108,26 @@ func Start(ctx context.Context, cfg Config) (*Proxy, error) {
 // clientTimeout bounds the request line and headers of the library, or of a stranger.
 const clientTimeout = 10 * time.Second
 
+// maxRequests bounds the requests that are served at a time, maxWholes those among them
+// whose answers are kept in memory, and maxRequestHeader the bytes of their headers.
+const (
+	maxRequests      = 64
+	maxWholes        = 4
+	maxRequestHeader = 64 << 10
+)
+
 func newSecret() string {
 	var b [16]byte
 	rand.Read(b[:])
 	return hex.EncodeToString(b[:])
 }
 
-// Close ends the proxy and waits for its downloads. Blobs that are whole stay in the
+// Close ends the proxy and waits for its requests and downloads. Blobs that are whole stay in the
 // spool, for another attempt, if keep is set.
 func (p *Proxy) Close(keep bool) {
+	p.mu.Lock()
+	p.shut = true
+	p.mu.Unlock()
 	p.cancel(nil)
 	p.server.Close()
 	p.work.Wait()

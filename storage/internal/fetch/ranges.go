@@ -174,7 +174,7 @@ func (a *rangesAnswer) fetch(ctx context.Context, e *endpoint, d digest.Digest) 
 	case http.StatusPartialContent:
 		return true, a.accept(resp)
 	case http.StatusBadRequest, http.StatusRequestedRangeNotSatisfiable:
-		return false, &rangeRefused{resp.StatusCode, resp.Status}
+		return false, &rangeRefused{resp.StatusCode, statusOf(resp)}
 	}
 	return retryable(resp.StatusCode), statusError(resp)
 }

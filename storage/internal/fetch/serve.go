@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"path"
 	"strconv"
 	"strings"
 
@@ -24,6 +25,11 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, errRefuse.Error(), http.StatusMethodNotAllowed)
 		return
 	}
+	end := begin(r.Context(), p)
+	if end == nil {
+		panic(http.ErrAbortHandler)
+	}
+	defer end()
 	e, kind, name := p.find(r)
 	switch {
 	case e == nil:
@@ -39,6 +45,27 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// begin waits for a request's turn and returns what ends it, nil where p is closed or
+// the library has gone.
+func begin(ctx context.Context, p *Proxy) (end func()) {
+	select {
+	case p.requests <- struct{}{}:
+	case <-ctx.Done():
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.shut {
+		<-p.requests
+		return nil
+	}
+	p.work.Add(1)
+	return func() {
+		p.work.Done()
+		<-p.requests
+	}
+}
+
 // hasSecret reports whether a request has the secret of the proxy's URL.
 func hasSecret(r *http.Request, secret string) bool {
 	check := http.Request{Header: http.Header{"Authorization": r.Header.Values("Proxy-Authorization")}}
@@ -47,8 +74,12 @@ func hasSecret(r *http.Request, secret string) bool {
 }
 
 // find returns which endpoint a request is for, and what it wants: "ping", "manifests",
-// "blobs" or "" with its name.
+// "blobs" or "" with its name. A path that leads elsewhere by ".." is for none: the
+// credentials are only for reading this image.
 func (p *Proxy) find(r *http.Request) (e *endpoint, kind, name string) {
+	if clean := path.Clean(r.URL.Path); clean != r.URL.Path && r.URL.Path != "/v2/" {
+		return nil, "", ""
+	}
 	for _, e := range p.endpoints {
 		if e.Host != r.URL.Host {
 			continue
@@ -57,7 +88,9 @@ func (p *Proxy) find(r *http.Request) (e *endpoint, kind, name string) {
 			return e, "ping", ""
 		}
 		if rest, ok := strings.CutPrefix(r.URL.Path, "/v2/"+e.Repo+"/"); ok {
-			kind, name, _ = strings.Cut(rest, "/")
+			if kind, name, _ = strings.Cut(rest, "/"); kind != "manifests" && kind != "blobs" || strings.Contains(name, "/") {
+				return nil, "", "" // of another repository
+			}
 			return e, kind, name
 		}
 		if strings.HasPrefix(r.URL.Path, "/extensions/v2/"+e.Repo+"/") {
@@ -90,6 +123,12 @@ const maxManifest = 4<<20 + 1
 
 // serveWhole answers with a manifest, or whatever is small and no blob.
 func (p *Proxy) serveWhole(w http.ResponseWriter, r *http.Request, e *endpoint, kind, name string) {
+	select {
+	case p.wholes <- struct{}{}:
+		defer func() { <-p.wholes }()
+	case <-r.Context().Done():
+		panic(http.ErrAbortHandler)
+	}
 	what := strings.TrimSuffix(kind, "s") + " " + name
 	var body []byte
 	resp, err := e.again(r.Context(), what, func(ctx context.Context) (*http.Response, error) {
@@ -138,10 +177,11 @@ func (e *endpoint) checkManifest(contentType, name string, body []byte) (string,
 		return "", notRegistry("a web page, as of a proxy that wants a login")
 	}
 	var m struct {
-		MediaType     string            `json:"mediaType"`
-		SchemaVersion int               `json:"schemaVersion"`
-		Manifests     []json.RawMessage `json:"manifests"`
-		Config        json.RawMessage   `json:"config"`
+		MediaType     string `json:"mediaType"`
+		SchemaVersion int    `json:"schemaVersion"`
+		// As they are: a list of a million elements takes many times the memory.
+		Manifests json.RawMessage `json:"manifests"`
+		Config    json.RawMessage `json:"config"`
 	}
 	if err := json.Unmarshal(body, &m); err != nil && !e.last {
 		return "", notRegistry("a manifest that is no JSON")
@@ -157,7 +197,7 @@ func (e *endpoint) checkManifest(contentType, name string, body []byte) (string,
 	switch {
 	case isManifestType(m.MediaType):
 		return m.MediaType, nil
-	case m.SchemaVersion == 2 && m.Manifests != nil:
+	case m.SchemaVersion == 2 && bytes.HasPrefix(m.Manifests, []byte("[")):
 		return "application/vnd.oci.image.index.v1+json", nil
 	case m.SchemaVersion == 2 && m.Config != nil:
 		return "application/vnd.oci.image.manifest.v1+json", nil

@@ -198,7 +198,7 @@ func (s *source) accept(resp *http.Response) error {
 	case http.StatusPartialContent:
 		first, last, length, ok := parseContentRange(resp.Header.Get("Content-Range"))
 		if !ok || first != s.offset || length >= 0 && last != length-1 {
-			return fmt.Errorf("%w: it sent the range %q instead of what follows byte %d", ErrNotRegistry, resp.Header.Get("Content-Range"), s.offset)
+			return fmt.Errorf("%w: it sent the range %.100q instead of what follows byte %d", ErrNotRegistry, resp.Header.Get("Content-Range"), s.offset)
 		}
 		total, s.skip = length, 0
 	default:

@@ -139,14 +139,17 @@ func (s *Spool) makeRoom(size int64) bool {
 	}
 	slices.SortFunc(idle, func(a, b *blob) int { return a.since.Compare(b.since) })
 	for _, b := range idle {
-		if total+size <= s.limit {
+		if total+size <= s.limit && len(s.blobs) <= maxBlobs {
 			break
 		}
 		total -= b.length()
 		s.remove(b)
 	}
-	return total+size <= s.limit
+	return total+size <= s.limit && len(s.blobs) <= maxBlobs
 }
+
+// maxBlobs bounds the number of blobs: each may be empty.
+const maxBlobs = 10000
 
 func (s *Spool) remove(b *blob) {
 	os.Remove(b.path)
