@@ -110,14 +110,23 @@ func (t *transfer) pull(named reference.Named, auth *Auth, progress func(Progres
 			im.spool.Clear()
 		}
 	}()
-	ids, err := t.runContent(contentJob{Pull: named.String(), Route: proxy.Route()}, contentRun{network: true, progress: progress, proxy: proxy})
-	if err != nil {
-		return Image{}, err
+	job := contentJob{Pull: named.String(), Route: proxy.Route()}
+	for try := 0; ; try++ {
+		ids, err := t.runContent(job, contentRun{network: true, progress: progress, proxy: proxy})
+		if err != nil {
+			return Image{}, err
+		}
+		if len(ids) != 1 {
+			return Image{}, fmt.Errorf("the content process returned %d images", len(ids))
+		}
+		img, err := im.Get(t.ctx, ids[0])
+		if try == 3 || !errors.Is(err, ErrImageNotFound) {
+			return img, err
+		}
+		// Removed meanwhile; or a removal failed on the disk, and only this process
+		// believes in it, until the image is written again.
+		job.Anew = true
 	}
-	if len(ids) != 1 {
-		return Image{}, fmt.Errorf("the content process returned %d images", len(ids))
-	}
-	return im.Get(t.ctx, ids[0])
 }
 
 // pull pulls the image of this name and returns its ID.
@@ -184,7 +193,7 @@ func (t *worker) fromRegistry(sys *types.SystemContext, named reference.Named, s
 	if err != nil {
 		return Image{}, err
 	}
-	if img, ok := upToDate(t.im.store, named, byDigest); ok {
+	if img, ok := upToDate(t.im.store, named, byDigest); ok && !t.anew {
 		policy, err := t.im.registries.policy()
 		if err != nil {
 			return Image{}, err

@@ -24,6 +24,9 @@ type contentJob struct {
 	Pull string // full name of an image, or
 	Load string // a source of Load
 
+	// Anew has an image pulled also where it is there.
+	Anew bool
+
 	// Route is the way to the proxy of a pull, which has the credentials.
 	Route fetch.Route
 }

@@ -26,6 +26,7 @@ type worker struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	tmp    string
+	anew   bool // see contentJob
 	// pulling: what comes into tmp is the image's blobs.
 	pulling bool
 
@@ -106,7 +107,7 @@ func (t *worker) open(job contentJob) (err error) {
 	if l.cs, err = cstorage.GetStore(l.storeOptions()); err != nil {
 		return fmt.Errorf("%w: open %s: %w", ErrNotUsable, job.Options.Root, err)
 	}
-	t.im, t.pulling = newImages(l), job.Pull != ""
+	t.im, t.pulling, t.anew = newImages(l), job.Pull != "", job.Anew
 	// The server has read the same configuration, and warned.
 	t.im.registries.log = slog.New(slog.DiscardHandler)
 	t.meter = &meter{ctx: t.ctx, limits: job.Options.Limits}

@@ -58,8 +58,8 @@ func refuseHandles(p *specs.LinuxSeccomp) {
 
 // Confined reports whether not only the container itself but all that joins it is to be
 // without handleCall: a container of the pod that may trace could make it do the call.
-// Privileged containers are not, nor are those that are unconfined, add none of
-// handleCaps and share no PID namespace.
+// Privileged containers are not, nor are those that are unconfined and add none of
+// handleCaps: Kubernetes' users expect those to have no filter at all.
 func Confined(sec *runtimeapi.LinuxContainerSecurityContext) bool {
 	if sec.GetPrivileged() {
 		return false
@@ -67,10 +67,6 @@ func Confined(sec *runtimeapi.LinuxContainerSecurityContext) bool {
 	//lint:ignore SA1019 deprecated, but older clients send it
 	kind, _, err := profile(sec.GetSeccomp(), sec.GetSeccompProfilePath())
 	if err != nil || kind != runtimeapi.SecurityProfile_Unconfined {
-		return true
-	}
-	switch sec.GetNamespaceOptions().GetPid() {
-	case runtimeapi.NamespaceMode_POD, runtimeapi.NamespaceMode_TARGET:
 		return true
 	}
 	c := sec.GetCapabilities()
