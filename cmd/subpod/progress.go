@@ -96,6 +96,7 @@ func (p *progress) line() string {
 
 // draw replaces the current line of the terminal.
 func (p *progress) draw(text string) {
+	text = plain(text)
 	if w, _, err := terminalSize(os.Stderr); err == nil && w > 1 && len(text) > int(w)-1 {
 		text = text[:int(w)-1]
 	}

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/pod"
 	"github.com/subpod/subpod/pkg/pod/container"
 	"github.com/subpod/subpod/pkg/state"
@@ -22,7 +23,7 @@ type containerService struct {
 
 // CreateContainer creates a container in a pod sandbox.
 func (s *containerService) CreateContainer(ctx context.Context, req *runtimeapi.CreateContainerRequest) (*runtimeapi.CreateContainerResponse, error) {
-	if err := checkReserved(ctx, req.GetConfig().GetLabels(), req.GetConfig().GetAnnotations()); err != nil {
+	if err := checkReserved(ctx, req.GetConfig().GetLabels(), req.GetConfig().GetAnnotations()); err != nil && !s.ofCommand(req.PodSandboxId) {
 		return nil, err
 	}
 	id, err := s.manager.CreateContainer(ctx, req.PodSandboxId, req.Config)
@@ -30,6 +31,13 @@ func (s *containerService) CreateContainer(ctx context.Context, req *runtimeapi.
 		return nil, err
 	}
 	return &runtimeapi.CreateContainerResponse{ContainerId: id}, nil
+}
+
+// ofCommand reports whether one of subpod's own commands has made a pod sandbox: one of an
+// earlier version goes on to restart its containers, and sends no header.
+func (s *containerService) ofCommand(podID string) bool {
+	p, err := s.state.FindPod(podID)
+	return err == nil && p.Config.V.GetLabels()[api.LabelMadeBy] != ""
 }
 
 // StartContainer starts a created container.

@@ -2,12 +2,14 @@ package oci
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"fmt"
 	"path"
 	goruntime "runtime"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -75,15 +77,49 @@ const (
 // permission only, and init then ends with the runtime's exit code and its message in the
 // container's log, as if the program itself had written that. What is not certain is left
 // to the kernel: a foreign binary may have an interpreter by binfmt_misc.
-func (c Container) checkProgram(p program) error {
+//
+// The container may have mounted a file system there that never answers: what cannot be
+// seen soon is left to the kernel, too, which ends the wait with the process that waits.
+func (c Container) checkProgram(ctx context.Context, p program) error {
 	if p.Name == "" {
 		return nil
 	}
+	select {
+	case looks <- struct{}{}:
+	default:
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() {
+		defer func() { <-looks }()
+		done <- c.lookAt(p)
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+// lookTimeout bounds the wait for a look at a program.
+const lookTimeout = time.Second
+
+// looks bounds how many threads can wait for file systems that never answer.
+var looks = make(chan struct{}, 64)
+
+// lookAt is checkProgram without a bound.
+func (c Container) lookAt(p program) error {
 	root, err := unix.Open(fmt.Sprintf("/proc/%d/root", c.Init.PID), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil
 	}
 	defer unix.Close(root)
+	if !isRoot(root, c.Rootfs) {
+		return nil // init has changed its root directory, and what joins the container has not
+	}
 	v := view{root: root, dir: p.Dir}
 	for _, name := range ProgramPaths(p.Name, p.Dir, p.Path) {
 		if fd, ok := v.open(name); ok {
@@ -92,6 +128,12 @@ func (c Container) checkProgram(p program) error {
 		}
 	}
 	return nil
+}
+
+// isRoot reports whether a container's root directory is that of its root file system.
+func isRoot(root int, rootfs string) bool {
+	var have, want unix.Stat_t
+	return unix.Fstat(root, &have) == nil && unix.Stat(rootfs, &want) == nil && have.Dev == want.Dev && have.Ino == want.Ino
 }
 
 // view is a container's file system, and a working directory in it.
@@ -107,7 +149,7 @@ func (v view) look(name string) (fd int, mode uint32, missing bool) {
 	}
 	fd, err := openat2.InRoot(v.root, name, unix.O_PATH)
 	if err != nil {
-		return -1, 0, err == unix.ENOENT || err == unix.ENOTDIR
+		return -1, 0, (err == unix.ENOENT || err == unix.ENOTDIR) && !dependent(name)
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
@@ -115,6 +157,13 @@ func (v view) look(name string) (fd int, mode uint32, missing bool) {
 		return -1, 0, false
 	}
 	return fd, st.Mode, false
+}
+
+// dependent reports whether a path can lead each process to another file: /proc/self and
+// what leads there.
+func dependent(name string) bool {
+	name = path.Clean(name) + "/"
+	return strings.HasPrefix(name, "/proc/") || strings.HasPrefix(name, "/dev/")
 }
 
 // open opens a regular file that somebody may execute.

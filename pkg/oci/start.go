@@ -29,7 +29,7 @@ func (e *Executor) Start(ctx context.Context, id string, c Container) error {
 	if !c.Init.Alive() {
 		return fmt.Errorf("start container %s: %w", id, ErrNotRunning)
 	}
-	if err := c.checkProgram(c.Program); err != nil {
+	if err := c.checkProgram(ctx, c.Program); err != nil {
 		return fmt.Errorf("start container %s: %w", id, err)
 	}
 	done := false

@@ -60,16 +60,17 @@ func open(s scope, dir int, path string, flags uint64) (int, error) {
 }
 
 // once is one call of openat2(2). A call that a signal has interrupted, as FUSE allows, is
-// repeated.
-func once(dir int, path string, flags, resolve uint64) (int, error) {
-	for {
-		fd, err := unix.Openat2(dir, path, &unix.OpenHow{
+// repeated, but not for ever: a FUSE file system can return EINTR to each.
+func once(dir int, path string, flags, resolve uint64) (fd int, err error) {
+	for range attempts {
+		fd, err = unix.Openat2(dir, path, &unix.OpenHow{
 			Flags: flags | unix.O_CLOEXEC, Resolve: resolve | unix.RESOLVE_NO_MAGICLINKS,
 		})
 		if err != unix.EINTR {
-			return fd, err
+			break
 		}
 	}
+	return fd, err
 }
 
 // walk resolves a path element by element. The kernel is never given a "..", so that it

@@ -152,7 +152,7 @@ func (b *Builder) specInput(ctx context.Context, prepared *Prepared, p state.Pod
 	if err != nil {
 		return ocispec.Input{}, err
 	}
-	volumes, err := b.imageVolumes(ctx, prepared, p, c.ID)
+	volumes, err := b.imageVolumes(ctx, prepared, c)
 	if err != nil {
 		return ocispec.Input{}, err
 	}

@@ -135,13 +135,29 @@ func isMounted(dir string) bool {
 }
 
 // detachLogDir undoes attachLogDir once no container logs there any more: the kernel
-// refuses it before (EBUSY), and where nothing is mounted (EINVAL).
+// refuses it before (EBUSY), and where nothing is mounted (EINVAL). What the node itself has
+// mounted there stays.
 func (b *Builder) detachLogDir(c state.Container) {
 	if b.HostTree == nil || c.Allocated.LogPath == "" || c.Config.V == nil {
 		return
 	}
 	dir := strings.TrimSuffix(c.Allocated.LogPath, "/"+filepath.Clean(c.Config.V.LogPath))
-	if unix.Unmount(dir, unix.UMOUNT_NOFOLLOW) == nil {
+	tree, found, err := b.HostTree.OpenAbove(dir)
+	if err != nil || tree == nil {
+		return
+	}
+	defer tree.Close()
+	// Containers of the pod that were created at once may have mounted it each.
+	for found == dir && isMounted(dir) && isSame(tree, dir) && unix.Unmount(dir, unix.UMOUNT_NOFOLLOW) == nil {
 		_ = os.Remove(dir) // the mount point; another container may be about to use it
 	}
+}
+
+func isSame(f *os.File, path string) bool {
+	a, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	b, err := os.Lstat(path)
+	return err == nil && os.SameFile(a, b)
 }

@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/containerd/errdefs"
+	securejoin "github.com/cyphar/filepath-securejoin"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/state"
@@ -23,8 +24,9 @@ const maxVolumes = 256
 // imageVolumes makes the VOLUMEs of the container's image and returns their mounts:
 // writable, also where the root file system is read-only, with what the image has at
 // their paths, and gone with the container.
-func (b *Builder) imageVolumes(ctx context.Context, prepared *Prepared, p state.Pod, id string) ([]*runtimeapi.Mount, error) {
-	wanted := volumeFilter(prepared.plan.Config.Mounts)
+func (b *Builder) imageVolumes(ctx context.Context, prepared *Prepared, c state.Container) ([]*runtimeapi.Mount, error) {
+	id := c.ID
+	wanted := volumeFilter(prepared.plan.Config.Mounts, c.Allocated.Rootfs)
 	var paths []string
 	for v := range maps.Keys(prepared.image.Config.Volumes) {
 		if v = path.Join("/", v); wanted(v) {
@@ -58,14 +60,30 @@ func (b *Builder) imageVolumes(ctx context.Context, prepared *Prepared, p state.
 // volumeFilter returns which paths may become a volume: not those at or below which the
 // pod has a mount of its own (its data is then where the user wants it), the root
 // directory, the kernel's own file systems, and the files that all containers of the pod
-// share.
-func volumeFilter(mounts []*runtimeapi.Mount) func(string) bool {
+// share. Where links of the image lead to the place of a mount, volumes above that are left
+// out, too, if they would be mounted later: mounts are sorted by the depth that they name.
+func volumeFilter(mounts []*runtimeapi.Mount, rootfs string) func(string) bool {
 	taken := []string{"/proc", "/sys", "/dev", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}
+	linked := map[string]int{} // to the depth that is named
 	for _, m := range mounts {
-		taken = append(taken, path.Join("/", m.ContainerPath))
+		named := path.Join("/", m.ContainerPath)
+		taken = append(taken, named)
+		if at, err := securejoin.SecureJoin(rootfs, named); err == nil && at != path.Join(rootfs, named) {
+			linked[path.Join("/", strings.TrimPrefix(at, path.Clean(rootfs)))] = depth(named)
+		}
 	}
 	return func(v string) bool {
-		below := func(p string) bool { return v == p || strings.HasPrefix(v, p+"/") }
+		for p, named := range linked {
+			if isBelow(v, p) || isBelow(p, v) && depth(v) >= named {
+				return false
+			}
+		}
+		below := func(p string) bool { return isBelow(v, p) }
 		return v != "/" && utf8.ValidString(v) && !strings.ContainsRune(v, 0) && !slices.ContainsFunc(taken, below)
 	}
 }
+
+func depth(p string) int { return strings.Count(p, "/") }
+
+// isBelow reports whether a path is p or below p.
+func isBelow(v, p string) bool { return v == p || strings.HasPrefix(v, p+"/") }
