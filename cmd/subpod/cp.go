@@ -22,7 +22,8 @@ func newCp(a *app) *cobra.Command {
 		Short: "Copy files between a container and the host",
 		Long: `Copies a file or directory. Either the source or the target is CONTAINER:PATH;
 "-" stands for a tar stream on standard input or output. If the target is an
-existing directory, the source is copied into it under its own name. The container
+existing directory, the source is copied into it under its own name; of a source
+that ends in "/." only the contents. The container
 does not need to be running and needs no tar. Files that are copied into a
 container belong to its root user.`,
 		Example: `  subpod cp web:/etc/nginx/nginx.conf .
@@ -56,6 +57,11 @@ func splitCopy(arg string) (container, path string) {
 	return arg[:i], arg[i+1:]
 }
 
+// onlyContents reports whether a source means what is in a directory, not the directory.
+func onlyContents(source string) bool {
+	return source == "." || strings.HasSuffix(source, "/.")
+}
+
 func copyOut(ctx context.Context, c *client.Client, ref, from, to string) error {
 	x, err := c.Container(ctx, ref)
 	if err != nil {
@@ -67,6 +73,9 @@ func copyOut(ctx context.Context, c *client.Client, ref, from, to string) error 
 	dir, name, err := localTarget(to, path.Base(path.Clean("/"+from)))
 	if err != nil {
 		return err
+	}
+	if st, err := os.Stat(to); err == nil && st.IsDir() && onlyContents(from) {
+		name = "."
 	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -134,6 +143,10 @@ func copyIn(ctx context.Context, c *client.Client, from, ref, to string) error {
 	}
 	dir, name := to, filepath.Base(abs)
 	switch {
+	case onlyContents(from) && !place.IsDir:
+		return fmt.Errorf("%s is not a directory", from)
+	case info.IsDir && onlyContents(from):
+		name = "."
 	case info.IsDir:
 	case strings.HasSuffix(to, "/"):
 		return fmt.Errorf("%s is not a directory in container %s", to, x.Name())

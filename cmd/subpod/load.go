@@ -87,7 +87,7 @@ func load(ctx context.Context, c *client.Client, source string) ([]api.LoadedIma
 		if st, err := os.Stat(path); err == nil && st.Mode()&fs.ModeDevice != 0 {
 			return nil, errors.New("it is a device, not an archive")
 		}
-		f, err := os.Open(path)
+		f, err := openOwn(path)
 		if err != nil {
 			return nil, err
 		}
@@ -111,6 +111,16 @@ func own(path string) bool {
 	}
 	st, err := os.Stat(path)
 	return err == nil && !st.Mode().IsRegular() && !st.IsDir()
+}
+
+// openOwn opens a file for which own holds. Standard input is taken as it is: the kernel
+// opens it anew neither when it is a socket nor when another user has made it.
+func openOwn(path string) (*os.File, error) {
+	switch filepath.Clean(path) {
+	case "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0":
+		return os.Stdin, nil
+	}
+	return os.Open(path)
 }
 
 // absoluteSource makes the path in a source absolute, since the daemon has another

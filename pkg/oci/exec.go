@@ -381,7 +381,7 @@ func (x *execution) holdsStream(pid int) bool {
 	if !x.ctr.isMember(pid) {
 		return false
 	}
-	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	dir := proc.Dir(pid) + "/fd"
 	names, _ := os.ReadDir(dir)
 	return slices.ContainsFunc(names, func(n os.DirEntry) bool {
 		link, err := os.Readlink(filepath.Join(dir, n.Name()))

@@ -37,7 +37,12 @@ type mountNS struct {
 }
 
 func mountNSOf(pid int) (mountNS, error) {
-	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/mnt", pid))
+	return mountNSIn(fmt.Sprintf("/proc/%d", pid))
+}
+
+// mountNSIn reads a process's directory of /proc.
+func mountNSIn(dir string) (mountNS, error) {
+	ns, err := os.Open(dir + "/ns/mnt")
 	if err != nil {
 		return mountNS{}, err
 	}
@@ -76,18 +81,23 @@ func (c Container) members() ([]proc.ID, error) {
 // inode number may have come to stand for another namespace since the
 // container was made, so it is not enough.
 func (c Container) isMember(pid int) bool {
-	link, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid))
+	dir := fmt.Sprintf("/proc/%d", pid)
+	link, err := os.Readlink(dir + "/ns/mnt")
+	if err != nil {
+		dir = proc.Dir(pid)
+		link, err = os.Readlink(dir + "/ns/mnt")
+	}
 	if err != nil || link != fmt.Sprintf("mnt:[%d]", c.MountNS.Inode) {
 		return false
 	}
 	if c.MountNS.ID != 0 {
-		ns, err := mountNSOf(pid)
+		ns, err := mountNSIn(dir)
 		return err == nil && ns == c.MountNS
 	}
 	if c.Init.Alive() {
 		return true
 	}
 	var root, want unix.Stat_t
-	return unix.Stat(fmt.Sprintf("/proc/%d/root", pid), &root) == nil && unix.Stat(c.Rootfs, &want) == nil &&
+	return unix.Stat(dir+"/root", &root) == nil && unix.Stat(c.Rootfs, &want) == nil &&
 		root.Dev == want.Dev && root.Ino == want.Ino
 }

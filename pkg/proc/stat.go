@@ -13,7 +13,7 @@ import (
 // Stat is what is used of /proc/PID/stat (proc_pid_stat(5)). Times are in clock
 // ticks; those of Children are of children that were waited for.
 type Stat struct {
-	State                            byte // 'R', 'S', …; 'Z' and 'X' have ended
+	State                            byte // of the first thread: 'R', 'S', …; 'Z' and 'X' have ended
 	PPID, Group, Session             int
 	MinorFaults, ChildrenMinorFaults uint64
 	MajorFaults, ChildrenMajorFaults uint64
@@ -24,8 +24,27 @@ type Stat struct {
 	StartStack                       uint64 // where the stack of the program image begins; 0 if we may not know
 }
 
-// Ended reports whether the process is a zombie or about to vanish.
-func (s Stat) Ended() bool { return s.State == 'Z' || s.State == 'X' }
+// Ended reports whether the process is a zombie or about to vanish. One whose first thread
+// has ended, and others have not, looks like a zombie that has more than one thread.
+func (s Stat) Ended() bool { return s.State == 'X' || s.State == 'Z' && s.Threads <= 1 }
+
+// Dir returns the directory of /proc that shows the namespaces, the root and the files of a
+// process: its own one, or after the end of its first thread that of another thread. It is
+// the process's own one if there is none.
+func Dir(pid int) string {
+	own := "/proc/" + strconv.Itoa(pid)
+	if st, err := ReadStat(pid); err != nil || st.State != 'Z' || st.Ended() {
+		return own
+	}
+	tasks, _ := os.ReadDir(own + "/task")
+	for _, task := range tasks {
+		dir := own + "/task/" + task.Name()
+		if _, err := os.Readlink(dir + "/ns/mnt"); err == nil {
+			return dir
+		}
+	}
+	return own
+}
 
 // ReadStat returns the state of the process or thread that has pid now. ErrGone
 // when there is none.

@@ -118,7 +118,11 @@ func (t *processes) readNamespaces() {
 	all := slices.Collect(maps.Values(t.byPID))
 	in := make([]string, len(all))
 	inParallel(len(all), func(i int) {
-		in[i], _ = os.Readlink("/proc/" + strconv.Itoa(all[i].pid) + "/ns/mnt")
+		dir := "/proc/" + strconv.Itoa(all[i].pid)
+		if all[i].State == 'Z' { // its first thread has ended, others may run
+			dir = proc.Dir(all[i].pid)
+		}
+		in[i], _ = os.Readlink(dir + "/ns/mnt")
 	})
 	own, _ := os.Readlink("/proc/self/ns/mnt")
 	t.mounts, t.inside = map[string][]*process{}, map[*process]string{}

@@ -68,3 +68,33 @@ func TestCommandsThatCannotRun(t *testing.T) {
 		}
 	})
 }
+
+// TestCopyContents: a source that ends in "/." is what is in the directory, as other programs'
+// cp has it.
+func TestCopyContents(t *testing.T) {
+	start(t, []string{byName}, func(e env) {
+		c := e.pod("copy", nil).start("c", idle())
+		from := filepath.Join(e.n.Dir, "copy-from")
+		to, err := os.MkdirTemp(e.n.Home, "copy-to")
+		e.must(err)
+		e.must(os.MkdirAll(filepath.Join(from, "sub"), 0o755))
+		e.must(os.WriteFile(filepath.Join(from, "sub", "file"), []byte("in"), 0o644))
+		cp := func(source, target string) {
+			e.Helper()
+			if out, err := e.n.Subpod("cp", source, target); err != nil {
+				e.Errorf("cp %s %s: %v: %s", source, target, err, out)
+			}
+		}
+		cp(from+"/.", c.id+":/tmp")
+		e.equal("in /tmp", c.sh("ls /tmp; cat /tmp/sub/file"), "sub\nin")
+		cp(from+"/.", c.id+":/tmp/new")
+		e.equal("in a new directory", c.sh("cat /tmp/new/sub/file"), "in")
+		cp(c.id+":/tmp/new/.", to)
+		if got, err := os.ReadFile(filepath.Join(to, "sub", "file")); err != nil || string(got) != "in" {
+			e.Errorf("out of the container: %q, %v", got, err)
+		}
+		if _, err := e.n.Subpod("cp", filepath.Join(from, "sub", "file")+"/.", c.id+":/tmp"); err == nil {
+			e.Error("the contents of a file were copied")
+		}
+	})
+}

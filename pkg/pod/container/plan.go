@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -102,7 +103,11 @@ func logPath(pod *runtimeapi.PodSandboxConfig, cfg *runtimeapi.ContainerConfig) 
 	if !filepath.IsLocal(cfg.LogPath) {
 		return "", invalid("log_path %q leads out of the pod's log directory", cfg.LogPath)
 	}
-	return filepath.Join(pod.LogDirectory, cfg.LogPath), nil
+	path := filepath.Join(pod.LogDirectory, cfg.LogPath)
+	if strings.ContainsRune(path, 0) {
+		return "", invalid("log file %q: the name has a zero byte", path)
+	}
+	return path, nil
 }
 
 // parseSubPaths returns the sub paths of a container's mounts, by container path

@@ -257,7 +257,7 @@ func parsePorts(cfg *runtimeapi.PodSandboxConfig) ([]netns.PortMapping, error) {
 		}
 		if m.HostIp != "" { // 0.0.0.0 and :: mean the addresses of their family alone
 			ip, err := netip.ParseAddr(m.HostIp)
-			if err != nil {
+			if err != nil || ip.Zone() != "" {
 				return nil, invalid("host_ip %q of the mapping of host port %d is not an address", m.HostIp, m.HostPort)
 			}
 			pm.HostIP = ip

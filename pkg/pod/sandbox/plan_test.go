@@ -68,3 +68,16 @@ func TestHostPortTwice(t *testing.T) {
 		}
 	}
 }
+
+// TestHostIP: an address that nothing could listen at is a bad request.
+func TestHostIP(t *testing.T) {
+	for text, good := range map[string]bool{
+		"": true, "0.0.0.0": true, "::1": true, "::ffff:127.0.0.1": true,
+		"x": false, "127.0.0.1:80": false, "fe80::1%eth0": false, "fe80::1%eth0;id": false,
+	} {
+		_, err := parsePorts(&runtimeapi.PodSandboxConfig{PortMappings: []*runtimeapi.PortMapping{{HostPort: 80, ContainerPort: 80, HostIp: text}}})
+		if good && err != nil || !good && !errors.Is(err, errdefs.ErrInvalidArgument) {
+			t.Errorf("host_ip %q: %v", text, err)
+		}
+	}
+}
