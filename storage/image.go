@@ -131,7 +131,7 @@ func (im *Images) Remove(ctx context.Context, ref string) error {
 	} else if user != "" {
 		return fmt.Errorf("%w: %s is needed by %s", ErrImageInUse, ref, user)
 	}
-	if err := im.store.deleteImage(img.ID); err != nil && !errors.Is(err, cstorage.ErrImageUnknown) {
+	if err := im.store.deleteImage(img.ID); err != nil && !errors.Is(err, cstorage.ErrImageUnknown) && !errors.Is(err, cstorage.ErrNotAnImage) {
 		return fmt.Errorf("remove image %s: %w", ref, err)
 	}
 	im.store.log.Info("image removed", "ref", ref, "image", img.ID)
