@@ -149,6 +149,8 @@ func (s *portSecurity) remove(port string) error {
 		}
 	}
 	if err != nil {
+		// They are still there: another call has to find them.
+		_ = s.thread.Do(func() error { s.senders[port] = senders; return nil })
 		return fmt.Errorf("take back the addresses of bridge port %s: %w", port, err)
 	}
 	return nil
