@@ -151,8 +151,12 @@ func (s *Spool) makeRoom(size int64) bool {
 // maxBlobs bounds the number of blobs: each may be empty.
 const maxBlobs = 10000
 
+// remove removes a blob. A file that stays although it was tried twice is removed by
+// NewSpool.
 func (s *Spool) remove(b *blob) {
-	os.Remove(b.path)
+	if err := os.Remove(b.path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		os.Remove(b.path)
+	}
 	delete(s.blobs, b.digest)
 }
 
