@@ -13,6 +13,8 @@ import (
 	securejoin "github.com/cyphar/filepath-securejoin"
 	"go.podman.io/storage/drivers/copy"
 	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/pkg/openat2"
 )
 
 // Volume is a directory that belongs to a root file system: for a VOLUME of its image.
@@ -119,10 +121,6 @@ func emptyVolume(rec record, dir string) error {
 	return os.Chown(dir, int(uid), int(gid))
 }
 
-// openAttempts bounds how often a lookup is repeated that the kernel gave up because
-// something was renamed or mounted meanwhile (EAGAIN of openat2(2)).
-const openAttempts = 1000
-
 // openInRoot opens the directory at an absolute path below root. Links are followed as
 // a process sees them whose root it is.
 func openInRoot(root, path string) (*os.File, error) {
@@ -131,15 +129,9 @@ func openInRoot(root, path string) (*os.File, error) {
 		return nil, fmt.Errorf("open %s: %w", root, err)
 	}
 	defer unix.Close(at)
-	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
-	for range openAttempts {
-		var fd int
-		if fd, err = unix.Openat2(at, strings.TrimPrefix(path, "/"), &how); err == nil {
-			return os.NewFile(uintptr(fd), path), nil
-		}
-		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
-			break
-		}
+	fd, err := openat2.InRoot(at, path, unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	return nil, fmt.Errorf("open %s: %w", path, err)
+	return os.NewFile(uintptr(fd), path), nil
 }
