@@ -75,12 +75,9 @@ const controlTimeout = 5 * time.Second
 func (ctl *control) send(ctx context.Context, line string) error {
 	ctx, cancel := context.WithTimeout(ctx, controlTimeout)
 	defer cancel()
-	isEmpty := func() (bool, error) {
-		n, err := 0, error(nil)
-		controlErr := ctl.conn.Control(func(fd uintptr) { n, err = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
-		return n == 0, errors.Join(controlErr, err)
-	}
-	if err := poll(ctx, isEmpty); err != nil {
+	if err := poll(ctx, ctl.isEmpty); errors.Is(err, ErrNotRunning) {
+		return err
+	} else if err != nil {
 		return fmt.Errorf("conmon does not read its control FIFO: %w", err)
 	}
 	if _, err := ctl.fifo.WriteString(line); errors.Is(err, unix.EPIPE) {
@@ -88,11 +85,40 @@ func (ctl *control) send(ctx context.Context, line string) error {
 	} else if err != nil {
 		return fmt.Errorf("write to conmon's control FIFO: %w", err)
 	}
-	err := poll(ctx, isEmpty)
+	err := poll(ctx, ctl.isEmpty)
+	if errors.Is(err, ErrNotRunning) {
+		return err
+	}
 	if err == nil || !ctl.takeBack() {
 		return nil
 	}
 	return fmt.Errorf("conmon does not read its control FIFO: %w", err)
+}
+
+// isEmpty reports whether conmon has read all that was written. ErrNotRunning when
+// it has not and no longer will: what a reader leaves stays in the FIFO for as long
+// as a writer has it open.
+func (ctl *control) isEmpty() (bool, error) {
+	var n int
+	var gone bool
+	var err error
+	controlErr := ctl.conn.Control(func(fd uintptr) {
+		// In this order: once the reader is gone, the number does not change.
+		p := []unix.PollFd{{Fd: int32(fd)}}
+		if _, err = unix.Poll(p, 0); err == nil {
+			gone = p[0].Revents&unix.POLLERR != 0
+			n, err = unix.IoctlGetInt(int(fd), unix.TIOCINQ)
+		}
+	})
+	switch err := errors.Join(controlErr, err); {
+	case errors.Is(err, unix.EINTR):
+		return false, nil
+	case err != nil:
+		return false, err
+	case n > 0 && gone:
+		return false, ErrNotRunning
+	}
+	return n == 0, nil
 }
 
 // takeBack reads the FIFO in conmon's place, and reports whether there was
