@@ -210,6 +210,10 @@ fuzz: ## Fuzz what reads requests, images' names, logs and streams (FUZZTIME=10m
 bench: build test-tools test-images ## Measure pods, one and many, and compare with bare crun (BENCH="-runs 100 -driver native")
 	@$(TEST) -count=1 -timeout 20m ./tests/bench -v -run '^TestBench(Scale)?$$' $(BENCH)
 
+.PHONY: bench-against
+bench-against: build test-images ## Measure the programs of BASE=COMMIT and of this tree, in turns
+	@TAGS="$(TAGS)" tests/bench/against.sh $(BASE) $(BENCH)
+
 .PHONY: bench-cli
 bench-cli: build test-images ## Measure "subpod run" beside bare crun, and podman where it is installed
 	@$(TEST) -count=1 -timeout 20m ./tests/bench -v -run '^TestBenchCLI$$' $(BENCH)
