@@ -87,11 +87,10 @@ func (t *transfer) pull(named reference.Named, auth *Auth, progress func(Progres
 	if err != nil {
 		return Image{}, err
 	}
-	policy, err := im.registries.policy()
+	policy, err := im.registries.readPolicy()
 	if err != nil {
 		return Image{}, err
 	}
-	policy.Destroy() // it was only to be read
 	endpoints, err := im.registries.endpoints(sys, named)
 	if err != nil {
 		return Image{}, err
@@ -110,6 +109,9 @@ func (t *transfer) pull(named reference.Named, auth *Auth, progress func(Progres
 			im.spool.Clear()
 		}
 	}()
+	if img, ok := t.unchanged(named, policy, proxy); ok {
+		return img, nil
+	}
 	job := contentJob{Pull: named.String(), Route: proxy.Route()}
 	for try := 0; ; try++ {
 		ids, err := t.runContent(job, contentRun{network: true, progress: progress, proxy: proxy})

@@ -84,6 +84,7 @@ type Proxy struct {
 	err   error            // the last failure that no later success made up for
 	blobs map[string]*blob // of the spool, that this pull uses
 	lost  *Error           // the failure of a blob that nobody has
+	asked *asked           // see Ask
 }
 
 // Start starts a proxy that serves until Close, or until ctx ends.
