@@ -19,6 +19,9 @@ func newNetwork(a *app) *cobra.Command {
 		Short: "Manage networks",
 		Long: `Pods of one network reach each other, by name as well; pods of different networks do
 not, unless by published ports. A pod without --network is on the network "pod".`,
+		Example: `  subpod network create backend
+  subpod run -d --name db --network backend postgres
+  subpod run --rm --network backend busybox ping -c 1 db`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -171,8 +174,9 @@ func newNetworkList(a *app) *cobra.Command {
 	var out *format
 	cmd := &cobra.Command{
 		Use: "ls [flags]", Aliases: []string{"list"},
-		Short: "List networks",
-		Args:  cobra.NoArgs,
+		Short:   "List networks",
+		Example: "  subpod network ls\n  subpod network ls -o json",
+		Args:    cobra.NoArgs,
 		RunE: a.run(func(cmd *cobra.Command, conn *connection, _ []string) error {
 			if err := out.check(); err != nil {
 				return err

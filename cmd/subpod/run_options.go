@@ -62,6 +62,7 @@ func (o *runOptions) addFlags(cmd *cobra.Command) {
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "do not show the progress of the pull")
 	f.BoolVar(&o.ephemeral, "ephemeral-node", false, "stop a daemon that this command started when the command exits")
 	must(cmd.RegisterFlagCompletionFunc("pull", cobra.FixedCompletions([]string{"always", "missing", "never"}, cobra.ShellCompDirectiveNoFileComp)))
+	must(cmd.RegisterFlagCompletionFunc("network", cobra.FixedCompletions([]string{api.DefaultNetwork, "host", "none"}, cobra.ShellCompDirectiveNoFileComp)))
 	cmd.PreRun = func(cmd *cobra.Command, _ []string) { o.entrypointSet = cmd.Flags().Changed("entrypoint") }
 }
 
