@@ -22,16 +22,16 @@ func TestNames(t *testing.T) {
 		}
 		return strings.TrimSpace(out)
 	}
-	subpod("pull", "-q", "busybox")
+	subpod("pull", "-q", node.Busybox)
 	subpod("network", "create", "--subnet", "10.91.1.0/24", "ours")
 	subpod("network", "create", "--subnet", "10.91.2.0/24", "theirs")
 	subpod("network", "create", "--subnet", "10.91.3.0/24", "--internal", "inside")
 	serve := "echo there > /tmp/index.html; exec httpd -f -p 8080 -h /tmp"
 	for name, network := range map[string]string{"victim": "ours", "common": "pod", "hidden": "inside"} {
-		subpod("run", "-d", "--name", name, "--network", network, "busybox", "sh", "-c", serve)
+		subpod("run", "-d", "--name", name, "--network", network, node.Busybox, "sh", "-c", serve)
 	}
-	subpod("run", "-d", "--name", "attacker", "--network", "theirs", "--cap-add", "NET_ADMIN", "--cap-add", "NET_RAW", "busybox", "sleep", "1000")
-	subpod("run", "-d", "--name", "bystander", "--cap-add", "NET_ADMIN", "busybox", "sleep", "1000")
+	subpod("run", "-d", "--name", "attacker", "--network", "theirs", "--cap-add", "NET_ADMIN", "--cap-add", "NET_RAW", node.Busybox, "sleep", "1000")
+	subpod("run", "-d", "--name", "bystander", "--cap-add", "NET_ADMIN", node.Busybox, "sleep", "1000")
 	address := func(name string) string {
 		return subpod("exec", name, "sh", "-c", "ip -4 -o addr show eth0 | sed 's/.* inet \\([^/]*\\).*/\\1/'")
 	}
@@ -48,7 +48,7 @@ func TestNames(t *testing.T) {
 	lookup := func(name, server string) string { return fmt.Sprintf("nslookup %s.subpod.internal %s", name, server) }
 
 	// It works where it is to work: else all that follows would pass for nothing.
-	if out, err := n.Subpod("run", "--rm", "--network", "ours", "busybox", "sh", "-c", fetch("victim")); err != nil || !strings.Contains(out, "there") {
+	if out, err := n.Subpod("run", "--rm", "--network", "ours", node.Busybox, "sh", "-c", fetch("victim")); err != nil || !strings.Contains(out, "there") {
 		t.Fatalf("the victim's own network does not reach it: %v\n%s", err, out)
 	}
 	attack := func(when string) {
@@ -82,7 +82,7 @@ func TestNames(t *testing.T) {
 	n.KillServer()
 	node.Eventually(t, "the next server serves", func() error { _, err := n.Subpod("pods"); return err })
 	attack("after a crash, ")
-	if out, err := n.Subpod("run", "--rm", "--network", "ours", "busybox", "sh", "-c", fetch("victim")); err != nil || !strings.Contains(out, "there") {
+	if out, err := n.Subpod("run", "--rm", "--network", "ours", node.Busybox, "sh", "-c", fetch("victim")); err != nil || !strings.Contains(out, "there") {
 		t.Errorf("after a crash the victim's own network does not reach it: %v\n%s", err, out)
 	}
 	subpod("rm", "-f", "victim", "common", "hidden", "attacker", "bystander")

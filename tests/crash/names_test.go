@@ -20,10 +20,10 @@ func TestNamesWait(t *testing.T) {
 		}
 		return strings.TrimSpace(out)
 	}
-	subpod("pull", "-q", "busybox")
+	subpod("pull", "-q", node.Busybox)
 	subpod("network", "create", "--subnet", "10.91.4.0/24", "durable")
-	subpod("run", "-d", "--name", "answered", "--network", "durable", "busybox", "sleep", "1000")
-	subpod("run", "-d", "--name", "asking", "--network", "durable", "busybox", "sh", "-c",
+	subpod("run", "-d", "--name", "answered", "--network", "durable", node.Busybox, "sleep", "1000")
+	subpod("run", "-d", "--name", "asking", "--network", "durable", node.Busybox, "sh", "-c",
 		"while :; do nslookup answered.subpod.internal >/tmp/last 2>&1 || cat /tmp/last >> /tmp/failed; echo >> /tmp/all; done")
 	count := func() string { return subpod("exec", "asking", "sh", "-c", "wc -l < /tmp/all") }
 	more := func() {
