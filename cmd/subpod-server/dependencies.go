@@ -10,6 +10,7 @@ import (
 
 	"github.com/subpod/subpod/cmd/internal/cli"
 	"github.com/subpod/subpod/netns"
+	"github.com/subpod/subpod/netns/named"
 	"github.com/subpod/subpod/pkg/audit"
 	"github.com/subpod/subpod/pkg/cgroup"
 	"github.com/subpod/subpod/pkg/config"
@@ -92,6 +93,9 @@ func openDependencies(ctx context.Context, cfg *config.Config, degraded string, 
 		return nil, err
 	}
 	d.connect(cfg, node, executor, network, host, cg)
+	if networks, ok := network.(*named.Networks); ok {
+		d.control.Named = networks
+	}
 	d.cri.Degraded = degraded
 	d.cri.Info = func() map[string]any { return info(cfg, degraded, node, cg, d.storage.Info()) }
 	return d, nil

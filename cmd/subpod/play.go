@@ -25,6 +25,7 @@ import (
 type playOptions struct {
 	down, logs, replace, detach, quiet bool
 	upFD                               int
+	networks                           []string
 }
 
 func newPlay(a *app) *cobra.Command {
@@ -33,8 +34,9 @@ func newPlay(a *app) *cobra.Command {
 		Use:   "play [flags] FILE...",
 		Short: "Run the pods of Kubernetes manifests",
 		Long: `Runs the Pods and Deployments (one pod for each replica) of manifests ("-" is
-standard input), with their ConfigMaps, Secrets and PersistentVolumeClaims. Claims
-are named volumes and are kept. Init containers, sidecars, probes, hooks and restart
+standard input), with their Services, ConfigMaps, Secrets and PersistentVolumeClaims.
+Services are found by name; those of type NodePort and LoadBalancer also have ports of
+the host. Claims are named volumes and are kept. Init containers, sidecars, probes, hooks and restart
 policies work as in a cluster while this command is running.
 
 The command exits when all pods have completed, with 0 if they succeeded. When
@@ -58,6 +60,9 @@ Other kinds and unsupported fields are rejected.`,
 			if err != nil {
 				return err
 			}
+			if err := o.attach(set); err != nil {
+				return err
+			}
 			connect := a.connectOrStart
 			if o.down {
 				connect = a.connect
@@ -76,6 +81,7 @@ Other kinds and unsupported fields are rejected.`,
 	f.BoolVar(&o.replace, "replace", false, "remove existing pods of the same names first")
 	f.BoolVarP(&o.detach, "detach", "d", false, "continue in the background once all containers are up")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "do not print status messages")
+	f.StringArrayVar(&o.networks, "network", nil, "network of the pods, as of \"subpod run\" (may be repeated)")
 	f.IntVar(&o.upFD, "up-fd", -1, "descriptor to close once all containers are up")
 	must(f.MarkHidden("up-fd"))
 	return cmd
@@ -116,13 +122,29 @@ func (o *playOptions) play(ctx context.Context, a *app, conn *connection, set *k
 		}
 	}
 	if o.detach {
-		return playInBackground(a, conn, manifest)
+		return o.playInBackground(a, conn, manifest)
+	}
+	for _, line := range set.HostPorts() {
+		opts.Report("%s", line)
 	}
 	err := play.Play(ctx, set, opts)
 	if ctx.Err() != nil && err == nil {
 		return exitStatus(128 + int(unix.SIGINT))
 	}
 	return err
+}
+
+// attach puts the pods into the networks that the flags name.
+func (o *playOptions) attach(set *kube.Set) error {
+	n := networkOptions{networks: o.networks}
+	if err := n.check(); err != nil {
+		return err
+	}
+	if n.network != "pod" {
+		return usagef("--network %s is not supported: the manifest says which pods are on the node's network (hostNetwork)", n.network)
+	}
+	set.Attach(n.attachments)
+	return nil
 }
 
 func (o *playOptions) options(conn *connection) play.Options {
@@ -178,7 +200,7 @@ const isUp = "up\n"
 
 // playInBackground starts this command again in a session of its own, and waits
 // until its containers are up.
-func playInBackground(a *app, conn *connection, manifest []byte) error {
+func (o *playOptions) playInBackground(a *app, conn *connection, manifest []byte) error {
 	args, err := a.flags.Args()
 	if err != nil {
 		return err
@@ -201,7 +223,11 @@ func playInBackground(a *app, conn *connection, manifest []byte) error {
 		return err
 	}
 	defer up.Close()
-	cmd := exec.Command(exe, append(args, "play", "--up-fd", "3", "-")...)
+	args = append(args, "play", "--up-fd", "3")
+	for _, n := range o.networks {
+		args = append(args, "--network", n)
+	}
+	cmd := exec.Command(exe, append(args, "-")...)
 	cmd.Stdin = bytes.NewReader(manifest)
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = log, log

@@ -23,12 +23,13 @@ import (
 type runOptions struct {
 	interactive, tty, detach, remove, quiet, ephemeral bool
 	readOnly, privileged                               bool
-	name, user, memory, network, workdir, entrypoint   string
+	name, user, memory, workdir, entrypoint            string
 	hostname, pull, handler                            string
 	cpus                                               float64
 	ports, volumes, env, envFiles, labels              []string
-	capAdd, capDrop, security, dns                     []string
+	capAdd, capDrop, security                          []string
 	entrypointSet                                      bool
+	networkOptions
 }
 
 func (o *runOptions) addFlags(cmd *cobra.Command) {
@@ -46,8 +47,7 @@ func (o *runOptions) addFlags(cmd *cobra.Command) {
 	f.StringVarP(&o.user, "user", "u", "", "UID or user name, optionally with :GID or :group")
 	f.StringVarP(&o.memory, "memory", "m", "", "memory limit, such as 512m or 2g")
 	f.Float64Var(&o.cpus, "cpus", 0, "CPU limit, such as 1.5")
-	f.StringVar(&o.network, "network", "pod", "pod (an address of its own), host (the node's network) or none")
-	f.StringArrayVar(&o.dns, "dns", nil, "DNS server")
+	o.networkOptions.addFlags(f)
 	f.StringVar(&o.hostname, "hostname", "", "host name (default: the name of the pod)")
 	f.StringVarP(&o.workdir, "workdir", "w", "", "working directory in the container")
 	f.StringVar(&o.entrypoint, "entrypoint", "", "replace the entry point of the image")
@@ -62,7 +62,7 @@ func (o *runOptions) addFlags(cmd *cobra.Command) {
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "do not show the progress of the pull")
 	f.BoolVar(&o.ephemeral, "ephemeral-node", false, "stop a daemon that this command started when the command exits")
 	must(cmd.RegisterFlagCompletionFunc("pull", cobra.FixedCompletions([]string{"always", "missing", "never"}, cobra.ShellCompDirectiveNoFileComp)))
-	must(cmd.RegisterFlagCompletionFunc("network", cobra.FixedCompletions([]string{"pod", "host", "none"}, cobra.ShellCompDirectiveNoFileComp)))
+	must(cmd.RegisterFlagCompletionFunc("network", cobra.FixedCompletions([]string{api.DefaultNetwork, "host", "none"}, cobra.ShellCompDirectiveNoFileComp)))
 	cmd.PreRun = func(cmd *cobra.Command, _ []string) { o.entrypointSet = cmd.Flags().Changed("entrypoint") }
 }
 
@@ -74,13 +74,14 @@ func isName(s string) bool {
 
 // check validates the flags before anything is started.
 func (o *runOptions) check() error {
+	if err := o.networkOptions.check(); err != nil {
+		return err
+	}
 	switch {
 	case o.name != "" && !isName(o.name):
 		return usagef("invalid --name %q: expected at most 63 letters, digits, '_', '.' and '-', beginning with a letter or digit", o.name)
 	case o.pull != "always" && o.pull != "missing" && o.pull != "never":
 		return usagef("invalid --pull %q: expected always, missing or never", o.pull)
-	case o.network != "pod" && o.network != "host" && o.network != "none":
-		return usagef("invalid --network %q: expected pod, host or none", o.network)
 	case o.detach && o.ephemeral:
 		return usagef("-d and --ephemeral-node exclude each other: the container would be stopped with the node at once")
 	case o.network != "pod" && len(o.ports) > 0:
@@ -146,12 +147,10 @@ func (o *runOptions) configs(cfg *config.Config, args []string) (*runtimeapi.Pod
 		pod.LogDirectory = filepath.Join(logsDir(cfg), o.name+"-"+runID)
 		ctr.LogPath = o.name + ".log"
 	}
-	if len(o.dns) > 0 {
-		pod.DnsConfig = &runtimeapi.DNSConfig{Servers: o.dns}
-	}
 	for _, fill := range []func() error{
 		func() error { return o.fillLabels(ctr) },
 		func() error { return o.fillPorts(pod) },
+		func() error { return o.networkOptions.fill(pod) },
 		func() error { return o.fillEnv(ctr) },
 		func() error { return o.fillMounts(cfg, ctr) },
 		func() error { return o.fillSecurity(pod, ctr) },

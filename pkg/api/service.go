@@ -64,6 +64,12 @@ type Server interface {
 	CopyIn(context.Context, func() (*CopyInChunk, error)) (*Empty, error)
 	// Check looks for damage and orphans, and repairs if asked to.
 	Check(context.Context, *CheckRequest) (*CheckResponse, error)
+	// NetworkCreate makes a network.
+	NetworkCreate(context.Context, *NetworkCreateRequest) (*Network, error)
+	// NetworkRemove removes a network that no pod is connected to.
+	NetworkRemove(context.Context, *NetworkRequest) (*Empty, error)
+	// Networks lists all networks.
+	Networks(context.Context, *Empty) (*NetworksResponse, error)
 }
 
 // Register adds the service to a gRPC server.
@@ -82,6 +88,9 @@ func Register(s grpc.ServiceRegistrar, impl Server) {
 			{MethodName: "Top", Handler: unary("Top", impl.Top)},
 			{MethodName: "CopyInfo", Handler: unary("CopyInfo", impl.CopyInfo)},
 			{MethodName: "Check", Handler: unary("Check", impl.Check)},
+			{MethodName: "NetworkCreate", Handler: unary("NetworkCreate", impl.NetworkCreate)},
+			{MethodName: "NetworkRemove", Handler: unary("NetworkRemove", impl.NetworkRemove)},
+			{MethodName: "Networks", Handler: unary("Networks", impl.Networks)},
 		},
 		Streams: []grpc.StreamDesc{
 			{StreamName: "Pull", ServerStreams: true, Handler: serverStream(impl.Pull)},

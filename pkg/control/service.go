@@ -30,6 +30,7 @@ type Dependencies struct {
 	Checker    *pod.Checker
 	Images     *storage.Images
 	Audit      *audit.Log
+	Named      Networks // nil where pods have no network of their own
 	// HostTree is what the node does not show of the host, to be attached below TempDir;
 	// nil where it shows all.
 	HostTree HostTree

@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"slices"
 	"syscall"
 	"time"
 
@@ -94,7 +95,11 @@ func (p Pod) IPs() []netip.Addr {
 	if p.Allocated.Network == nil {
 		return nil
 	}
-	return p.Allocated.Network.IPs
+	ips := slices.Clone(p.Allocated.Network.IPs)
+	for _, l := range p.Allocated.Network.Others {
+		ips = append(ips, l.IPs...)
+	}
+	return ips
 }
 
 // Container is the record of one container.

@@ -37,6 +37,8 @@ var table = []struct{ pkg, imports string }{
 	{"netns/bridge", "netns"},
 	{"netns/cni", "netns"},
 	{"netns/auto", "netns netns/bridge netns/cni"},
+	{"netns/resolver", ""},
+	{"netns/named", "netns netns/bridge netns/resolver pkg/errclass"},
 
 	// Parts of a container: each knows one subject.
 	{"pkg/cgroup", "pkg/errclass"},
@@ -59,7 +61,7 @@ var table = []struct{ pkg, imports string }{
 	{"pkg/audit", "pkg/api"},
 	{"pkg/rpc", "pkg/api pkg/errclass"},
 	{"pkg/stream", "pkg/errclass pkg/stdio"},
-	{"pkg/control", "pkg/api pkg/audit pkg/oci pkg/pod pkg/rpc pkg/state pkg/stats pkg/stdio pkg/subpath storage"},
+	{"pkg/control", "netns/named pkg/api pkg/audit pkg/oci pkg/pod pkg/rpc pkg/state pkg/stats pkg/stdio pkg/subpath storage"},
 	{"pkg/cri", "netns pkg/api pkg/cgroup pkg/events pkg/idmap pkg/ocispec pkg/pod pkg/pod/container pkg/rpc pkg/state pkg/stats pkg/stream storage"},
 	{"pkg/client", "pkg/api"},
 
@@ -73,7 +75,7 @@ var table = []struct{ pkg, imports string }{
 	{"cmd/subpod", "cmd/internal/cli cmd/internal/doctor cmd/internal/kube cmd/internal/logs cmd/internal/play configs pkg/api pkg/cgroup pkg/client pkg/config pkg/stdio pkg/tree rootless"},
 	{"cmd/subpod-node", "rootless"},
 	{"cmd/subpod-node-gvisor", "rootless rootless/gvisor"},
-	{"cmd/subpod-server", "cmd/internal/cli cmd/internal/doctor netns netns/auto netns/bridge netns/cni pkg/audit pkg/cgroup pkg/config pkg/control pkg/cri pkg/events pkg/hostport pkg/oci pkg/ocispec pkg/pod pkg/pod/container pkg/pod/sandbox pkg/proc pkg/rpc pkg/state pkg/stats pkg/stream rootless storage"},
+	{"cmd/subpod-server", "cmd/internal/cli cmd/internal/doctor netns netns/auto netns/bridge netns/cni netns/named pkg/audit pkg/cgroup pkg/config pkg/control pkg/cri pkg/events pkg/hostport pkg/oci pkg/ocispec pkg/pod pkg/pod/container pkg/pod/sandbox pkg/proc pkg/rpc pkg/state pkg/stats pkg/stream rootless storage"},
 }
 
 // libraries names the directories that alone may import a module or package of others.

@@ -79,6 +79,10 @@ func (p *Pod) Sandbox(at Place) *runtimeapi.PodSandboxConfig {
 		text, _ := json.Marshal(sizes) // a map of numbers
 		cfg.Annotations[api.AnnotationMemoryVolumes] = string(text)
 	}
+	cfg.PortMappings = append(cfg.PortMappings, p.servicePorts...)
+	if text := p.networksText(); text != "" {
+		cfg.Annotations[api.AnnotationNetworks] = text
+	}
 	cfg.Labels[api.LabelMadeBy], cfg.Annotations[api.AnnotationRunID] = api.MadeByPlay, at.UID
 	if cfg.Hostname == "" && !p.Spec.HostNetwork {
 		cfg.Hostname = p.Metadata.Name

@@ -1,6 +1,11 @@
 package kube
 
-import "github.com/subpod/subpod/pkg/quantity"
+import (
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/pkg/api"
+	"github.com/subpod/subpod/pkg/quantity"
+)
 
 // The Kubernetes objects that subpod plays, field by field as far as they mean
 // something here (k8s.io/api/core/v1, apps/v1). A field that is not in these
@@ -26,6 +31,9 @@ type Pod struct {
 	Metadata   Meta    `json:"metadata"`
 	Spec       PodSpec `json:"spec"`
 	Status     any     `json:"status"` // not read
+
+	networks     api.PodNetworks
+	servicePorts []*runtimeapi.PortMapping
 }
 
 // Deployment is a Deployment: as many pods as it has replicas.
