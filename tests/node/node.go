@@ -85,8 +85,6 @@ func Prepare(t testing.TB, o Options) *Node {
 	if err := os.Mkdir(filepath.Join(n.Dir, "logs"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	n.WriteHome(".config/subpod/subpod.toml.d/host_paths.toml", fmt.Sprintf("[node]\nhost_paths = [%q, %q, %q]\n",
-		n.Dir, filepath.Dir(executable()), Path(t, Images)))
 	// The whole suite can be run with another driver or runtime handler.
 	if extra := os.Getenv("SUBPOD_TEST_CONFIG"); extra != "" {
 		n.WriteHome(".config/subpod/subpod.toml.d/test.toml", extra)
