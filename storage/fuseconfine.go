@@ -27,11 +27,17 @@ func (m overlayMount) fuseRules(program string) landlock.Rules {
 	for _, lower := range m.lowers {
 		lowers = append(lowers, at(lower))
 	}
+	real := program
+	if target, err := filepath.EvalSymlinks(program); err == nil {
+		real = target
+	}
+	prefix := filepath.Dir(filepath.Dir(real)) // one installed by itself has its libraries there
+	programs := append(systemDirs[:len(systemDirs):len(systemDirs)], program, filepath.Join(prefix, "lib"), filepath.Join(prefix, "lib64"))
 	return landlock.Rules{
 		Files: []landlock.Files{
 			{Access: landlock.Read, Paths: lowers},
 			{Access: landlock.Change, Paths: existing(at(m.upper), at(m.work))},
-			{Access: landlock.Read | landlock.Execute, Paths: append(systemDirs[:len(systemDirs):len(systemDirs)], program)},
+			{Access: landlock.Read | landlock.Execute, Paths: programs},
 			// The dynamic linker's, and the IDs of files that have none in the node.
 			{Access: landlock.Read, Paths: []string{"/etc/ld.so.cache", "/etc/ld.so.preload", "/proc/sys/kernel"}},
 			{Access: landlock.Read | landlock.Write, Paths: []string{"/dev/null"}},
