@@ -85,6 +85,9 @@ func Prepare(t testing.TB, o Options) *Node {
 	if err := os.Mkdir(filepath.Join(n.Dir, "logs"), 0o700); err != nil {
 		t.Fatal(err)
 	}
+	// Tests run their own program in the node, too.
+	dir := filepath.Dir(executable())
+	n.WriteHome(".config/subpod/subpod.toml.d/program.toml", fmt.Sprintf("[node]\nbinds = [%q]\n", dir+":"+dir+":ro"))
 	// The whole suite can be run with another driver or runtime handler.
 	if extra := os.Getenv("SUBPOD_TEST_CONFIG"); extra != "" {
 		n.WriteHome(".config/subpod/subpod.toml.d/test.toml", extra)
