@@ -8,6 +8,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/pkg/landlock"
 )
 
 // confinement is what a process that reads content of strangers may do. It is given to
@@ -50,96 +52,21 @@ func (c confinement) enter() error {
 }
 
 // systemDirs have the system's programs and libraries.
-var systemDirs = []string{"/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64"}
-
-// landlockABI returns the version of Landlock that the kernel has, 0 for none.
-func landlockABI() int {
-	abi, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
-	if errno != 0 {
-		return 0
-	}
-	return int(abi)
-}
-
-// The rights of Landlock that are not for directories.
-const landlockFile = unix.LANDLOCK_ACCESS_FS_EXECUTE | unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_READ_FILE |
-	unix.LANDLOCK_ACCESS_FS_TRUNCATE | unix.LANDLOCK_ACCESS_FS_IOCTL_DEV
+var systemDirs = []string{"/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix", "/gnu"}
 
 // landlock allows the calling thread the files of c, and no others. A kernel without
 // Landlock, or with its first version, which forbids renames between directories, is
 // no error: then capabilities, seccomp and limits are what is left.
 func (c confinement) landlock() error {
-	abi := landlockABI()
-	if abi < 2 {
-		return nil
-	}
-	attr := unix.LandlockRulesetAttr{Handled_access_fs: 1<<14 - 1} // all of version 2
-	if abi >= 3 {
-		attr.Handled_access_fs |= unix.LANDLOCK_ACCESS_FS_TRUNCATE
-	}
-	if abi >= 5 {
-		attr.Handled_access_fs |= unix.LANDLOCK_ACCESS_FS_IOCTL_DEV
-	}
-	if abi >= 4 {
-		attr.Handled_access_net = unix.LANDLOCK_ACCESS_NET_BIND_TCP
-		if !c.network {
-			attr.Handled_access_net |= unix.LANDLOCK_ACCESS_NET_CONNECT_TCP
-		}
-	}
-	if abi >= 6 {
-		attr.Scoped = unix.LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET | unix.LANDLOCK_SCOPE_SIGNAL
-	}
-	fd, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr), 0)
-	if errno != 0 {
-		return errno
-	}
-	defer unix.Close(int(fd))
-	const read = unix.LANDLOCK_ACCESS_FS_READ_FILE | unix.LANDLOCK_ACCESS_FS_READ_DIR
-	const execute = unix.LANDLOCK_ACCESS_FS_EXECUTE
-	for _, rule := range []struct {
-		paths  []string
-		access uint64
-	}{
-		{c.readOnly, read},
-		{append(systemDirs[:len(systemDirs):len(systemDirs)], c.program), read | execute},
-		{[]string{"/dev/null", "/dev/zero", "/dev/urandom", "/dev/random"}, read | unix.LANDLOCK_ACCESS_FS_WRITE_FILE},
-		{c.readWrite, attr.Handled_access_fs &^ (execute | unix.LANDLOCK_ACCESS_FS_IOCTL_DEV)},
-	} {
-		for _, path := range rule.paths {
-			if err := landlockAllow(int(fd), path, rule.access&attr.Handled_access_fs); err != nil {
-				return fmt.Errorf("allow %s: %w", path, err)
-			}
-		}
-	}
-	if _, _, errno := unix.Syscall(unix.SYS_LANDLOCK_RESTRICT_SELF, fd, 0, 0); errno != 0 {
-		return errno
-	}
-	return nil
-}
-
-// landlockAllow adds a rule for path, and for all below it, to a rule set.
-func landlockAllow(ruleset int, path string, access uint64) error {
-	at, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.EACCES) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer unix.Close(at)
-	var st unix.Stat_t
-	if err := unix.Fstat(at, &st); err != nil {
-		return err
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		access &= landlockFile
-	}
-	attr := unix.LandlockPathBeneathAttr{Allowed_access: access, Parent_fd: int32(at)}
-	if _, _, errno := unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, uintptr(ruleset), unix.LANDLOCK_RULE_PATH_BENEATH,
-		uintptr(unsafe.Pointer(&attr)), 0, 0, 0); errno != 0 {
-		return errno
-	}
-	return nil
+	return landlock.Rules{
+		Files: []landlock.Files{
+			{Access: landlock.Read, Paths: c.readOnly},
+			{Access: landlock.Read | landlock.Execute, Paths: append(systemDirs[:len(systemDirs):len(systemDirs)], c.program)},
+			{Access: landlock.Read | landlock.Write, Paths: []string{"/dev/null", "/dev/zero", "/dev/urandom", "/dev/random"}},
+			{Access: landlock.Change, Paths: c.readWrite},
+		},
+		NoListen: true, NoConnect: !c.network, Scoped: true,
+	}.Enter()
 }
 
 // dropCapabilities leaves the calling thread, and what it starts, no others than kept.

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/pkg/landlock"
 )
 
 // confinedMode has a confined process try what it must not be able to do, and print
@@ -91,7 +93,7 @@ func orNil(errno unix.Errno) error {
 
 // TestConfined: a content process cannot do what it need not, and can do what it must.
 func TestConfined(t *testing.T) {
-	if landlockABI() < 2 {
+	if landlock.Version() < 2 {
 		t.Skip("the kernel has no Landlock: file access is bounded by chroot alone")
 	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

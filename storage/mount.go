@@ -111,7 +111,7 @@ func (m overlayMount) mountFuse(ctx context.Context, program string) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	// A daemon that keeps our pipe open must not block us.
 	cmd.WaitDelay = 2 * time.Second
-	if err := cmd.Start(); err != nil {
+	if err := startUnder(m.fuseRules(cmd.Path), cmd); err != nil {
 		return errors.Join(fmt.Errorf("%s on %s: %w", program, m.target, err), unmount(m.target))
 	}
 	device.Close() // from now on the mount's other end dies with the program

@@ -22,16 +22,17 @@ var table = []struct{ pkg, imports string }{
 	{"pkg/quantity", ""},
 	{"pkg/errclass", ""},
 	{"pkg/openat2", ""},
+	{"pkg/landlock", ""},
 	{"pkg/tree", "pkg/openat2"},
 	{"pkg/subpath", "pkg/openat2"},
 	{"configs", ""},
 
 	// Mechanisms: the kernel and their libraries; they never hear of CRI.
-	{"rootless", "pkg/errclass pkg/idmap pkg/proc"},
+	{"rootless", "pkg/errclass pkg/idmap pkg/landlock pkg/proc"},
 	{"rootless/gvisor", "rootless"},
 	{"storage/internal/xz", ""}, // a module of its own, in the place of another (go.mod)
 	{"storage/internal/fetch", ""},
-	{"storage", "pkg/errclass pkg/idmap pkg/openat2 storage/internal/fetch"},
+	{"storage", "pkg/errclass pkg/idmap pkg/landlock pkg/openat2 storage/internal/fetch"},
 	{"netns/pause", ""},
 	{"netns", "netns/pause pkg/errclass pkg/idmap pkg/proc"},
 	{"netns/bridge", "netns"},
@@ -90,6 +91,7 @@ var libraries = []struct {
 	{"google.golang.org/grpc", []string{"pkg/api", "pkg/rpc", "pkg/cri", "pkg/control", "pkg/client", "cmd", "tests"}, "CRI messages are data, gRPC is transport"},
 	{"k8s.io/cri-api/pkg/apis/runtime/", []string{"pkg", "cmd", "tests"}, "mechanisms never hear of CRI"},
 	{"go.etcd.io/bbolt", []string{"pkg/state"}, "the store has one owner"},
+	{"github.com/landlock-lsm/go-landlock/", []string{"pkg/landlock"}, "rule sets are made in one place"},
 	{"github.com/google/nftables", []string{"netns"}, "packet filter rules are made in one place"},
 }
 

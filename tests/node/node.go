@@ -87,8 +87,9 @@ func Prepare(t testing.TB, o Options) *Node {
 		t.Fatal(err)
 	}
 	if o.Bin == "" { // a version from before this key refuses it
-		n.WriteHome(".config/subpod/subpod.toml.d/host_paths.toml", fmt.Sprintf("[node]\nhost_paths = [%q, %q, %q]\n",
-			n.Dir, filepath.Dir(executable()), Path(t, Images)))
+		// Tests run their own program in the node, too.
+		dir := filepath.Dir(executable())
+		n.WriteHome(".config/subpod/subpod.toml.d/program.toml", fmt.Sprintf("[node]\nbinds = [%q]\n", dir+":"+dir+":ro"))
 	}
 	// The whole suite can be run with another driver or runtime handler.
 	if extra := os.Getenv("SUBPOD_TEST_CONFIG"); extra != "" {
