@@ -6,6 +6,7 @@ import (
 	"compress/gzip"
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -276,4 +277,23 @@ func TestOddRetryAfter(t *testing.T) {
 			t.Error("it was pulled")
 		}
 	})
+}
+
+// TestBrokenCredentials: an auth.json that cannot be read is no fault of the image.
+func TestBrokenCredentials(t *testing.T) {
+	f := startBad(t, fakes.FakeOptions{}, sample(t, "credentials"))
+	s := badStore(t, f)
+	for name, text := range map[string]string{
+		"no JSON":   `{`,
+		"no base64": fmt.Sprintf(`{"auths":{%q:{"auth":"!!!"}}}`, f.Addr),
+		"a number":  fmt.Sprintf(`{"auths":{%q:{"auth":1}}}`, f.Addr),
+	} {
+		writeFile(t, s.layers.opts.AuthFile, text)
+		_, err := s.Images.Pull(context.Background(), PullRequest{Ref: f.Addr + "/app:v1"})
+		if !errors.Is(err, ErrConfiguration) || errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "credentials for "+f.Addr) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	writeFile(t, s.layers.opts.AuthFile, `{}`)
+	pullRef(t, s, f.Addr+"/app:v1")
 }
