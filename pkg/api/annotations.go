@@ -30,16 +30,7 @@ const (
 	// memory. Each is a tmpfs of its own, which containers of the pod mount from
 	// pods/ID/volumes/NAME in the run directory, and goes with the pod sandbox.
 	AnnotationMemoryVolumes = "subpod.io/memory-volumes"
-	// AnnotationHostAliases is an annotation of a pod sandbox: a JSON list of HostAlias,
-	// lines that are added to its /etc/hosts.
-	AnnotationHostAliases = "subpod.io/host-aliases"
 )
-
-// HostAlias is a line of /etc/hosts.
-type HostAlias struct {
-	IP        string   `json:"ip"`
-	Hostnames []string `json:"hostnames"`
-}
 
 // MemoryVolumes is the directory of the memory volumes of the pod sandbox ID, below
 // pods/ID in the run directory.

@@ -79,10 +79,6 @@ func (p *Pod) Sandbox(at Place) *runtimeapi.PodSandboxConfig {
 		text, _ := json.Marshal(sizes) // a map of numbers
 		cfg.Annotations[api.AnnotationMemoryVolumes] = string(text)
 	}
-	if aliases := p.Spec.HostAliases; len(aliases) > 0 {
-		text, _ := json.Marshal(aliases) // strings
-		cfg.Annotations[api.AnnotationHostAliases] = string(text)
-	}
 	cfg.Labels[api.LabelMadeBy], cfg.Annotations[api.AnnotationRunID] = api.MadeByPlay, at.UID
 	if cfg.Hostname == "" && !p.Spec.HostNetwork {
 		cfg.Hostname = p.Metadata.Name

@@ -54,7 +54,6 @@ kind: Pod
 metadata: {name: p, labels: {app: x}}
 spec:
   hostNetwork: true
-  hostAliases: [{ip: 192.0.2.9, hostnames: [a, b]}]
   securityContext: {runAsUser: 1000, fsGroup: 2000, seccompProfile: {type: Unconfined}}
   containers:
   - name: a
@@ -82,9 +81,6 @@ func TestConvert(t *testing.T) {
 	}
 	if ns := sandbox.Linux.SecurityContext.NamespaceOptions; ns.Network != runtimeapi.NamespaceMode_NODE || ns.Pid != runtimeapi.NamespaceMode_CONTAINER {
 		t.Errorf("namespaces: %v", ns)
-	}
-	if got := sandbox.Annotations[api.AnnotationHostAliases]; got != `[{"ip":"192.0.2.9","hostnames":["a","b"]}]` {
-		t.Errorf("host aliases: %s", got)
 	}
 	a, err := p.Container(&p.Spec.Containers[0], set, at, 2, "10.0.0.1")
 	if err != nil {

@@ -1,9 +1,6 @@
 package kube
 
-import (
-	"github.com/subpod/subpod/pkg/api"
-	"github.com/subpod/subpod/pkg/quantity"
-)
+import "github.com/subpod/subpod/pkg/quantity"
 
 // The Kubernetes objects that subpod plays, field by field as far as they mean
 // something here (k8s.io/api/core/v1, apps/v1). A field that is not in these
@@ -101,13 +98,19 @@ type PodSpec struct {
 	HostIPC                       bool                `json:"hostIPC"`
 	HostUsers                     *bool               `json:"hostUsers"`
 	ShareProcessNamespace         bool                `json:"shareProcessNamespace"`
-	HostAliases                   []api.HostAlias     `json:"hostAliases"`
+	HostAliases                   []HostAlias         `json:"hostAliases"`
 	DNSPolicy                     string              `json:"dnsPolicy"`
 	DNSConfig                     *DNSConfig          `json:"dnsConfig"`
 	SecurityContext               *PodSecurityContext `json:"securityContext"`
 	RuntimeClassName              string              `json:"runtimeClassName"`
 	AutomountServiceAccountToken  *bool               `json:"automountServiceAccountToken"` // there are no tokens
 	EnableServiceLinks            *bool               `json:"enableServiceLinks"`           // there are no services
+}
+
+// HostAlias is a line of /etc/hosts.
+type HostAlias struct {
+	IP        string   `json:"ip"`
+	Hostnames []string `json:"hostnames"`
 }
 
 // DNSConfig is PodDNSConfig.

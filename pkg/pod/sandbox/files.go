@@ -2,18 +2,14 @@ package sandbox
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/netns"
-	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/ocispec"
 	"github.com/subpod/subpod/pkg/state"
 )
@@ -37,51 +33,27 @@ func (b *Builder) writeFiles(dir string, plan Plan) error {
 	return errors.Join(
 		writeFile(filepath.Join(etc, "resolv.conf"), resolv),
 		writeFile(filepath.Join(etc, "hostname"), []byte(hostname+"\n")),
-		writeHosts(dir, plan, nil),
+		writeHosts(dir, plan.Config, nil),
 	)
 }
 
-// writeHosts writes hosts(5): the loopback names, the pod's own addresses once they are
-// known, and its aliases. A pod on the node's network has the node's file and its aliases.
-func writeHosts(dir string, plan Plan, network *netns.Result) error {
-	out := bytes.NewBufferString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
-	if state.OnNode(state.NamespaceOptions(plan.Config).GetNetwork()) {
+// writeHosts writes hosts(5): the loopback names, and the pod's own addresses
+// once they are known. A pod on the node's network gets the node's file.
+func writeHosts(dir string, cfg *runtimeapi.PodSandboxConfig, network *netns.Result) error {
+	path := filepath.Join(dir, etcDir, "hosts")
+	if state.OnNode(state.NamespaceOptions(cfg).GetNetwork()) {
 		if b, err := os.ReadFile("/etc/hosts"); err == nil {
-			out = bytes.NewBuffer(append(b, '\n'))
+			return writeFile(path, b)
 		}
 	}
-	if network != nil && plan.Config.Hostname != "" {
+	var out bytes.Buffer
+	out.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
+	if network != nil && cfg.Hostname != "" {
 		for _, ip := range network.IPs {
-			fmt.Fprintf(out, "%s\t%s\n", ip, plan.Config.Hostname)
+			fmt.Fprintf(&out, "%s\t%s\n", ip, cfg.Hostname)
 		}
 	}
-	for _, a := range plan.hostAliases {
-		fmt.Fprintf(out, "%s\t%s\n", a.IP, strings.Join(a.Hostnames, " "))
-	}
-	return writeFile(filepath.Join(dir, etcDir, "hosts"), out.Bytes())
-}
-
-// parseHostAliases returns the pod's lines of /etc/hosts (api.AnnotationHostAliases).
-func parseHostAliases(cfg *runtimeapi.PodSandboxConfig) ([]api.HostAlias, error) {
-	text := cfg.GetAnnotations()[api.AnnotationHostAliases]
-	if text == "" {
-		return nil, nil
-	}
-	var out []api.HostAlias
-	if err := json.Unmarshal([]byte(text), &out); err != nil {
-		return nil, invalid("annotation %s: %w", api.AnnotationHostAliases, err)
-	}
-	for _, a := range out {
-		if _, err := netip.ParseAddr(a.IP); err != nil {
-			return nil, invalid("host alias: %q is not an IP address", a.IP)
-		}
-		for _, name := range a.Hostnames {
-			if name == "" || strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r == '#' || r == 0x7f }) {
-				return nil, invalid("host alias of %s: %q is not a host name", a.IP, name)
-			}
-		}
-	}
-	return out, nil
+	return writeFile(path, out.Bytes())
 }
 
 func writeFile(path string, content []byte) error {

@@ -39,17 +39,15 @@ type Plan struct {
 	// only where all pods are on the node's network.
 	Config *runtimeapi.PodSandboxConfig
 
-	network   bool              // the pod is joined to the pod network
-	pins      netns.PinSpec     // without its directory
-	ifSysctls map[string]string // to be set once the interfaces are there
-	ports     []netns.PortMapping
-	ingress   uint64 // bits per second
-	egress    uint64
-	volumes   map[string]uint64 // in memory: bytes by name; 0 is the kernel's default
-	// hostAliases are lines of /etc/hosts.
-	hostAliases []api.HostAlias
-	resolvConf  []byte // nil: the node's default
-	group       cgroup.Pod
+	network    bool              // the pod is joined to the pod network
+	pins       netns.PinSpec     // without its directory
+	ifSysctls  map[string]string // to be set once the interfaces are there
+	ports      []netns.PortMapping
+	ingress    uint64 // bits per second
+	egress     uint64
+	volumes    map[string]uint64 // in memory: bytes by name; 0 is the kernel's default
+	resolvConf []byte            // nil: the node's default
+	group      cgroup.Pod
 }
 
 // NewPlan parses and validates the configuration of the pod sandbox id.
@@ -77,9 +75,6 @@ func NewPlan(id string, cfg *runtimeapi.PodSandboxConfig, host Host) (Plan, erro
 		return Plan{}, err
 	}
 	if p.volumes, err = parseMemoryVolumes(cfg); err != nil {
-		return Plan{}, err
-	}
-	if p.hostAliases, err = parseHostAliases(cfg); err != nil {
 		return Plan{}, err
 	}
 	if err := p.planNamespaces(host); err != nil {
