@@ -107,7 +107,7 @@ func addCredentials(sys *types.SystemContext, named reference.Named, auth *Auth,
 func storedCredentials(sys *types.SystemContext, named reference.Named) (fetch.Credentials, error) {
 	c, err := authconfig.GetCredentialsForRef(sys, named)
 	if err != nil {
-		return fetch.Credentials{}, fmt.Errorf("read the credentials for %s: %w", reference.Domain(named), err)
+		return fetch.Credentials{}, fmt.Errorf("%w: read the credentials for %s: %w", ErrConfiguration, reference.Domain(named), err)
 	}
 	return fetch.Credentials{Username: c.Username, Password: c.Password, IdentityToken: c.IdentityToken}, nil
 }

@@ -74,7 +74,7 @@ var sentinels = map[string]error{
 	"reference": ErrBadReference, "not found": ErrImageNotFound, "unauthorized": ErrUnauthorized,
 	"unavailable": ErrRegistryUnavailable, "signature": ErrSignature, "corrupt": ErrCorrupt,
 	"unsupported": ErrUnsupported, "id range": ErrIDRange, "no space": ErrNoSpace, "too large": ErrTooLarge,
-	"not usable": ErrNotUsable,
+	"not usable": ErrNotUsable, "configuration": ErrConfiguration,
 }
 
 // maxErrorText is how much of an error crosses the border: a registry may choose its

@@ -40,13 +40,13 @@ func (e *Executor) Start(ctx context.Context, id string, c Container) error {
 	}
 	if !done {
 		if err := rt.call(ctx, "start", id); err != nil {
-			return err
+			return commandError(err)
 		}
 	}
 	if seen, err := awaitExec(ctx, c); err != nil || seen {
 		return err
 	}
-	return e.execFailed(ctx, rt, id, c)
+	return commandError(e.execFailed(ctx, rt, id, c))
 }
 
 // openGate does what "crun start" does to a container without poststart hooks:

@@ -128,6 +128,9 @@ type ContainerResources struct {
 	Args []string `json:"args,omitempty"`
 	// ImageMounts are the keys of the image volumes mounted for the container.
 	ImageMounts []string `json:"imageMounts,omitempty"`
+	// MountSources has, by path in the container, what mounts show whose source in the
+	// OCI specification is gone once the container is made.
+	MountSources map[string]string `json:"mountSources,omitempty"`
 	// Runtime is nil until the OCI runtime has made the container.
 	Runtime    *oci.Container `json:"runtime,omitempty"`
 	StopSignal int            `json:"stopSignal,omitempty"`

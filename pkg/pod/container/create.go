@@ -99,7 +99,7 @@ func (b *Builder) makeDirs(p state.Pod, c state.Container) error {
 func (b *Builder) Create(ctx context.Context, prepared *Prepared, p state.Pod, c *state.Container) error {
 	defer prepared.Abandon()
 	defer b.releaseSources(c.ID)
-	in, err := b.specInput(ctx, prepared, p, *c)
+	in, err := b.specInput(ctx, prepared, p, c)
 	if err != nil {
 		return err
 	}
@@ -147,11 +147,16 @@ func (b *Builder) create(ctx context.Context, prepared *Prepared, id string, out
 }
 
 // specInput gathers what the OCI specification is built from.
-func (b *Builder) specInput(ctx context.Context, prepared *Prepared, p state.Pod, c state.Container) (ocispec.Input, error) {
+func (b *Builder) specInput(ctx context.Context, prepared *Prepared, p state.Pod, c *state.Container) (ocispec.Input, error) {
 	mounts, err := b.resolveMounts(ctx, prepared.plan, c.ID)
 	if err != nil {
 		return ocispec.Input{}, err
 	}
+	namespaces := b.namespaces(prepared.plan, p)
+	if err := b.mapIDs(namespaces.User, p, c.ID, mounts); err != nil {
+		return ocispec.Input{}, err
+	}
+	b.recordSources(prepared.plan, c, mounts)
 	volumes, err := b.imageVolumes(ctx, prepared, c)
 	if err != nil {
 		return ocispec.Input{}, err
@@ -172,7 +177,7 @@ func (b *Builder) specInput(ctx context.Context, prepared *Prepared, p state.Pod
 		Container:      cfg,
 		Image:          image,
 		Rootfs:         c.Allocated.Rootfs,
-		Namespaces:     b.namespaces(prepared.plan, p),
+		Namespaces:     namespaces,
 		Files:          b.Files(p),
 		Mounts:         append(mounts, volumes...),
 		Host:           b.Host,
