@@ -166,6 +166,10 @@ test-attack: build test-tools test-images ## Attacks on the daemon, those that t
 attack: build test-tools test-images ## All attacks (ATTACK="-run TestX -v")
 	$(TEST) -count=1 -timeout 60m -v ./tests/attack $(ATTACK)
 
+.PHONY: attack-defences
+attack-defences: build test-tools test-images ## See each attack succeed without its defence (OFF="pause-.*")
+	$(TEST) -count=1 -timeout 180m -v ./tests/attack/defences -run '^TestSwitchedOff$$' -off '^($(or $(OFF),.*))$$'
+
 .PHONY: test-pulls
 test-pulls: ## Pull 200 MB through registries that break every connection, one and ten clients
 	$(TEST) -exec $(USER) -count=1 -timeout 20m -v ./storage -run '^TestBrokenConnections$$' -whole

@@ -364,6 +364,11 @@ func (t *worker) checkStated(raw []byte, mime string) error {
 		if l.Size < -1 || l.Size > limits.Size {
 			return fmt.Errorf("%w: its manifest states %d bytes for a layer", ErrCorrupt, l.Size)
 		}
+		if t.pulling && len(l.URLs) > 0 {
+			// The library would ask that address: perhaps of a service that only this
+			// user or this machine reaches.
+			return fmt.Errorf("%w: its manifest names an address of its own for a layer (%.200q), and layers are pulled from the registry alone", ErrUnsupported, l.URLs[0])
+		}
 		stated += max(l.Size, 0)
 	}
 	if t.pulling {

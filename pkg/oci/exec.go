@@ -220,7 +220,7 @@ func (x *execution) start(e *Executor, id string, s stdio.Streams) error {
 		}
 		x.io = p
 	}
-	if err := startCommand(x.cmd, x.ctr.Confined); err != nil {
+	if err := startJoining(x.cmd, x.ctr.Confined); err != nil {
 		return err
 	}
 	x.io.started()
