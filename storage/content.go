@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"regexp"
@@ -30,7 +31,6 @@ const maxContentLogs = 200
 
 // contentRun is what a content process gets beside its job.
 type contentRun struct {
-	network  bool
 	readable []string       // files and directories
 	progress func(Progress) // may be nil
 	proxy    *fetch.Proxy   // of a pull
@@ -38,7 +38,7 @@ type contentRun struct {
 
 // runContent runs job for the transfer in a content process, and returns the IDs of the
 // images that are in the store then.
-func (t *transfer) runContent(job contentJob, run contentRun) ([]string, error) {
+func (t *transfer) runContent(job contentJob, run contentRun) (ids []string, err error) {
 	l := t.im.store
 	job.Options, job.Driver, job.Fuse, job.Tmp = l.opts, l.driver.name, l.driver.fuse, t.tmp
 	job.LogLevel = levelOf(l.log)
@@ -46,7 +46,7 @@ func (t *transfer) runContent(job contentJob, run contentRun) ([]string, error) 
 	if err != nil {
 		return nil, err
 	}
-	writable, err := t.writable()
+	writable, plain, err := t.writable()
 	if err != nil {
 		return nil, fmt.Errorf("start a content process: %w", err)
 	}
@@ -55,12 +55,21 @@ func (t *transfer) runContent(job contentJob, run contentRun) ([]string, error) 
 		return nil, fmt.Errorf("start a content process: %w", err)
 	}
 	defer conn.Close()
-	c := confinement{readOnly: append(files, run.readable...), readWrite: writable, program: "/proc/self/exe", network: run.network}
+	watch := newContentWatch(conn, l.opts.PullTimeout, run.proxy)
+	c := confinement{readOnly: append(files, run.readable...), readWrite: writable, plain: plain, program: "/proc/self/exe"}
+	if run.proxy != nil {
+		c.port = run.proxy.Route().Port()
+	}
 	p, err := startContent(c, remote, l.contentEnv(t.tmp))
 	remote.Close()
 	if err != nil {
 		return nil, fmt.Errorf("start a content process: %w", err)
 	}
+	defer func() {
+		// It has said its last word, or something that it should not.
+		p.end(l.log)
+		err = errors.Join(err, l.vet())
+	}()
 	// The end of the request is the end of what the process reads; then it has a moment
 	// to clean up.
 	stop := context.AfterFunc(t.ctx, func() {
@@ -68,27 +77,23 @@ func (t *transfer) runContent(job contentJob, run contentRun) ([]string, error) 
 		select {
 		case <-p.ended:
 		case <-time.After(contentGrace):
-			p.kill()
+			watch.hangUp(p, context.Cause(t.ctx))
 		}
 	})
 	defer stop()
-	defer func() {
-		// It has said its last word, or something that it should not.
-		p.kill()
-		<-p.ended
-	}()
+	done := make(chan struct{})
+	defer close(done)
+	go watch.run(p, done)
 	w := &wire{rw: conn}
 	if err := w.send(job); err != nil {
-		return nil, p.why(t.ctx, err, l.opts.Limits)
+		return nil, watch.why(p.why(t.ctx, err, l.opts.Limits))
 	}
 	if run.proxy != nil {
-		done := make(chan struct{})
-		defer close(done)
 		go t.reportMoves(w, run.proxy, done)
 	}
-	result, err := t.serveContent(w, run.progress)
+	result, err := t.serveContent(w, watch, run.progress)
 	if err != nil {
-		return nil, p.why(t.ctx, err, l.opts.Limits)
+		return nil, watch.why(p.why(t.ctx, err, l.opts.Limits))
 	}
 	return result.Images, result.Err.unpack()
 }
@@ -114,13 +119,14 @@ func (t *transfer) reportMoves(w *wire, p *fetch.Proxy, done <-chan struct{}) {
 }
 
 // serveContent answers a content process until it returns its result.
-func (t *transfer) serveContent(w *wire, progress func(Progress)) (*contentResult, error) {
-	logged := 0
+func (t *transfer) serveContent(w *wire, watch *contentWatch, progress func(Progress)) (*contentResult, error) {
+	logged, limit := 0, t.im.store.opts.Limits.maxMessage()
 	for {
 		var m contentMessage
-		if err := w.receive(&m, maxContentMessage); err != nil {
+		if err := w.receive(&m, limit); err != nil {
 			return nil, err
 		}
+		watch.heard.step()
 		switch {
 		case m.Result != nil:
 			return m.Result, nil

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -10,27 +11,70 @@ import (
 	"strings"
 
 	"go.podman.io/storage/pkg/configfile"
+
+	"github.com/subpod/subpod/storage/internal/fetch"
 )
 
 // writable are the directories and files that the content process may change: those of
 // containers/storage, its own temporary ones and the library's cache. Of the server's own
-// it sees nothing: the server follows what is there (blobs, records, marks).
-func (t *transfer) writable() ([]string, error) {
+// it sees nothing: the server follows what is there (blobs, records, marks). Only in the
+// directories of layers, and its temporary one, it may make everything: plain is where the
+// library in the server reads files by their names, and finds no FIFO, device or link.
+func (t *transfer) writable() (all, plain []string, err error) {
 	l := t.im.store
 	if err := os.MkdirAll(l.dirs.cache(), 0o700); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	entries, err := os.ReadDir(l.opts.Root)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	paths := []string{l.opts.RunRoot, l.dirs.cache(), t.tmp}
+	all, plain = []string{t.tmp}, []string{l.opts.RunRoot, l.dirs.cache()}
 	for _, e := range entries {
-		if path := filepath.Join(l.opts.Root, e.Name()); path != l.dirs.own && e.Type()&fs.ModeSymlink == 0 {
-			paths = append(paths, path)
+		switch path := filepath.Join(l.opts.Root, e.Name()); {
+		case path == l.dirs.own || e.Type()&fs.ModeSymlink != 0:
+		case path == l.dirs.overlay() || e.Name() == DriverVFS:
+			all = append(all, path)
+		default:
+			plain = append(plain, path)
 		}
 	}
-	return paths, nil
+	return all, plain, nil
+}
+
+// signatureServer finds the servers of signatures in files of registries.d.
+var signatureServer = regexp.MustCompile(`(?m)^[^#\n]*\b(?:lookaside|sigstore)\s*:\s*["']?(https?://[^\s"'#]+)`)
+
+// signatureServers returns the servers, HOST:PORT, that registries.d names for signatures.
+func (r *registries) signatureServers() ([]string, error) {
+	files, err := r.signatureFiles()
+	if err != nil {
+		return nil, err
+	}
+	var servers []string
+	for _, file := range files {
+		data, _ := os.ReadFile(file) // the library complains of those that it needs
+		for _, m := range signatureServer.FindAllSubmatch(data, -1) {
+			if u, err := url.Parse(string(m[1])); err == nil {
+				servers = append(servers, fetch.HostPort(u))
+			}
+		}
+	}
+	return servers, nil
+}
+
+// signatureFiles returns the files of registries.d.
+func (r *registries) signatureFiles() ([]string, error) {
+	places, err := searchPaths(configfile.File{Name: "registries", Extension: "yaml", DoNotLoadMainFiles: true, DoNotUseExtensionForConfigName: true})
+	if err != nil {
+		return nil, err
+	}
+	var all []string
+	for _, dir := range places.DropInDirectories {
+		files, _ := filepath.Glob(filepath.Join(dir, "*.yaml"))
+		all = append(all, files...)
+	}
+	return all, nil
 }
 
 // files are those that every content process may read: the machine's and the user's
@@ -61,15 +105,12 @@ func (r *registries) files() ([]string, error) {
 		policies = []string{o.PolicyJSON}
 	}
 	paths = append(paths, namedFiles(firstFile(policies...))...)
-	signatures, err := searchPaths(configfile.File{Name: "registries", Extension: "yaml", DoNotLoadMainFiles: true, DoNotUseExtensionForConfigName: true})
+	signatures, err := r.signatureFiles()
 	if err != nil {
 		return nil, err
 	}
-	for _, dir := range signatures.DropInDirectories {
-		files, _ := filepath.Glob(filepath.Join(dir, "*.yaml"))
-		for _, f := range files {
-			paths = append(paths, namedFiles(f)...)
-		}
+	for _, f := range signatures {
+		paths = append(paths, namedFiles(f)...)
 	}
 	return existing(paths...), nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -91,6 +92,17 @@ func onOwnThread(do func()) {
 
 // kill kills the process, and with it, as the first of its PID namespace, its children.
 func (p *contentProcess) kill() { _ = p.cmd.Process.Kill() }
+
+// end kills the process and waits for its end. What the kernel does not let end, since a
+// disk does not answer, is reaped when it does: nobody waits for it.
+func (p *contentProcess) end(log *slog.Logger) {
+	p.kill()
+	select {
+	case <-p.ended:
+	case <-time.After(contentGrace):
+		log.Warn("a content process was killed and does not end: does the disk answer?", "pid", p.cmd.Process.Pid)
+	}
+}
 
 // why returns the error of a process that has ended without a result.
 func (p *contentProcess) why(ctx context.Context, err error, limits Limits) error {
