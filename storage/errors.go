@@ -107,6 +107,8 @@ func classify(ctx context.Context, err error) error {
 	}
 	if s := sentinelOf(err); s == ErrIDRange {
 		return fmt.Errorf("%w: %s", s, explainOwner(err))
+	} else if s != nil && strings.Contains(err.Error(), s.Error()+": ") {
+		return &classified{err, s} // the helper that unpacks a layer has said so
 	} else if s != nil {
 		if hint := hintFor(err); hint != "" {
 			return fmt.Errorf("%w: %w; %s", s, err, hint)
@@ -115,6 +117,15 @@ func classify(ctx context.Context, err error) error {
 	}
 	return err
 }
+
+// classified is an error whose text names its class already.
+type classified struct{ err, class error }
+
+// Error implements error.
+func (c *classified) Error() string { return c.err.Error() }
+
+// Unwrap returns the error and its class.
+func (c *classified) Unwrap() []error { return []error{c.err, c.class} }
 
 func sentinelOf(err error) error {
 	if err == nil {

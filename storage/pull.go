@@ -114,7 +114,7 @@ func (t *transfer) pull(named reference.Named, auth *Auth, progress func(Progres
 	}
 	job := contentJob{Pull: named.String(), Route: proxy.Route()}
 	for try := 0; ; try++ {
-		ids, err := t.runContent(job, contentRun{network: true, progress: progress, proxy: proxy})
+		ids, err := t.runContent(job, contentRun{progress: progress, proxy: proxy})
 		if err != nil {
 			return Image{}, err
 		}

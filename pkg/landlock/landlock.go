@@ -32,6 +32,8 @@ const (
 	// removing files of all kinds, and moving them to where Change is allowed, too.
 	Change = Read | Write | ll.AccessFSRefer | ll.AccessFSRemoveDir | ll.AccessFSRemoveFile | ll.AccessFSMakeChar | ll.AccessFSMakeDir |
 		ll.AccessFSMakeReg | ll.AccessFSMakeSock | ll.AccessFSMakeFifo | ll.AccessFSMakeBlock | ll.AccessFSMakeSym
+	// ChangePlain is Change for regular files and directories only: nothing else can be made.
+	ChangePlain = Change &^ (ll.AccessFSMakeChar | ll.AccessFSMakeSock | ll.AccessFSMakeFifo | ll.AccessFSMakeBlock | ll.AccessFSMakeSym)
 )
 
 // onFiles are the rights that a file can have which is no directory.
@@ -53,6 +55,8 @@ type Rules struct {
 	// NoListen forbids binding TCP sockets, NoConnect connecting them and, where the
 	// kernel can, sending UDP.
 	NoListen, NoConnect bool
+	// ConnectTo are TCP ports that NoConnect still allows, of any host.
+	ConnectTo []uint16
 	// Scoped forbids signals to processes, and connections to abstract unix sockets, that
 	// are not of the same domain: each call of Enter makes one, which all that the thread
 	// starts shares.
@@ -106,6 +110,11 @@ func (r Rules) ruleset() (fd int, flags uint32, err error) {
 			if access != 0 {
 				rules = append(rules, landlock.PathAccess(landlock.AccessFSSet(access), path).IgnoreIfMissing())
 			}
+		}
+	}
+	if r.NoConnect {
+		for _, port := range r.ConnectTo {
+			rules = append(rules, landlock.ConnectTCP(port))
 		}
 	}
 	return config.BestEffort().NewRulesetFD(rules...)

@@ -21,7 +21,8 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "not yours", http.StatusProxyAuthRequired)
 		return
 	}
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+	p.guests.know(r)
+	if r.Method != http.MethodGet && r.Method != http.MethodHead && r.Method != http.MethodConnect {
 		http.Error(w, errRefuse.Error(), http.StatusMethodNotAllowed)
 		return
 	}
@@ -30,6 +31,10 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	}
 	defer end()
+	if r.Method == http.MethodConnect || !p.Route().isAPI(r.URL) {
+		serveElsewhere(p, w, r)
+		return
+	}
 	e, kind, name := p.find(r)
 	switch {
 	case e == nil:
