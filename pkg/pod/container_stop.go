@@ -19,9 +19,23 @@ const killTimeout = 30 * time.Second
 
 // StopContainer sends the stop signal, and SIGKILL after the grace period (at once
 // when it is 0), and returns once the exit status is recorded. It takes no lock: any
-// number may run at the same time, with other grace periods. Idempotent; an unknown
-// ID is fine.
+// number may run at the same time, with other grace periods. It is not restarted: that
+// is recorded before the first signal. Idempotent; an unknown ID is fine.
 func (m *Manager) StopContainer(ctx context.Context, id string, grace time.Duration) error {
+	c, err := m.State.FindContainer(id)
+	if err != nil {
+		return ignoreNotFound(err)
+	}
+	if err := m.markStopped(ctx, c); err != nil {
+		return err
+	}
+	err = m.endContainer(ctx, c.ID, grace)
+	m.Changed(c.PodID)
+	return err
+}
+
+// endContainer is StopContainer without a word on whether it is restarted.
+func (m *Manager) endContainer(ctx context.Context, id string, grace time.Duration) error {
 	c, err := m.State.FindContainer(id)
 	if err != nil {
 		return ignoreNotFound(err)
@@ -71,7 +85,7 @@ func (m *Manager) stopWithoutProcess(ctx context.Context, id string) error {
 	}
 	if held.Allocated.Runtime != nil {
 		held.unlock()
-		return m.StopContainer(ctx, id, 0)
+		return m.endContainer(ctx, id, 0)
 	}
 	defer held.unlock()
 	return m.exits.record(held.ID, state.ContainerStatus{ExitCode: exitUnknown, FinishedAt: time.Now(), Reason: reasonError, Message: held.Status.StartError})

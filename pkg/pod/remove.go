@@ -33,6 +33,7 @@ func (m *Manager) RemovePod(ctx context.Context, id string) error {
 		return err
 	}
 	m.Forget(held.ID)
+	m.Changed(held.ID)
 	m.events.podDeleted(held.Pod)
 	return nil
 }

@@ -40,10 +40,16 @@ func (m *Manager) StartContainer(ctx context.Context, id string) error {
 	if held.State() != runtimeapi.ContainerState_CONTAINER_CREATED || held.Status.Removing {
 		return wrongState("start container %s: it is %s", held.ID, held.StateWord())
 	}
+	return m.startHeld(ctx, held)
+}
+
+// startHeld starts a created container, whose lock the caller holds.
+func (m *Manager) startHeld(ctx context.Context, held *heldContainer) error {
 	// A process that ends at once has been started first, for the record and for
 	// subscribers.
 	defer m.exits.starting(held.ID)()
 	now := time.Now()
+	var err error
 	if held.Allocated.Runtime == nil {
 		err = oci.CommandError(held.Status.StartError)
 	} else {

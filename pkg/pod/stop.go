@@ -12,16 +12,24 @@ import (
 
 // StopPod kills the pod's containers and frees all that the pod sandbox holds; its
 // record and its containers' stay. What is being created or started in it is
-// interrupted. Idempotent, also for concurrent callers; an unknown ID is fine.
+// interrupted. It is not restarted: that is recorded before anything ends. Idempotent,
+// also for concurrent callers; an unknown ID is fine.
 func (m *Manager) StopPod(ctx context.Context, id string) error {
-	p, stopped, err := m.markStopping(ctx, id)
+	err := m.stopPod(ctx, id, nil)
+	m.Changed(id)
+	return err
+}
+
+// stopPod is StopPod; where only is set, only if that holds under the pod's lock.
+func (m *Manager) stopPod(ctx context.Context, id string, only func() bool) error {
+	p, stopped, err := m.markStopping(ctx, id, only)
 	if err != nil || stopped {
 		return ignoreNotFound(err)
 	}
 	// No container can be created or started from here on.
 	var kills errgroup.Group
 	for _, c := range m.State.ContainersOf(p.ID) {
-		kills.Go(func() error { return m.StopContainer(ctx, c.ID, 0) })
+		kills.Go(func() error { return m.endContainer(ctx, c.ID, 0) })
 	}
 	if err := kills.Wait(); err != nil {
 		return fmt.Errorf("stop pod sandbox %s: %w", p.ID, err)
@@ -47,18 +55,29 @@ func (m *Manager) StopPod(ctx context.Context, id string) error {
 }
 
 // markStopping lets no further container be created or started in the pod sandbox,
-// and reports whether it is stopped already.
-func (b *base) markStopping(ctx context.Context, id string) (_ state.Pod, stopped bool, _ error) {
+// and reports whether it is stopped already, or is not to be.
+func (b *base) markStopping(ctx context.Context, id string, only func() bool) (_ state.Pod, stopped bool, _ error) {
 	held, err := b.pod(ctx, id, interrupt)
 	if err != nil {
 		return state.Pod{}, false, err
 	}
 	defer held.unlock()
-	if isStopped(held.Pod) {
+	if only != nil && !only() {
 		return held.Pod, true, nil
 	}
-	err = held.update(func(p *state.Pod) { p.Status = state.PodStatus{Phase: state.PodStopping} })
-	return held.Pod, false, err
+	stopped = isStopped(held.Pod)
+	if stopped && !held.Supervised() {
+		return held.Pod, true, nil
+	}
+	err = held.update(func(p *state.Pod) {
+		if !stopped {
+			p.Status = state.PodStatus{Phase: state.PodStopping}
+		}
+		if p.Supervised() {
+			p.Supervision.Stopped, p.Supervision.StoppedIn = true, b.NodeID
+		}
+	})
+	return held.Pod, stopped, err
 }
 
 // isStopped reports whether a pod sandbox holds nothing any more. With a reason it is
