@@ -17,6 +17,7 @@ import (
 	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/client"
 	"github.com/subpod/subpod/pkg/config"
+	"github.com/subpod/subpod/pkg/workload"
 )
 
 // runOptions are the flags of "run".
@@ -29,6 +30,8 @@ type runOptions struct {
 	ports, volumes, env, envFiles, labels              []string
 	capAdd, capDrop, security, dns                     []string
 	entrypointSet                                      bool
+	restart                                            string
+	create                                             bool // "subpod create"
 }
 
 func (o *runOptions) addFlags(cmd *cobra.Command) {
@@ -38,6 +41,7 @@ func (o *runOptions) addFlags(cmd *cobra.Command) {
 	f.BoolVarP(&o.tty, "tty", "t", false, "allocate a terminal")
 	f.BoolVarP(&o.detach, "detach", "d", false, "run in the background and print the container ID")
 	f.BoolVar(&o.remove, "rm", false, "remove the pod once the container has exited")
+	f.StringVar(&o.restart, "restart", "no", "when to restart an exited container: no, on-failure[:MAX], unless-stopped or always")
 	f.StringVar(&o.name, "name", "", "name of the pod and its container (default: generated)")
 	f.StringArrayVarP(&o.ports, "publish", "p", nil, "[[HOST_IP:]HOST_PORT:]CONTAINER_PORT[/udp] (may be repeated)")
 	f.StringArrayVarP(&o.volumes, "volume", "v", nil, "HOST_PATH:PATH[:OPTIONS] or VOLUME:PATH[:OPTIONS] (ro, rslave, rshared; may be repeated)")
@@ -74,6 +78,9 @@ func isName(s string) bool {
 
 // check validates the flags before anything is started.
 func (o *runOptions) check() error {
+	if _, err := workload.ParsePolicy(o.restart); err != nil {
+		return usagef("invalid --restart %w", err)
+	}
 	switch {
 	case o.name != "" && !isName(o.name):
 		return usagef("invalid --name %q: expected at most 63 letters, digits, '_', '.' and '-', beginning with a letter or digit", o.name)
@@ -81,6 +88,10 @@ func (o *runOptions) check() error {
 		return usagef("invalid --pull %q: expected always, missing or never", o.pull)
 	case o.network != "pod" && o.network != "host" && o.network != "none":
 		return usagef("invalid --network %q: expected pod, host or none", o.network)
+	case o.remove && o.restarts():
+		return usagef("--rm and --restart %s exclude each other: a container that is removed once it has exited cannot be restarted", o.restart)
+	case o.ephemeral && o.restarts():
+		return usagef("--restart %s and --ephemeral-node exclude each other: the container is stopped with the node", o.restart)
 	case o.detach && o.ephemeral:
 		return usagef("-d and --ephemeral-node exclude each other: the container would be stopped with the node at once")
 	case o.network != "pod" && len(o.ports) > 0:
@@ -92,6 +103,9 @@ func (o *runOptions) check() error {
 	}
 	return nil
 }
+
+// restarts reports whether the container is restarted when it has exited.
+func (o *runOptions) restarts() bool { return o.restart != "" && o.restart != workload.No }
 
 // warnings prints a warning for limits that cannot be applied on this host.
 func (o *runOptions) warnings(ctx context.Context, c *client.Client) error {

@@ -19,6 +19,7 @@ import (
 	"github.com/subpod/subpod/pkg/state"
 	"github.com/subpod/subpod/pkg/stats"
 	"github.com/subpod/subpod/pkg/stdio"
+	"github.com/subpod/subpod/pkg/supervise"
 	"github.com/subpod/subpod/storage"
 )
 
@@ -26,6 +27,8 @@ import (
 type Dependencies struct {
 	Containers Containers
 	Sessions   Sessions
+	Restarter  *pod.Restarter
+	Supervisor *supervise.Supervisor
 	Copier     *pod.Copier
 	Checker    *pod.Checker
 	Images     *storage.Images

@@ -48,6 +48,11 @@ func (m *Manager) endContainer(ctx context.Context, id string, grace time.Durati
 	if c.Allocated.Runtime == nil {
 		return m.stopWithoutProcess(ctx, c.ID)
 	}
+	if m.Host.Cgroup.Frozen(c.Allocated.Cgroup) { // it could not handle the signal
+		if err := m.Host.Cgroup.Freeze(ctx, c.Allocated.Cgroup, false); err != nil {
+			m.Log.Warn("a paused container is killed, since it cannot be resumed", "container", c.ID, "error", err)
+		}
+	}
 	if grace > 0 && c.State() == runtimeapi.ContainerState_CONTAINER_RUNNING {
 		if err := m.signal(ctx, c, c.StopSignal(), false); err != nil {
 			return err
