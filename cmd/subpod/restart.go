@@ -13,6 +13,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/cmd/internal/logs"
+	"github.com/subpod/subpod/pkg/client"
 )
 
 func newStart(a *app) *cobra.Command {
@@ -35,7 +36,7 @@ its files. Starting what runs is not an error.`,
 			return each(args, func(ref string) error {
 				pod, id, err := startable(cmd.Context(), conn, ref)
 				if err == nil {
-					err = conn.Start(cmd.Context(), pod, id)
+					err = client.Start(cmd.Context(), conn.Client, pod, id)
 				}
 				if err != nil {
 					return err
@@ -50,7 +51,8 @@ its files. Starting what runs is not an error.`,
 	return cmd
 }
 
-// startable returns the full IDs of a pod and, unless all of it is meant, a container.
+// startable returns the full IDs of a pod and, unless all of it is meant, a container. A
+// new node is granted the paths of the host that the old one was for it.
 func startable(ctx context.Context, conn *connection, ref string) (pod, id string, err error) {
 	t, err := find(ctx, conn.Client, ref)
 	if err != nil {
@@ -58,6 +60,15 @@ func startable(ctx context.Context, conn *connection, ref string) (pod, id strin
 	}
 	if !t.wholePod {
 		id = t.containers[0].Id
+	}
+	for _, x := range t.containers {
+		st, err := conn.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: x.Id})
+		if err == nil {
+			err = conn.GrantFor(&runtimeapi.ContainerConfig{Mounts: st.Status.GetMounts()})
+		}
+		if err != nil {
+			return "", "", err
+		}
 	}
 	return t.pod.Id, id, nil
 }
@@ -73,7 +84,7 @@ func startAttached(ctx context.Context, conn *connection, ref string) error {
 		return fmt.Errorf("container %s is running; see \"subpod attach %s\"", x.Name(), ref)
 	}
 	since := time.Now()
-	if err := conn.Start(ctx, x.PodSandboxId, x.Id); err != nil {
+	if err := client.Start(ctx, conn.Client, x.PodSandboxId, x.Id); err != nil {
 		return err
 	}
 	s := &session{client: conn.Client, containerID: x.Id}
@@ -104,7 +115,7 @@ keeps its address and host ports.`,
 			return each(args, func(ref string) error {
 				pod, id, err := startable(cmd.Context(), conn, ref)
 				if err == nil {
-					err = conn.Restart(cmd.Context(), pod, id, timeout)
+					err = client.Restart(cmd.Context(), conn.Client, pod, id, timeout)
 				}
 				if err != nil {
 					return err
@@ -139,7 +150,7 @@ by SIGKILL or by its stop signal is not restarted, whatever its restart policy.`
 					return err
 				}
 				for _, x := range t.containers {
-					if err := conn.Kill(cmd.Context(), x.Id, int(sig)); err != nil {
+					if err := client.Kill(cmd.Context(), conn.Client, x.Id, int(sig)); err != nil {
 						return err
 					}
 				}
@@ -218,7 +229,7 @@ v2, as a systemd user session has it: "subpod doctor" says whether there is one.
 				if t.wholePod && len(t.containers) > 1 && x.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
 					continue
 				}
-				if err := conn.Pause(cmd.Context(), x.Id, resume); err != nil {
+				if err := client.Pause(cmd.Context(), conn.Client, x.Id, resume); err != nil {
 					return err
 				}
 			}
@@ -245,7 +256,7 @@ keep the name that their manifest gives.`,
 			if err != nil {
 				return err
 			}
-			err = conn.Rename(cmd.Context(), t.pod.Id, args[1])
+			err = client.Rename(cmd.Context(), conn.Client, t.pod.Id, args[1])
 			return err
 		}),
 		ValidArgsFunction: a.completeBoth,

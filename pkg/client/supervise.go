@@ -12,7 +12,7 @@ import (
 
 // Play hands a pod to the server, which keeps it running, and returns the ID of its
 // sandbox. The paths of the host that its containers name are granted.
-func (c *Client) Play(ctx context.Context, pod *runtimeapi.PodSandboxConfig, handler string, spec *workload.Spec, containers []*runtimeapi.ContainerConfig) (id string, err error) {
+func Play(ctx context.Context, c *Client, pod *runtimeapi.PodSandboxConfig, handler string, spec *workload.Spec, containers []*runtimeapi.ContainerConfig) (id string, err error) {
 	for _, ctr := range containers {
 		if err := c.GrantFor(ctr); err != nil {
 			return "", err
@@ -30,37 +30,37 @@ func (c *Client) Play(ctx context.Context, pod *runtimeapi.PodSandboxConfig, han
 }
 
 // Follow calls got with what happens to a pod of Play, until its last event.
-func (c *Client) Follow(ctx context.Context, podID string, got func(*api.FollowEvent) error) error {
+func Follow(ctx context.Context, c *Client, podID string, got func(*api.FollowEvent) error) error {
 	return api.Receive(ctx, c.conn, "Follow", &api.FollowRequest{PodID: podID}, got)
 }
 
 // Start starts a pod, or a container of it where containerID is set.
-func (c *Client) Start(ctx context.Context, podID, containerID string) error {
+func Start(ctx context.Context, c *Client, podID, containerID string) error {
 	_, err := api.Call[api.Empty](ctx, c.conn, "Start", &api.StartRequest{PodID: podID, ContainerID: containerID})
 	return err
 }
 
 // Restart ends a pod, or a container of it where containerID is set, with a grace period
 // in seconds, then starts it.
-func (c *Client) Restart(ctx context.Context, podID, containerID string, grace int64) error {
+func Restart(ctx context.Context, c *Client, podID, containerID string, grace int64) error {
 	_, err := api.Call[api.Empty](ctx, c.conn, "Restart", &api.StartRequest{PodID: podID, ContainerID: containerID, Grace: grace})
 	return err
 }
 
 // Kill sends a signal by which the user means to end a container.
-func (c *Client) Kill(ctx context.Context, id string, signal int) error {
+func Kill(ctx context.Context, c *Client, id string, signal int) error {
 	_, err := api.Call[api.Empty](ctx, c.conn, "Signal", &api.SignalRequest{ContainerID: id, Signal: signal, Kill: true})
 	return err
 }
 
 // Pause freezes a container, or lets it go on.
-func (c *Client) Pause(ctx context.Context, id string, resume bool) error {
+func Pause(ctx context.Context, c *Client, id string, resume bool) error {
 	_, err := api.Call[api.Empty](ctx, c.conn, "Pause", &api.PauseRequest{ContainerID: id, Resume: resume})
 	return err
 }
 
 // Rename gives a pod of "subpod run" another name.
-func (c *Client) Rename(ctx context.Context, podID, name string) error {
+func Rename(ctx context.Context, c *Client, podID, name string) error {
 	_, err := api.Call[api.Empty](ctx, c.conn, "Rename", &api.RenameRequest{PodID: podID, Name: name})
 	return err
 }

@@ -66,7 +66,12 @@ type Sessions interface {
 }
 
 // service implements api.Server.
-type service struct{ Dependencies }
+type service struct {
+	*Dependencies
+	supervision
+}
 
 // Register adds the service to a gRPC server.
-func Register(s grpc.ServiceRegistrar, d Dependencies) { api.Register(s, &service{d}) }
+func Register(s grpc.ServiceRegistrar, d Dependencies) {
+	api.Register(s, &service{&d, supervision{&d}})
+}

@@ -14,8 +14,11 @@ import (
 	"github.com/subpod/subpod/pkg/workload"
 )
 
+// supervision is the part of the service for pods that the server keeps running.
+type supervision struct{ *Dependencies }
+
 // Play makes a pod that the supervisor starts and keeps running.
-func (s *service) Play(ctx context.Context, req *api.PlayRequest) (*api.PlayResponse, error) {
+func (s *supervision) Play(ctx context.Context, req *api.PlayRequest) (*api.PlayResponse, error) {
 	pod := &runtimeapi.PodSandboxConfig{}
 	if err := proto.Unmarshal(req.Pod, pod); err != nil {
 		return nil, status.Errorf(codes.InvalidArgument, "decode the configuration of a pod to play: %v", err)
@@ -40,29 +43,29 @@ func (s *service) Play(ctx context.Context, req *api.PlayRequest) (*api.PlayResp
 }
 
 // Follow sends what happens to a pod of Play.
-func (s *service) Follow(ctx context.Context, req *api.FollowRequest, send func(*api.FollowEvent) error) error {
+func (s *supervision) Follow(ctx context.Context, req *api.FollowRequest, send func(*api.FollowEvent) error) error {
 	return s.Supervisor.Follow(ctx, req.PodID, func(e supervise.Event) error {
 		return send(&api.FollowEvent{Text: e.Text, Up: e.Up, Final: e.Final, Stopped: e.Stopped, Failed: e.Failed, Reason: e.Reason})
 	})
 }
 
 // Start starts a pod or a container.
-func (s *service) Start(ctx context.Context, req *api.StartRequest) (*api.Empty, error) {
+func (s *supervision) Start(ctx context.Context, req *api.StartRequest) (*api.Empty, error) {
 	return &api.Empty{}, s.Supervisor.StartPod(ctx, req.PodID, req.ContainerID)
 }
 
 // Restart ends a pod or a container, then starts it.
-func (s *service) Restart(ctx context.Context, req *api.StartRequest) (*api.Empty, error) {
+func (s *supervision) Restart(ctx context.Context, req *api.StartRequest) (*api.Empty, error) {
 	return &api.Empty{}, s.Supervisor.RestartPod(ctx, req.PodID, req.ContainerID, time.Duration(req.Grace)*time.Second)
 }
 
 // Pause freezes a container, or lets it go on.
-func (s *service) Pause(ctx context.Context, req *api.PauseRequest) (*api.Empty, error) {
+func (s *supervision) Pause(ctx context.Context, req *api.PauseRequest) (*api.Empty, error) {
 	return &api.Empty{}, s.Restarter.Pause(ctx, req.ContainerID, !req.Resume)
 }
 
 // Rename gives a pod another name.
-func (s *service) Rename(ctx context.Context, req *api.RenameRequest) (*api.Empty, error) {
+func (s *supervision) Rename(ctx context.Context, req *api.RenameRequest) (*api.Empty, error) {
 	if req.Name == "" {
 		return nil, status.Error(codes.InvalidArgument, "the request has no name")
 	}

@@ -205,9 +205,9 @@ func (r Restarter) StartAgain(ctx context.Context, id string, cfg *runtimeapi.Co
 
 // remake makes an exited container again. Until that has succeeded its record says that
 // it has exited, and on an error it has.
-func (m *Manager) remake(held *heldContainer, p state.Pod, cfg *runtimeapi.ContainerConfig, fresh bool) error {
+func (r Restarter) remake(held *heldContainer, p state.Pod, cfg *runtimeapi.ContainerConfig, fresh bool) error {
 	if !held.Allocated.Cleaned {
-		if err := m.Containers.Clean(held.ctx, held.Container); err != nil {
+		if err := r.Containers.Clean(held.ctx, held.Container); err != nil {
 			return err
 		}
 	}
@@ -215,7 +215,7 @@ func (m *Manager) remake(held *heldContainer, p state.Pod, cfg *runtimeapi.Conta
 	if cfg != nil {
 		c.Config = state.Msg(cfg)
 	}
-	next, err := m.planAgain(c, p)
+	next, err := r.planAgain(c, p)
 	if err != nil {
 		return err
 	}
@@ -223,22 +223,22 @@ func (m *Manager) remake(held *heldContainer, p state.Pod, cfg *runtimeapi.Conta
 		return err
 	}
 	next.Status = state.ContainerStatus{}
-	if err = m.makeAgain(held.ctx, next, p, fresh); err != nil {
+	if err = r.makeAgain(held.ctx, next, p, fresh); err != nil {
 		ctx, cancel := detached(held.ctx)
 		defer cancel()
-		if undo := m.Containers.Clean(ctx, next.Container); undo != nil {
+		if undo := r.Containers.Clean(ctx, next.Container); undo != nil {
 			return errors.Join(err, undo) // Remaking stays: it is cleaned up by the next one
 		}
 		return errors.Join(err, held.update(func(c *state.Container) { c.Allocated.Cleaned, c.Allocated.Remaking = true, false }))
 	}
 	held.Container = next.Container
-	m.announce(next)
+	r.announce(next)
 	return nil
 }
 
 // planAgain plans a container in the place of c, of the same image, whatever its name
 // stands for by now.
-func (m *Manager) planAgain(c state.Container, p state.Pod) (*newContainer, error) {
+func (r Restarter) planAgain(c state.Container, p state.Pod) (*newContainer, error) {
 	cfg := proto.Clone(c.Config.V).(*runtimeapi.ContainerConfig)
 	if cfg.Image.UserSpecifiedImage == "" {
 		cfg.Image.UserSpecifiedImage = c.Allocated.ImageName
@@ -247,36 +247,36 @@ func (m *Manager) planAgain(c state.Container, p state.Pod) (*newContainer, erro
 		cfg.Image.Image = c.Allocated.ImageID
 	}
 	var target *state.Container
-	if t, err := m.State.Container(container.Target(cfg)); err == nil {
+	if t, err := r.State.Container(container.Target(cfg)); err == nil {
 		target = &t
 	}
-	plan, err := container.NewPlan(c.ID, cfg, p, target, m.Host.Cgroup)
+	plan, err := container.NewPlan(c.ID, cfg, p, target, r.Host.Cgroup)
 	if err != nil {
 		return nil, err
 	}
 	next := &newContainer{plan: plan, name: containerName(p.ID, cfg.Metadata), Container: c}
-	next.Allocated = plan.Resources(m.NodeID)
+	next.Allocated = plan.Resources(r.NodeID)
 	next.Allocated.ImageID, next.Allocated.ImageRef, next.Allocated.ImageName = c.Allocated.ImageID, c.Allocated.ImageRef, c.Allocated.ImageName
 	next.Allocated.Remaking = true
 	return next, nil
 }
 
-func (m *Manager) makeAgain(ctx context.Context, c *newContainer, p state.Pod, fresh bool) error {
+func (r Restarter) makeAgain(ctx context.Context, c *newContainer, p state.Pod, fresh bool) error {
 	if fresh {
-		if err := m.Containers.Delete(ctx, c.Container); err != nil {
+		if err := r.Containers.Delete(ctx, c.Container); err != nil {
 			return err
 		}
 	}
-	prepared, err := m.Containers.Prepare(ctx, c.plan, p, &c.Container)
+	prepared, err := r.Containers.Prepare(ctx, c.plan, p, &c.Container)
 	if err != nil {
 		return err
 	}
-	if err := m.Containers.Create(ctx, prepared, p, &c.Container); err != nil {
+	if err := r.Containers.Create(ctx, prepared, p, &c.Container); err != nil {
 		return err
 	}
 	c.Allocated.Remaking = false
 	c.Restarts++
-	return m.commitContainer(c)
+	return r.commitContainer(c)
 }
 
 // End ends a container as StopContainer does; the supervisor restarts it.

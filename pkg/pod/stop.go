@@ -21,20 +21,20 @@ func (m *Manager) StopPod(ctx context.Context, id string) error {
 }
 
 // stopPod is StopPod; where only is set, only if that holds under the pod's lock.
-func (m *Manager) stopPod(ctx context.Context, id string, only func() bool) error {
-	p, stopped, err := m.markStopping(ctx, id, only)
+func (b *base) stopPod(ctx context.Context, id string, only func() bool) error {
+	p, stopped, err := b.markStopping(ctx, id, only)
 	if err != nil || stopped {
 		return ignoreNotFound(err)
 	}
 	// No container can be created or started from here on.
 	var kills errgroup.Group
-	for _, c := range m.State.ContainersOf(p.ID) {
-		kills.Go(func() error { return m.endContainer(ctx, c.ID, 0) })
+	for _, c := range b.State.ContainersOf(p.ID) {
+		kills.Go(func() error { return b.endContainer(ctx, c.ID, 0) })
 	}
 	if err := kills.Wait(); err != nil {
 		return fmt.Errorf("stop pod sandbox %s: %w", p.ID, err)
 	}
-	held, err := m.pod(ctx, p.ID, exclusive)
+	held, err := b.pod(ctx, p.ID, exclusive)
 	if err != nil {
 		return ignoreNotFound(err)
 	}
@@ -44,13 +44,13 @@ func (m *Manager) stopPod(ctx context.Context, id string, only func() bool) erro
 	}
 	ctx, cancel := detached(ctx)
 	defer cancel()
-	if err := m.Sandboxes.Teardown(ctx, held.Pod); err != nil {
+	if err := b.Sandboxes.Teardown(ctx, held.Pod); err != nil {
 		return err
 	}
 	if err := held.update(func(p *state.Pod) { p.Status = state.PodStatus{Phase: state.PodNotReady} }); err != nil {
 		return err
 	}
-	m.events.pod(held.Pod, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT)
+	b.events.pod(held.Pod, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT)
 	return nil
 }
 

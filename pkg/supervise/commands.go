@@ -84,13 +84,6 @@ func (s *Supervisor) startBySteps(ctx context.Context, p state.Pod, id string) e
 			}
 		}
 	}
-	before := 0
-	s.mu.Lock()
-	u := s.units[p.ID]
-	s.mu.Unlock()
-	if u != nil {
-		_, before, _ = u.feed.after(0)
-	}
 	_, err := s.Pods.Supervise(p.ID, func(p state.Pod) (workload.Status, bool) {
 		switch {
 		case !p.Supervised():
@@ -106,22 +99,54 @@ func (s *Supervisor) startBySteps(ctx context.Context, p state.Pod, id string) e
 		return err
 	}
 	s.Kick(p.ID)
-	return s.awaitUp(ctx, p.ID, before)
+	return s.awaitStart(ctx, p.ID, name)
 }
 
-// awaitUp waits until the pod is up, or has ended.
-func (s *Supervisor) awaitUp(ctx context.Context, podID string, before int) error {
-	found := errors.New("up")
-	err := s.followFrom(ctx, podID, before, func(e Event) error {
-		if e.Up {
-			return found
+const (
+	// startTimeout bounds how long a start waits for containers before it says that they
+	// are not up yet.
+	startTimeout = time.Minute
+	startPoll    = 20 * time.Millisecond
+)
+
+// awaitStart waits until the mains of a pod, or the container of that name, run or have
+// ended well.
+func (s *Supervisor) awaitStart(ctx context.Context, podID, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	for {
+		p, err := s.Records.Pod(podID)
+		if err != nil {
+			return err
 		}
-		return nil
-	})
-	if errors.Is(err, found) {
-		return nil
+		if st := p.Supervision; st.Failed {
+			return fmt.Errorf("pod sandbox %s has failed: %s", podID, st.Reason)
+		} else if !st.Active() || s.started(p, name) {
+			return nil
+		}
+		select {
+		case <-time.After(startPoll):
+		case <-ctx.Done():
+			return fmt.Errorf("pod sandbox %s is not up yet, which is still being tried: %w", podID, ctx.Err())
+		}
 	}
-	return err
+}
+
+func (s *Supervisor) started(p state.Pod, name string) bool {
+	containers := s.Records.ContainersOf(p.ID)
+	for _, c := range p.Workload.Containers {
+		if name == "" && c.Role != workload.Main || name != "" && c.Name != name {
+			continue
+		}
+		rec := recordOf(containers, c.Name)
+		if rec == nil || !p.Supervision.Containers[c.Name].Ran || rec.Status.StartedAt.IsZero() {
+			return false
+		}
+		if !rec.Status.FinishedAt.IsZero() && (rec.Status.ExitCode != 0 || rec.Status.FinishedAt.Before(p.Supervision.StartedAt)) {
+			return false
+		}
+	}
+	return true
 }
 
 // RestartPod ends a pod, or where id is set this container of it, with a grace period, and

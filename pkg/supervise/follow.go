@@ -56,10 +56,7 @@ func (f *feed) after(n int) ([]Event, int, <-chan struct{}) {
 // Follow sends what happens to a pod, from the first event that is still known, until
 // there is a final one. state.ErrNotFound.
 func (s *Supervisor) Follow(ctx context.Context, podID string, send func(Event) error) error {
-	return s.followFrom(ctx, podID, 0, send)
-}
-
-func (s *Supervisor) followFrom(ctx context.Context, podID string, next int, send func(Event) error) error {
+	next := 0
 	for {
 		s.mu.Lock()
 		u := s.units[podID]

@@ -311,6 +311,8 @@ func (u *unit) act(ctx context.Context, p state.Pod, containers []state.Containe
 	}
 	if now, gone := u.Records.Pod(u.id); gone != nil || !now.Supervised() && d.action != finish && d.action != stopped {
 		return // by its user: the next look says so
+	} else if key != "" && now.Supervision.Containers[key].Stopped {
+		return
 	}
 	u.failedStep(p.Workload, key, err)
 	u.Log.Warn("a pod could not be kept running; it is tried again", "pod", u.id, "container", key, "error", err)

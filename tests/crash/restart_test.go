@@ -134,6 +134,10 @@ func TestRestartPolicies(t *testing.T) {
 		_, err := r.Subpod("rm", "-f", p)
 		r.must("rm", err)
 	}
+	for _, dir := range []string{"volumes", "play"} { // named volumes stay, and what held files
+		_, err := r.Subpod("unshare", "rm", "-rf", filepath.Join(r.DataDir, dir))
+		r.must("remove", err)
+	}
 	r.must("all is gone", r.settled(before))
 }
 
@@ -214,6 +218,10 @@ func TestPlayGoesOn(t *testing.T) {
 	}
 	_, err = r.Subpod("play", "--down", manifest)
 	r.must("down", err)
+	for _, dir := range []string{"volumes", "play"} { // named volumes stay, and what held files
+		_, err := r.Subpod("unshare", "rm", "-rf", filepath.Join(r.DataDir, dir))
+		r.must("remove", err)
+	}
 	r.must("all is gone", r.settled(before))
 }
 

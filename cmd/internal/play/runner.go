@@ -69,7 +69,7 @@ const (
 func (r *runner) follow(ctx context.Context) (last api.FollowEvent, err error) {
 	lost := time.Now()
 	for {
-		err = r.Client.Follow(ctx, r.id, func(e *api.FollowEvent) error {
+		err = client.Follow(ctx, r.Client, r.id, func(e *api.FollowEvent) error {
 			lost, last = time.Now(), *e
 			if e.Text != "" {
 				r.Report("%s", e.Text)
@@ -129,7 +129,7 @@ func (r *runner) handOver(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.id, err = r.Client.Play(ctx, r.pod.Sandbox(r.at), r.pod.Spec.RuntimeClassName, spec, configs)
+	r.id, err = client.Play(ctx, r.Client, r.pod.Sandbox(r.at), r.pod.Spec.RuntimeClassName, spec, configs)
 	if client.HasReason(err, api.ReasonNameTaken) {
 		return exists(r.pod.Metadata.Name)
 	}
