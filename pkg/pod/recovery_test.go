@@ -47,6 +47,7 @@ var crashes = []crash{
 	{before: withContainer, client: startContainer}, {before: withContainer, client: stop},
 	{before: withProcess, client: exit}, {before: withProcess, client: stopContainer}, {before: withProcess, client: removeContainer},
 	{before: withProcess, client: stop}, {before: withProcess, client: remove},
+	{before: withExited, client: startAgain},
 }
 
 // TestRecovery kills the server at each step of each request, and lets each step of the

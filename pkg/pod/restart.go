@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -24,7 +25,7 @@ import (
 type Restarter struct{ *Manager }
 
 // errStopped says that the user has stopped what was to be restarted.
-var errStopped = fmt.Errorf("%w: it was stopped meanwhile", errInterrupted)
+var errStopped = fmt.Errorf("%w: its user has stopped it meanwhile", errdefs.ErrAborted)
 
 // Hold keeps the pod from being stopped or removed because all its containers have
 // exited (api.AnnotationWhenDone), until release is called.
@@ -114,6 +115,7 @@ func (r Restarter) Rebuild(ctx context.Context, podID string, wanted func(state.
 	if err := r.rebuild(held); err != nil {
 		return fmt.Errorf("build pod sandbox %s again: %w", podID, explain(held.ctx, err))
 	}
+	r.events.pod(held.Pod, runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT)
 	r.events.pod(held.Pod, runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT)
 	r.events.pod(held.Pod, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT)
 	return nil
@@ -232,6 +234,8 @@ func (r Restarter) remake(held *heldContainer, p state.Pod, cfg *runtimeapi.Cont
 		return errors.Join(err, held.update(func(c *state.Container) { c.Allocated.Cleaned, c.Allocated.Remaking = true, false }))
 	}
 	held.Container = next.Container
+	// For subscribers it is another container with the same ID.
+	r.events.container(held.Container, runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT)
 	r.announce(next)
 	return nil
 }
