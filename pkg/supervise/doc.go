@@ -1,4 +1,4 @@
-// Package supervise keeps pods of subpod's own commands running: it starts the containers
+// Package supervise, the pod supervisor, keeps pods of subpod's own commands running: it starts the containers
 // of a pod in their order, restarts them by their policies, and probes them, whatever has
 // become of the command.
 //
