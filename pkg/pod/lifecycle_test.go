@@ -742,6 +742,10 @@ func (r *rig) checkEvents(order run, sub *events.Subscription) (faults []string)
 		if err != nil {
 			return faults
 		}
+		stopped := runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT
+		if order.inject != nothing && e.Type == stopped && last[e.ID] == stopped {
+			continue // of a start in between that has failed, or whose server has died
+		}
 		again := last[e.ID] == runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT && e.Type == runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT
 		if before, ok := last[e.ID]; ok && rank[e.Type] <= rank[before] && !again {
 			faults = append(faults, fmt.Sprintf("%s after %s of %s", e.Type, before, r.w.name(e.ID)))

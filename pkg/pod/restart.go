@@ -213,6 +213,10 @@ func (r Restarter) remake(held *heldContainer, p state.Pod, cfg *runtimeapi.Cont
 			return err
 		}
 	}
+	// The exit is recorded, and its watch, which there is one of for each ID, about to end.
+	if err := r.exits.wait(held.ctx, r.ctx, held.ID); err != nil {
+		return err
+	}
 	c := held.Container
 	if cfg != nil {
 		c.Config = state.Msg(cfg)

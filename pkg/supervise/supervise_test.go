@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -13,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -399,4 +402,50 @@ func TestUnitProbes(t *testing.T) {
 			t.Errorf("ready %d times: %+v", ready, events)
 		}
 	})
+}
+
+// TestStrangers: what a kubelet has made is not looked at, and not started.
+func TestStrangers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(nil)
+		f.pod.Config.V.Labels = nil
+		f.containers = []state.Container{{ID: "id", PodID: "pod", Status: state.ContainerStatus{Created: true, StartedAt: time.Now(), FinishedAt: time.Now()}}}
+		s := f.serve(t)
+		s.Kick("pod")
+		time.Sleep(time.Hour)
+		for _, start := range []func() error{
+			func() error { return s.StartPod(t.Context(), "pod", "") },
+			func() error { return s.RestartPod(t.Context(), "pod", "id", 0) },
+		} {
+			if err := start(); !errors.Is(err, errdefs.ErrFailedPrecondition) {
+				t.Errorf("%v", err)
+			}
+		}
+		if len(f.log) > 0 || len(s.units) > 0 {
+			t.Errorf("%v", f.log)
+		}
+		s.Close()
+	})
+}
+
+// TestHTTP: which answers are success, and what is sent.
+func TestHTTP(t *testing.T) {
+	for code, ok := range map[int]bool{200: true, 204: true, 302: true, 399: true, 400: false, 404: false, 500: false} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path != "/x" || r.Host != "there" || r.Header.Get("A") != "b" {
+				t.Errorf("%s, %s, %v", r.URL, r.Host, r.Header)
+			}
+			w.WriteHeader(code)
+		}))
+		conn, err := net.Dial("tcp", server.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = get(t.Context(), conn, &workload.HTTP{Path: "x", Headers: [][2]string{{"host", "there"}, {"a", "b"}}})
+		if (err == nil) != ok {
+			t.Errorf("%d: %v", code, err)
+		}
+		conn.Close()
+		server.Close()
+	}
 }
