@@ -26,7 +26,6 @@ type feed struct {
 	events  []Event
 	dropped int           // events that were before events[0]
 	changed chan struct{} // closed and replaced by add
-	up      bool
 }
 
 // maxEvents is how many events are kept for a pod.

@@ -143,16 +143,6 @@ func (s Status) Active() bool { return !s.Done && !s.Stopped }
 // to it.
 func (s Status) Resumed() Status { return Status{Generation: s.Generation} }
 
-// Container returns the container of a name, nil for none.
-func (s *Spec) Container(name string) *Container {
-	for i := range s.Containers {
-		if s.Containers[i].Name == name {
-			return &s.Containers[i]
-		}
-	}
-	return nil
-}
-
 // Policy says when a container that has exited is restarted.
 type Policy struct {
 	Name string `json:"name"`
