@@ -39,8 +39,8 @@ func (b *base) stopPod(ctx context.Context, id string, only func() bool) error {
 		return ignoreNotFound(err)
 	}
 	defer held.unlock()
-	if isStopped(held.Pod) {
-		return nil // by another request
+	if isStopped(held.Pod) || held.Status.Phase == state.PodReady {
+		return nil // by another request, and started again by a third
 	}
 	ctx, cancel := detached(ctx)
 	defer cancel()
