@@ -135,7 +135,11 @@ func (c crash) run(t *testing.T, o *outcome) bool {
 	if c.inject == nothing || c.inject == kill {
 		r.checkComplete(o)
 	}
-	r.check(run{inject: c.inject}, o, nil, sub)
+	inject := c.inject
+	if inject == nothing {
+		inject = kill // the first server's end
+	}
+	r.check(run{inject: inject}, o, nil, sub)
 	r.m.Close()
 	return killed
 }
