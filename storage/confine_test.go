@@ -90,7 +90,7 @@ func connections(can, must func(string, error)) {
 		_, err := net.Dial("tcp", proxy)
 		must("connect to the proxy", err)
 	}
-	if proxy == "" || landlockABI() >= 4 {
+	if proxy == "" || landlock.Version() >= 4 {
 		_, err := net.Dial("tcp", other)
 		can("connect elsewhere", err)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/subpod/subpod/cmd/internal/cli"
 	"github.com/subpod/subpod/netns"
 	"github.com/subpod/subpod/netns/named"
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/audit"
 	"github.com/subpod/subpod/pkg/cgroup"
 	"github.com/subpod/subpod/pkg/config"
@@ -26,6 +27,7 @@ import (
 	"github.com/subpod/subpod/pkg/rpc"
 	"github.com/subpod/subpod/pkg/state"
 	"github.com/subpod/subpod/pkg/stats"
+	"github.com/subpod/subpod/pkg/supervise"
 	"github.com/subpod/subpod/rootless"
 	"github.com/subpod/subpod/storage"
 )
@@ -36,12 +38,16 @@ type dependencies struct {
 	storage *storage.Store
 	events  *events.Bus
 	manager *pod.Manager
+	units   *supervise.Supervisor
 	cri     cri.Dependencies
 	control control.Dependencies
 	ports   *hostport.Forwarder // nil where the node has no port driver
 }
 
 func (d *dependencies) close() {
+	if d.units != nil {
+		d.units.Close()
+	}
 	if d.manager != nil {
 		d.manager.Close()
 	}
@@ -134,12 +140,21 @@ func (d *dependencies) connect(cfg *config.Config, node *rootless.Node, executor
 		Orphans:    orphans,
 		Events:     d.events,
 		Forget:     collector.Forget,
+		Changed:    func(podID string) { d.units.Kick(podID) },
 		Log:        slog.Default(),
 	})
 	sessions := &pod.Sessions{State: d.state, Executor: executor, NodeNetNS: node.NetNS}
+	restarter := &pod.Restarter{Manager: d.manager}
+	d.units = supervise.New(supervise.Options{
+		NodeID: node.Identity, Pods: restarter, Records: d.state, Sessions: sessions,
+		Volumes: func(podID string) string { return filepath.Join(sandboxes.Dir, podID, api.MemoryVolumes) },
+		Health:  rpc.CheckHealth, Log: slog.Default(),
+	})
 	d.control = control.Dependencies{
 		Containers: d.manager,
 		Sessions:   sessions,
+		Restarter:  restarter,
+		Supervisor: d.units,
 		Copier:     &pod.Copier{Manager: d.manager, Roots: containers},
 		Checker:    &pod.Checker{State: d.state, Images: d.storage.Images, Orphans: orphans},
 		Images:     d.storage.Images,

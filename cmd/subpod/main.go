@@ -82,7 +82,8 @@ command is not found.`,
 		}
 	}
 	add(groupContainers, newRun(a), newPlay(a), newPs(a), newPods(a), newLogs(a), newExec(a), newAttach(a),
-		newCp(a), newPortForward(a), newStop(a), newRm(a), newStats(a), newTop(a), newInspect(a), newEvents(a), newNetwork(a))
+		newCp(a), newPortForward(a), newCreate(a), newStart(a), newStop(a), newRestart(a), newKill(a),
+		newPause(a, false), newPause(a, true), newWait(a), newRename(a), newRm(a), newStats(a), newTop(a), newInspect(a), newEvents(a), newNetwork(a))
 	add(groupImages, newPull(a), newImages(a), newRmi(a), newTag(a), newLoad(a.flags), newSave(a), newLogin(a), newLogout(a))
 	add(groupNode, newDaemon(a.flags), newReload(a.flags), newNsenter(a.flags), newUnshare(a.flags),
 		newInfo(a), newDoctor(a.flags), newSystem(a), newVersion())

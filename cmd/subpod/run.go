@@ -126,7 +126,7 @@ func (o *runOptions) run(ctx context.Context, conn *connection, args []string) (
 // session makes the daemon create and start the container, and stays attached unless
 // the container is to run in the background.
 func (o *runOptions) session(ctx context.Context, c *client.Client, pod *runtimeapi.PodSandboxConfig, ctr *runtimeapi.ContainerConfig) (*api.SessionExit, error) {
-	run := &api.RunRequest{Handler: o.handler, Detach: o.detach}
+	run := &api.RunRequest{Handler: o.handler, Detach: o.detach, Create: o.create, Restart: o.restart}
 	err := c.GrantFor(ctr)
 	if err != nil {
 		return nil, err

@@ -17,6 +17,7 @@ import (
 	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/client"
 	"github.com/subpod/subpod/pkg/config"
+	"github.com/subpod/subpod/pkg/workload"
 )
 
 // runOptions are the flags of "run".
@@ -30,6 +31,8 @@ type runOptions struct {
 	capAdd, capDrop, security                          []string
 	entrypointSet                                      bool
 	networkOptions
+	restart string
+	create  bool // "subpod create"
 }
 
 func (o *runOptions) addFlags(cmd *cobra.Command) {
@@ -39,6 +42,7 @@ func (o *runOptions) addFlags(cmd *cobra.Command) {
 	f.BoolVarP(&o.tty, "tty", "t", false, "allocate a terminal")
 	f.BoolVarP(&o.detach, "detach", "d", false, "run in the background and print the container ID")
 	f.BoolVar(&o.remove, "rm", false, "remove the pod once the container has exited")
+	f.StringVar(&o.restart, "restart", "no", "when to restart an exited container: no, on-failure[:MAX], unless-stopped or always")
 	f.StringVar(&o.name, "name", "", "name of the pod and its container (default: generated)")
 	f.StringArrayVarP(&o.ports, "publish", "p", nil, "[[HOST_IP:]HOST_PORT:]CONTAINER_PORT[/udp] (may be repeated)")
 	f.StringArrayVarP(&o.volumes, "volume", "v", nil, "HOST_PATH:PATH[:OPTIONS] or VOLUME:PATH[:OPTIONS] (ro, rslave, rshared; may be repeated)")
@@ -77,11 +81,18 @@ func (o *runOptions) check() error {
 	if err := o.networkOptions.check(); err != nil {
 		return err
 	}
+	if _, err := workload.ParsePolicy(o.restart); err != nil {
+		return usagef("invalid --restart %w", err)
+	}
 	switch {
 	case o.name != "" && !isName(o.name):
 		return usagef("invalid --name %q: expected at most 63 letters, digits, '_', '.' and '-', beginning with a letter or digit", o.name)
 	case o.pull != "always" && o.pull != "missing" && o.pull != "never":
 		return usagef("invalid --pull %q: expected always, missing or never", o.pull)
+	case o.remove && o.restarts():
+		return usagef("--rm and --restart %s exclude each other: a container that is removed once it has exited cannot be restarted", o.restart)
+	case o.ephemeral && o.restarts():
+		return usagef("--restart %s and --ephemeral-node exclude each other: the container is stopped with the node", o.restart)
 	case o.detach && o.ephemeral:
 		return usagef("-d and --ephemeral-node exclude each other: the container would be stopped with the node at once")
 	case o.network != "pod" && len(o.ports) > 0:
@@ -93,6 +104,9 @@ func (o *runOptions) check() error {
 	}
 	return nil
 }
+
+// restarts reports whether the container is restarted when it has exited.
+func (o *runOptions) restarts() bool { return o.restart != "" && o.restart != workload.No }
 
 // warnings prints a warning for limits that cannot be applied on this host.
 func (o *runOptions) warnings(ctx context.Context, c *client.Client) error {

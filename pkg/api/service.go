@@ -52,6 +52,18 @@ type Server interface {
 	Wait(context.Context, *WaitRequest) (*WaitResponse, error)
 	// Signal sends a signal to a container's process.
 	Signal(context.Context, *SignalRequest) (*Empty, error)
+	// Play makes a pod that the server keeps running, from a specification.
+	Play(context.Context, *PlayRequest) (*PlayResponse, error)
+	// Follow sends what happens to such a pod until it has ended or is stopped.
+	Follow(context.Context, *FollowRequest, func(*FollowEvent) error) error
+	// Start starts what was created, was stopped or has exited.
+	Start(context.Context, *StartRequest) (*Empty, error)
+	// Restart ends what runs, then starts it.
+	Restart(context.Context, *StartRequest) (*Empty, error)
+	// Pause freezes the processes of a container, or lets them go on.
+	Pause(context.Context, *PauseRequest) (*Empty, error)
+	// Rename gives a pod of "subpod run" another name.
+	Rename(context.Context, *RenameRequest) (*Empty, error)
 	// Top lists a container's processes.
 	Top(context.Context, *TopRequest) (*TopResponse, error)
 	// Session joins a client's streams to a container or a pod's port.
@@ -85,6 +97,11 @@ func Register(s grpc.ServiceRegistrar, impl Server) {
 			{MethodName: "Logout", Handler: unary("Logout", impl.Logout)},
 			{MethodName: "Wait", Handler: unary("Wait", impl.Wait)},
 			{MethodName: "Signal", Handler: unary("Signal", impl.Signal)},
+			{MethodName: "Play", Handler: unary("Play", impl.Play)},
+			{MethodName: "Start", Handler: unary("Start", impl.Start)},
+			{MethodName: "Restart", Handler: unary("Restart", impl.Restart)},
+			{MethodName: "Pause", Handler: unary("Pause", impl.Pause)},
+			{MethodName: "Rename", Handler: unary("Rename", impl.Rename)},
 			{MethodName: "Top", Handler: unary("Top", impl.Top)},
 			{MethodName: "CopyInfo", Handler: unary("CopyInfo", impl.CopyInfo)},
 			{MethodName: "Check", Handler: unary("Check", impl.Check)},
@@ -94,6 +111,7 @@ func Register(s grpc.ServiceRegistrar, impl Server) {
 		},
 		Streams: []grpc.StreamDesc{
 			{StreamName: "Pull", ServerStreams: true, Handler: serverStream(impl.Pull)},
+			{StreamName: "Follow", ServerStreams: true, Handler: serverStream(impl.Follow)},
 			{StreamName: "Save", ServerStreams: true, Handler: serverStream(impl.Save)},
 			{StreamName: "CopyOut", ServerStreams: true, Handler: serverStream(impl.CopyOut)},
 			{StreamName: "LoadStream", ClientStreams: true, Handler: clientStream(impl.LoadStream)},

@@ -36,7 +36,7 @@ func (n *networks) BaseInfo() named.Info {
 // said.
 func TestNetworks(t *testing.T) {
 	fake := &networks{}
-	s := &service{Dependencies{Named: fake}}
+	s := &service{Dependencies: &Dependencies{Named: fake}}
 	create := func(n api.Network) error {
 		_, err := s.NetworkCreate(t.Context(), &api.NetworkCreateRequest{Network: n})
 		return err

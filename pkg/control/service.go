@@ -19,6 +19,7 @@ import (
 	"github.com/subpod/subpod/pkg/state"
 	"github.com/subpod/subpod/pkg/stats"
 	"github.com/subpod/subpod/pkg/stdio"
+	"github.com/subpod/subpod/pkg/supervise"
 	"github.com/subpod/subpod/storage"
 )
 
@@ -26,6 +27,8 @@ import (
 type Dependencies struct {
 	Containers Containers
 	Sessions   Sessions
+	Restarter  *pod.Restarter
+	Supervisor *supervise.Supervisor
 	Copier     *pod.Copier
 	Checker    *pod.Checker
 	Images     *storage.Images
@@ -64,7 +67,12 @@ type Sessions interface {
 }
 
 // service implements api.Server.
-type service struct{ Dependencies }
+type service struct {
+	*Dependencies
+	supervision
+}
 
 // Register adds the service to a gRPC server.
-func Register(s grpc.ServiceRegistrar, d Dependencies) { api.Register(s, &service{d}) }
+func Register(s grpc.ServiceRegistrar, d Dependencies) {
+	api.Register(s, &service{&d, supervision{&d}})
+}

@@ -48,7 +48,7 @@ func (s *service) runSession(ctx context.Context, ss *api.SessionStreams) (_ *ap
 	}
 	s.Audit.Request(ctx, &runtimeapi.RunPodSandboxRequest{Config: pod})
 	s.Audit.Request(ctx, &runtimeapi.CreateContainerRequest{SandboxConfig: pod, Config: ctr})
-	podID, id, err := s.Containers.RunPodWith(ctx, pod, run.Handler, ctr)
+	podID, id, err := s.runPod(ctx, run, pod, ctr)
 	if err != nil {
 		return nil, err
 	}
@@ -58,6 +58,9 @@ func (s *service) runSession(ctx context.Context, ss *api.SessionStreams) (_ *ap
 		}
 	}()
 	ss.Made(api.Made{PodID: podID, ContainerID: id})
+	if run.Create {
+		return &api.SessionExit{}, nil
+	}
 	if run.Detach {
 		return &api.SessionExit{}, s.Containers.StartContainer(ctx, id)
 	}

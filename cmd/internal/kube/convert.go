@@ -19,7 +19,7 @@ type Place struct {
 	Logs    string // log directory of the pod
 	Volumes string // named volumes (of claims)
 	Disk    string // files of the pod on disk: emptyDir
-	Memory  string // files of the pod on a tmpfs, which containers cannot write: configMap, secret
+	Memory  string // files of the pod that containers cannot write: configMap, secret
 	Tmpfs   string // memory volumes that the server has made; known once the sandbox is there
 	Seccomp string // directory of localhost seccomp profiles
 	// Users is the first ID in the node of a pod with a user namespace of its own; it

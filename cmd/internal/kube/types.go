@@ -327,12 +327,13 @@ type SecurityContext struct {
 	} `json:"capabilities"`
 }
 
-// Probe is a Probe. Exactly one of Exec, HTTPGet and TCPSocket is set.
+// Probe is a Probe. Exactly one of Exec, HTTPGet, TCPSocket and GRPC is set.
 type Probe struct {
 	Exec *struct {
 		Command []string `json:"command"`
 	} `json:"exec"`
 	HTTPGet *struct {
+		Host        string `json:"host"`
 		Path        string `json:"path"`
 		Port        PortOf `json:"port"`
 		Scheme      string `json:"scheme"`
@@ -342,8 +343,13 @@ type Probe struct {
 		} `json:"httpHeaders"`
 	} `json:"httpGet"`
 	TCPSocket *struct {
+		Host string `json:"host"`
 		Port PortOf `json:"port"`
 	} `json:"tcpSocket"`
+	GRPC *struct {
+		Port    int32  `json:"port"`
+		Service string `json:"service"`
+	} `json:"grpc"`
 	InitialDelaySeconds int32 `json:"initialDelaySeconds"`
 	TimeoutSeconds      int32 `json:"timeoutSeconds"`
 	PeriodSeconds       int32 `json:"periodSeconds"`
