@@ -92,6 +92,19 @@ func (e *Executor) orphans(ctx context.Context, live func(id string) bool) (map[
 			found[id] = e.containerFromState(id)
 		}
 	}
+	watched, err := nodeMonitor{e}.watched(ctx)
+	errs = append(errs, err)
+	for _, id := range watched {
+		if live(id) || !validID.MatchString(id) {
+			continue
+		}
+		c, ok := found[id]
+		if !ok {
+			c = Container{PIDNamespace: "host", PlainDelete: true}
+		}
+		c.Monitor = MonitorNode
+		found[id] = c
+	}
 	processes := readProcesses()
 	for _, rt := range e.handlers {
 		for _, h := range rt.helpers(processes) {
