@@ -214,6 +214,10 @@ func (m *Monitor) register(state wire.Container, fds []int) error {
 		wire.CloseAll(fds)
 		return fmt.Errorf("%d containers are watched already", maxContainers)
 	}
+	// What a monitor that was killed had no time to forget is of another container.
+	for number := range streamsEach {
+		m.journal.forget(state.Index*streamsEach + number)
+	}
 	// Found under its name before its end can be reported.
 	c := newContainer(m, state, fds)
 	m.containers[state.ID], m.indices[state.Index] = c, true

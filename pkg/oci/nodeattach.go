@@ -30,7 +30,7 @@ func (m nodeMonitor) attach(ctx context.Context, id string, c Container, s stdio
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	case err == nil && reply.Unknown:
+	case err == nil && (reply.Unknown || reply.Error != "" && !c.Init.Alive()):
 		return fmt.Errorf("attach to container %s: %w", id, ErrNotRunning)
 	case err == nil && reply.Error != "":
 		err = errors.New(reply.Error)

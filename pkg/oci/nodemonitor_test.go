@@ -303,3 +303,24 @@ func TestMonitorManyContainers(t *testing.T) {
 	check(t, hostile.Signal(context.Background(), hostile.id, hostile.ctr, syscall.SIGKILL, false))
 	hostile.wait()
 }
+
+// TestMonitorConfined: no thread of the monitor has a capability, each is under a seccomp
+// filter, and nothing that it executed could have more.
+func TestMonitorConfined(t *testing.T) {
+	e := executorWith(t, MonitorNode)
+	create(t, e, container{}).start()
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", monitorProcess(t, e).PID))
+	check(t, err)
+	if len(tasks) == 0 {
+		t.Fatal("the monitor has no threads")
+	}
+	for _, task := range tasks {
+		status, err := os.ReadFile(task)
+		check(t, err)
+		for _, want := range []string{"\nCapEff:\t0000000000000000\n", "\nCapPrm:\t0000000000000000\n", "\nNoNewPrivs:\t1\n", "\nSeccomp:\t2\n"} {
+			if !bytes.Contains(status, []byte(want)) {
+				t.Errorf("%s has no %q", task, want)
+			}
+		}
+	}
+}
