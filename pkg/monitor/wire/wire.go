@@ -40,9 +40,9 @@ const (
 
 // The files of a container. Their order is that of Container.Files.
 const (
-	FileStdin    = "stdin"    // where its stdin is written
-	FileStdout   = "stdout"   // where its output is read
-	FileStderr   = "stderr"   //
+	FileStdin    = "stdin"  // where its stdin is written
+	FileStdout   = "stdout" // where its output is read
+	FileStderr   = "stderr"
 	FileTerminal = "terminal" // the terminal's other end, in place of these three
 	FileLog      = "log"      // open to append
 	FileEvents   = "events"   // memory.events of its cgroup
