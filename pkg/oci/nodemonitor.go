@@ -95,10 +95,10 @@ func (m nodeMonitor) dial() (*net.UnixConn, error) {
 	return conn, err
 }
 
-// useNodeMonitor decides whether containers that are created from now on get the node's
-// monitor, and has a new version of it take over.
-func (e *Executor) useNodeMonitor(ctx context.Context, program string) {
-	m := nodeMonitor{e}
+// choose decides whether containers that are created from now on get the node's monitor, and
+// has a new version of it take over.
+func (m nodeMonitor) choose(ctx context.Context, program string) {
+	e := m.e
 	hello, err := m.ask(ctx, wire.Request{Op: wire.OpHello})
 	if err != nil {
 		e.log.Warn("containers get a conmon each: the node's monitor cannot be used", "error", err)

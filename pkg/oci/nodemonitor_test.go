@@ -215,7 +215,7 @@ func TestMonitorUpgrade(t *testing.T) {
 	b := create(t, e, container{args: sh(fmt.Sprintf("i=0; while [ $i -lt %d ]; do i=$((i+1)); echo $i; done; exit 3", lines))}).start()
 	before := monitorProcess(t, e)
 	check(t, installMonitor(filepath.Join(os.Getenv(monitorDir), "program")))
-	e.useNodeMonitor(context.Background(), filepath.Join(os.Getenv(monitorDir), "program"))
+	nodeMonitor{e}.choose(context.Background(), filepath.Join(os.Getenv(monitorDir), "program"))
 	eventually(t, "the earlier one has ended", func() bool { return !before.Alive() })
 	if after := monitorProcess(t, e); after == before {
 		t.Error("the monitor is the one of before")

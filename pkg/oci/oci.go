@@ -102,7 +102,7 @@ func New(ctx context.Context, o Options) (*Executor, error) {
 		e.handlers[name] = rt
 	}
 	if o.Monitor == MonitorNode {
-		e.useNodeMonitor(ctx, o.MonitorProgram)
+		nodeMonitor{e}.choose(ctx, o.MonitorProgram)
 	}
 	return e, nil
 }
