@@ -23,6 +23,7 @@ type container struct {
 	id        string
 	init      proc.ID
 	index     int
+	bundle    string
 	stdinOnce bool
 
 	// mu guards all below, and the log: both streams write to it. It is held while the log
@@ -54,7 +55,7 @@ type stream struct {
 // newContainer takes over the descriptors. What an earlier monitor has left is resumed
 // before start.
 func newContainer(m *Monitor, state wire.Container, fds []int) *container {
-	c := &container{m: m, id: state.ID, init: state.Init, index: state.Index, stdinOnce: state.StdinOnce, state: state, fds: fds, files: map[string]*os.File{}, ended: make(chan struct{}), done: make(chan struct{})}
+	c := &container{m: m, id: state.ID, init: state.Init, index: state.Index, bundle: state.Bundle, stdinOnce: state.StdinOnce, state: state, fds: fds, files: map[string]*os.File{}, ended: make(chan struct{}), done: make(chan struct{})}
 	c.clients.changed = sync.NewCond(&c.clients.mu)
 	for i, name := range state.Files {
 		if name != fileLog && name != fileEvents {

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"net"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -78,7 +80,7 @@ func (m *Monitor) answer(conn *net.UnixConn, req wire.Request, fds []int) wire.R
 	case wire.OpHello, wire.OpUpgrade:
 		return wire.Reply{Build: m.build, PID: os.Getpid()}
 	case wire.OpList:
-		return wire.Reply{IDs: m.ids()}
+		return wire.Reply{Watched: m.watched(req.ID)}
 	case wire.OpDrop:
 		return failure(m.drop(req.ID))
 	case wire.OpRegister:
@@ -129,14 +131,18 @@ func failure(err error) wire.Reply {
 	return wire.Reply{Error: err.Error()}
 }
 
-func (m *Monitor) ids() []string {
+// watched returns the containers that follow one in the order of their IDs.
+func (m *Monitor) watched(after string) []wire.Watched {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	ids := make([]string, 0, len(m.containers))
-	for id := range m.containers {
-		ids = append(ids, id)
+	var all []wire.Watched
+	for id, c := range m.containers {
+		if id > after {
+			all = append(all, wire.Watched{ID: id, Bundle: c.bundle})
+		}
 	}
-	return ids
+	slices.SortFunc(all, func(a, b wire.Watched) int { return strings.Compare(a.ID, b.ID) })
+	return all[:min(len(all), wire.MaxWatched)]
 }
 
 // status has the exit status once all output is in the log.

@@ -75,6 +75,7 @@ func testContainerSurvivesJSON(t *testing.T, e *Executor) {
 	// Another Executor over the same directory, as after a restart.
 	again, err := New(context.Background(), Options{
 		Handlers: map[string]Handler{"crun": {Name: "crun"}}, RunDir: e.runDir, CgroupManager: "disabled",
+		MonitorSocket: e.monitorSocket,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -242,7 +242,7 @@ func (l *nodeLaunch) register(ctx context.Context, c *Container) error {
 	if err := os.WriteFile(l.m.marker(), nil, 0o600); err != nil {
 		return err
 	}
-	state := &wire.Container{V: wire.Version, ID: l.p.spec.ID, Init: c.Init, StdinOnce: l.p.spec.StdinOnce, Files: l.names}
+	state := &wire.Container{V: wire.Version, ID: l.p.spec.ID, Init: c.Init, Bundle: l.p.spec.Bundle, StdinOnce: l.p.spec.StdinOnce, Files: l.names}
 	if _, err := l.m.ask(ctx, wire.Request{Op: wire.OpRegister, ID: l.p.spec.ID, Container: state}, fds...); err != nil {
 		return fmt.Errorf("give the container to its monitor: %w", err)
 	}

@@ -88,6 +88,9 @@ func (m nodeMonitor) exchange(conn *net.UnixConn, req wire.Request, files []int)
 }
 
 func (m nodeMonitor) dial() (*net.UnixConn, error) {
+	if m.e.monitorSocket == "" {
+		return nil, errNoMonitor
+	}
 	conn, err := dialPacket(filepath.Dir(m.e.monitorSocket), filepath.Base(m.e.monitorSocket))
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
 		return nil, errNoMonitor
@@ -115,16 +118,21 @@ func (m nodeMonitor) choose(ctx context.Context, program string) {
 	}
 }
 
-// watched returns the IDs of the containers that the node's monitor has.
-func (m nodeMonitor) watched(ctx context.Context) ([]string, error) {
+// watched returns the containers that the node's monitor has.
+func (m nodeMonitor) watched(ctx context.Context) (all []wire.Watched, err error) {
 	if _, err := os.Lstat(m.marker()); err != nil {
 		return nil, nil // it has never had any, and need not be started for this
 	}
-	reply, err := m.ask(ctx, wire.Request{Op: wire.OpList})
-	if errors.Is(err, errNoMonitor) { // the run directory is of an earlier node
-		return nil, nil
+	for last := ""; ; last = all[len(all)-1].ID {
+		reply, err := m.ask(ctx, wire.Request{Op: wire.OpList, ID: last})
+		if errors.Is(err, errNoMonitor) { // the run directory is of an earlier node
+			return nil, nil
+		}
+		all = append(all, reply.Watched...)
+		if err != nil || len(reply.Watched) < wire.MaxWatched {
+			return all, err
+		}
 	}
-	return reply.IDs, err
 }
 
 // marker is a file that is there once a container was given to the node's monitor.

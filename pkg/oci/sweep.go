@@ -94,16 +94,16 @@ func (e *Executor) orphans(ctx context.Context, live func(id string) bool) (map[
 	}
 	watched, err := nodeMonitor{e}.watched(ctx)
 	errs = append(errs, err)
-	for _, id := range watched {
-		if live(id) || !validID.MatchString(id) {
+	for _, w := range watched {
+		if live(w.ID) || !validID.MatchString(w.ID) {
 			continue
 		}
-		c, ok := found[id]
+		c, ok := found[w.ID]
 		if !ok {
 			c = Container{PIDNamespace: "host", PlainDelete: true}
 		}
-		c.Monitor = MonitorNode
-		found[id] = c
+		c.Monitor, c.Bundle = MonitorNode, w.Bundle
+		found[w.ID] = c
 	}
 	processes := readProcesses()
 	for _, rt := range e.handlers {

@@ -34,7 +34,7 @@ const (
 	OpAttach   = "attach"   // after the answer the connection has the container's streams
 	OpResize   = "resize"   // set the size of the terminal: Request.Rows, Request.Cols
 	OpDrop     = "drop"     // forget a container
-	OpList     = "list"     // Reply.IDs
+	OpList     = "list"     // Reply.Watched: the next ones after Request.ID, in order
 	OpUpgrade  = "upgrade"  // make room for the program that is on disk now
 )
 
@@ -58,9 +58,11 @@ const (
 
 // Container is what the monitor knows of a container, and is kept for the next monitor.
 type Container struct {
-	V         int      `json:"v"`
-	ID        string   `json:"id"`
-	Init      proc.ID  `json:"init"`
+	V    int     `json:"v"`
+	ID   string  `json:"id"`
+	Init proc.ID `json:"init"`
+	// Bundle is where the server keeps the container's files.
+	Bundle    string   `json:"bundle,omitempty"`
 	StdinOnce bool     `json:"stdinOnce,omitempty"`
 	Files     []string `json:"files,omitempty"`
 	// Index is the monitor's own.
@@ -91,6 +93,15 @@ type Log struct {
 	Ino uint64 `json:"ino"`
 }
 
+// Watched names a container that is watched.
+type Watched struct {
+	ID     string `json:"id"`
+	Bundle string `json:"bundle"`
+}
+
+// MaxWatched is how many there are in one answer: fewer are the last.
+const MaxWatched = 12
+
 // Request is what a server asks the monitor.
 type Request struct {
 	V         int        `json:"v"`
@@ -113,12 +124,12 @@ type Reply struct {
 	// Unknown: the monitor does not know the container.
 	Unknown bool `json:"unknown,omitempty"`
 	// Ended: the container has ended, and all is in its log.
-	Ended bool     `json:"ended,omitempty"`
-	Build string   `json:"build,omitempty"`
-	PID   int      `json:"pid,omitempty"`
-	Exit  *Exit    `json:"exit,omitempty"`
-	Log   *Log     `json:"log,omitempty"`
-	IDs   []string `json:"ids,omitempty"`
+	Ended   bool      `json:"ended,omitempty"`
+	Build   string    `json:"build,omitempty"`
+	PID     int       `json:"pid,omitempty"`
+	Exit    *Exit     `json:"exit,omitempty"`
+	Log     *Log      `json:"log,omitempty"`
+	Watched []Watched `json:"watched,omitempty"`
 }
 
 // What the monitor and its keeper say to each other.
