@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -19,6 +20,10 @@ const (
 	// maxPacket is that of the attach connection.
 	maxPacket = 16 << 10
 )
+
+// clientPatience is how long a container waits in all for an attached client that is behind,
+// before that is let go. A tenth of the time that passes is added, up to this.
+const clientPatience = time.Second
 
 // clients are those that are attached to a container. None of them can hold up another;
 // one that is paced holds up the container.
@@ -36,6 +41,9 @@ type clients struct {
 type client struct {
 	conn  *net.UnixConn
 	paced bool
+	// patience is what is left of clientPatience, at a time.
+	patience time.Duration
+	at       time.Time
 	// Guarded by clients.mu.
 	queue   [][]byte // packets
 	size    int
@@ -64,7 +72,7 @@ func (cs *clients) add(conn *net.UnixConn, paced bool) (*client, error) {
 	if cs.all == nil {
 		cs.all = map[*client]struct{}{}
 	}
-	cl := &client{conn: conn, paced: paced, ready: make(chan struct{}, 1)}
+	cl := &client{conn: conn, paced: paced, patience: clientPatience, at: time.Now(), ready: make(chan struct{}, 1)}
 	cs.all[cl] = struct{}{}
 	return cl, nil
 }
@@ -77,22 +85,46 @@ func (cs *clients) remove(cl *client) {
 	cs.changed.Broadcast()
 }
 
-// pace waits for the paced clients.
+// pace waits for the clients that are behind: for the paced ones as long as it takes, for
+// the others until their patience is used up, and lets these go then.
 func (cs *clients) pace() {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	for !cs.free && cs.behind() {
+	for !cs.free {
+		behind := cs.behind()
+		if len(behind) == 0 {
+			return
+		}
+		begin := time.Now()
+		timer := time.AfterFunc(clientPatience/10, cs.changed.Broadcast)
 		cs.changed.Wait()
+		timer.Stop()
+		for _, cl := range behind {
+			cl.at = time.Now()
+			if cl.patience -= cl.at.Sub(begin); cl.patience <= 0 && !cl.paced {
+				cl.drop()
+			}
+		}
 	}
 }
 
-func (cs *clients) behind() bool {
+func (cs *clients) behind() (all []*client) {
+	now := time.Now()
 	for cl := range cs.all {
-		if cl.paced && cl.size > maxQueue/2 {
-			return true
+		cl.patience, cl.at = min(clientPatience, cl.patience+now.Sub(cl.at)/10), now
+		if !cl.dropped && cl.size > maxQueue/2 {
+			all = append(all, cl)
 		}
 	}
-	return false
+	return all
+}
+
+// drop lets a client go once it has what is in its queue.
+func (cl *client) drop() {
+	cl.dropped = true
+	packet := append([]byte{wire.PacketError}, "the client reads too slowly, the log has what follows"...)
+	cl.queue = append(cl.queue, packet)
+	cl.wake()
 }
 
 // release ends all waiting for clients.
@@ -129,14 +161,11 @@ func (c *container) broadcast(stream int, data []byte) {
 			if cl.dropped {
 				continue
 			}
-			// Of a container that has ended, a paced client gets the little that is left.
-			if cl.size > maxQueue && !(cl.paced && cl.size < 4*maxQueue) {
-				cl.dropped = true
-				packet := append([]byte{wire.PacketError}, "the client reads too slowly: it is more than a megabyte behind the container"...)
-				cl.queue = append(cl.queue, packet)
-			} else {
-				cl.queue, cl.size = append(cl.queue, packet), cl.size+n
+			if cl.size > maxQueue { // the container has ended, and nobody is waited for
+				cl.drop()
+				continue
 			}
+			cl.queue, cl.size = append(cl.queue, packet), cl.size+n
 			cl.wake()
 		}
 	}

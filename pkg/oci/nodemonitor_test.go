@@ -164,7 +164,8 @@ func TestMonitorRotation(t *testing.T) {
 func TestMonitorSlowClient(t *testing.T) {
 	e := executorWith(t, MonitorNode)
 	const size = 8 << 20
-	write := container{args: sh(fmt.Sprintf("yes | head -c %d; sleep 1000", size))}
+	// Slow enough for a client on a machine that does much else.
+	write := container{args: sh(fmt.Sprintf("i=0; while [ $i -lt 64 ]; do i=$((i+1)); yes | head -c %d; sleep 0.05; done; sleep 1000", size/64))}
 	b := create(t, e, write)
 	r, w := io.Pipe() // nobody reads
 	slow := make(chan error, 1)
