@@ -161,7 +161,8 @@ func (c *container) broadcast(stream int, data []byte) {
 			if cl.dropped {
 				continue
 			}
-			if cl.size > maxQueue { // the container has ended, and nobody is waited for
+			// The container has ended, and nobody is waited for: its pipe may hold a megabyte.
+			if cl.size > 2*maxQueue {
 				cl.drop()
 				continue
 			}
