@@ -80,7 +80,7 @@ func TestMonitorBesideConmon(t *testing.T) {
 		_, err := p.exec(ctx, "true")
 		r.must("exec", err)
 		r.must("stop", p.stop(ctx))
-		if s, err := p.status(ctx); err != nil || s.ExitCode != 137 && s.ExitCode != 143 || s.Reason == "ContainerStatusUnknown" {
+		if s, err := p.status(ctx); err != nil || s.ExitCode != 0 || s.Reason != "Completed" {
 			t.Errorf("it ended as %v, %v", s, err)
 		}
 		r.must("remove", p.removePod(ctx))
