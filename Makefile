@@ -13,9 +13,9 @@ USER    := $(CURDIR)/tests/user.sh
 ROOT    := $(filter 0,$(shell id -u))
 SOURCES := $(shell find cmd pkg rootless storage netns configs -name '*.go' -o -name '*.toml' -o -name '*.json' 2>/dev/null) go.mod go.sum VERSION
 
-# The command, the server that it starts in the node, and the small program that
-# keeps the node, without and with the uplink gvisor-tap-vsock.
-BINARIES := bin/subpod bin/subpod-server bin/subpod-node bin/subpod-node-gvisor
+# The command, the server that it starts in the node, the small program that
+# keeps the node, without and with the uplink gvisor-tap-vsock, and the container monitor.
+BINARIES := bin/subpod bin/subpod-server bin/subpod-node bin/subpod-node-gvisor bin/subpod-monitor
 
 .DEFAULT_GOAL := build
 
@@ -28,14 +28,14 @@ deps: ## Install what is missing on this machine (needs root or sudo for that)
 	@tests/deps.sh
 
 .PHONY: build
-build: $(BINARIES) ## Build subpod, subpod-server, subpod-node and subpod-node-gvisor in bin
+build: $(BINARIES) ## Build subpod, subpod-server, subpod-node, subpod-node-gvisor and subpod-monitor in bin
 
 bin/%: $(SOURCES)
 	$(BUILD) -o $@ ./cmd/$*
 
 # The server with the race detector, beside the other programs as they are. The
 # detector needs cgo.
-RACE := bin/race/subpod bin/race/subpod-node bin/race/subpod-node-gvisor bin/race/subpod-server
+RACE := bin/race/subpod bin/race/subpod-node bin/race/subpod-node-gvisor bin/race/subpod-monitor bin/race/subpod-server
 
 bin/race/subpod-server: $(SOURCES)
 	CGO_ENABLED=1 $(GO) build -race -buildvcs=false -trimpath -tags "$(TAGS)" -ldflags "-X main.version=$(VERSION)" -o $@ ./cmd/subpod-server

@@ -401,7 +401,7 @@ func (v *viewBuilder) isHome(dir string) bool {
 // comes with the next node.
 func (v *viewBuilder) programs() error {
 	names := append(slices.Clone(nodePrograms), v.c.Programs...)
-	names = append(names, v.c.Server[0])
+	names = append(names, v.c.Server[0], monitorProgram(v.c))
 	if exe, err := os.Executable(); err == nil {
 		names = append(names, exe)
 	}

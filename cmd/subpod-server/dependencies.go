@@ -83,7 +83,7 @@ func openDependencies(ctx context.Context, cfg *config.Config, degraded string, 
 		return nil, err
 	}
 	cg := detectCgroup(cfg, node)
-	executor, err := oci.New(ctx, ociOptions(cfg, cg))
+	executor, err := oci.New(ctx, ociOptions(cfg, cg, node))
 	if err != nil {
 		return nil, err
 	}

@@ -180,6 +180,7 @@ func isHandlerName(s string) bool {
 
 func (v *validator) runtime(r Runtime) {
 	v.nonEmpty("runtime.conmon_path", r.ConmonPath)
+	v.oneOf("runtime.monitor", r.Monitor, "conmon", "subpod")
 	v.oneOf("runtime.cgroup_manager", r.CgroupManager, "auto", "cgroupfs", "systemd", "disabled")
 	v.noneEmpty("runtime.cdi_spec_dirs", r.CDISpecDirs)
 	names := slices.Sorted(maps.Keys(r.Handlers))

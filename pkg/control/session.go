@@ -87,6 +87,7 @@ func (s *service) attachSession(ctx context.Context, ss *api.SessionStreams) (*a
 		return nil, err
 	}
 	streams := sessionStreams(ss)
+	streams.Paced = req.Start // who started it is where its output goes, as of a program in a pipe
 	attached := make(chan struct{})
 	streams.Attached = func() { close(attached) }
 	ctx, cancel := context.WithCancel(ctx)

@@ -92,7 +92,7 @@ func (e *Executor) FinishStart(ctx context.Context, id string, c Container) (exe
 	case !c.Init.Alive():
 		// Init ended with the runtime's own exit code, or it ended by itself so
 		// soon that the server could not remove the fifo any more.
-		x, ok, err := e.readExit(id, c)
+		x, ok, err := e.monitorOf(c).exit(id, c)
 		return ok && !x.Unknown && x.Code != 1 && x.Code < 128, err
 	case c.Started():
 		return true, removeFile(gate)

@@ -27,9 +27,15 @@ var table = []struct{ pkg, imports string }{
 	{"pkg/tree", "pkg/openat2"},
 	{"pkg/subpath", "pkg/openat2"},
 	{"configs", ""},
+	{"pkg/ocispec/seccompbpf", ""},
+
+	// The container monitor: the keeper is in the node's first process.
+	{"pkg/monitor/wire", "pkg/proc"},
+	{"pkg/monitor/keeper", "pkg/monitor/wire pkg/proc"},
+	{"pkg/monitor", "pkg/monitor/wire pkg/ocispec/seccompbpf pkg/proc"},
 
 	// Mechanisms: the kernel and their libraries; they never hear of CRI.
-	{"rootless", "pkg/errclass pkg/idmap pkg/landlock pkg/proc"},
+	{"rootless", "pkg/errclass pkg/idmap pkg/landlock pkg/monitor/keeper pkg/monitor/wire pkg/proc"},
 	{"rootless/gvisor", "rootless"},
 	{"storage/internal/xz", ""}, // a module of its own, in the place of another (go.mod)
 	{"storage/internal/fetch", ""},
@@ -44,9 +50,8 @@ var table = []struct{ pkg, imports string }{
 
 	// Parts of a container: each knows one subject.
 	{"pkg/cgroup", "pkg/errclass"},
-	{"pkg/ocispec/seccompbpf", ""},
 	{"pkg/ocispec", "pkg/cgroup pkg/errclass pkg/idmap pkg/ocispec/seccompbpf pkg/openat2"},
-	{"pkg/oci", "pkg/errclass pkg/ocispec/seccompbpf pkg/openat2 pkg/proc pkg/stdio"},
+	{"pkg/oci", "pkg/errclass pkg/monitor/wire pkg/ocispec/seccompbpf pkg/openat2 pkg/proc pkg/stdio"},
 	{"pkg/config", "configs pkg/quantity"},
 	{"pkg/api", "pkg/stdio pkg/workload"},
 	{"pkg/state", "netns pkg/errclass pkg/oci pkg/workload"},
@@ -76,6 +81,7 @@ var table = []struct{ pkg, imports string }{
 	{"cmd/internal/logs", ""},
 	{"cmd/internal/play", "cmd/internal/kube cmd/internal/logs pkg/api pkg/client"},
 	{"cmd/subpod", "cmd/internal/cli cmd/internal/doctor cmd/internal/kube cmd/internal/logs cmd/internal/play configs pkg/api pkg/cgroup pkg/client pkg/config pkg/stdio pkg/tree pkg/workload rootless"},
+	{"cmd/subpod-monitor", "pkg/monitor"},
 	{"cmd/subpod-node", "rootless"},
 	{"cmd/subpod-node-gvisor", "rootless rootless/gvisor"},
 	{"cmd/subpod-server", "cmd/internal/cli cmd/internal/doctor netns netns/auto netns/bridge netns/cni netns/named pkg/api pkg/audit pkg/cgroup pkg/config pkg/control pkg/cri pkg/events pkg/hostport pkg/oci pkg/ocispec pkg/pod pkg/pod/container pkg/pod/sandbox pkg/proc pkg/rpc pkg/state pkg/stats pkg/stream pkg/supervise rootless storage"},
@@ -274,7 +280,8 @@ func TestLayers(t *testing.T) {
 	}
 	for _, c := range []struct{ why, from, not string }{
 		{"the client starts fast and stays small", "cmd/subpod", "pkg/pod storage netns pkg/state pkg/oci pkg/ocispec pkg/cri"},
-		{"the node's program stays small", "cmd/subpod-node", "rootless/gvisor storage netns pkg/pod"},
+		{"the node's program stays small", "cmd/subpod-node", "rootless/gvisor storage netns pkg/pod pkg/monitor"},
+		{"the monitor stays small", "cmd/subpod-monitor", "rootless storage netns pkg/oci"},
 		{"mechanisms know no others", "storage", "rootless netns"},
 		{"mechanisms know no others", "netns", "rootless storage"},
 		{"mechanisms know no others", "rootless", "netns storage"},
