@@ -96,6 +96,9 @@ type network struct {
 	bridge *bridge.Bridge // nil until a pod needs it; changed under making and Networks.mu
 	listeners
 	removed bool
+	// live are the pods that the last server has connected, until there is a bridge: under
+	// Networks.mu.
+	live []netns.Pod
 }
 
 var _ netns.Network = (*Networks)(nil)
@@ -236,7 +239,7 @@ func (n *Networks) taken() ([]netip.Prefix, map[int]bool) {
 func (n *Networks) Remove(name string) error {
 	n.mu.Lock()
 	w := n.networks[name]
-	if w == nil {
+	if w == nil || w.removed { // by another: the name may be another network's soon
 		n.mu.Unlock()
 		return fmt.Errorf("%w: %s", ErrUnknown, name)
 	}
@@ -295,9 +298,8 @@ func (n *Networks) newBridge(w *network) (*bridge.Bridge, error) {
 	})
 }
 
-// made returns the network's bridge, which it makes for the first pod. live are the pods
-// that are connected already.
-func (n *Networks) made(ctx context.Context, w *network, live []netns.Pod) (*bridge.Bridge, error) {
+// made returns the network's bridge, which it makes for the first pod.
+func (n *Networks) made(ctx context.Context, w *network) (*bridge.Bridge, error) {
 	w.making.Lock()
 	defer w.making.Unlock()
 	if w.bridge != nil {
@@ -307,6 +309,9 @@ func (n *Networks) made(ctx context.Context, w *network, live []netns.Pod) (*bri
 	if err != nil {
 		return nil, err
 	}
+	n.mu.Lock()
+	live := slices.Clone(w.live)
+	n.mu.Unlock()
 	if len(live) > 0 && !w.NoNames {
 		b.NoteResolvers()
 	}
@@ -318,7 +323,7 @@ func (n *Networks) made(ctx context.Context, w *network, live []netns.Pod) (*bri
 		n.Log.Warn("the network works, but not all that its pods had could be restored", "network", w.Name, "error", err)
 	}
 	n.mu.Lock()
-	w.bridge = b
+	w.bridge, w.live = b, nil
 	n.mu.Unlock()
 	return b, nil
 }

@@ -278,3 +278,62 @@ func TestCreate(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// TestRemoveTwice: of two who remove a network, the slower one does not remove another that
+// has its name since.
+func TestRemoveTwice(t *testing.T) {
+	w := nettest.New(t)
+	n := open(t, w)
+	if _, err := n.Create(Config{Name: "one"}, false); err != nil {
+		t.Fatal(err)
+	}
+	first := n.networks["one"]
+	first.making.Lock() // both are under way
+	answers := make(chan error, 2)
+	for range cap(answers) {
+		go func() { answers <- n.Remove("one") }()
+	}
+	select {
+	case err := <-answers:
+		if !errors.Is(err, ErrUnknown) {
+			t.Errorf("the second: %v", err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("both remove it")
+	}
+	first.making.Unlock()
+	if err := <-answers; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestReconcileLater: pods of a network that could not be made when the server began have
+// what is theirs once it can be.
+func TestReconcileLater(t *testing.T) {
+	w := nettest.New(t)
+	n := open(t, w)
+	if _, err := n.Create(Config{Name: "one"}, false); err != nil {
+		t.Fatal(err)
+	}
+	first := pod(w, "first", "one")
+	result, err := n.Setup(t.Context(), first)
+	nettest.Must(t, err)
+	stop(n)
+	n = open(t, w)
+	dir := filepath.Join(w.Dir, "run", "networks", "one")
+	nettest.Must(t, os.Rename(dir, dir+".away"))
+	nettest.Must(t, os.WriteFile(dir, nil, 0o600))
+	if err := n.Reconcile(t.Context(), []netns.Pod{first}); err == nil {
+		t.Fatal("the network was made")
+	}
+	nettest.Must(t, os.Remove(dir))
+	nettest.Must(t, os.Rename(dir+".away", dir))
+	second := pod(w, "second", "one")
+	second.Attachments[0].Addresses = result.IPs[:1]
+	if _, err := n.Setup(t.Context(), second); err == nil {
+		t.Error("a pod has the address of another")
+	}
+	if got := n.networks["one"].bridge.Addresses(first.ID); len(got) == 0 {
+		t.Error("the first pod has lost its address")
+	}
+}

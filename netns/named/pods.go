@@ -71,7 +71,7 @@ func (n *Networks) attach(ctx context.Context, pod netns.Pod) (netns.Result, err
 	var nameservers []netip.Addr
 	for i, one := range n.links(pod) {
 		name := pod.Attachments[i].Network
-		b, l, err := n.bridgeOf(ctx, name, nil)
+		b, l, err := n.bridgeOf(ctx, name)
 		if err != nil {
 			return netns.Result{}, err
 		}
@@ -136,7 +136,7 @@ func (n *Networks) config(name string) Config {
 }
 
 // bridgeOf returns the bridge of a network, made when missing, and its listeners.
-func (n *Networks) bridgeOf(ctx context.Context, name string, live []netns.Pod) (*bridge.Bridge, *listeners, error) {
+func (n *Networks) bridgeOf(ctx context.Context, name string) (*bridge.Bridge, *listeners, error) {
 	if name == Default {
 		return n.Bridge, &n.base, nil
 	}
@@ -146,7 +146,7 @@ func (n *Networks) bridgeOf(ctx context.Context, name string, live []netns.Pod) 
 	if w == nil {
 		return nil, nil, fmt.Errorf("%w: %s", ErrUnknown, name)
 	}
-	b, err := n.made(ctx, w, live)
+	b, err := n.made(ctx, w)
 	if err != nil {
 		return nil, nil, fmt.Errorf("network %s: %w", name, err)
 	}
@@ -195,7 +195,12 @@ func (n *Networks) Teardown(ctx context.Context, podID string) error {
 	names := n.pods[podID]
 	var bridges []*bridge.Bridge
 	for _, name := range names {
-		if w := n.networks[name]; w != nil && w.bridge != nil {
+		w := n.networks[name]
+		if w == nil {
+			continue
+		}
+		w.live = slices.DeleteFunc(slices.Clone(w.live), func(p netns.Pod) bool { return p.ID == podID })
+		if w.bridge != nil {
 			bridges = append(bridges, w.bridge)
 		}
 	}
@@ -255,8 +260,13 @@ func (n *Networks) Reconcile(ctx context.Context, live []netns.Pod) error {
 		n.Bridge.NoteResolvers()
 	}
 	errs = append(errs, n.Base.Reconcile(ctx, onBase))
+	n.mu.Lock()
 	for name, pods := range on {
-		if _, _, err := n.bridgeOf(ctx, name, pods); err != nil {
+		n.networks[name].live = pods // entered: it is there
+	}
+	n.mu.Unlock()
+	for name := range on {
+		if _, _, err := n.bridgeOf(ctx, name); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -284,7 +294,7 @@ func (n *Networks) restore(ctx context.Context, pod netns.Pod, listen map[string
 	}
 	bridges := map[string]*bridge.Bridge{}
 	for _, a := range attachments {
-		b, l, err := n.bridgeOf(ctx, a.Network, nil)
+		b, l, err := n.bridgeOf(ctx, a.Network)
 		if err != nil || b == nil || len(b.Addresses(pod.ID)) == 0 {
 			continue // it was said before, or the pod is on a network of CNI plugins
 		}
