@@ -136,7 +136,7 @@ func (p *Proxy) serveWhole(w http.ResponseWriter, r *http.Request, e *endpoint, 
 	}
 	what := strings.TrimSuffix(kind, "s") + " " + name
 	if contentType, body, ok := p.answered(r, e, kind, name); ok {
-		p.answerManifest(w, e, name, contentType, body)
+		answerManifest(p, w, e, name, contentType, body)
 		return
 	}
 	var body []byte
@@ -155,11 +155,11 @@ func (p *Proxy) serveWhole(w http.ResponseWriter, r *http.Request, e *endpoint, 
 		return resp, err
 	})
 	if err == nil && resp.StatusCode != http.StatusOK {
-		p.failStatus(w, what, e, resp)
+		failStatus(p, w, what, e, resp)
 		return
 	}
 	if err == nil && kind == "manifests" && r.Method == http.MethodGet {
-		p.answerManifest(w, e, name, resp.Header.Get("Content-Type"), body)
+		answerManifest(p, w, e, name, resp.Header.Get("Content-Type"), body)
 		return
 	}
 	if err != nil {
@@ -170,20 +170,20 @@ func (p *Proxy) serveWhole(w http.ResponseWriter, r *http.Request, e *endpoint, 
 	if r.Method == http.MethodHead {
 		length = resp.Header.Get("Content-Length")
 	}
-	p.answer(w, resp.Header.Get("Content-Type"), length, body)
+	answer(p, w, resp.Header.Get("Content-Type"), length, body)
 }
 
 // answerManifest answers with a manifest, if it is one.
-func (p *Proxy) answerManifest(w http.ResponseWriter, e *endpoint, name, contentType string, body []byte) {
+func answerManifest(p *Proxy, w http.ResponseWriter, e *endpoint, name, contentType string, body []byte) {
 	contentType, err := e.checkManifest(contentType, name, body)
 	if err != nil {
 		p.fail(w, &Error{What: "manifest " + name, Host: e.Host, Err: err})
 		return
 	}
-	p.answer(w, contentType, strconv.Itoa(len(body)), body)
+	answer(p, w, contentType, strconv.Itoa(len(body)), body)
 }
 
-func (p *Proxy) answer(w http.ResponseWriter, contentType, length string, body []byte) {
+func answer(p *Proxy, w http.ResponseWriter, contentType, length string, body []byte) {
 	p.moved.Add(1)
 	p.setErr(nil)
 	w.Header().Set("Content-Type", contentType)
@@ -242,7 +242,7 @@ func notRegistry(what string) error {
 }
 
 // failStatus passes on an answer that is not the expected one.
-func (p *Proxy) failStatus(w http.ResponseWriter, what string, e *endpoint, resp *http.Response) {
+func failStatus(p *Proxy, w http.ResponseWriter, what string, e *endpoint, resp *http.Response) {
 	defer resp.Body.Close()
 	p.fail(w, &Error{What: what, Host: e.Host, Status: resp.StatusCode, Err: statusError(resp)})
 }
