@@ -10,6 +10,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
 	"github.com/subpod/subpod/pkg/state"
 	"github.com/subpod/subpod/pkg/workload"
 )
@@ -219,4 +221,28 @@ func TestEndlessHeader(t *testing.T) {
 	if err := get(t.Context(), client, &workload.HTTP{}); err == nil || sent.Load() > 2*maxAnswer {
 		t.Errorf("%v, after %d bytes", err, sent.Load())
 	}
+}
+
+// TestHalfRenamed: a container whose server has died in a rename, before its pod had the
+// name, is the pod's all the same.
+func TestHalfRenamed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(play(workload.Container{Name: "old", Role: workload.Main, Restart: workload.Policy{Name: workload.Always}}))
+		f.pod.Supervision = f.pod.Supervision.With("old", workload.Progress{Ran: true})
+		if _, err := f.CreateContainer(t.Context(), "pod", &runtimeapi.ContainerConfig{Metadata: &runtimeapi.ContainerMetadata{Name: "new"}}); err != nil {
+			t.Fatal(err)
+		}
+		f.containers[0].Status.StartedAt = time.Now()
+		s := f.serve(t)
+		defer s.Close()
+		time.Sleep(time.Minute)
+		if len(f.log) > 0 || len(f.containers) > 1 {
+			t.Errorf("%v", f.log)
+		}
+		_ = f.End(t.Context(), "id-new", 0)
+		time.Sleep(time.Minute)
+		if f.count("start new") != 1 {
+			t.Errorf("%v", f.log)
+		}
+	})
 }

@@ -38,7 +38,7 @@ func (s *Supervisor) StartPod(ctx context.Context, podID, id string) error {
 // isDirect reports whether what is in the pod was made by requests and not by the
 // supervisor from a specification: it is started as it is there.
 func isDirect(p state.Pod) bool {
-	return p.Workload == nil || len(p.Workload.Containers) == 1 && len(p.Workload.Containers[0].Config) == 0
+	return p.Workload == nil || p.Workload.Made()
 }
 
 func (s *Supervisor) startDirectly(ctx context.Context, p state.Pod, id string) error {
@@ -143,7 +143,7 @@ func restartable(p state.Pod, containers []state.Container, name string) (next w
 	next = p.Supervision
 	for _, c := range p.Workload.Containers {
 		progress := p.Supervision.Containers[c.Name]
-		rec := recordOf(containers, c.Name)
+		rec := recordOf(p, containers, c.Name)
 		ended := rec != nil && !rec.Status.FinishedAt.IsZero()
 		well := ended && rec.Status.ExitCode == 0 && (c.Restart.Name == workload.No || c.Restart.Name == workload.OnFailure)
 		if c.Name == name || name == "" && c.Role != workload.Init && (progress.Stopped || ended && !well) {
@@ -189,7 +189,7 @@ func (s *Supervisor) started(p state.Pod, name string) bool {
 		if name == "" && c.Role != workload.Main || name != "" && c.Name != name {
 			continue
 		}
-		rec := recordOf(containers, c.Name)
+		rec := recordOf(p, containers, c.Name)
 		if rec == nil || rec.Status.StartedAt.IsZero() {
 			return false
 		}

@@ -35,7 +35,7 @@ type watch struct {
 func (u *unit) watch(ctx context.Context, p state.Pod, containers []state.Container) {
 	for i := range p.Workload.Containers {
 		c := &p.Workload.Containers[i]
-		rec := recordOf(containers, c.Name)
+		rec := recordOf(p, containers, c.Name)
 		if u.watches[c.Name] != nil || rec == nil || rec.Status.StartedAt.IsZero() || !rec.Status.FinishedAt.IsZero() ||
 			c.PostStart == nil && c.Startup == nil && c.Readiness == nil && c.Liveness == nil {
 			continue

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/oci"
@@ -247,7 +248,7 @@ func (u *unit) look(p state.Pod, containers []state.Container) seen {
 	}
 	for _, c := range p.Workload.Containers {
 		x := container{retry: u.retry[c.Name].at, failed: u.retry[c.Name].err}
-		if rec := recordOf(containers, c.Name); rec != nil {
+		if rec := recordOf(p, containers, c.Name); rec != nil {
 			x.code, x.started, x.finished = rec.Status.ExitCode, rec.Status.StartedAt, rec.Status.FinishedAt
 			switch rec.State() {
 			case runtimeapi.ContainerState_CONTAINER_CREATED:
@@ -265,10 +266,11 @@ func (u *unit) look(p state.Pod, containers []state.Container) seen {
 	return s
 }
 
-// recordOf returns the record of a container by its name, nil for none.
-func recordOf(containers []state.Container, name string) *state.Container {
+// recordOf returns the record of a container by its name in the specification, nil for
+// none.
+func recordOf(p state.Pod, containers []state.Container, name string) *state.Container {
 	for i := range containers {
-		if containers[i].Config.V.GetMetadata().GetName() == name && containers[i].Status.Created {
+		if containers[i].Status.Created && (p.Workload.Made() || containers[i].Config.V.GetMetadata().GetName() == name) {
 			return &containers[i]
 		}
 	}
@@ -377,8 +379,10 @@ func (u *unit) start(ctx context.Context, p state.Pod, containers []state.Contai
 		return err
 	}
 	id := ""
-	if rec := recordOf(containers, c.Name); rec != nil {
+	if rec := recordOf(p, containers, c.Name); rec != nil {
 		id = rec.ID
+	} else if cfg == nil {
+		return fmt.Errorf("%w: the container has been removed", errdefs.ErrFailedPrecondition)
 	} else if id, err = u.Pods.CreateContainer(ctx, u.id, cfg); err != nil {
 		return err
 	}
