@@ -25,11 +25,18 @@ func (t *transfer) writable() (all, plain []string, err error) {
 	if err := os.MkdirAll(l.dirs.cache(), 0o700); err != nil {
 		return nil, nil, err
 	}
+	all, plain, err = l.libraryFiles()
+	return append(all, t.tmp), append(plain, l.dirs.cache()), err
+}
+
+// libraryFiles are the directories and files of containers/storage: those of layers, in
+// which there is everything, and others.
+func (l *layerStore) libraryFiles() (all, plain []string, err error) {
 	entries, err := os.ReadDir(l.opts.Root)
 	if err != nil {
 		return nil, nil, err
 	}
-	all, plain = []string{t.tmp}, []string{l.opts.RunRoot, l.dirs.cache()}
+	plain = []string{l.opts.RunRoot}
 	for _, e := range entries {
 		switch path := filepath.Join(l.opts.Root, e.Name()); {
 		case path == l.dirs.own || e.Type()&fs.ModeSymlink != 0:
