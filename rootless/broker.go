@@ -47,6 +47,7 @@ const (
 	opOpen   = "open"   // Path → its mounts, as a descriptor
 	opGrant  = "grant"  // Path, which opOpen gives from now on
 	opAbove  = "above"  // the same of a directory that is made; else of the nearest one above Path that is there
+	opLog    = "log"    // opOpen of a file that is made where it is missing
 	opNotify = "notify" // Path is a state for the service manager
 )
 
@@ -151,6 +152,8 @@ func (b *broker) do(req brokerRequest, sent []int) (*os.File, error) {
 		return b.open(req.Path)
 	case req.Op == opAbove:
 		return b.openAbove(req.Path)
+	case req.Op == opLog:
+		return b.openLog(req.Path)
 	case req.Op == opGrant:
 		return nil, b.grant(req.Path, req.Real, sent)
 	}

@@ -6,10 +6,15 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
+
+// how directories are opened in which something is made: nothing is followed, so what
+// was looked at is where it is made.
+var how = unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS}
 
 // openAbove opens the directory path, which it makes where it is missing and the list
 // names it; else the nearest directory above it that is there and allowed. Its name is
@@ -19,12 +24,43 @@ func (b *broker) openAbove(path string) (*os.File, error) {
 	if err := b.makeDir(path); err != nil && !errors.Is(err, ErrNotAllowed) {
 		return nil, err
 	}
-	for at := path; ; at = filepath.Dir(at) {
-		tree, err := b.open(at)
-		if err == nil || at == "/" {
-			return tree, err
+	tree, refused := b.open(path)
+	for at := path; refused != nil && tree == nil && at != "/"; {
+		at = filepath.Dir(at)
+		tree, _ = b.open(at)
+	}
+	if tree != nil {
+		return tree, nil
+	}
+	return nil, refused
+}
+
+// openLog opens a file, which it makes where it is missing and the list names it: a
+// container's log in a directory that is not given as a whole.
+func (b *broker) openLog(path string) (*os.File, error) {
+	dir, rest, err := nearest(path)
+	if err == nil && rest != "" && filepath.Dir(rest) == "/" && b.list.names(filepath.Join(dir, rest)) {
+		if err := b.makeFile(dir, filepath.Base(rest)); err != nil {
+			return nil, fmt.Errorf("make the file %s: %w", path, err)
 		}
 	}
+	return b.open(path)
+}
+
+func (b *broker) makeFile(dir, name string) error {
+	at, err := unix.Openat2(unix.AT_FDCWD, dir, &how)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(at)
+	fd, err := unix.Openat(at, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if errors.Is(err, unix.EEXIST) {
+		return nil // somebody else was quicker
+	}
+	if err != nil {
+		return err
+	}
+	return unix.Close(fd)
 }
 
 // makeDir makes a directory, and those on the way. ErrNotAllowed where the list does
@@ -34,8 +70,6 @@ func (b *broker) makeDir(path string) error {
 	if err != nil || !b.list.names(filepath.Join(at, rest)) {
 		return b.refusal(path, nil)
 	}
-	// Nothing below is followed: what was looked at is where it is made.
-	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS}
 	fd, err := unix.Openat2(unix.AT_FDCWD, at, &how)
 	for _, name := range strings.FieldsFunc(rest, func(r rune) bool { return r == filepath.Separator }) {
 		if err != nil {
@@ -77,5 +111,11 @@ func (b *broker) refusal(path string, err error) error {
 			return &os.PathError{Op: "open", Path: path, Err: unix.ENOENT}
 		}
 	}
-	return deniedError("neither did a client outside of the node name " + path + ", nor does node.host_paths list it")
+	why := "node.host_paths does not list it"
+	if l := b.list; slices.ContainsFunc(l.secret, func(s string) bool { return overlap(path, s) }) {
+		why = "it is, holds or lies in what no list gives: the daemon's own files, or the user's keys, session or home"
+	} else if l.all {
+		why = "it is one of those that \"/\" in node.host_paths leaves out (session, hidden files, sockets): it needs an entry of its own"
+	}
+	return deniedError(path + ": no client outside of the node has named it (subpod run -v, subpod play), and " + why)
 }
