@@ -16,8 +16,6 @@ import (
 	"github.com/subpod/subpod/pkg/workload"
 )
 
-func forEver(string, int) (time.Duration, int32, bool) { return 0, 0, false }
-
 // TestStartAfterFailure: once what was missing is there, a start succeeds: an earlier
 // failure says nothing about it, and its pause is not waited for.
 func TestStartAfterFailure(t *testing.T) {
