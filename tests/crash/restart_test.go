@@ -70,6 +70,8 @@ func endNode(t *testing.T, r *rig) {
 // server, of a reload and of the node, and what the user has stopped stays stopped.
 func TestRestartPolicies(t *testing.T) {
 	r := newRig(t, node.Options{})
+	_, err := r.Subpod("run", "--rm", "busybox", "true") // and the name server with it
+	r.must("warm up", err)
 	before := r.warm()
 	policies := []string{"no", "on-failure", "unless-stopped", "always"}
 	first := map[string]string{}
@@ -96,7 +98,7 @@ func TestRestartPolicies(t *testing.T) {
 
 	r.KillServer()
 	check("the server was killed", policies...)
-	_, err := r.Subpod("reload")
+	_, err = r.Subpod("reload")
 	r.must("reload", err)
 	check("reload", policies...)
 
@@ -185,6 +187,8 @@ stringData: {token: t0p}
 // init containers first.
 func TestPlayGoesOn(t *testing.T) {
 	r := newRig(t, node.Options{})
+	_, err := r.Subpod("run", "--rm", "busybox", "true") // and the name server with it
+	r.must("warm up", err)
 	before := r.warm()
 	r.WriteHome("pod.yaml", played)
 	manifest := filepath.Join(r.Home, "pod.yaml")
