@@ -28,14 +28,14 @@ func (b *Builder) attachLog(dir, path string) error {
 	if isMounted(dir) || isMounted(path) {
 		return nil
 	}
-	refused := b.attachLogDir(dir)
+	refused := attachLogDir(b.HostTree, dir)
 	if refused == nil {
 		return nil
 	}
-	if below := filepath.Dir(path); below != dir && (isMounted(below) || b.attachLogDir(below) == nil) {
+	if below := filepath.Dir(path); below != dir && (isMounted(below) || attachLogDir(b.HostTree, below) == nil) {
 		return nil
 	}
-	if b.attachLogFile(path) == nil {
+	if attachLogFile(b.HostTree, path) == nil {
 		return nil
 	}
 	if !b.HostTree.HasOwn(dir) {
@@ -45,8 +45,8 @@ func (b *Builder) attachLog(dir, path string) error {
 	return nil
 }
 
-func (b *Builder) attachLogDir(dir string) error {
-	tree, found, err := b.HostTree.OpenAbove(dir)
+func attachLogDir(host HostTree, dir string) error {
+	tree, found, err := host.OpenAbove(dir)
 	if err != nil || tree == nil {
 		return err // or the node shows it
 	}
@@ -60,7 +60,7 @@ func (b *Builder) attachLogDir(dir string) error {
 			return fmt.Errorf("make the log's directory: %w", err)
 		}
 		above := tree
-		if tree, err = b.HostTree.Open(dir); err != nil || tree == nil {
+		if tree, err = host.Open(dir); err != nil || tree == nil {
 			tree = above
 			return err
 		}
@@ -74,8 +74,8 @@ func (b *Builder) attachLogDir(dir string) error {
 
 // attachLogFile does the same with the file alone. It cannot be replaced then by one of
 // the same name: such a log is not rotated.
-func (b *Builder) attachLogFile(path string) error {
-	tree, err := b.HostTree.OpenLog(path)
+func attachLogFile(host HostTree, path string) error {
+	tree, err := host.OpenLog(path)
 	if err != nil {
 		return err
 	}
@@ -123,15 +123,15 @@ func (b *Builder) detachLog(c state.Container) {
 	}
 	dir := strings.TrimSuffix(path, "/"+filepath.Clean(c.Config.V.LogPath))
 	for _, at := range []string{path, filepath.Dir(path), dir} {
-		b.detach(at)
+		detach(b.HostTree, at)
 	}
 }
 
-func (b *Builder) detach(at string) {
+func detach(host HostTree, at string) {
 	if !isMounted(at) {
 		return
 	}
-	tree, err := b.HostTree.Open(at)
+	tree, err := host.Open(at)
 	if err != nil || tree == nil {
 		return
 	}
