@@ -17,7 +17,7 @@ var afterVet = func() {}
 // vetLayer has looked at them. It runs on a thread of its own, which ends with it.
 func confined(l *layerStore, do func() error) error {
 	afterVet()
-	all, plain, err := l.libraryFiles()
+	all, plain, err := libraryFiles(l)
 	if err != nil {
 		return fmt.Errorf("delete a layer: %w", err)
 	}
