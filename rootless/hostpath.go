@@ -22,10 +22,17 @@ func (n *Node) OpenHost(path string) (*os.File, error) {
 	return tree, err
 }
 
-// OpenHostAbove is OpenHost of path, or of the nearest directory above it that is there
-// and that the node may have, which it returns.
+// OpenHostAbove is OpenHost of the directory path, which is made where it is missing; where
+// that cannot be, of the nearest one above it that is there and that the node may have. It
+// returns which one that is.
 func (n *Node) OpenHostAbove(path string) (tree *os.File, found string, err error) {
 	return n.openHost(opAbove, path)
+}
+
+// OpenHostLog is OpenHost of a file, which is made where it is missing.
+func (n *Node) OpenHostLog(path string) (*os.File, error) {
+	tree, _, err := n.openHost(opLog, path)
+	return tree, err
 }
 
 func (n *Node) openHost(op, path string) (*os.File, string, error) {
@@ -79,6 +86,18 @@ func Grant(runDir string, paths ...string) error {
 // asking the broker.
 func (n *Node) Shows(path string) bool {
 	return n.View != ViewMinimal || slices.ContainsFunc(n.Shown, func(dir string) bool { return within(path, dir) })
+}
+
+// HasOwn reports whether a clean absolute path of a node with ViewMinimal is one that its
+// own tree is meant to have, beside what it shows of the host's: "/", /run, /tmp and what
+// a kubelet in the node makes there. What it has where the user's home and
+// XDG_RUNTIME_DIR are is no stand-in for those. It is called in the node.
+func (n *Node) HasOwn(path string) bool {
+	home, session := os.Getenv("HOME"), os.Getenv("XDG_RUNTIME_DIR")
+	isUsers := func(dir string) bool { return filepath.IsAbs(dir) && dir != "/" && within(path, dir) }
+	holds := func(dir string) bool { return filepath.IsAbs(dir) && path != "/" && within(dir, path) }
+	return !isUsers(filepath.Clean(home)) && !isUsers(resolved(home)) && !isUsers(filepath.Clean(session)) && !isUsers(resolved(session)) &&
+		!holds(filepath.Clean(home)) && !holds(resolved(home))
 }
 
 // askBroker sends the broker one request and returns what its answer has found, and the descriptors.
