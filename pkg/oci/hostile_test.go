@@ -8,8 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/subpod/subpod/pkg/monitor/wire"
 )
 
 // written returns how many bytes a process has written.
@@ -70,6 +68,4 @@ func TestMonitorHostileWriters(t *testing.T) {
 		before := written(t, h.ctr.Init.PID)
 		eventually(t, "a hostile writer goes on", func() bool { return written(t, h.ctr.Init.PID) > before })
 	}
-	_, err := nodeMonitor{e}.ask(context.Background(), wire.Request{Op: wire.OpHello})
-	check(t, err)
 }
