@@ -91,6 +91,36 @@ func (r *Rootfs) MakeVolumes(ctx context.Context, id string, paths []string, wan
 	return made, left, nil
 }
 
+// CopyOut makes the directory dir with the content of the directory at path in the mounted
+// root file system id, with owners, modes, times and extended attributes. Nothing is made
+// where there is no such directory. ErrRootfsNotFound, ErrNoSpace.
+func (r *Rootfs) CopyOut(_ context.Context, id, path, dir string) error {
+	at := r.store.dirs.rootfs(id)
+	if !validID.MatchString(id) {
+		return fmt.Errorf("%w: %q", ErrBadID, id)
+	}
+	rec, err := readRecord(at)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %s", ErrRootfsNotFound, id)
+	}
+	if err != nil {
+		return err
+	}
+	source, err := openInRoot(r.mountPoint(at), path)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	source.Close()
+	err = makeVolume(r.mountPoint(at), rec, Volume{Path: path, Dir: dir})
+	if sentinelOf(err) == ErrNoSpace {
+		err = fmt.Errorf("%w: %w", ErrNoSpace, err)
+	}
+	return err
+}
+
 // makeVolume makes one volume. ENOTDIR where its path is no directory.
 func makeVolume(root string, rec record, v Volume) error {
 	source, err := openInRoot(root, v.Path)

@@ -71,6 +71,7 @@ Other kinds and unsupported fields are rejected.`,
 		},
 	}
 	f := cmd.Flags()
+	addRefused(f, refusedPlay)
 	f.BoolVar(&o.down, "down", false, "stop and remove the pods")
 	f.BoolVar(&o.logs, "logs", false, "show the logs of the containers")
 	f.BoolVar(&o.replace, "replace", false, "remove existing pods of the same names first")

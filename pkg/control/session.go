@@ -48,12 +48,15 @@ func (s *service) runSession(ctx context.Context, ss *api.SessionStreams) (_ *ap
 	}
 	s.Audit.Request(ctx, &runtimeapi.RunPodSandboxRequest{Config: pod})
 	s.Audit.Request(ctx, &runtimeapi.CreateContainerRequest{SandboxConfig: pod, Config: ctr})
-	podID, id, err := s.Containers.RunPodWith(ctx, pod, run.Handler, ctr)
+	podID, id, err := s.create(ctx, run, pod, ctr)
 	if err != nil {
 		return nil, err
 	}
 	defer func() {
-		if err != nil {
+		switch {
+		case err != nil && run.PodID != "":
+			err = errors.Join(err, s.Containers.RemoveContainer(ctx, id))
+		case err != nil:
 			err = errors.Join(err, s.Containers.RemoveUnstarted(ctx, podID, id))
 		}
 	}()
@@ -65,12 +68,28 @@ func (s *service) runSession(ctx context.Context, ss *api.SessionStreams) (_ *ap
 	return s.attachSession(ctx, ss)
 }
 
+// create creates the container of a run, in a pod sandbox that is there or a new one.
+func (s *service) create(ctx context.Context, run *api.RunRequest, pod *runtimeapi.PodSandboxConfig, ctr *runtimeapi.ContainerConfig) (podID, id string, err error) {
+	if run.PodID == "" {
+		return s.Containers.RunPodWith(ctx, pod, run.Handler, ctr)
+	}
+	id, err = s.Containers.CreateContainer(ctx, run.PodID, ctr)
+	return run.PodID, id, err
+}
+
 func (s *service) execSession(ctx context.Context, ss *api.SessionStreams) (*api.SessionExit, error) {
 	if err := s.Sessions.CheckExec(ss.Request.ContainerID, ss.Request.Command); err != nil {
 		return nil, err
 	}
 	ss.Ready()
-	code, err := s.Sessions.Exec(ctx, ss.Request.ContainerID, ss.Request.Command, sessionStreams(ss))
+	var options api.ExecOptions
+	if ss.Request.Exec != nil {
+		options = *ss.Request.Exec
+	}
+	if options.Detach {
+		return &api.SessionExit{}, s.Sessions.ExecDetached(ctx, ss.Request.ContainerID, ss.Request.Command, ss.Request.TTY, options)
+	}
+	code, err := s.Sessions.ExecAs(ctx, ss.Request.ContainerID, ss.Request.Command, sessionStreams(ss), options)
 	return &api.SessionExit{Code: code}, err
 }
 

@@ -148,11 +148,11 @@ func (b *Builder) create(ctx context.Context, prepared *Prepared, id string, out
 
 // specInput gathers what the OCI specification is built from.
 func (b *Builder) specInput(ctx context.Context, prepared *Prepared, p state.Pod, c state.Container) (ocispec.Input, error) {
-	mounts, err := b.resolveMounts(ctx, prepared.plan, c.ID)
+	mounts, err := b.allMounts(ctx, prepared, p, c)
 	if err != nil {
 		return ocispec.Input{}, err
 	}
-	volumes, err := b.imageVolumes(ctx, prepared, c)
+	more, err := extra(prepared.plan.options, b.Init)
 	if err != nil {
 		return ocispec.Input{}, err
 	}
@@ -174,14 +174,33 @@ func (b *Builder) specInput(ctx context.Context, prepared *Prepared, p state.Pod
 		Rootfs:         c.Allocated.Rootfs,
 		Namespaces:     b.namespaces(prepared.plan, p),
 		Files:          b.Files(p),
-		Mounts:         append(mounts, volumes...),
+		Mounts:         mounts,
 		Host:           b.Host,
 		CgroupsPath:    prepared.plan.cgroupsPath,
 		Handler:        p.Handler,
 		Features:       ocispec.Features{RecursiveReadOnlyMounts: features.RecursiveReadOnlyMounts, IDMappedMounts: features.IDMappedMounts},
 		SeccompDefault: b.SeccompProfile,
 		CDISpecDirs:    b.CDISpecDirs,
+		Extra:          more,
 	}, nil
+}
+
+// allMounts returns the mounts of a container, whatever asks for them.
+func (b *Builder) allMounts(ctx context.Context, prepared *Prepared, p state.Pod, c state.Container) ([]*runtimeapi.Mount, error) {
+	options := prepared.plan.options
+	if err := fillVolumes(ctx, b, c.ID, options.Volumes); err != nil {
+		return nil, err
+	}
+	mounts, err := b.resolveMounts(ctx, prepared.plan, c.ID)
+	if err != nil {
+		return nil, err
+	}
+	volumes, err := b.imageVolumes(ctx, prepared, c)
+	if err != nil {
+		return nil, err
+	}
+	secrets, err := b.secretMounts(c.ID, p, options.Secrets)
+	return slices.Concat(mounts, volumes, secrets), err
 }
 
 // rootfsSpec describes the container's root file system, with the mappings of the
