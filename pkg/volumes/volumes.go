@@ -49,7 +49,24 @@ type Volume struct {
 type Store struct {
 	Dir string
 
-	mu sync.Mutex // held while a volume is made, filled or removed
+	mu    sync.Mutex
+	locks map[string]*sync.Mutex // by name: held while a volume is made, filled or removed
+}
+
+// lock takes the lock of one volume.
+func (s *Store) lock(name string) (unlock func()) {
+	s.mu.Lock()
+	l := s.locks[name]
+	if l == nil {
+		if s.locks == nil {
+			s.locks = map[string]*sync.Mutex{}
+		}
+		l = &sync.Mutex{}
+		s.locks[name] = l
+	}
+	s.mu.Unlock()
+	l.Lock()
+	return l.Unlock
 }
 
 // CheckName returns an error unless name can be one of a volume. ErrName.
@@ -70,8 +87,7 @@ func (s *Store) Create(name string, labels map[string]string) (Volume, error) {
 	if err := CheckName(name); err != nil {
 		return Volume{}, err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.lock(name)()
 	if err := os.MkdirAll(s.Dir, 0o711); err != nil {
 		return Volume{}, err
 	}
@@ -152,8 +168,7 @@ func (s *Store) Remove(name string) error {
 	if _, err := s.Get(name); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.lock(name)()
 	if err := os.RemoveAll(s.path(name)); err != nil {
 		return fmt.Errorf("remove volume %s: %w", name, err)
 	}
@@ -168,8 +183,7 @@ func (s *Store) Fill(name string, copy func(path string) error) error {
 	if _, err := s.Create(name, nil); err != nil && !errors.Is(err, ErrExists) {
 		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.lock(name)()
 	dir := s.path(name)
 	if copy == nil || !isEmpty(dir) {
 		return nil
@@ -259,8 +273,7 @@ func (s *Store) Import(_ context.Context, name string, r io.Reader) error {
 	if err := tree.UnpackOwned(into, "", r); err != nil {
 		return fmt.Errorf("import into volume %s: %w", name, err)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.lock(name)()
 	if err := conflict(tmp, s.path(name)); err != nil {
 		return fmt.Errorf("import into volume %s: %w", name, err)
 	}
