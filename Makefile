@@ -13,9 +13,9 @@ USER    := $(CURDIR)/tests/user.sh
 ROOT    := $(filter 0,$(shell id -u))
 SOURCES := $(shell find cmd pkg rootless storage netns configs -name '*.go' -o -name '*.toml' -o -name '*.json' 2>/dev/null) go.mod go.sum VERSION
 
-# The command, the server that it starts in the node, and the small program that
-# keeps the node, without and with the uplink gvisor-tap-vsock.
-BINARIES := bin/subpod bin/subpod-server bin/subpod-node bin/subpod-node-gvisor
+# The command, the server that it starts in the node, the small program that
+# keeps the node, without and with the uplink gvisor-tap-vsock, and the container monitor.
+BINARIES := bin/subpod bin/subpod-server bin/subpod-node bin/subpod-node-gvisor bin/subpod-monitor
 
 .DEFAULT_GOAL := build
 
@@ -28,14 +28,14 @@ deps: ## Install what is missing on this machine (needs root or sudo for that)
 	@tests/deps.sh
 
 .PHONY: build
-build: $(BINARIES) ## Build subpod, subpod-server, subpod-node and subpod-node-gvisor in bin
+build: $(BINARIES) ## Build subpod, subpod-server, subpod-node, subpod-node-gvisor and subpod-monitor in bin
 
 bin/%: $(SOURCES)
 	$(BUILD) -o $@ ./cmd/$*
 
 # The server with the race detector, beside the other programs as they are. The
 # detector needs cgo.
-RACE := bin/race/subpod bin/race/subpod-node bin/race/subpod-node-gvisor bin/race/subpod-server
+RACE := bin/race/subpod bin/race/subpod-node bin/race/subpod-node-gvisor bin/race/subpod-monitor bin/race/subpod-server
 
 bin/race/subpod-server: $(SOURCES)
 	CGO_ENABLED=1 $(GO) build -race -buildvcs=false -trimpath -tags "$(TAGS)" -ldflags "-X main.version=$(VERSION)" -o $@ ./cmd/subpod-server
@@ -97,7 +97,7 @@ DAEMON = $(shell $(GO) list -tags "$(TAGS)" ./tests/... | grep -vE '/tests/(arch
 
 # Tests of these packages need namespaces, subordinate IDs or the programs that run
 # containers. tests/arch looks that no other package does.
-NAMESPACES := netns netns/auto netns/bridge netns/cni pkg/oci pkg/ocispec pkg/stats pkg/subpath rootless storage tests/leak
+NAMESPACES := netns netns/auto netns/bridge netns/cni netns/named pkg/oci pkg/ocispec pkg/stats pkg/subpath rootless storage tests/leak
 UNIT = $(filter-out $(NAMESPACES:%=github.com/subpod/subpod/%) $(NAMESPACES:%=./%),$(ALL))
 # One test of pkg/state needs them, and one of pkg/cgroup root, who delegates a cgroup.
 NOT_UNIT := ^(TestAFullFileSystem|TestDelegatedTree)$$
@@ -166,6 +166,10 @@ test-attack: build test-tools test-images ## Attacks on the daemon, those that t
 attack: build test-tools test-images ## All attacks (ATTACK="-run TestX -v")
 	$(TEST) -count=1 -timeout 60m -v ./tests/attack $(ATTACK)
 
+.PHONY: attack-defences
+attack-defences: build test-tools test-images ## See each attack succeed without its defence (OFF="pause-.*")
+	$(TEST) -count=1 -timeout 180m -v ./tests/attack/defences -run '^TestSwitchedOff$$' -off '^($(or $(OFF),.*))$$'
+
 .PHONY: test-pulls
 test-pulls: ## Pull 200 MB through registries that break every connection, one and ten clients
 	$(TEST) -exec $(USER) -count=1 -timeout 20m -v ./storage -run '^TestBrokenConnections$$' -whole
@@ -209,6 +213,10 @@ fuzz: ## Fuzz what reads requests, images' names, logs and streams (FUZZTIME=10m
 .PHONY: bench
 bench: build test-tools test-images ## Measure pods, one and many, and compare with bare crun (BENCH="-runs 100 -driver native")
 	@$(TEST) -count=1 -timeout 20m ./tests/bench -v -run '^TestBench(Scale)?$$' $(BENCH)
+
+.PHONY: bench-against
+bench-against: build test-images ## Measure the programs of BASE=COMMIT and of this tree, in turns
+	@TAGS="$(TAGS)" tests/bench/against.sh $(BASE) $(BENCH)
 
 .PHONY: bench-cli
 bench-cli: build test-images ## Measure "subpod run" beside bare crun, and podman where it is installed

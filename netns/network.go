@@ -5,6 +5,7 @@ package netns
 
 import (
 	"context"
+	"net"
 	"net/netip"
 
 	"github.com/containerd/errdefs"
@@ -18,6 +19,8 @@ var (
 	ErrPortTaken = errclass.New(errdefs.ErrAlreadyExists, "host port is taken")
 	// ErrNoAddress says that the pods' subnet has no free address.
 	ErrNoAddress = errclass.New(errdefs.ErrResourceExhausted, "no free address in the pods' subnet")
+	// ErrAddressTaken says that another pod has the address that was asked for.
+	ErrAddressTaken = errclass.New(errdefs.ErrAlreadyExists, "address is in use")
 	// ErrNotReady says that the network cannot serve pods now. The error that
 	// wraps it says why.
 	ErrNotReady = errclass.New(errdefs.ErrUnavailable, "network is not ready")
@@ -43,6 +46,48 @@ type Pod struct {
 	// IngressRate and EgressRate limit the traffic to and from the pod, in bits
 	// per second; 0 is no limit.
 	IngressRate, EgressRate uint64
+
+	// Interface is the name of the pod's interface; "" is eth0.
+	Interface string
+	// Addresses are those that the pod is to have, at most one per family.
+	Addresses []netip.Addr
+	// MAC is the hardware address of the interface; nil is one of the network's choice.
+	MAC net.HardwareAddr
+	// NoGateway leaves the pod without a default route by this interface.
+	NoGateway bool
+	// Services are what else leads to the pod, from pods of the same network.
+	Services []Service
+	// Names are those of the pod in its networks. Only a pod with names of its own can
+	// look up those of others.
+	Names []string
+	// Attachments are the named networks that the pod is in; none is the network that
+	// all pods are on unless they ask for another.
+	Attachments []Attachment
+	// Resolvers are the servers that are asked for the pod, instead of the uplink's, for
+	// names that no pod of its named networks has.
+	Resolvers []netip.Addr
+}
+
+// Attachment is the membership of a pod in a named network.
+type Attachment struct {
+	Network   string
+	Aliases   []string // further names of the pod, in this network
+	Addresses []netip.Addr
+	MAC       net.HardwareAddr
+	Interface string // "" is one of the network's choice
+}
+
+// Service has names of its own, and ports that lead to ports of the pod.
+type Service struct {
+	Names []string
+	Ports []ServicePort
+}
+
+// ServicePort is a port of a service and the port of the pod that it leads to.
+type ServicePort struct {
+	Proto      string // "tcp", "udp" or "sctp"
+	Port       uint16
+	TargetPort uint16
 }
 
 // Result says what Setup made. It is plain data for the pod's record.
@@ -55,6 +100,19 @@ type Result struct {
 	// Routes beside those of the addresses' own subnets, when CNI plugins made
 	// them; empty for the built-in bridge, whose Gateways have the default routes.
 	Routes []Route `json:"routes,omitempty"`
+	// Nameservers know the names of the pods of its networks; none where the pod has no
+	// names.
+	Nameservers []netip.Addr `json:"nameservers,omitempty"`
+	// Others are the pod's links to further networks.
+	Others []Link `json:"others,omitempty"`
+}
+
+// Link is one of several links of a pod.
+type Link struct {
+	Network   string       `json:"network"`
+	Interface string       `json:"interface"`
+	MAC       string       `json:"mac,omitempty"`
+	IPs       []netip.Addr `json:"ips"`
 }
 
 // Route is one route of a pod.

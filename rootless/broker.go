@@ -4,12 +4,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -66,10 +64,9 @@ func (e deniedError) Error() string        { return string(e) }
 func (e deniedError) Is(target error) bool { return target == ErrNotAllowed }
 
 type broker struct {
-	host   uint64   // inode number of the user namespace of clients that may grant
-	list   []string // what may be had without a grant
-	secret []string // what the list never gives
-	log    *slog.Logger
+	host uint64   // inode number of the user namespace of clients that may grant
+	list hostList // what may be had without a grant
+	log  *slog.Logger
 
 	built func() // unmounts what the node has a copy of; called once
 
@@ -79,47 +76,15 @@ type broker struct {
 
 // startBroker serves the node's requests until stop is called.
 func startBroker(c Config, outer outerNS) (stop func(), err error) {
-	b := &broker{host: outer.host, log: c.Log, secret: secretPaths(c), granted: map[string]string{},
+	b := &broker{host: outer.host, log: c.Log, list: newHostList(c, c.Log), granted: map[string]string{},
 		// A request comes from a node that has its copy.
 		built: sync.OnceFunc(func() { _ = unix.Unmount(viewDir(c.RunDir), unix.MNT_DETACH) })}
-	for _, path := range c.HostPaths {
-		real, err := filepath.EvalSymlinks(path)
-		if err != nil {
-			c.Log.Warn("a path of node.host_paths cannot be used", "path", path, "error", err)
-			continue
-		}
-		b.list = append(b.list, real)
-	}
 	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: filepath.Join(nodeDir(c.RunDir), fileBroker), Net: "unixpacket"})
 	if err != nil {
 		return nil, fmt.Errorf("listen for the node's requests: %w", err)
 	}
 	go b.accept(l)
 	return func() { l.Close() }, nil
-}
-
-// secretPaths are what the list never gives: the daemon's own directories,
-// configuration and credentials, and the user's sockets and keys.
-func secretPaths(c Config) []string {
-	home := os.Getenv("HOME")
-	paths := slices.Concat([]string{c.RunDir, c.DataDir, "/proc", os.Getenv("XDG_RUNTIME_DIR")}, c.Shown, c.Writable)
-	for _, name := range []string{".ssh", ".gnupg", ".docker", ".config/containers", ".config/subpod", ".local/share/keyrings", ".kube", ".aws"} {
-		paths = append(paths, filepath.Join(home, name))
-	}
-	if agent := os.Getenv("SSH_AUTH_SOCK"); agent != "" {
-		paths = append(paths, filepath.Dir(agent))
-	}
-	var out []string
-	for _, path := range paths {
-		if !filepath.IsAbs(path) {
-			continue
-		}
-		if real, err := filepath.EvalSymlinks(path); err == nil {
-			path = real
-		}
-		out = append(out, filepath.Clean(path))
-	}
-	return out
 }
 
 func (b *broker) accept(l *net.UnixListener) {
@@ -220,7 +185,7 @@ func (b *broker) open(path string) (*os.File, error) {
 	real, ok := b.grantFor(path)
 	if !ok {
 		var err error
-		if real, err = filepath.EvalSymlinks(path); err != nil || !b.isListed(real) {
+		if real, err = filepath.EvalSymlinks(path); err != nil || !b.list.allows(real) {
 			// Not whether it is there: that would tell of files outside of the list.
 			return nil, deniedError("neither did a client outside of the node name " + path + ", nor does node.host_paths list it")
 		}
@@ -257,19 +222,6 @@ func (b *broker) grantFor(path string) (real string, ok bool) {
 	defer b.mu.Unlock()
 	real, ok = b.granted[path]
 	return real, ok
-}
-
-// isListed reports whether a path without links lies in the list, and neither in nor
-// around what is secret.
-func (b *broker) isListed(real string) bool {
-	if !slices.ContainsFunc(b.list, func(dir string) bool { return within(real, dir) }) {
-		return false
-	}
-	if slices.ContainsFunc(b.secret, func(s string) bool { return within(real, s) || within(s, real) }) {
-		return false
-	}
-	st, err := os.Lstat(real)
-	return err == nil && st.Mode()&fs.ModeSocket == 0
 }
 
 // send writes one message with descriptors.

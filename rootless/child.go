@@ -36,7 +36,6 @@ func runChild(more []UplinkDriver) error {
 		ChildUseActivationEnvKey:  envActivation,
 		StateDirEnvKey:            envState,
 		TargetCmd:                 []string{selfExe, roleSupervisor},
-		CopyUpDriver:              nodeView{c},
 		CopyUpDirs:                c.CopyUp,
 		MountProcfs:               true,
 		Propagation:               "rslave",
@@ -46,7 +45,9 @@ func runChild(more []UplinkDriver) error {
 		opt.NetworkDriver = newUplinkChild(c)
 		opt.PortDriver = portChild{builtin.NewChildDriver(debugWriter{c.Log, "port driver"}), c.Log}
 	}
-	reapOrphans()
+	view := nodeView{c, &watcher{}}
+	opt.CopyUpDriver = view
+	reapOrphans(view.watcher.reaped)
 	err = child.Child(opt)
 	// Rootlesskit distinguishes the supervisor from its own programs in the text only.
 	supervisor := fmt.Sprintf("command %v exited", opt.TargetCmd)
@@ -59,7 +60,10 @@ func runChild(more []UplinkDriver) error {
 // nodeView prepares the node's file system at the one moment when rootlesskit
 // lets its user do so: after the ID maps and the fresh /proc, before the
 // network, the port driver and the supervisor.
-type nodeView struct{ c Config }
+type nodeView struct {
+	c       Config
+	watcher *watcher
+}
 
 // CopyUp implements rootlesskit's copyup.ChildDriver.
 func (v nodeView) CopyUp([]string) ([]string, error) {
@@ -77,7 +81,11 @@ func (v nodeView) CopyUp([]string) ([]string, error) {
 	// The copied directories are ours to handle: rootlesskit only wants to know
 	// about /etc when it writes resolv.conf there, which a detached network
 	// namespace rules out.
-	return nil, writeFacts(v.c, cg, false)
+	if err := writeFacts(v.c, cg, false); err != nil {
+		return nil, err
+	}
+	v.watcher.start(v.c)
+	return nil, nil
 }
 
 // portChild runs the builtin port driver's end in the node. Rootlesskit looks

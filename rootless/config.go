@@ -49,6 +49,9 @@ type Config struct {
 	View string
 	// ViewReason says why View came out otherwise than configured. Run sets it.
 	ViewReason string
+	// Served is the configuration that the server will serve with, as Node.ServedConfig
+	// gives it to commands outside of the node; nil for none.
+	Served []byte
 	// HostPaths are files and directories of the host that a node with ViewMinimal may
 	// have whoever in it asks.
 	HostPaths []string

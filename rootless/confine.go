@@ -1,18 +1,17 @@
 package rootless
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/pkg/landlock"
 )
 
 // The uplink's program reads what pods send, outside of the node: Landlock leaves it no
@@ -63,82 +62,23 @@ func runConfinedRole() error {
 			args[i] = strings.ReplaceAll(args[i], path, name)
 		}
 	}
-	if err := landlock(reads); err != nil && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EOPNOTSUPP) {
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("confine %s: %w", os.Args[0], err)
+	}
+	if err := uplinkRules(reads).Enter(); err != nil {
 		return fmt.Errorf("confine %s: %w", os.Args[0], err)
 	}
 	return fmt.Errorf("execute %s: %w", os.Args[0], unix.Exec(os.Args[0], args, cleanEnv(os.Environ())))
 }
 
-const (
-	readRights  = unix.LANDLOCK_ACCESS_FS_EXECUTE | unix.LANDLOCK_ACCESS_FS_READ_FILE | unix.LANDLOCK_ACCESS_FS_READ_DIR
-	writeRights = unix.LANDLOCK_ACCESS_FS_WRITE_FILE
-	// allRights are those of the first version (Linux 5.13).
-	allRights = readRights | writeRights | unix.LANDLOCK_ACCESS_FS_REMOVE_DIR | unix.LANDLOCK_ACCESS_FS_REMOVE_FILE |
-		unix.LANDLOCK_ACCESS_FS_MAKE_CHAR | unix.LANDLOCK_ACCESS_FS_MAKE_DIR | unix.LANDLOCK_ACCESS_FS_MAKE_REG |
-		unix.LANDLOCK_ACCESS_FS_MAKE_SOCK | unix.LANDLOCK_ACCESS_FS_MAKE_FIFO | unix.LANDLOCK_ACCESS_FS_MAKE_BLOCK | unix.LANDLOCK_ACCESS_FS_MAKE_SYM
-	// scopesVersion of Landlock has scopes (Linux 6.12): abstract sockets, such as some
-	// session buses', and signals.
-	scopesVersion = 6
-	scopes        = unix.LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET | unix.LANDLOCK_SCOPE_SIGNAL
-)
-
-// landlock leaves this thread and what it executes the right to read some paths and to
-// open the tap device, and no other on files. ENOSYS, EOPNOTSUPP: the kernel has none.
-func landlock(reads []string) error {
-	version, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
-	if errno != 0 {
-		return errno
+// uplinkRules are what an uplink's program may do: read some paths, open the tap device,
+// and the network.
+func uplinkRules(reads []string) landlock.Rules {
+	return landlock.Rules{
+		Files: []landlock.Files{
+			{Access: landlock.Read | landlock.Execute, Paths: reads},
+			{Access: landlock.Read | landlock.Write | landlock.Control, Paths: []string{"/dev/net/tun"}},
+		},
+		Scoped: true,
 	}
-	attr := unix.LandlockRulesetAttr{Handled_access_fs: allRights}
-	size := unsafe.Offsetof(attr.Handled_access_net)
-	if version >= scopesVersion {
-		attr.Scoped, size = scopes, unsafe.Offsetof(attr.Scoped)+unsafe.Sizeof(attr.Scoped)
-	}
-	fd, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&attr)), size, 0)
-	if errno != 0 {
-		return errno
-	}
-	rules := int(fd)
-	defer unix.Close(rules)
-	for _, path := range reads {
-		if err := allow(rules, path, readRights); err != nil {
-			return err
-		}
-	}
-	if err := allow(rules, "/dev/net/tun", unix.LANDLOCK_ACCESS_FS_READ_FILE|writeRights); err != nil {
-		return err
-	}
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return err
-	}
-	if _, _, errno := unix.Syscall(unix.SYS_LANDLOCK_RESTRICT_SELF, uintptr(rules), 0, 0); errno != 0 {
-		return errno
-	}
-	return nil
-}
-
-// allow adds rights below a path; a missing one is none.
-func allow(rules int, path string, rights uint64) error {
-	f, err := os.OpenFile(path, unix.O_PATH|unix.O_CLOEXEC, 0)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	if !info.IsDir() {
-		rights &^= unix.LANDLOCK_ACCESS_FS_READ_DIR
-	}
-	rule := unix.LandlockPathBeneathAttr{Allowed_access: rights, Parent_fd: int32(f.Fd())}
-	_, _, errno := unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, uintptr(rules), unix.LANDLOCK_RULE_PATH_BENEATH, uintptr(unsafe.Pointer(&rule)), 0, 0, 0)
-	// EBADFD: a file of the kernel's own, which stands open to all.
-	if errno != 0 && errno != unix.EBADFD {
-		return fmt.Errorf("allow %s: %w", path, errno)
-	}
-	return nil
 }

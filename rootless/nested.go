@@ -126,12 +126,15 @@ func runNestedInit() error {
 	if err := writeFacts(c, cg, true); err != nil {
 		return err
 	}
-	return superviseAndReap()
+	c.Log = newLogger(c, "child")
+	w := &watcher{}
+	w.start(c)
+	return superviseAndReap(w)
 }
 
 // superviseAndReap runs the supervisor and returns its result. All waiting is
 // done by one wait4 loop: os/exec's would race with it for children.
-func superviseAndReap() error {
+func superviseAndReap(w *watcher) error {
 	signals := make(chan os.Signal, 64)
 	signal.Notify(signals, unix.SIGCHLD, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 	attr := &os.ProcAttr{
@@ -149,7 +152,7 @@ func superviseAndReap() error {
 			_ = unix.Kill(p.Pid, sig.(unix.Signal))
 			continue
 		}
-		if ws, ended := reap(p.Pid); ended {
+		if ws, ended := reap(p.Pid, w.reaped); ended {
 			killOrphans()
 			if ws.ExitStatus() == 0 {
 				return nil
@@ -183,7 +186,7 @@ func killOrphans() {
 }
 
 // reap collects all children that have ended, and reports whether pid is among them.
-func reap(pid int) (ws unix.WaitStatus, ended bool) {
+func reap(pid int, reaped func(int, unix.WaitStatus)) (ws unix.WaitStatus, ended bool) {
 	for {
 		var s unix.WaitStatus
 		got, err := unix.Wait4(-1, &s, unix.WNOHANG, nil)
@@ -195,6 +198,8 @@ func reap(pid int) (ws unix.WaitStatus, ended bool) {
 		}
 		if got == pid {
 			ws, ended = s, true
+		} else {
+			reaped(got, s)
 		}
 	}
 }

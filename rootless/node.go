@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/subpod/subpod/pkg/idmap"
+	"github.com/subpod/subpod/pkg/monitor/wire"
 	"github.com/subpod/subpod/pkg/proc"
 )
 
@@ -68,6 +69,9 @@ type Node struct {
 	// PortSocket is the API of the port driver; empty where NetNS is: ports are
 	// those of the network namespace already.
 	PortSocket string
+
+	// MonitorSocket is where the container monitor serves.
+	MonitorSocket string
 
 	init proc.ID // as seen in the node
 }
@@ -164,6 +168,7 @@ func Load(runDir string) (*Node, error) {
 			return nil, err
 		}
 	}
+	n.MonitorSocket = filepath.Join(dir, wire.Socket)
 	if n.Nested || n.Uplink == UplinkHost {
 		return n, nil
 	}

@@ -21,7 +21,8 @@ const waitTimeout = time.Second
 // and host ports lost their clients' addresses. Here they are told apart by their session:
 // what this process starts, the supervisor too, stays in its own; the server and all
 // that it starts is in others.
-func reapOrphans() {
+// Each end is passed on to reaped.
+func reapOrphans(reaped func(pid int, status unix.WaitStatus)) {
 	ended := make(chan os.Signal, 1)
 	signal.Notify(ended, unix.SIGCHLD)
 	// Below a terminal we are in the session of a shell outside, whose number is 0
@@ -30,14 +31,14 @@ func reapOrphans() {
 	own, _ := unix.Getsid(0)
 	go func() {
 		for range ended {
-			reapAllBut(own)
+			reapAllBut(own, reaped)
 		}
 	}()
 }
 
 // reapAllBut collects the children that have ended, those of the session only when
 // nobody else has for too long.
-func reapAllBut(own int) {
+func reapAllBut(own int, reaped func(int, unix.WaitStatus)) {
 	waiting := time.Duration(0)
 	for pid := anyZombie(); pid != 0; pid = anyZombie() {
 		if session, err := unix.Getsid(pid); err == nil && session == own && waiting < waitTimeout {
@@ -46,7 +47,10 @@ func reapAllBut(own int) {
 			continue
 		}
 		waiting = 0
-		_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil)
+		var status unix.WaitStatus
+		if got, err := unix.Wait4(pid, &status, unix.WNOHANG, nil); err == nil && got == pid {
+			reaped(pid, status)
+		}
 	}
 }
 

@@ -29,7 +29,7 @@ func reaperPart([]string) int {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fail("become a reaper", err)
 	}
-	reapOrphans()
+	reapOrphans(func(int, unix.WaitStatus) {})
 	for i := range 300 {
 		// The shell ends at once, and what it leaves a little later.
 		if err := exec.Command("sh", "-c", "setsid sleep 0.01 & setsid sleep 0.02 &").Run(); err != nil {

@@ -57,6 +57,7 @@ func Run(ctx context.Context, c Config) error {
 	}
 	nested := c.outer == nil && h.UID == 0 && hasSysAdmin()
 	if c.outer == nil {
+		auto := c.View == ViewAuto
 		if c, err = c.choose(h, nested); err != nil {
 			return err
 		}
@@ -64,7 +65,11 @@ func Run(ctx context.Context, c Config) error {
 			if err := c.checkHeld(); err != nil {
 				return err
 			}
-			return enterOuter(c, h)
+			if err = enterOuter(c, h); !auto {
+				return err
+			}
+			c.Log.Warn("no minimal view of the host for the node, which shows all then", "error", err)
+			c.View, c.ViewReason = ViewFull, "a minimal one cannot be had: "+err.Error()
 		}
 	}
 	if err := c.checkOwner(); err != nil {
@@ -84,6 +89,10 @@ func Run(ctx context.Context, c Config) error {
 	// Rootlesskit removes it at the end, but not after every failure to start.
 	defer os.RemoveAll(nodeDir(c.RunDir))
 	if err := prepareNodeDir(c); err != nil {
+		return err
+	}
+	defer os.RemoveAll(outsideDir(c.RunDir))
+	if err := errors.Join(os.MkdirAll(outsideDir(c.RunDir), 0o700), KeepServed(c.RunDir, c.Served)); err != nil {
 		return err
 	}
 	if nested {
@@ -167,7 +176,7 @@ func runParent(ctx context.Context, c Config) error {
 // broker for the rest.
 func prepareView(c Config) (stopBroker func(), err error) {
 	if c.Seen, err = buildView(c); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w (node.view = \"full\" does without)", err)
 	}
 	c.UIDMap, c.GIDMap = c.outer.uids, c.outer.gids
 	if err := writeJSON(filepath.Join(nodeDir(c.RunDir), fileConfig), c); err != nil {

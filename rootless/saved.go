@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Environment of the server, set by the supervisor. A supervisor is as old as its
@@ -32,9 +34,40 @@ func SavedConfig() (file string, use bool) {
 	return file, use
 }
 
+// outsideDir has what commands outside of the node take as true: a node with ViewMinimal
+// shows it read-only, so that what has escaped into the node cannot write it.
+func outsideDir(runDir string) string { return filepath.Join(runDir, "outside") }
+
 // ServedConfig returns the file with the configuration that the server of the node
-// served with last.
-func (n *Node) ServedConfig() string { return savedConfig(n.RunDir) }
+// served with last. Outside of the node it is the one that KeepServed, or the start of
+// the daemon, has written.
+func (n *Node) ServedConfig() string {
+	if _, err := os.Stat(outsideDir(n.RunDir)); err == nil && !n.Inside {
+		return filepath.Join(outsideDir(n.RunDir), fileSaved)
+	}
+	return savedConfig(n.RunDir) // a node of an earlier version
+}
+
+// KeepServed replaces what ServedConfig gives outside of the node: a command outside
+// calls it when the server has come to serve with another configuration. It does
+// nothing for a node of an earlier version, nor in the node.
+func KeepServed(runDir string, served []byte) error {
+	if len(served) == 0 {
+		return nil
+	}
+	name := filepath.Join(outsideDir(runDir), fileSaved)
+	err := os.WriteFile(name+".new", served, 0o600)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EROFS) {
+		return nil
+	}
+	if err == nil {
+		err = os.Rename(name+".new", name)
+	}
+	if err != nil {
+		return fmt.Errorf("keep the configuration that the daemon serves with: %w", err)
+	}
+	return nil
+}
 
 // SetDegraded keeps, for Degraded, why the server serves with another configuration
 // than the one on disk; "" when it does not. The server calls it before Ready.

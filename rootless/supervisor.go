@@ -55,6 +55,7 @@ type supervisor struct {
 	pause     time.Duration
 	failures  int       // servers in a row that have ended before they served
 	failing   time.Time // when the first of them was started
+	held      held      // sockets of the server
 }
 
 // verdict is what follows the end of a server.
@@ -155,12 +156,16 @@ func (s *supervisor) serve() (verdict, error) {
 	default:
 	}
 	cmd := exec.Command(s.argv[0], s.argv[1:]...)
-	cmd.Env = s.environ()
+	s.held.log = s.log
+	files, names, started := s.held.inherit()
+	cmd.ExtraFiles, cmd.Env = files, append(s.environ(), names)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	// A session of its own: what is sent to the supervisor's process group does not
 	// reach conmon, which the server starts; and reapOrphans recognizes it by that.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
+	err := cmd.Start()
+	started()
+	if err != nil {
 		return restart, fmt.Errorf("start the server: %w", err)
 	}
 	s.log.Debug("server started", "pid", cmd.Process.Pid, "path", cmd.Path)

@@ -328,6 +328,9 @@ func (v *viewBuilder) ownDirs() error {
 			return err
 		}
 	}
+	if err := v.want(outsideDir(v.c.RunDir), unix.MOUNT_ATTR_RDONLY); err != nil {
+		return err
+	}
 	for _, b := range v.c.Binds {
 		if err := os.MkdirAll(b.Source, 0o755); err != nil {
 			return fmt.Errorf("make the source of the mount on %s: %w", b.Target, err)
@@ -398,7 +401,7 @@ func (v *viewBuilder) isHome(dir string) bool {
 // comes with the next node.
 func (v *viewBuilder) programs() error {
 	names := append(slices.Clone(nodePrograms), v.c.Programs...)
-	names = append(names, v.c.Server[0])
+	names = append(names, v.c.Server[0], monitorProgram(v.c))
 	if exe, err := os.Executable(); err == nil {
 		names = append(names, exe)
 	}

@@ -1,5 +1,11 @@
 package rootless
 
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+)
+
 // Views: what the node's mount namespace shows of the host (Config.View).
 const (
 	// ViewFull is the host's whole tree, with some directories made writable.
@@ -12,7 +18,7 @@ const (
 )
 
 // Views lists what Config.View can be set to, the default first.
-func Views() []string { return []string{ViewFull, ViewMinimal, ViewAuto} }
+func Views() []string { return []string{ViewAuto, ViewMinimal, ViewFull} }
 
 // view decides what is left to the host, and returns why it came out otherwise than
 // one might expect.
@@ -20,10 +26,12 @@ func (c Config) view(h Host) (view, reason string) {
 	switch {
 	case c.View != ViewAuto && c.View != ViewMinimal:
 		return c.View, ""
-	case h.UID == 0:
-		return ViewFull, "the daemon is root of a container, which shows no more than it was given"
+	case h.UID == 0, c.View == ViewAuto && h.InUserNS():
+		return ViewFull, "the daemon is in a container, which shows no more than it was given"
 	case c.HostCgroupNS:
 		return ViewFull, "cgroup_manager = \"systemd\" needs the session bus, which starts programs outside of the node"
+	case c.View == ViewAuto && errors.Is(unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{}), unix.ENOSYS):
+		return ViewFull, "the kernel has no mount_setattr (Linux 5.12)"
 	}
 	return ViewMinimal, ""
 }

@@ -5,21 +5,26 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/pkg/landlock"
 )
 
 // confinement is what a process that reads content of strangers may do. It is given to
 // a thread and inherited by what that thread starts.
 type confinement struct {
-	// readOnly and readWrite are files, or directories with all below them. What does
-	// not exist is left out.
-	readOnly, readWrite []string
+	// readOnly, readWrite and plain are files, or directories with all below them. What
+	// does not exist is left out. In plain there can be made directories and regular files
+	// only.
+	readOnly, readWrite, plain []string
 	// program may be executed; so may the system's programs.
 	program string
-	// network allows connections.
-	network bool
+	// port is that of the proxy, the only one that may be connected to; 0 is none. Before
+	// Linux 6.7 it allows TCP to all.
+	port uint16
 }
 
 // contentCapabilities are what unpacking a layer needs: owners, modes, devices of
@@ -50,96 +55,26 @@ func (c confinement) enter() error {
 }
 
 // systemDirs have the system's programs and libraries.
-var systemDirs = []string{"/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64"}
-
-// landlockABI returns the version of Landlock that the kernel has, 0 for none.
-func landlockABI() int {
-	abi, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
-	if errno != 0 {
-		return 0
-	}
-	return int(abi)
-}
-
-// The rights of Landlock that are not for directories.
-const landlockFile = unix.LANDLOCK_ACCESS_FS_EXECUTE | unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_READ_FILE |
-	unix.LANDLOCK_ACCESS_FS_TRUNCATE | unix.LANDLOCK_ACCESS_FS_IOCTL_DEV
+var systemDirs = []string{"/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix", "/gnu"}
 
 // landlock allows the calling thread the files of c, and no others. A kernel without
 // Landlock, or with its first version, which forbids renames between directories, is
 // no error: then capabilities, seccomp and limits are what is left.
 func (c confinement) landlock() error {
-	abi := landlockABI()
-	if abi < 2 {
-		return nil
+	rules := landlock.Rules{
+		Files: []landlock.Files{
+			{Access: landlock.Read, Paths: c.readOnly},
+			{Access: landlock.Read | landlock.Execute, Paths: append(systemDirs[:len(systemDirs):len(systemDirs)], c.program)},
+			{Access: landlock.Read | landlock.Write, Paths: []string{"/dev/null", "/dev/zero", "/dev/urandom", "/dev/random"}},
+			{Access: landlock.Change, Paths: c.readWrite},
+			{Access: landlock.ChangePlain, Paths: c.plain},
+		},
+		NoListen: true, NoConnect: true, Scoped: true,
 	}
-	attr := unix.LandlockRulesetAttr{Handled_access_fs: 1<<14 - 1} // all of version 2
-	if abi >= 3 {
-		attr.Handled_access_fs |= unix.LANDLOCK_ACCESS_FS_TRUNCATE
+	if c.port != 0 {
+		rules.ConnectTo = []uint16{c.port}
 	}
-	if abi >= 5 {
-		attr.Handled_access_fs |= unix.LANDLOCK_ACCESS_FS_IOCTL_DEV
-	}
-	if abi >= 4 {
-		attr.Handled_access_net = unix.LANDLOCK_ACCESS_NET_BIND_TCP
-		if !c.network {
-			attr.Handled_access_net |= unix.LANDLOCK_ACCESS_NET_CONNECT_TCP
-		}
-	}
-	if abi >= 6 {
-		attr.Scoped = unix.LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET | unix.LANDLOCK_SCOPE_SIGNAL
-	}
-	fd, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr), 0)
-	if errno != 0 {
-		return errno
-	}
-	defer unix.Close(int(fd))
-	const read = unix.LANDLOCK_ACCESS_FS_READ_FILE | unix.LANDLOCK_ACCESS_FS_READ_DIR
-	const execute = unix.LANDLOCK_ACCESS_FS_EXECUTE
-	for _, rule := range []struct {
-		paths  []string
-		access uint64
-	}{
-		{c.readOnly, read},
-		{append(systemDirs[:len(systemDirs):len(systemDirs)], c.program), read | execute},
-		{[]string{"/dev/null", "/dev/zero", "/dev/urandom", "/dev/random"}, read | unix.LANDLOCK_ACCESS_FS_WRITE_FILE},
-		{c.readWrite, attr.Handled_access_fs &^ (execute | unix.LANDLOCK_ACCESS_FS_IOCTL_DEV)},
-	} {
-		for _, path := range rule.paths {
-			if err := landlockAllow(int(fd), path, rule.access&attr.Handled_access_fs); err != nil {
-				return fmt.Errorf("allow %s: %w", path, err)
-			}
-		}
-	}
-	if _, _, errno := unix.Syscall(unix.SYS_LANDLOCK_RESTRICT_SELF, fd, 0, 0); errno != 0 {
-		return errno
-	}
-	return nil
-}
-
-// landlockAllow adds a rule for path, and for all below it, to a rule set.
-func landlockAllow(ruleset int, path string, access uint64) error {
-	at, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.EACCES) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer unix.Close(at)
-	var st unix.Stat_t
-	if err := unix.Fstat(at, &st); err != nil {
-		return err
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		access &= landlockFile
-	}
-	attr := unix.LandlockPathBeneathAttr{Allowed_access: access, Parent_fd: int32(at)}
-	if _, _, errno := unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, uintptr(ruleset), unix.LANDLOCK_RULE_PATH_BENEATH,
-		uintptr(unsafe.Pointer(&attr)), 0, 0, 0); errno != 0 {
-		return errno
-	}
-	return nil
+	return rules.Enter()
 }
 
 // dropCapabilities leaves the calling thread, and what it starts, no others than kept.
@@ -193,18 +128,15 @@ var refused = append([]uint32{
 const newNamespaces = unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP
 
 // seccomp refuses the calling thread what is in refused, new namespaces, and sockets but,
-// with c.network, those of IP. Landlock does not bound connections to unix sockets by
-// path, and behind those of the user's session (D-Bus, this server's own) is all that the
-// user may do; pairs of them lead nowhere.
+// with c.port, those of TCP over IPv4. Landlock does not bound connections to unix sockets
+// by path, and behind those of the user's session (D-Bus, this server's own) is all that
+// the user may do; pairs of them lead nowhere. Nor does it bound UDP and MPTCP, or what
+// connects by sending (TCP Fast Open).
 func (c confinement) seccomp() error {
 	if auditArch == 0 {
 		return nil
 	}
-	var families []uint32
-	if c.network {
-		families = []uint32{unix.AF_INET, unix.AF_INET6}
-	}
-	filter := seccompFilter(refused, families)
+	filter := seccompFilter(refused, c.port != 0)
 	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
 	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, uintptr(unsafe.Pointer(&prog)))
 	runtime.KeepAlive(filter)
@@ -214,48 +146,74 @@ func (c confinement) seccomp() error {
 	return nil
 }
 
-// seccompFilter returns a filter that answers EPERM to the calls of numbers and to
-// clone(2) with new namespaces, EAFNOSUPPORT to sockets of other families and pairs that
-// are not of AF_UNIX, and ENOSYS to clone3(2), whose flags it cannot see: callers take
-// clone(2) then.
-func seccompFilter(numbers, families []uint32) []unix.SockFilter {
-	const (
-		load, and, jump, jge, ret = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, unix.BPF_ALU | unix.BPF_AND | unix.BPF_K,
-			unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K, unix.BPF_RET | unix.BPF_K
-		number, arch, argument = 0, 4, 16 // in struct seccomp_data
-	)
-	refuse := func(errno unix.Errno) unix.SockFilter {
-		return unix.SockFilter{Code: ret, K: unix.SECCOMP_RET_ERRNO | uint32(errno)}
-	}
-	allow := unix.SockFilter{Code: ret, K: unix.SECCOMP_RET_ALLOW}
+// seccompFilter returns a filter that answers EPERM to the calls of numbers, to clone(2)
+// with new namespaces and to sending that connects, EAFNOSUPPORT to sockets but pairs of
+// AF_UNIX and, with tcp, TCP over IPv4, and ENOSYS to clone3(2), whose flags it cannot see:
+// callers take clone(2) then.
+func seccompFilter(numbers []uint32, tcp bool) []unix.SockFilter {
 	f := []unix.SockFilter{
-		{Code: load, K: arch},
-		{Code: jump, K: uint32(auditArch), Jt: 1},
-		{Code: ret, K: unix.SECCOMP_RET_KILL_PROCESS},
-		{Code: load, K: number},
-		{Code: jge, K: firstForeignCall, Jf: 1},
+		{Code: bpfLoad, K: 4}, // arch, in struct seccomp_data
+		{Code: bpfEqual, K: uint32(auditArch), Jt: 1},
+		{Code: bpfReturn, K: unix.SECCOMP_RET_KILL_PROCESS},
+		{Code: bpfLoad, K: 0}, // the call's number
+		{Code: unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K, K: firstForeignCall, Jf: 1},
 		refuse(unix.ENOSYS),
-		{Code: jump, K: unix.SYS_CLONE3, Jf: 1},
+		{Code: bpfEqual, K: unix.SYS_CLONE3, Jf: 1},
 		refuse(unix.ENOSYS),
 	}
 	for _, n := range numbers {
-		f = append(f, unix.SockFilter{Code: jump, K: n, Jf: 1}, refuse(unix.EPERM))
+		f = append(f, unix.SockFilter{Code: bpfEqual, K: n, Jf: 1}, refuse(unix.EPERM))
 	}
 	// clone: the flags are its first argument on all architectures here.
-	f = append(f, unix.SockFilter{Code: jump, K: unix.SYS_CLONE, Jf: 5},
-		unix.SockFilter{Code: load, K: argument}, unix.SockFilter{Code: and, K: newNamespaces},
-		unix.SockFilter{Code: jump, K: 0, Jf: 1}, allow, refuse(unix.EPERM))
-	for _, s := range []struct {
-		call     uint32
-		families []uint32
-	}{{unix.SYS_SOCKET, families}, {unix.SYS_SOCKETPAIR, []uint32{unix.AF_UNIX}}} {
-		f = append(f, unix.SockFilter{Code: jump, K: s.call, Jf: uint8(2*len(s.families) + 2)}, unix.SockFilter{Code: load, K: argument})
-		for _, family := range s.families {
-			f = append(f, unix.SockFilter{Code: jump, K: family, Jf: 1}, allow)
-		}
-		f = append(f, refuse(unix.EAFNOSUPPORT))
+	f = append(f, onCall(unix.SYS_CLONE, noneOf(0, newNamespaces, unix.EPERM)...)...)
+	for call, flags := range map[uint32]uint32{unix.SYS_SENDTO: 3, unix.SYS_SENDMSG: 2, unix.SYS_SENDMMSG: 3} {
+		f = append(f, onCall(call, noneOf(flags, unix.MSG_FASTOPEN, unix.EPERM)...)...)
+	}
+	f = append(f, onCall(unix.SYS_SOCKETPAIR, append(is(0, ^uint32(0), unix.AF_UNIX), allow)...)...)
+	if tcp {
+		const kind = ^uint32(unix.SOCK_CLOEXEC | unix.SOCK_NONBLOCK)
+		rules := slices.Concat(is(0, ^uint32(0), unix.AF_INET), is(1, kind, unix.SOCK_STREAM),
+			// IPPROTO_IP is the usual one, TCP.
+			[]unix.SockFilter{argument(2), {Code: bpfEqual, K: unix.IPPROTO_IP, Jt: 2}, {Code: bpfEqual, K: unix.IPPROTO_TCP, Jt: 1},
+				refuse(unix.EAFNOSUPPORT), allow})
+		f = append(f, onCall(unix.SYS_SOCKET, rules...)...)
+	} else {
+		f = append(f, onCall(unix.SYS_SOCKET, refuse(unix.EAFNOSUPPORT))...)
 	}
 	return append(f, allow)
+}
+
+// Instructions of a filter.
+const (
+	bpfLoad   = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
+	bpfAnd    = unix.BPF_ALU | unix.BPF_AND | unix.BPF_K
+	bpfEqual  = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
+	bpfReturn = unix.BPF_RET | unix.BPF_K
+)
+
+var allow = unix.SockFilter{Code: bpfReturn, K: unix.SECCOMP_RET_ALLOW}
+
+func refuse(errno unix.Errno) unix.SockFilter {
+	return unix.SockFilter{Code: bpfReturn, K: unix.SECCOMP_RET_ERRNO | uint32(errno)}
+}
+
+// argument loads the lower half of a call's argument.
+func argument(n uint32) unix.SockFilter { return unix.SockFilter{Code: bpfLoad, K: 16 + 8*n} }
+
+// onCall runs rules, which return, where the call has this number. It expects the number
+// to be loaded.
+func onCall(number uint32, rules ...unix.SockFilter) []unix.SockFilter {
+	return append([]unix.SockFilter{{Code: bpfEqual, K: number, Jf: uint8(len(rules))}}, rules...)
+}
+
+// noneOf allows a call whose argument has none of bits, and refuses others.
+func noneOf(n, bits uint32, errno unix.Errno) []unix.SockFilter {
+	return []unix.SockFilter{argument(n), {Code: bpfAnd, K: bits}, {Code: bpfEqual, K: 0, Jf: 1}, allow, refuse(errno)}
+}
+
+// is goes on where an argument, as far as mask goes, has a value, and refuses others.
+func is(n, mask, value uint32) []unix.SockFilter {
+	return []unix.SockFilter{argument(n), {Code: bpfAnd, K: mask}, {Code: bpfEqual, K: value, Jt: 1}, refuse(unix.EAFNOSUPPORT)}
 }
 
 // existing returns those of paths that are set.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/pkg/landlock"
 )
 
 // confinedMode has a confined process try what it must not be able to do, and print
@@ -59,11 +62,17 @@ func runConfined() int {
 	can("trace", orNil(errno))
 	_, err = unix.Open("/dev/fuse", unix.O_RDWR, 0)
 	can("open a device", err)
-	if _, err = net.Dial("tcp", os.Getenv("SUBPOD_TEST_LISTENER")); os.Getenv("SUBPOD_TEST_NETWORK") == "" {
-		can("connect", err)
-	} else {
-		must("connect", err)
-	}
+	connections(can, must)
+	plain := filepath.Join(dir, "plain")
+	must("make a directory", os.Mkdir(filepath.Join(plain, "sub"), 0o700))
+	must("write a plain file", os.WriteFile(filepath.Join(plain, "file"), []byte("x"), 0o600))
+	must("rename a plain file", os.Rename(filepath.Join(plain, "file"), filepath.Join(plain, "sub", "file")))
+	can("make a FIFO among plain files", unix.Mkfifo(filepath.Join(plain, "fifo"), 0o600))
+	can("make a link among plain files", os.Symlink("/etc/passwd", filepath.Join(plain, "link")))
+	can("make a device among plain files", unix.Mknod(filepath.Join(plain, "device"), unix.S_IFCHR, 0))
+	must("make a FIFO elsewhere", unix.Mkfifo(filepath.Join(dir, "in", "other"), 0o600))
+	can("move a FIFO among plain files", os.Rename(filepath.Join(dir, "in", "other"), filepath.Join(plain, "fifo")))
+	can("link a FIFO among plain files", os.Link(filepath.Join(dir, "in", "other"), filepath.Join(plain, "fifo")))
 	in := filepath.Join(dir, "in", "file")
 	must("write inside", os.WriteFile(in, []byte("x"), 0o600))
 	must("rename inside", os.Rename(in, filepath.Join(dir, "in", "sub", "file")))
@@ -72,6 +81,50 @@ func runConfined() int {
 	must("make a whiteout", unix.Mknod(filepath.Join(dir, "in", "whiteout"), unix.S_IFCHR, 0))
 	must("chroot", unix.Chroot(filepath.Join(dir, "in")))
 	return 0
+}
+
+// connections tries to reach the proxy, if there is one, and all else.
+func connections(can, must func(string, error)) {
+	proxy, other := os.Getenv("SUBPOD_TEST_PROXY"), os.Getenv("SUBPOD_TEST_OTHER")
+	if proxy != "" {
+		_, err := net.Dial("tcp", proxy)
+		must("connect to the proxy", err)
+	}
+	if proxy == "" || landlock.Version() >= 4 {
+		_, err := net.Dial("tcp", other)
+		can("connect elsewhere", err)
+	}
+	_, err := net.Dial("tcp6", "[::1]:"+other[strings.LastIndex(other, ":")+1:])
+	can("connect by IPv6", err)
+	for _, s := range []struct {
+		what                   string
+		family, kind, protocol int
+	}{
+		{"UDP", unix.AF_INET, unix.SOCK_DGRAM, 0}, {"UDP, close on exec", unix.AF_INET, unix.SOCK_DGRAM | unix.SOCK_CLOEXEC, 0},
+		{"UDP over IPv6", unix.AF_INET6, unix.SOCK_DGRAM, 0}, {"MPTCP", unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_MPTCP},
+		{"SCTP", unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_SCTP}, {"raw", unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_ICMP},
+		{"unix", unix.AF_UNIX, unix.SOCK_DGRAM, 0}, {"SMC", unix.AF_SMC, unix.SOCK_STREAM, 0},
+	} {
+		fd, err := unix.Socket(s.family, s.kind, s.protocol)
+		can("make a socket for "+s.what, err)
+		unix.Close(fd)
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+	if proxy == "" {
+		can("make a socket for TCP", err)
+		return
+	}
+	must("make a socket for TCP", err)
+	defer unix.Close(fd)
+	can("connect by sending", unix.Sendto(fd, []byte("x"), unix.MSG_FASTOPEN, inet4(other)))
+	_, err = unix.SendmsgN(fd, []byte("x"), nil, inet4(other), unix.MSG_FASTOPEN)
+	can("connect by sending a message", err)
+	can("bind", unix.Bind(fd, inet4("127.0.0.1:0")))
+}
+
+func inet4(addr string) unix.Sockaddr {
+	at := netip.MustParseAddrPort(addr)
+	return &unix.SockaddrInet4{Addr: at.Addr().As4(), Port: int(at.Port())}
 }
 
 func readThrough(link, target string) error {
@@ -91,14 +144,18 @@ func orNil(errno unix.Errno) error {
 
 // TestConfined: a content process cannot do what it need not, and can do what it must.
 func TestConfined(t *testing.T) {
-	if landlockABI() < 2 {
+	if landlock.Version() < 2 {
 		t.Skip("the kernel has no Landlock: file access is bounded by chroot alone")
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	var addrs [2]netip.AddrPort
+	for i := range addrs {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer listener.Close()
+		addrs[i] = listener.Addr().(*net.TCPAddr).AddrPort()
 	}
-	defer listener.Close()
 	for _, network := range []bool{false, true} {
 		t.Run(fmt.Sprintf("network=%t", network), func(t *testing.T) {
 			dir := t.TempDir()
@@ -115,11 +172,16 @@ func TestConfined(t *testing.T) {
 			}
 			defer conn.Close()
 			env := append(os.Environ(), childMode+"="+confinedMode, "SUBPOD_TEST_CONFINED="+dir, fmt.Sprint("SUBPOD_TEST_PARENT=", os.Getpid()),
-				"SUBPOD_TEST_LISTENER="+listener.Addr().String())
-			if network {
-				env = append(env, "SUBPOD_TEST_NETWORK=1")
+				"SUBPOD_TEST_OTHER="+addrs[1].String())
+			if err := os.Mkdir(filepath.Join(dir, "plain"), 0o700); err != nil {
+				t.Fatal(err)
 			}
-			c := confinement{readOnly: []string{"/etc", "/proc"}, readWrite: []string{filepath.Join(dir, "in")}, program: "/proc/self/exe", network: network}
+			c := confinement{readOnly: []string{"/etc", "/proc"}, readWrite: []string{filepath.Join(dir, "in")},
+				plain: []string{filepath.Join(dir, "plain")}, program: "/proc/self/exe"}
+			if network {
+				env = append(env, "SUBPOD_TEST_PROXY="+addrs[0].String())
+				c.port = addrs[0].Port()
+			}
 			p, err := startContent(c, remote, env)
 			remote.Close()
 			if err != nil {

@@ -213,15 +213,15 @@ func probe(root string, mount func(overlayMount) error) (err error) {
 // would show instead of obeying.
 func checkFormat(o Options) error {
 	for _, root := range append([]string{o.Root}, o.AdditionalStores...) {
-		flag, err := os.ReadFile(filepath.Join(root, "overlay", ".has-mount-program"))
+		flag, err := readVetted(filepath.Join(root, "overlay", hasMountProgram), maxSmall)
 		if err != nil || strings.TrimSpace(string(flag)) != "true" {
 			continue
 		}
-		layers, err := os.ReadFile(filepath.Join(root, "overlay-layers", "layers.json"))
-		if err != nil || len(layers) <= len("[]") {
+		layers, err := os.Lstat(filepath.Join(root, "overlay-layers", "layers.json"))
+		if err != nil || layers.Size() <= int64(len("[]")) {
 			if root == o.Root {
 				// No layer yet: the store may still become a native one.
-				os.Remove(filepath.Join(root, "overlay", ".has-mount-program"))
+				os.Remove(filepath.Join(root, "overlay", hasMountProgram))
 			}
 			continue
 		}

@@ -49,6 +49,9 @@ var (
 	ErrRegistryUnavailable = errors.New("registry unavailable")
 	// ErrSignature means that policy.json does not allow the image.
 	ErrSignature = errors.New("image rejected by policy")
+	// ErrConfiguration means that a file of the user's configuration, as auth.json, can't
+	// be used.
+	ErrConfiguration = errclass.New(errdefs.ErrFailedPrecondition, "bad configuration of registries")
 	// ErrCorrupt means that content does not match its digest or can't be unpacked.
 	ErrCorrupt = errclass.New(errdefs.ErrDataLoss, "image is corrupt")
 	// ErrUnsupported means that the image is of a kind that can't run here:
@@ -71,7 +74,7 @@ var errStalled = errors.New("no progress")
 
 // classes are the errors by which callers tell failures apart.
 var classes = []error{ErrBadReference, ErrImageNotFound, ErrUnauthorized, ErrSignature, ErrCorrupt, ErrUnsupported, ErrTooLarge,
-	ErrRegistryUnavailable, ErrIDRange, ErrNoSpace, ErrNotUsable}
+	ErrRegistryUnavailable, ErrIDRange, ErrNoSpace, ErrNotUsable, ErrConfiguration}
 
 // classOf returns the class of err, nil for none.
 func classOf(err error) error {
@@ -104,6 +107,8 @@ func classify(ctx context.Context, err error) error {
 	}
 	if s := sentinelOf(err); s == ErrIDRange {
 		return fmt.Errorf("%w: %s", s, explainOwner(err))
+	} else if s != nil && strings.Contains(err.Error(), s.Error()+": ") {
+		return &classified{err, s} // the helper that unpacks a layer has said so
 	} else if s != nil {
 		if hint := hintFor(err); hint != "" {
 			return fmt.Errorf("%w: %w; %s", s, err, hint)
@@ -112,6 +117,15 @@ func classify(ctx context.Context, err error) error {
 	}
 	return err
 }
+
+// classified is an error whose text names its class already.
+type classified struct{ err, class error }
+
+// Error implements error.
+func (c *classified) Error() string { return c.err.Error() }
+
+// Unwrap returns the error and its class.
+func (c *classified) Unwrap() []error { return []error{c.err, c.class} }
 
 func sentinelOf(err error) error {
 	if err == nil {

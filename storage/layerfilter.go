@@ -54,6 +54,7 @@ const (
 	directory
 	symlink
 	otherFile
+	device // left out when it is unpacked
 )
 
 // maxHeader bounds the headers of one entry, maxRemoved the paths of all whiteouts, and
@@ -172,6 +173,10 @@ func (f *layerFilter) entry(header []byte, h *tar.Header) error {
 			if err != nil {
 				return err
 			}
+			if f.seen[f.hash(target)] == device {
+				f.seen[f.hash(at)] = device
+				return nil
+			}
 			if target != cleanName(h.Linkname) {
 				h.Linkname, changed = target, true
 			}
@@ -193,6 +198,8 @@ func kindOf(typeflag byte) entryKind {
 		return directory
 	case tar.TypeSymlink:
 		return symlink
+	case tar.TypeChar, tar.TypeBlock:
+		return device
 	}
 	return otherFile
 }
@@ -286,7 +293,7 @@ func (f *layerFilter) place(name string, fill bool) (string, error) {
 		case directory:
 			at = next
 			continue
-		case symlink, otherFile: // of this layer: followed, or refused, when it is unpacked
+		case symlink, otherFile, device: // of this layer: followed, or refused, when it is unpacked
 			return path.Join(next, path.Join(rest...)), nil
 		}
 		below, err := f.below(next)
@@ -439,7 +446,7 @@ func (f *layerFilter) whiteouts() error {
 		switch f.seen[f.hash(name)] {
 		case directory:
 			marker = path.Join(name, opaqueMarker)
-		case symlink, otherFile:
+		case symlink, otherFile, device:
 			continue
 		default:
 			if f.inFile(name) {
@@ -459,7 +466,7 @@ func (f *layerFilter) whiteouts() error {
 // inFile reports whether something above a path is no directory in this layer.
 func (f *layerFilter) inFile(name string) bool {
 	for at := path.Dir(name); at != "."; at = path.Dir(at) {
-		if kind := f.seen[f.hash(at)]; kind == symlink || kind == otherFile {
+		if kind := f.seen[f.hash(at)]; kind == symlink || kind == otherFile || kind == device {
 			return true
 		}
 	}

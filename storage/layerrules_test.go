@@ -154,6 +154,7 @@ var layerRules = []struct {
 	{"attributes of overlays", [][]any{{"s/", "s/secret=s"}, {&tar.Header{Name: "s/", Typeflag: tar.TypeDir, Mode: 0o755, PAXRecords: map[string]string{
 		"SCHILY.xattr.user.overlay.opaque": "y", "SCHILY.xattr.user.fuseoverlayfs.opaque": "y", "SCHILY.xattr.trusted.overlay.opaque": "y"}}}}, "s/ s/secret=s"},
 	{"a device that overlays take for a whiteout", [][]any{{"z=z"}, {&tar.Header{Name: "z", Typeflag: tar.TypeChar, Mode: 0o644}}}, "z=z"},
+	{"hard links to a device, which is left out", [][]any{{"x=x"}, {&tar.Header{Name: "c", Typeflag: tar.TypeChar, Mode: 0o644, Devmajor: 1, Devminor: 3}, "d=>c", "e=>d", "h/", "h/f=>/c", "f=f"}}, "f=f h/ x=x"},
 }
 
 // TestLayerRules: an image looks the same with every driver, and as the specification

@@ -23,6 +23,7 @@ type layerStore struct {
 
 	images  holds // by Rootfs.Create until its record is written
 	reserve reserve
+	vetted  vetted
 
 	// Set by open.
 	driver choice
@@ -40,7 +41,7 @@ func (l *layerStore) open(ctx context.Context) (err error) {
 	if l.driver, err = chooseDriver(ctx, l.opts); err != nil {
 		return err
 	}
-	if err := setAsideIndexes(l); err != nil {
+	if err := l.vet(); err != nil {
 		return err
 	}
 	if l.cs, err = cstorage.GetStore(l.storeOptions()); err != nil {
@@ -52,6 +53,13 @@ func (l *layerStore) open(ctx context.Context) (err error) {
 // deleteImage deletes an image and the layers that no other needs, also on a full disk.
 func (l *layerStore) deleteImage(id string) error {
 	defer l.metadata.forget(id)
+	if img, err := l.cs.Image(id); err == nil {
+		for _, top := range append([]string{img.TopLayer}, img.MappedTopLayers...) {
+			if err := l.vetLayers(top); err != nil {
+				return err
+			}
+		}
+	}
 	return l.reserve.use(func() error {
 		_, err := l.cs.DeleteImage(id, true)
 		return err
@@ -60,6 +68,9 @@ func (l *layerStore) deleteImage(id string) error {
 
 // deleteLayer deletes a layer, also on a full disk.
 func (l *layerStore) deleteLayer(id string) error {
+	if err := l.vetLayers(id); err != nil {
+		return err
+	}
 	return l.reserve.use(func() error { return l.cs.DeleteLayer(id) })
 }
 
@@ -143,17 +154,22 @@ func (l *layerStore) imageDir(id string) string {
 
 // shortName returns the shortest name of a layer's directory for mount options:
 // the driver keeps links of 26 letters for this (l/NAME). Names are relative to
-// the driver's directory where they can be.
-func (l *layerStore) shortName(id string) string {
+// the driver's directory where they can be. ErrCorrupt.
+func (l *layerStore) shortName(id string) (string, error) {
+	files, err := l.openLayer(id)
+	if err != nil {
+		return "", err
+	}
+	files.Close()
 	dir := l.layerDir(id)
-	if link, err := os.ReadFile(filepath.Join(dir, "link")); err == nil {
-		short := filepath.Join(filepath.Dir(dir), "l", strings.TrimSpace(string(link)))
-		if target, err := os.Readlink(short); err == nil && filepath.Base(filepath.Dir(target)) == id {
-			return l.relative(short)
+	if link := linkOf(dir); link != "" {
+		short := filepath.Join(filepath.Dir(dir), "l", link)
+		if target, err := os.Readlink(short); err == nil && target == filepath.Join("..", id, "diff") {
+			return l.relative(short), nil
 		}
 	}
 	// Links are not written through to the disk: a power failure can lose them.
-	return l.relative(filepath.Join(dir, "diff"))
+	return l.relative(filepath.Join(dir, "diff")), nil
 }
 
 // relative returns path relative to the driver's directory if it is in the store.

@@ -18,6 +18,8 @@ import (
 	"go.podman.io/image/v5/pkg/compression"
 	"go.podman.io/image/v5/types"
 	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/pkg/openat2"
 )
 
 // ociLayout is the directory of an OCI image layout. Whoever wrote it is not trusted:
@@ -41,10 +43,7 @@ func (l *ociLayout) close() { l.dir.Close() }
 
 // open opens a regular file below the directory.
 func (l *ociLayout) open(name string) (*os.File, int64, error) {
-	fd, err := unix.Openat2(int(l.dir.Fd()), name, &unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
-	})
+	fd, err := openat2.NoLinks(int(l.dir.Fd()), name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
 	if err != nil {
 		err = &os.PathError{Op: "open", Path: filepath.Join(l.path, name), Err: err}
 		if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.EXDEV) {

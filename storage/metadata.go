@@ -140,6 +140,9 @@ func (l *layerStore) metadataOf(img *cstorage.Image) (*metadata, error) {
 	if f != nil {
 		return f, nil
 	}
+	if err := l.vetImage(img.ID); err != nil {
+		return nil, err
+	}
 	f = &metadata{}
 	config, err := l.configOf(img.ID)
 	if err != nil {
@@ -149,6 +152,9 @@ func (l *layerStore) metadataOf(img *cstorage.Image) (*metadata, error) {
 		return nil, fmt.Errorf("%w: configuration of image %s: %w", ErrCorrupt, img.ID, err)
 	}
 	for id := img.TopLayer; id != ""; {
+		if !fullID.MatchString(id) {
+			return nil, fmt.Errorf("%w: %.100q is no ID of a layer", ErrCorrupt, id)
+		}
 		layer, err := l.cs.Layer(id)
 		if err != nil {
 			return nil, fmt.Errorf("layer %s of image %s: %w", id, img.ID, err)

@@ -36,9 +36,9 @@ func (m overlayMount) data(extra ...string) string {
 }
 
 // mountNative mounts with the kernel's overlay. The kernel takes one page of
-// options, which 128 layers fill only with names relative to the store: the
+// options, into which 128 layers fit only with names relative to the store: the
 // mount is made by a thread of its own that has the store as its working
-// directory and is thrown away.
+// directory and is thrown away. More layers are given one by one.
 func (m overlayMount) mountNative() error {
 	extra := []string{"userxattr"}
 	if m.upper != "" {
@@ -54,8 +54,9 @@ func (m overlayMount) mountNative() error {
 		}
 	}
 	data := m.data(extra...)
+	mount := func() error { return unix.Mount("overlay", m.target, "overlay", 0, data) }
 	if len(data) >= os.Getpagesize() {
-		return fmt.Errorf("mount overlay on %s: %d layers do not fit in one page of mount options", m.target, len(m.lowers))
+		mount = func() error { return m.mountLong(extra) }
 	}
 	result := make(chan error, 1)
 	go func() {
@@ -70,7 +71,7 @@ func (m overlayMount) mountNative() error {
 				return
 			}
 		}
-		result <- unix.Mount("overlay", m.target, "overlay", 0, data)
+		result <- mount()
 	}()
 	if err := <-result; err != nil {
 		return fmt.Errorf("mount overlay on %s (%s): %w", m.target, data, err)
@@ -111,7 +112,7 @@ func (m overlayMount) mountFuse(ctx context.Context, program string) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	// A daemon that keeps our pipe open must not block us.
 	cmd.WaitDelay = 2 * time.Second
-	if err := cmd.Start(); err != nil {
+	if err := startUnder(m.fuseRules(cmd.Path), cmd); err != nil {
 		return errors.Join(fmt.Errorf("%s on %s: %w", program, m.target, err), unmount(m.target))
 	}
 	device.Close() // from now on the mount's other end dies with the program

@@ -34,7 +34,11 @@ const (
 // credentials are the proxy's alone: containers/image needs none, and gets none.
 func (im *Images) startProxy(ctx context.Context, endpoints []fetch.Endpoint) (*fetch.Proxy, error) {
 	o := im.store.opts
-	p, err := fetch.Start(ctx, fetch.Config{Endpoints: endpoints, Spool: im.spool, UserAgent: userAgent,
+	servers, err := im.registries.signatureServers()
+	if err != nil {
+		return nil, fmt.Errorf("read registries.d: %w", err)
+	}
+	p, err := fetch.Start(ctx, fetch.Config{Endpoints: endpoints, Elsewhere: servers, Spool: im.spool, UserAgent: userAgent,
 		Timeout: o.PullTimeout, Delay: o.retryDelay, Log: o.Log})
 	if err != nil {
 		return nil, fmt.Errorf("start the proxy of a pull: %w", err)
@@ -107,7 +111,7 @@ func addCredentials(sys *types.SystemContext, named reference.Named, auth *Auth,
 func storedCredentials(sys *types.SystemContext, named reference.Named) (fetch.Credentials, error) {
 	c, err := authconfig.GetCredentialsForRef(sys, named)
 	if err != nil {
-		return fetch.Credentials{}, fmt.Errorf("read the credentials for %s: %w", reference.Domain(named), err)
+		return fetch.Credentials{}, fmt.Errorf("%w: read the credentials for %s: %w", ErrConfiguration, reference.Domain(named), err)
 	}
 	return fetch.Credentials{Username: c.Username, Password: c.Password, IdentityToken: c.IdentityToken}, nil
 }
@@ -136,9 +140,9 @@ func certificates(sys *types.SystemContext, domain string) (*tls.Config, error) 
 	return conf, nil
 }
 
-// throughProxy changes sys so that the library asks the proxy behind route. What it still
-// asks by itself, signatures that are kept elsewhere, it verifies with the certificates
-// of endpoints, or not at all if all of these are insecure.
+// throughProxy changes sys so that the library asks the proxy behind route. A server that
+// it reaches through it, of signatures that are kept elsewhere, it verifies with the
+// certificates of endpoints, or not at all if all of these are insecure.
 func throughProxy(sys *types.SystemContext, route fetch.Route, endpoints []fetch.Endpoint) {
 	sys.DockerProxy = route.ProxyFor
 	// "Insecure" makes the library ask in plain HTTP, which ends at the proxy.
@@ -175,7 +179,7 @@ func verifyServer(c tls.ConnectionState, endpoints []fetch.Endpoint) error {
 // err where it failed otherwise.
 func explain(p *fetch.Proxy, err error) error {
 	reason := p.Err()
-	if err == nil || reason == nil || errors.Is(reason, context.Canceled) {
+	if err == nil || reason == nil || errors.Is(reason, context.Canceled) || errors.Is(err, errContentKilled) {
 		return err
 	}
 	if errors.Is(reason, unix.ENOSPC) || errors.Is(reason, unix.EDQUOT) {

@@ -87,11 +87,10 @@ func (t *transfer) pull(named reference.Named, auth *Auth, progress func(Progres
 	if err != nil {
 		return Image{}, err
 	}
-	policy, err := im.registries.policy()
+	policy, err := im.registries.readPolicy()
 	if err != nil {
 		return Image{}, err
 	}
-	policy.Destroy() // it was only to be read
 	endpoints, err := im.registries.endpoints(sys, named)
 	if err != nil {
 		return Image{}, err
@@ -110,9 +109,12 @@ func (t *transfer) pull(named reference.Named, auth *Auth, progress func(Progres
 			im.spool.Clear()
 		}
 	}()
+	if img, ok := t.unchanged(named, policy, proxy); ok {
+		return img, nil
+	}
 	job := contentJob{Pull: named.String(), Route: proxy.Route()}
 	for try := 0; ; try++ {
-		ids, err := t.runContent(job, contentRun{network: true, progress: progress, proxy: proxy})
+		ids, err := t.runContent(job, contentRun{progress: progress, proxy: proxy})
 		if err != nil {
 			return Image{}, err
 		}
@@ -361,6 +363,11 @@ func (t *worker) checkStated(raw []byte, mime string) error {
 	for _, l := range layers {
 		if l.Size < -1 || l.Size > limits.Size {
 			return fmt.Errorf("%w: its manifest states %d bytes for a layer", ErrCorrupt, l.Size)
+		}
+		if t.pulling && len(l.URLs) > 0 {
+			// The library would ask that address: perhaps of a service that only this
+			// user or this machine reaches.
+			return fmt.Errorf("%w: its manifest names an address of its own for a layer (%.200q), and layers are pulled from the registry alone", ErrUnsupported, l.URLs[0])
 		}
 		stated += max(l.Size, 0)
 	}

@@ -23,7 +23,7 @@ var (
 func parseReference(ref string) (reference.Named, error) {
 	named, err := reference.ParseNormalizedNamed(ref)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %q: %w", ErrBadReference, credentials.ReplaceAllString(ref, "${1}…@${2}"), err)
+		return nil, fmt.Errorf("%w: %.300q: %w", ErrBadReference, credentials.ReplaceAllString(ref, "${1}…@${2}"), err)
 	}
 	if digested, ok := named.(reference.Digested); ok {
 		return reference.WithDigest(reference.TrimNamed(named), digested.Digest())

@@ -7,10 +7,12 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
 
+	"go.podman.io/image/v5/docker"
 	"go.podman.io/image/v5/pkg/sysregistriesv2"
 	"go.podman.io/image/v5/signature"
 	"go.podman.io/image/v5/types"
@@ -56,6 +58,15 @@ const userAgent = "subpod"
 // can't be read, or that may be there in a directory that can't be searched, is an
 // error: no image passes that it might refuse.
 func (r *registries) policy() (*signature.PolicyContext, error) {
+	policy, err := r.readPolicy()
+	if err != nil {
+		return nil, err
+	}
+	return signature.NewPolicyContext(policy)
+}
+
+// readPolicy is policy as it is written.
+func (r *registries) readPolicy() (*signature.Policy, error) {
 	own := filepath.Join(r.configHome(), "policy.json")
 	path := r.opts.PolicyJSON
 	if path == "" {
@@ -67,7 +78,7 @@ func (r *registries) policy() (*signature.PolicyContext, error) {
 			if _, before := r.warned.LoadOrStore("policy.json", true); !before {
 				r.log.Warn("no policy.json: images are accepted without signatures", "looked_for", strings.Join(paths, ", "))
 			}
-			return signature.NewPolicyContext(&signature.Policy{Default: signature.PolicyRequirements{signature.NewPRInsecureAcceptAnything()}})
+			return &signature.Policy{Default: acceptAnything}, nil
 		}
 	}
 	policy, err := signature.NewPolicyFromFile(path)
@@ -77,7 +88,22 @@ func (r *registries) policy() (*signature.PolicyContext, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: read policy: %w", ErrSignature, err)
 	}
-	return signature.NewPolicyContext(policy)
+	return policy, nil
+}
+
+var acceptAnything = signature.PolicyRequirements{signature.NewPRInsecureAcceptAnything()}
+
+// acceptsAnything reports whether a policy refuses no image of any registry.
+func acceptsAnything(p *signature.Policy) bool {
+	if !reflect.DeepEqual(p.Default, acceptAnything) {
+		return false
+	}
+	for _, requirements := range p.Transports[docker.Transport.Name()] {
+		if !reflect.DeepEqual(requirements, acceptAnything) {
+			return false
+		}
+	}
+	return true
 }
 
 // policyPaths returns where policies are looked for.

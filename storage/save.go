@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
+	"math"
 	"path/filepath"
 
 	imagecopy "go.podman.io/image/v5/copy"
@@ -21,34 +21,55 @@ import (
 // "oci-archive", which holds one image. ErrImageNotFound, ErrBadReference,
 // ErrUnsupported (format), ErrNoSpace (the archive is made in the store first).
 func (im *Images) Save(ctx context.Context, refs []string, format string, w io.Writer) error {
-	tmp, err := makeTmp(im.store.dirs.tmp())
-	if err != nil {
-		return classify(ctx, fmt.Errorf("make a directory for the archive: %w", err))
-	}
-	defer os.RemoveAll(tmp)
-	path := filepath.Join(tmp, "archive")
 	switch {
 	case len(refs) == 0:
 		return fmt.Errorf("%w: no image to save", ErrBadReference)
-	case format == "docker-archive":
-		err = im.saveDocker(ctx, refs, path, tmp)
-	case format == "oci-archive" && len(refs) == 1:
-		err = im.saveOCI(ctx, refs[0], path, tmp)
-	case format == "oci-archive":
+	case format == "oci-archive" && len(refs) != 1:
 		return fmt.Errorf("%w: an oci-archive holds one image", ErrUnsupported)
-	default:
+	case format != "docker-archive" && format != "oci-archive":
 		return fmt.Errorf("%w: format %q is neither docker-archive nor oci-archive", ErrUnsupported, format)
 	}
-	if err != nil {
-		return classify(ctx, fmt.Errorf("save: %w", err))
-	}
-	f, err := os.Open(path)
-	if err != nil {
+	err := im.transfer(ctx, func(t *transfer) error {
+		// What it reads of the layers, beside their files, was written by a pull.
+		if _, err := t.runContent(contentJob{Save: refs, Format: format}, contentRun{}); err != nil {
+			return err
+		}
+		f, err := openVetted(archiveIn(t.tmp), math.MaxInt64)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		_, err = io.Copy(w, readerOf{ctx, f})
 		return err
+	})
+	if err != nil {
+		return fmt.Errorf("save: %w", err)
 	}
-	defer f.Close()
-	_, err = io.Copy(w, f)
-	return err
+	return nil
+}
+
+// readerOf is a reader that ends with its context.
+type readerOf struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (r readerOf) Read(p []byte) (int, error) {
+	if err := context.Cause(r.ctx); err != nil {
+		return 0, err
+	}
+	return r.r.Read(p)
+}
+
+// archiveIn is where an archive is made, in the directory of a transfer.
+func archiveIn(tmp string) string { return filepath.Join(tmp, "archive") }
+
+// save makes the archive of a job.
+func (t *worker) save(refs []string, format string) error {
+	if format == "oci-archive" {
+		return t.im.saveOCI(t.ctx, refs[0], archiveIn(t.tmp), t.tmp)
+	}
+	return t.im.saveDocker(t.ctx, refs, archiveIn(t.tmp), t.tmp)
 }
 
 func (im *Images) saveDocker(ctx context.Context, refs []string, path, tmp string) (err error) {

@@ -7,11 +7,14 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -104,7 +107,37 @@ func TestPolicyVerdicts(t *testing.T) {
 			t.Errorf("got %v, want ErrRegistryUnavailable", err)
 		}
 	})
+	t.Run("lookaside whose certificate nobody knows", func(t *testing.T) {
+		testUnknownLookaside(t, f, signedBy("signer"))
+	})
 	t.Run("sigstore", func(t *testing.T) { testSigstore(t, payload) })
+}
+
+// testUnknownLookaside pulls from a registry whose certificate is known, and a server of
+// signatures whose certificate is not, which is asked for nothing then.
+func testUnknownLookaside(t *testing.T, f *fakes.Fake, requirement string) {
+	asked := false
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = true
+		http.NotFound(w, r)
+	}))
+	cert, err := tls.LoadX509KeyPair(selfSigned(t, t.TempDir()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.StartTLS()
+	defer server.Close()
+	registry := httptest.NewTLSServer(f)
+	defer registry.Close()
+	host := strings.TrimPrefix(registry.URL, "https://")
+	s := policyStore(t, f, requirement, "lookaside: "+server.URL)
+	writeFile(t, filepath.Join(s.layers.opts.CertsDir, host, "ca.crt"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: registry.Certificate().Raw})))
+	_, err = s.Images.Pull(context.Background(), PullRequest{Ref: host + "/app:v1"})
+	if err == nil || !strings.Contains(err.Error(), "certificate") || asked {
+		t.Errorf("%v; the server was asked: %t", err, asked)
+	}
 }
 
 // testSigstore signs as cosign does.

@@ -20,7 +20,7 @@ func removeStaged(l *layerStore) error {
 	}
 	for _, d := range dirs {
 		dir := filepath.Join(l.dirs.staging(), d.Name())
-		lock, openErr := os.OpenFile(filepath.Join(dir, "staging.lock"), os.O_RDWR, 0)
+		lock, openErr := os.OpenFile(filepath.Join(dir, "staging.lock"), os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 		if openErr != nil {
 			continue // it is being made, or removed
 		}

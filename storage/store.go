@@ -100,6 +100,9 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 // stay mounted. Idempotent.
 func (s *Store) Close() error {
 	s.Images.close()
+	if err := s.layers.vet(); err != nil { // the library reads its lists once more
+		s.layers.log.Warn("the store's lists can't be looked at", "error", err)
+	}
 	_, err := s.layers.cs.Shutdown(false)
 	if errors.Is(err, cstorage.ErrLayerUsedByContainer) || sentinelOf(err) == ErrNoSpace {
 		err = nil // it only notes for other processes that the driver was shut down

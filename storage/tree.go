@@ -106,6 +106,11 @@ func (r *Rootfs) writeTree(dir string, rec record, layers []string) error {
 	}
 	upper := filepath.Join(dir, "upper.new")
 	if r.store.driver.name == DriverVFS {
+		files, err := r.store.openLayer(layers[0])
+		if err != nil {
+			return err
+		}
+		files.Close()
 		if err := copy.DirCopy(r.store.diffDir(layers[0]), upper, copy.Content, true); err != nil {
 			return err
 		}
@@ -144,12 +149,18 @@ func (r *Rootfs) makeUpper(upper string, layers []string) error {
 // usual; containers/storage makes it 0555 then.
 func (l *layerStore) rootOwner(layers []string) (mode, uid, gid uint32, err error) {
 	for _, id := range layers {
+		dir, err := l.openLayer(id)
+		if err != nil {
+			return 0, 0, 0, err
+		}
 		var st unix.Stat_t
-		dir := l.diffDir(id)
-		if err := unix.Stat(dir, &st); err != nil {
+		err = unix.Fstat(int(dir.Fd()), &st)
+		_, unmarked := unix.Getxattr(fmt.Sprintf("/proc/self/fd/%d", dir.Fd()), rootXattr, nil)
+		dir.Close()
+		if err != nil {
 			return 0, 0, 0, fmt.Errorf("stat layer %s: %w", id, err)
 		}
-		if _, err := unix.Lgetxattr(dir, rootXattr, nil); err == nil {
+		if unmarked == nil {
 			return st.Mode & 0o7777, st.Uid, st.Gid, nil
 		}
 	}
@@ -188,7 +199,11 @@ func (r *Rootfs) mount(ctx context.Context, dir string, rec record) (string, err
 	}
 	m := overlayMount{target: target, base: r.store.dirs.overlay(), uids: rec.UIDMap, gids: rec.GIDMap}
 	for _, id := range layers {
-		m.lowers = append(m.lowers, r.store.shortName(id))
+		name, err := r.store.shortName(id)
+		if err != nil {
+			return "", err
+		}
+		m.lowers = append(m.lowers, name)
 	}
 	if rec.ReadOnly {
 		// An overlay without a writable layer needs at least two layers.
@@ -216,6 +231,11 @@ func (r *Rootfs) mountCopy(dir, target string, layers []string, rec record) erro
 	if !rec.ReadOnly {
 		return bind(filepath.Join(dir, "upper"), target, false)
 	}
+	files, err := r.store.openLayer(layers[0])
+	if err != nil {
+		return err
+	}
+	defer files.Close()
 	return bind(r.store.diffDir(layers[0]), target, true)
 }
 

@@ -105,8 +105,12 @@ func (im *Images) layerUsage(ctx context.Context, id string) (Usage, error) {
 	if ok {
 		return u, nil
 	}
-	u, err := diskUsage(ctx, dir)
+	files, err := im.store.openLayer(id)
 	if err != nil {
+		return u, err
+	}
+	files.Close()
+	if u, err = diskUsage(ctx, dir); err != nil {
 		return u, err
 	}
 	im.usage.mu.Lock()

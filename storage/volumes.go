@@ -11,7 +11,6 @@ import (
 	"strings"
 
 	securejoin "github.com/cyphar/filepath-securejoin"
-	"go.podman.io/storage/drivers/copy"
 	"golang.org/x/sys/unix"
 
 	"github.com/subpod/subpod/pkg/openat2"
@@ -25,12 +24,15 @@ type Volume struct {
 
 // MakeVolumes makes a directory for each of paths, which are absolute paths in the
 // mounted root file system id. It has the content of the directory at that path, with
-// owners, modes, times and extended attributes, or is empty and of the container's root
-// where there is none. Paths are followed through the links of the image, and never out
-// of it; Volume.Path is what they lead to. One for which wanted is false then, and one
-// that is a file or leads through one, gets no volume: these are returned in left. The
-// directories last until Delete. Idempotent: content that a call which was cut short has
-// left is replaced. ErrRootfsNotFound, ErrNoSpace.
+// owners, modes, times, extended attributes, hard links and holes, or is empty and of the
+// container's root where there is none. Paths are followed through the links of the image,
+// and never out of it; Volume.Path is what they lead to. One for which wanted is false
+// then, and one that is a file or leads through one, gets no volume: these are returned in
+// left. What lies in a volume that is below another is copied into the former only.
+// The directories last until Delete; after an error there are none. Idempotent: content
+// that a call which was cut short has left is replaced. ErrRootfsNotFound, ErrNoSpace,
+// ErrTooLarge where the volumes together hold more than Limits.Size and Limits.Entries
+// allow an image.
 func (r *Rootfs) MakeVolumes(ctx context.Context, id string, paths []string, wanted func(string) bool) (made []Volume, left []string, err error) {
 	if len(paths) == 0 {
 		return nil, nil, nil
@@ -58,43 +60,68 @@ func (r *Rootfs) MakeVolumes(ctx context.Context, id string, paths []string, wan
 	if err := os.Mkdir(parent, 0o711); err != nil {
 		return nil, nil, err
 	}
-	root, seen := r.mountPoint(dir), map[string]bool{}
-	for _, path := range paths {
-		if ctx.Err() != nil {
-			return nil, nil, context.Cause(ctx)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(parent))
 		}
+	}()
+	root := r.mountPoint(dir)
+	made, left, err = planVolumes(root, parent, paths, wanted)
+	if err != nil {
+		return nil, nil, fmt.Errorf("volumes of %s: %w", id, err)
+	}
+	c := treeCopy{ctx: ctx, limits: r.store.opts.Limits, skip: map[string]bool{}}
+	for _, v := range made {
+		c.skip[v.Path] = true
+	}
+	for _, v := range made {
+		err := makeVolume(&c, root, rec, v)
+		if sentinelOf(err) == ErrNoSpace && !errors.Is(err, ErrNoSpace) {
+			err = fmt.Errorf("%w: %w", ErrNoSpace, err)
+		}
+		if err != nil {
+			return nil, nil, fmt.Errorf("make volume %s of %s: %w", v.Path, id, err)
+		}
+	}
+	return made, left, nil
+}
+
+// planVolumes finds out where paths lead to, and which of them get a volume.
+func planVolumes(root, parent string, paths []string, wanted func(string) bool) (planned []Volume, left []string, err error) {
+	seen := map[string]bool{}
+	for _, path := range paths {
 		at, err := securejoin.SecureJoin(root, path)
 		if err != nil {
-			return nil, nil, fmt.Errorf("volume %s of %s: %w", path, id, err)
+			return nil, nil, fmt.Errorf("%s: %w", path, err)
 		}
-		v := Volume{Path: filepath.Join("/", strings.TrimPrefix(at, root)), Dir: filepath.Join(parent, strconv.Itoa(len(made)))}
+		v := Volume{Path: filepath.Join("/", strings.TrimPrefix(at, root)), Dir: filepath.Join(parent, strconv.Itoa(len(planned)))}
 		if seen[v.Path] {
 			continue
 		}
 		seen[v.Path] = true
 		err = unix.ENOTDIR
 		if wanted(v.Path) {
-			err = makeVolume(root, rec, v)
+			var source *os.File
+			if source, err = openInRoot(root, v.Path); err == nil {
+				source.Close()
+			}
 		}
-		if errors.Is(err, unix.ENOTDIR) {
+		switch {
+		case errors.Is(err, unix.ENOTDIR):
 			left = append(left, path)
-			continue
+		case err != nil && !errors.Is(err, unix.ENOENT):
+			return nil, nil, fmt.Errorf("%s: %w", path, err)
+		default:
+			planned = append(planned, v)
 		}
-		if sentinelOf(err) == ErrNoSpace {
-			err = fmt.Errorf("%w: %w", ErrNoSpace, err)
-		}
-		if err != nil {
-			return nil, nil, fmt.Errorf("make volume %s of %s: %w", path, id, err)
-		}
-		made = append(made, v)
 	}
-	return made, left, nil
+	return planned, left, nil
 }
 
 // CopyOut makes the directory dir with the content of the directory at path in the mounted
-// root file system id, with owners, modes, times and extended attributes. Nothing is made
-// where there is no such directory. ErrRootfsNotFound, ErrNoSpace.
-func (r *Rootfs) CopyOut(_ context.Context, id, path, dir string) error {
+// root file system id, as MakeVolumes does. Nothing is made where there is no such
+// directory. ErrRootfsNotFound, ErrNoSpace, ErrTooLarge.
+func (r *Rootfs) CopyOut(ctx context.Context, id, path, dir string) error {
 	at := r.store.dirs.rootfs(id)
 	if !validID.MatchString(id) {
 		return fmt.Errorf("%w: %q", ErrBadID, id)
@@ -114,15 +141,19 @@ func (r *Rootfs) CopyOut(_ context.Context, id, path, dir string) error {
 		return err
 	}
 	source.Close()
-	err = makeVolume(r.mountPoint(at), rec, Volume{Path: path, Dir: dir})
-	if sentinelOf(err) == ErrNoSpace {
+	c := treeCopy{ctx: ctx, limits: r.store.opts.Limits}
+	err = makeVolume(&c, r.mountPoint(at), rec, Volume{Path: path, Dir: dir})
+	if sentinelOf(err) == ErrNoSpace && !errors.Is(err, ErrNoSpace) {
 		err = fmt.Errorf("%w: %w", ErrNoSpace, err)
 	}
 	return err
 }
 
-// makeVolume makes one volume. ENOTDIR where its path is no directory.
-func makeVolume(root string, rec record, v Volume) error {
+// makeVolume makes one volume.
+func makeVolume(c *treeCopy, root string, rec record, v Volume) error {
+	if c.ctx.Err() != nil {
+		return context.Cause(c.ctx)
+	}
 	source, err := openInRoot(root, v.Path)
 	switch {
 	case errors.Is(err, unix.ENOENT):
@@ -131,8 +162,7 @@ func makeVolume(root string, rec record, v Volume) error {
 		return err
 	}
 	defer source.Close()
-	// The trailing dot makes a directory of the link.
-	return copy.DirCopy(fmt.Sprintf("/proc/self/fd/%d/.", source.Fd()), v.Dir, copy.Content, true)
+	return c.copyTree(source, v.Path, v.Dir)
 }
 
 // emptyVolume makes a directory that belongs to the root of the container.

@@ -1,12 +1,15 @@
 package storage
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
+	"strings"
 	"sync"
 	"time"
 
@@ -22,7 +25,10 @@ type contentJob struct {
 	Tmp      string // directory of the transfer
 
 	Pull string // full name of an image, or
-	Load string // a source of Load
+	Load string // a source of Load, or
+
+	Save   []string // names or IDs of images, for an archive
+	Format string   // of that
 
 	// Anew has an image pulled also where it is there.
 	Anew bool
@@ -37,6 +43,9 @@ type contentMessage struct {
 	// Dirty to note that an image is being written. Both wait for an answer.
 	Hold  string `json:",omitempty"`
 	Dirty bool   `json:",omitempty"`
+
+	// Alive says that the process is there; it is sent at intervals (beat).
+	Alive bool `json:",omitempty"`
 
 	Progress *Progress      `json:",omitempty"`
 	Log      *contentLog    `json:",omitempty"`
@@ -74,7 +83,7 @@ var sentinels = map[string]error{
 	"reference": ErrBadReference, "not found": ErrImageNotFound, "unauthorized": ErrUnauthorized,
 	"unavailable": ErrRegistryUnavailable, "signature": ErrSignature, "corrupt": ErrCorrupt,
 	"unsupported": ErrUnsupported, "id range": ErrIDRange, "no space": ErrNoSpace, "too large": ErrTooLarge,
-	"not usable": ErrNotUsable,
+	"not usable": ErrNotUsable, "configuration": ErrConfiguration,
 }
 
 // maxErrorText is how much of an error crosses the border: a registry may choose its
@@ -87,7 +96,7 @@ func newContentFailed(err error) *contentFailed {
 	}
 	f := &contentFailed{Text: err.Error()}
 	if len(f.Text) > maxErrorText {
-		f.Text = f.Text[:maxErrorText] + "…"
+		f.Text = strings.ToValidUTF8(f.Text[:maxErrorText], "") + "…"
 	}
 	for _, class := range classes { // the first one, as on this side
 		if !errors.Is(err, class) {
@@ -108,7 +117,11 @@ func (f *contentFailed) unpack() error {
 	if f == nil {
 		return nil
 	}
-	return &borderError{f.Text, sentinels[f.Sentinel]}
+	text := f.Text
+	if len(text) > maxErrorText+len("…") { // it has cut it itself, unless it was taken over
+		text = strings.ToValidUTF8(text[:maxErrorText], "") + "…"
+	}
+	return &borderError{text, sentinels[f.Sentinel]}
 }
 
 // borderError is an error of another process.
@@ -130,11 +143,19 @@ type wire struct {
 	mu sync.Mutex
 }
 
-// Limits of one message, in bytes. A job holds the options and credentials.
+// Limits of one message, in bytes. A job holds the options, a content process's message
+// at most an error and what is logged.
 const (
 	maxJobMessage     = 4 << 20
 	maxContentMessage = 256 << 10
 )
+
+// maxMessage is the largest message that a content process may send: its result has an ID
+// for each image of an archive.
+func (l Limits) maxMessage() uint32 {
+	const id = 2*sha256.Size + int64(len(`"",`))
+	return uint32(min(maxContentMessage+id*l.Names, math.MaxUint32))
+}
 
 func (w *wire) send(v any) error {
 	data, err := json.Marshal(v)

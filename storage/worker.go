@@ -71,6 +71,7 @@ func (s *serverConn) work(job contentJob) ([]string, error) {
 	t := &worker{server: s, tmp: job.Tmp}
 	t.ctx, t.cancel = context.WithCancelCause(context.Background())
 	go s.listen(t.pace.step, t.cancel)
+	go s.beat(guardInterval(job.Options.PullTimeout))
 	if err := t.open(job); err != nil {
 		return nil, err
 	}
@@ -115,10 +116,13 @@ func (t *worker) open(job contentJob) (err error) {
 	return nil
 }
 
-// do pulls or loads.
+// do pulls, loads or saves.
 func (t *worker) do(job contentJob) ([]string, error) {
-	if job.Load != "" {
+	switch {
+	case job.Load != "":
 		return t.load(job.Load)
+	case job.Save != nil:
+		return nil, t.save(job.Save, job.Format)
 	}
 	return t.pull(job.Pull, job.Route, t.server.progress)
 }
@@ -222,6 +226,13 @@ func (s *serverConn) listen(moved func(), cancel context.CancelCauseFunc) {
 	}
 }
 
+// beat tells the server at intervals that this process lives.
+func (s *serverConn) beat(interval time.Duration) {
+	for s.send(contentMessage{Alive: true}) == nil {
+		time.Sleep(interval)
+	}
+}
+
 // ask sends a message that the server answers, and returns the error in its answer.
 func (s *serverConn) ask(m contentMessage) error {
 	s.asking.Lock()
@@ -248,10 +259,11 @@ type remoteLog struct {
 // Enabled implements slog.Handler.
 func (r *remoteLog) Enabled(_ context.Context, level slog.Level) bool { return level >= r.level }
 
-// maxLogText is how much of a message and of each of its attributes is logged, and
-// maxLogAttrs how many of these.
+// maxLogText is how much of a message and of each of its attributes is logged, maxLogKey
+// how much of their names, and maxLogAttrs how many of these.
 const (
 	maxLogText  = 2 << 10
+	maxLogKey   = 128
 	maxLogAttrs = 16
 )
 
@@ -261,7 +273,7 @@ func cutLog(s string) string { return s[:min(len(s), maxLogText)] }
 func (r *remoteLog) Handle(_ context.Context, rec slog.Record) error {
 	m := contentLog{At: rec.Time, Level: rec.Level, Message: cutLog(rec.Message)}
 	add := func(a slog.Attr) bool {
-		m.Attrs = append(m.Attrs, [2]string{a.Key, cutLog(a.Value.String())})
+		m.Attrs = append(m.Attrs, [2]string{a.Key[:min(len(a.Key), maxLogKey)], cutLog(a.Value.String())})
 		return len(m.Attrs) < maxLogAttrs
 	}
 	for _, a := range r.attrs {

@@ -15,9 +15,15 @@ func TestContentWritesNothingOfTheServer(t *testing.T) {
 	f := startFake(t, sample(t, "writable"), func(http.ResponseWriter, *http.Request) bool { return false })
 	s := fakeStore(t, f)
 	tr := &transfer{im: s.Images, ctx: context.Background(), tmp: filepath.Join(s.layers.dirs.tmp(), "pull-1")}
-	paths, err := tr.writable()
+	layers, plain, err := tr.writable()
 	if err != nil {
 		t.Fatal(err)
+	}
+	paths := slices.Concat(layers, plain)
+	for _, dir := range []string{"overlay-images", "overlay-layers"} { // the library reads these by name
+		if slices.Contains(layers, filepath.Join(s.layers.opts.Root, dir)) {
+			t.Errorf("a content process may make FIFOs in %s", dir)
+		}
 	}
 	for _, of := range []string{s.layers.dirs.blobs(), s.layers.dirs.unsynced(), s.layers.dirs.rootfs(""), s.layers.dirs.imageMount(""),
 		s.layers.reserve.path, filepath.Join(s.layers.dirs.tmp(), "pull-2")} {

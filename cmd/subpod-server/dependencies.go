@@ -12,6 +12,8 @@ import (
 
 	"github.com/subpod/subpod/cmd/internal/cli"
 	"github.com/subpod/subpod/netns"
+	"github.com/subpod/subpod/netns/named"
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/audit"
 	"github.com/subpod/subpod/pkg/cgroup"
 	"github.com/subpod/subpod/pkg/config"
@@ -28,6 +30,7 @@ import (
 	"github.com/subpod/subpod/pkg/rpc"
 	"github.com/subpod/subpod/pkg/state"
 	"github.com/subpod/subpod/pkg/stats"
+	"github.com/subpod/subpod/pkg/supervise"
 	"github.com/subpod/subpod/pkg/volumes"
 	"github.com/subpod/subpod/rootless"
 	"github.com/subpod/subpod/storage"
@@ -39,12 +42,16 @@ type dependencies struct {
 	storage *storage.Store
 	events  *events.Bus
 	manager *pod.Manager
+	units   *supervise.Supervisor
 	cri     cri.Dependencies
 	control control.Dependencies
 	ports   *hostport.Forwarder // nil where the node has no port driver
 }
 
 func (d *dependencies) close() {
+	if d.units != nil {
+		d.units.Close()
+	}
 	if d.manager != nil {
 		d.manager.Close()
 	}
@@ -80,7 +87,7 @@ func openDependencies(ctx context.Context, cfg *config.Config, degraded string, 
 		return nil, err
 	}
 	cg := detectCgroup(cfg, node)
-	executor, err := oci.New(ctx, ociOptions(cfg, cg))
+	executor, err := oci.New(ctx, ociOptions(cfg, cg, node))
 	if err != nil {
 		return nil, err
 	}
@@ -96,6 +103,9 @@ func openDependencies(ctx context.Context, cfg *config.Config, degraded string, 
 		return nil, err
 	}
 	d.connect(cfg, node, executor, network, host, cg)
+	if networks, ok := network.(*named.Networks); ok {
+		d.control.Named = networks
+	}
 	d.cri.Degraded = degraded
 	d.cri.Info = func() map[string]any { return info(cfg, degraded, node, cg, d.storage.Info()) }
 	return d, nil
@@ -142,11 +152,16 @@ func (d *dependencies) connect(cfg *config.Config, node *rootless.Node, executor
 		Health:     checks,
 		ReopenLog:  sessions.ReopenLog,
 		Forget:     collector.Forget,
+		Changed:    func(podID string) { d.units.Kick(podID) },
 		Log:        slog.Default(),
 	})
+	restarter := &pod.Restarter{Manager: d.manager}
+	d.units = newSupervisor(node, restarter, d.state, sessions, sandboxes.Dir)
 	d.control = control.Dependencies{
 		Containers:   d.manager,
 		Sessions:     sessions,
+		Restarter:    restarter,
+		Supervisor:   d.units,
 		Copier:       &pod.Copier{Manager: d.manager, Roots: containers},
 		Checker:      &pod.Checker{State: d.state, Images: d.storage.Images, Orphans: orphans},
 		Images:       d.storage.Images,
@@ -157,6 +172,11 @@ func (d *dependencies) connect(cfg *config.Config, node *rootless.Node, executor
 		HostTree:     hostTree(node),
 		TempDir:      filepath.Join(cfg.Daemon.RunDir, "loads"),
 	}
+	d.connectCRI(node, sessions, checks, network, collector, handlers, host, cg)
+}
+
+// connectCRI gives the CRI service what it is served from.
+func (d *dependencies) connectCRI(node *rootless.Node, sessions *pod.Sessions, checks *health.Monitor, network netns.Network, collector *stats.Collector, handlers pod.Handlers, host ocispec.Host, cg cgroup.Delegation) {
 	d.cri = cri.Dependencies{
 		Version:    cli.Version(version),
 		Manager:    d.manager,
@@ -175,6 +195,14 @@ func (d *dependencies) connect(cfg *config.Config, node *rootless.Node, executor
 		Handlers:   handlers,
 		MissingIDs: missingIDs(node),
 	}
+}
+
+func newSupervisor(node *rootless.Node, pods *pod.Restarter, records *state.Store, sessions *pod.Sessions, sandboxDir string) *supervise.Supervisor {
+	return supervise.New(supervise.Options{
+		NodeID: node.Identity, Pods: pods, Records: records, Sessions: sessions,
+		Volumes: func(podID string) string { return filepath.Join(sandboxDir, podID, api.MemoryVolumes) },
+		Health:  rpc.CheckHealth, Log: slog.Default(),
+	})
 }
 
 // openVolumes returns the named volumes.

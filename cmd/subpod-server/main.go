@@ -88,6 +88,7 @@ func newRoot() *cobra.Command {
 func serve(ctx context.Context, flags *cli.Flags) error {
 	var s saved
 	s.file, s.use = rootless.SavedConfig()
+	rootless.Held()
 	runDir, dataDir := s.nodeDirs()
 	cfg, degraded, err := s.choose(func() (*config.Config, error) {
 		cfg, err := flags.Load()

@@ -1,13 +1,18 @@
 package main
 
 import (
+	"cmp"
 	"log/slog"
+	"net/netip"
+	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/subpod/subpod/netns"
 	"github.com/subpod/subpod/netns/auto"
 	"github.com/subpod/subpod/netns/bridge"
 	"github.com/subpod/subpod/netns/cni"
+	"github.com/subpod/subpod/netns/named"
 	"github.com/subpod/subpod/pkg/config"
 	"github.com/subpod/subpod/pkg/hostport"
 	"github.com/subpod/subpod/rootless"
@@ -20,11 +25,12 @@ func newNetwork(cfg *config.Config, node *rootless.Node, nodeNet *netns.Thread, 
 		return netns.HostNetwork{}, nil
 	}
 	dir := filepath.Join(cfg.Daemon.DataDir, "net")
+	var networks *named.Networks
 	newBridge := func() (*bridge.Bridge, error) {
 		return bridge.New(bridge.Options{
 			Thread: nodeNet, StateDir: dir, RunDir: filepath.Join(cfg.Daemon.RunDir, "net"), Ports: ports.Network(), Log: slog.Default(),
 			Subnets: cfg.Network.Subnets, Name: cfg.Network.Bridge, MTU: cfg.Network.MTU,
-			Isolate: cfg.Network.Isolate,
+			Isolate: cfg.Network.Isolate, Remade: func() { networks.BridgeRemade() },
 		})
 	}
 	newCNI := func(skip func(string) bool) (*cni.Network, error) {
@@ -35,9 +41,20 @@ func newNetwork(cfg *config.Config, node *rootless.Node, nodeNet *netns.Thread, 
 	}
 	switch cfg.Network.Backend {
 	case "bridge":
-		return newBridge()
+		b, err := newBridge()
+		if err != nil {
+			return nil, err
+		}
+		networks, err = newNamed(cfg, node, nodeNet, ports, b, b, nil)
+		return networks, err
 	case "cni":
-		return newCNI(nil)
+		c, err := newCNI(nil)
+		if err != nil {
+			return nil, err
+		}
+		return newNamed(cfg, node, nodeNet, ports, c, nil, func() string {
+			return "pods are connected by CNI plugins (network.backend), which have networks of their own"
+		})
 	}
 	b, err := newBridge()
 	if err != nil {
@@ -47,5 +64,41 @@ func newNetwork(cfg *config.Config, node *rootless.Node, nodeNet *netns.Thread, 
 	if err != nil {
 		return nil, err
 	}
-	return auto.New(c, b, slog.Default()), nil
+	networks, err = newNamed(cfg, node, nodeNet, ports, auto.New(c, b, slog.Default()), b, func() string {
+		if conf := c.Configured(); conf != "" {
+			return "pods are connected by the CNI configuration " + conf + ", which has networks of its own"
+		}
+		return ""
+	})
+	return networks, err
+}
+
+// newNamed returns the named networks beside a base that falls back to the bridge.
+func newNamed(cfg *config.Config, node *rootless.Node, nodeNet *netns.Thread, ports *hostport.Forwarder, base netns.Network, b *bridge.Bridge, foreign func() string) (*named.Networks, error) {
+	return named.New(named.Options{
+		Base: base, Bridge: b, Foreign: foreign, Thread: nodeNet, Ports: ports.Network(), Held: rootless.Held(), Isolate: cfg.Network.Isolate, Log: slog.Default(),
+		StateDir:  filepath.Join(cfg.Daemon.DataDir, "net", "networks"),
+		RunDir:    filepath.Join(cfg.Daemon.RunDir, "net", "networks"),
+		Upstreams: func() []netip.Addr { return nameservers(node.ResolvConf) },
+	})
+}
+
+// nameservers returns the servers that a resolv.conf(5) names.
+func nameservers(file string) []netip.Addr {
+	text, err := os.ReadFile(cmp.Or(file, "/etc/resolv.conf"))
+	if err != nil {
+		slog.Error("names outside cannot be looked up for pods", "error", err)
+		return nil
+	}
+	var out []netip.Addr
+	for line := range strings.Lines(string(text)) {
+		f := strings.Fields(line)
+		if len(f) < 2 || f[0] != "nameserver" {
+			continue
+		}
+		if a, err := netip.ParseAddr(f[1]); err == nil {
+			out = append(out, a)
+		}
+	}
+	return out
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"log/slog"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -69,13 +70,18 @@ func imageLimits(l config.Limits) storage.Limits {
 
 // ociOptions leaves out handlers that are not installed, except the default one:
 // without it nothing can run, and oci.New returns the error.
-func ociOptions(cfg *config.Config, cg cgroup.Delegation) oci.Options {
+func ociOptions(cfg *config.Config, cg cgroup.Delegation, node *rootless.Node) oci.Options {
 	o := oci.Options{
 		Conmon:        cfg.Runtime.ConmonPath,
 		Handlers:      map[string]oci.Handler{},
 		RunDir:        cfg.Daemon.RunDir,
+		Monitor:       cfg.Runtime.Monitor,
+		MonitorSocket: node.MonitorSocket,
 		CgroupManager: cg.Driver,
 		Log:           slog.Default(),
+	}
+	if exe, err := os.Executable(); err == nil {
+		o.MonitorProgram = filepath.Join(filepath.Dir(exe), rootless.MonitorBinary)
 	}
 	if cg.Driver == cgroup.DriverSystemd {
 		o.CgroupManager = cgroup.DriverCgroupfs // inside of scopes: see cgroup.Pod.Place

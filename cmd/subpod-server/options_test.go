@@ -107,7 +107,7 @@ func TestOCIOptions(t *testing.T) {
 		cgroup.DriverSystemd:  cgroup.DriverCgroupfs,
 		cgroup.DriverDisabled: cgroup.DriverDisabled,
 	} {
-		o := ociOptions(cfg, cgroup.Delegation{Driver: driver})
+		o := ociOptions(cfg, cgroup.Delegation{Driver: driver}, &rootless.Node{MonitorSocket: "/run/x/monitor.sock"})
 		if o.CgroupManager != want {
 			t.Errorf("with driver %s the runtime's is %s, want %s", driver, o.CgroupManager, want)
 		}
@@ -118,7 +118,7 @@ func TestOCIOptions(t *testing.T) {
 		if !reflect.DeepEqual(o.Handlers, handlers) {
 			t.Errorf("handlers are %v, want %v", o.Handlers, handlers)
 		}
-		if o.RunDir != "/run/x" || o.Conmon != cfg.Runtime.ConmonPath {
+		if o.RunDir != "/run/x" || o.Conmon != cfg.Runtime.ConmonPath || o.Monitor != oci.MonitorConmon || o.MonitorSocket != "/run/x/monitor.sock" {
 			t.Errorf("options: %+v", o)
 		}
 	}

@@ -90,6 +90,7 @@ func runServer(ctx context.Context, cfg *config.Config, degraded string, node *r
 		slog.Error("host ports of pods that are gone may still be forwarded", "error", err)
 	}
 	close(ready)
+	d.units.Start()
 	slog.Info("serving", "socket", cfg.Daemon.Socket, "took", time.Since(begin).Round(time.Millisecond))
 	served()
 	if err := node.Ready(); err != nil {

@@ -86,6 +86,9 @@ func nodeConfig(cfg *config.Config, flags *cli.Flags) (rootless.Config, error) {
 		LogLevel:            level,
 		LogJSON:             cfg.Daemon.LogFormat == "json",
 	}
+	if c.Served, err = cfg.Encode(); err != nil {
+		return rootless.Config{}, err
+	}
 	c.View, c.HostPaths = cfg.Node.View, cfg.Node.HostPaths
 	c.Shown, c.Writable, c.Programs = shown(cfg, flags), writable(), programs(cfg)
 	if len(cfg.Node.CopyUp) > 0 {

@@ -106,7 +106,8 @@ func TestCheck(t *testing.T) {
 		"--name -x image":               "--name",
 		"--name a/b image":              "--name",
 		"--pull sometimes image":        "--pull",
-		"--network bridge image":        "--network",
+		"--network bridge image":        "",
+		"--network a/b image":           "--network",
 		"--network none -p 80 image":    "-p cannot be combined",
 		"--cpus=-1 image":               "--cpus",
 		"-d --ephemeral-node image":     "exclude each other",
@@ -130,6 +131,9 @@ func configsOf(t *testing.T, args ...string) (*runtimeapi.PodSandboxConfig, *run
 	o, rest := options(t, args...)
 	if o.name == "" {
 		o.name = "web"
+	}
+	if err := o.networkOptions.check(); err != nil {
+		return nil, nil, err
 	}
 	return o.configs(cfg, rest)
 }

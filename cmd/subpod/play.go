@@ -7,11 +7,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"sync"
-	"syscall"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -24,7 +21,7 @@ import (
 // playOptions are the flags of "play".
 type playOptions struct {
 	down, logs, replace, detach, quiet bool
-	upFD                               int
+	networks                           []string
 }
 
 func newPlay(a *app) *cobra.Command {
@@ -33,13 +30,15 @@ func newPlay(a *app) *cobra.Command {
 		Use:   "play [flags] FILE...",
 		Short: "Run the pods of Kubernetes manifests",
 		Long: `Runs the Pods and Deployments (one pod for each replica) of manifests ("-" is
-standard input), with their ConfigMaps, Secrets and PersistentVolumeClaims. Claims
-are named volumes and are kept. Init containers, sidecars, probes, hooks and restart
-policies work as in a cluster while this command is running.
+standard input), with their Services, ConfigMaps, Secrets and PersistentVolumeClaims.
+Services are found by name; those of type NodePort and LoadBalancer also have ports of
+the host. Claims are named volumes and are kept. The daemon runs the pods as in a cluster: init
+containers, sidecars, probes, hooks and restart policies go on whatever becomes of this
+command, and after a restart of the daemon or the machine.
 
 The command exits when all pods have completed, with 0 if they succeeded. When
-interrupted, it stops and removes them. With -d it continues in the background until
-the pods complete or are removed with --down.
+interrupted, it stops and removes them. With -d it exits once they are up; they run
+until they complete, are stopped (subpod stop) or are removed with --down.
 
 Other kinds and unsupported fields are rejected.`,
 		Example: `  subpod play pod.yaml
@@ -58,6 +57,9 @@ Other kinds and unsupported fields are rejected.`,
 			if err != nil {
 				return err
 			}
+			if err := o.attach(set); err != nil {
+				return err
+			}
 			connect := a.connectOrStart
 			if o.down {
 				connect = a.connect
@@ -67,18 +69,19 @@ Other kinds and unsupported fields are rejected.`,
 				return err
 			}
 			defer conn.Close()
-			return o.play(cmd.Context(), a, conn, set, manifest)
+			return o.play(cmd.Context(), conn, set)
 		},
 	}
 	f := cmd.Flags()
-	addRefused(f, refusedPlay)
 	f.BoolVar(&o.down, "down", false, "stop and remove the pods")
 	f.BoolVar(&o.logs, "logs", false, "show the logs of the containers")
 	f.BoolVar(&o.replace, "replace", false, "remove existing pods of the same names first")
-	f.BoolVarP(&o.detach, "detach", "d", false, "continue in the background once all containers are up")
+	f.BoolVarP(&o.detach, "detach", "d", false, "exit once all containers are up; the daemon keeps them running")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "do not print status messages")
-	f.IntVar(&o.upFD, "up-fd", -1, "descriptor to close once all containers are up")
-	must(f.MarkHidden("up-fd"))
+	f.StringArrayVar(&o.networks, "network", nil, "network of the pods, as of \"subpod run\" (may be repeated)")
+	f.StringArrayVar(&o.networks, "net", nil, "the same as --network")
+	must(f.MarkHidden("net"))
+	addRefused(f, refusedPlay)
 	return cmd
 }
 
@@ -103,12 +106,11 @@ func readManifests(files []string) ([]byte, error) {
 	return all.Bytes(), nil
 }
 
-func (o *playOptions) play(ctx context.Context, a *app, conn *connection, set *kube.Set, manifest []byte) error {
+func (o *playOptions) play(ctx context.Context, conn *connection, set *kube.Set) error {
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	defer stop()
 	opts := o.options(conn)
 	if o.down {
-		// A command in the background exits when its pods are removed.
 		return play.Down(ctx, set, opts)
 	}
 	if o.replace {
@@ -116,8 +118,8 @@ func (o *playOptions) play(ctx context.Context, a *app, conn *connection, set *k
 			return err
 		}
 	}
-	if o.detach {
-		return playInBackground(a, conn, manifest)
+	for _, line := range set.HostPorts() {
+		opts.Report("%s", line)
 	}
 	err := play.Play(ctx, set, opts)
 	if ctx.Err() != nil && err == nil {
@@ -126,10 +128,23 @@ func (o *playOptions) play(ctx context.Context, a *app, conn *connection, set *k
 	return err
 }
 
+// attach puts the pods into the networks that the flags name.
+func (o *playOptions) attach(set *kube.Set) error {
+	n := networkOptions{networks: o.networks}
+	if err := n.check(); err != nil {
+		return err
+	}
+	if n.network != "pod" {
+		return usagef("--network %s is not supported: the manifest says which pods are on the node's network (hostNetwork)", n.network)
+	}
+	set.Attach(n.attachments)
+	return nil
+}
+
 func (o *playOptions) options(conn *connection) play.Options {
 	var mu sync.Mutex
 	opts := play.Options{
-		Client: conn.Client, DataDir: conn.config.Daemon.DataDir, RunDir: conn.config.Daemon.RunDir,
+		Client: conn.Client, DataDir: conn.config.Daemon.DataDir, RunDir: conn.config.Daemon.RunDir, Detach: o.detach,
 		Report: func(format string, args ...any) {
 			if o.quiet {
 				return
@@ -143,17 +158,6 @@ func (o *playOptions) options(conn *connection) play.Options {
 	}
 	if o.logs {
 		opts.Logs = os.Stdout
-	}
-	if o.upFD >= 0 {
-		up := os.NewFile(uintptr(o.upFD), "up")
-		opts.Up = func(err error) {
-			text := isUp
-			if err != nil {
-				text = err.Error()
-			}
-			_, _ = up.WriteString(text)
-			up.Close()
-		}
 	}
 	return opts
 }
@@ -171,70 +175,4 @@ func removeTree(ctx context.Context, conn *connection, dir string) error {
 		err = fmt.Errorf("remove %s: rm exited with code %d", dir, code)
 	}
 	return err
-}
-
-// isUp is what the command in the background writes once all pods are up; if some
-// have failed it writes their errors instead, if all have failed nothing.
-const isUp = "up\n"
-
-// playInBackground starts this command again in a session of its own, and waits
-// until its containers are up.
-func playInBackground(a *app, conn *connection, manifest []byte) error {
-	args, err := a.flags.Args()
-	if err != nil {
-		return err
-	}
-	exe, err := os.Executable()
-	if err != nil {
-		return fmt.Errorf("find this program: %w", err)
-	}
-	dir := filepath.Join(conn.config.Daemon.DataDir, "play")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	log, err := os.CreateTemp(dir, "play-*.log")
-	if err != nil {
-		return err
-	}
-	defer log.Close()
-	up, theirs, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	defer up.Close()
-	cmd := exec.Command(exe, append(args, "play", "--up-fd", "3", "-")...)
-	cmd.Stdin = bytes.NewReader(manifest)
-	cmd.Dir = "/"
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.ExtraFiles = []*os.File{theirs}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	err = cmd.Start()
-	theirs.Close()
-	if err != nil {
-		return fmt.Errorf("start in the background: %w", err)
-	}
-	reported, err := io.ReadAll(up)
-	text, readErr := os.ReadFile(log.Name())
-	if err = errors.Join(err, readErr); err != nil {
-		return err
-	}
-	fmt.Fprint(os.Stderr, plainLines(string(text)))
-	if len(reported) == 0 { // it exits
-		err := cmd.Wait()
-		return errors.Join(exitStatus(max(exitOf(err), 1)), os.Remove(log.Name()))
-	}
-	// The command keeps writing to the unlinked file.
-	err = errors.Join(cmd.Process.Release(), os.Remove(log.Name()))
-	if err == nil && string(reported) != isUp {
-		err = errors.New(string(reported)) // the other pods keep running
-	}
-	return err
-}
-
-func exitOf(err error) int {
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		return exit.ExitCode()
-	}
-	return 0
 }

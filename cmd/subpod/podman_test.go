@@ -82,6 +82,10 @@ func TestPodmanFlags(t *testing.T) {
 			t.Errorf("%s %v: %q is neither same, differs nor refused", r.command, r.flags, r.here)
 		case r.here != "refused" && !exists:
 			t.Errorf("%s %v: the table says %s, and there is no such command", r.command, r.flags, r.here)
+		case r.here == "refused" && exists && cmd.DisableFlagParsing:
+			if err := cmd.RunE(cmd, nil); err == nil || !strings.Contains(err.Error(), r.note) {
+				t.Errorf("%s: the table says %q, the error %v", r.command, r.note, err)
+			}
 		case len(r.flags) == 0 && r.here == "refused" && exists:
 			t.Errorf("%s: the table says refused, and there is such a command", r.command)
 		case exists && len(r.flags) > 0:

@@ -33,7 +33,14 @@ the command reports why, and its exit code is 1.`,
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), reloadTimeout)
 			defer cancel()
-			return rootless.Reload(ctx, cfg.Daemon.RunDir)
+			if err := rootless.Reload(ctx, cfg.Daemon.RunDir); err != nil {
+				return err
+			}
+			served, err := cfg.Encode()
+			if err != nil {
+				return err
+			}
+			return rootless.KeepServed(cfg.Daemon.RunDir, served)
 		},
 	}
 }

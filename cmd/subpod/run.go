@@ -144,7 +144,7 @@ func (o *runOptions) run(ctx context.Context, conn *connection, args []string) (
 // session makes the daemon create and start the container, and stays attached unless
 // the container is to run in the background.
 func (o *runOptions) session(ctx context.Context, c *client.Client, pod *runtimeapi.PodSandboxConfig, ctr *runtimeapi.ContainerConfig) (*api.SessionExit, error) {
-	run := &api.RunRequest{Handler: o.handler, Detach: o.detach, PodID: o.podID}
+	run := &api.RunRequest{Handler: o.handler, Detach: o.detach, Create: o.create, Restart: o.restart, PodID: o.podID}
 	err := c.GrantFor(ctr)
 	if err != nil {
 		return nil, err

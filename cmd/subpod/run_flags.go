@@ -13,7 +13,7 @@ type moreOptions struct {
 	mounts, tmpfs, devices, gpus, volumesFrom   []string
 	ulimits, sysctls, groupAdd, secrets         []string
 	expose, annotations, labelFiles, logOpts    []string
-	attach, unsetEnv, dnsSearch, dnsOptions     []string
+	attach, unsetEnv                            []string
 	init, publishAll, replace, removeImage      bool
 	unsetAll, envHost, sigProxy, readOnlyTmpfs  bool
 	platform, arch, os, variant                 string
@@ -38,12 +38,6 @@ func (o *runOptions) addMoreFlags(f *pflag.FlagSet) {
 	o.addLifeFlags(f)
 	o.health.addFlags(f)
 	addRefused(f, refusedRun)
-	f.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
-		if name == "net" { // the old name of Podman's and Docker's
-			name = "network"
-		}
-		return pflag.NormalizedName(name)
-	})
 }
 
 func (o *moreOptions) addStorageFlags(f *pflag.FlagSet) {
@@ -86,8 +80,6 @@ func (o *moreOptions) addIdentityFlags(f *pflag.FlagSet) {
 	f.BoolVar(&o.envHost, "env-host", false, "copy the whole environment of this command")
 	f.StringArrayVar(&o.annotations, "annotation", nil, "annotation as NAME=VALUE")
 	f.StringArrayVar(&o.labelFiles, "label-file", nil, "file with NAME=VALUE lines")
-	f.StringArrayVar(&o.dnsSearch, "dns-search", nil, "DNS search domain")
-	f.StringArrayVar(&o.dnsOptions, "dns-option", nil, "option of resolv.conf")
 	f.BoolVarP(&o.publishAll, "publish-all", "P", false, "publish the ports that the image exposes, on free ports of the host")
 	f.StringArrayVar(&o.expose, "expose", nil, "PORT[-PORT][/udp]: a port that -P publishes, too")
 }
@@ -145,7 +137,6 @@ const (
 )
 
 var refusedRun = refused{
-	"add-host":                notYet + "mount a file on /etc/hosts",
 	"health-log-destination":  notYet + "the last output of a check is in \"subpod inspect\"",
 	"health-max-log-count":    notYet + "the last output of a check is in \"subpod inspect\"",
 	"health-max-log-size":     notYet + "the last output of a check is in \"subpod inspect\"",
@@ -154,11 +145,6 @@ var refusedRun = refused{
 	"health-startup-retries":  notYet + "use --health-start-period",
 	"health-startup-success":  notYet + "use --health-start-period",
 	"health-startup-timeout":  notYet + "use --health-start-period",
-	"ip":                      notYet + "addresses of pods are given by the server",
-	"ip6":                     notYet + "addresses of pods are given by the server",
-	"mac-address":             notYet + "addresses of pods are given by the server",
-	"network-alias":           notYet + "pods are on one network, without names",
-	"restart":                 notYet + "nothing restarts a container of this command",
 	"authfile":                "set images.auth_file in the configuration: the server pulls, not this command",
 	"blkio-weight":            reasonDeviceCgroup,
 	"blkio-weight-device":     reasonDeviceCgroup,

@@ -12,19 +12,23 @@ import (
 	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/client"
 	"github.com/subpod/subpod/pkg/config"
+	"github.com/subpod/subpod/pkg/workload"
 )
 
 // runOptions are the flags of "run".
 type runOptions struct {
 	interactive, tty, detach, remove, quiet, ephemeral bool
 	readOnly, privileged                               bool
-	name, user, memory, network, workdir, entrypoint   string
+	name, user, memory, workdir, entrypoint            string
 	hostname, pull, handler                            string
 	cpus                                               float64
 	ports, volumes, env, envFiles, labels              []string
-	capAdd, capDrop, security, dns                     []string
+	capAdd, capDrop, security                          []string
 	entrypointSet                                      bool
 	moreOptions
+	networkOptions
+	restart string
+	create  bool // "subpod create"
 }
 
 func (o *runOptions) addFlags(cmd *cobra.Command) {
@@ -34,6 +38,7 @@ func (o *runOptions) addFlags(cmd *cobra.Command) {
 	f.BoolVarP(&o.tty, "tty", "t", false, "allocate a terminal")
 	f.BoolVarP(&o.detach, "detach", "d", false, "run in the background and print the container ID")
 	f.BoolVar(&o.remove, "rm", false, "remove the pod once the container has exited")
+	f.StringVar(&o.restart, "restart", "no", "when to restart an exited container: no, on-failure[:MAX], unless-stopped or always")
 	f.StringVar(&o.name, "name", "", "name of the pod and its container (default: generated)")
 	f.StringArrayVarP(&o.ports, "publish", "p", nil, "[[HOST_IP:]HOST_PORT:]CONTAINER_PORT[/udp], also ranges (may be repeated)")
 	f.StringArrayVarP(&o.volumes, "volume", "v", nil, "HOST_PATH:PATH[:OPTIONS] or VOLUME:PATH[:OPTIONS] (ro, noexec, nocopy, rslave, rshared …; may be repeated)")
@@ -42,8 +47,7 @@ func (o *runOptions) addFlags(cmd *cobra.Command) {
 	f.StringVarP(&o.user, "user", "u", "", "UID or user name, optionally with :GID or :group")
 	f.StringVarP(&o.memory, "memory", "m", "", "memory limit, such as 512m or 2g")
 	f.Float64Var(&o.cpus, "cpus", 0, "CPU limit, such as 1.5")
-	f.StringVar(&o.network, "network", "pod", "pod (an address of its own), host (the node's network) or none")
-	f.StringArrayVar(&o.dns, "dns", nil, "DNS server")
+	o.networkOptions.addFlags(f)
 	f.StringVarP(&o.hostname, "hostname", "h", "", "host name (default: the name of the pod)")
 	f.StringVarP(&o.workdir, "workdir", "w", "", "working directory in the container")
 	f.StringVar(&o.entrypoint, "entrypoint", "", "replace the entry point of the image: a program, or a JSON list")
@@ -58,7 +62,7 @@ func (o *runOptions) addFlags(cmd *cobra.Command) {
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "do not show the progress of the pull")
 	f.BoolVar(&o.ephemeral, "ephemeral-node", false, "stop a daemon that this command started when the command exits")
 	must(cmd.RegisterFlagCompletionFunc("pull", cobra.FixedCompletions([]string{"always", "missing", "never", "newer"}, cobra.ShellCompDirectiveNoFileComp)))
-	must(cmd.RegisterFlagCompletionFunc("network", cobra.FixedCompletions([]string{"pod", "host", "none"}, cobra.ShellCompDirectiveNoFileComp)))
+	must(cmd.RegisterFlagCompletionFunc("network", cobra.FixedCompletions([]string{api.DefaultNetwork, "host", "none"}, cobra.ShellCompDirectiveNoFileComp)))
 	o.addMoreFlags(f)
 	o.given = f.Changed
 	// The word of Docker's for the kind of help that "-h" gives elsewhere.
@@ -74,13 +78,23 @@ func isName(s string) bool {
 
 // check validates the flags before anything is started.
 func (o *runOptions) check() error {
+	if err := o.networkOptions.check(); err != nil {
+		return err
+	}
+	if _, err := workload.ParsePolicy(o.restart); err != nil {
+		return usagef("invalid --restart %w", err)
+	}
 	switch {
 	case o.name != "" && !isName(o.name):
 		return usagef("invalid --name %q: expected at most 63 letters, digits, '_', '.' and '-', beginning with a letter or digit", o.name)
 	case o.pull != "always" && o.pull != "missing" && o.pull != "never" && o.pull != "newer":
 		return usagef("invalid --pull %q: expected always, newer, missing or never", o.pull)
-	case o.network != "pod" && o.network != "host" && o.network != "none":
-		return usagef("invalid --network %q: expected pod, host or none", o.network)
+	case o.remove && o.restarts():
+		return usagef("--rm and --restart %s exclude each other: a container that is removed once it has exited cannot be restarted", o.restart)
+	case o.ephemeral && o.restarts():
+		return usagef("--restart %s and --ephemeral-node exclude each other: the container is stopped with the node", o.restart)
+	case o.pod != "" && (o.restarts() || o.create):
+		return usagef("--pod cannot be combined with --restart or \"create\": only a container with a pod of its own can be restarted, or be started later")
 	case o.detach && o.ephemeral:
 		return usagef("-d and --ephemeral-node exclude each other: the container would be stopped with the node at once")
 	case o.network != "pod" && len(o.ports) > 0:
@@ -95,6 +109,9 @@ func (o *runOptions) check() error {
 	}
 	return o.checkLife()
 }
+
+// restarts reports whether the container is restarted when it has exited.
+func (o *runOptions) restarts() bool { return o.restart != "" && o.restart != workload.No }
 
 // warnings prints a warning for limits that cannot be applied on this host.
 func (o *runOptions) warnings(ctx context.Context, c *client.Client) error {
@@ -150,13 +167,11 @@ func (o *runOptions) configs(cfg *config.Config, args []string) (*runtimeapi.Pod
 		pod.LogDirectory = filepath.Join(logsDir(cfg), o.name+"-"+runID)
 		ctr.LogPath = o.name + ".log"
 	}
-	if len(o.dns) > 0 || len(o.dnsSearch) > 0 || len(o.dnsOptions) > 0 {
-		pod.DnsConfig = &runtimeapi.DNSConfig{Servers: o.dns, Searches: o.dnsSearch, Options: o.dnsOptions}
-	}
 	options := &api.ContainerOptions{}
 	for _, fill := range []func() error{
 		func() error { return o.fillLabels(ctr) },
 		func() error { return o.fillPorts(pod) },
+		func() error { return o.networkOptions.fill(pod) },
 		func() error { return o.fillEnv(ctr, options) },
 		func() error { return o.fillMounts(cfg, ctr, options) },
 		func() error { return o.fillSecurity(pod, ctr) },

@@ -57,16 +57,16 @@ func awaitUp(ctx context.Context, name string, get func() (netlink.Link, error))
 // address gives the pod's interface its addresses and default routes, and removes
 // others that an interrupted Setup gave it. It returns the addresses in use: IPv6 ones
 // are left out when a sysctl of the pod turned IPv6 off.
-func (l *links) address(ctx context.Context, podNS string, addrs []netip.Prefix, egress uint64, mtu int) ([]netip.Prefix, error) {
+func (l *links) address(ctx context.Context, pod netns.Pod, mac net.HardwareAddr, addrs []netip.Prefix, mtu int) ([]netip.Prefix, error) {
 	var used []netip.Prefix
-	mac := macOf(addrs[0].Addr())
-	err := netns.In(podNS, func() error {
+	name := interfaceOf(pod)
+	err := netns.In(pod.NetNS, func() error {
 		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 		if err != nil {
 			return err
 		}
 		defer h.Close()
-		link, err := h.LinkByName(podInterface)
+		link, err := h.LinkByName(name)
 		if err != nil {
 			return err
 		}
@@ -96,6 +96,9 @@ func (l *links) address(ctx context.Context, podNS string, addrs []netip.Prefix,
 			if err := h.AddrReplace(link, a); err != nil {
 				return fmt.Errorf("add address %s: %w", p, err)
 			}
+			if pod.NoGateway {
+				continue
+			}
 			gw := gatewayOf(p)
 			r := &netlink.Route{LinkIndex: link.Attrs().Index, Gw: gw.AsSlice(), Dst: defaultNet(gw)}
 			if err := h.RouteReplace(r); err != nil {
@@ -105,22 +108,22 @@ func (l *links) address(ctx context.Context, podNS string, addrs []netip.Prefix,
 		if err := l.secure(link.Attrs().ParentIndex, mac); err != nil {
 			return err
 		}
-		if err := limit(h, link, egress, mtu); err != nil {
+		if err := limit(h, link, pod.EgressRate, mtu); err != nil {
 			return err
 		}
 		for _, p := range addrs {
 			here := func(f func() error) error { return f() }
-			if err := awaitNeighbours(ctx, here, podInterface, p.Addr()); err != nil {
+			if err := awaitNeighbours(ctx, here, name, p.Addr()); err != nil {
 				return err
 			}
 		}
 		// Before its carrier is known, what the pod sends is dropped (noop_qdisc).
-		return awaitUp(ctx, podInterface, func() (netlink.Link, error) {
+		return awaitUp(ctx, name, func() (netlink.Link, error) {
 			return h.LinkByIndex(link.Attrs().Index)
 		})
 	})
 	if err != nil {
-		return nil, fmt.Errorf("configure the pod's %s: %w", podInterface, err)
+		return nil, fmt.Errorf("configure the pod's %s: %w", name, err)
 	}
 	return used, nil
 }
@@ -188,7 +191,7 @@ func (l *links) bringUp(h *netlink.Handle, link netlink.Link) (hasIPv6 bool, err
 		return false, h.LinkSetUp(link)
 	}
 	if !l.security.wanted() {
-		quietIPv6()
+		quietIPv6(link.Attrs().Name)
 	}
 	if err := h.LinkSetUp(link); err != nil {
 		return false, err
@@ -213,9 +216,9 @@ func linkLocalOf(mac net.HardwareAddr) netip.Addr {
 
 // quietIPv6 is what keeps a pod's interface from asking for routers, and from taking
 // another pod for one, where the bridge cannot (portSecurity).
-func quietIPv6() {
+func quietIPv6(ifname string) {
 	for _, key := range []string{"accept_ra", "router_solicitations"} {
-		_ = setSysctl("net/ipv6/conf/"+podInterface+"/"+key, 0) // read-only: then it is as it was
+		_ = setSysctl("net/ipv6/conf/"+ifname+"/"+key, 0) // read-only: then it is as it was
 	}
 }
 

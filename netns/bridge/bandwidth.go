@@ -13,7 +13,7 @@ func (l *links) limitIngress(pod netns.Pod, mtu int) error {
 	if pod.IngressRate == 0 {
 		return nil
 	}
-	link, err := l.rt.LinkByName(vethName(pod.ID))
+	link, err := l.rt.LinkByName(l.names.link(pod.ID))
 	if err != nil {
 		return fmt.Errorf("limit the pod's ingress: %w", err)
 	}

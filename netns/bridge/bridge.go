@@ -4,11 +4,14 @@
 package bridge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"log/slog"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -34,7 +37,18 @@ type Options struct {
 	// Isolate blocks traffic between pods of different Kubernetes namespaces, except
 	// through host ports and services.
 	Isolate bool
-	Log     *slog.Logger
+	// Table begins the names of its nftables tables, Veth those of the node's ends of
+	// pods' links; "" are those of the one network that is not kept apart. No two
+	// bridges of a node may have the same.
+	Table, Veth string
+	// Apart keeps the network apart from others; nil does not.
+	Apart *Apart
+	// Range has the addresses that are given to pods that choose none; the zero value
+	// has all.
+	Range netip.Prefix
+	// Remade is called when the bridge was deleted by hand and has been made again.
+	Remade func()
+	Log    *slog.Logger
 }
 
 // Bridge implements netns.Network. No lock of it is held while a pod waits for
@@ -79,7 +93,7 @@ func New(o Options) (*Bridge, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pod network: %w", err)
 	}
-	filter := &nft{thread: o.Thread}
+	filter := &nft{naming: naming{table: cmp.Or(o.Table, tableName), veth: cmp.Or(o.Veth, vethPrefix)}, thread: o.Thread}
 	security := &portSecurity{nft: filter, senders: map[string][]sender{}}
 	links, err := openLinks(o.Thread, security)
 	if err != nil {
@@ -88,13 +102,17 @@ func New(o Options) (*Bridge, error) {
 	b := &Bridge{
 		log: o.Log, stateDir: o.StateDir, nft: filter, links: links, security: security, ipam: claims,
 		device: &device{name: o.Name, thread: o.Thread, rt: links.rt, log: o.Log, state: deviceState{mtu: o.MTU}},
-		rules:  &rules{nft: filter, bridge: o.Name, isolate: o.Isolate, elements: map[element]bool{}},
+		rules:  &rules{nft: filter, bridge: o.Name, isolate: o.Isolate, apart: o.Apart, elements: map[element]bool{}},
+	}
+	if o.Apart != nil {
+		b.device.later = int(crc32.ChecksumIEEE([]byte(o.Name))>>8) + 1 // of its own
 	}
 	b.ports = &hostPorts{thread: o.Thread, rules: b.rules, forward: o.Ports, log: o.Log}
 	if o.Isolate {
 		b.isolate = &isolation{nft: filter, ids: map[string]uint32{}, ports: map[isolatedPort]bool{}}
 	}
 	b.repairer = newRepairer(b)
+	b.repairer.remade = o.Remade
 	subnets, err := b.device.decideSubnets(o.StateDir, o.Subnets)
 	if err == nil && len(subnets) == 0 {
 		err = errors.New("no subnet for pods: there is no IPv6 here, configure an IPv4 one")
@@ -103,6 +121,7 @@ func New(o Options) (*Bridge, error) {
 		links.close()
 		return nil, fmt.Errorf("pod network: %w", err)
 	}
+	claims.limit(o.Range, subnets)
 	b.device.update(func(s *deviceState) { s.subnets = subnets })
 	return b, nil
 }
@@ -120,6 +139,34 @@ func (b *Bridge) Close() error {
 
 // Subnets returns the subnets of pods made from now on, IPv4 first.
 func (b *Bridge) Subnets() []netip.Prefix { return slices.Clone(b.device.now().subnets) }
+
+// Gateways returns the addresses of the node in all subnets that pods may have addresses
+// in, those of new pods first.
+func (b *Bridge) Gateways() []netip.Addr {
+	s := b.device.now()
+	var out []netip.Addr
+	for _, p := range append(slices.Clone(s.subnets), s.served...) {
+		if gw := gatewayOf(p); !slices.Contains(out, gw) {
+			out = append(out, gw)
+		}
+	}
+	return out
+}
+
+// Addresses returns the addresses of a pod, IPv4 first; none for one that is not on the
+// bridge.
+func (b *Bridge) Addresses(podID string) []netip.Addr { return b.ipam.of(podID) }
+
+// Name returns the name of the bridge.
+func (b *Bridge) Name() string { return b.device.name }
+
+// Delete removes the bridge with its rules and claims, and closes it. The caller sees to
+// it that no pod is connected. Idempotent.
+func (b *Bridge) Delete() error {
+	b.repairer.close()
+	err := errors.Join(b.rules.dropTables(), b.device.remove(), os.RemoveAll(b.ipam.dir))
+	return errors.Join(err, b.Close())
+}
 
 // InUse reports whether any pod has an address of the bridge's.
 func (b *Bridge) InUse() bool { return b.ipam.used() > 0 }

@@ -26,6 +26,8 @@ type family struct {
 	size         uint32 // of an address, bytes
 	subnets      *nftables.Set
 	ports, addrs *nftables.Set
+	services     *nftables.Set
+	resolvers    *nftables.Set
 	loopback     []byte // network, as long as the mask
 	loopbackMask []byte
 }
@@ -38,15 +40,16 @@ func families(s sets) []family {
 	one := make([]byte, 16)
 	one[15] = 1
 	return []family{
-		{unix.NFPROTO_IPV4, 12, 16, 4, s.subnets4, s.ports4, s.addrs4, []byte{127, 0, 0, 0}, []byte{255, 0, 0, 0}},
-		{unix.NFPROTO_IPV6, 8, 24, 16, s.subnets6, s.ports6, s.addrs6, one, all},
+		{unix.NFPROTO_IPV4, 12, 16, 4, s.subnets4, s.ports4, s.addrs4, s.services4, s.resolvers4, []byte{127, 0, 0, 0}, []byte{255, 0, 0, 0}},
+		{unix.NFPROTO_IPV6, 8, 24, 16, s.subnets6, s.ports6, s.addrs6, s.services6, s.resolvers6, one, all},
 	}
 }
 
 // addChains writes the static chains:
 //
 //	hostports    DNAT by the maps; an address of its own comes before "any local address"
-//	prerouting   → hostports, for what comes from pods and the uplink
+//	prerouting   DNAT by the services, for what comes from pods
+//	             → hostports, for what comes from pods and the uplink
 //	output       → hostports, for processes in the node network namespace
 //	postrouting  masquerade: pods to the uplink; pods and loopback to pods by host ports
 //	published    mark what is for a host port or service, for the bridge's own table
@@ -71,9 +74,12 @@ func (r *rules) addChains(c *nftables.Conn, t *nftables.Table, s sets) {
 		c.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: all})
 	}
 	jump := []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: "hostports"}}
+	fams := families(s)
+	for _, f := range fams {
+		rule(prerouting, r.fromBridge(), f.is(), f.lookup(f.services, f.size), setMark(hostPortMark), f.dnat())
+	}
 	rule(prerouting, jump)
 	rule(output, jump)
-	fams := families(s)
 	for _, f := range fams {
 		rule(hostports, f.is(), f.lookup(f.addrs, f.size), setMark(hostPortMark), f.dnat())
 	}
@@ -102,7 +108,7 @@ func (r *rules) addChains(c *nftables.Conn, t *nftables.Table, s sets) {
 	rule(loopback, r.fromBridge(), v4.is(), v4.isLoopback(v4.src), drop())
 	// The bridge hands frames to 01:80:c2:00:00:0e to the node as they came, through
 	// none of its filters.
-	rule(loopback, []expr.Any{&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1}, equal([]byte(vethPrefix))}, drop())
+	rule(loopback, []expr.Any{&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1}, equal([]byte(r.veth))}, drop())
 }
 
 func (f family) is() []expr.Any {
@@ -184,16 +190,16 @@ func (f family) isLoopback(offset uint32) []expr.Any {
 }
 
 func (r *rules) toBridge(op expr.CmpOp) []expr.Any {
-	return r.matchName(expr.MetaKeyOIFNAME, op)
+	return matchName(expr.MetaKeyOIFNAME, op, r.bridge)
 }
 
 func (r *rules) fromBridge() []expr.Any {
-	return r.matchName(expr.MetaKeyIIFNAME, expr.CmpOpEq)
+	return matchName(expr.MetaKeyIIFNAME, expr.CmpOpEq, r.bridge)
 }
 
-func (r *rules) matchName(key expr.MetaKey, op expr.CmpOp) []expr.Any {
+func matchName(key expr.MetaKey, op expr.CmpOp, ifname string) []expr.Any {
 	name := make([]byte, unix.IFNAMSIZ)
-	copy(name, r.bridge)
+	copy(name, ifname)
 	return []expr.Any{
 		&expr.Meta{Key: key, Register: 1},
 		&expr.Cmp{Op: op, Register: 1, Data: name},

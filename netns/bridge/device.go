@@ -21,6 +21,7 @@ type device struct {
 	thread *netns.Thread
 	rt     *netlink.Handle
 	log    *slog.Logger
+	later  int // behind other bridges in the choice of a route
 
 	changing sync.Mutex // held by whoever changes the interface, also across netlink
 
@@ -139,6 +140,23 @@ func (d *device) ensure() (netlink.Link, error) {
 		return nil, fmt.Errorf("bring up bridge %s: %w", d.name, err)
 	}
 	return link, nil
+}
+
+// remove removes the interface. Idempotent.
+func (d *device) remove() error {
+	d.changing.Lock()
+	defer d.changing.Unlock()
+	link, err := d.rt.LinkByName(d.name)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil
+	}
+	if err == nil && link.Type() == "bridge" {
+		err = d.rt.LinkDel(link)
+	}
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("remove bridge %s: %w", d.name, err)
+	}
+	return nil
 }
 
 // addGateways gives the bridge its address in more subnets.
@@ -315,6 +333,6 @@ func (d *device) sysctls() error {
 func (d *device) routeIPv6Loopback() error {
 	return d.rt.RouteReplace(&netlink.Route{
 		LinkIndex: d.now().index, Dst: ipNet(netip.PrefixFrom(netip.IPv6Loopback(), 128)),
-		Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL, Priority: 4096,
+		Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL, Priority: 4096 + d.later,
 	})
 }

@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -24,15 +25,19 @@ type ipam struct {
 
 	mu    sync.Mutex
 	owner map[netip.Addr]string
-	byPod map[string][]netip.Addr // IPv4 first
-	last  uint64                  // host part of the address given out last
+	byPod map[string][]netip.Addr     // IPv4 first
+	macs  map[string]net.HardwareAddr // of the pods that have chosen theirs
+	last  uint64                      // host part of the address given out last
+	// first and end bound the host parts that are given out to pods that choose none; 0
+	// is no bound.
+	first, end uint64
 }
 
 // maxHosts bounds the addresses that are tried in one subnet.
 const maxHosts = 1 << 20
 
 func openIPAM(dir string) (*ipam, error) {
-	m := &ipam{dir: dir, owner: map[netip.Addr]string{}, byPod: map[string][]netip.Addr{}}
+	m := &ipam{dir: dir, owner: map[netip.Addr]string{}, byPod: map[string][]netip.Addr{}, macs: map[string]net.HardwareAddr{}}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open address claims: %w", err)
 	}
@@ -55,6 +60,18 @@ func openIPAM(dir string) (*ipam, error) {
 	return m, nil
 }
 
+// limit makes pods that choose no address get one of the range, which is a part of one
+// of the IPv4 subnets. The zero value is no limit.
+func (m *ipam) limit(r netip.Prefix, subnets []netip.Prefix) {
+	number := func(a netip.Addr) uint64 { return uint64(binary.BigEndian.Uint32(a.AsSlice())) }
+	for _, s := range subnets {
+		if r.IsValid() && s.Addr().Is4() && s.Overlaps(r) {
+			base := number(s.Masked().Addr())
+			m.first, m.end = number(r.Masked().Addr())-base, number(lastOf(r))+1-base
+		}
+	}
+}
+
 func (m *ipam) note(a netip.Addr, pod string) {
 	m.owner[a] = pod
 	m.byPod[pod] = append(m.byPod[pod], a)
@@ -62,9 +79,10 @@ func (m *ipam) note(a netip.Addr, pod string) {
 }
 
 // claim returns the pod's addresses, one in each subnet and with the same host
-// part where it can. Idempotent: a pod keeps what it has. Addresses that have
-// been freed are used again as late as possible. ErrNoAddress.
-func (m *ipam) claim(pod string, subnets []netip.Prefix) ([]netip.Addr, error) {
+// part where it can, or those that it wants. Idempotent: a pod keeps what it has.
+// Addresses that have been freed are used again as late as possible. ErrNoAddress,
+// ErrAddressTaken, ErrBadPod.
+func (m *ipam) claim(pod string, subnets []netip.Prefix, wanted ...netip.Addr) ([]netip.Addr, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if have := m.byPod[pod]; len(have) > 0 {
@@ -76,15 +94,22 @@ func (m *ipam) claim(pod string, subnets []netip.Prefix) ([]netip.Addr, error) {
 			return nil, err
 		}
 	}
-	hosts := uint64(maxHosts)
-	for _, s := range subnets {
-		hosts = min(hosts, hostCount(s))
+	subnets, err := m.takeWanted(pod, subnets, wanted)
+	if err != nil || len(subnets) == 0 {
+		return slices.Clone(m.byPod[pod]), err
 	}
-	for range hosts {
-		// The host parts 0 and 1 are the network and the gateway.
+	// The host parts 0 and 1 are the network and the gateway.
+	first, end := max(m.first, 2), uint64(maxHosts)
+	if m.end > 0 {
+		end = m.end
+	}
+	for _, s := range subnets {
+		end = min(end, hostCount(s))
+	}
+	for range end {
 		m.last++
-		if m.last < 2 || m.last >= hosts {
-			m.last = 2
+		if m.last < first || m.last >= end {
+			m.last = first
 		}
 		ok, err := m.take(pod, subnets, m.last)
 		if err != nil {
@@ -94,16 +119,71 @@ func (m *ipam) claim(pod string, subnets []netip.Prefix) ([]netip.Addr, error) {
 			return slices.Clone(m.byPod[pod]), nil
 		}
 	}
-	return nil, fmt.Errorf("%w: %v", netns.ErrNoAddress, subnets)
+	return nil, errors.Join(fmt.Errorf("%w: %v", netns.ErrNoAddress, subnets), m.free(pod))
 }
 
 // mac returns the pod's hardware address; nil for a pod without an address.
 func (m *ipam) mac(pod string) net.HardwareAddr {
-	addrs := m.of(pod)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	addrs := m.byPod[pod]
 	if len(addrs) == 0 {
 		return nil
 	}
+	if mac := m.macs[pod]; mac != nil {
+		return mac
+	}
 	return macOf(addrs[0])
+}
+
+// setMAC notes the hardware address that a pod with an address has chosen, nil for none.
+// ErrAddressTaken, ErrBadPod.
+func (m *ipam) setMAC(pod string, mac net.HardwareAddr) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if mac == nil || len(m.byPod[pod]) == 0 {
+		return nil
+	}
+	derived := macOf(m.byPod[pod][0])
+	switch {
+	case len(mac) != len(derived) || mac[0]&1 != 0 || bytes.Equal(mac, make([]byte, len(mac))):
+		return fmt.Errorf("%w: hardware address %s is not one of a single interface", netns.ErrBadPod, mac)
+	case bytes.Equal(mac[:2], derived[:2]) && !bytes.Equal(mac, derived):
+		return fmt.Errorf("%w: hardware addresses that begin with %s are for pods that choose none", netns.ErrBadPod, mac[:2])
+	}
+	for other, theirs := range m.macs {
+		if other != pod && bytes.Equal(mac, theirs) {
+			return fmt.Errorf("%w: %s by pod %s", netns.ErrAddressTaken, mac, other)
+		}
+	}
+	m.macs[pod] = mac
+	return nil
+}
+
+// takeWanted claims the addresses that a pod wants, and returns the subnets that it
+// wants none in. On an error it has claimed nothing.
+func (m *ipam) takeWanted(pod string, subnets []netip.Prefix, wanted []netip.Addr) ([]netip.Prefix, error) {
+	rest := slices.Clone(subnets)
+	for _, a := range wanted {
+		i := slices.IndexFunc(rest, func(s netip.Prefix) bool { return s.Contains(a) })
+		if i < 0 {
+			return nil, errors.Join(fmt.Errorf("%w: address %s is not in %v", netns.ErrBadPod, a, subnets), m.free(pod))
+		}
+		s := rest[i]
+		if a == addrAt(s, 0) || a == gatewayOf(s) || s.Addr().Is4() && a == lastOf(s) {
+			return nil, errors.Join(fmt.Errorf("%w: address %s belongs to the network itself", netns.ErrBadPod, a), m.free(pod))
+		}
+		err := os.Symlink(pod, filepath.Join(m.dir, a.String()))
+		if errors.Is(err, fs.ErrExist) {
+			return nil, errors.Join(fmt.Errorf("%w: %s by pod %s", netns.ErrAddressTaken, a, m.owner[a]), m.free(pod))
+		}
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("claim address %s: %w", a, err), m.free(pod))
+		}
+		m.note(a, pod)
+		rest = slices.Delete(rest, i, i+1)
+	}
+	return rest, nil
 }
 
 // take claims the addresses with this host part in all subnets, or none.
@@ -113,16 +193,18 @@ func (m *ipam) take(pod string, subnets []netip.Prefix, host uint64) (bool, erro
 			return false, nil
 		}
 	}
+	var done []netip.Addr
 	for _, s := range subnets {
 		a := addrAt(s, host)
 		err := os.Symlink(pod, filepath.Join(m.dir, a.String()))
 		if errors.Is(err, fs.ErrExist) {
-			return false, m.free(pod)
+			return false, m.drop(pod, done)
 		}
 		if err != nil {
 			return false, errors.Join(fmt.Errorf("claim address %s: %w", a, err), m.free(pod))
 		}
 		m.note(a, pod)
+		done = append(done, a)
 	}
 	return true, nil
 }
@@ -179,10 +261,17 @@ func (m *ipam) releaseAllBut(live map[string]bool) error {
 	return errors.Join(errs...)
 }
 
-func (m *ipam) free(pod string) error {
+func (m *ipam) free(pod string) error { return m.drop(pod, m.byPod[pod]) }
+
+// drop frees some of the pod's addresses.
+func (m *ipam) drop(pod string, some []netip.Addr) error {
 	var left []netip.Addr
 	var errs []error
 	for _, a := range m.byPod[pod] {
+		if !slices.Contains(some, a) {
+			left = append(left, a)
+			continue
+		}
 		err := os.Remove(filepath.Join(m.dir, a.String()))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			left = append(left, a)
@@ -193,6 +282,7 @@ func (m *ipam) free(pod string) error {
 	}
 	if m.byPod[pod] = left; len(left) == 0 {
 		delete(m.byPod, pod)
+		delete(m.macs, pod)
 	}
 	return errors.Join(errs...)
 }

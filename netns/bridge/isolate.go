@@ -56,11 +56,11 @@ func (i *isolation) port(pod netns.Pod) isolatedPort {
 		id = bridgedMark | uint32(len(i.ids)+1)
 		i.ids[pod.Namespace] = id
 	}
-	return isolatedPort{vethName(pod.ID), id}
+	return isolatedPort{i.link(pod.ID), id}
 }
 
-func isolationTable() *nftables.Table {
-	return &nftables.Table{Name: tableName, Family: nftables.TableFamilyBridge}
+func (n naming) isolationTable() *nftables.Table {
+	return &nftables.Table{Name: n.table, Family: nftables.TableFamilyBridge}
 }
 
 func isolationSets(t *nftables.Table) (namespaces, members *nftables.Set) {
@@ -82,7 +82,7 @@ func (i *isolation) note(p isolatedPort) error {
 }
 
 // table implements filterTable.
-func (*isolation) table() *nftables.Table { return isolationTable() }
+func (i *isolation) table() *nftables.Table { return i.isolationTable() }
 
 // wanted implements filterTable.
 func (i *isolation) wanted() bool { return i != nil }
@@ -90,16 +90,16 @@ func (i *isolation) wanted() bool { return i != nil }
 // write makes the table anew with all ports.
 func (i *isolation) write() error {
 	err := i.transact(func(c *nftables.Conn) error {
-		c.AddTable(isolationTable())
-		c.DelTable(isolationTable())
-		t := c.AddTable(isolationTable())
+		c.AddTable(i.isolationTable())
+		c.DelTable(i.isolationTable())
+		t := c.AddTable(i.isolationTable())
 		namespaces, members := isolationSets(t)
 		if err := errors.Join(c.AddSet(namespaces, nil), c.AddSet(members, nil)); err != nil {
 			return err
 		}
 		i.addChain(c, t, namespaces, members)
 		for p := range i.ports {
-			if err := p.each(c.SetAddElements); err != nil {
+			if err := p.each(i.isolationTable(), c.SetAddElements); err != nil {
 				return err
 			}
 		}
@@ -118,7 +118,7 @@ func (i *isolation) addChain(c *nftables.Conn, t *nftables.Table, namespaces, me
 		Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityRef(-200)}) // "filter" of bridges
 	// Of all bridges in the node, ours has the ports with such names.
 	ours := []expr.Any{&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte(vethPrefix)}}
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte(i.veth)}}
 	add := func(exprs ...expr.Any) {
 		c.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: append(append([]expr.Any{}, ours...), exprs...)})
 	}
@@ -134,8 +134,8 @@ func (i *isolation) addChain(c *nftables.Conn, t *nftables.Table, namespaces, me
 	add(&expr.Verdict{Kind: expr.VerdictDrop})
 }
 
-func (p isolatedPort) each(f func(*nftables.Set, []nftables.SetElement) error) error {
-	namespaces, members := isolationSets(isolationTable())
+func (p isolatedPort) each(t *nftables.Table, f func(*nftables.Set, []nftables.SetElement) error) error {
+	namespaces, members := isolationSets(t)
 	inMap, inSet := p.elements()
 	return errors.Join(f(namespaces, inMap), f(members, inSet))
 }
@@ -144,14 +144,14 @@ func (p isolatedPort) each(f func(*nftables.Set, []nftables.SetElement) error) e
 // runs on the node's thread.
 func (i *isolation) add(c *nftables.Conn, p isolatedPort) error {
 	i.ports[p] = true
-	return p.each(c.SetAddElements)
+	return p.each(i.isolationTable(), c.SetAddElements)
 }
 
 // remove removes a port. Idempotent.
 func (i *isolation) remove(p isolatedPort) error {
 	err := i.transact(func(c *nftables.Conn) error {
 		delete(i.ports, p)
-		return p.each(c.SetDeleteElements)
+		return p.each(i.isolationTable(), c.SetDeleteElements)
 	})
 	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("remove the pod from the isolation of its namespace: %w", err)
@@ -164,7 +164,7 @@ func dropIsolation(n *nft) error {
 	return n.transact(func(c *nftables.Conn) error {
 		tables, err := c.ListTablesOfFamily(nftables.TableFamilyBridge)
 		for _, t := range tables {
-			if t.Name == tableName {
+			if t.Name == n.table {
 				c.DelTable(t)
 			}
 		}

@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/subpod/subpod/netns"
 	"github.com/vishvananda/netlink"
@@ -19,10 +18,11 @@ type links struct {
 	rt       *netlink.Handle
 	raw      *rawSocket
 	security *portSecurity
+	names    naming
 }
 
 func openLinks(thread *netns.Thread, security *portSecurity) (*links, error) {
-	l := &links{security: security}
+	l := &links{security: security, names: security.naming}
 	err := thread.Do(func() (err error) {
 		// The sockets keep the namespace of the thread that makes them.
 		if l.rt, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
@@ -47,7 +47,7 @@ func (l *links) close() {
 // intact reports whether the pod's link exists and has the addresses. When not,
 // Setup was interrupted, and doing it again completes it.
 func (l *links) intact(pod netns.Pod, want []netip.Addr) bool {
-	if _, err := l.rt.LinkByName(vethName(pod.ID)); err != nil {
+	if _, err := l.rt.LinkByName(l.names.link(pod.ID)); err != nil {
 		return false
 	}
 	var have []netip.Addr
@@ -58,7 +58,7 @@ func (l *links) intact(pod netns.Pod, want []netip.Addr) bool {
 			return err
 		}
 		defer h.Close()
-		link, err := h.LinkByName(podInterface)
+		link, err := h.LinkByName(interfaceOf(pod))
 		if err != nil {
 			return err
 		}
@@ -66,7 +66,7 @@ func (l *links) intact(pod netns.Pod, want []netip.Addr) bool {
 		for _, a := range list {
 			have = append(have, prefixOf(a.IPNet).Addr())
 		}
-		if slices.ContainsFunc(want, missing) && ipv6Off(podInterface) {
+		if slices.ContainsFunc(want, missing) && ipv6Off(interfaceOf(pod)) {
 			want = slices.DeleteFunc(slices.Clone(want), netip.Addr.Is6)
 		}
 		return err
@@ -79,7 +79,7 @@ func (l *links) intact(pod netns.Pod, want []netip.Addr) bool {
 func (l *links) sweep(live map[string]net.HardwareAddr, bridge int) error {
 	macs := map[string]net.HardwareAddr{}
 	for id, mac := range live {
-		macs[vethName(id)] = mac
+		macs[l.names.link(id)] = mac
 	}
 	list, err := netns.Dump(l.rt.LinkList)
 	if err != nil {
@@ -88,7 +88,7 @@ func (l *links) sweep(live map[string]net.HardwareAddr, bridge int) error {
 	var errs []error
 	for _, link := range list {
 		a := link.Attrs()
-		if link.Type() != "veth" || !strings.HasPrefix(a.Name, vethPrefix) || len(a.Name) != unix.IFNAMSIZ-1 {
+		if link.Type() != "veth" || !l.names.owns(a.Name) {
 			continue
 		}
 		mac, known := macs[a.Name]
@@ -108,15 +108,15 @@ func (l *links) sweep(live map[string]net.HardwareAddr, bridge int) error {
 }
 
 // podAddresses returns the global addresses of the pod's interface; nil without one.
-func podAddresses(podNS string) ([]netip.Addr, error) {
+func podAddresses(pod netns.Pod) ([]netip.Addr, error) {
 	var addrs []netip.Addr
-	err := netns.In(podNS, func() error {
+	err := netns.In(pod.NetNS, func() error {
 		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 		if err != nil {
 			return err
 		}
 		defer h.Close()
-		link, err := h.LinkByName(podInterface)
+		link, err := h.LinkByName(interfaceOf(pod))
 		if errors.As(err, &netlink.LinkNotFoundError{}) {
 			return nil // never set up
 		}

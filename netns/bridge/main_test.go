@@ -121,3 +121,6 @@ func throughput(t testing.TB, fromNS, toNS, addr string) float64 {
 	peer.Close()
 	return float64(n) / time.Since(start).Seconds()
 }
+
+// vethName returns the name of the node's end of a pod's link.
+func vethName(podID string) string { return naming{veth: vethPrefix}.link(podID) }

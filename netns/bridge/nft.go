@@ -2,15 +2,38 @@ package bridge
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/subpod/subpod/netns"
+	"golang.org/x/sys/unix"
 )
 
-const tableName = "subpod"
+// Of the network that all pods are on unless they ask for another.
+const (
+	tableName  = "subpod"
+	vethPrefix = "sp"
+)
+
+// naming tells one network's interfaces and tables from those of others in the node.
+type naming struct {
+	table string // begins the names of its nftables tables
+	veth  string // begins the names of the node's ends of its pods' links
+}
+
+// link returns the name of the node's end of the pod's link.
+func (n naming) link(podID string) string {
+	return n.veth + podID[:unix.IFNAMSIZ-1-len(n.veth)]
+}
+
+// owns reports whether an interface of the node is the end of a link of the network.
+func (n naming) owns(ifname string) bool {
+	return strings.HasPrefix(ifname, n.veth) && len(ifname) == unix.IFNAMSIZ-1
+}
 
 // nft is the connection to the packet filter of the node network namespace.
 type nft struct {
+	naming
 	thread *netns.Thread
 	conn   *nftables.Conn // used on the thread only
 }

@@ -25,7 +25,8 @@ type portKey struct {
 // the same family.
 type element struct {
 	portKey
-	target netip.AddrPort
+	target  netip.AddrPort
+	service bool // for pods of the same network only
 }
 
 func protoNumber(name string) byte {
@@ -50,7 +51,7 @@ func elementsOf(ports []netns.PortMapping, ips []netip.Addr) []element {
 			if i < 0 {
 				continue
 			}
-			e := element{portKey{m.Proto, host, m.HostPort}, netip.AddrPortFrom(ips[i], m.ContainerPort)}
+			e := element{portKey{m.Proto, host, m.HostPort}, netip.AddrPortFrom(ips[i], m.ContainerPort), false}
 			if !slices.Contains(out, e) {
 				out = append(out, e)
 			}
@@ -70,7 +71,7 @@ type hostPorts struct {
 
 // publish makes the pod's host ports lead to it.
 func (h *hostPorts) publish(ctx context.Context, pod netns.Pod, ips []netip.Addr, p *podNet) error {
-	if len(pod.Ports) == 0 {
+	if len(pod.Ports)+len(pod.Services) == 0 {
 		return nil
 	}
 	if len(ips) == 0 {
@@ -80,7 +81,7 @@ func (h *hostPorts) publish(ctx context.Context, pod netns.Pod, ips []netip.Addr
 		return err
 	}
 	// Noted before it is done: whatever happens, unpublish tries to remove it.
-	p.elements = elementsOf(pod.Ports, ips)
+	p.elements = append(elementsOf(pod.Ports, ips), serviceElements(pod.Services, ips)...)
 	if err := h.rules.add(p.elements); err != nil {
 		return err
 	}

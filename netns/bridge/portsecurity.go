@@ -44,11 +44,10 @@ type sender struct {
 
 // sendersOf returns what a pod with the addresses may send: these and its link-local
 // address, with its hardware address.
-func sendersOf(addrs []netip.Addr) []sender {
+func sendersOf(mac net.HardwareAddr, addrs []netip.Addr) []sender {
 	if len(addrs) == 0 {
 		return nil
 	}
-	mac := macOf(addrs[0])
 	out := []sender{{mac, linkLocalOf(mac)}}
 	for _, a := range addrs {
 		out = append(out, sender{mac, a})
@@ -61,8 +60,8 @@ var (
 	senderType6 = nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeEtherAddr, nftables.TypeIP6Addr)
 )
 
-func securityTable() *nftables.Table {
-	return &nftables.Table{Name: tableName + "-ports", Family: nftables.TableFamilyBridge}
+func (n naming) securityTable() *nftables.Table {
+	return &nftables.Table{Name: n.table + "-ports", Family: nftables.TableFamilyBridge}
 }
 
 func securitySets(t *nftables.Table) (senders4, senders6 *nftables.Set) {
@@ -73,7 +72,7 @@ func securitySets(t *nftables.Table) (senders4, senders6 *nftables.Set) {
 }
 
 // table implements filterTable.
-func (*portSecurity) table() *nftables.Table { return securityTable() }
+func (s *portSecurity) table() *nftables.Table { return s.securityTable() }
 
 // wanted implements filterTable.
 func (s *portSecurity) wanted() bool { return s.written.Load() }
@@ -81,23 +80,23 @@ func (s *portSecurity) wanted() bool { return s.written.Load() }
 // write implements filterTable. Idempotent.
 func (s *portSecurity) write() error {
 	// An earlier version's table with the listener reports alone.
-	const chatter = tableName + "-chatter"
+	chatter := s.naming.table + "-chatter"
 	err := s.transact(func(c *nftables.Conn) error {
-		for _, t := range []*nftables.Table{{Name: chatter, Family: nftables.TableFamilyBridge}, securityTable()} {
+		for _, t := range []*nftables.Table{{Name: chatter, Family: nftables.TableFamilyBridge}, s.securityTable()} {
 			c.AddTable(t) // so that there is one to delete
 			c.DelTable(t)
 		}
-		t := c.AddTable(securityTable())
+		t := c.AddTable(s.securityTable())
 		senders4, senders6 := securitySets(t)
 		if err := errors.Join(c.AddSet(senders4, nil), c.AddSet(senders6, nil)); err != nil {
 			return err
 		}
-		r := portRules{conn: c, table: t}
+		r := portRules{conn: c, table: t, ports: s.veth}
 		if err := r.addChains(senders4, senders6); err != nil {
 			return err
 		}
 		for port, senders := range s.senders {
-			if err := eachSender(port, senders, c.SetAddElements); err != nil {
+			if err := s.eachSender(port, senders, c.SetAddElements); err != nil {
 				return err
 			}
 		}
@@ -121,7 +120,7 @@ func (s *portSecurity) add(c *nftables.Conn, port string, senders []sender) erro
 	if !s.wanted() {
 		return nil
 	}
-	return eachSender(port, senders, c.SetAddElements)
+	return s.eachSender(port, senders, c.SetAddElements)
 }
 
 // remove removes a port. Idempotent.
@@ -132,7 +131,7 @@ func (s *portSecurity) remove(port string) error {
 			if !s.wanted() {
 				return nil
 			}
-			return eachSender(port, some, c.SetDeleteElements)
+			return s.eachSender(port, some, c.SetDeleteElements)
 		})
 	}
 	err := s.thread.Do(func() error { senders = s.senders[port]; delete(s.senders, port); return nil })
@@ -157,7 +156,7 @@ func (s *portSecurity) remove(port string) error {
 }
 
 // eachSender calls f with the elements of each set.
-func eachSender(port string, senders []sender, f func(*nftables.Set, []nftables.SetElement) error) error {
+func (n naming) eachSender(port string, senders []sender, f func(*nftables.Set, []nftables.SetElement) error) error {
 	var in4, in6 []nftables.SetElement
 	for _, s := range senders {
 		key := make([]byte, unix.IFNAMSIZ, 40)
@@ -170,7 +169,7 @@ func eachSender(port string, senders []sender, f func(*nftables.Set, []nftables.
 			in6 = append(in6, nftables.SetElement{Key: key})
 		}
 	}
-	senders4, senders6 := securitySets(securityTable())
+	senders4, senders6 := securitySets(n.securityTable())
 	if len(in4) > 0 {
 		if err := f(senders4, in4); err != nil {
 			return err
@@ -195,7 +194,7 @@ func (b *Bridge) admit(pod netns.Pod, p *podNet, addrs []netip.Addr) error {
 				return err
 			}
 		}
-		return b.security.add(c, vethName(pod.ID), sendersOf(addrs))
+		return b.security.add(c, b.nft.link(pod.ID), sendersOf(b.ipam.mac(pod.ID), addrs))
 	}
 	err := b.nft.transact(enter)
 	if errors.Is(err, unix.ENOENT) {
@@ -214,6 +213,7 @@ func (b *Bridge) admit(pod netns.Pod, p *podNet, addrs []netip.Addr) error {
 type portRules struct {
 	conn  *nftables.Conn
 	table *nftables.Table
+	ports string // begins the names of the pods' bridge ports
 }
 
 // Offsets in a frame, by the header that they count from.
@@ -258,7 +258,7 @@ func (r portRules) addChains(senders4, senders6 *nftables.Set) error {
 		return err
 	}
 	// Of all bridges in the node, ours has the ports with such names.
-	ours := []expr.Any{&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1}, equal([]byte(vethPrefix))}
+	ours := []expr.Any{&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1}, equal([]byte(r.ports))}
 	// The type that the frame carries: that of a VLAN tag, where there is one.
 	r.rule(base.Name, ours, link(etherType, 2), []expr.Any{&expr.Lookup{SourceRegister: 1, DestRegister: 0, IsDestRegSet: true, SetName: protocols.Name, SetID: protocols.ID}})
 	r.rule(base.Name, ours, drop())

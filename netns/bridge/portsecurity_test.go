@@ -40,8 +40,10 @@ func TestChatter(t *testing.T) {
 		}
 	}
 	check("at first")
-	nettest.Must(t, w.Thread.Do(func() error { return exec.Command("nft", "delete", "table", "bridge", securityTable().Name).Run() }))
-	nettest.Eventually(t, "the table is back", func() bool { return b.nft.present(securityTable()) == nil })
+	nettest.Must(t, w.Thread.Do(func() error {
+		return exec.Command("nft", "delete", "table", "bridge", b.nft.securityTable().Name).Run()
+	}))
+	nettest.Eventually(t, "the table is back", func() bool { return b.nft.present(b.nft.securityTable()) == nil })
 	check("after a flush")
 
 	b.security.written.Store(false)

@@ -26,7 +26,7 @@ func (b *Bridge) Reconcile(ctx context.Context, live []netns.Pod) error {
 	}
 	live = slices.DeleteFunc(slices.Clone(live), func(p netns.Pod) bool { return !ids[p.ID] })
 	for _, pod := range live {
-		errs = append(errs, b.adoptAddresses(pod))
+		errs = append(errs, b.adoptAddresses(pod), b.ipam.setMAC(pod.ID, pod.MAC))
 	}
 	errs = append(errs, b.ipam.releaseAllBut(ids))
 	forwards, err := b.restoreShared(ctx, live, ids)
@@ -84,7 +84,7 @@ func (b *Bridge) restoreShared(ctx context.Context, live []netns.Pod, ids map[st
 // restoreSecurity enters what the live pods may send.
 func (b *Bridge) restoreSecurity(live []netns.Pod) error {
 	for _, pod := range live {
-		if err := b.security.note(vethName(pod.ID), sendersOf(b.ipam.of(pod.ID))); err != nil {
+		if err := b.security.note(b.nft.link(pod.ID), sendersOf(b.ipam.mac(pod.ID), b.ipam.of(pod.ID))); err != nil {
 			return err
 		}
 	}
@@ -124,7 +124,7 @@ func (b *Bridge) adoptAddresses(pod netns.Pod) error {
 	if len(b.ipam.of(pod.ID)) > 0 {
 		return nil
 	}
-	addrs, err := podAddresses(pod.NetNS)
+	addrs, err := podAddresses(pod)
 	if err != nil {
 		return fmt.Errorf("addresses of pod %s: %w", pod.ID, err)
 	}
@@ -177,14 +177,14 @@ func (b *Bridge) restorePod(ctx context.Context, pod netns.Pod, addrs []netip.Ad
 	if !b.links.intact(pod, addrs) {
 		return nil
 	}
-	mac := macOf(addrs[0])
+	mac := b.ipam.mac(pod.ID)
 	if err := b.links.secureExisting(pod.ID, mac); err != nil {
 		return err
 	}
-	result := resultOf(prefixes, mtu)
+	result := resultOf(pod, prefixes, mtu)
 	result.MAC = mac.String()
 	p.result = &result
-	p.elements = elementsOf(pod.Ports, addrs)
+	p.elements = append(elementsOf(pod.Ports, addrs), serviceElements(pod.Services, addrs)...)
 	return b.rules.note(p.elements)
 }
 

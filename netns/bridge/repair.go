@@ -41,6 +41,7 @@ type repairer struct {
 	nft    *nft
 	tables []filterTable
 	mac    func(podID string) net.HardwareAddr
+	remade func()        // called when the bridge has been made again; nil does nothing
 	dirty  chan struct{} // holds an element when there may be damage
 
 	mu      sync.Mutex // held during a repair
@@ -95,6 +96,9 @@ func (r *repairer) start() error {
 func (r *repairer) close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.isClosed() {
+		return
+	}
 	close(r.closed)
 	for _, f := range r.sockets {
 		f.Close()
@@ -214,6 +218,9 @@ func (r *repairer) repair() (fixed []string, busy bool, err error) {
 	}
 	if made {
 		fixed = append(fixed, "bridge "+r.device.name)
+		if r.remade != nil {
+			go r.remade()
+		}
 	}
 	ports, busy, err := r.repairLinks()
 	if ports > 0 {
@@ -258,7 +265,7 @@ func (r *repairer) repairLinks() (count int, busy bool, err error) {
 	}
 	var errs []error
 	for _, id := range r.pods.ids() {
-		l := links[vethName(id)]
+		l := links[r.links.names.link(id)]
 		if l == nil || l.Attrs().MasterIndex == bridge {
 			continue
 		}

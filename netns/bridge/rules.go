@@ -19,10 +19,12 @@ type rules struct {
 	*nft
 	bridge  string
 	isolate bool
+	apart   *Apart // nil: not kept apart from other networks
 
 	// What the table should contain; used on the node's thread only.
-	subnets  []netip.Prefix
-	elements map[element]bool
+	subnets   []netip.Prefix
+	elements  map[element]bool
+	resolvers []netip.Addr
 }
 
 var (
@@ -35,13 +37,15 @@ var (
 
 // sets are the table's sets and maps. Names end in the family.
 type sets struct {
-	subnets4, subnets6 *nftables.Set // the pods' subnets
-	ports4, ports6     *nftables.Set // protocol . host port → pod address . port
-	addrs4, addrs6     *nftables.Set // host address . protocol . host port → the same
+	subnets4, subnets6     *nftables.Set // the pods' subnets
+	ports4, ports6         *nftables.Set // protocol . host port → pod address . port
+	addrs4, addrs6         *nftables.Set // host address . protocol . host port → the same
+	services4, services6   *nftables.Set // service address . protocol . port → the same
+	resolvers4, resolvers6 *nftables.Set // addresses of the name server
 }
 
-func podTable() *nftables.Table {
-	return &nftables.Table{Name: tableName, Family: nftables.TableFamilyINet}
+func (n naming) podTable() *nftables.Table {
+	return &nftables.Table{Name: n.table, Family: nftables.TableFamilyINet}
 }
 
 func newSets(t *nftables.Table) sets {
@@ -52,18 +56,31 @@ func newSets(t *nftables.Table) sets {
 		return &nftables.Set{Table: t, Name: name, KeyType: key, DataType: data, IsMap: true, Concatenation: true}
 	}
 	return sets{
-		subnets4: subnets("subnets4", nftables.TypeIPAddr),
-		subnets6: subnets("subnets6", nftables.TypeIP6Addr),
-		ports4:   ports("ports4", portsType4, destType4),
-		ports6:   ports("ports6", portsType4, destType6),
-		addrs4:   ports("addresses4", addrsType4, destType4),
-		addrs6:   ports("addresses6", addrsType6, destType6),
+		subnets4:   subnets("subnets4", nftables.TypeIPAddr),
+		subnets6:   subnets("subnets6", nftables.TypeIP6Addr),
+		ports4:     ports("ports4", portsType4, destType4),
+		ports6:     ports("ports6", portsType4, destType6),
+		addrs4:     ports("addresses4", addrsType4, destType4),
+		addrs6:     ports("addresses6", addrsType6, destType6),
+		services4:  ports("services4", addrsType4, destType4),
+		services6:  ports("services6", addrsType6, destType6),
+		resolvers4: &nftables.Set{Table: t, Name: "resolvers4", KeyType: nftables.TypeIPAddr},
+		resolvers6: &nftables.Set{Table: t, Name: "resolvers6", KeyType: nftables.TypeIP6Addr},
 	}
+}
+
+// maps returns the maps that pods are elements of.
+func (s sets) maps() []*nftables.Set {
+	return []*nftables.Set{s.ports4, s.ports6, s.addrs4, s.addrs6, s.services4, s.services6}
 }
 
 // mapOf returns the map that the element belongs to.
 func (s sets) mapOf(e element) *nftables.Set {
 	switch {
+	case e.service && e.hostIP.Is4():
+		return s.services4
+	case e.service:
+		return s.services6
 	case e.hostIP.Is4() && e.hostIP.IsUnspecified():
 		return s.ports4
 	case e.hostIP.Is4():
@@ -75,7 +92,7 @@ func (s sets) mapOf(e element) *nftables.Set {
 }
 
 // table implements filterTable.
-func (r *rules) table() *nftables.Table { return podTable() }
+func (r *rules) table() *nftables.Table { return r.podTable() }
 
 // wanted implements filterTable.
 func (r *rules) wanted() bool { return true }
@@ -84,9 +101,9 @@ func (r *rules) wanted() bool { return true }
 // missing.
 func (r *rules) write() error {
 	err := r.transact(func(c *nftables.Conn) error {
-		c.AddTable(podTable()) // so that there is one to delete
-		c.DelTable(podTable())
-		t := c.AddTable(podTable())
+		c.AddTable(r.podTable()) // so that there is one to delete
+		c.DelTable(r.podTable())
+		t := c.AddTable(r.podTable())
 		s := newSets(t)
 		for _, x := range []struct {
 			set  *nftables.Set
@@ -96,16 +113,21 @@ func (r *rules) write() error {
 				return err
 			}
 		}
-		for _, m := range []*nftables.Set{s.ports4, s.ports6, s.addrs4, s.addrs6} {
+		if err := errors.Join(c.AddSet(s.resolvers4, addressElements(r.resolvers, true)), c.AddSet(s.resolvers6, addressElements(r.resolvers, false))); err != nil {
+			return err
+		}
+		for _, m := range s.maps() {
 			if err := c.AddSet(m, nil); err != nil {
 				return err
 			}
 		}
 		r.addChains(c, t, s)
+		r.addResolvers(c, t, families(s))
+		r.addApart(c, t)
 		return eachMap(s, slices.Collect(maps.Keys(r.elements)), c.SetAddElements)
 	})
 	if err != nil {
-		return fmt.Errorf("write nftables table %s: %w", tableName, err)
+		return fmt.Errorf("write nftables table %s: %w", r.naming.table, err)
 	}
 	return nil
 }
@@ -130,10 +152,10 @@ func (r *rules) want(elements []element, there bool) {
 func (r *rules) add(elements []element) error {
 	err := r.transact(func(c *nftables.Conn) error {
 		r.want(elements, true)
-		return eachMap(newSets(podTable()), elements, c.SetAddElements)
+		return eachMap(newSets(r.podTable()), elements, c.SetAddElements)
 	})
 	if err != nil {
-		return fmt.Errorf("add host ports to nftables table %s: %w", tableName, err)
+		return fmt.Errorf("add host ports to nftables table %s: %w", r.naming.table, err)
 	}
 	return nil
 }
@@ -143,7 +165,7 @@ func (r *rules) remove(elements []element) error {
 	remove := func(es []element) error {
 		return r.transact(func(c *nftables.Conn) error {
 			r.want(es, false)
-			return eachMap(newSets(podTable()), es, c.SetDeleteElements)
+			return eachMap(newSets(r.podTable()), es, c.SetDeleteElements)
 		})
 	}
 	err := remove(elements)
@@ -157,14 +179,14 @@ func (r *rules) remove(elements []element) error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("remove host ports from nftables table %s: %w", tableName, err)
+		return fmt.Errorf("remove host ports from nftables table %s: %w", r.naming.table, err)
 	}
 	return nil
 }
 
 // eachMap calls f with the elements of each map.
 func eachMap(s sets, elements []element, f func(*nftables.Set, []nftables.SetElement) error) error {
-	for _, m := range []*nftables.Set{s.ports4, s.ports6, s.addrs4, s.addrs6} {
+	for _, m := range s.maps() {
 		var out []nftables.SetElement
 		for _, e := range elements {
 			if s.mapOf(e) == m {
@@ -220,6 +242,21 @@ func lastOf(s netip.Prefix) netip.Addr {
 	return a
 }
 
+// dropTables removes all tables of the network. Idempotent.
+func (n *nft) dropTables() error {
+	err := n.transact(func(c *nftables.Conn) error {
+		for _, t := range []*nftables.Table{n.podTable(), n.securityTable(), n.isolationTable()} {
+			c.AddTable(t) // so that there is one to delete
+			c.DelTable(t)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("remove nftables table %s: %w", n.naming.table, err)
+	}
+	return nil
+}
+
 // noteSubnets sets the subnets that the next write masquerades.
 func (r *rules) noteSubnets(subnets []netip.Prefix) error {
 	return r.thread.Do(func() error { r.subnets = subnets; return nil })
@@ -229,7 +266,7 @@ func (r *rules) noteSubnets(subnets []netip.Prefix) error {
 func (r *rules) setSubnets(subnets []netip.Prefix) error {
 	err := r.transact(func(c *nftables.Conn) error {
 		r.subnets = subnets
-		s := newSets(podTable())
+		s := newSets(r.podTable())
 		for _, x := range []struct {
 			set *nftables.Set
 			v4  bool
@@ -244,7 +281,7 @@ func (r *rules) setSubnets(subnets []netip.Prefix) error {
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("set subnets of nftables table %s: %w", tableName, err)
+		return fmt.Errorf("set subnets of nftables table %s: %w", r.naming.table, err)
 	}
 	return nil
 }

@@ -47,7 +47,9 @@ func TestRulesGolden(t *testing.T) {
 		netns.PortMapping{Proto: "tcp", HostPort: 8080, ContainerPort: 80},
 		netns.PortMapping{Proto: "udp", HostIP: netip.MustParseAddr("127.0.0.1"), HostPort: 53, ContainerPort: 53},
 		netns.PortMapping{Proto: "sctp", HostIP: netip.MustParseAddr("2001:db8::2"), HostPort: 9999, ContainerPort: 9})
+	pod.Services = []netns.Service{{Names: []string{"web"}, Ports: []netns.ServicePort{{Proto: "tcp", Port: 80, TargetPort: 8080}}}}
 	w.Setup(b, pod)
+	nettest.Must(t, b.SetResolvers(b.Gateways()))
 	got := w.nft()
 	want, err := os.ReadFile("testdata/rules.nft")
 	nettest.Must(t, err)
@@ -55,6 +57,7 @@ func TestRulesGolden(t *testing.T) {
 		t.Errorf("rules differ from testdata/rules.nft; they are now:\n%s", got)
 	}
 	nettest.Must(t, b.Teardown(context.Background(), pod.ID))
+	nettest.Must(t, b.SetResolvers(nil))
 	if after := w.nft(); after != empty {
 		t.Errorf("Teardown left rules:\n%s", after)
 	}
@@ -69,7 +72,7 @@ func TestPortSecurityGolden(t *testing.T) {
 	// no fixed order.
 	o := Options{Subnets: []netip.Prefix{netip.MustParsePrefix("10.88.0.0/16")}}
 	b := w.bridge(o)
-	table := func() string { return w.nftTable("bridge", securityTable().Name) }
+	table := func() string { return w.nftTable("bridge", b.nft.securityTable().Name) }
 	empty := table()
 	pod := w.Pod("one")
 	w.Setup(b, pod)

@@ -47,34 +47,37 @@ func (b *Bridge) connect(ctx context.Context, pod netns.Pod, p *podNet) (netns.R
 		return netns.Result{}, fmt.Errorf("%w: not reconciled yet", netns.ErrNotReady)
 	}
 	bridge := b.device.now()
-	addrs, err := b.ipam.claim(pod.ID, bridge.subnets)
+	addrs, err := b.ipam.claim(pod.ID, bridge.subnets, pod.Addresses...)
 	if err != nil {
+		return netns.Result{}, err
+	}
+	if err := b.ipam.setMAC(pod.ID, pod.MAC); err != nil {
 		return netns.Result{}, err
 	}
 	prefixes, err := b.device.withSubnets(addrs)
 	if err != nil {
 		return netns.Result{}, err
 	}
-	mac := macOf(addrs[0])
+	mac := b.ipam.mac(pod.ID)
 	if err := b.admit(pod, p, addrs); err != nil {
 		return netns.Result{}, err
 	}
 	if err := b.links.attach(pod, bridge.index, bridge.mtu, mac); err != nil {
 		return netns.Result{}, err
 	}
-	if prefixes, err = b.links.address(ctx, pod.NetNS, prefixes, pod.EgressRate, bridge.mtu); err != nil {
+	if prefixes, err = b.links.address(ctx, pod, mac, prefixes, bridge.mtu); err != nil {
 		return netns.Result{}, err
 	}
 	if err := b.links.limitIngress(pod, bridge.mtu); err != nil {
 		return netns.Result{}, err
 	}
-	if err := b.links.awaitLink(ctx, vethName(pod.ID), bridge.index); err != nil {
+	if err := b.links.awaitLink(ctx, b.nft.link(pod.ID), bridge.index); err != nil {
 		return netns.Result{}, err
 	}
 	if err := b.device.awaitGateways(ctx, bridge.index, prefixes); err != nil {
 		return netns.Result{}, err
 	}
-	result := resultOf(prefixes, bridge.mtu)
+	result := resultOf(pod, prefixes, bridge.mtu)
 	result.MAC = mac.String()
 	if err := b.ports.publish(ctx, pod, result.IPs, p); err != nil {
 		return netns.Result{}, err
@@ -82,11 +85,13 @@ func (b *Bridge) connect(ctx context.Context, pod netns.Pod, p *podNet) (netns.R
 	return result, nil
 }
 
-func resultOf(addrs []netip.Prefix, mtu int) netns.Result {
-	r := netns.Result{Interface: podInterface, MTU: mtu}
+func resultOf(pod netns.Pod, addrs []netip.Prefix, mtu int) netns.Result {
+	r := netns.Result{Interface: interfaceOf(pod), MTU: mtu}
 	for _, p := range addrs {
 		r.IPs = append(r.IPs, p.Addr())
-		r.Gateways = append(r.Gateways, gatewayOf(p))
+		if !pod.NoGateway {
+			r.Gateways = append(r.Gateways, gatewayOf(p))
+		}
 	}
 	return r
 }
@@ -96,6 +101,13 @@ func resultOf(addrs []netip.Prefix, mtu int) netns.Result {
 func checkPod(pod netns.Pod) error {
 	if len(pod.ID) < 13 || strings.Trim(pod.ID, "0123456789abcdefghijklmnopqrstuvwxyz-") != "" {
 		return fmt.Errorf("%w: ID %q: want at least 13 lower-case letters and digits", netns.ErrBadPod, pod.ID)
+	}
+	for _, s := range pod.Services {
+		for _, p := range s.Ports {
+			if p.Port == 0 || p.TargetPort == 0 || protoNumber(p.Proto) == 0 {
+				return fmt.Errorf("%w: service port %s %d → %d", netns.ErrBadPod, p.Proto, p.Port, p.TargetPort)
+			}
+		}
 	}
 	return netns.CheckPorts(pod.Ports)
 }
@@ -110,7 +122,7 @@ func (b *Bridge) Teardown(ctx context.Context, podID string) error {
 	}
 	if p == nil {
 		// Unknown since the server started, but it may have a claim on disk.
-		return errors.Join(b.security.remove(vethName(podID)), b.ipam.release(podID))
+		return errors.Join(b.security.remove(b.nft.link(podID)), b.ipam.release(podID))
 	}
 	defer p.unlock()
 	if err := b.disconnect(ctx, podID, p); err != nil {
@@ -128,7 +140,7 @@ func (b *Bridge) disconnect(ctx context.Context, podID string, p *podNet) error 
 	}
 	if len(b.ipam.of(podID)) > 0 {
 		// Nothing of the pod may reach the bridge once another can get its address.
-		if err := b.links.silence(vethName(podID)); err != nil {
+		if err := b.links.silence(b.nft.link(podID)); err != nil {
 			return err
 		}
 	}
@@ -138,7 +150,7 @@ func (b *Bridge) disconnect(ctx context.Context, podID string, p *podNet) error 
 		}
 		p.port = nil
 	}
-	if err := b.security.remove(vethName(podID)); err != nil {
+	if err := b.security.remove(b.nft.link(podID)); err != nil {
 		return err
 	}
 	if err := b.ipam.release(podID); err != nil {

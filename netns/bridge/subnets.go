@@ -76,6 +76,41 @@ func (d *device) decideSubnets(stateDir string, configured []netip.Prefix) ([]ne
 	return out, nil
 }
 
+// FreeSubnets returns subnets for one more network: of IPv4 and, if ipv6 is set, of IPv6.
+// None overlaps a route of the host or of the node, or one of taken.
+func FreeSubnets(thread *netns.Thread, ipv6 bool, taken []netip.Prefix) ([]netip.Prefix, error) {
+	var node *netlink.Handle
+	err := thread.Do(func() (err error) { node, err = netlink.NewHandle(unix.NETLINK_ROUTE); return err })
+	if err != nil {
+		return nil, fmt.Errorf("open netlink in the node network namespace: %w", err)
+	}
+	defer node.Close()
+	routes, err := takenRoutes(node)
+	if err != nil {
+		return nil, err
+	}
+	taken = append(routes, taken...)
+	var out []netip.Prefix
+	for n := range 1 << 12 {
+		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(89 + n>>8), byte(n)}), 24)
+		if !slices.ContainsFunc(taken, p.Overlaps) {
+			out = append(out, p)
+			break
+		}
+	}
+	for n := range 1 << 12 {
+		p := netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, 0x10, 0x00, 0x89, byte(n >> 8), byte(n)}), 64)
+		if ipv6 && !slices.ContainsFunc(taken, p.Overlaps) {
+			out = append(out, p)
+			break
+		}
+	}
+	if len(out) == 0 || ipv6 && len(out) < 2 {
+		return nil, errors.New("every subnet that could be used collides with a route of the host: name one")
+	}
+	return out, nil
+}
+
 // usable leaves out IPv6 when the kernel lacks it.
 func (d *device) usable(subnets []netip.Prefix) []netip.Prefix {
 	var off bool
@@ -94,7 +129,9 @@ func (d *device) usable(subnets []netip.Prefix) []netip.Prefix {
 // routes returns the destinations that the host and the node network namespace
 // have routes for. Default routes, and halves and quarters of everything that
 // stand for one, do not count.
-func (d *device) routes() ([]netip.Prefix, error) {
+func (d *device) routes() ([]netip.Prefix, error) { return takenRoutes(d.rt) }
+
+func takenRoutes(node *netlink.Handle) ([]netip.Prefix, error) {
 	// The server's own threads are in the host's network namespace.
 	host, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
@@ -102,7 +139,7 @@ func (d *device) routes() ([]netip.Prefix, error) {
 	}
 	defer host.Close()
 	var out []netip.Prefix
-	for _, h := range []*netlink.Handle{host, d.rt} {
+	for _, h := range []*netlink.Handle{host, node} {
 		list, err := routeList(h)
 		if err != nil {
 			return nil, fmt.Errorf("read routes: %w", err)

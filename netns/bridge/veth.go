@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -13,19 +14,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// podInterface is the name of every pod's interface, as everywhere.
+// podInterface is the name of a pod's interface, as everywhere.
 const podInterface = "eth0"
-
-// vethPrefix begins the names of the node's ends of the pods' links.
-const vethPrefix = "sp"
 
 // portDisabled is the state of a bridge port that neither sends nor receives
 // (BR_STATE_DISABLED of linux/if_bridge.h).
 const portDisabled = 0
 
-func vethName(podID string) string {
-	return vethPrefix + podID[:unix.IFNAMSIZ-1-len(vethPrefix)]
-}
+// interfaceOf returns the name of the pod's interface.
+func interfaceOf(pod netns.Pod) string { return cmp.Or(pod.Interface, podInterface) }
 
 // macOf derives the hardware address from the pod's first address: an address
 // that comes back in another pod finds right entries in every neighbour table.
@@ -63,14 +60,14 @@ func (r *rawSocket) send(kind, flags int, msg *nl.IfInfomsg, attrs ...*nl.RtAttr
 
 // createVeth makes, by one message, a veth with one end up in the bridge and the
 // other, still down, in the pod's network namespace.
-func (r *rawSocket) createVeth(name string, bridge, mtu, podNS int, mac net.HardwareAddr) error {
+func (r *rawSocket) createVeth(name, inPod string, bridge, mtu, podNS int, mac net.HardwareAddr) error {
 	host := nl.NewIfInfomsg(unix.AF_UNSPEC)
 	host.Flags, host.Change = unix.IFF_UP, unix.IFF_UP
 	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
 	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("veth"))
 	peer := info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(nl.VETH_INFO_PEER, nil)
 	nl.NewIfInfomsgChild(peer, unix.AF_UNSPEC) // not up: a veth cannot be before it has its peer
-	peer.AddRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(podInterface))
+	peer.AddRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(inPod))
 	peer.AddRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(mtu)))
 	peer.AddRtAttr(unix.IFLA_ADDRESS, mac)
 	peer.AddRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(podNS)))
@@ -117,7 +114,7 @@ func (l *links) secure(ifindex int, mac net.HardwareAddr) error {
 // secureExisting is secure for a pod that an earlier server connected. One without a
 // bridge is left to the repairer.
 func (l *links) secureExisting(podID string, mac net.HardwareAddr) error {
-	link, err := l.rt.LinkByName(vethName(podID))
+	link, err := l.rt.LinkByName(l.names.link(podID))
 	if err != nil || link.Attrs().MasterIndex == 0 {
 		return err
 	}
@@ -132,11 +129,11 @@ func (l *links) attach(pod netns.Pod, ifindex, mtu int, mac net.HardwareAddr) er
 		return fmt.Errorf("open the pod's network namespace: %w", err)
 	}
 	defer ns.Close()
-	name := vethName(pod.ID)
-	create := func() error { return l.raw.createVeth(name, ifindex, mtu, int(ns.Fd()), mac) }
+	name := l.names.link(pod.ID)
+	create := func() error { return l.raw.createVeth(name, interfaceOf(pod), ifindex, mtu, int(ns.Fd()), mac) }
 	err = create()
 	if errors.Is(err, unix.EEXIST) {
-		err = l.reuse(name, pod.NetNS, ifindex, mac, create)
+		err = l.reuse(name, pod, ifindex, mac, create)
 	}
 	if err != nil {
 		return fmt.Errorf("connect the pod to the bridge: %w", err)
@@ -147,15 +144,15 @@ func (l *links) attach(pod netns.Pod, ifindex, mtu int, mac net.HardwareAddr) er
 // reuse handles names that exist already: a link between exactly this pod and
 // the node is reused, the end of an older namespace's link is replaced, and an
 // interface of somebody else in the pod is an error.
-func (l *links) reuse(name, podNS string, ifindex int, mac net.HardwareAddr, create func() error) error {
+func (l *links) reuse(name string, pod netns.Pod, ifindex int, mac net.HardwareAddr, create func() error) error {
 	var inPod netlink.Link
-	err := netns.In(podNS, func() error {
+	err := netns.In(pod.NetNS, func() error {
 		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 		if err != nil {
 			return err
 		}
 		defer h.Close()
-		inPod, err = h.LinkByName(podInterface)
+		inPod, err = h.LinkByName(interfaceOf(pod))
 		if errors.As(err, &netlink.LinkNotFoundError{}) {
 			return nil
 		}
@@ -167,7 +164,7 @@ func (l *links) reuse(name, podNS string, ifindex int, mac net.HardwareAddr, cre
 	link, err := l.rt.LinkByName(name)
 	switch {
 	case errors.As(err, &netlink.LinkNotFoundError{}):
-		return fmt.Errorf("the pod has an %s that is not ours: %w", podInterface, unix.EEXIST)
+		return fmt.Errorf("the pod has an %s that is not ours: %w", interfaceOf(pod), unix.EEXIST)
 	case err != nil:
 		return err
 	case inPod == nil:
@@ -176,7 +173,7 @@ func (l *links) reuse(name, podNS string, ifindex int, mac net.HardwareAddr, cre
 		}
 		return create()
 	case inPod.Attrs().Index != link.Attrs().ParentIndex || inPod.Attrs().ParentIndex != link.Attrs().Index:
-		return fmt.Errorf("%s and the pod's %s are not ends of one link: %w", name, podInterface, unix.EEXIST)
+		return fmt.Errorf("%s and the pod's %s are not ends of one link: %w", name, interfaceOf(pod), unix.EEXIST)
 	}
 	return l.enslave(link, ifindex, mac)
 }

@@ -17,6 +17,8 @@ const (
 	// AnnotationNetwork is an annotation of a pod sandbox; NetworkNone leaves it with
 	// the loopback interface only.
 	AnnotationNetwork = "subpod.io/network"
+	// AnnotationNetworks is an annotation of a pod sandbox: PodNetworks as JSON.
+	AnnotationNetworks = "subpod.io/networks"
 	// AnnotationUser is an annotation of a container: the user to run it as, in the form
 	// of an image's USER, which it replaces.
 	AnnotationUser = "subpod.io/user"

@@ -128,6 +128,9 @@ type WaitResponse struct {
 type SignalRequest struct {
 	ContainerID string `json:"containerId"`
 	Signal      int    `json:"signal"`
+	// Kill is that its user ends the container by it: with SIGKILL or its stop signal it
+	// is not restarted. Without Kill the signal is a forwarded one.
+	Kill bool `json:"kill,omitempty"`
 }
 
 // TopRequest names a container by its full ID.

@@ -58,6 +58,18 @@ type Server interface {
 	Wait(context.Context, *WaitRequest) (*WaitResponse, error)
 	// Signal sends a signal to a container's process.
 	Signal(context.Context, *SignalRequest) (*Empty, error)
+	// Play makes a pod that the server keeps running, from a specification.
+	Play(context.Context, *PlayRequest) (*PlayResponse, error)
+	// Follow sends what happens to such a pod until it has ended or is stopped.
+	Follow(context.Context, *FollowRequest, func(*FollowEvent) error) error
+	// Start starts what was created, was stopped or has exited.
+	Start(context.Context, *StartRequest) (*Empty, error)
+	// Restart ends what runs, then starts it.
+	Restart(context.Context, *StartRequest) (*Empty, error)
+	// Pause freezes the processes of a container, or lets them go on.
+	Pause(context.Context, *PauseRequest) (*Empty, error)
+	// Rename gives a pod of "subpod run" another name.
+	Rename(context.Context, *RenameRequest) (*Empty, error)
 	// Top lists a container's processes.
 	Top(context.Context, *TopRequest) (*TopResponse, error)
 	// Session joins a client's streams to a container or a pod's port.
@@ -78,6 +90,12 @@ type Server interface {
 	ImportVolume(context.Context, func() (*ImportChunk, error)) (*Empty, error)
 	// Check looks for damage and orphans, and repairs if asked to.
 	Check(context.Context, *CheckRequest) (*CheckResponse, error)
+	// NetworkCreate makes a network.
+	NetworkCreate(context.Context, *NetworkCreateRequest) (*Network, error)
+	// NetworkRemove removes a network that no pod is connected to.
+	NetworkRemove(context.Context, *NetworkRequest) (*Empty, error)
+	// Networks lists all networks.
+	Networks(context.Context, *Empty) (*NetworksResponse, error)
 }
 
 // Register adds the service to a gRPC server.
@@ -96,15 +114,24 @@ func Register(s grpc.ServiceRegistrar, impl Server) {
 			{MethodName: "Logout", Handler: unary("Logout", impl.Logout)},
 			{MethodName: "Wait", Handler: unary("Wait", impl.Wait)},
 			{MethodName: "Signal", Handler: unary("Signal", impl.Signal)},
+			{MethodName: "Play", Handler: unary("Play", impl.Play)},
+			{MethodName: "Start", Handler: unary("Start", impl.Start)},
+			{MethodName: "Restart", Handler: unary("Restart", impl.Restart)},
+			{MethodName: "Pause", Handler: unary("Pause", impl.Pause)},
+			{MethodName: "Rename", Handler: unary("Rename", impl.Rename)},
 			{MethodName: "Top", Handler: unary("Top", impl.Top)},
 			{MethodName: "CopyInfo", Handler: unary("CopyInfo", impl.CopyInfo)},
 			{MethodName: "CreateVolume", Handler: unary("CreateVolume", impl.CreateVolume)},
 			{MethodName: "RemoveVolume", Handler: unary("RemoveVolume", impl.RemoveVolume)},
 			{MethodName: "Volumes", Handler: unary("Volumes", impl.Volumes)},
 			{MethodName: "Check", Handler: unary("Check", impl.Check)},
+			{MethodName: "NetworkCreate", Handler: unary("NetworkCreate", impl.NetworkCreate)},
+			{MethodName: "NetworkRemove", Handler: unary("NetworkRemove", impl.NetworkRemove)},
+			{MethodName: "Networks", Handler: unary("Networks", impl.Networks)},
 		},
 		Streams: []grpc.StreamDesc{
 			{StreamName: "Pull", ServerStreams: true, Handler: serverStream(impl.Pull)},
+			{StreamName: "Follow", ServerStreams: true, Handler: serverStream(impl.Follow)},
 			{StreamName: "Save", ServerStreams: true, Handler: serverStream(impl.Save)},
 			{StreamName: "CopyOut", ServerStreams: true, Handler: serverStream(impl.CopyOut)},
 			{StreamName: "ExportVolume", ServerStreams: true, Handler: serverStream(impl.ExportVolume)},

@@ -82,6 +82,10 @@ type RunRequest struct {
 	PodID string `json:"podId,omitempty"`
 	// Detach ends the session once the container is started.
 	Detach bool `json:"detach,omitempty"`
+	// Create ends the session before the container is started.
+	Create bool `json:"create,omitempty"`
+	// Restart is the restart policy (workload.ParsePolicy), empty for none.
+	Restart string `json:"restart,omitempty"`
 }
 
 // Made names what SessionRun has created.

@@ -106,6 +106,7 @@ type Network struct {
 type Runtime struct {
 	DefaultHandler string             `toml:"default_handler"`
 	ConmonPath     string             `toml:"conmon_path" path:"command"`
+	Monitor        string             `toml:"monitor"`        // conmon, subpod
 	CgroupManager  string             `toml:"cgroup_manager"` // auto, cgroupfs, systemd, disabled
 	SeccompProfile string             `toml:"seccomp_profile" path:"file"`
 	CDISpecDirs    []string           `toml:"cdi_spec_dirs" path:"dir"`

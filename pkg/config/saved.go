@@ -12,9 +12,9 @@ import (
 // its paths expanded. The file is replaced at once: a reader finds the old or the new
 // one.
 func Save(file string, c *Config) error {
-	text, err := json.Marshal(c)
+	text, err := c.Encode()
 	if err != nil {
-		return fmt.Errorf("encode the configuration: %w", err)
+		return err
 	}
 	tmp := file + ".new"
 	if err := os.WriteFile(tmp, text, 0o600); err != nil {
@@ -25,6 +25,15 @@ func Save(file string, c *Config) error {
 		return fmt.Errorf("save the configuration: %w", err)
 	}
 	return nil
+}
+
+// Encode returns what Save writes.
+func (c *Config) Encode() ([]byte, error) {
+	text, err := json.Marshal(c)
+	if err != nil {
+		return nil, fmt.Errorf("encode the configuration: %w", err)
+	}
+	return text, nil
 }
 
 // LoadSaved reads what Save wrote, perhaps in another version: what that did not know

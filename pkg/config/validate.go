@@ -73,7 +73,7 @@ func (v *validator) node(n Node) {
 	v.nonEmpty("node.slirp4netns_path", n.Slirp4netnsPath)
 	v.nonEmpty("node.pasta_path", n.PastaPath)
 	v.noneEmpty("node.copy_up", n.CopyUp)
-	v.oneOf("node.view", n.View, "full", "minimal", "auto")
+	v.oneOf("node.view", n.View, "auto", "minimal", "full")
 	v.noneEmpty("node.host_paths", n.HostPaths)
 }
 
@@ -180,6 +180,7 @@ func isHandlerName(s string) bool {
 
 func (v *validator) runtime(r Runtime) {
 	v.nonEmpty("runtime.conmon_path", r.ConmonPath)
+	v.oneOf("runtime.monitor", r.Monitor, "conmon", "subpod")
 	v.oneOf("runtime.cgroup_manager", r.CgroupManager, "auto", "cgroupfs", "systemd", "disabled")
 	v.noneEmpty("runtime.cdi_spec_dirs", r.CDISpecDirs)
 	names := slices.Sorted(maps.Keys(r.Handlers))

@@ -18,6 +18,11 @@ func (s *service) Wait(ctx context.Context, req *api.WaitRequest) (*api.WaitResp
 
 // Signal sends a signal to a container's process.
 func (s *service) Signal(ctx context.Context, req *api.SignalRequest) (*api.Empty, error) {
+	if req.Kill {
+		if err := s.Supervisor.Kill(ctx, req.ContainerID, syscall.Signal(req.Signal)); err != nil {
+			return nil, err
+		}
+	}
 	return &api.Empty{}, s.Sessions.Signal(ctx, req.ContainerID, syscall.Signal(req.Signal))
 }
 

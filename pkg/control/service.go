@@ -19,6 +19,7 @@ import (
 	"github.com/subpod/subpod/pkg/state"
 	"github.com/subpod/subpod/pkg/stats"
 	"github.com/subpod/subpod/pkg/stdio"
+	"github.com/subpod/subpod/pkg/supervise"
 	"github.com/subpod/subpod/pkg/volumes"
 	"github.com/subpod/subpod/storage"
 )
@@ -27,6 +28,8 @@ import (
 type Dependencies struct {
 	Containers   Containers
 	Sessions     Sessions
+	Restarter    *pod.Restarter
+	Supervisor   *supervise.Supervisor
 	Copier       *pod.Copier
 	Checker      *pod.Checker
 	Images       *storage.Images
@@ -34,6 +37,7 @@ type Dependencies struct {
 	NamedVolumes *volumes.Store
 	State        *state.Store
 	Audit        *audit.Log
+	Named        Networks // nil where pods have no network of their own
 	// HostTree is what the node does not show of the host, to be attached below TempDir;
 	// nil where it shows all.
 	HostTree HostTree
@@ -71,12 +75,13 @@ type Sessions interface {
 
 // service implements api.Server.
 type service struct {
-	Dependencies
+	*Dependencies
+	supervision
 	*volumeService
 	*commitService
 }
 
 // Register adds the service to a gRPC server.
 func Register(s grpc.ServiceRegistrar, d Dependencies) {
-	api.Register(s, &service{d, &volumeService{d.NamedVolumes, d.State}, &commitService{d.Images, d.Rootfs, d.State}})
+	api.Register(s, &service{&d, supervision{&d}, &volumeService{d.NamedVolumes, d.State}, &commitService{d.Images, d.Rootfs, d.State}})
 }

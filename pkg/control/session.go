@@ -48,7 +48,7 @@ func (s *service) runSession(ctx context.Context, ss *api.SessionStreams) (_ *ap
 	}
 	s.Audit.Request(ctx, &runtimeapi.RunPodSandboxRequest{Config: pod})
 	s.Audit.Request(ctx, &runtimeapi.CreateContainerRequest{SandboxConfig: pod, Config: ctr})
-	podID, id, err := s.create(ctx, run, pod, ctr)
+	podID, id, err := s.runPod(ctx, run, pod, ctr)
 	if err != nil {
 		return nil, err
 	}
@@ -61,20 +61,14 @@ func (s *service) runSession(ctx context.Context, ss *api.SessionStreams) (_ *ap
 		}
 	}()
 	ss.Made(api.Made{PodID: podID, ContainerID: id})
+	if run.Create {
+		return &api.SessionExit{}, nil
+	}
 	if run.Detach {
 		return &api.SessionExit{}, s.Containers.StartContainer(ctx, id)
 	}
 	ss.Request.ContainerID, ss.Request.Start, ss.Request.Wait = id, true, true
 	return s.attachSession(ctx, ss)
-}
-
-// create creates the container of a run, in a pod sandbox that is there or a new one.
-func (s *service) create(ctx context.Context, run *api.RunRequest, pod *runtimeapi.PodSandboxConfig, ctr *runtimeapi.ContainerConfig) (podID, id string, err error) {
-	if run.PodID == "" {
-		return s.Containers.RunPodWith(ctx, pod, run.Handler, ctr)
-	}
-	id, err = s.Containers.CreateContainer(ctx, run.PodID, ctr)
-	return run.PodID, id, err
 }
 
 func (s *service) execSession(ctx context.Context, ss *api.SessionStreams) (*api.SessionExit, error) {
@@ -103,6 +97,7 @@ func (s *service) attachSession(ctx context.Context, ss *api.SessionStreams) (*a
 		return nil, err
 	}
 	streams := sessionStreams(ss)
+	streams.Paced = req.Start // who started it is where its output goes, as of a program in a pipe
 	attached := make(chan struct{})
 	streams.Attached = func() { close(attached) }
 	ctx, cancel := context.WithCancel(ctx)

@@ -69,7 +69,7 @@ func listContainers(containers []state.Container, f *runtimeapi.ContainerFilter)
 		out = append(out, &runtimeapi.Container{
 			Id:           c.ID,
 			PodSandboxId: c.PodID,
-			Metadata:     cfg.Metadata,
+			Metadata:     containerMetadata(c),
 			Image:        imageSpec(c),
 			ImageRef:     c.Allocated.ImageRef,
 			ImageId:      c.Allocated.ImageID,
@@ -80,6 +80,15 @@ func listContainers(containers []state.Container, f *runtimeapi.ContainerFilter)
 		})
 	}
 	return out
+}
+
+// containerMetadata counts what was made again in its own place as further attempts.
+func containerMetadata(c state.Container) *runtimeapi.ContainerMetadata {
+	m := c.Config.V.GetMetadata()
+	if c.Restarts == 0 {
+		return m
+	}
+	return &runtimeapi.ContainerMetadata{Name: m.GetName(), Attempt: m.GetAttempt() + c.Restarts}
 }
 
 func podState(p state.Pod) runtimeapi.PodSandboxState {
@@ -141,7 +150,7 @@ func containerStatus(c state.Container) *runtimeapi.ContainerStatus {
 	cfg := c.Config.V
 	s := &runtimeapi.ContainerStatus{
 		Id:          c.ID,
-		Metadata:    cfg.Metadata,
+		Metadata:    containerMetadata(c),
 		State:       c.State(),
 		CreatedAt:   c.CreatedAt.UnixNano(),
 		StartedAt:   nanos(c.Status.StartedAt),

@@ -7,21 +7,28 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/subpod/subpod/pkg/monitor/wire"
 	"github.com/subpod/subpod/pkg/stdio"
 )
 
-// conmon puts the stream in front of each packet of output: 2 is stdout.
-const stderrPacket = 3
+// The monitor puts the stream in front of each packet of output: 2 is stdout. The node's
+// monitor has one more, for why it ends the connection.
+const stderrPacket, errorPacket = wire.PacketStderr, wire.PacketError
 
 // Attach connects the streams to the container's own until it ends (nil) or
 // ctx is done (its error); the container runs on then. The end of Stdin closes
 // the container's stdin only if it was created with StdinOnce. Any number of
-// clients may be attached. ErrNotRunning when no conmon listens.
+// clients may be attached. ErrNotRunning when no monitor listens.
 func (e *Executor) Attach(ctx context.Context, id string, c Container, s stdio.Streams) error {
+	return e.monitorOf(c).attach(ctx, id, c, s)
+}
+
+func (m conmon) attach(ctx context.Context, id string, c Container, s stdio.Streams) error {
 	conn, err := dialAttach(c.Bundle)
 	if err != nil {
 		return fmt.Errorf("attach to container %s: %w", id, err)
@@ -46,7 +53,10 @@ func (e *Executor) Attach(ctx context.Context, id string, c Container, s stdio.S
 		go sendStdin(conn, s.Stdin)
 	}
 	if c.Terminal && s.Resize != nil {
-		go resize(ctx, e.log, c, s.Resize)
+		set := func(ctx context.Context, size stdio.TerminalSize) error {
+			return sendControl(ctx, c, fmt.Sprintf("1 %d %d\n", size.Height, size.Width))
+		}
+		go resize(ctx, m.e.log, set, s.Resize)
 	}
 	if s.Attached != nil {
 		s.Attached()
@@ -61,20 +71,21 @@ func (e *Executor) Attach(ctx context.Context, id string, c Container, s stdio.S
 // dialAttach connects to the attach socket through a descriptor of its
 // directory: sun_path holds 108 bytes only (unix(7)).
 func dialAttach(bundle string) (*net.UnixConn, error) {
-	dir, err := unix.Open(bundle, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		if err == unix.ENOENT {
-			return nil, ErrNotRunning
-		}
-		return nil, fmt.Errorf("open %s: %w", bundle, err)
-	}
-	defer unix.Close(dir)
-	name := fmt.Sprintf("/proc/self/fd/%d/%s", dir, attachSocket)
-	conn, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: name, Net: "unixpacket"})
+	conn, err := dialPacket(bundle, attachSocket)
 	if errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ENOENT) {
 		return nil, ErrNotRunning
 	}
 	return conn, err
+}
+
+func dialPacket(dir, name string) (*net.UnixConn, error) {
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: dir, Err: err}
+	}
+	defer unix.Close(fd)
+	path := fmt.Sprintf("/proc/self/fd/%d/%s", fd, name)
+	return net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: path, Net: "unixpacket"})
 }
 
 // sendStdin ends with the client's stream or with the connection. Packets are
@@ -95,13 +106,16 @@ func sendStdin(conn *net.UnixConn, stdin io.Reader) {
 	}
 }
 
-// receiveOutput copies packets to the streams until conmon closes the
+// receiveOutput copies packets to the streams until the monitor closes the
 // connection.
 func receiveOutput(conn *net.UnixConn, s stdio.Streams) error {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := conn.Read(buf)
 		if n > 1 {
+			if buf[0] == errorPacket {
+				return fmt.Errorf("detached from the container, which runs on: %s", buf[1:n])
+			}
 			w := s.Stdout
 			if buf[0] == stderrPacket {
 				w = s.Stderr
@@ -117,15 +131,15 @@ func receiveOutput(conn *net.UnixConn, s stdio.Streams) error {
 		case errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET), errors.Is(err, net.ErrClosed):
 			return nil
 		default:
-			return fmt.Errorf("read from conmon: %w", err)
+			return fmt.Errorf("read from the monitor: %w", err)
 		}
 	}
 }
 
-// resize hands terminal sizes on to conmon, the latest one if they come fast:
+// resize hands terminal sizes on to the monitor, the latest one if they come fast:
 // conmon passes them through a second FIFO, where it handles only the first of
 // the lines that it reads at once.
-func resize(ctx context.Context, log *slog.Logger, c Container, sizes <-chan stdio.TerminalSize) {
+func resize(ctx context.Context, log *slog.Logger, set func(context.Context, stdio.TerminalSize) error, sizes <-chan stdio.TerminalSize) {
 	for {
 		var size stdio.TerminalSize
 		var ok bool
@@ -138,7 +152,7 @@ func resize(ctx context.Context, log *slog.Logger, c Container, sizes <-chan std
 			return
 		}
 		size, sizes = latest(size, sizes)
-		err := sendControl(ctx, c, fmt.Sprintf("1 %d %d\n", size.Height, size.Width))
+		err := set(ctx, size)
 		if errors.Is(err, ErrNotRunning) {
 			return
 		}

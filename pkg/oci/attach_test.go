@@ -41,8 +41,9 @@ func (b *box) attach(stdin bool) *attached {
 	return a
 }
 
-func TestAttachStreams(t *testing.T) {
-	e := executor(t)
+func TestAttachStreams(t *testing.T) { eachMonitor(t, testAttachStreams) }
+
+func testAttachStreams(t *testing.T, e *Executor) {
 	b := create(t, e, container{stdin: true, stdinOnce: true, args: sh("while read x; do echo out $x; echo err $x >&2; done; echo eof; exit 4")})
 	a := b.attach(true)
 	b.start()
@@ -61,8 +62,9 @@ func TestAttachStreams(t *testing.T) {
 	}
 }
 
-func TestAttachAgain(t *testing.T) {
-	e := executor(t)
+func TestAttachAgain(t *testing.T) { eachMonitor(t, testAttachAgain) }
+
+func testAttachAgain(t *testing.T, e *Executor) {
 	b := create(t, e, container{stdin: true, args: sh("while read x; do echo got $x; done")}).start()
 	first := b.attach(true)
 	_, _ = io.WriteString(first.in, "1\n")
@@ -86,8 +88,9 @@ func TestAttachAgain(t *testing.T) {
 	}
 }
 
-func TestAttachTerminal(t *testing.T) {
-	e := executor(t)
+func TestAttachTerminal(t *testing.T) { eachMonitor(t, testAttachTerminal) }
+
+func testAttachTerminal(t *testing.T, e *Executor) {
 	b := create(t, e, container{terminal: true, stdin: true, args: sh("while read x; do stty size; done")}).start()
 	a := b.attach(true)
 	for _, s := range []stdio.TerminalSize{{Width: 10, Height: 10}, {Width: 20, Height: 20}, {Width: 30, Height: 30}, {Width: 90, Height: 33}} {
@@ -108,8 +111,9 @@ func TestAttachTerminal(t *testing.T) {
 }
 
 // A client that does not read must not keep the exit code back.
-func TestAttachSlowClient(t *testing.T) {
-	e := executor(t)
+func TestAttachSlowClient(t *testing.T) { eachMonitor(t, testAttachSlowClient) }
+
+func testAttachSlowClient(t *testing.T, e *Executor) {
 	b := create(t, e, container{args: sh("yes & sleep 1; exit 5")})
 	r, w := io.Pipe() // nobody reads
 	ctx, cancel := context.WithCancel(context.Background())
@@ -125,8 +129,9 @@ func TestAttachSlowClient(t *testing.T) {
 	<-done
 }
 
-func TestAttachLongPath(t *testing.T) {
-	e := executor(t)
+func TestAttachLongPath(t *testing.T) { eachMonitor(t, testAttachLongPath) }
+
+func testAttachLongPath(t *testing.T, e *Executor) {
 	s := createSpec(t, e, container{stdin: true, args: sh("read x; echo $x; exit 0")})
 	s.Bundle = filepath.Join(e.runDir, strings.Repeat("long/", 40), s.ID)
 	f, err := createAs(context.Background(), e, s)
@@ -146,8 +151,9 @@ func TestAttachLongPath(t *testing.T) {
 	b.wait()
 }
 
-func TestReopenLog(t *testing.T) {
-	e := executor(t)
+func TestReopenLog(t *testing.T) { eachMonitor(t, testReopenLog) }
+
+func testReopenLog(t *testing.T, e *Executor) {
 	b := create(t, e, container{stdin: true, terminal: true, args: sh("stty -echo; echo first; while read x; do echo $x; done")}).start()
 	a := b.attach(true)
 	eventually(t, "the first line is in the log", func() bool { return len(b.logLines()) == 1 })

@@ -24,7 +24,8 @@ func TestCgroup(t *testing.T) {
 		shared := executor(t)
 		e, err := New(context.Background(), Options{
 			Handlers: map[string]Handler{handler: {Name: handler}}, RunDir: shared.runDir, CgroupManager: "cgroupfs",
-			Log: slog.New(slog.NewTextHandler(testLog{t}, nil)),
+			MonitorSocket: shared.monitorSocket,
+			Log:           slog.New(slog.NewTextHandler(testLog{t}, nil)),
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -46,16 +46,26 @@ func startCommand(cmd *exec.Cmd, confined bool) error {
 	if !confined {
 		return cmd.Start()
 	}
-	filter, err := handleFilter()
-	if err != nil {
-		return fmt.Errorf("compile the filter of the runtime: %w", err)
-	}
-	if filter == nil {
-		return cmd.Start()
-	}
 	return onOwnThread(func() error {
-		if err := confineThread(filter); err != nil {
-			return fmt.Errorf("confine the runtime: %w", err)
+		if err := confineThread(); err != nil {
+			return err
+		}
+		return cmd.Start()
+	})
+}
+
+// startJoining is startCommand for what joins a container to execute a command, with a
+// session keyring of its own. A runtime gives one to a container's first process, but
+// has what joins keep that of the session that the daemon was started in, with its keys.
+func startJoining(cmd *exec.Cmd, confined bool) error {
+	return onOwnThread(func() error {
+		// A kernel may have no keys. When the user's quota of keys is used up, commands
+		// still have to run.
+		_, _ = unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0)
+		if confined {
+			if err := confineThread(); err != nil {
+				return err
+			}
 		}
 		return cmd.Start()
 	})
@@ -78,9 +88,16 @@ func onOwnThread(f func() error) error {
 	return <-done
 }
 
-// confineThread installs a filter for the calling thread. That takes CAP_SYS_ADMIN in
+// confineThread installs the filter for the calling thread. That takes CAP_SYS_ADMIN in
 // its user namespace, as the server has in the node's.
-func confineThread(filter []byte) error {
+func confineThread() error {
+	filter, err := handleFilter()
+	if err != nil {
+		return fmt.Errorf("compile the filter of the runtime: %w", err)
+	}
+	if filter == nil {
+		return nil
+	}
 	const instruction = int(unsafe.Sizeof(unix.SockFilter{}))
 	prog := unix.SockFprog{Len: uint16(len(filter) / instruction), Filter: (*unix.SockFilter)(unsafe.Pointer(&filter[0]))}
 	_, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&prog)))
@@ -88,5 +105,5 @@ func confineThread(filter []byte) error {
 	case 0, unix.EINVAL, unix.ENOSYS: // the latter: a kernel without filters
 		return nil
 	}
-	return errno
+	return fmt.Errorf("confine the runtime: %w", errno)
 }

@@ -27,7 +27,7 @@ const (
 	oomFile       = "oom"
 )
 
-var bundleFiles = []string{configFile, initPIDFile, conmonPIDFile, attachSocket, ctlFIFO, winszFIFO, logLink, nextLogLink, oomFile}
+var bundleFiles = []string{configFile, initPIDFile, conmonPIDFile, attachSocket, ctlFIFO, winszFIFO, logLink, nextLogLink, oomFile, consoleSocket}
 
 // conmonArgs returns conmon's command line. conmon(8) appends "create --bundle …"
 // to the runtime and its arguments.

@@ -13,11 +13,13 @@ import (
 // container's record, and all methods but Begin work from it alone. The names
 // of its fields in JSON must stay stable.
 type Container struct {
-	Handler   string  `json:"handler"`
-	Bundle    string  `json:"bundle"`
-	Rootfs    string  `json:"rootfs"`
-	LogPath   string  `json:"logPath,omitempty"`
-	Init      proc.ID `json:"init"`
+	Handler string  `json:"handler"`
+	Bundle  string  `json:"bundle"`
+	Rootfs  string  `json:"rootfs"`
+	LogPath string  `json:"logPath,omitempty"`
+	Init    proc.ID `json:"init"`
+	// Monitor is MonitorNode; "" is conmon, whose process Conmon is.
+	Monitor   string  `json:"monitor,omitempty"`
 	Conmon    proc.ID `json:"conmon"`
 	Terminal  bool    `json:"terminal,omitempty"`
 	Stdin     bool    `json:"stdin,omitempty"`

@@ -31,7 +31,7 @@ func (e *Executor) remove(ctx context.Context, rt *runtime, id string, c Contain
 	}
 	errs := []error{
 		c.kill(ctx),
-		c.endConmon(ctx),
+		e.monitorOf(c).release(ctx, id, c),
 		rt.forget(ctx, id, c),
 		removeFile(e.exitFile(id)),
 	}
@@ -90,9 +90,9 @@ func (c Container) kill(ctx context.Context) error {
 	}
 }
 
-// endConmon gives conmon time to write the exit file that Wait reads, then
+// release gives conmon time to write the exit file that Wait reads, then
 // kills it.
-func (c Container) endConmon(ctx context.Context) error {
+func (m conmon) release(ctx context.Context, _ string, c Container) error {
 	if !c.Init.IsZero() {
 		grace, cancel := context.WithTimeout(ctx, conmonGrace)
 		defer cancel()

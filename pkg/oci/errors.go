@@ -101,6 +101,17 @@ func CommandError(text string) error {
 	return fmt.Errorf("%w: %s", class, text)
 }
 
+// commandError is err with the class of its message, where the runtime or the kernel could
+// not execute the command.
+func commandError(err error) error {
+	for _, class := range []error{ErrCommandNotFound, ErrCommandNotExecutable} {
+		if errors.Is(err, class) {
+			return fmt.Errorf("%w: %w", class, err)
+		}
+	}
+	return err
+}
+
 // runtimeMessage takes the error messages out of a runtime's output. With
 // --log-format=json both crun and runc write one object a line; what is not
 // such an object (a crash, another runtime) is kept as it is. Warnings are

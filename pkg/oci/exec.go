@@ -111,10 +111,7 @@ func (e *Executor) Exec(ctx context.Context, id string, c Container, p *specs.Pr
 	if err != nil {
 		return -1, fmt.Errorf("encode process: %w", err)
 	}
-	x := &execution{rt: rt, ctr: c, dir: dir, oomScore: process.OOMScoreAdj}
-	if err := os.WriteFile(x.processFile(), b, 0o600); err != nil {
-		return -1, err
-	}
+	x := &execution{rt: rt, ctr: c, dir: dir, process: b, oomScore: process.OOMScoreAdj}
 	defer x.close()
 	if err := x.start(e, id, s); err != nil {
 		return -1, fmt.Errorf("exec in container %s: %w", id, err)
@@ -165,10 +162,13 @@ type execution struct {
 	rt  *runtime
 	ctr Container
 	dir string
-	cmd *exec.Cmd
+	// process is what the runtime is told of the command, as JSON.
+	process []byte
 	// oomScore is what the command has of the container's; nil where nothing is asked for.
 	oomScore *int
+	cmd      *exec.Cmd
 	parent   proc.ID
+	feed     *os.File // where the runtime reads process; nil with conmon
 	sync     *os.File // conmon's answers; nil without conmon
 	io       execIO
 }
@@ -203,21 +203,16 @@ func (x *execution) start(e *Executor, id string, s stdio.Streams) error {
 	// crun becomes the parent of what the command leaves behind in a shared PID
 	// namespace and waits for it too. runc without --detach copies the streams
 	// and waits until nobody holds them.
+	prepare := x.prepareConmon
 	if x.rt.crun && x.ctr.PIDNamespace != "host" {
-		args := []string{"--log=" + x.logFile(), "exec", "--process", x.processFile(), "--pid-file", x.pidFile()}
-		x.cmd = x.withOOMScore(x.rt.command(slices.Concat(args, options, []string{id})...))
-	} else {
-		x.cmd = x.withOOMScore(exec.Command(e.conmon, x.conmonArgs(id, options)...))
-		x.cmd.Dir = x.dir // where conmon would write "oom"
-		sync, theirs, err := os.Pipe()
-		if err != nil {
-			return err
-		}
-		defer theirs.Close()
-		x.sync = sync
-		x.cmd.ExtraFiles = []*os.File{theirs}
-		x.cmd.Env = append(runtimeEnv(""), "_OCI_SYNCPIPE=3")
+		prepare = x.prepareRuntime
 	}
+	theirs, err := prepare(e, id, options)
+	if err != nil {
+		return err
+	}
+	defer theirs.Close()
+	x.cmd.ExtraFiles = []*os.File{theirs}
 	if console == nil {
 		p, err := newPipes(x.cmd, s)
 		if err != nil {
@@ -225,18 +220,56 @@ func (x *execution) start(e *Executor, id string, s stdio.Streams) error {
 		}
 		x.io = p
 	}
-	if err := startCommand(x.cmd, x.ctr.Confined); err != nil {
+	if err := startJoining(x.cmd, x.ctr.Confined); err != nil {
 		return err
 	}
 	x.io.started()
-	var err error
+	if x.feed != nil {
+		x.tell()
+	}
 	x.parent, err = proc.Identify(x.cmd.Process.Pid)
 	return err
 }
 
-// withOOMScore has a command begin with the score of the container, which its children
-// inherit: the runtimes set it for a container's init only, and the exec would begin with
-// the server's. It costs a shell; a write from here would come too late now and then.
+// prepareRuntime has the runtime execute the command as its own child. It reads from the
+// pipe that is returned what to execute.
+func (x *execution) prepareRuntime(_ *Executor, id string, options []string) (theirs *os.File, err error) {
+	args := []string{"--log=" + x.logFile(), "exec", "--process", "/proc/self/fd/3", "--pid-file", x.pidFile()}
+	x.cmd = x.rt.command(slices.Concat(args, options, []string{id})...)
+	theirs, x.feed, err = os.Pipe()
+	return theirs, err
+}
+
+// tell gives the runtime its score, which its children inherit, and then the command: the
+// runtimes set a score for a container's init only, and the command would begin with the
+// server's. The runtime may never read.
+func (x *execution) tell() {
+	if x.oomScore != nil {
+		score := []byte(strconv.Itoa(*x.oomScore))
+		// Without root it can be raised only, and a limit of the machine's is no failure.
+		_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", x.cmd.Process.Pid), score, 0)
+	}
+	go func(feed *os.File) {
+		_, _ = feed.Write(x.process) // fails where the runtime ends before, which says why
+		feed.Close()
+	}(x.feed)
+}
+
+// prepareConmon has a conmon execute the command, which answers through the pipe that is
+// returned.
+func (x *execution) prepareConmon(e *Executor, id string, options []string) (theirs *os.File, err error) {
+	if err := os.WriteFile(x.processFile(), x.process, 0o600); err != nil {
+		return nil, err
+	}
+	x.cmd = x.withOOMScore(exec.Command(e.conmon, x.conmonArgs(id, options)...))
+	x.cmd.Dir = x.dir // where conmon would write "oom"
+	x.cmd.Env = append(runtimeEnv(""), "_OCI_SYNCPIPE=3")
+	x.sync, theirs, err = os.Pipe()
+	return theirs, err
+}
+
+// withOOMScore has conmon begin with the score of the container, for the same reason. It
+// reads nothing before it forks, so it costs a shell.
 func (x *execution) withOOMScore(cmd *exec.Cmd) *exec.Cmd {
 	if x.oomScore == nil {
 		return cmd
@@ -339,6 +372,9 @@ func (x *execution) close() {
 	}
 	if x.sync != nil {
 		x.sync.Close()
+	}
+	if x.feed != nil {
+		x.feed.Close() // again, but where the runtime has not read it all
 	}
 }
 

@@ -34,8 +34,9 @@ func TestExecSync(t *testing.T) {
 	})
 }
 
-func TestExecRightAfterStart(t *testing.T) {
-	e := executor(t)
+func TestExecRightAfterStart(t *testing.T) { eachMonitor(t, testExecRightAfterStart) }
+
+func testExecRightAfterStart(t *testing.T, e *Executor) {
 	for range 20 {
 		b := create(t, e, container{noLog: true}).start()
 		if r, err := b.exec(0, "/bin/true"); err != nil || r.ExitCode != 0 {
@@ -77,8 +78,9 @@ func TestExecAsUser(t *testing.T) {
 	})
 }
 
-func TestExecOutputIsBounded(t *testing.T) {
-	e := executor(t)
+func TestExecOutputIsBounded(t *testing.T) { eachMonitor(t, testExecOutputIsBounded) }
+
+func testExecOutputIsBounded(t *testing.T, e *Executor) {
 	b := create(t, e, container{}).start()
 	r, err := b.exec(0, sh("yes | head -c 17825792; exit 2")...)
 	if err != nil || r.ExitCode != 2 || len(r.Stdout) != maxOutput {
@@ -209,8 +211,9 @@ func TestFinishDeliversWhatWasWritten(t *testing.T) {
 	}
 }
 
-func TestExecEndsWithContext(t *testing.T) {
-	e := executor(t)
+func TestExecEndsWithContext(t *testing.T) { eachMonitor(t, testExecEndsWithContext) }
+
+func testExecEndsWithContext(t *testing.T, e *Executor) {
 	b := create(t, e, container{}).start()
 	for _, tty := range []bool{false, true} {
 		ctx, cancel := context.WithCancel(context.Background())
@@ -286,8 +289,9 @@ func TestExecTerminal(t *testing.T) {
 	})
 }
 
-func TestParallelExecs(t *testing.T) {
-	e := executor(t)
+func TestParallelExecs(t *testing.T) { eachMonitor(t, testParallelExecs) }
+
+func testParallelExecs(t *testing.T, e *Executor) {
 	b := create(t, e, container{}).start()
 	var wg sync.WaitGroup
 	for range 8 {

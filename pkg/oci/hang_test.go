@@ -93,7 +93,7 @@ func TestCreateHangs(t *testing.T) {
 func TestSweepEndsHangingCreate(t *testing.T) {
 	for _, without := range []string{"", "conmon", "runtime"} {
 		t.Run("without "+without, func(t *testing.T) {
-			eachHandler(t, func(t *testing.T, handler string) {
+			eachHandlerOf(t, MonitorConmon, func(t *testing.T, handler string) {
 				e := executor(t)
 				live := create(t, e, container{handler: handler})
 				s := createSpec(t, e, container{handler: handler, change: withFIFO(t, e)})
@@ -105,10 +105,11 @@ func TestSweepEndsHangingCreate(t *testing.T) {
 				if err := writeConfig(s.Bundle, *s.Spec, false); err != nil {
 					t.Fatal(err)
 				}
-				if _, err := p.start.Write([]byte{0}); err != nil {
+				l := p.launch.(*conmonLaunch)
+				if _, err := l.start.Write([]byte{0}); err != nil {
 					t.Fatal(err)
 				}
-				if err := p.cmd.Wait(); err != nil {
+				if err := l.cmd.Wait(); err != nil {
 					t.Fatal(err)
 				}
 				p.close()
@@ -180,7 +181,7 @@ func TestExecHangs(t *testing.T) {
 				t.Error("the exec went well")
 			}
 			noRuntimes(t, e, b.ctr)
-			if !b.ctr.Init.Alive() || !b.ctr.Conmon.Alive() {
+			if !b.ctr.Init.Alive() || b.ctr.Monitor != MonitorNode && !b.ctr.Conmon.Alive() {
 				t.Error("the container has ended")
 			}
 		})

@@ -59,8 +59,9 @@ func TestLife(t *testing.T) {
 	})
 }
 
-func TestContainerSurvivesJSON(t *testing.T) {
-	e := executor(t)
+func TestContainerSurvivesJSON(t *testing.T) { eachMonitor(t, testContainerSurvivesJSON) }
+
+func testContainerSurvivesJSON(t *testing.T, e *Executor) {
 	b := create(t, e, container{args: sh("trap 'exit 3' TERM; echo ready; while :; do sleep 0.05; done")})
 	b.start()
 	data, err := json.Marshal(b.ctr)
@@ -74,6 +75,7 @@ func TestContainerSurvivesJSON(t *testing.T) {
 	// Another Executor over the same directory, as after a restart.
 	again, err := New(context.Background(), Options{
 		Handlers: map[string]Handler{"crun": {Name: "crun"}}, RunDir: e.runDir, CgroupManager: "disabled",
+		MonitorSocket: e.monitorSocket,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -87,8 +89,9 @@ func TestContainerSurvivesJSON(t *testing.T) {
 	}
 }
 
-func TestSignalExitCode(t *testing.T) {
-	e := executor(t)
+func TestSignalExitCode(t *testing.T) { eachMonitor(t, testSignalExitCode) }
+
+func testSignalExitCode(t *testing.T, e *Executor) {
 	b := create(t, e, container{}).start()
 	if err := b.Signal(context.Background(), b.id, b.ctr, syscall.SIGKILL, false); err != nil {
 		t.Fatal(err)
@@ -98,8 +101,9 @@ func TestSignalExitCode(t *testing.T) {
 	}
 }
 
-func TestSignalAll(t *testing.T) {
-	e := executor(t)
+func TestSignalAll(t *testing.T) { eachMonitor(t, testSignalAll) }
+
+func testSignalAll(t *testing.T, e *Executor) {
 	b := create(t, e, container{args: sh("trap 'echo term; exit 4' TERM; sh -c 'trap \"echo child\" TERM; echo ready; while :; do sleep 0.02; done' & wait; wait")}).start()
 	eventually(t, "the child runs", func() bool { return len(b.logLines()) == 1 })
 	if err := b.Signal(context.Background(), b.id, b.ctr, syscall.SIGTERM, true); err != nil {
@@ -149,8 +153,9 @@ func TestCreateErrors(t *testing.T) {
 }
 
 // What is begun and not created leaves nothing, and a Pending serves once.
-func TestAbandon(t *testing.T) {
-	e := executor(t)
+func TestAbandon(t *testing.T) { eachMonitor(t, testAbandon) }
+
+func testAbandon(t *testing.T, e *Executor) {
 	s := createSpec(t, e, container{})
 	p, err := e.Begin(context.Background(), s.BeginSpec)
 	if err != nil {
@@ -182,7 +187,7 @@ func TestAbandon(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.Abandon()
-	if !c.Init.Alive() || !c.Conmon.Alive() {
+	if !c.Init.Alive() || c.Monitor != MonitorNode && !c.Conmon.Alive() {
 		t.Error("Abandon after Create ended the container")
 	}
 	if _, err := p.Create(context.Background(), s.Spec, ""); err == nil {
@@ -196,8 +201,9 @@ func TestAbandon(t *testing.T) {
 	}
 }
 
-func TestCreateWithoutASpecification(t *testing.T) {
-	e := executor(t)
+func TestCreateWithoutASpecification(t *testing.T) { eachMonitor(t, testCreateWithoutASpecification) }
+
+func testCreateWithoutASpecification(t *testing.T, e *Executor) {
 	s := createSpec(t, e, container{})
 	s.Spec.Root = nil
 	if _, err := createAs(context.Background(), e, s); err == nil {
@@ -208,8 +214,9 @@ func TestCreateWithoutASpecification(t *testing.T) {
 	}
 }
 
-func TestCreateTwice(t *testing.T) {
-	e := executor(t)
+func TestCreateTwice(t *testing.T) { eachMonitor(t, testCreateTwice) }
+
+func testCreateTwice(t *testing.T, e *Executor) {
 	s := createSpec(t, e, container{})
 	f, err := createAs(context.Background(), e, s)
 	if err != nil {
@@ -227,8 +234,9 @@ func TestCreateTwice(t *testing.T) {
 	}
 }
 
-func TestCreateCancelled(t *testing.T) {
-	e := executor(t)
+func TestCreateCancelled(t *testing.T) { eachMonitor(t, testCreateCancelled) }
+
+func testCreateCancelled(t *testing.T, e *Executor) {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := createSpec(t, e, container{change: func(s *specs.Spec) {
 		s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sleep", Args: []string{"sleep", "1000"}}}}
@@ -239,8 +247,9 @@ func TestCreateCancelled(t *testing.T) {
 	}
 }
 
-func TestParallelCreates(t *testing.T) {
-	e := executor(t)
+func TestParallelCreates(t *testing.T) { eachMonitor(t, testParallelCreates) }
+
+func testParallelCreates(t *testing.T, e *Executor) {
 	rootfs(t, e)
 	var wg sync.WaitGroup
 	for i := range 8 {
@@ -266,8 +275,9 @@ func TestParallelCreates(t *testing.T) {
 	wg.Wait()
 }
 
-func TestSweep(t *testing.T) {
-	e := executor(t)
+func TestSweep(t *testing.T) { eachMonitor(t, testSweep) }
+
+func testSweep(t *testing.T, e *Executor) {
 	keep := create(t, e, container{}).start()
 	var orphans []*box
 	for _, c := range []container{{}, {pid: "host"}, {handler: "runc"}} {
@@ -320,8 +330,9 @@ func TestSweepForgedConmon(t *testing.T) {
 	}
 }
 
-func TestMissingRuntime(t *testing.T) {
-	e := executor(t)
+func TestMissingRuntime(t *testing.T) { eachMonitor(t, testMissingRuntime) }
+
+func testMissingRuntime(t *testing.T, e *Executor) {
 	o := Options{RunDir: e.runDir, CgroupManager: "disabled", Log: e.log, Handlers: map[string]Handler{"gone": {Path: "/no/such/runtime"}}}
 	if _, err := New(context.Background(), o); err == nil || !strings.Contains(err.Error(), "gone") {
 		t.Errorf("a missing runtime: %v", err)

@@ -20,19 +20,22 @@ import (
 // container's log path, without following links; conmon's part then succeeds
 // whatever happens to the path.
 
-// openLog opens the container's log for a conmon that is about to start, and
-// leads it there. The caller closes the file when conmon has opened it.
-func openLog(bundle, path string) (*os.File, error) {
+// openLog opens the container's log for a monitor that is about to start.
+func openLog(path string) (*os.File, error) {
 	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open log %s: %w", path, err)
 	}
-	file := os.NewFile(uintptr(fd), path)
-	if err := linkTo(filepath.Join(bundle, logLink), fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd)); err != nil {
-		file.Close()
-		return nil, err
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// fdOf returns a file's descriptor, and leaves the file as it is.
+func fdOf(f *os.File) int {
+	n := -1
+	if conn, err := f.SyscallConn(); err == nil {
+		_ = conn.Control(func(fd uintptr) { n = int(fd) })
 	}
-	return file, nil
+	return n
 }
 
 // linkTo makes or replaces a symbolic link.
@@ -50,24 +53,24 @@ func linkTo(name, target string) error {
 // reopenTimeout bounds ReopenLog.
 const reopenTimeout = 10 * time.Second
 
-// ReopenLog makes conmon go on in a new file at the container's log path and
+// ReopenLog makes the monitor go on in a new file at the container's log path and
 // returns when it does so. It does nothing while the log at that path still is the
 // one written to. Where a new file cannot be made, the container goes on logging
-// to the file that it has, and the error says why. ErrNotRunning when no conmon
-// lives; a container without a log has nothing to reopen.
+// to the file that it has, and the error says why. ErrNotRunning when the
+// container has ended; a container without a log has nothing to reopen.
 func (e *Executor) ReopenLog(ctx context.Context, id string, c Container) error {
 	if c.LogPath == "" {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, reopenTimeout)
 	defer cancel()
-	if err := c.reopenLog(ctx); err != nil {
+	if err := e.monitorOf(c).reopen(ctx, id, c); err != nil {
 		return fmt.Errorf("reopen log %s of container %s: %w", c.LogPath, id, err)
 	}
 	return nil
 }
 
-func (c Container) reopenLog(ctx context.Context) error {
+func (m conmon) reopen(ctx context.Context, _ string, c Container) error {
 	if !c.Conmon.Alive() {
 		return ErrNotRunning
 	}
@@ -82,7 +85,7 @@ func (c Container) reopenLog(ctx context.Context) error {
 		return nil
 	}
 	if err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return errors.New("what is at this path is not a regular file; remove it, the container logs to its old file meanwhile")
+		return errLogInTheWay
 	}
 	log, err := createLog(c.LogPath)
 	if err != nil {
@@ -94,6 +97,8 @@ func (c Container) reopenLog(ctx context.Context) error {
 	}
 	return c.switchByLink(ctx, ctl, log)
 }
+
+var errLogInTheWay = errors.New("what is at this path is not a regular file; remove it, the container logs to its old file meanwhile")
 
 // switchByPath is for a conmon that an earlier server started with the log path
 // itself. It finds the new file under the temporary name. It ends, should the
@@ -194,7 +199,7 @@ func createLog(path string) (_ *newLog, err error) {
 		unix.Close(l.dir)
 		return nil, &os.PathError{Op: "remove", Path: path + ".tmp", Err: err}
 	}
-	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	const flags = unix.O_WRONLY | unix.O_APPEND | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
 	fd, err := unix.Openat(l.dir, l.tmp(), flags, 0o600)
 	if err != nil {
 		unix.Close(l.dir)

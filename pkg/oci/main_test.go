@@ -20,6 +20,9 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	monitorlib "github.com/subpod/subpod/pkg/monitor"
+	"github.com/subpod/subpod/pkg/monitor/keeper"
+	"github.com/subpod/subpod/pkg/monitor/wire"
 	"github.com/subpod/subpod/pkg/proc"
 	"github.com/subpod/subpod/tests/nstest"
 )
@@ -27,9 +30,16 @@ import (
 // The tests run real containers. They need a user namespace with 65536 IDs and
 // mount, PID, network, IPC and UTS namespaces of their own, so the test binary
 // runs itself again in such namespaces (nstest), twice: PID 1 there reaps.
-const namespaceStage = "SUBPOD_OCI_TEST_STAGE"
+const (
+	namespaceStage = "SUBPOD_OCI_TEST_STAGE"
+	monitorStage   = "SUBPOD_OCI_TEST_MONITOR" // set in the node's monitor
+	monitorDir     = "SUBPOD_OCI_TEST_DIR"     // where its socket is
+)
 
 func TestMain(m *testing.M) {
+	if os.Getenv(monitorStage) != "" {
+		os.Exit(monitorlib.Run("test", slog.New(slog.NewTextHandler(os.Stderr, nil))))
+	}
 	if os.Getenv(namespaceStage) == "tests" {
 		os.Exit(m.Run())
 	}
@@ -70,10 +80,28 @@ func runTests() int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	if err := os.Setenv(namespaceStage, "tests"); err != nil {
+	dir, err := os.MkdirTemp("", "monitor")
+	if err == nil {
+		err = errors.Join(os.Setenv(namespaceStage, "tests"), os.Setenv(monitorDir, dir))
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
+	defer os.RemoveAll(dir)
+	keep, err := keeper.New(keeper.Options{
+		Socket: filepath.Join(dir, wire.Socket), Program: []string{filepath.Join(dir, "program")},
+		Env: append(os.Environ(), monitorStage+"=1"), Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+	})
+	if err == nil {
+		// A file that can be replaced, as by an upgrade.
+		err = installMonitor(filepath.Join(dir, "program"))
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	go keep.Run()
 	tests, err := syscall.ForkExec("/proc/self/exe", os.Args, &syscall.ProcAttr{Env: os.Environ(), Files: []uintptr{0, 1, 2}})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "run the tests:", err)
@@ -89,12 +117,41 @@ func runTests() int {
 		if pid == tests {
 			return ws.ExitStatus()
 		}
+		keep.Reaped(pid, unix.WaitStatus(ws))
 	}
 }
 
-// executor makes an Executor with both runtimes and, at the end of the test,
-// proves that nothing of it is left.
+// installMonitor makes a copy of the test program, which is the monitor there.
+func installMonitor(path string) error {
+	self, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(path+".new", self, 0o755); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
+
+// eachMonitor runs a test with conmon, and with the node's monitor.
+func eachMonitor(t *testing.T, test func(t *testing.T, e *Executor)) {
+	for _, kind := range []string{MonitorConmon, MonitorNode} {
+		t.Run(kind, func(t *testing.T) { test(t, executorWith(t, kind)) })
+	}
+}
+
+// executor makes an Executor with conmon, or with the node's monitor in a test whose name
+// says so: see eachHandler and eachMonitor.
 func executor(t testing.TB) *Executor {
+	if strings.Contains(t.Name(), MonitorNode) {
+		return executorWith(t, MonitorNode)
+	}
+	return executorWith(t, MonitorConmon)
+}
+
+// executorWith makes an Executor with both runtimes and, at the end of the test,
+// proves that nothing of it is left.
+func executorWith(t testing.TB, kind string) *Executor {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "oci")
 	if err != nil {
@@ -104,11 +161,16 @@ func executor(t testing.TB) *Executor {
 	e, err := New(context.Background(), Options{
 		Handlers:      map[string]Handler{"crun": {Name: "crun"}, "runc": {Name: "runc"}},
 		RunDir:        dir,
+		Monitor:       kind,
+		MonitorSocket: filepath.Join(os.Getenv(monitorDir), wire.Socket), MonitorProgram: filepath.Join(os.Getenv(monitorDir), "program"),
 		CgroupManager: "disabled",
 		Log:           slog.New(slog.NewTextHandler(testLog{t}, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if kind == MonitorNode && !e.ownMonitor {
+		t.Fatal("the node's monitor cannot be used")
 	}
 	mounts := ourMounts(t)
 	t.Cleanup(func() {
@@ -157,6 +219,9 @@ func checkNothingLeft(t testing.TB, e *Executor) {
 		}
 		return nil
 	})
+	if ids, err := (nodeMonitor{e}).watched(context.Background()); err != nil || len(ids) > 0 {
+		t.Errorf("the monitor still watches %q: %v", ids, err)
+	}
 	all, _ := proc.PIDs()
 	for _, pid := range all {
 		if _, _, ok := e.ownConmon(pid); ok {
@@ -420,7 +485,12 @@ func eventually(t testing.TB, what string, ok func() bool) {
 var handlers = []string{"crun", "runc"}
 
 func eachHandler(t *testing.T, test func(t *testing.T, handler string)) {
+	eachHandlerOf(t, MonitorConmon, test)
+	eachHandlerOf(t, MonitorNode, test)
+}
+
+func eachHandlerOf(t *testing.T, monitor string, test func(t *testing.T, handler string)) {
 	for _, h := range slices.Clone(handlers) {
-		t.Run(h, func(t *testing.T) { test(t, h) })
+		t.Run(h+"-"+monitor, func(t *testing.T) { test(t, h) })
 	}
 }

@@ -28,6 +28,12 @@ type Options struct {
 	// RunDir is the server's runtime directory. The Executor makes exits/,
 	// exec/ and oci/<handler>/ below it.
 	RunDir string
+	// Monitor is the kind that containers get which are created from now on: MonitorConmon
+	// ("") or MonitorNode. Where the latter cannot be used it is the former.
+	Monitor string
+	// MonitorSocket is the path of the socket of the node's monitor, and MonitorProgram of
+	// the program: another one than that which runs takes over.
+	MonitorSocket, MonitorProgram string
 	// CgroupManager is "cgroupfs", "systemd" or "disabled".
 	CgroupManager string
 	// Log is where warnings go; nil means slog.Default().
@@ -44,7 +50,10 @@ type Executor struct {
 	sockDir  string
 	handlers map[string]*runtime
 	noCgroup bool
-	log      *slog.Logger
+	// monitorSocket is that of the node's monitor, which new containers get with ownMonitor.
+	monitorSocket string
+	ownMonitor    bool
+	log           *slog.Logger
 }
 
 // New checks conmon and every handler, finds out which shortcuts each handler
@@ -67,14 +76,15 @@ func New(ctx context.Context, o Options) (*Executor, error) {
 		return nil, fmt.Errorf("find conmon: %w (install it or set its path)", err)
 	}
 	e := &Executor{
-		conmon:   conmon,
-		runDir:   o.RunDir,
-		exitDir:  filepath.Join(o.RunDir, "exits"),
-		execDir:  filepath.Join(o.RunDir, "exec"),
-		sockDir:  consoleDir(o.RunDir),
-		handlers: map[string]*runtime{},
-		noCgroup: o.CgroupManager == "disabled",
-		log:      o.Log,
+		conmon:        conmon,
+		runDir:        o.RunDir,
+		exitDir:       filepath.Join(o.RunDir, "exits"),
+		execDir:       filepath.Join(o.RunDir, "exec"),
+		sockDir:       consoleDir(o.RunDir),
+		handlers:      map[string]*runtime{},
+		noCgroup:      o.CgroupManager == "disabled",
+		log:           o.Log,
+		monitorSocket: o.MonitorSocket,
 	}
 	for _, dir := range []string{e.exitDir, e.execDir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -90,6 +100,9 @@ func New(ctx context.Context, o Options) (*Executor, error) {
 			return nil, err
 		}
 		e.handlers[name] = rt
+	}
+	if o.Monitor == MonitorNode {
+		nodeMonitor{e}.choose(ctx, o.MonitorProgram)
 	}
 	return e, nil
 }

@@ -1,21 +1,15 @@
 package oci
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
-
-	"github.com/subpod/subpod/pkg/proc"
 )
 
 // BeginSpec describes a container before its OCI specification is known.
@@ -36,23 +30,20 @@ type BeginSpec struct {
 	ConmonCgroup string
 }
 
-// Pending is a container whose creation has begun: a conmon process blocked on
-// its start pipe, before it invokes the runtime. Exactly one Create follows, or
+// Pending is a container whose creation has begun: a process blocked on its start
+// pipe, conmon or a shell, before it invokes the runtime. Exactly one Create follows, or
 // Abandon. Its methods must not be called at the same time.
 type Pending struct {
 	e       *Executor
 	rt      *runtime
 	spec    BeginSpec
 	keyring bool // the runtime makes a session keyring
-	cmd     *exec.Cmd
-	stderr  bytes.Buffer
+	launch  launch
 	log     *os.File // nil without a log
-	start   *os.File // conmon reads from it before it invokes the runtime
-	sync    *os.File // conmon reports there
 	spent   bool
 }
 
-// Begin starts conmon up to the point where it invokes the runtime. That takes
+// Begin starts that process up to the point where it invokes the runtime. That takes
 // as long as mounting a root file system, so callers do both at once. The
 // caller must call Create or Abandon, also after ctx is done; a deferred Abandon
 // serves. ErrNoHandler, and *RuntimeError when the runtime has a container with
@@ -80,10 +71,10 @@ func (e *Executor) Begin(ctx context.Context, s BeginSpec) (*Pending, error) {
 	}
 	p := &Pending{e: e, rt: rt, spec: s, keyring: rt.keyring.Load()}
 	if s.LogPath != "" {
-		p.log, err = openLog(s.Bundle, s.LogPath)
+		p.log, err = openLog(s.LogPath)
 	}
 	if err == nil {
-		err = p.startConmon()
+		p.launch, err = e.nextMonitor().launch(p)
 	}
 	if err != nil {
 		p.Abandon()
@@ -107,43 +98,9 @@ func (s *BeginSpec) check() error {
 	return nil
 }
 
-func (p *Pending) startConmon() error {
-	sync, syncEnd, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	defer syncEnd.Close()
-	p.sync = sync
-	startEnd, start, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	defer startEnd.Close()
-	p.start = start
-	cmd := exec.Command(p.e.conmon, p.rt.conmonArgs(p.spec, p.e.exitDir, p.keyring)...)
-	cmd.Dir = p.spec.Bundle // conmon writes "oom" where it was started
-	cmd.ExtraFiles = []*os.File{syncEnd, startEnd}
-	cmd.Env = append(runtimeEnv(p.e.sockDir), "_OCI_SYNCPIPE=3", "_OCI_STARTPIPE=4")
-	cmd.WaitDelay = 10 * time.Second
-	cmd.Stderr = &p.stderr
-	if p.spec.ConmonCgroup != "" {
-		dir, err := os.Open(p.spec.ConmonCgroup)
-		if err != nil {
-			return fmt.Errorf("open conmon's cgroup: %w", err)
-		}
-		defer dir.Close()
-		cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
-	}
-	if err := startCommand(cmd, p.spec.Confined); err != nil {
-		return fmt.Errorf("start %s: %w", p.e.conmon, err)
-	}
-	p.cmd = cmd
-	return nil
-}
-
-// PID returns the PID of the waiting conmon. A cgroup that the caller moves it
-// to before Create holds what conmon starts as well.
-func (p *Pending) PID() int { return p.cmd.Process.Pid }
+// PID returns the PID of the waiting process. A cgroup that the caller moves it
+// to before Create holds what that starts as well.
+func (p *Pending) PID() int { return p.launch.pid() }
 
 // Create writes the bundle's config.json, lets conmon call the runtime and
 // returns the container, whose init process then waits for Start. seccompBPF is
@@ -182,13 +139,8 @@ func (p *Pending) create(ctx context.Context, spec *specs.Spec, filter string, c
 	if err := writeConfig(p.spec.Bundle, withFilter(*spec, filter), p.spec.Terminal); err != nil {
 		return err
 	}
-	if err := p.invoke(ctx, c); err != nil {
+	if err := p.launch.invoke(ctx, c); err != nil {
 		return err
-	}
-	if p.log != nil { // conmon has opened it
-		if err := linkTo(filepath.Join(p.spec.Bundle, logLink), p.spec.LogPath); err != nil {
-			return fmt.Errorf("name the log in the bundle: %w", err)
-		}
 	}
 	if filter != "" {
 		if err := checkFilter(p.rt.stateDir(p.spec.ID), filter); err != nil {
@@ -201,53 +153,6 @@ func (p *Pending) create(ctx context.Context, spec *specs.Spec, filter string, c
 	}
 	if c.Before, err = imageOf(c.Init.PID); err != nil {
 		return fmt.Errorf("identify the program of the container's init: %w", err)
-	}
-	return nil
-}
-
-// invoke lets conmon call the runtime's create and waits until the container
-// exists. It sets c.Conmon and c.Init as soon as each is known, also when it
-// returns an error.
-func (p *Pending) invoke(ctx context.Context, c *Container) error {
-	_, writeErr := p.start.Write([]byte{0})
-	if writeErr != nil && !errors.Is(writeErr, unix.EPIPE) {
-		_ = p.cmd.Process.Kill() // it would wait for ever
-	}
-	stop := context.AfterFunc(ctx, func() { _ = p.cmd.Process.Kill() })
-	// The first process ends as soon as conmon has daemonized.
-	err := p.cmd.Wait()
-	stop()
-	if ctx.Err() != nil {
-		err = context.Cause(ctx)
-	}
-	if err == nil {
-		err = writeErr
-	}
-	pidFile := filepath.Join(p.spec.Bundle, conmonPIDFile)
-	if err != nil {
-		// It may have daemonized nevertheless.
-		if pid, pidErr := readPID(pidFile); pidErr == nil {
-			c.Conmon, _ = proc.Identify(pid)
-		}
-		return fmt.Errorf("start %s: %w: %s", p.cmd.Path, err, strings.TrimSpace(p.stderr.String()))
-	}
-	pid, err := readPID(pidFile)
-	if err != nil {
-		return err
-	}
-	// conmon has ended already if the runtime failed at once.
-	if c.Conmon, err = proc.Identify(pid); err != nil && !errors.Is(err, proc.ErrGone) {
-		return err
-	}
-	if pid, err = readSync(ctx, p.rt, p.sync); err != nil {
-		return err
-	}
-	if c.Conmon.IsZero() {
-		return errors.New("conmon ended right after it had created the container")
-	}
-	c.Init, err = proc.Identify(pid)
-	if err != nil {
-		return fmt.Errorf("the container's init (process %d): %w", pid, err)
 	}
 	return nil
 }
@@ -294,17 +199,12 @@ func (p *Pending) Abandon() {
 	}
 }
 
-// close ends conmon unless it was asked to call the runtime, before it could see
-// the end of its start pipe, which it takes for that word.
 func (p *Pending) close() {
 	p.spent = true
-	if p.cmd != nil && p.cmd.ProcessState == nil {
-		_ = p.cmd.Process.Kill()
-		_ = p.cmd.Wait()
+	if p.launch != nil {
+		p.launch.close()
 	}
-	for _, f := range []*os.File{p.log, p.start, p.sync} {
-		if f != nil {
-			f.Close()
-		}
+	if p.log != nil {
+		p.log.Close()
 	}
 }

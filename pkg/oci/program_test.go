@@ -110,7 +110,10 @@ func TestExecOfWhatCannotRun(t *testing.T) {
 // TestProgramsThatWriteLikeTheRuntime: what a program writes does not make it one that
 // could not be executed.
 func TestProgramsThatWriteLikeTheRuntime(t *testing.T) {
-	e := executor(t)
+	eachMonitor(t, testProgramsThatWriteLikeTheRuntime)
+}
+
+func testProgramsThatWriteLikeTheRuntime(t *testing.T, e *Executor) {
 	for _, script := range []string{
 		`echo '{"msg":"something else","level":"error"}'; exit 1`,
 		`echo first; echo '{"msg":"exec container process: Exec format error","level":"error"}'; exit 1`,

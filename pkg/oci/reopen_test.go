@@ -153,8 +153,9 @@ func names(dir string) string {
 }
 
 // A temporary file that somebody has put there is not written to.
-func TestReopenLogPlantedFile(t *testing.T) {
-	e := executor(t)
+func TestReopenLogPlantedFile(t *testing.T) { eachMonitor(t, testReopenLogPlantedFile) }
+
+func testReopenLogPlantedFile(t *testing.T, e *Executor) {
 	dir := t.TempDir()
 	b := ticker(t, e, dir)
 	victim := filepath.Join(dir, "victim")
@@ -289,8 +290,9 @@ exec %s "$@"
 }
 
 // No line is lost and none written twice over many rotations.
-func TestReopenLogKeepsEveryLine(t *testing.T) {
-	e := executor(t)
+func TestReopenLogKeepsEveryLine(t *testing.T) { eachMonitor(t, testReopenLogKeepsEveryLine) }
+
+func testReopenLogKeepsEveryLine(t *testing.T, e *Executor) {
 	dir := t.TempDir()
 	b := ticker(t, e, dir)
 	for i := range 20 {

@@ -81,8 +81,9 @@ func TestCrunLayout(t *testing.T) {
 	}
 }
 
-func TestPlainStartAndDelete(t *testing.T) {
-	e := executor(t)
+func TestPlainStartAndDelete(t *testing.T) { eachMonitor(t, testPlainStartAndDelete) }
+
+func testPlainStartAndDelete(t *testing.T, e *Executor) {
 	mark := filepath.Join(e.runDir, "mark")
 	hook := func(word string) []specs.Hook {
 		return []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo " + word + " >> " + mark}}}
@@ -149,8 +150,9 @@ func denials(t *testing.T, b *box) string {
 	return strings.TrimSpace(string(r.Stdout))
 }
 
-func TestSeccompBPF(t *testing.T) {
-	e := executor(t)
+func TestSeccompBPF(t *testing.T) { eachMonitor(t, testSeccompBPF) }
+
+func testSeccompBPF(t *testing.T, e *Executor) {
 	// The profile and the filter differ, so it shows which one is in force:
 	// the profile denies chmod, the filter mkdir.
 	deny := filter(unix.SYS_MKDIRAT, unix.SYS_MKDIR)
@@ -179,8 +181,9 @@ func TestSeccompBPF(t *testing.T) {
 }
 
 // A crun that no longer knows the annotation must not run anything unconfined.
-func TestSeccompBPFIgnored(t *testing.T) {
-	e := executor(t)
+func TestSeccompBPFIgnored(t *testing.T) { eachMonitor(t, testSeccompBPFIgnored) }
+
+func testSeccompBPFIgnored(t *testing.T, e *Executor) {
 	script := filepath.Join(e.runDir, "othercrun")
 	const text = `#!/bin/sh
 for a; do
@@ -287,8 +290,9 @@ func TestNoFilesLeakIn(t *testing.T) {
 	})
 }
 
-func TestUpdateWithoutCgroup(t *testing.T) {
-	e := executor(t)
+func TestUpdateWithoutCgroup(t *testing.T) { eachMonitor(t, testUpdateWithoutCgroup) }
+
+func testUpdateWithoutCgroup(t *testing.T, e *Executor) {
 	b := create(t, e, container{}).start()
 	if err := e.Update(context.Background(), b.id, b.ctr, &specs.LinuxResources{}); !errors.Is(err, ErrNoCgroup) {
 		t.Errorf("update: %v, want ErrNoCgroup", err)

@@ -40,13 +40,13 @@ func (e *Executor) Start(ctx context.Context, id string, c Container) error {
 	}
 	if !done {
 		if err := rt.call(ctx, "start", id); err != nil {
-			return err
+			return commandError(err)
 		}
 	}
 	if seen, err := awaitExec(ctx, c); err != nil || seen {
 		return err
 	}
-	return e.execFailed(ctx, rt, id, c)
+	return commandError(e.execFailed(ctx, rt, id, c))
 }
 
 // openGate does what "crun start" does to a container without poststart hooks:
@@ -92,7 +92,7 @@ func (e *Executor) FinishStart(ctx context.Context, id string, c Container) (exe
 	case !c.Init.Alive():
 		// Init ended with the runtime's own exit code, or it ended by itself so
 		// soon that the server could not remove the fifo any more.
-		x, ok, err := e.readExit(id, c)
+		x, ok, err := e.monitorOf(c).exit(id, c)
 		return ok && !x.Unknown && x.Code != 1 && x.Code < 128, err
 	case c.Started():
 		return true, removeFile(gate)

@@ -92,6 +92,19 @@ func (e *Executor) orphans(ctx context.Context, live func(id string) bool) (map[
 			found[id] = e.containerFromState(id)
 		}
 	}
+	watched, err := nodeMonitor{e}.watched(ctx)
+	errs = append(errs, err)
+	for _, w := range watched {
+		if live(w.ID) || !validID.MatchString(w.ID) {
+			continue
+		}
+		c, ok := found[w.ID]
+		if !ok {
+			c = Container{PIDNamespace: "host", PlainDelete: true}
+		}
+		c.Monitor, c.Bundle = MonitorNode, w.Bundle
+		found[w.ID] = c
+	}
 	processes := readProcesses()
 	for _, rt := range e.handlers {
 		for _, h := range rt.helpers(processes) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -20,7 +19,7 @@ type Exit struct {
 	Code      int32 // 128 + signal when a signal ended it
 	At        time.Time
 	OOMKilled bool
-	// Unknown: conmon was killed before it could write the exit code down. Code
+	// Unknown: the monitor was killed before it could record the exit code. Code
 	// is 137 then and At the time at which the end was noticed.
 	Unknown bool
 }
@@ -42,41 +41,42 @@ func (e *Executor) Wait(ctx context.Context, id string, c Container) (Exit, erro
 	if err := checkID(id); err != nil {
 		return Exit{}, err
 	}
-	if x, ok, err := e.readExit(id, c); ok || err != nil {
+	m := e.monitorOf(c)
+	if x, ok, err := m.exit(id, c); ok || err != nil {
 		return x, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	conmon, init := ended(ctx, c.Conmon), ended(ctx, c.Init)
+	settled, init := m.settled(ctx, id, c), ended(ctx, c.Init)
 	var err error
 	select {
-	case err = <-conmon:
+	case err = <-settled:
 	case err = <-init:
 		if err == nil {
-			err = hurryConmon(e.log, c, conmon)
+			err = hurry(ctx, m, id, c, settled)
 		}
 		init = closed
 	}
 	if err != nil {
 		return Exit{}, err
 	}
-	if x, ok, err := e.readExit(id, c); ok || err != nil {
+	if x, ok, err := m.exit(id, c); ok || err != nil {
 		return x, err
 	}
 	if err := <-init; err != nil {
 		return Exit{}, err
 	}
-	e.log.Warn("conmon ended before its container, exit code unknown", "container", id, "conmon", c.Conmon.PID)
+	e.log.Warn("the monitor ended before its container, exit code unknown", "container", id, "conmon", c.Conmon.PID)
 	return Exit{Code: unknownExitCode, At: time.Now(), OOMKilled: c.oomKilled(), Unknown: true}, nil
 }
 
-// hurryConmon waits for conmon's end after that of init. A process that init
-// left behind and that writes without end keeps conmon reading, so it goes
-// first. A conmon that still does not end is stuck and cannot be helped.
-func hurryConmon(log *slog.Logger, c Container, conmon <-chan error) error {
+// hurry waits until a container has settled after the end of init. A process that init
+// left behind and that writes without end keeps the monitor reading, so it goes
+// first. A monitor that still does not end with it is stuck and cannot be helped.
+func hurry(ctx context.Context, m monitor, id string, c Container, settled <-chan error) error {
 	after := func(d time.Duration, act func() error) (bool, error) {
 		select {
-		case err := <-conmon:
+		case err := <-settled:
 			return true, err
 		case <-time.After(d):
 			return false, act()
@@ -86,14 +86,19 @@ func hurryConmon(log *slog.Logger, c Container, conmon <-chan error) error {
 	if done, err := after(leftoverGrace, leftover); done || err != nil {
 		return err
 	}
-	kill := func() error {
-		log.Warn("conmon does not end after its container, killing it", "conmon", c.Conmon.PID)
-		return ignoreGone(c.Conmon.Signal(syscall.SIGKILL))
-	}
-	if done, err := after(conmonGrace, kill); done || err != nil {
+	if done, err := after(conmonGrace, func() error { return m.giveUp(ctx, id, c) }); done || err != nil {
 		return err
 	}
-	return <-conmon
+	return <-settled
+}
+
+func (m conmon) settled(ctx context.Context, _ string, c Container) <-chan error {
+	return ended(ctx, c.Conmon)
+}
+
+func (m conmon) giveUp(_ context.Context, _ string, c Container) error {
+	m.e.log.Warn("conmon does not end after its container, killing it", "conmon", c.Conmon.PID)
+	return ignoreGone(c.Conmon.Signal(syscall.SIGKILL))
 }
 
 // closed stands for a process that has ended.
@@ -110,9 +115,9 @@ func ended(ctx context.Context, id proc.ID) <-chan error {
 	return c
 }
 
-// readExit reads conmon's exit file, which is renamed into place complete.
-func (e *Executor) readExit(id string, c Container) (x Exit, ok bool, err error) {
-	file, err := os.Open(e.exitFile(id))
+// exit reads conmon's exit file, which is renamed into place complete.
+func (m conmon) exit(id string, c Container) (x Exit, ok bool, err error) {
+	file, err := os.Open(m.e.exitFile(id))
 	if errors.Is(err, os.ErrNotExist) {
 		return Exit{}, false, nil
 	}

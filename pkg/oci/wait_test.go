@@ -11,8 +11,9 @@ import (
 	"time"
 )
 
-func TestWaitMany(t *testing.T) {
-	e := executor(t)
+func TestWaitMany(t *testing.T) { eachMonitor(t, testWaitMany) }
+
+func testWaitMany(t *testing.T, e *Executor) {
 	b := create(t, e, container{args: sh("sleep 0.2; exit 11")}).start()
 	var wg sync.WaitGroup
 	for range 20 {
@@ -70,8 +71,9 @@ func TestWaitStuckConmon(t *testing.T) {
 }
 
 // A process that outlives init and writes without end keeps conmon reading.
-func TestWaitLeftoverWriter(t *testing.T) {
-	e := executor(t)
+func TestWaitLeftoverWriter(t *testing.T) { eachMonitor(t, testWaitLeftoverWriter) }
+
+func testWaitLeftoverWriter(t *testing.T, e *Executor) {
 	s := createSpec(t, e, container{pid: "host", args: sh("yes & yes & yes & yes & sleep 0.1; exit 6")})
 	s.LogPath = "/dev/null"
 	f, err := createAs(context.Background(), e, s)
@@ -90,8 +92,9 @@ func TestWaitLeftoverWriter(t *testing.T) {
 }
 
 // A quiet process that outlives init holds nothing up; Delete ends it.
-func TestLeftoverProcess(t *testing.T) {
-	e := executor(t)
+func TestLeftoverProcess(t *testing.T) { eachMonitor(t, testLeftoverProcess) }
+
+func testLeftoverProcess(t *testing.T, e *Executor) {
 	for _, withID := range []bool{true, false} { // false: as on kernels before 6.8
 		b := create(t, e, container{pid: "host", args: sh("sleep 100 & exit 0")})
 		if b.ctr.MountNS.ID == 0 {
@@ -117,8 +120,9 @@ func TestLeftoverProcess(t *testing.T) {
 	}
 }
 
-func TestSharedPIDNamespace(t *testing.T) {
-	e := executor(t)
+func TestSharedPIDNamespace(t *testing.T) { eachMonitor(t, testSharedPIDNamespace) }
+
+func testSharedPIDNamespace(t *testing.T, e *Executor) {
 	keeper := create(t, e, container{args: sh("trap '' TERM; while :; do sleep 1; done")}).start()
 	ns := filepath.Join("/proc", itoa(keeper.ctr.Init.PID), "ns/pid")
 	b := create(t, e, container{pid: ns, args: sh("sleep 100 & exit 2")}).start()
@@ -138,8 +142,9 @@ func TestSharedPIDNamespace(t *testing.T) {
 }
 
 // conmon writes an empty file "oom" into the directory where it was started.
-func TestOOMFile(t *testing.T) {
-	e := executor(t)
+func TestOOMFile(t *testing.T) { eachMonitor(t, testOOMFile) }
+
+func testOOMFile(t *testing.T, e *Executor) {
 	b := create(t, e, container{args: sh("exit 137")}).start()
 	if dir, err := os.Readlink(filepath.Join("/proc", itoa(b.ctr.Conmon.PID), "cwd")); err == nil && dir != b.ctr.Bundle {
 		t.Errorf("conmon runs in %s, not in the bundle %s", dir, b.ctr.Bundle)

@@ -137,6 +137,9 @@ func resolveProfile(content []byte, bounding []string) (seccompEntry, error) {
 	if err != nil || e.profile == nil {
 		return e, err
 	}
+	if err := checkNotify(e.profile); err != nil {
+		return e, err
+	}
 	refuseHandles(e.profile)
 	bpf, err := seccompbpf.Compile(e.profile)
 	if errors.Is(err, seccompbpf.ErrUnsupported) {
@@ -144,6 +147,19 @@ func resolveProfile(content []byte, bounding []string) (seccompEntry, error) {
 	}
 	e.bpf = base64.StdEncoding.EncodeToString(bpf)
 	return e, err
+}
+
+// checkNotify refuses a profile that leaves decisions to a listener and has none: the
+// kernel would answer ENOSYS in its place.
+func checkNotify(p *specs.LinuxSeccomp) error {
+	if p.ListenerPath != "" {
+		return nil
+	}
+	asks := func(s specs.LinuxSyscall) bool { return s.Action == specs.ActNotify }
+	if p.DefaultAction == specs.ActNotify || slices.ContainsFunc(p.Syscalls, asks) {
+		return errors.New("SCMP_ACT_NOTIFY without a listenerPath")
+	}
+	return nil
 }
 
 func readProfile(path string) ([]byte, error) {

@@ -30,7 +30,11 @@ type scope uint64
 const (
 	inRoot  scope = unix.RESOLVE_IN_ROOT
 	beneath scope = unix.RESOLVE_BENEATH
+	noLinks scope = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS
 )
+
+// staysBelow reports whether what leads out of the directory is refused.
+func (s scope) staysBelow() bool { return s&beneath != 0 }
 
 // InRoot opens path with the directory dir as its root: absolute paths and links begin
 // there, and ".." stops there. flags are those of open(2); O_CLOEXEC is added. Magic links
@@ -44,6 +48,13 @@ func InRoot(dir int, path string, flags uint64) (int, error) {
 // EXDEV.
 func Beneath(dir int, path string, flags uint64) (int, error) {
 	return open(beneath, dir, path, flags)
+}
+
+// NoLinks is Beneath, but a path that leads over a symbolic link, or ends at one, is
+// refused with ELOOP. With O_PATH and O_NOFOLLOW the last element may be a link, which is
+// opened itself.
+func NoLinks(dir int, path string, flags uint64) (int, error) {
+	return open(noLinks, dir, path, flags)
 }
 
 func open(s scope, dir int, path string, flags uint64) (int, error) {
@@ -109,7 +120,7 @@ type walker struct {
 // push puts a path, or the target of a link, before what is left.
 func (w *walker) push(path string) error {
 	if strings.HasPrefix(path, "/") {
-		if w.scope == beneath {
+		if w.scope.staysBelow() {
 			return unix.EXDEV
 		}
 		w.done = nil
@@ -132,7 +143,7 @@ func (w *walker) step() error {
 	case "..":
 		if len(w.done) > 0 {
 			w.done = w.done[:len(w.done)-1]
-		} else if w.scope == beneath {
+		} else if w.scope.staysBelow() {
 			return unix.EXDEV
 		}
 		return nil
@@ -145,7 +156,7 @@ func (w *walker) step() error {
 		w.done = append(w.done, element)
 		return nil
 	}
-	if w.links++; w.links > maxLinks {
+	if w.links++; w.links > maxLinks || w.scope == noLinks {
 		return unix.ELOOP
 	}
 	return w.push(target)

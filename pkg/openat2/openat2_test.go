@@ -56,7 +56,7 @@ var paths = []string{
 // TestWalk: the walk finds what the kernel finds, and fails with the same error.
 func TestWalk(t *testing.T) {
 	dir := tree(t)
-	for _, s := range []scope{inRoot, beneath} {
+	for _, s := range []scope{inRoot, beneath, noLinks} {
 		for _, flags := range []uint64{unix.O_PATH, unix.O_RDONLY, unix.O_PATH | unix.O_DIRECTORY, unix.O_PATH | unix.O_NOFOLLOW} {
 			for _, path := range paths {
 				want, wantErr := kernel(s, dir, path, flags)

@@ -46,8 +46,8 @@ func (m attendant) attend(c state.Container, ended <-chan struct{}) {
 	})
 }
 
-func (b *base) startOf(id string) time.Time {
-	c, err := b.State.Container(id)
+func (m attendant) startOf(id string) time.Time {
+	c, err := m.State.Container(id)
 	if err != nil {
 		return time.Time{}
 	}

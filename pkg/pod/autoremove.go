@@ -27,7 +27,8 @@ func (m *Manager) autoRemove(ctx context.Context, podID string) {
 		return
 	}
 	action := p.Config.V.GetAnnotations()[api.AnnotationWhenDone]
-	if action == "" || !m.allExited(p.ID) {
+	due := func() bool { return m.allExited(podID) && !m.keeps(podID) }
+	if action == "" || !due() {
 		return
 	}
 	select {
@@ -36,12 +37,11 @@ func (m *Manager) autoRemove(ctx context.Context, podID string) {
 		return
 	}
 	for pause := autoRemovePause; ; pause = min(2*pause, autoRemoveMaxPause) {
-		if action == api.WhenDoneRemove {
+		stop, cancel := detached(ctx)
+		err = m.stopPod(stop, p.ID, due)
+		cancel()
+		if err == nil && action == api.WhenDoneRemove && due() {
 			err = m.removeWithLogs(ctx, p.ID)
-		} else {
-			stop, cancel := detached(ctx)
-			err = m.StopPod(stop, p.ID)
-			cancel()
 		}
 		if err == nil {
 			return
@@ -63,6 +63,9 @@ func (r recovery) resumeRemoval(ctx context.Context, p state.Pod) error {
 		return nil
 	}
 	started := slices.ContainsFunc(r.State.ContainersOf(p.ID), func(c state.Container) bool { return !c.Status.StartedAt.IsZero() })
+	if !started && p.Workload != nil && p.Supervision.Stopped {
+		return nil // "subpod create"
+	}
 	if !started && p.Config.V.GetLabels()[api.LabelMadeBy] == api.MadeByRun {
 		return r.removeWithLogs(ctx, p.ID)
 	}
@@ -70,6 +73,13 @@ func (r recovery) resumeRemoval(ctx context.Context, p state.Pod) error {
 		r.Manager.running.Go(func() { r.autoRemove(r.ctx, p.ID) })
 	}
 	return nil
+}
+
+// keeps reports whether a pod whose containers have exited is to stay as it is: they are
+// restarted.
+func (b *base) keeps(podID string) bool {
+	p, err := b.State.Pod(podID)
+	return err == nil && p.Supervised() || b.restarting.has(podID)
 }
 
 // allExited reports whether the pod had containers and all have exited.

@@ -19,37 +19,56 @@ const killTimeout = 30 * time.Second
 
 // StopContainer sends the stop signal, and SIGKILL after the grace period (at once
 // when it is 0), and returns once the exit status is recorded. It takes no lock: any
-// number may run at the same time, with other grace periods. Idempotent; an unknown
-// ID is fine.
+// number may run at the same time, with other grace periods. It is not restarted: that
+// is recorded before the first signal. Idempotent; an unknown ID is fine.
 func (m *Manager) StopContainer(ctx context.Context, id string, grace time.Duration) error {
 	c, err := m.State.FindContainer(id)
 	if err != nil {
 		return ignoreNotFound(err)
 	}
-	if c.State() == runtimeapi.ContainerState_CONTAINER_EXITED && m.exits.ended(c.ID) {
+	if err := m.markStopped(ctx, c); err != nil {
+		return err
+	}
+	err = m.endContainer(ctx, c.ID, grace)
+	m.Changed(c.PodID)
+	return err
+}
+
+// endContainer is StopContainer without a word on whether it is restarted.
+func (b *base) endContainer(ctx context.Context, id string, grace time.Duration) error {
+	c, err := b.State.FindContainer(id)
+	if err != nil {
+		return ignoreNotFound(err)
+	}
+	if c.State() == runtimeapi.ContainerState_CONTAINER_EXITED && b.exits.ended(c.ID) {
 		return nil
 	}
 	// One with an exit status that is still watched has ended just now, and its event
 	// is not published yet; or its start failed and its process could not be killed.
 	if c.Allocated.Runtime == nil {
-		return m.stopWithoutProcess(ctx, c.ID)
+		return b.stopWithoutProcess(ctx, c.ID)
+	}
+	if b.Host.Cgroup.Frozen(c.Allocated.Cgroup) { // it could not handle the signal
+		if err := b.Host.Cgroup.Freeze(ctx, c.Allocated.Cgroup, false); err != nil {
+			b.Log.Warn("a paused container is killed, since it cannot be resumed", "container", c.ID, "error", err)
+		}
 	}
 	if grace > 0 && c.State() == runtimeapi.ContainerState_CONTAINER_RUNNING {
-		if err := m.signal(ctx, c, c.StopSignal(), false); err != nil {
+		if err := b.signal(ctx, c, c.StopSignal(), false); err != nil {
 			return err
 		}
-		err := m.waitExit(ctx, c.ID, grace)
+		err := b.waitExit(ctx, c.ID, grace)
 		if err == nil {
 			return nil
 		}
-		if ctx.Err() != nil || m.ctx.Err() != nil { // the grace period is not over
+		if ctx.Err() != nil || b.ctx.Err() != nil { // the grace period is not over
 			return fmt.Errorf("stop container %s: %w", c.ID, err)
 		}
 	}
-	if err := m.signal(ctx, c, syscall.SIGKILL, true); err != nil {
+	if err := b.signal(ctx, c, syscall.SIGKILL, true); err != nil {
 		return err
 	}
-	if err := m.waitExit(ctx, c.ID, killTimeout); err != nil {
+	if err := b.waitExit(ctx, c.ID, killTimeout); err != nil {
 		return fmt.Errorf("stop container %s: it was killed and has not ended: %w", c.ID, err)
 	}
 	return nil
@@ -64,17 +83,17 @@ func (b *base) waitExit(ctx context.Context, id string, timeout time.Duration) e
 
 // stopWithoutProcess ends a container that has no process: its command could not
 // have been started, or its creation failed. One that is being created is waited for.
-func (m *Manager) stopWithoutProcess(ctx context.Context, id string) error {
-	held, err := m.container(ctx, id, exclusive)
+func (b *base) stopWithoutProcess(ctx context.Context, id string) error {
+	held, err := b.container(ctx, id, exclusive)
 	if err != nil {
 		return ignoreNotFound(err)
 	}
 	if held.Allocated.Runtime != nil {
 		held.unlock()
-		return m.StopContainer(ctx, id, 0)
+		return b.endContainer(ctx, id, 0)
 	}
 	defer held.unlock()
-	return m.exits.record(held.ID, state.ContainerStatus{ExitCode: exitUnknown, FinishedAt: time.Now(), Reason: reasonError, Message: held.Status.StartError})
+	return b.exits.record(held.ID, state.ContainerStatus{ExitCode: exitUnknown, FinishedAt: time.Now(), Reason: reasonError, Message: held.Status.StartError})
 }
 
 func (b *base) signal(ctx context.Context, c state.Container, sig syscall.Signal, all bool) error {

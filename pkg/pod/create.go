@@ -114,12 +114,13 @@ func (b *base) prepareContainer(ctx context.Context, c *newContainer, p state.Po
 // commitContainer records that the container has been created; announce follows.
 func (m *Manager) commitContainer(c *newContainer) error {
 	c.Status.Created = true
+	var w *watch
 	if c.Allocated.Runtime != nil {
 		// Whoever finds the record finds the watch, too.
-		m.exits.begin(c.ID)
+		w, _ = m.exits.begin(c.ID)
 	}
 	if err := m.State.PutContainer(c.Container); err != nil {
-		m.exits.end(c.ID)
+		m.exits.end(c.ID, w)
 		return err
 	}
 	m.containerNames.commit(c.name, c.ID)

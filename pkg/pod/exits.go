@@ -56,11 +56,12 @@ type watch struct {
 	starting chan struct{} // closed when a start under way has been recorded; nil without one
 }
 
-// begin adds a watch for the container, and reports whether it is new.
+// begin adds a watch for the container, and reports whether it is new. A watch whose
+// exit is recorded is another run's.
 func (e *exitWatcher) begin(id string) (_ *watch, added bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if w := e.watches[id]; w != nil {
+	if w := e.watches[id]; w != nil && !w.ended() {
 		return w, false
 	}
 	w := &watch{done: make(chan struct{})}
@@ -68,10 +69,13 @@ func (e *exitWatcher) begin(id string) (_ *watch, added bool) {
 	return w, true
 }
 
-func (e *exitWatcher) end(id string) {
+// end removes a watch. The container may have another one by now: it was started again.
+func (e *exitWatcher) end(id string, w *watch) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	delete(e.watches, id)
+	if e.watches[id] == w {
+		delete(e.watches, id)
+	}
 }
 
 // watchOf returns the watch of a container; nil when it has none: it has exited, or
@@ -86,9 +90,10 @@ func (e *exitWatcher) watchOf(id string) *watch {
 // is published, or it has no process.
 func (e *exitWatcher) ended(id string) bool {
 	w := e.watchOf(id)
-	if w == nil {
-		return true
-	}
+	return w == nil || w.ended()
+}
+
+func (w *watch) ended() bool {
 	select {
 	case <-w.done:
 		return true
@@ -236,11 +241,12 @@ func (m *Manager) watch(c state.Container) *watch {
 func (m *Manager) follow(c state.Container, w *watch) {
 	attendant{m}.attend(c, w.done)
 	m.running.Go(func() {
-		defer m.exits.end(c.ID)
+		defer m.exits.end(c.ID, w)
 		if !m.exits.follow(m.ctx, c, w) {
 			return
 		}
 		m.clean(c.ID)
+		m.Changed(c.PodID)
 		m.autoRemove(m.ctx, c.PodID)
 	})
 }
@@ -255,14 +261,14 @@ func (b *base) clean(id string) {
 		return
 	}
 	defer held.unlock()
-	if held.Allocated.Cleaned {
-		return
+	if held.Allocated.Cleaned || held.State() != runtimeapi.ContainerState_CONTAINER_EXITED {
+		return // or started again meanwhile
 	}
 	if err := b.Containers.Clean(ctx, held.Container); err != nil {
 		b.Log.Warn("an exited container could not be cleaned up; it is tried again when it is removed", "container", id, "error", err)
 		return
 	}
-	if err := held.update(func(c *state.Container) { c.Allocated.Cleaned = true }); err != nil {
+	if err := held.update(func(c *state.Container) { c.Allocated.Cleaned, c.Allocated.Remaking = true, false }); err != nil {
 		b.Log.Warn("a clean-up could not be recorded", "container", id, "error", err)
 	}
 }

@@ -278,8 +278,8 @@ var (
 	}, []error{errdefs.ErrFailedPrecondition, errdefs.ErrAborted, errGone}}
 	startContainer = client{"start", withContainer, withProcess, func(r *rig) error { return r.m.StartContainer(r.ctx, r.ctr) },
 		[]error{errdefs.ErrFailedPrecondition, errdefs.ErrAborted, ErrStart, errGone}}
-	stopContainer   = client{"stop the container", withContainer, withProcess, func(r *rig) error { return r.m.StopContainer(r.ctx, r.ctr, time.Second) }, nil}
-	removeContainer = client{"remove the container", withContainer, withProcess, func(r *rig) error {
+	stopContainer   = client{"stop the container", withContainer, withExited, func(r *rig) error { return r.m.StopContainer(r.ctx, r.ctr, time.Second) }, nil}
+	removeContainer = client{"remove the container", withContainer, withExited, func(r *rig) error {
 		err := r.m.RemoveContainer(r.ctx, r.ctr)
 		if err == nil {
 			if _, found := r.m.State.Container(r.ctr); found == nil {
@@ -288,8 +288,8 @@ var (
 		}
 		return err
 	}, nil}
-	stop   = client{"stop", withPod, withProcess, func(r *rig) error { return r.m.StopPod(r.ctx, r.pod) }, nil}
-	remove = client{"remove", withPod, withProcess, func(r *rig) error {
+	stop   = client{"stop", withPod, withExited, func(r *rig) error { return r.m.StopPod(r.ctx, r.pod) }, nil}
+	remove = client{"remove", withPod, withExited, func(r *rig) error {
 		r.removed.Store(true)
 		return r.m.RemovePod(r.ctx, r.pod)
 	}, nil}
@@ -315,6 +315,13 @@ var (
 		}
 		return err
 	}, nil}
+	// startAgain is what the supervisor does to a container, rebuild to a pod sandbox.
+	startAgain = client{"start again", withContainer, withExited, func(r *rig) error {
+		return Restarter{r.m}.StartAgain(r.ctx, r.ctr, nil, false, func(state.Pod) bool { return true })
+	}, []error{errdefs.ErrFailedPrecondition, errdefs.ErrAborted, ErrStart, errGone}}
+	rebuild = client{"build again", withPod, withExited, func(r *rig) error {
+		return Restarter{r.m}.Rebuild(r.ctx, r.pod, func(state.Pod) bool { return true })
+	}, []error{errdefs.ErrFailedPrecondition, errdefs.ErrAborted, errGone}}
 	exit = client{"exit", withContainer, withProcess, func(r *rig) error { return ignoreKilled(r.s.exit(r.ctr)) }, nil}
 )
 
@@ -325,7 +332,7 @@ func ignoreKilled(err error) error {
 	return err
 }
 
-var clients = []client{runSame, runOther, runWith, create, createSame, startContainer, stopContainer, removeContainer, stop, remove, removeAll, stopAll, exit}
+var clients = []client{runSame, runOther, runWith, create, createSame, startContainer, stopContainer, removeContainer, stop, remove, removeAll, stopAll, exit, startAgain, rebuild}
 
 // errGone allows NotFound: the object that the request names may have been removed.
 var errGone = state.ErrNotFound
@@ -344,10 +351,11 @@ const (
 	withPod
 	withContainer
 	withProcess
+	withExited
 )
 
 func (s scenario) String() string {
-	before := []string{"nothing", "a pod", "a container", "a process"}[s.before]
+	before := []string{"nothing", "a pod", "a container", "a process", "an exited container"}[s.before]
 	return strings.ReplaceAll(fmt.Sprintf("%s: %s while %s", before, s.a.name, s.b.name), " ", "-")
 }
 
@@ -514,6 +522,10 @@ func (r *rig) prepare(s scenario) {
 	if s.before >= withProcess {
 		must(r.m.StartContainer(r.ctx, r.ctr))
 	}
+	if s.before >= withExited {
+		must(r.s.exit(r.ctr))
+		synctest.Wait()
+	}
 }
 
 type answer struct {
@@ -619,7 +631,7 @@ func (r *rig) state(sched *scheduler, waiting []*waiter, got []answer) string {
 	}
 	for _, c := range r.s.Containers() {
 		p := r.w.processes[c.ID]
-		fmt.Fprintln(&b, c.ID, c.Status.Created, c.Status.Removing, c.State(), c.Status.Reason, c.Allocated.Cleaned, r.w.rootfs[c.ID], p != nil, p != nil && p.running())
+		fmt.Fprintln(&b, c.ID, c.Status.Created, c.Status.Removing, c.State(), c.Status.Reason, c.Allocated.Cleaned, c.Allocated.Remaking, r.w.rootfs[c.ID], p != nil, p != nil && p.running())
 	}
 	return r.w.aliases(b.String())
 }
@@ -717,7 +729,8 @@ func (r *rig) check(order run, o *outcome, got []answer, sub *events.Subscriptio
 	o.faults = append(o.faults, r.checkEvents(order, sub)...)
 }
 
-// checkEvents: an object's events come at most once and in the order of its life.
+// checkEvents: an object's events come at most once and in the order of its life; what is
+// made again has another one after its deletion.
 func (r *rig) checkEvents(order run, sub *events.Subscription) (faults []string) {
 	last := map[string]runtimeapi.ContainerEventType{}
 	rank := map[runtimeapi.ContainerEventType]int{
@@ -729,7 +742,12 @@ func (r *rig) checkEvents(order run, sub *events.Subscription) (faults []string)
 		if err != nil {
 			return faults
 		}
-		if before, ok := last[e.ID]; ok && rank[e.Type] <= rank[before] {
+		stopped := runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT
+		if order.inject != nothing && e.Type == stopped && last[e.ID] == stopped {
+			continue // of a start in between that has failed, or whose server has died
+		}
+		again := last[e.ID] == runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT && e.Type == runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT
+		if before, ok := last[e.ID]; ok && rank[e.Type] <= rank[before] && !again {
 			faults = append(faults, fmt.Sprintf("%s after %s of %s", e.Type, before, r.w.name(e.ID)))
 		}
 		last[e.ID] = e.Type

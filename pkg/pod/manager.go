@@ -96,7 +96,7 @@ type records interface {
 	DeleteContainer(id string) error
 }
 
-// Options are what a Manager depends on. All are needed but LogDir, Health, ReopenLog and Forget.
+// Options are what a Manager depends on. All are needed but LogDir, Health, ReopenLog, Forget and Changed.
 type Options struct {
 	// NodeID is the identity of the node (rootless.Node.Identity); another one in a
 	// record says that the node has been rebooted since.
@@ -118,7 +118,10 @@ type Options struct {
 	ReopenLog func(ctx context.Context, id string) error
 	// Forget drops the statistics of objects that were removed.
 	Forget func(ids ...string)
-	Log    *slog.Logger
+	// Changed is called with the ID of a pod after a container of it has exited, or its
+	// user has stopped or removed it or a part of it. It does not block.
+	Changed func(podID string)
+	Log     *slog.Logger
 }
 
 // Manager runs pod sandboxes and containers: its methods are the requests. They may be
@@ -140,6 +143,7 @@ type base struct {
 	podNames       *names[state.Pod]
 	containerNames *names[state.Container]
 	references     *references
+	restarting     *holds
 	exits          *exitWatcher
 	events         publisher
 	ctx            context.Context // ends when the server stops
@@ -151,6 +155,9 @@ func New(o Options) *Manager {
 	if o.Forget == nil {
 		o.Forget = func(...string) {}
 	}
+	if o.Changed == nil {
+		o.Changed = func(string) {}
+	}
 	b := &base{
 		Options:        o,
 		podLocks:       newLocks(),
@@ -158,6 +165,7 @@ func New(o Options) *Manager {
 		podNames:       newNames(o.State.Pod, o.State.DeletePod),
 		containerNames: newNames(o.State.Container, o.State.DeleteContainer),
 		references:     newReferences(),
+		restarting:     &holds{m: map[string]int{}},
 		events:         publisher{bus: o.Events, state: o.State},
 		ctx:            ctx,
 	}

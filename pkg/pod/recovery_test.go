@@ -47,6 +47,7 @@ var crashes = []crash{
 	{before: withContainer, client: startContainer}, {before: withContainer, client: stop},
 	{before: withProcess, client: exit}, {before: withProcess, client: stopContainer}, {before: withProcess, client: removeContainer},
 	{before: withProcess, client: stop}, {before: withProcess, client: remove},
+	{before: withExited, client: startAgain},
 }
 
 // TestRecovery kills the server at each step of each request, and lets each step of the
@@ -134,7 +135,11 @@ func (c crash) run(t *testing.T, o *outcome) bool {
 	if c.inject == nothing || c.inject == kill {
 		r.checkComplete(o)
 	}
-	r.check(run{inject: c.inject}, o, nil, sub)
+	inject := c.inject
+	if inject == nothing {
+		inject = kill // the first server's end
+	}
+	r.check(run{inject: inject}, o, nil, sub)
 	r.m.Close()
 	return killed
 }

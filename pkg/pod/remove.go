@@ -14,17 +14,7 @@ func (m *Manager) RemovePod(ctx context.Context, id string) error {
 	if err != nil {
 		return ignoreNotFound(err)
 	}
-	if err := m.StopPod(ctx, p.ID); err != nil {
-		return err
-	}
-	var removals errgroup.Group
-	for _, c := range m.State.ContainersOf(p.ID) {
-		removals.Go(func() error { return m.RemoveContainer(ctx, c.ID) })
-	}
-	if err := removals.Wait(); err != nil {
-		return err
-	}
-	held, err := m.pod(ctx, p.ID, exclusive)
+	held, err := m.emptied(ctx, p.ID)
 	if err != nil {
 		return ignoreNotFound(err)
 	}
@@ -33,6 +23,29 @@ func (m *Manager) RemovePod(ctx context.Context, id string) error {
 		return err
 	}
 	m.Forget(held.ID)
+	m.Changed(held.ID)
 	m.events.podDeleted(held.Pod)
 	return nil
+}
+
+// emptied returns the pod sandbox, locked exclusively, without containers and holding
+// nothing. Whoever starts it again meanwhile has to see that end.
+func (m *Manager) emptied(ctx context.Context, id string) (*heldPod, error) {
+	for {
+		if err := m.StopPod(ctx, id); err != nil {
+			return nil, err
+		}
+		var removals errgroup.Group
+		for _, c := range m.State.ContainersOf(id) {
+			removals.Go(func() error { return m.RemoveContainer(ctx, c.ID) })
+		}
+		if err := removals.Wait(); err != nil {
+			return nil, err
+		}
+		held, err := m.pod(ctx, id, exclusive)
+		if err != nil || isStopped(held.Pod) {
+			return held, err
+		}
+		held.unlock()
+	}
 }

@@ -2,8 +2,11 @@ package pod
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -128,6 +131,36 @@ func (s *Sessions) PortForward(ctx context.Context, podID string, port int32, cl
 		return fmt.Errorf("forward to port %d of pod sandbox %s: %w", port, p.ID, err)
 	}
 	return netns.Forward(ctx, client, conn)
+}
+
+// Dial connects to a port of a ready pod sandbox from within its network: on host, or else
+// on its address or its loopback.
+func (s *Sessions) Dial(ctx context.Context, podID, host string, port int32) (net.Conn, error) {
+	p, err := s.readyPod(podID)
+	if err != nil {
+		return nil, err
+	}
+	ns := p.Allocated.Pins.Net
+	if ns == "" {
+		ns = s.NodeNetNS
+	}
+	hosts := []string{host}
+	if host == "" {
+		hosts = nil
+		for _, ip := range p.IPs() {
+			hosts = append(hosts, ip.String())
+		}
+		hosts = append(hosts, "localhost")
+	}
+	var errs []error
+	for _, host := range hosts {
+		conn, err := netns.DialIn(ctx, ns, "tcp", net.JoinHostPort(host, strconv.Itoa(int(port))))
+		if err == nil {
+			return conn, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
 }
 
 // CheckExec reports whether a stream to the container can be opened now.

@@ -40,23 +40,29 @@ func (m *Manager) StartContainer(ctx context.Context, id string) error {
 	if held.State() != runtimeapi.ContainerState_CONTAINER_CREATED || held.Status.Removing {
 		return wrongState("start container %s: it is %s", held.ID, held.StateWord())
 	}
+	return m.startHeld(ctx, held)
+}
+
+// startHeld starts a created container, whose lock the caller holds.
+func (b *base) startHeld(ctx context.Context, held *heldContainer) error {
 	// A process that ends at once has been started first, for the record and for
 	// subscribers.
-	defer m.exits.starting(held.ID)()
+	defer b.exits.starting(held.ID)()
 	now := time.Now()
+	var err error
 	if held.Allocated.Runtime == nil {
 		err = oci.CommandError(held.Status.StartError)
 	} else {
-		err = m.Processes.Start(held.ctx, held.ID, *held.Allocated.Runtime)
+		err = b.Processes.Start(held.ctx, held.ID, *held.Allocated.Runtime)
 	}
 	if err != nil {
-		return m.startFailed(ctx, held.Container, now, explain(held.ctx, err))
+		return b.startFailed(ctx, held.Container, now, explain(held.ctx, err))
 	}
 	if err := held.update(func(c *state.Container) { c.Status.StartedAt = now }); err != nil {
 		// Nobody would know that it runs.
-		return m.startFailed(ctx, held.Container, now, fmt.Errorf("its start could not be recorded, so it is ended: %w", err))
+		return b.startFailed(ctx, held.Container, now, fmt.Errorf("its start could not be recorded, so it is ended: %w", err))
 	}
-	m.events.container(held.Container, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT)
+	b.events.container(held.Container, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT)
 	return nil
 }
 

@@ -12,53 +12,72 @@ import (
 
 // StopPod kills the pod's containers and frees all that the pod sandbox holds; its
 // record and its containers' stay. What is being created or started in it is
-// interrupted. Idempotent, also for concurrent callers; an unknown ID is fine.
+// interrupted. It is not restarted: that is recorded before anything ends. Idempotent,
+// also for concurrent callers; an unknown ID is fine.
 func (m *Manager) StopPod(ctx context.Context, id string) error {
-	p, stopped, err := m.markStopping(ctx, id)
+	err := m.stopPod(ctx, id, nil)
+	m.Changed(id)
+	return err
+}
+
+// stopPod is StopPod; where only is set, only if that holds under the pod's lock.
+func (b *base) stopPod(ctx context.Context, id string, only func() bool) error {
+	p, stopped, err := b.markStopping(ctx, id, only)
 	if err != nil || stopped {
 		return ignoreNotFound(err)
 	}
 	// No container can be created or started from here on.
 	var kills errgroup.Group
-	for _, c := range m.State.ContainersOf(p.ID) {
-		kills.Go(func() error { return m.StopContainer(ctx, c.ID, 0) })
+	for _, c := range b.State.ContainersOf(p.ID) {
+		kills.Go(func() error { return b.endContainer(ctx, c.ID, 0) })
 	}
 	if err := kills.Wait(); err != nil {
 		return fmt.Errorf("stop pod sandbox %s: %w", p.ID, err)
 	}
-	held, err := m.pod(ctx, p.ID, exclusive)
+	held, err := b.pod(ctx, p.ID, exclusive)
 	if err != nil {
 		return ignoreNotFound(err)
 	}
 	defer held.unlock()
-	if isStopped(held.Pod) {
-		return nil // by another request
+	if isStopped(held.Pod) || held.Status.Phase == state.PodReady {
+		return nil // by another request, and started again by a third
 	}
 	ctx, cancel := detached(ctx)
 	defer cancel()
-	if err := m.Sandboxes.Teardown(ctx, held.Pod); err != nil {
+	if err := b.Sandboxes.Teardown(ctx, held.Pod); err != nil {
 		return err
 	}
 	if err := held.update(func(p *state.Pod) { p.Status = state.PodStatus{Phase: state.PodNotReady} }); err != nil {
 		return err
 	}
-	m.events.pod(held.Pod, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT)
+	b.events.pod(held.Pod, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT)
 	return nil
 }
 
 // markStopping lets no further container be created or started in the pod sandbox,
-// and reports whether it is stopped already.
-func (b *base) markStopping(ctx context.Context, id string) (_ state.Pod, stopped bool, _ error) {
+// and reports whether it is stopped already, or is not to be.
+func (b *base) markStopping(ctx context.Context, id string, only func() bool) (_ state.Pod, stopped bool, _ error) {
 	held, err := b.pod(ctx, id, interrupt)
 	if err != nil {
 		return state.Pod{}, false, err
 	}
 	defer held.unlock()
-	if isStopped(held.Pod) {
+	if only != nil && !only() {
 		return held.Pod, true, nil
 	}
-	err = held.update(func(p *state.Pod) { p.Status = state.PodStatus{Phase: state.PodStopping} })
-	return held.Pod, false, err
+	stopped = isStopped(held.Pod)
+	if stopped && !held.Supervised() {
+		return held.Pod, true, nil
+	}
+	err = held.update(func(p *state.Pod) {
+		if !stopped {
+			p.Status = state.PodStatus{Phase: state.PodStopping}
+		}
+		if p.Supervised() {
+			p.Supervision.Stopped, p.Supervision.StoppedIn = true, b.NodeID
+		}
+	})
+	return held.Pod, stopped, err
 }
 
 // isStopped reports whether a pod sandbox holds nothing any more. With a reason it is

@@ -16,8 +16,13 @@ func (m *Manager) WaitContainer(ctx context.Context, id string) (state.Container
 	if err != nil {
 		return state.ContainerStatus{}, err
 	}
-	if err := m.exits.wait(ctx, m.ctx, c.ID); err != nil {
-		return state.ContainerStatus{}, err
+	if w := m.exits.watchOf(c.ID); w != nil {
+		// Not from the record, which may say by now that it runs again.
+		err := w.wait(ctx, m.ctx)
+		if err != nil {
+			return state.ContainerStatus{}, err
+		}
+		return w.status, nil
 	}
 	if c, err = m.State.Container(c.ID); err != nil {
 		return state.ContainerStatus{}, err

@@ -271,7 +271,7 @@ func (s *server) Delete(ctx context.Context, c state.Container) error {
 // forget ends the process that the record knows of, or that may be there because the
 // creation has not ended. The world is locked.
 func (s *server) forget(c state.Container) {
-	if c.Allocated.Runtime != nil || !c.Status.Created {
+	if c.Allocated.Runtime != nil || !c.Status.Created || c.Allocated.Remaking {
 		s.end(c.ID)
 		delete(s.processes, c.ID)
 	}

@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"slices"
 	"syscall"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 
 	"github.com/subpod/subpod/netns"
 	"github.com/subpod/subpod/pkg/oci"
+	"github.com/subpod/subpod/pkg/workload"
 )
 
 // Pod is the record of one pod sandbox.
@@ -32,7 +34,14 @@ type Pod struct {
 	// Overhead and Resources are what UpdatePodSandboxResources last asked for.
 	Overhead  Message[*runtimeapi.LinuxContainerResources] `json:"overhead,omitzero"`
 	Resources Message[*runtimeapi.LinuxContainerResources] `json:"resources,omitzero"`
+	// Workload is what the supervisor keeps running in the pod sandbox, Supervision how
+	// far it is; nil for what others look after, as a kubelet does.
+	Workload    *workload.Spec  `json:"workload,omitempty"`
+	Supervision workload.Status `json:"supervision,omitzero"`
 }
+
+// Supervised reports whether the supervisor restarts what ends in the pod.
+func (p Pod) Supervised() bool { return p.Workload != nil && p.Supervision.Active() }
 
 // PodResources are what was allocated for a pod sandbox. Teardown removes whatever
 // is listed here; a zero field was never allocated.
@@ -94,7 +103,11 @@ func (p Pod) IPs() []netip.Addr {
 	if p.Allocated.Network == nil {
 		return nil
 	}
-	return p.Allocated.Network.IPs
+	ips := slices.Clone(p.Allocated.Network.IPs)
+	for _, l := range p.Allocated.Network.Others {
+		ips = append(ips, l.IPs...)
+	}
+	return ips
 }
 
 // Container is the record of one container.
@@ -107,6 +120,8 @@ type Container struct {
 	Status    ContainerStatus                      `json:"status"`
 	// Resources are the limits in force, as last asked for.
 	Resources Message[*runtimeapi.LinuxContainerResources] `json:"resources,omitzero"`
+	// Restarts counts how often it was made again in its own place.
+	Restarts uint32 `json:"restarts,omitempty"`
 }
 
 // ContainerResources are what was allocated for a container.
@@ -123,6 +138,9 @@ type ContainerResources struct {
 	Args []string `json:"args,omitempty"`
 	// ImageMounts are the keys of the image volumes mounted for the container.
 	ImageMounts []string `json:"imageMounts,omitempty"`
+	// MountSources has, by path in the container, what mounts show whose source in the
+	// OCI specification is gone once the container is made.
+	MountSources map[string]string `json:"mountSources,omitempty"`
 	// Runtime is nil until the OCI runtime has made the container.
 	Runtime    *oci.Container `json:"runtime,omitempty"`
 	StopSignal int            `json:"stopSignal,omitempty"`
@@ -131,6 +149,9 @@ type ContainerResources struct {
 	// Cleaned is set once nothing of the exited container but its log, its
 	// root file system layer and this record is left.
 	Cleaned bool `json:"cleaned,omitempty"`
+	// Remaking is set while the exited container is made again in its own place: the
+	// OCI runtime may have one that the record does not know yet.
+	Remaking bool `json:"remaking,omitempty"`
 }
 
 // User is the identity of the container's first process.

@@ -14,6 +14,10 @@ type Streams struct {
 	// Resize delivers the sizes of the client's terminal, and is closed when no
 	// more will come.
 	Resize <-chan TerminalSize
+	// Paced has the container wait for an attached client that does not read, as a program
+	// waits for who reads its pipe. Others are let go when they are too far behind, where
+	// the container's monitor can do that.
+	Paced bool
 	// Attached, if set, is called once when an attach is connected: what the
 	// container writes from then on reaches the client.
 	Attached func()

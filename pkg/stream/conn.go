@@ -38,6 +38,8 @@ type clientConn struct {
 	cancel context.CancelFunc
 	closed chan struct{} // once nothing is left of the connection
 
+	accepted time.Time
+
 	taken atomic.Bool   // over from HTTP, by a session
 	lost  atomic.Bool   // the client has closed or reset its side, or takes nothing
 	reads atomic.Uint64 // odd while a read is under way

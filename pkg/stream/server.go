@@ -184,20 +184,39 @@ func (l *listener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &clientConn{Conn: conn, server: l.server, closed: make(chan struct{})}
+	c := &clientConn{Conn: conn, server: l.server, accepted: time.Now(), closed: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
 	// What the library has to say of a session goes to our log. (What it says
 	// without a context goes to klog, which is main's to direct.)
 	ctx = klog.NewContext(ctx, logr.FromSlogHandler(debugOnly{l.server.options.Log.Handler()}))
 	c.ctx, c.cancel = context.WithValue(ctx, connKey{}, c), cancel
 	l.server.mu.Lock()
-	refused := l.server.isClosed || len(l.server.conns) >= 2*l.server.options.MaxSessions
+	var unwanted *clientConn
+	if l.server.isClosed {
+		unwanted = c
+	} else if len(l.server.conns) >= 2*l.server.options.MaxSessions {
+		// Whoever can connect can also keep connections open, but not keep others out.
+		if unwanted = l.server.oldestIdle(); unwanted == nil {
+			unwanted = c
+		}
+	}
 	l.server.conns[c] = struct{}{}
 	l.server.mu.Unlock()
-	if refused {
-		_ = c.Close()
+	if unwanted != nil {
+		_ = unwanted.Close()
 	}
 	return c, nil
+}
+
+// oldestIdle returns the oldest connection without a session, or nil. The caller holds
+// s.mu.
+func (s *Server) oldestIdle() (oldest *clientConn) {
+	for c := range s.conns {
+		if !c.taken.Load() && !c.isClosing() && (oldest == nil || c.accepted.Before(oldest.accepted)) {
+			oldest = c
+		}
+	}
+	return oldest
 }
 
 // debugOnly logs everything at the level debug: the library calls it an error

@@ -1,8 +1,6 @@
 package subpath
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -48,32 +46,6 @@ func AttachOn(target string, tree *os.File) error {
 		return fmt.Errorf("mount %s on %s: %w", tree.Name(), target, err)
 	}
 	return nil
-}
-
-// AttachShared is Attach for a mount that containers share: of path, on a place in dir
-// that stays, so that what one container mounts below it reaches the next. Where
-// another file has taken the path since, the mount is made anew.
-func AttachShared(dir, path string, tree *os.File) (string, error) {
-	sum := sha256.Sum256([]byte(path))
-	target := filepath.Join(dir, hex.EncodeToString(sum[:8]))
-	var want, have unix.Stat_t
-	if err := unix.Fstat(int(tree.Fd()), &want); err != nil {
-		return "", err
-	}
-	err := unix.Lstat(target, &have)
-	if err == nil && have.Dev == want.Dev && have.Ino == want.Ino {
-		return target, nil
-	}
-	if err == nil {
-		// Containers keep the mount that they have.
-		if err := unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) {
-			return "", fmt.Errorf("unmount %s: %w", target, err)
-		}
-		if err := os.Remove(target); err != nil {
-			return "", err
-		}
-	}
-	return Attach(dir, filepath.Base(target), tree)
 }
 
 // makeTarget makes a directory, or an empty file, to mount source on. The

@@ -14,7 +14,7 @@ import (
 	"github.com/subpod/subpod/tests/nstest"
 )
 
-func TestMain(m *testing.M) { os.Exit(nstest.Main(m, nstest.Options{})) }
+func TestMain(m *testing.M) { os.Exit(nstest.Main(m, nstest.Options{IDs: 65536})) }
 
 func must(t *testing.T, err error) {
 	t.Helper()

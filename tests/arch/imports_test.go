@@ -21,34 +21,43 @@ var table = []struct{ pkg, imports string }{
 	{"pkg/stdio", ""},
 	{"pkg/quantity", ""},
 	{"pkg/errclass", ""},
+	{"pkg/workload", ""},
 	{"pkg/openat2", ""},
+	{"pkg/landlock", ""},
 	{"pkg/tree", "pkg/openat2"},
 	{"pkg/subpath", "pkg/openat2"},
 	{"pkg/initproc", ""},
 	{"pkg/volumes", "pkg/errclass pkg/tree"},
 	{"configs", ""},
+	{"pkg/ocispec/seccompbpf", ""},
+
+	// The container monitor: the keeper is in the node's first process.
+	{"pkg/monitor/wire", "pkg/proc"},
+	{"pkg/monitor/keeper", "pkg/monitor/wire pkg/proc"},
+	{"pkg/monitor", "pkg/monitor/wire pkg/ocispec/seccompbpf pkg/proc"},
 
 	// Mechanisms: the kernel and their libraries; they never hear of CRI.
-	{"rootless", "pkg/errclass pkg/idmap pkg/proc"},
+	{"rootless", "pkg/errclass pkg/idmap pkg/landlock pkg/monitor/keeper pkg/monitor/wire pkg/proc"},
 	{"rootless/gvisor", "rootless"},
 	{"storage/internal/xz", ""}, // a module of its own, in the place of another (go.mod)
 	{"storage/internal/fetch", ""},
-	{"storage", "pkg/errclass pkg/idmap pkg/openat2 storage/internal/fetch"},
+	{"storage", "pkg/errclass pkg/idmap pkg/landlock pkg/openat2 storage/internal/fetch"},
 	{"netns/pause", ""},
 	{"netns", "netns/pause pkg/errclass pkg/idmap pkg/proc"},
 	{"netns/bridge", "netns"},
 	{"netns/cni", "netns"},
 	{"netns/auto", "netns netns/bridge netns/cni"},
+	{"netns/resolver", ""},
+	{"netns/named", "netns netns/bridge netns/resolver pkg/errclass"},
 
 	// Parts of a container: each knows one subject.
 	{"pkg/cgroup", "pkg/errclass"},
-	{"pkg/ocispec/seccompbpf", ""},
 	{"pkg/ocispec", "pkg/cgroup pkg/errclass pkg/idmap pkg/ocispec/seccompbpf pkg/openat2"},
-	{"pkg/oci", "pkg/errclass pkg/ocispec/seccompbpf pkg/openat2 pkg/proc pkg/stdio"},
+	{"pkg/oci", "pkg/errclass pkg/monitor/wire pkg/ocispec/seccompbpf pkg/openat2 pkg/proc pkg/stdio"},
 	{"pkg/config", "configs pkg/quantity"},
-	{"pkg/api", "pkg/stdio"},
+	{"pkg/api", "pkg/stdio pkg/workload"},
 	{"pkg/health", "pkg/api"},
-	{"pkg/state", "netns pkg/errclass pkg/oci"},
+	{"pkg/state", "netns pkg/errclass pkg/oci pkg/workload"},
 	{"pkg/events", "pkg/state"},
 	{"pkg/stats", "netns pkg/cgroup pkg/proc"},
 	{"pkg/hostport", "netns rootless"},
@@ -56,27 +65,29 @@ var table = []struct{ pkg, imports string }{
 	// The core: what run, stop, remove and recover mean.
 	{"pkg/pod/sandbox", "netns pkg/api pkg/cgroup pkg/idmap pkg/ocispec pkg/quantity pkg/state"},
 	{"pkg/pod/container", "pkg/api pkg/cgroup pkg/errclass pkg/idmap pkg/oci pkg/ocispec pkg/openat2 pkg/state pkg/subpath pkg/tree pkg/volumes storage"},
-	{"pkg/pod", "netns pkg/api pkg/events pkg/health pkg/oci pkg/ocispec pkg/pod/container pkg/pod/sandbox pkg/state pkg/stats pkg/stdio pkg/subpath storage"},
+	{"pkg/pod", "netns pkg/api pkg/events pkg/health pkg/oci pkg/ocispec pkg/pod/container pkg/pod/sandbox pkg/state pkg/stats pkg/stdio pkg/subpath pkg/workload storage"},
+	{"pkg/supervise", "pkg/api pkg/oci pkg/state pkg/workload"},
 
 	// Services: requests in, records out. Only these and the client speak gRPC.
 	{"pkg/audit", "pkg/api"},
 	{"pkg/rpc", "pkg/api pkg/errclass"},
 	{"pkg/stream", "pkg/errclass pkg/stdio"},
-	{"pkg/control", "pkg/api pkg/audit pkg/oci pkg/pod pkg/rpc pkg/state pkg/stats pkg/stdio pkg/subpath pkg/volumes storage"},
+	{"pkg/control", "netns/named pkg/api pkg/audit pkg/oci pkg/pod pkg/rpc pkg/state pkg/stats pkg/stdio pkg/subpath pkg/supervise pkg/volumes pkg/workload storage"},
 	{"pkg/cri", "netns pkg/api pkg/cgroup pkg/events pkg/health pkg/idmap pkg/ocispec pkg/pod pkg/pod/container pkg/rpc pkg/state pkg/stats pkg/stream storage"},
-	{"pkg/client", "pkg/api"},
+	{"pkg/client", "pkg/api pkg/workload"},
 
 	// Commands. The client stays small, so that it starts fast: no core, no mechanism
 	// but the node's.
 	{"cmd/internal/cli", "pkg/config"},
 	{"cmd/internal/doctor", "configs rootless pkg/cgroup pkg/config"},
-	{"cmd/internal/kube", "pkg/api pkg/client pkg/quantity pkg/subpath"},
+	{"cmd/internal/kube", "pkg/api pkg/client pkg/quantity pkg/subpath pkg/workload"},
 	{"cmd/internal/logs", ""},
 	{"cmd/internal/play", "cmd/internal/kube cmd/internal/logs pkg/api pkg/client"},
-	{"cmd/subpod", "cmd/internal/cli cmd/internal/doctor cmd/internal/kube cmd/internal/logs cmd/internal/play configs pkg/api pkg/cgroup pkg/client pkg/config pkg/stdio pkg/tree rootless"},
+	{"cmd/subpod", "cmd/internal/cli cmd/internal/doctor cmd/internal/kube cmd/internal/logs cmd/internal/play configs pkg/api pkg/cgroup pkg/client pkg/config pkg/stdio pkg/tree pkg/workload rootless"},
 	{"cmd/subpod-node", "pkg/initproc rootless"},
+	{"cmd/subpod-monitor", "pkg/monitor"},
 	{"cmd/subpod-node-gvisor", "rootless rootless/gvisor"},
-	{"cmd/subpod-server", "cmd/internal/cli cmd/internal/doctor netns netns/auto netns/bridge netns/cni pkg/audit pkg/cgroup pkg/config pkg/control pkg/cri pkg/events pkg/health pkg/hostport pkg/oci pkg/ocispec pkg/pod pkg/pod/container pkg/pod/sandbox pkg/proc pkg/rpc pkg/state pkg/stats pkg/stream pkg/volumes rootless storage"},
+	{"cmd/subpod-server", "cmd/internal/cli cmd/internal/doctor netns netns/auto netns/bridge netns/cni netns/named pkg/api pkg/audit pkg/cgroup pkg/config pkg/control pkg/cri pkg/events pkg/health pkg/hostport pkg/oci pkg/ocispec pkg/pod pkg/pod/container pkg/pod/sandbox pkg/proc pkg/rpc pkg/state pkg/stats pkg/stream pkg/supervise pkg/volumes rootless storage"},
 }
 
 // libraries names the directories that alone may import a module or package of others.
@@ -91,6 +102,7 @@ var libraries = []struct {
 	{"google.golang.org/grpc", []string{"pkg/api", "pkg/rpc", "pkg/cri", "pkg/control", "pkg/client", "cmd", "tests"}, "CRI messages are data, gRPC is transport"},
 	{"k8s.io/cri-api/pkg/apis/runtime/", []string{"pkg", "cmd", "tests"}, "mechanisms never hear of CRI"},
 	{"go.etcd.io/bbolt", []string{"pkg/state"}, "the store has one owner"},
+	{"github.com/landlock-lsm/go-landlock/", []string{"pkg/landlock"}, "rule sets are made in one place"},
 	{"github.com/google/nftables", []string{"netns"}, "packet filter rules are made in one place"},
 }
 
@@ -271,7 +283,8 @@ func TestLayers(t *testing.T) {
 	}
 	for _, c := range []struct{ why, from, not string }{
 		{"the client starts fast and stays small", "cmd/subpod", "pkg/pod storage netns pkg/state pkg/oci pkg/ocispec pkg/cri"},
-		{"the node's program stays small", "cmd/subpod-node", "rootless/gvisor storage netns pkg/pod"},
+		{"the node's program stays small", "cmd/subpod-node", "rootless/gvisor storage netns pkg/pod pkg/monitor"},
+		{"the monitor stays small", "cmd/subpod-monitor", "rootless storage netns pkg/oci"},
 		{"mechanisms know no others", "storage", "rootless netns"},
 		{"mechanisms know no others", "netns", "rootless storage"},
 		{"mechanisms know no others", "rootless", "netns storage"},

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/subpod/subpod/tests/attack/defences"
 )
 
 // surfaces are the sections of docs/security.md that have a table of attacks.
@@ -14,8 +16,9 @@ var surfaces = []string{"Images", "Archives", "Registries", "Manifests", "Contai
 
 var testName = regexp.MustCompile("`(Test[A-Za-z0-9_]*)(/[^`]*)?`")
 
-// TestAttacks: each row of docs/security.md's tables names a test that exists, and each
-// test of tests/attack has a row.
+// TestAttacks: each row of docs/security.md's tables names a test that exists, and the
+// defences of tests/attack/defences without which the attack gets through, or says why
+// none can be switched off; each test of tests/attack, and each defence, has a row.
 func TestAttacks(t *testing.T) {
 	text, err := os.ReadFile("../../docs/security.md")
 	if err != nil {
@@ -34,9 +37,25 @@ func TestAttacks(t *testing.T) {
 			}
 		}
 	}
+	list, err := defences.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tested := map[string][]string{}
+	for _, d := range list {
+		for _, name := range d.Tests {
+			top, _, _ := strings.Cut(name, "/")
+			tested[d.ID] = append(tested[d.ID], top)
+		}
+	}
 	named := map[string]bool{}
-	for _, problem := range attackRows(string(text), all, named) {
+	for _, problem := range attackRows(string(text), all, named, tested) {
 		t.Error(problem)
+	}
+	for id := range tested {
+		if !strings.Contains(string(text), "`"+id+"`") {
+			t.Errorf("docs/security.md has no row for the defence %s", id)
+		}
 	}
 	for name, ours := range attacks {
 		if ours && !named[name] {
@@ -45,8 +64,11 @@ func TestAttacks(t *testing.T) {
 	}
 }
 
+var defenceName = regexp.MustCompile("`([a-z0-9]+(-[a-z0-9]+)*)`")
+
 // attackRows returns what is wrong with the tables, and adds the tests that they name.
-func attackRows(text string, exist, named map[string]bool) (problems []string) {
+// tested has the tests of each defence.
+func attackRows(text string, exist, named map[string]bool, tested map[string][]string) (problems []string) {
 	section, found := "", []string{}
 	for line := range strings.Lines(text) {
 		line = strings.TrimSpace(line)
@@ -58,9 +80,16 @@ func attackRows(text string, exist, named map[string]bool) (problems []string) {
 			continue
 		}
 		cells := strings.Split(strings.Trim(line, "|"), "|")
-		names := testName.FindAllStringSubmatch(cells[len(cells)-1], -1)
-		if len(cells) != 4 || len(names) == 0 {
-			problems = append(problems, section+": a row is not attack, class, what stops it, test: "+line)
+		if len(cells) != 5 || !testName.MatchString(cells[3]) || strings.TrimSpace(cells[4]) == "" {
+			problems = append(problems, section+": a row is not attack, class, what stops it, test, without it: "+line)
+			continue
+		}
+		names := testName.FindAllStringSubmatch(cells[3], -1)
+		for _, d := range defenceName.FindAllStringSubmatch(cells[4], -1) {
+			fails := func(n []string) bool { return slices.Contains(tested[d[1]], n[1]) }
+			if !slices.ContainsFunc(names, fails) {
+				problems = append(problems, section+": no test of the row fails without the defence "+d[1]+": "+line)
+			}
 		}
 		for _, n := range names {
 			if named[n[1]] = true; !exist[n[1]] {
@@ -77,16 +106,17 @@ func attackRows(text string, exist, named map[string]bool) (problems []string) {
 }
 
 func TestAttackRows(t *testing.T) {
-	good := "## " + strings.Join(surfaces, "\n## ") + "\n| attack | class | what stops it | test |\n|---|---|---|---|\n| a | b | c | `TestAttackRows/x` |\n"
-	exist := map[string]bool{"TestAttackRows": true}
-	if p := attackRows(good, exist, map[string]bool{}); len(p) != 0 {
+	good := "## " + strings.Join(surfaces, "\n## ") + "\n| attack | class | what stops it | test | without it |\n|---|---|---|---|---|\n| a | b | c | `TestAttackRows/x` | `some-thing` |\n"
+	exist, tested := map[string]bool{"TestAttackRows": true}, map[string][]string{"some-thing": {"TestAttackRows"}}
+	if p := attackRows(good, exist, map[string]bool{}, tested); len(p) != 0 {
 		t.Errorf("problems with a good table: %v", p)
 	}
 	for _, bad := range []string{
-		strings.Replace(good, "AttackRows/x", "NoSuch", 1), strings.Replace(good, "| b ", "", 1), strings.Replace(good, "`Test", "Test", 1),
-		strings.Replace(good, "## Exec", "## Other", 1),
+		strings.Replace(good, "`some-thing`", "the kernel's | `TestNoSuch`", 1), strings.Replace(good, "| b ", "", 1), strings.Replace(good, "`Test", "Test", 1),
+		strings.Replace(good, "## Exec", "## Other", 1), strings.Replace(good, "some-thing", "other-thing", 1), strings.Replace(good, "`some-thing`", "", 1),
+		strings.Replace(good, "`TestAttackRows/x` | `some-thing`", "`TestNoSuch` | the kernel's", 1),
 	} {
-		if p := attackRows(bad, exist, map[string]bool{}); len(p) != 1 {
+		if p := attackRows(bad, exist, map[string]bool{}, tested); len(p) != 1 {
 			t.Errorf("%d problems, want one: %v", len(p), p)
 		}
 	}

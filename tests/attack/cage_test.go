@@ -27,6 +27,8 @@ func init() {
 	program := map[string]func([]string) error{
 		"escape-look": lookInto, "escape-enter": enterNamespaces, "escape-handles": openHandles, "escape-watch": watchJoins,
 		"escape-trace": traceProcess, "escape-signal": signalProcess, "escape-self": lookAtSelf, "escape-foreign": foreignCalls, "escape-sleep": sleepLong, "escape-all": lookAtAll, "escape-hijack": hijackJoins, "escape-uid": printUID, "escape-own-handle": ownHandle,
+		"escape-reach": reachHost, "escape-surface": trySurface, "escape-write": tryWrites, "escape-session": trySession, "escape-keys": tryKeys, "escape-with-key": withKey,
+		"escape-hold": holdConnections, "escape-tokens": tryTokens, "escape-open": openAll, "escape-other": lookAround, "escape-exchange": exchange, "escape-overwrite": overwrite,
 	}[os.Args[1]]
 	if program == nil {
 		fmt.Println("no such program")
@@ -99,17 +101,21 @@ func (c *cage) in(t *testing.T) *cage {
 
 // inmate is what is asked for of one container; it has a pod sandbox for itself.
 type inmate struct {
-	image      string
-	caps       []string
-	pid, net   runtimeapi.NamespaceMode
-	users      *runtimeapi.UserNamespace
-	user       *int64
-	privileged bool
-	seccomp    *runtimeapi.SecurityProfile
-	mounts     []*runtimeapi.Mount
-	command    []string
-	workdir    string
-	masked     []string
+	image            string
+	caps             []string
+	pid, net         runtimeapi.NamespaceMode
+	ipc              runtimeapi.NamespaceMode
+	users            *runtimeapi.UserNamespace
+	user, group      *int64
+	privileged       bool
+	seccomp          *runtimeapi.SecurityProfile
+	mounts           []*runtimeapi.Mount
+	command          []string
+	workdir          string
+	masked, readOnly []string
+	devices          []*runtimeapi.Device
+	log              string // below the log directory; "" is a name of its own
+	annotations      map[string]string
 }
 
 const (
@@ -148,9 +154,9 @@ func (c *cage) try(i inmate) (string, error) {
 		return "", err
 	}
 	name := strings.NewReplacer("/", "-", "_", "-").Replace(strings.ToLower(c.Name())) + fmt.Sprint(time.Now().UnixNano())
-	ns := &runtimeapi.NamespaceOption{Pid: i.pid, Network: i.net, UsernsOptions: i.users}
+	ns := &runtimeapi.NamespaceOption{Pid: i.pid, Network: i.net, Ipc: i.ipc, UsernsOptions: i.users}
 	config := &runtimeapi.PodSandboxConfig{
-		Metadata: &runtimeapi.PodSandboxMetadata{Name: name, Namespace: "tests", Uid: name}, LogDirectory: filepath.Join(c.n.Dir, "logs"),
+		Metadata: &runtimeapi.PodSandboxMetadata{Name: name, Namespace: "tests", Uid: name}, LogDirectory: filepath.Join(c.n.Dir, "logs"), Annotations: i.annotations,
 		Linux: &runtimeapi.LinuxPodSandboxConfig{SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: ns, Privileged: i.privileged}},
 	}
 	pod, err := c.cri.RunPodSandbox(c.Context(), &runtimeapi.RunPodSandboxRequest{Config: config})
@@ -170,15 +176,21 @@ func (c *cage) try(i inmate) (string, error) {
 		i.seccomp = runtimeDefault
 	}
 	sec := &runtimeapi.LinuxContainerSecurityContext{
-		NamespaceOptions: ns, Privileged: i.privileged, Seccomp: i.seccomp, MaskedPaths: i.masked,
+		NamespaceOptions: ns, Privileged: i.privileged, Seccomp: i.seccomp, MaskedPaths: i.masked, ReadonlyPaths: i.readOnly,
 		Capabilities: &runtimeapi.Capability{AddCapabilities: i.caps},
+	}
+	if i.log == "" {
+		i.log = name + ".log"
 	}
 	if i.user != nil {
 		sec.RunAsUser = &runtimeapi.Int64Value{Value: *i.user}
 	}
+	if i.group != nil {
+		sec.RunAsGroup = &runtimeapi.Int64Value{Value: *i.group}
+	}
 	ctr := &runtimeapi.ContainerConfig{
-		Metadata: &runtimeapi.ContainerMetadata{Name: "c"}, Image: &runtimeapi.ImageSpec{Image: i.image}, LogPath: name + ".log",
-		Command: i.command, WorkingDir: i.workdir,
+		Metadata: &runtimeapi.ContainerMetadata{Name: "c"}, Image: &runtimeapi.ImageSpec{Image: i.image}, LogPath: i.log,
+		Command: i.command, WorkingDir: i.workdir, Devices: i.devices, Annotations: i.annotations,
 		Mounts: append([]*runtimeapi.Mount{{HostPath: exe, ContainerPath: "/attack", Readonly: true}}, i.mounts...),
 		Linux:  &runtimeapi.LinuxContainerConfig{SecurityContext: sec},
 	}

@@ -74,6 +74,10 @@ func (p escapePlan) attacks() map[string]func() error {
 		"write the configuration":              func() error { return writes(filepath.Join(p.Home, ".config/subpod/subpod.toml")) },
 		"write the configuration, remounted":   func() error { return remounted(filepath.Join(p.Home, ".config/subpod"), "subpod.toml") },
 		"write the configuration, unmounted":   func() error { return unmounted(filepath.Join(p.Home, ".config/subpod"), p.Home) },
+		"write what commands go by":            func() error { return writes(p.served()) },
+		"write what commands go by, remounted": func() error { return remounted(filepath.Dir(p.served()), filepath.Base(p.served())) },
+		"move what commands go by":             p.moved,
+		"mount again what commands go by":      func() error { return p.mountAgain() },
 		"write beside the programs":            func() error { return p.byPrograms() },
 		"shared memory of other programs":      func() error { return lists("/dev/shm", "other-program") },
 		"a file of another program's in /tmp":  func() error { return readsSecret(filepath.Join(p.Shared, "../tmp-of-others")) },
@@ -83,6 +87,13 @@ func (p escapePlan) attacks() map[string]func() error {
 		"ask for /":                            p.asks("/", nil),
 		"ask for the session's sockets":        p.asks(p.XDG, nil),
 		"ask for the bus":                      p.asks(filepath.Join(p.XDG, "bus"), nil),
+		"ask for what shells start with":       p.asks(filepath.Join(p.Home, ".profile"), nil),
+		"ask for hidden directories":           p.asks(filepath.Join(p.Home, ".config"), nil),
+		"ask for what starts with the session": p.asks(filepath.Join(p.Home, ".config/autostart"), nil),
+		"ask for the user's programs":          p.asks(filepath.Join(p.Home, "bin"), nil),
+		"ask for terminals":                    p.asks("/dev/pts", nil),
+		"ask for /dev":                         p.asks("/dev", nil),
+		"ask for /tmp":                         p.asks("/tmp", nil),
 		"ask by ..":                            p.asks(p.Shared+"/../.ssh", nil),
 		"ask by a link":                        p.asks(p.Shared+"/link", p.link("../.ssh")),
 		"ask by an absolute link":              p.asks(p.Shared+"/link", p.link(p.Home+"/.ssh")),
@@ -160,6 +171,31 @@ func unmounted(dir, home string) error {
 		return err
 	}
 	return readsSecret(filepath.Join(home, "letters.txt"))
+}
+
+// served is the configuration that commands outside of the node use while the user's is
+// invalid.
+func (p escapePlan) served() string { return filepath.Join(p.RunDir, "outside/served-config.json") }
+
+// moved puts another directory in the place of the one that commands read, and undoes it.
+func (p escapePlan) moved() error {
+	dir, away := filepath.Dir(p.served()), filepath.Join(p.RunDir, "moved")
+	if err := os.Rename(dir, away); err != nil {
+		return err
+	}
+	return os.Rename(away, dir)
+}
+
+// mountAgain looks for the writable directory below a read-only mount.
+func (p escapePlan) mountAgain() error {
+	dir, err := os.MkdirTemp("/tmp", "again")
+	if err != nil {
+		return err
+	}
+	if err := unix.Mount(p.RunDir, dir, "", unix.MS_BIND, ""); err != nil {
+		return err
+	}
+	return writes(filepath.Join(dir, "outside/served-config.json"))
 }
 
 // byPrograms plants a program where the user's shell, or the next daemon, finds it.
@@ -358,16 +394,22 @@ type house struct {
 	plan escapePlan
 }
 
-func newHouse(t *testing.T, view string) *house {
+func newHouse(t *testing.T, view, lists string) *house {
 	t.Helper()
 	h := &house{T: t}
 	h.n = node.Prepare(t, node.Options{})
 	h.plan = escapePlan{Home: h.n.Home, XDG: h.n.XDG, RunDir: h.n.RunDir, DataDir: h.n.DataDir, Shared: filepath.Join(h.n.Home, "shared"), Handles: map[string]handleOf{}}
 	h.n.WriteHome(".config/subpod/subpod.toml", fmt.Sprintf("[node]\nview = %q\nuplink = \"none\"\n", view))
-	h.n.WriteHome(".config/subpod/subpod.toml.d/host_paths.toml", fmt.Sprintf("[node]\nhost_paths = [%q]\n", h.plan.Shared))
+	if lists == "" {
+		lists = h.plan.Shared
+	}
+	h.n.WriteHome(".config/subpod/subpod.toml.d/host_paths.toml", fmt.Sprintf("[node]\nhost_paths = [%q]\n", lists))
 	h.n.WriteHome(".ssh/id_ed25519", houseSecret)
 	h.n.WriteHome("letters.txt", houseSecret)
 	h.n.WriteHome("tmp-of-others", houseSecret)
+	h.n.WriteHome(".profile", houseSecret)
+	h.n.WriteHome(".config/autostart/program.desktop", houseSecret)
+	h.n.WriteHome("bin/program", houseSecret)
 	h.n.WriteHome("shared/file", "shared")
 	h.n.WriteHome("granted/file", "granted")
 	for _, name := range []string{"bus", "keyring/control", "agent.sock"} {
@@ -445,15 +487,31 @@ func copyFile(from, to string) error {
 }
 
 func TestHouseIsEmpty(t *testing.T) {
-	h := newHouse(t, "minimal")
-	for name, result := range h.escape() {
-		if result == "through" {
-			t.Errorf("%s: the escape got through", name)
-		} else if testing.Verbose() {
-			t.Logf("%s: %s", name, result)
-		}
+	for name, lists := range map[string]string{"one directory is listed": "", "as it comes": "/"} {
+		t.Run(name, func(t *testing.T) {
+			h := newHouse(t, "minimal", lists)
+			for name, result := range h.escape() {
+				if result == "through" {
+					t.Errorf("%s: the escape got through", name)
+				} else if testing.Verbose() {
+					t.Logf("%s: %s", name, result)
+				}
+			}
+			h.lends()
+			h.commandsGoByTheirOwn()
+		})
 	}
-	h.lends()
+}
+
+// commandsGoByTheirOwn: while the user's configuration is invalid, a command outside of
+// the node uses the one that served last, and not what an escape says that was.
+func (h *house) commandsGoByTheirOwn() {
+	h.n.Enter("sh", "-c", fmt.Sprintf("sed 's,%[1]s/subpod.sock,%[1]s/other.sock,g' %[1]s/node/served-config.json >%[1]s/node/new && mv %[1]s/node/new %[1]s/node/served-config.json && grep -q other.sock %[1]s/node/served-config.json", h.n.RunDir))
+	h.n.WriteHome(".config/subpod/subpod.toml.d/zz.toml", "no such [ syntax")
+	defer os.Remove(filepath.Join(h.n.Home, ".config/subpod/subpod.toml.d/zz.toml"))
+	if out, err := h.n.Subpod("info"); err != nil {
+		h.Errorf("a command goes by what the node has written: %v: %s", err, out)
+	}
 }
 
 // lends: what is allowed comes in, so the broker does not repel everything.
@@ -497,9 +555,9 @@ func (h *house) refusesCRI(image string) {
 // TestHouseFull: in a node with the full view the same attacks get through, so they
 // are attacks. Those on the broker have no broker there.
 func TestHouseFull(t *testing.T) {
-	results := newHouse(t, "full").escape()
+	results := newHouse(t, "full", "").escape()
 	for _, name := range []string{"read the ssh key", "read a file of the home", "the ssh key by /proc/1/root", "the ssh key by any process's root",
-		"write the configuration", "connect to bus", "connect to control", "connect to agent.sock"} {
+		"write the configuration", "write what commands go by", "mount again what commands go by", "connect to bus", "connect to control", "connect to agent.sock"} {
 		if results[name] != "through" {
 			t.Errorf("%s with the full view: %s", name, results[name])
 		}

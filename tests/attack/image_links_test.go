@@ -48,11 +48,16 @@ func tarOf(t *testing.T, entries ...entry) []byte {
 // load makes an image of one layer with the entries, and loads it.
 func (c *cage) load(name, user, workdir string, entries ...entry) (image string) {
 	c.Helper()
+	return c.loadConfig(name, map[string]any{"User": user, "WorkingDir": workdir, "Cmd": []string{"/attack"}}, entries...)
+}
+
+func (c *cage) loadConfig(name string, container map[string]any, entries ...entry) (image string) {
+	c.Helper()
 	layer := tarOf(c.T, entries...)
 	image = "localhost/" + name + ":1"
 	config, err := json.Marshal(map[string]any{
 		"architecture": "amd64", "os": "linux",
-		"config": map[string]any{"User": user, "WorkingDir": workdir, "Cmd": []string{"/attack"}},
+		"config": container,
 		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{fmt.Sprintf("sha256:%x", sha256.Sum256(layer))}},
 	})
 	if err != nil {

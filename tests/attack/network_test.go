@@ -25,7 +25,7 @@ import (
 // container or in the node: the second argument is one of these.
 func init() {
 	programs := map[string]func(linkEnds, string) error{
-		"net-send": sendFrames, "net-listen": listenFrames, "net-flood": floodBridge, "net-datagrams": listenDatagrams, "net-reserved": sendReserved, "net-reach": reach,
+		"net-send": sendFrames, "net-listen": listenFrames, "net-flood": floodBridge, "net-datagrams": listenDatagrams, "net-reserved": sendReserved, "net-loopback": sendLoopback, "net-reach": reach,
 	}
 	if len(os.Args) != 4 || programs[os.Args[1]] == nil {
 		return
@@ -59,6 +59,7 @@ func TestNeighbours(t *testing.T) {
 			t.Run("take-over", func(t *testing.T) { l.in(t).tryTakeOver() })
 			t.Run("hardware addresses", func(t *testing.T) { l.in(t).tryHardwareAddresses() })
 			t.Run("past the bridge", func(t *testing.T) { l.in(t).tryReserved() })
+			t.Run("loopback", func(t *testing.T) { l.in(t).tryLoopback() })
 			n.KillServer()
 			node.Eventually(t, "the next server serves", func() error { _, err := n.TryCrictl("version"); return err })
 			t.Run("frames after a restart", func(t *testing.T) { l.in(t).tryFrames() })

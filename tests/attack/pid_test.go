@@ -46,8 +46,8 @@ func TestSharedPID(t *testing.T) {
 			t.Run("namespaces", func(t *testing.T) { c.in(t).noNodeNamespaces(tracer) })
 			t.Run("the same user", func(t *testing.T) {
 				i := pod.inmate
-				user := c.in(t).uidOf(plain, "1")
-				i.user = &user
+				user, group := c.in(t).userOf(plain, "1")
+				i.user, i.group = &user, &group
 				c := c.in(t)
 				id := c.run(i)
 				c.escape(id, "look", "1", c.secret)
@@ -65,18 +65,28 @@ func (c *cage) trace(id string) {
 	c.escape(id, "trace", "1", c.secret, c.port)
 }
 
-func (c *cage) uidOf(id, pid string) int64 {
+// userOf returns the user and the group of a process. Tracing takes both to be the same.
+func (c *cage) userOf(id, pid string) (user, group int64) {
 	c.Helper()
 	for line := range strings.Lines(c.exec(id, "cat", "/proc/"+pid+"/status")) {
-		if f := strings.Fields(line); len(f) > 1 && f[0] == "Uid:" {
-			uid, err := strconv.ParseInt(f[1], 10, 64)
-			if err == nil && uid != 0 {
-				return uid
-			}
+		f := strings.Fields(line)
+		if len(f) < 2 || f[0] != "Uid:" && f[0] != "Gid:" {
+			continue
+		}
+		n, err := strconv.ParseInt(f[1], 10, 64)
+		if err != nil {
+			c.Fatal(err)
+		}
+		if f[0] == "Uid:" {
+			user = n
+		} else {
+			group = n
 		}
 	}
-	c.Fatal("the pause process has no user of its own")
-	return 0
+	if user == 0 {
+		c.Fatal("the pause process has no user of its own")
+	}
+	return user, group
 }
 
 // noNodeNamespaces: no namespace of the pause process is one of the node's or of the

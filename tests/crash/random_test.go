@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"syscall"
 	"testing"
 	"time"
 
@@ -19,7 +20,7 @@ var (
 )
 
 // TestKillAtRandom kills the server at random times while pods come and go, four
-// at a time. Each request is repeated until it is answered well, as a kubelet does.
+// at a time; where the node has a monitor of its own, that in turn. Each request is repeated until it is answered well, as a kubelet does.
 func TestKillAtRandom(t *testing.T) {
 	runs := *randomRuns
 	if testing.Short() {
@@ -32,7 +33,13 @@ func TestKillAtRandom(t *testing.T) {
 	var slowest time.Duration
 	for i := range runs {
 		begin := time.Now()
-		kill := time.AfterFunc(time.Duration(random.IntN(120))*time.Millisecond, r.KillServer)
+		kill := time.AfterFunc(time.Duration(random.IntN(120))*time.Millisecond, func() {
+			if monitor := r.Child(monitorName); monitor != 0 && i%2 == 1 {
+				_ = syscall.Kill(monitor, syscall.SIGKILL)
+				return
+			}
+			r.KillServer()
+		})
 		var group errgroup.Group
 		took := make([]time.Duration, 4)
 		for lane := range took {

@@ -30,7 +30,7 @@ func copied(t *testing.T) (*rig, string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	for _, name := range []string{"subpod", "subpod-server", "subpod-node"} {
+	for _, name := range []string{"subpod", "subpod-server", "subpod-node", "subpod-monitor"} {
 		replace(t, node.Path(t, "bin/"+name), filepath.Join(dir, name), "")
 	}
 	// The daemon is called by the path in the tree: the copy takes its place.

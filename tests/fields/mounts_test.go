@@ -1,6 +1,7 @@
 package fields
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -156,18 +157,22 @@ func TestMountIDMappings(t *testing.T) {
 		e.n.Enter("mount", "-t", "tmpfs", "-o", "size=1m,mode=755", "x", tmpfs)
 		defer e.n.Enter("umount", tmpfs)
 		e.n.Enter("sh", "-c", `echo hello >"$0/file"`, tmpfs)
-		c, err := p.tryCreate("tmpfs", idle(), mount(tmpfs))
-		if e.handler == "runc" {
-			// runc 1.1 does not know ID-mapped mounts, and would leave the mapping out.
-			e.refused("ID mappings with a runtime that has none", err, codes.InvalidArgument, "ID mapping")
-			return
-		}
-		e.must(err)
-		_, err = e.cri.StartContainer(e.Context(), &runtimeapi.StartContainerRequest{ContainerId: c.id})
-		e.must(err)
+		c := p.start("tmpfs", idle(), mount(tmpfs))
 		e.equal("owner inside", c.exec("stat", "-c", "%u:%g", "/d/file"), "0:0")
 		c.sh("echo more >/d/new")
 		e.equal("owner in the node", strings.TrimSpace(e.n.Enter("stat", "-c", "%u:%g", tmpfs+"/new")), "0:0")
+		_, err = p.tryCreate("half", idle(), mounts(&runtimeapi.Mount{ContainerPath: "/d", HostPath: tmpfs, UidMappings: m}))
+		e.refused("ID mappings of users alone", err, codes.InvalidArgument, "must come together")
+		// Containers that join a PID namespace, too: crun of Debian 12 then looks for the
+		// user namespace of a process that may not have joined it yet.
+		shared := e.pod("shared", func(c *podConfig) {
+			userns(65536)(c)
+			podNamespaces(c).Pid = nsPod
+		})
+		for i := range 12 {
+			c := shared.start(fmt.Sprint("shared", i), idle(), mount(tmpfs))
+			e.equal("owner inside, with a shared PID namespace", c.exec("stat", "-c", "%u:%g", "/d/file"), "0:0")
+		}
 	})
 }
 

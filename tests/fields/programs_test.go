@@ -66,6 +66,12 @@ func TestCommandsThatCannotRun(t *testing.T) {
 				e.Errorf("%s: %v, code %d, reason %q, message %q", name, s.State, s.ExitCode, s.Reason, s.Message)
 			}
 		}
+		long := p.create("long", func(c *ctrConfig) { c.Command = []string{"/bin/echo", strings.Repeat("x", 200<<10)} })
+		_, err := e.cri.StartContainer(e.Context(), &runtimeapi.StartContainerRequest{ContainerId: long.id})
+		e.refused("an argument longer than the kernel takes", err, codes.InvalidArgument, "rgument list too long")
+		if s := long.status(); s.ExitCode != 128 || s.Reason != "StartError" {
+			e.Errorf("an argument longer than the kernel takes: code %d, reason %q", s.ExitCode, s.Reason)
+		}
 	})
 }
 

@@ -386,6 +386,9 @@ func (s Snapshot) processes(body string) {
 			if p.pid == self || p.parent == self {
 				continue
 			}
+			if p.binary == "subpod-monitor" && p.state != "Z" {
+				continue // the node's own: it stays for a while without containers
+			}
 			name := p.binary
 			if p.state == "Z" {
 				name += " (ended, not reaped)"

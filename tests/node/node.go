@@ -24,6 +24,7 @@ type Options struct {
 	Registries string   // registries.conf; "" is registry.Conf of Registry
 	Prefix     []string // a command to run the daemon by, such as unshare
 	Env        []string // more environment for the daemon
+	Bin        string   // directory with the programs of another version; "" is this tree's
 }
 
 // Node is a running daemon, and where to find it.
@@ -85,8 +86,11 @@ func Prepare(t testing.TB, o Options) *Node {
 	if err := os.Mkdir(filepath.Join(n.Dir, "logs"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	n.WriteHome(".config/subpod/subpod.toml.d/host_paths.toml", fmt.Sprintf("[node]\nhost_paths = [%q, %q, %q]\n",
-		n.Dir, filepath.Dir(executable()), Path(t, Images)))
+	if o.Bin == "" { // a version from before this key refuses it
+		// Tests run their own program in the node, too.
+		dir := filepath.Dir(executable())
+		n.WriteHome(".config/subpod/subpod.toml.d/program.toml", fmt.Sprintf("[node]\nbinds = [%q]\n", dir+":"+dir+":ro"))
+	}
 	// The whole suite can be run with another driver or runtime handler.
 	if extra := os.Getenv("SUBPOD_TEST_CONFIG"); extra != "" {
 		n.WriteHome(".config/subpod/subpod.toml.d/test.toml", extra)
@@ -156,10 +160,18 @@ func (n *Node) Run() {
 	}
 }
 
+// subpod is the path of the command.
+func (n *Node) subpod() string {
+	if n.opts.Bin != "" {
+		return filepath.Join(n.opts.Bin, filepath.Base(Subpod))
+	}
+	return Path(n.t, Subpod)
+}
+
 // Launch starts the daemon without waiting for it.
 func (n *Node) Launch(args ...string) {
 	n.t.Helper()
-	argv := append(append(append([]string{}, n.opts.Prefix...), Path(n.t, Subpod), "daemon"), args...)
+	argv := append(append(append([]string{}, n.opts.Prefix...), n.subpod(), "daemon"), args...)
 	n.log = &log{}
 	*n.logs = append(*n.logs, n.log)
 	n.cmd = exec.Command(argv[0], argv[1:]...)
@@ -269,7 +281,7 @@ func (n *Node) Command(ctx context.Context, name string, args ...string) *exec.C
 // Subpod runs a command of the binary under test and returns its output.
 func (n *Node) Subpod(args ...string) (string, error) {
 	n.t.Helper()
-	return n.output(Path(n.t, Subpod), args...)
+	return n.output(n.subpod(), args...)
 }
 
 // TryEnter runs a command inside the node.

@@ -19,7 +19,7 @@ type Place struct {
 	Logs    string // log directory of the pod
 	Volumes string // named volumes (of claims)
 	Disk    string // files of the pod on disk: emptyDir
-	Memory  string // files of the pod on a tmpfs, which containers cannot write: configMap, secret
+	Memory  string // files of the pod that containers cannot write: configMap, secret
 	Tmpfs   string // memory volumes that the server has made; known once the sandbox is there
 	Seccomp string // directory of localhost seccomp profiles
 	// Users is the first ID in the node of a pod with a user namespace of its own; it
@@ -78,6 +78,10 @@ func (p *Pod) Sandbox(at Place) *runtimeapi.PodSandboxConfig {
 	if sizes := p.memoryVolumes(); len(sizes) > 0 {
 		text, _ := json.Marshal(sizes) // a map of numbers
 		cfg.Annotations[api.AnnotationMemoryVolumes] = string(text)
+	}
+	cfg.PortMappings = append(cfg.PortMappings, p.servicePorts...)
+	if text := p.networksText(); text != "" {
+		cfg.Annotations[api.AnnotationNetworks] = text
 	}
 	cfg.Labels[api.LabelMadeBy], cfg.Annotations[api.AnnotationRunID] = api.MadeByPlay, at.UID
 	if cfg.Hostname == "" && !p.Spec.HostNetwork {

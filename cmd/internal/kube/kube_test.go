@@ -120,7 +120,7 @@ func TestRefused(t *testing.T) {
 		pod("{containers: [{name: a, image: i, imge: x}]}"):                                                                 `"spec.containers[0].imge"`,
 		pod("{containers: [{name: a, image: i}, {name: a, image: i}]}"):                                                     "twice",
 		pod("{containers: [{name: a}]}"):                                                                                    "image is missing",
-		pod("{containers: [{name: a, image: i, livenessProbe: {}}]}"):                                                       "one of exec, httpGet and tcpSocket",
+		pod("{containers: [{name: a, image: i, livenessProbe: {}}]}"):                                                       "one of exec, httpGet, tcpSocket and grpc",
 		pod("{containers: [{name: a, image: i, livenessProbe: {tcpSocket: {port: web}}}]}"):                                 "has no port",
 		pod("{containers: [{name: a, image: i, resources: {limits: {gpu: 1}}}]}"):                                           `"gpu" is not supported`,
 		pod("{containers: [{name: a, image: i, resources: {limits: {cpu: lots}}}]}"):                                        "invalid quantity",

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"path"
 	"path/filepath"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -51,9 +50,6 @@ func (p *Pod) mounts(c *Container, at Place, envs []*runtimeapi.KeyValue) ([]*ru
 			}
 		}
 		out = append(out, m)
-	}
-	if len(p.Spec.HostAliases) > 0 && !mounted(out, "/etc/hosts") {
-		out = append(out, &runtimeapi.Mount{ContainerPath: "/etc/hosts", HostPath: filepath.Join(at.Disk, hostsFile)})
 	}
 	if len(subs) == 0 {
 		return out, nil, nil
@@ -109,13 +105,4 @@ func (v *Volume) checkSubPath(at Place, sub string) error {
 		return fmt.Errorf("%w: subPath %q is not in volume %s", ErrManifest, sub, v.Name)
 	}
 	return nil
-}
-
-func mounted(list []*runtimeapi.Mount, at string) bool {
-	for _, m := range list {
-		if path.Clean(m.ContainerPath) == at {
-			return true
-		}
-	}
-	return false
 }

@@ -29,6 +29,7 @@ type Set struct {
 	ConfigMaps map[string]*ConfigMap
 	Secrets    map[string]*Secret
 	Claims     map[string]*Claim
+	Services   []*Service
 }
 
 // maxManifest bounds the size of one file, in bytes.
@@ -131,8 +132,12 @@ func (s *Set) add(doc []byte) error {
 		c := &Claim{}
 		err = decode(text, c)
 		s.Claims[head.Metadata.Name] = c
+	case "v1 Service":
+		c := &Service{}
+		err = decode(text, c)
+		s.Services = append(s.Services, c)
 	default:
-		return fmt.Errorf("kind %q of %q is not supported; supported kinds: Pod, Deployment, ConfigMap, Secret, PersistentVolumeClaim", head.Kind, head.APIVersion)
+		return fmt.Errorf("kind %q of %q is not supported; supported kinds: Pod, Deployment, Service, ConfigMap, Secret, PersistentVolumeClaim", head.Kind, head.APIVersion)
 	}
 	return wrap(err)
 }
@@ -197,6 +202,7 @@ func (s *Set) check() error {
 			errs = append(errs, fmt.Errorf("%w: pod %s: %s", ErrManifest, p.Metadata.Name, problem))
 		}
 	}
+	errs = append(errs, s.addServices()...)
 	return errors.Join(errs...)
 }
 

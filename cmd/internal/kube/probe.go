@@ -26,8 +26,14 @@ func (p *Probe) problem(c *Container) string {
 		kinds++
 		port = &p.TCPSocket.Port
 	}
+	if g := p.GRPC; g != nil {
+		kinds++
+		if g.Port < 1 || g.Port > 65535 {
+			return fmt.Sprintf("grpc.port: %d is not between 1 and 65535", g.Port)
+		}
+	}
 	if kinds != 1 {
-		return "one of exec, httpGet and tcpSocket must be set"
+		return "one of exec, httpGet, tcpSocket and grpc must be set"
 	}
 	if port != nil {
 		if n := port.In(c); n < 1 || n > 65535 {

@@ -1,6 +1,11 @@
 package kube
 
-import "github.com/subpod/subpod/pkg/quantity"
+import (
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/pkg/api"
+	"github.com/subpod/subpod/pkg/quantity"
+)
 
 // The Kubernetes objects that subpod plays, field by field as far as they mean
 // something here (k8s.io/api/core/v1, apps/v1). A field that is not in these
@@ -26,6 +31,9 @@ type Pod struct {
 	Metadata   Meta    `json:"metadata"`
 	Spec       PodSpec `json:"spec"`
 	Status     any     `json:"status"` // not read
+
+	networks     api.PodNetworks
+	servicePorts []*runtimeapi.PortMapping
 }
 
 // Deployment is a Deployment: as many pods as it has replicas.
@@ -319,12 +327,13 @@ type SecurityContext struct {
 	} `json:"capabilities"`
 }
 
-// Probe is a Probe. Exactly one of Exec, HTTPGet and TCPSocket is set.
+// Probe is a Probe. Exactly one of Exec, HTTPGet, TCPSocket and GRPC is set.
 type Probe struct {
 	Exec *struct {
 		Command []string `json:"command"`
 	} `json:"exec"`
 	HTTPGet *struct {
+		Host        string `json:"host"`
 		Path        string `json:"path"`
 		Port        PortOf `json:"port"`
 		Scheme      string `json:"scheme"`
@@ -334,8 +343,13 @@ type Probe struct {
 		} `json:"httpHeaders"`
 	} `json:"httpGet"`
 	TCPSocket *struct {
+		Host string `json:"host"`
 		Port PortOf `json:"port"`
 	} `json:"tcpSocket"`
+	GRPC *struct {
+		Port    int32  `json:"port"`
+		Service string `json:"service"`
+	} `json:"grpc"`
 	InitialDelaySeconds int32 `json:"initialDelaySeconds"`
 	TimeoutSeconds      int32 `json:"timeoutSeconds"`
 	PeriodSeconds       int32 `json:"periodSeconds"`

@@ -11,8 +11,6 @@ import (
 	"strings"
 )
 
-const hostsFile = "hosts"
-
 // path returns the path of a volume on the host, and whether it is read-only.
 func (v *Volume) path(at Place) (dir string, readOnly bool) {
 	switch {
@@ -54,17 +52,7 @@ func (p *Pod) Prepare(s *Set, at Place) error {
 			return fmt.Errorf("pod %s: volume %s: %w", p.Metadata.Name, v.Name, err)
 		}
 	}
-	if len(p.Spec.HostAliases) == 0 {
-		return nil
-	}
-	if err := os.MkdirAll(at.Disk, 0o711); err != nil {
-		return err
-	}
-	text := "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
-	for _, a := range p.Spec.HostAliases {
-		text += a.IP + "\t" + strings.Join(a.Hostnames, " ") + "\n"
-	}
-	return os.WriteFile(filepath.Join(at.Disk, hostsFile), []byte(text), 0o644)
+	return nil
 }
 
 func (p *Pod) prepare(v *Volume, s *Set, at Place) error {

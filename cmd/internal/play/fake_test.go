@@ -2,6 +2,7 @@ package play
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -9,17 +10,18 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/cmd/internal/kube"
 	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/client"
+	"github.com/subpod/subpod/pkg/workload"
 )
 
 // fakeServer is a server whose containers run no commands: exits decides when and
@@ -29,22 +31,17 @@ type fakeServer struct {
 	runtimeapi.UnimplementedImageServiceServer
 	api.Server
 
-	// exits returns the exit code of an attempt of a container, which exits at once,
-	// or ok = false for one that runs until it is stopped.
-	exits func(name string, attempt uint32) (code int32, ok bool)
-	// exec returns the exit code of a command.
-	exec func(command string) int32
-	// onRun is called after a pod sandbox was created, before the answer.
-	onRun func(name string)
-	// onWait returns the error of a call of Wait, before it waits.
-	onWait func() error
+	// onPlay is called after a pod was made, before the answer; onFollow is Follow.
+	onPlay   func(name string) error
+	onFollow func(ctx context.Context, name string, send func(*api.FollowEvent) error) error
+
 	images map[string]*runtimeapi.Image
 
-	mu         sync.Mutex
-	log        []string
-	pods       map[string]*fakePod // by ID
-	containers map[string]*fakeContainer
-	created    int
+	mu      sync.Mutex
+	log     []string
+	pods    map[string]*fakePod // by ID
+	specs   map[string]*workload.Spec
+	created int
 }
 
 type fakePod struct {
@@ -52,23 +49,16 @@ type fakePod struct {
 	state  runtimeapi.PodSandboxState
 }
 
-type fakeContainer struct {
-	pod    string
-	config *runtimeapi.ContainerConfig
-	state  runtimeapi.ContainerState
-	code   int32
-	exited chan struct{}
-}
-
 // newFake starts a fake server and returns it with options for Play.
 func newFake(t *testing.T) (*fakeServer, Options) {
 	t.Helper()
 	f := &fakeServer{
-		exits: func(string, uint32) (int32, bool) { return 0, true },
-		exec:  func(string) int32 { return 0 },
-		onRun: func(string) {}, onWait: func() error { return nil },
+		onPlay: func(string) error { return nil },
+		onFollow: func(_ context.Context, name string, send func(*api.FollowEvent) error) error {
+			return errors.Join(send(&api.FollowEvent{Up: true}), send(&api.FollowEvent{Final: true, Text: name + ": succeeded"}))
+		},
 		images: map[string]*runtimeapi.Image{"image": {Id: "image"}},
-		pods:   map[string]*fakePod{}, containers: map[string]*fakeContainer{},
+		pods:   map[string]*fakePod{}, specs: map[string]*workload.Spec{},
 	}
 	socket := filepath.Join(t.TempDir(), "s")
 	l, err := net.Listen("unix", socket)
@@ -101,7 +91,6 @@ func newFake(t *testing.T) (*fakeServer, Options) {
 			f.note("remove %s", filepath.Base(filepath.Dir(dir)))
 			return removeAll(dir)
 		},
-		FirstBackoff: time.Millisecond,
 	}
 }
 
@@ -133,26 +122,6 @@ func (f *fakeServer) podNames() []string {
 	}
 	slices.Sort(out)
 	return out
-}
-
-// RunPodSandbox implements runtimeapi.RuntimeServiceServer.
-func (f *fakeServer) RunPodSandbox(ctx context.Context, req *runtimeapi.RunPodSandboxRequest) (*runtimeapi.RunPodSandboxResponse, error) {
-	m := req.Config.Metadata
-	f.mu.Lock()
-	for _, p := range f.pods {
-		if x := p.config.Metadata; x.Name == m.Name && x.Namespace == m.Namespace && x.Uid == m.Uid && x.Attempt == m.Attempt {
-			f.mu.Unlock()
-			_ = grpc.SetTrailer(ctx, metadata.Pairs(api.ReasonTrailer, api.ReasonNameTaken))
-			return nil, status.Error(codes.AlreadyExists, "taken")
-		}
-	}
-	f.created++
-	id := fmt.Sprintf("pod-%d", f.created)
-	f.pods[id] = &fakePod{req.Config, runtimeapi.PodSandboxState_SANDBOX_READY}
-	f.mu.Unlock()
-	f.note("run %s", m.Name)
-	f.onRun(m.Name)
-	return &runtimeapi.RunPodSandboxResponse{PodSandboxId: id}, ctx.Err()
 }
 
 // PodSandboxStatus implements runtimeapi.RuntimeServiceServer.
@@ -205,75 +174,44 @@ func (f *fakeServer) RemovePodSandbox(_ context.Context, req *runtimeapi.RemoveP
 	return &runtimeapi.RemovePodSandboxResponse{}, nil
 }
 
-// CreateContainer implements runtimeapi.RuntimeServiceServer.
-func (f *fakeServer) CreateContainer(_ context.Context, req *runtimeapi.CreateContainerRequest) (*runtimeapi.CreateContainerResponse, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.created++
-	id := fmt.Sprintf("container-%d", f.created)
-	f.containers[id] = &fakeContainer{pod: req.PodSandboxId, config: req.Config, state: runtimeapi.ContainerState_CONTAINER_CREATED, exited: make(chan struct{})}
-	return &runtimeapi.CreateContainerResponse{ContainerId: id}, nil
-}
-
-// StartContainer implements runtimeapi.RuntimeServiceServer.
-func (f *fakeServer) StartContainer(_ context.Context, req *runtimeapi.StartContainerRequest) (*runtimeapi.StartContainerResponse, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	c := f.containers[req.ContainerId]
-	m := c.config.Metadata
-	f.log = append(f.log, fmt.Sprintf("start %s/%d", m.Name, m.Attempt))
-	c.state = runtimeapi.ContainerState_CONTAINER_RUNNING
-	if code, ok := f.exits(m.Name, m.Attempt); ok {
-		c.exit(code)
-	}
-	return &runtimeapi.StartContainerResponse{}, nil
-}
-
-func (c *fakeContainer) exit(code int32) {
-	if c.state == runtimeapi.ContainerState_CONTAINER_RUNNING {
-		c.state, c.code = runtimeapi.ContainerState_CONTAINER_EXITED, code
-		close(c.exited)
-	}
-}
-
-// StopContainer implements runtimeapi.RuntimeServiceServer.
-func (f *fakeServer) StopContainer(_ context.Context, req *runtimeapi.StopContainerRequest) (*runtimeapi.StopContainerResponse, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	c := f.containers[req.ContainerId]
-	f.log = append(f.log, fmt.Sprintf("stop %s/%d after %d s", c.config.Metadata.Name, c.config.Metadata.Attempt, req.Timeout))
-	c.exit(137)
-	return &runtimeapi.StopContainerResponse{}, nil
-}
-
-// RemoveContainer implements runtimeapi.RuntimeServiceServer.
-func (f *fakeServer) RemoveContainer(_ context.Context, req *runtimeapi.RemoveContainerRequest) (*runtimeapi.RemoveContainerResponse, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	m := f.containers[req.ContainerId].config.Metadata
-	f.log = append(f.log, fmt.Sprintf("remove %s/%d", m.Name, m.Attempt))
-	delete(f.containers, req.ContainerId)
-	return &runtimeapi.RemoveContainerResponse{}, nil
-}
-
 // ListContainers implements runtimeapi.RuntimeServiceServer.
-func (f *fakeServer) ListContainers(_ context.Context, req *runtimeapi.ListContainersRequest) (*runtimeapi.ListContainersResponse, error) {
+func (f *fakeServer) ListContainers(context.Context, *runtimeapi.ListContainersRequest) (*runtimeapi.ListContainersResponse, error) {
+	return &runtimeapi.ListContainersResponse{}, nil
+}
+
+// Play implements api.Server.
+func (f *fakeServer) Play(ctx context.Context, req *api.PlayRequest) (*api.PlayResponse, error) {
+	cfg := &runtimeapi.PodSandboxConfig{}
+	if err := proto.Unmarshal(req.Pod, cfg); err != nil {
+		return nil, err
+	}
+	name := cfg.Metadata.Name
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	out := &runtimeapi.ListContainersResponse{}
-	for id, c := range f.containers {
-		if c.pod == req.Filter.GetPodSandboxId() {
-			out.Containers = append(out.Containers, &runtimeapi.Container{Id: id, PodSandboxId: c.pod, Metadata: c.config.Metadata, State: c.state})
+	for _, p := range f.pods {
+		if p.config.Metadata.Name == name {
+			f.mu.Unlock()
+			_ = grpc.SetTrailer(ctx, metadata.Pairs(api.ReasonTrailer, api.ReasonNameTaken))
+			return nil, status.Error(codes.AlreadyExists, "taken")
 		}
 	}
-	return out, nil
+	f.created++
+	id := fmt.Sprintf("pod-%d", f.created)
+	f.pods[id] = &fakePod{cfg, runtimeapi.PodSandboxState_SANDBOX_READY}
+	f.specs[name] = req.Workload
+	f.mu.Unlock()
+	f.note("play %s", name)
+	return &api.PlayResponse{PodID: id}, f.onPlay(name)
 }
 
-// ExecSync implements runtimeapi.RuntimeServiceServer.
-func (f *fakeServer) ExecSync(_ context.Context, req *runtimeapi.ExecSyncRequest) (*runtimeapi.ExecSyncResponse, error) {
-	command := strings.Join(req.Cmd, " ")
-	f.note("exec %s", command)
-	return &runtimeapi.ExecSyncResponse{ExitCode: f.exec(command)}, nil
+// Follow implements api.Server.
+func (f *fakeServer) Follow(ctx context.Context, req *api.FollowRequest, send func(*api.FollowEvent) error) error {
+	f.mu.Lock()
+	p := f.pods[req.PodID]
+	f.mu.Unlock()
+	if p == nil {
+		return status.Error(codes.NotFound, "no such pod")
+	}
+	return f.onFollow(ctx, p.config.Metadata.Name, send)
 }
 
 // Status implements runtimeapi.RuntimeServiceServer.
@@ -288,22 +226,6 @@ func (f *fakeServer) ImageStatus(_ context.Context, req *runtimeapi.ImageStatusR
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return &runtimeapi.ImageStatusResponse{Image: f.images[req.Image.Image]}, nil
-}
-
-// Wait implements api.Server.
-func (f *fakeServer) Wait(ctx context.Context, req *api.WaitRequest) (*api.WaitResponse, error) {
-	if err := f.onWait(); err != nil {
-		return nil, err
-	}
-	f.mu.Lock()
-	c := f.containers[req.ContainerID]
-	f.mu.Unlock()
-	select {
-	case <-c.exited:
-		return &api.WaitResponse{ExitCode: c.code}, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
 }
 
 // parse returns the objects of a manifest.

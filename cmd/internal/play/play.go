@@ -1,6 +1,6 @@
-// Package play runs the pods of a manifest through the daemon and does the work of a
-// kubelet for them: init containers in order, probes, restarts. It runs in the client
-// and ends with it; the containers keep running.
+// Package play hands the pods of a manifest to the server, which keeps them running
+// (pkg/supervise), and follows them. What this process prepares are the files of volumes
+// and the images.
 package play
 
 import (
@@ -10,7 +10,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -36,12 +35,8 @@ type Options struct {
 	Remove func(ctx context.Context, dir string) error
 	// Pull pulls an image.
 	Pull func(ctx context.Context, ref string) error
-	// Up is called once all containers of all pods are up or have succeeded, with the
-	// errors of the pods that failed before. It is not called when all have failed.
-	Up func(error)
-	// FirstBackoff is the delay before the first restart of a container. It is
-	// doubled for each further one up to maxBackoff. 0 means one second.
-	FirstBackoff time.Duration
+	// Detach makes Play return once the pods are up, or have ended.
+	Detach bool
 }
 
 // ErrExists reports that a pod with that name exists.
@@ -53,11 +48,8 @@ var ErrFailed = errors.New("pod failed")
 
 // Play runs the pods of the set until all have completed. When ctx ends, and when
 // the name of one of them is taken, it stops and removes the pods that it has
-// created. ErrExists, ErrFailed.
+// created. When this process is killed they go on. ErrExists, ErrFailed.
 func Play(ctx context.Context, set *kube.Set, o Options) error {
-	if o.FirstBackoff == 0 {
-		o.FirstBackoff = time.Second
-	}
 	for _, p := range set.Pods {
 		if there, err := find(ctx, o.Client, p); err != nil {
 			return err
@@ -66,34 +58,20 @@ func Play(ctx context.Context, set *kube.Set, o Options) error {
 		}
 	}
 	var logs, users sync.Mutex
-	var up, all sync.WaitGroup
-	up.Add(len(set.Pods))
+	var all sync.WaitGroup
 	running, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	errs := make([]error, len(set.Pods))
-	early := make([]error, len(set.Pods)) // of pods that were not up before
 	runners := make([]*runner, len(set.Pods))
 	for i, p := range set.Pods {
-		r := &runner{Options: o, set: set, pod: p, logLock: &logs, usersLock: &users, up: sync.OnceFunc(up.Done)}
+		r := &runner{Options: o, set: set, pod: p, logLock: &logs, usersLock: &users}
 		runners[i] = r
 		all.Go(func() {
 			errs[i] = r.run(running)
 			if errors.Is(errs[i], ErrExists) {
 				cancel(errs[i]) // a set is run as a whole or not at all
 			}
-			if !r.isUp.Load() {
-				early[i] = errs[i]
-			}
-			r.up()
 		})
-	}
-	if o.Up != nil {
-		go func() {
-			up.Wait()
-			if running.Err() == nil && slices.Contains(early, nil) {
-				o.Up(errors.Join(early...))
-			}
-		}()
 	}
 	all.Wait()
 	switch {
@@ -161,7 +139,9 @@ func removePod(ctx context.Context, p *kube.Pod, there *runtimeapi.PodSandbox, o
 
 // removeFiles removes the files of a pod, except named volumes.
 func (o Options) removeFiles(ctx context.Context, at kube.Place) error {
-	return errors.Join(os.RemoveAll(at.Logs), o.Remove(ctx, at.Disk), o.Remove(ctx, at.Memory))
+	// Older versions had the files of secrets in the run directory.
+	old := filepath.Join(o.RunDir, "play", filepath.Base(at.Disk))
+	return errors.Join(os.RemoveAll(at.Logs), o.Remove(ctx, at.Disk), o.Remove(ctx, old))
 }
 
 func stopContainers(ctx context.Context, p *kube.Pod, podID string, o Options) error {
@@ -177,7 +157,7 @@ func stopContainers(ctx context.Context, p *kube.Pod, podID string, o Options) e
 				return
 			}
 			preStop(ctx, p, c, o)
-			_, errs[i] = o.Client.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: c.Id, Timeout: grace(p)})
+			_, errs[i] = o.Client.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: c.Id, Timeout: p.Grace()})
 		})
 	}
 	all.Wait()
@@ -197,12 +177,23 @@ func preStop(ctx context.Context, p *kube.Pod, c *runtimeapi.Container, o Option
 	}
 }
 
-// grace returns the termination grace period of the pod, in seconds.
-func grace(p *kube.Pod) int64 {
-	if g := p.Spec.TerminationGracePeriodSeconds; g != nil {
-		return *g
+// hook runs a lifecycle hook.
+func hook(ctx context.Context, c *client.Client, id string, h *kube.Hook) error {
+	if h.Sleep != nil {
+		select {
+		case <-time.After(time.Duration(h.Sleep.Seconds) * time.Second):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
-	return 30
+	if h.Exec == nil {
+		return nil
+	}
+	resp, err := c.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: h.Exec.Command})
+	if err == nil && resp.ExitCode != 0 {
+		err = fmt.Errorf("exit code %d", resp.ExitCode)
+	}
+	return err
 }
 
 // find returns the pod sandbox of a pod, nil if there is none.
@@ -229,7 +220,7 @@ func (o Options) place(p *kube.Pod, uid string) kube.Place {
 		Logs:    filepath.Join(o.DataDir, "logs", own),
 		Volumes: filepath.Join(o.DataDir, "volumes"),
 		Disk:    filepath.Join(o.DataDir, "play", own),
-		Memory:  filepath.Join(o.RunDir, "play", own),
+		Memory:  filepath.Join(o.DataDir, "play", own, "files"),
 		Seccomp: filepath.Join(o.DataDir, "seccomp"),
 	}
 }

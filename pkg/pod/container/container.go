@@ -89,7 +89,7 @@ func (b *Builder) endProcesses(ctx context.Context, c state.Container) error {
 	if c.Allocated.Runtime != nil {
 		return b.Executor.Delete(ctx, c.ID, *c.Allocated.Runtime)
 	}
-	if c.Status.Created {
+	if c.Status.Created && !c.Allocated.Remaking {
 		return nil // its command could not be started: it never had any
 	}
 	_, err := b.Executor.Orphans(ctx, func(id string) bool { return id != c.ID }, true)

@@ -99,7 +99,7 @@ func (b *Builder) makeDirs(p state.Pod, c state.Container) error {
 func (b *Builder) Create(ctx context.Context, prepared *Prepared, p state.Pod, c *state.Container) error {
 	defer prepared.Abandon()
 	defer b.releaseSources(c.ID)
-	in, err := b.specInput(ctx, prepared, p, *c)
+	in, err := b.specInput(ctx, prepared, p, c)
 	if err != nil {
 		return err
 	}
@@ -147,8 +147,9 @@ func (b *Builder) create(ctx context.Context, prepared *Prepared, id string, out
 }
 
 // specInput gathers what the OCI specification is built from.
-func (b *Builder) specInput(ctx context.Context, prepared *Prepared, p state.Pod, c state.Container) (ocispec.Input, error) {
-	mounts, err := b.allMounts(ctx, prepared, p, c)
+func (b *Builder) specInput(ctx context.Context, prepared *Prepared, p state.Pod, c *state.Container) (ocispec.Input, error) {
+	namespaces := b.namespaces(prepared.plan, p)
+	mounts, err := allMounts(ctx, b, prepared, p, c, namespaces.User)
 	if err != nil {
 		return ocispec.Input{}, err
 	}
@@ -172,7 +173,7 @@ func (b *Builder) specInput(ctx context.Context, prepared *Prepared, p state.Pod
 		Container:      cfg,
 		Image:          image,
 		Rootfs:         c.Allocated.Rootfs,
-		Namespaces:     b.namespaces(prepared.plan, p),
+		Namespaces:     namespaces,
 		Files:          b.Files(p),
 		Mounts:         mounts,
 		Host:           b.Host,
@@ -185,8 +186,9 @@ func (b *Builder) specInput(ctx context.Context, prepared *Prepared, p state.Pod
 	}, nil
 }
 
-// allMounts returns the mounts of a container, whatever asks for them.
-func (b *Builder) allMounts(ctx context.Context, prepared *Prepared, p state.Pod, c state.Container) ([]*runtimeapi.Mount, error) {
+// allMounts returns the mounts of a container, whatever asks for them. userNS is the pod's
+// own user namespace, "" where it has none.
+func allMounts(ctx context.Context, b *Builder, prepared *Prepared, p state.Pod, c *state.Container, userNS string) ([]*runtimeapi.Mount, error) {
 	options := prepared.plan.options
 	if err := fillVolumes(ctx, b, c.ID, options.Volumes); err != nil {
 		return nil, err
@@ -195,11 +197,15 @@ func (b *Builder) allMounts(ctx context.Context, prepared *Prepared, p state.Pod
 	if err != nil {
 		return nil, err
 	}
+	if err := b.mapIDs(userNS, p, c.ID, mounts); err != nil {
+		return nil, err
+	}
+	b.recordSources(prepared.plan, c, mounts)
 	volumes, err := b.imageVolumes(ctx, prepared, c)
 	if err != nil {
 		return nil, err
 	}
-	secrets, err := b.secretMounts(c.ID, p, options.Secrets)
+	secrets, err := secretMounts(b, c.ID, p, options.Secrets)
 	return slices.Concat(mounts, volumes, secrets), err
 }
 

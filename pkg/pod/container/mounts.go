@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/subpod/subpod/pkg/errclass"
 	"github.com/subpod/subpod/pkg/ocispec"
+	"github.com/subpod/subpod/pkg/state"
 	"github.com/subpod/subpod/pkg/subpath"
 	"github.com/subpod/subpod/storage"
 )
@@ -80,6 +82,24 @@ func cloneMount(dir, name, source string) (string, error) {
 // subPathDir holds the bind mounts that sub paths and volumes of a container are
 // mounted from, while the OCI runtime creates the container.
 func (b *Builder) subPathDir(id string) string { return filepath.Join(b.SubPathDir, id) }
+
+// recordSources keeps in c what those of mounts show whose source is one of these, and
+// imageVolumes does the same for volumes of the image.
+func (b *Builder) recordSources(plan Plan, c *state.Container, mounts []*runtimeapi.Mount) {
+	dir := b.subPathDir(c.ID) + "/"
+	for i, asked := range plan.Config.Mounts {
+		if strings.HasPrefix(mounts[i].HostPath, dir) {
+			recordSource(c, asked.ContainerPath, filepath.Join(asked.HostPath, plan.subPaths[asked.ContainerPath]))
+		}
+	}
+}
+
+func recordSource(c *state.Container, containerPath, source string) {
+	if c.Allocated.MountSources == nil {
+		c.Allocated.MountSources = map[string]string{}
+	}
+	c.Allocated.MountSources[filepath.Clean(containerPath)] = source
+}
 
 // releaseSources removes those bind mounts: the container has its own by then.
 func (b *Builder) releaseSources(id string) {

@@ -83,7 +83,7 @@ func fillVolumes(ctx context.Context, b *Builder, id string, named []api.NamedVo
 
 // secretMounts writes the secrets of a container beside its specification, which no other
 // user can read, and returns their mounts. They go with the bundle.
-func (b *Builder) secretMounts(id string, p state.Pod, secrets []api.SecretMount) ([]*runtimeapi.Mount, error) {
+func secretMounts(b *Builder, id string, p state.Pod, secrets []api.SecretMount) ([]*runtimeapi.Mount, error) {
 	ids := rootfsSpec(p, state.Container{})
 	var mounts []*runtimeapi.Mount
 	for i, s := range secrets {

@@ -24,7 +24,7 @@ const maxVolumes = 256
 // imageVolumes makes the VOLUMEs of the container's image and returns their mounts:
 // writable, also where the root file system is read-only, with what the image has at
 // their paths, and gone with the container.
-func (b *Builder) imageVolumes(ctx context.Context, prepared *Prepared, c state.Container) ([]*runtimeapi.Mount, error) {
+func (b *Builder) imageVolumes(ctx context.Context, prepared *Prepared, c *state.Container) ([]*runtimeapi.Mount, error) {
 	id := c.ID
 	taken := slices.Clone(prepared.plan.Config.Mounts)
 	for _, t := range prepared.plan.options.Tmpfs {
@@ -56,6 +56,7 @@ func (b *Builder) imageVolumes(ctx context.Context, prepared *Prepared, c state.
 			if source, err = subpath.Mount(b.subPathDir(id), "volume-"+strconv.Itoa(i), v.Dir, "."); err != nil {
 				return nil, err
 			}
+			recordSource(c, v.Path, v.Dir)
 		}
 		mounts = append(mounts, &runtimeapi.Mount{ContainerPath: v.Path, HostPath: source})
 	}

@@ -2,7 +2,9 @@ package sandbox
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -42,6 +44,58 @@ func (d DNS) resolvConf() ([]byte, error) {
 		}
 	}
 	return out.Bytes(), nil
+}
+
+// withServers renders resolv.conf(5) for a pod of subpod's commands, with what its
+// dns_config says about anything but servers, else the host's. domain is that of the
+// pods' names, "" for a pod that cannot look them up. It comes first: the others are
+// asked outside, where they might have an answer.
+func (d DNS) withServers(servers []netip.Addr, domain string, cfg *runtimeapi.DNSConfig) ([]byte, error) {
+	searches, options := cfg.GetSearches(), cfg.GetOptions()
+	host, err := os.ReadFile(d.HostFile)
+	if err != nil && !os.IsNotExist(err) {
+		return nil, fmt.Errorf("read the host's resolv.conf: %w", err)
+	}
+	for line := range strings.Lines(string(host)) {
+		switch f := strings.Fields(line); {
+		case len(f) < 2:
+		case f[0] == "search" && len(cfg.GetSearches()) == 0, f[0] == "domain" && len(cfg.GetSearches()) == 0:
+			searches = f[1:]
+		case f[0] == "options" && len(cfg.GetOptions()) == 0:
+			options = f[1:]
+		}
+	}
+	var out bytes.Buffer
+	if domain != "" {
+		searches = append([]string{domain}, searches...)
+	}
+	if len(searches) > 0 && !slices.Contains(searches, ".") { // "." stands for none
+		fmt.Fprintf(&out, "search %s\n", strings.Join(searches, " "))
+	}
+	for _, s := range servers {
+		fmt.Fprintf(&out, "nameserver %s\n", s)
+	}
+	if len(options) > 0 {
+		fmt.Fprintf(&out, "options %s\n", strings.Join(options, " "))
+	}
+	return out.Bytes(), nil
+}
+
+// servers returns those of a pod that cannot look up the names of pods.
+func (d DNS) servers() []netip.Addr {
+	text, err := os.ReadFile(cmp.Or(d.UplinkFile, d.HostFile))
+	if err != nil {
+		return nil // as without the file
+	}
+	var out []netip.Addr
+	for line := range strings.Lines(string(text)) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == "nameserver" {
+			if a, err := netip.ParseAddr(f[1]); err == nil {
+				out = append(out, a)
+			}
+		}
+	}
+	return out
 }
 
 // parseDNS renders resolv.conf(5) from a dns_config; nil where that says nothing.

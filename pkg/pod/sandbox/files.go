@@ -7,8 +7,6 @@ import (
 	"os"
 	"path/filepath"
 
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-
 	"github.com/subpod/subpod/netns"
 	"github.com/subpod/subpod/pkg/ocispec"
 	"github.com/subpod/subpod/pkg/state"
@@ -17,8 +15,11 @@ import (
 // writeFiles writes the files that containers of the pod see in /etc.
 func (b *Builder) writeFiles(dir string, plan Plan) error {
 	resolv, err := plan.resolvConf, error(nil)
-	if resolv == nil {
+	switch dns := plan.Config.DnsConfig; {
+	case resolv == nil:
 		resolv, err = b.DNS.resolvConf()
+	case len(plan.names.names) > 0 && len(dns.GetServers()) == 0:
+		resolv, err = b.DNS.withServers(b.DNS.servers(), "", dns)
 	}
 	if err != nil {
 		return err
@@ -33,27 +34,28 @@ func (b *Builder) writeFiles(dir string, plan Plan) error {
 	return errors.Join(
 		writeFile(filepath.Join(etc, "resolv.conf"), resolv),
 		writeFile(filepath.Join(etc, "hostname"), []byte(hostname+"\n")),
-		writeHosts(dir, plan.Config, nil),
+		writeHosts(dir, plan, nil),
 	)
 }
 
 // writeHosts writes hosts(5): the loopback names, and the pod's own addresses
 // once they are known. A pod on the node's network gets the node's file.
-func writeHosts(dir string, cfg *runtimeapi.PodSandboxConfig, network *netns.Result) error {
+func writeHosts(dir string, plan Plan, network *netns.Result) error {
+	cfg := plan.Config
 	path := filepath.Join(dir, etcDir, "hosts")
 	if state.OnNode(state.NamespaceOptions(cfg).GetNetwork()) {
 		if b, err := os.ReadFile("/etc/hosts"); err == nil {
-			return writeFile(path, b)
+			return writeFile(path, plan.names.appendHosts(b, nil))
 		}
 	}
 	var out bytes.Buffer
 	out.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
 	if network != nil && cfg.Hostname != "" {
-		for _, ip := range network.IPs {
+		for _, ip := range allIPs(network) {
 			fmt.Fprintf(&out, "%s\t%s\n", ip, cfg.Hostname)
 		}
 	}
-	return writeFile(path, out.Bytes())
+	return writeFile(path, plan.names.appendHosts(out.Bytes(), network))
 }
 
 func writeFile(path string, content []byte) error {

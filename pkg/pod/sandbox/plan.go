@@ -49,6 +49,7 @@ type Plan struct {
 	volumes    map[string]uint64 // in memory: bytes by name; 0 is the kernel's default
 	resolvConf []byte            // nil: the node's default
 	group      cgroup.Pod
+	names      networks // named networks, names and lines of hosts(5)
 }
 
 // NewPlan parses and validates the configuration of the pod sandbox id.
@@ -74,6 +75,12 @@ func NewPlan(id string, cfg *runtimeapi.PodSandboxConfig, host Host) (Plan, erro
 	}
 	if p.resolvConf, err = parseDNS(cfg.DnsConfig); err != nil {
 		return Plan{}, err
+	}
+	if p.names, err = parseNetworks(cfg); err != nil {
+		return Plan{}, err
+	}
+	if host.HostNetwork && len(p.names.attachments) > 0 {
+		return Plan{}, invalid("the pod names networks: there are none, pods are on the network that the daemon was started in (node.uplink)")
 	}
 	if p.volumes, err = parseMemoryVolumes(cfg); err != nil {
 		return Plan{}, err
@@ -140,10 +147,12 @@ func (p *Plan) planNamespaces(host Host) error {
 // networkPod is the pod sandbox as the network knows it.
 func (p Plan) networkPod(r state.Pod) netns.Pod {
 	m := p.Config.Metadata
-	return netns.Pod{
+	pod := netns.Pod{
 		ID: r.ID, Namespace: m.GetNamespace(), Name: m.GetName(), UID: m.GetUid(),
 		NetNS: r.Allocated.Pins.Net, Ports: p.ports, IngressRate: p.ingress, EgressRate: p.egress,
 	}
+	p.names.enter(&pod)
+	return pod
 }
 
 func invalid(format string, args ...any) error {

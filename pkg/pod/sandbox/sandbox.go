@@ -60,7 +60,7 @@ func (b *Builder) Build(ctx context.Context, plan Plan, p *state.Pod) error {
 		if err := b.connect(ctx, plan, p); err != nil {
 			return err
 		}
-		if err := writeHosts(dir, plan.Config, made.Network); err != nil {
+		if err := b.writeNames(dir, plan, made.Network); err != nil {
 			return err
 		}
 	}

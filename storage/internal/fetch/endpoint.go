@@ -185,8 +185,15 @@ func (e *endpoint) do(ctx context.Context, client *http.Client, method, path str
 
 // send sends a request. Its error has no more of an address than what is no secret:
 // storage that a registry redirects to takes signed ones.
+// Its body ends when next to nothing comes.
 func (e *endpoint) send(client *http.Client, req *http.Request) (*http.Response, error) {
-	resp, err := client.Do(req)
+	ctx, stop := context.WithCancelCause(req.Context())
+	resp, err := client.Do(req.WithContext(ctx))
+	if err != nil {
+		stop(nil)
+	} else {
+		resp.Body = &patientBody{ReadCloser: resp.Body, stop: stop, moved: func() { e.p.moved.Add(1) }, limit: e.patience()}
+	}
 	var failed *url.Error
 	if errors.As(err, &failed) {
 		failed.URL, _, _ = strings.Cut(failed.URL, "?")
@@ -249,6 +256,7 @@ func (e *endpoint) detect(ctx context.Context) error {
 // discard reads the little that an answer may still hold, so that its connection can be
 // used again, and closes it.
 func discard(resp *http.Response) {
+	hurry(resp)
 	io.CopyN(io.Discard, resp.Body, 16<<10)
 	resp.Body.Close()
 }

@@ -62,6 +62,7 @@ func (e *Error) Unwrap() error { return e.Err }
 // statusError makes an error of an answer that is not the expected one. The answer's
 // text goes into it: short, printable, and without what looks like a page.
 func statusError(resp *http.Response) error {
+	hurry(resp)
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
 	text := answerText(resp.Header.Get("Content-Type"), body)
 	switch code := resp.StatusCode; {

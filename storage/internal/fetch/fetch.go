@@ -52,7 +52,10 @@ type Credentials struct {
 // Config says what a Proxy serves.
 type Config struct {
 	Endpoints []Endpoint // in the order in which they are asked
-	Spool     *Spool     // nil: blobs are passed on without being kept
+	// Elsewhere are servers, HOST:PORT, that have signatures: the library may reach them
+	// through the proxy, and nothing else.
+	Elsewhere []string
+	Spool     *Spool // nil: blobs are passed on without being kept
 	UserAgent string
 	// Timeout is how long an endpoint may send next to nothing. One that is not the
 	// last gets a quarter of it.
@@ -69,6 +72,7 @@ type Proxy struct {
 	secret    string
 	addr      string
 	server    *http.Server
+	guests    guests
 	ctx       context.Context
 	cancel    context.CancelCauseFunc
 	work      sync.WaitGroup // downloads into the spool
@@ -84,6 +88,7 @@ type Proxy struct {
 	err   error            // the last failure that no later success made up for
 	blobs map[string]*blob // of the spool, that this pull uses
 	lost  *Error           // the failure of a blob that nobody has
+	asked *asked           // see Ask
 }
 
 // Start starts a proxy that serves until Close, or until ctx ends.
@@ -98,14 +103,16 @@ func Start(ctx context.Context, cfg Config) (*Proxy, error) {
 	for i, e := range cfg.Endpoints {
 		p.endpoints = append(p.endpoints, newEndpoint(p, e, i == len(cfg.Endpoints)-1))
 	}
-	p.server = &http.Server{Handler: p, ReadHeaderTimeout: clientTimeout, MaxHeaderBytes: maxRequestHeader,
+	p.server = &http.Server{Handler: p, ReadHeaderTimeout: clientTimeout, IdleTimeout: clientTimeout, MaxHeaderBytes: maxRequestHeader,
+		ConnState: p.guests.changed, ConnContext: withGuest,
 		ErrorLog:    slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
 		BaseContext: func(net.Listener) context.Context { return p.ctx }}
 	p.work.Go(func() { p.server.Serve(l) })
 	return p, nil
 }
 
-// clientTimeout bounds the request line and headers of the library, or of a stranger.
+// clientTimeout bounds the request line and headers of the library, or of a stranger, and
+// the time between two requests of a connection.
 const clientTimeout = 10 * time.Second
 
 // maxRequests bounds the requests that are served at a time, maxWholes those among them

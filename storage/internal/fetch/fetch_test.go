@@ -567,6 +567,42 @@ func TestSpoolBound(t *testing.T) {
 	}
 }
 
+// TestSpoolStuck: a blob whose file can't be removed takes its room until it can.
+func TestSpoolStuck(t *testing.T) {
+	s, err := NewSpool(t.TempDir(), 100, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := digest.FromString("stuck")
+	b, first := s.claim(name)
+	if !first || !s.admit(b, 60) {
+		t.Fatal("the blob was not admitted")
+	}
+	// Nothing removes a directory with a file in it by mistake.
+	if err := errors.Join(os.Remove(b.path), os.MkdirAll(b.path+"/x", 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	s.discard(b)
+	s.release(b, false)
+	s.Clear()
+	if again, _ := s.claim(name); again != nil {
+		t.Error("a blob whose file is in the way was claimed")
+	}
+	other, first := s.claim(digest.FromString("other"))
+	if !first || s.admit(other, 60) {
+		t.Error("there was room for another blob")
+	}
+	if err := os.Remove(b.path + "/x"); err != nil {
+		t.Fatal(err)
+	}
+	if !s.admit(other, 60) {
+		t.Error("there was no room for another blob")
+	}
+	if again, first := s.claim(name); again == nil || !first {
+		t.Error("the blob can't be claimed any more")
+	}
+}
+
 // TestOnlyHolder: nobody else on the machine may use the proxy, and it goes nowhere else.
 func TestOnlyHolder(t *testing.T) {
 	f := fake(t, registry.FakeOptions{})

@@ -1,7 +1,7 @@
 package fetch
 
 import (
-	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -23,17 +23,24 @@ func (p *Proxy) Route() Route {
 	return r
 }
 
-// ProxyFor returns the proxy that the library must use for a URL: this one for the
-// registries' API, the environment's for all else (signatures that are elsewhere). For
-// the API over HTTPS it returns an error, whereupon the library asks in plain HTTP, as
-// the proxy wants it: it is the proxy that speaks TLS with the registry.
+// ProxyFor returns the proxy that the library must use for a URL: this one. For the
+// registries' API over HTTPS it returns an error, whereupon the library asks in plain
+// HTTP, as the proxy wants it: it is the proxy that speaks TLS with the registry. With
+// servers that have signatures (Config.Elsewhere) the library speaks TLS itself.
 func (r Route) ProxyFor(u *url.URL) (*url.URL, error) {
-	api := strings.HasPrefix(u.Path, "/v2/") || strings.HasPrefix(u.Path, "/extensions/v2/")
-	if !api || !slices.Contains(r.Hosts, u.Host) {
-		return http.ProxyFromEnvironment(&http.Request{URL: u})
-	}
-	if u.Scheme != "http" {
+	if r.isAPI(u) && u.Scheme != "http" {
 		return nil, errPlain
 	}
 	return &url.URL{Scheme: "http", Host: r.Addr, User: url.UserPassword("pull", r.Secret)}, nil
+}
+
+// isAPI reports whether a URL is one of the registries' API.
+func (r Route) isAPI(u *url.URL) bool {
+	return (strings.HasPrefix(u.Path, "/v2/") || strings.HasPrefix(u.Path, "/extensions/v2/")) && slices.Contains(r.Hosts, u.Host)
+}
+
+// Port returns the port of the proxy.
+func (r Route) Port() uint16 {
+	at, _ := netip.ParseAddrPort(r.Addr)
+	return at.Port()
 }

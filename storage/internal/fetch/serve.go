@@ -21,7 +21,8 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "not yours", http.StatusProxyAuthRequired)
 		return
 	}
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+	p.guests.know(r)
+	if r.Method != http.MethodGet && r.Method != http.MethodHead && r.Method != http.MethodConnect {
 		http.Error(w, errRefuse.Error(), http.StatusMethodNotAllowed)
 		return
 	}
@@ -30,6 +31,10 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	}
 	defer end()
+	if r.Method == http.MethodConnect || !p.Route().isAPI(r.URL) {
+		serveElsewhere(p, w, r)
+		return
+	}
 	e, kind, name := p.find(r)
 	switch {
 	case e == nil:
@@ -130,6 +135,10 @@ func (p *Proxy) serveWhole(w http.ResponseWriter, r *http.Request, e *endpoint, 
 		panic(http.ErrAbortHandler)
 	}
 	what := strings.TrimSuffix(kind, "s") + " " + name
+	if contentType, body, ok := p.answered(r, e, kind, name); ok {
+		p.answerManifest(w, e, name, contentType, body)
+		return
+	}
 	var body []byte
 	resp, err := e.again(r.Context(), what, func(ctx context.Context) (*http.Response, error) {
 		header := http.Header{}
@@ -149,24 +158,36 @@ func (p *Proxy) serveWhole(w http.ResponseWriter, r *http.Request, e *endpoint, 
 		p.failStatus(w, what, e, resp)
 		return
 	}
-	kindOf := ""
-	if err == nil {
-		kindOf = resp.Header.Get("Content-Type")
-		if kind == "manifests" && r.Method == http.MethodGet {
-			kindOf, err = e.checkManifest(kindOf, name, body)
-		}
+	if err == nil && kind == "manifests" && r.Method == http.MethodGet {
+		p.answerManifest(w, e, name, resp.Header.Get("Content-Type"), body)
+		return
 	}
 	if err != nil {
 		p.fail(w, &Error{What: what, Host: e.Host, Err: err})
 		return
 	}
+	length := strconv.Itoa(len(body))
+	if r.Method == http.MethodHead {
+		length = resp.Header.Get("Content-Length")
+	}
+	p.answer(w, resp.Header.Get("Content-Type"), length, body)
+}
+
+// answerManifest answers with a manifest, if it is one.
+func (p *Proxy) answerManifest(w http.ResponseWriter, e *endpoint, name, contentType string, body []byte) {
+	contentType, err := e.checkManifest(contentType, name, body)
+	if err != nil {
+		p.fail(w, &Error{What: "manifest " + name, Host: e.Host, Err: err})
+		return
+	}
+	p.answer(w, contentType, strconv.Itoa(len(body)), body)
+}
+
+func (p *Proxy) answer(w http.ResponseWriter, contentType, length string, body []byte) {
 	p.moved.Add(1)
 	p.setErr(nil)
-	w.Header().Set("Content-Type", kindOf)
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-	if r.Method == http.MethodHead {
-		w.Header().Set("Content-Length", resp.Header.Get("Content-Length"))
-	}
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Content-Length", length)
 	w.Write(body)
 }
 

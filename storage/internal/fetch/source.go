@@ -27,16 +27,9 @@ type source struct {
 	err       error // of the last attempt
 
 	body  io.ReadCloser // nil when there is no connection
-	stop  context.CancelCauseFunc
-	skip  int64 // bytes that are here already and come once more
-	begin int64 // offset at which the connection began
-
-	recent int64         // bytes since blocked was 0
-	idle   time.Duration // time spent waiting for them
+	skip  int64         // bytes that are here already and come once more
+	begin int64         // offset at which the connection began
 }
-
-// meaningful is how many bytes count as progress.
-const meaningful = 64 << 10
 
 // newSource returns a source that begins at offset and asks first first.
 func (p *Proxy) newSource(ctx context.Context, first *endpoint, d digest.Digest, offset, size int64) *source {
@@ -61,14 +54,14 @@ func (s *source) open() error {
 func (s *source) Read(buf []byte) (int, error) {
 	for {
 		if s.size >= 0 && s.offset >= s.size {
-			s.hangUp(nil)
+			s.hangUp()
 			s.p.moved.Add(1)
 			return 0, io.EOF
 		}
 		if err := s.open(); err != nil {
 			return 0, err
 		}
-		n, err := s.receive(buf)
+		n, err := s.body.Read(buf)
 		if s.size >= 0 && s.skip+int64(n) > 0 && s.offset+int64(n) > s.size && s.skip == 0 {
 			return 0, s.final(fmt.Errorf("%w: it sends more than the %d bytes that it announced", ErrNotRegistry, s.size))
 		}
@@ -77,7 +70,7 @@ func (s *source) Read(buf []byte) (int, error) {
 		n = copy(buf, buf[gone:n])
 		s.offset += int64(n)
 		if errors.Is(err, io.EOF) && s.size < 0 {
-			s.hangUp(nil)
+			s.hangUp()
 			s.p.moved.Add(1)
 			s.size = s.offset
 		} else if err != nil {
@@ -91,34 +84,15 @@ func (s *source) Read(buf []byte) (int, error) {
 
 // Close ends the transfer.
 func (s *source) Close() error {
-	s.hangUp(nil)
+	s.hangUp()
 	return nil
 }
 
-func (s *source) hangUp(why error) {
+func (s *source) hangUp() {
 	if s.body != nil {
-		s.stop(why)
 		s.body.Close()
 		s.body = nil
 	}
-}
-
-// receive reads from the connection, and gives it up when next to nothing comes.
-func (s *source) receive(buf []byte) (int, error) {
-	limit := s.endpoints[0].patience()
-	enough := max(1, int64(meaningful*limit/time.Minute))
-	timer := time.AfterFunc(limit-s.idle, func() { s.stop(errSilent) })
-	began := time.Now()
-	n, err := s.body.Read(buf)
-	timer.Stop()
-	s.idle += time.Since(began)
-	if s.recent += int64(n); s.recent >= enough {
-		s.recent, s.idle = 0, 0
-		s.p.moved.Add(1)
-	} else if s.idle >= limit && err == nil {
-		err = errSilent
-	}
-	return n, err
 }
 
 // broken ends a connection that failed. What it brought decides whether the endpoint
@@ -127,15 +101,15 @@ func (s *source) broken(err error) {
 	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF // the answer's length was known
 	}
-	s.hangUp(nil)
+	s.hangUp()
 	s.err = err
 	if s.offset-s.begin >= meaningful {
 		s.try = 0
 	} else {
 		s.try++
 	}
-	if errors.Is(err, errSilent) || s.ctx.Err() == nil && errors.Is(err, context.Canceled) {
-		s.err, s.try = errSilent, s.endpoints[0].tries()
+	if errors.Is(err, errSilent) {
+		s.try = s.endpoints[0].tries()
 	}
 }
 
@@ -160,10 +134,8 @@ func (s *source) connect() error {
 	if s.offset > 0 {
 		header.Set("Range", fmt.Sprintf("bytes=%d-", s.offset))
 	}
-	ctx, stop := context.WithCancelCause(s.ctx)
-	resp, err := e.do(ctx, client, http.MethodGet, "/v2/"+e.Repo+"/blobs/"+s.digest.String(), header)
+	resp, err := e.do(s.ctx, client, http.MethodGet, "/v2/"+e.Repo+"/blobs/"+s.digest.String(), header)
 	if err != nil {
-		stop(nil)
 		s.err = err
 		if s.try++; !worthwhile(err) {
 			s.try = e.tries()
@@ -172,7 +144,7 @@ func (s *source) connect() error {
 	}
 	err = s.accept(resp)
 	if err == nil {
-		s.body, s.stop, s.begin, s.recent, s.idle = resp.Body, stop, s.offset, 0, 0
+		s.body, s.begin = resp.Body, s.offset
 		return nil
 	}
 	s.err = err
@@ -185,7 +157,6 @@ func (s *source) connect() error {
 		s.try = e.tries()
 	}
 	resp.Body.Close()
-	stop(nil)
 	return nil
 }
 
@@ -225,6 +196,6 @@ func (s *source) giveUp() error {
 }
 
 func (s *source) final(err error) error {
-	s.hangUp(nil)
+	s.hangUp()
 	return &Error{What: "blob " + s.digest.String(), Host: s.endpoints[0].Host, Tries: s.try, Err: unavailable(err)}
 }

@@ -41,6 +41,7 @@ type blob struct {
 	gone     bool // it never came into the spool
 
 	// These belong to the spool's lock.
+	stuck bool // the file is of no use, but could not be removed
 	users int
 	since time.Time // when the last user left
 }
@@ -70,7 +71,8 @@ func NewSpool(dir string, limit int64, keep time.Duration) (*Spool, error) {
 }
 
 // claim returns the blob of a digest for one more user, and whether that is the first
-// one: who then has to admit or drop it. It returns nil where there is no spool.
+// one: who then has to admit or drop it. It returns nil where there is no spool, and where
+// a file of the blob is in the way.
 func (s *Spool) claim(d digest.Digest) (b *blob, first bool) {
 	if s == nil || d.Algorithm() != digest.SHA256 {
 		return nil, false
@@ -78,7 +80,9 @@ func (s *Spool) claim(d digest.Digest) (b *blob, first bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.expire()
-	if b := s.blobs[d]; b != nil {
+	if b := s.blobs[d]; b != nil && b.stuck && !s.remove(b) {
+		return nil, false
+	} else if b != nil && !b.stuck {
 		b.users++
 		return b, false
 	}
@@ -116,7 +120,7 @@ func (s *Spool) drop(b *blob) {
 // expire removes what nobody has used for too long.
 func (s *Spool) expire() {
 	for _, b := range s.blobs {
-		if b.users == 0 && time.Since(b.since) > s.keep {
+		if b.users == 0 && (b.stuck || time.Since(b.since) > s.keep) {
 			s.remove(b)
 		}
 	}
@@ -142,8 +146,9 @@ func (s *Spool) makeRoom(size int64) bool {
 		if total+size <= s.limit && len(s.blobs) <= maxBlobs {
 			break
 		}
-		total -= b.length()
-		s.remove(b)
+		if s.remove(b) {
+			total -= b.length()
+		}
 	}
 	return total+size <= s.limit && len(s.blobs) <= maxBlobs
 }
@@ -151,13 +156,15 @@ func (s *Spool) makeRoom(size int64) bool {
 // maxBlobs bounds the number of blobs: each may be empty.
 const maxBlobs = 10000
 
-// remove removes a blob. A file that stays although it was tried twice is removed by
-// NewSpool.
-func (s *Spool) remove(b *blob) {
+// remove removes a blob, and reports whether it is gone. One whose file can't be removed
+// counts for the limit until it is.
+func (s *Spool) remove(b *blob) bool {
 	if err := os.Remove(b.path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		os.Remove(b.path)
+		b.stuck = true
+		return false
 	}
 	delete(s.blobs, b.digest)
+	return true
 }
 
 // discard removes a blob that is not what it should be from the spool. Who uses it goes
@@ -186,6 +193,10 @@ func (s *Spool) release(b *blob, keep bool) {
 		return // in use, or dropped
 	}
 	whole := filepath.Join(s.dir, b.digest.Encoded())
+	if b.stuck {
+		s.remove(b)
+		return
+	}
 	if keep && b.complete() && b.path != whole {
 		if os.Rename(b.path, whole) == nil {
 			b.path = whole

@@ -1,0 +1,120 @@
+package kube
+
+import (
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/pkg/workload"
+)
+
+const (
+	always = "Always"
+	never  = "Never"
+	// defaultGrace is terminationGracePeriodSeconds where the manifest has none.
+	defaultGrace = 30
+)
+
+// Workload returns what the server is to run of the pod, in the order in which it is
+// started, and the configurations in it. What is known only once the sandbox is there has
+// a placeholder of package workload.
+func (p *Pod) Workload(s *Set, at Place) (*workload.Spec, []*runtimeapi.ContainerConfig, error) {
+	at.Tmpfs = workload.Volumes
+	spec := &workload.Spec{Backoff: workload.PlayBackoff, Grace: time.Duration(p.Grace()) * time.Second}
+	if d := p.Spec.ActiveDeadlineSeconds; d != nil {
+		spec.Deadline = time.Duration(*d) * time.Second
+	}
+	var configs []*runtimeapi.ContainerConfig
+	add := func(c *Container, role, policy string) error {
+		cfg, err := p.Container(c, s, at, 0, workload.PodIP)
+		if err != nil {
+			return err
+		}
+		text, err := proto.Marshal(cfg)
+		if err != nil {
+			return fmt.Errorf("encode container %s: %w", c.Name, err)
+		}
+		w := workload.Container{
+			Name: c.Name, Role: role, Restart: workload.Policy{Name: policy}, Config: text, Fresh: true,
+			Startup: c.StartupProbe.workload(c), Liveness: c.LivenessProbe.workload(c), Readiness: c.ReadinessProbe.workload(c),
+		}
+		if l := c.Lifecycle; l != nil {
+			w.PostStart, w.PreStop = l.PostStart.workload(), l.PreStop.workload()
+		}
+		spec.Containers, configs = append(spec.Containers, w), append(configs, cfg)
+		return nil
+	}
+	for i := range p.Spec.InitContainers {
+		c := &p.Spec.InitContainers[i]
+		role, policy := workload.Init, workload.OnFailure
+		switch {
+		case c.RestartPolicy == always:
+			role, policy = workload.Sidecar, workload.UnlessStopped
+		case p.Spec.RestartPolicy == never:
+			policy = workload.No
+		}
+		if err := add(c, role, policy); err != nil {
+			return nil, nil, err
+		}
+	}
+	// A pod that its user has stopped is not started by the next node.
+	policy := map[string]string{never: workload.No, "OnFailure": workload.OnFailure}[p.Spec.RestartPolicy]
+	if policy == "" {
+		policy = workload.UnlessStopped
+	}
+	for i := range p.Spec.Containers {
+		if err := add(&p.Spec.Containers[i], workload.Main, policy); err != nil {
+			return nil, nil, err
+		}
+	}
+	return spec, configs, nil
+}
+
+// Grace returns the termination grace period of the pod, in seconds.
+func (p *Pod) Grace() int64 {
+	if g := p.Spec.TerminationGracePeriodSeconds; g != nil {
+		return *g
+	}
+	return defaultGrace
+}
+
+func (h *Hook) workload() *workload.Hook {
+	if h == nil {
+		return nil
+	}
+	out := &workload.Hook{}
+	if h.Sleep != nil {
+		out.Sleep = time.Duration(h.Sleep.Seconds) * time.Second
+	}
+	if h.Exec != nil {
+		out.Command = h.Exec.Command
+	}
+	return out
+}
+
+func (p *Probe) workload(c *Container) *workload.Probe {
+	if p == nil {
+		return nil
+	}
+	out := &workload.Probe{
+		Delay: seconds(p.InitialDelaySeconds, 0), Period: p.Period(), Timeout: p.Timeout(),
+		Successes: p.Successes(), Failures: p.Failures(),
+	}
+	switch {
+	case p.Exec != nil:
+		out.Command = p.Exec.Command
+	case p.TCPSocket != nil:
+		out.TCP = &workload.Address{Host: p.TCPSocket.Host, Port: p.TCPSocket.Port.In(c)}
+	case p.GRPC != nil:
+		out.GRPC = &workload.GRPC{Address: workload.Address{Port: p.GRPC.Port}, Service: p.GRPC.Service}
+	default:
+		get := p.HTTPGet
+		out.HTTP = &workload.HTTP{Address: workload.Address{Host: get.Host, Port: get.Port.In(c)}, TLS: get.Scheme == "HTTPS", Path: get.Path}
+		for _, h := range get.HTTPHeaders {
+			out.HTTP.Headers = append(out.HTTP.Headers, [2]string{h.Name, h.Value})
+		}
+	}
+	return out
+}

@@ -1,0 +1,264 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/cmd/internal/logs"
+	"github.com/subpod/subpod/pkg/client"
+)
+
+func newStart(a *app) *cobra.Command {
+	var attach bool
+	cmd := &cobra.Command{
+		Use:   "start [flags] CONTAINER|POD...",
+		Short: "Start containers or pods that were created, were stopped or have exited",
+		Long: `Starts what "subpod run", "create" or "play" has made. A container that has exited is
+made again: it keeps its ID, name, ports, volumes and log, and one of "run" or "create"
+its files. Starting what runs is not an error.`,
+		Example: "  subpod start web\n  subpod start -a job",
+		Args:    atLeast(1),
+		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) error {
+			if attach && len(args) != 1 {
+				return usagef("-a takes a single container")
+			}
+			if attach {
+				return runCode(startAttached(cmd.Context(), conn, args[0]))
+			}
+			return each(args, func(ref string) error {
+				pod, id, err := startable(cmd.Context(), conn, ref)
+				if err == nil {
+					err = client.Start(cmd.Context(), conn.Client, pod, id)
+				}
+				if err != nil {
+					return err
+				}
+				fmt.Fprintln(cmd.OutOrStdout(), ref)
+				return nil
+			})
+		}),
+		ValidArgsFunction: a.completeBoth,
+	}
+	cmd.Flags().BoolVarP(&attach, "attach", "a", false, "show the output and exit with the code of the container")
+	return cmd
+}
+
+// startable returns the full IDs of a pod and, unless all of it is meant, a container. A
+// new node is granted the paths of the host that the old one was for it.
+func startable(ctx context.Context, conn *connection, ref string) (pod, id string, err error) {
+	t, err := find(ctx, conn.Client, ref)
+	if err != nil {
+		return "", "", err
+	}
+	if !t.wholePod {
+		id = t.containers[0].Id
+	}
+	for _, x := range t.containers {
+		st, err := conn.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: x.Id})
+		if err == nil {
+			err = conn.GrantFor(&runtimeapi.ContainerConfig{Mounts: st.Status.GetMounts()})
+		}
+		if err != nil {
+			return "", "", err
+		}
+	}
+	return t.pod.Id, id, nil
+}
+
+// startAttached starts a container, shows what it writes from then on, and returns its
+// exit code.
+func startAttached(ctx context.Context, conn *connection, ref string) error {
+	x, err := conn.Container(ctx, ref)
+	if err != nil {
+		return err
+	}
+	if x.State == runtimeapi.ContainerState_CONTAINER_RUNNING {
+		return fmt.Errorf("container %s is running; see \"subpod attach %s\"", x.Name(), ref)
+	}
+	since := time.Now()
+	if err := client.Start(ctx, conn.Client, x.PodSandboxId, x.Id); err != nil {
+		return err
+	}
+	s := &session{client: conn.Client, containerID: x.Id}
+	s.forwardSignals(ctx)
+	if err := showLog(ctx, conn.Client, x.Id, logs.Options{Tail: -1, Since: since, Follow: true}, os.Stdout, os.Stderr); err != nil {
+		return err
+	}
+	exit, err := conn.Wait(ctx, x.Id)
+	if err == nil && exit.ExitCode != 0 {
+		return exitStatus(exit.ExitCode)
+	}
+	return err
+}
+
+func newRestart(a *app) *cobra.Command {
+	var timeout int64
+	cmd := &cobra.Command{
+		Use:   "restart [flags] CONTAINER|POD...",
+		Short: "Stop containers or pods, and start them",
+		Long: `Stops what runs as "subpod stop" does, and starts it as "subpod start" does. The pod
+keeps its address and host ports.`,
+		Example: "  subpod restart web\n  subpod restart -t 0 web db",
+		Args:    atLeast(1),
+		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) error {
+			if timeout < 0 {
+				return usagef("invalid -t %d: it must not be negative", timeout)
+			}
+			return each(args, func(ref string) error {
+				pod, id, err := startable(cmd.Context(), conn, ref)
+				if err == nil {
+					err = client.Restart(cmd.Context(), conn.Client, pod, id, timeout)
+				}
+				if err != nil {
+					return err
+				}
+				fmt.Fprintln(cmd.OutOrStdout(), ref)
+				return nil
+			})
+		}),
+		ValidArgsFunction: a.completeBoth,
+	}
+	cmd.Flags().Int64VarP(&timeout, "time", "t", 10, "seconds to wait before SIGKILL")
+	return cmd
+}
+
+func newKill(a *app) *cobra.Command {
+	var name string
+	cmd := &cobra.Command{
+		Use:   "kill [flags] CONTAINER...",
+		Short: "Send a signal to containers",
+		Long: `Sends SIGKILL, or another signal, to the first process of containers. One that is ended
+by SIGKILL or by its stop signal is not restarted, whatever its restart policy.`,
+		Example: "  subpod kill web\n  subpod kill -s HUP web",
+		Args:    atLeast(1),
+		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) error {
+			sig, err := parseSignal(name)
+			if err != nil {
+				return err
+			}
+			return each(args, func(ref string) error {
+				t, err := find(cmd.Context(), conn.Client, ref)
+				if err != nil {
+					return err
+				}
+				for _, x := range t.containers {
+					if err := client.Kill(cmd.Context(), conn.Client, x.Id, int(sig)); err != nil {
+						return err
+					}
+				}
+				fmt.Fprintln(cmd.OutOrStdout(), ref)
+				return nil
+			})
+		}),
+		ValidArgsFunction: a.completeBoth,
+	}
+	cmd.Flags().StringVarP(&name, "signal", "s", "KILL", "signal, by its name or number")
+	return cmd
+}
+
+// parseSignal returns a signal by its number, or its name with or without SIG.
+func parseSignal(s string) (unix.Signal, error) {
+	if n, err := strconv.Atoi(s); err == nil && n > 0 && n < 65 {
+		return unix.Signal(n), nil
+	}
+	name := strings.ToUpper(s)
+	if !strings.HasPrefix(name, "SIG") {
+		name = "SIG" + name
+	}
+	if sig := unix.SignalNum(name); sig != 0 {
+		return sig, nil
+	}
+	return 0, usagef("invalid -s %q: expected a signal such as TERM, SIGHUP or 9", s)
+}
+
+func newWait(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "wait CONTAINER...",
+		Short: "Wait until containers have exited, and print their exit codes",
+		Long: `Prints the exit code of each container, one a line, once it has exited; at once for one
+that has. A container that is restarted later has exited all the same.`,
+		Example: "  subpod run -d --name job busybox sleep 5 && subpod wait job",
+		Args:    atLeast(1),
+		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) error {
+			return each(args, func(ref string) error {
+				x, err := conn.Container(cmd.Context(), ref)
+				if err != nil {
+					return err
+				}
+				exit, err := conn.Wait(cmd.Context(), x.Id)
+				if err != nil {
+					return err
+				}
+				fmt.Fprintln(cmd.OutOrStdout(), exit.ExitCode)
+				return nil
+			})
+		}),
+		ValidArgsFunction: a.completeBoth,
+	}
+}
+
+func newPause(a *app, resume bool) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "pause CONTAINER|POD...",
+		Short: "Freeze the processes of containers",
+		Long: `Freezes all processes of containers until "subpod unpause". It needs a delegated cgroup
+v2, as a systemd user session has it: "subpod doctor" says whether there is one.`,
+		Example:           "  subpod pause web && subpod unpause web",
+		Args:              atLeast(1),
+		ValidArgsFunction: a.completeBoth,
+	}
+	if resume {
+		cmd.Use, cmd.Short = "unpause CONTAINER|POD...", "Let frozen processes of containers go on"
+		cmd.Long, cmd.Example = `Undoes "subpod pause".`, "  subpod unpause web"
+	}
+	cmd.RunE = a.run(func(cmd *cobra.Command, conn *connection, args []string) error {
+		return each(args, func(ref string) error {
+			t, err := find(cmd.Context(), conn.Client, ref)
+			if err != nil {
+				return err
+			}
+			for _, x := range t.containers {
+				if t.wholePod && len(t.containers) > 1 && x.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
+					continue
+				}
+				if err := client.Pause(cmd.Context(), conn.Client, x.Id, resume); err != nil {
+					return err
+				}
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), ref)
+			return nil
+		})
+	})
+	return cmd
+}
+
+func newRename(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "rename CONTAINER NAME",
+		Short: "Give a container of \"run\" or \"create\", and its pod, another name",
+		Long: `The host name inside of the container stays, as do IDs, log and volumes. Pods of "play"
+keep the name that their manifest gives.`,
+		Example: "  subpod rename web web-old",
+		Args:    exactly(2),
+		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) error {
+			if !isName(args[1]) {
+				return usagef("invalid name %q: expected at most 63 letters, digits, '_', '.' and '-', beginning with a letter or digit", args[1])
+			}
+			t, err := find(cmd.Context(), conn.Client, args[0])
+			if err != nil {
+				return err
+			}
+			err = client.Rename(cmd.Context(), conn.Client, t.pod.Id, args[1])
+			return err
+		}),
+		ValidArgsFunction: a.completeBoth,
+	}
+}

@@ -1,0 +1,268 @@
+package supervise
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/subpod/subpod/pkg/state"
+	"github.com/subpod/subpod/pkg/workload"
+)
+
+// watch runs the hook and the probes of one run of a container.
+type watch struct {
+	*unit
+	container *workload.Container
+	id        string
+	startedAt time.Time
+	grace     time.Duration
+	cancel    context.CancelFunc
+	ended     chan struct{}
+
+	up    atomic.Bool // hook and startup probe have succeeded
+	ready atomic.Bool // and it was ready last
+}
+
+// watch begins to watch the containers that run and are not watched yet.
+func (u *unit) watch(ctx context.Context, p state.Pod, containers []state.Container) {
+	for i := range p.Workload.Containers {
+		c := &p.Workload.Containers[i]
+		rec := recordOf(containers, c.Name)
+		if u.watches[c.Name] != nil || rec == nil || rec.Status.StartedAt.IsZero() || !rec.Status.FinishedAt.IsZero() ||
+			c.PostStart == nil && c.Startup == nil && c.Readiness == nil && c.Liveness == nil {
+			continue
+		}
+		ctx, cancel := context.WithCancel(ctx)
+		w := &watch{unit: u, container: c, id: rec.ID, startedAt: rec.Status.StartedAt, grace: p.Workload.Grace, cancel: cancel, ended: make(chan struct{})}
+		u.watches[c.Name] = w
+		u.group.Go(func() {
+			defer close(w.ended)
+			w.run(ctx)
+		})
+	}
+}
+
+// endWatches ends the watches of what does not run any more; of everything without s.
+func (u *unit) endWatches(s *seen) {
+	for name, w := range u.watches {
+		if s != nil {
+			if x := s.containers[name]; x.state == running && x.started.Equal(w.startedAt) {
+				continue
+			}
+		}
+		w.cancel()
+		delete(u.watches, name)
+	}
+}
+
+// run runs the hook, then the startup probe, then the others at the same time. A container
+// whose startup or liveness probe fails is stopped: its policy says what follows.
+func (w *watch) run(ctx context.Context) {
+	c := w.container
+	if c.PostStart != nil {
+		if err := w.hook(ctx, c.PostStart); err != nil {
+			w.kill(ctx, fmt.Sprintf("postStart: %v", err))
+			return
+		}
+	}
+	if c.Startup != nil && !w.until(ctx, c.Startup, true) {
+		w.kill(ctx, "startup probe failed")
+		return
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	w.up.Store(true)
+	w.Kick(w.unit.id)
+	if c.Readiness != nil {
+		w.group.Go(func() { w.readiness(ctx, c.Readiness) })
+	}
+	if c.Liveness != nil && w.until(ctx, c.Liveness, false) {
+		w.kill(ctx, "liveness probe failed")
+	}
+}
+
+// until probes until the wanted result has come often enough in a row, and then returns
+// true. It returns false when ctx ends or, if success is wanted, when the probe has failed
+// too often.
+func (w *watch) until(ctx context.Context, p *workload.Probe, success bool) bool {
+	if !pause(ctx, p.Delay) {
+		return false
+	}
+	var good, bad int32
+	for {
+		if err := w.probe(ctx, p); err == nil {
+			good, bad = good+1, 0
+		} else {
+			good, bad = 0, bad+1
+		}
+		switch {
+		case ctx.Err() != nil:
+			return false
+		case success && good >= p.Successes:
+			return true
+		case bad >= p.Failures:
+			return !success
+		}
+		if !pause(ctx, p.Period) {
+			return false
+		}
+	}
+}
+
+// readiness reports changes of the readiness of the container.
+func (w *watch) readiness(ctx context.Context, p *workload.Probe) {
+	for ctx.Err() == nil {
+		ready := w.ready.Load()
+		if w.until(ctx, p, !ready) {
+			w.ready.Store(!ready)
+			if ready {
+				w.say("%s/%s: no longer ready", w.name, w.container.Name)
+			} else {
+				w.say("%s/%s: ready", w.name, w.container.Name)
+			}
+			w.Kick(w.unit.id)
+		}
+		if !pause(ctx, p.Period) {
+			return
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return ctx.Err() == nil
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// killMargin is the time that the stop of a container may take beyond its grace period.
+const killMargin = 30 * time.Second
+
+// kill ends the container, unless it has ended or is not to be watched any more.
+func (w *watch) kill(ctx context.Context, why string) {
+	if ctx.Err() != nil {
+		return
+	}
+	w.say("%s/%s: %s; stopping the container", w.name, w.container.Name, why)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), w.grace+killMargin)
+	defer cancel()
+	if w.container.PreStop != nil {
+		_ = w.hook(ctx, w.container.PreStop)
+	}
+	if err := w.Pods.End(ctx, w.id, w.grace); err != nil {
+		w.Log.Warn("a container whose probe has failed could not be stopped", "container", w.id, "error", err)
+		w.say("%s/%s: %v", w.name, w.container.Name, err)
+	}
+}
+
+func (w *watch) hook(ctx context.Context, h *workload.Hook) error {
+	if h.Sleep > 0 {
+		pause(ctx, h.Sleep)
+	}
+	if len(h.Command) == 0 {
+		return nil
+	}
+	return w.exec(ctx, h.Command, 0)
+}
+
+// exec runs a command in the container; an exit code other than 0 is an error.
+func (w *watch) exec(ctx context.Context, command []string, timeout time.Duration) error {
+	result, err := w.Sessions.ExecSync(ctx, w.id, command, timeout)
+	if err != nil {
+		return err
+	}
+	if result.ExitCode != 0 {
+		return fmt.Errorf("exit code %d", result.ExitCode)
+	}
+	return nil
+}
+
+// probe runs the probe once.
+func (w *watch) probe(ctx context.Context, p *workload.Probe) error {
+	ctx, cancel := context.WithTimeout(ctx, p.Timeout)
+	defer cancel()
+	if len(p.Command) > 0 {
+		return w.exec(ctx, p.Command, p.Timeout)
+	}
+	var at workload.Address
+	switch {
+	case p.HTTP != nil:
+		at = p.HTTP.Address
+	case p.GRPC != nil:
+		at = p.GRPC.Address
+	default:
+		at = *p.TCP
+	}
+	conn, err := w.Sessions.Dial(ctx, w.unit.id, at.Host, at.Port)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if deadline, ok := ctx.Deadline(); ok {
+		_ = conn.SetDeadline(deadline)
+	}
+	switch {
+	case p.HTTP != nil:
+		return get(ctx, conn, p.HTTP)
+	case p.GRPC != nil:
+		return w.Health(ctx, conn, p.GRPC.Service)
+	}
+	return nil // the port is open
+}
+
+// maxBody bounds what is read of an answer, in bytes, as a kubelet does.
+const maxBody = 10 << 10
+
+func get(ctx context.Context, conn net.Conn, h *workload.HTTP) error {
+	host := h.Host
+	if host == "" {
+		host = "localhost"
+	}
+	if h.TLS {
+		conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true}) // as a kubelet's probe does
+	}
+	path := h.Path
+	if path == "" || path[0] != '/' {
+		path = "/" + path
+	}
+	url := "http://" + net.JoinHostPort(host, strconv.Itoa(int(h.Port))) + path
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("User-Agent", "subpod-probe")
+	for _, header := range h.Headers {
+		if http.CanonicalHeaderKey(header[0]) == "Host" {
+			req.Host = header[1]
+			continue
+		}
+		req.Header.Set(header[0], header[1])
+	}
+	req.Close = true
+	if err := req.Write(conn); err != nil {
+		return err
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	_, _ = io.CopyN(io.Discard, resp.Body, maxBody)
+	if resp.StatusCode < 200 || resp.StatusCode >= 400 {
+		return errors.New("status " + strconv.Itoa(resp.StatusCode))
+	}
+	return nil
+}
