@@ -69,7 +69,7 @@ func TestNetworks(t *testing.T) {
 	if _, err := s.NetworkRemove(t.Context(), &api.NetworkRequest{Name: "a"}); !errors.Is(err, named.ErrInUse) {
 		t.Errorf("one in use: %v", err)
 	}
-	s = &service{}
+	s = &service{Dependencies: &Dependencies{}}
 	if _, err := s.Networks(t.Context(), &api.Empty{}); err != nil {
 		t.Errorf("without networks: %v", err)
 	}
