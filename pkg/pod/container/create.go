@@ -190,7 +190,7 @@ func (b *Builder) specInput(ctx context.Context, prepared *Prepared, p state.Pod
 // own user namespace, "" where it has none.
 func allMounts(ctx context.Context, b *Builder, prepared *Prepared, p state.Pod, c *state.Container, userNS string) ([]*runtimeapi.Mount, error) {
 	options := prepared.plan.options
-	if err := fillVolumes(ctx, b, c.ID, options.Volumes); err != nil {
+	if err := fillVolumes(ctx, b, *c, options.Volumes); err != nil {
 		return nil, err
 	}
 	mounts, err := b.resolveMounts(ctx, prepared.plan, c.ID)

@@ -67,11 +67,12 @@ func extra(o *api.ContainerOptions, init string) (ocispec.Extra, error) {
 }
 
 // fillVolumes makes the named volumes of a container that are missing, and gives the
-// empty ones what the image has at their paths.
-func fillVolumes(ctx context.Context, b *Builder, id string, named []api.NamedVolume) error {
+// empty ones what the image has at their paths: not when c is made again, as it may have
+// emptied them itself.
+func fillVolumes(ctx context.Context, b *Builder, c state.Container, named []api.NamedVolume) error {
 	for _, v := range named {
-		copyOut := func(dir string) error { return b.Rootfs.CopyOut(ctx, id, v.Path, dir) }
-		if v.NoCopy {
+		copyOut := func(dir string) error { return b.Rootfs.CopyOut(ctx, c.ID, v.Path, dir) }
+		if v.NoCopy || c.Allocated.Remaking {
 			copyOut = nil
 		}
 		if err := b.Volumes.Fill(v.Name, copyOut); err != nil {
