@@ -20,7 +20,7 @@ import (
 // first use of a volume leaves nothing behind, and what was there as it was.
 func TestDataFull(t *testing.T) {
 	r := newRig(t, node.Options{})
-	r.Enter("mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", r.DataDir)
+	r.Enter("mount", "-t", "tmpfs", "-o", "size=128m", "tmpfs", r.DataDir)
 	r.must("reload", func() error { _, err := r.Subpod("reload"); return err }())
 	eventually(t, "the server uses the small disk", converge, func() error {
 		_, err := r.TryEnter("test", "-e", filepath.Join(r.DataDir, "state.db"))
@@ -76,7 +76,7 @@ func TestDataFull(t *testing.T) {
 	if out := subpod("run", "--rm", "-v", "fresh:/v", busybox, "stat", "-c", "%s", "/v/file"); out != "12582912\n" {
 		t.Errorf("the volume has a file of %q bytes", out)
 	}
-	subpod("volume", "rm", "fresh")
+	eventually(t, "the volume can be removed", converge, func() error { _, err := r.Subpod("volume", "rm", "fresh"); return err })
 	subpod("volume", "import", "kept", archive)
 }
 
