@@ -46,7 +46,8 @@ const (
 const (
 	opOpen   = "open"   // Path → its mounts, as a descriptor
 	opGrant  = "grant"  // Path, which opOpen gives from now on
-	opAbove  = "above"  // the same of the nearest directory above Path that is there
+	opAbove  = "above"  // the same of a directory that is made; else of the nearest one above Path that is there
+	opLog    = "log"    // opOpen of a file that is made where it is missing
 	opNotify = "notify" // Path is a state for the service manager
 )
 
@@ -151,6 +152,8 @@ func (b *broker) do(req brokerRequest, sent []int) (*os.File, error) {
 		return b.open(req.Path)
 	case req.Op == opAbove:
 		return b.openAbove(req.Path)
+	case req.Op == opLog:
+		return b.openLog(req.Path)
 	case req.Op == opGrant:
 		return nil, b.grant(req.Path, req.Real, sent)
 	}
@@ -186,8 +189,7 @@ func (b *broker) open(path string) (*os.File, error) {
 	if !ok {
 		var err error
 		if real, err = filepath.EvalSymlinks(path); err != nil || !b.list.allows(real) {
-			// Not whether it is there: that would tell of files outside of the list.
-			return nil, deniedError("neither did a client outside of the node name " + path + ", nor does node.host_paths list it")
+			return nil, b.refusal(path, err)
 		}
 	}
 	// What was looked at is what is opened: whoever exchanges a part of it for a link
@@ -204,17 +206,6 @@ func (b *broker) open(path string) (*os.File, error) {
 		return nil, fmt.Errorf("clone the mount of %s: %w", path, err)
 	}
 	return os.NewFile(uintptr(tree), path), nil
-}
-
-// openAbove opens path, or the nearest directory above it that is there and allowed; its
-// name is the one asked for.
-func (b *broker) openAbove(path string) (*os.File, error) {
-	for at := path; ; at = filepath.Dir(at) {
-		tree, err := b.open(at)
-		if err == nil || at == "/" {
-			return tree, err
-		}
-	}
 }
 
 func (b *broker) grantFor(path string) (real string, ok bool) {

@@ -65,18 +65,23 @@ func resolved(path string) string {
 	return filepath.Clean(path)
 }
 
-// allows reports whether a path without links lies in the list, and neither in nor
-// around what is secret; nor, where no entry but everything has it, is personal.
+// allows reports whether a path without links may be given: it is there, is no socket, and
+// the list names it.
 func (l hostList) allows(real string) bool {
-	if slices.ContainsFunc(l.secret, func(s string) bool { return overlap(real, s) }) {
-		return false
-	}
-	named := slices.ContainsFunc(l.named, func(dir string) bool { return within(real, dir) })
-	if !named && (!l.all || l.isPersonal(real)) {
+	if !l.names(real) {
 		return false
 	}
 	st, err := os.Lstat(real)
 	return err == nil && st.Mode()&fs.ModeSocket == 0
+}
+
+// names reports whether a path without links, there or not, lies in the list, and neither
+// in nor around what is secret; nor, where no entry but everything has it, is personal.
+func (l hostList) names(real string) bool {
+	if slices.ContainsFunc(l.secret, func(s string) bool { return overlap(real, s) }) {
+		return false
+	}
+	return slices.ContainsFunc(l.named, func(dir string) bool { return within(real, dir) }) || l.all && !l.isPersonal(real)
 }
 
 func overlap(a, b string) bool { return within(a, b) || within(b, a) }

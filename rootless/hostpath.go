@@ -22,10 +22,17 @@ func (n *Node) OpenHost(path string) (*os.File, error) {
 	return tree, err
 }
 
-// OpenHostAbove is OpenHost of path, or of the nearest directory above it that is there
-// and that the node may have, which it returns.
+// OpenHostAbove is OpenHost of the directory path, which is made where it is missing; where
+// that cannot be, of the nearest one above it that is there and that the node may have. It
+// returns which one that is.
 func (n *Node) OpenHostAbove(path string) (tree *os.File, found string, err error) {
 	return n.openHost(opAbove, path)
+}
+
+// OpenHostLog is OpenHost of a file, which is made where it is missing.
+func (n *Node) OpenHostLog(path string) (*os.File, error) {
+	tree, _, err := n.openHost(opLog, path)
+	return tree, err
 }
 
 func (n *Node) openHost(op, path string) (*os.File, string, error) {
@@ -79,6 +86,20 @@ func Grant(runDir string, paths ...string) error {
 // asking the broker.
 func (n *Node) Shows(path string) bool {
 	return n.View != ViewMinimal || slices.ContainsFunc(n.Shown, func(dir string) bool { return within(path, dir) })
+}
+
+// HasOwn reports whether a clean absolute path of a node with ViewMinimal is one that its
+// own tree is meant to have, beside what it shows of the host's: "/", /run, /tmp and what
+// a kubelet in the node makes there. What it has where the user's home and
+// XDG_RUNTIME_DIR are is no stand-in for those. It is called in the node.
+func (n *Node) HasOwn(path string) bool {
+	for _, users := range []string{os.Getenv("HOME"), os.Getenv("XDG_RUNTIME_DIR")} {
+		if users = filepath.Clean(users); filepath.IsAbs(users) && users != "/" && within(path, users) {
+			return false
+		}
+	}
+	home := filepath.Clean(os.Getenv("HOME"))
+	return path == "/" || !filepath.IsAbs(home) || !within(home, path)
 }
 
 // askBroker sends the broker one request and returns what its answer has found, and the descriptors.

@@ -37,8 +37,15 @@ func redirectLogrus(log *slog.Logger) {
 // Levels implements logrus.Hook.
 func (logHook) Levels() []logrus.Level { return logrus.AllLevels }
 
+// asRoot is what rootlesskit says where it runs as root of a user namespace, which the
+// parent of a node with ViewMinimal is, and who runs the daemon in a container.
+const asRoot = "Running RootlessKit as the root user is unsupported."
+
 // Fire implements logrus.Hook.
 func (h logHook) Fire(e *logrus.Entry) error {
+	if e.Message == asRoot {
+		return nil
+	}
 	level := slog.LevelError
 	switch e.Level {
 	case logrus.WarnLevel:

@@ -18,7 +18,7 @@ const (
 )
 
 // Views lists what Config.View can be set to, the default first.
-func Views() []string { return []string{ViewAuto, ViewMinimal, ViewFull} }
+func Views() []string { return []string{ViewFull, ViewMinimal, ViewAuto} }
 
 // view decides what is left to the host, and returns why it came out otherwise than
 // one might expect.

@@ -25,11 +25,18 @@ func (t *transfer) writable() (all, plain []string, err error) {
 	if err := os.MkdirAll(l.dirs.cache(), 0o700); err != nil {
 		return nil, nil, err
 	}
+	all, plain, err = l.libraryFiles()
+	return append(all, t.tmp), append(plain, l.dirs.cache()), err
+}
+
+// libraryFiles are the directories and files of containers/storage: those of layers, in
+// which there is everything, and others.
+func (l *layerStore) libraryFiles() (all, plain []string, err error) {
 	entries, err := os.ReadDir(l.opts.Root)
 	if err != nil {
 		return nil, nil, err
 	}
-	all, plain = []string{t.tmp}, []string{l.opts.RunRoot, l.dirs.cache()}
+	plain = []string{l.opts.RunRoot}
 	for _, e := range entries {
 		switch path := filepath.Join(l.opts.Root, e.Name()); {
 		case path == l.dirs.own || e.Type()&fs.ModeSymlink != 0:
@@ -78,11 +85,12 @@ func (r *registries) signatureFiles() ([]string, error) {
 }
 
 // files are those that every content process may read: the machine's and the user's
-// configuration of registries, what it names, and the system's certificates.
+// configuration of registries, what it names, and the system's certificates. The
+// credentials that may lie beside it are not among them.
 func (r *registries) files() ([]string, error) {
 	o := r.opts
 	usual := filepath.Join(o.Home, ".config", "containers")
-	paths := []string{"/etc", "/proc", r.configHome(), usual, o.RegistriesConf, o.RegistriesConfDir, o.PolicyJSON, o.CertsDir,
+	paths := []string{"/etc", "/proc", o.RegistriesConf, o.RegistriesConfDir, o.PolicyJSON, o.CertsDir,
 		os.Getenv("SSL_CERT_FILE"), os.Getenv("SSL_CERT_DIR")}
 	for _, v := range os.Environ() {
 		if _, value, _ := strings.Cut(v, "="); strings.HasPrefix(v, "CONTAINERS_") && filepath.IsAbs(value) {
@@ -95,7 +103,9 @@ func (r *registries) files() ([]string, error) {
 			paths = append(paths, target, filepath.Dir(target))
 		}
 	}
-	paths = append(append(paths, targetsBelow(r.configHome())...), targetsBelow(usual)...)
+	for _, dir := range []string{r.configHome(), usual} {
+		paths = append(append(paths, entries(dir)...), targetsBelow(dir)...)
+	}
 	paths = append(paths, o.AdditionalStores...)
 	policies, err := r.policyPaths()
 	if err != nil {
@@ -112,7 +122,38 @@ func (r *registries) files() ([]string, error) {
 	for _, f := range signatures {
 		paths = append(paths, namedFiles(f)...)
 	}
-	return existing(paths...), nil
+	return slices.DeleteFunc(existing(paths...), r.isCredentials), nil
+}
+
+// entries returns what there is in a directory of configuration: each by its name, since
+// Landlock cannot except a file of a directory.
+func entries(dir string) []string {
+	found, _ := os.ReadDir(dir)
+	var paths []string
+	for _, e := range found {
+		paths = append(paths, filepath.Join(dir, e.Name()))
+	}
+	return paths
+}
+
+// isCredentials reports whether path is a file of credentials, or leads to one.
+func (r *registries) isCredentials(path string) bool {
+	real := followed(path)
+	for _, file := range []string{filepath.Join(r.configHome(), "auth.json"), filepath.Join(r.opts.Home, ".config/containers/auth.json"),
+		filepath.Join(r.opts.Home, ".docker/config.json"), r.opts.AuthFile} {
+		if file != "" && followed(file) == real {
+			return true
+		}
+	}
+	return false
+}
+
+// followed returns what a path leads to, as far as that is there.
+func followed(path string) string {
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		return real
+	}
+	return filepath.Clean(path)
 }
 
 // linkedFiles are files of the system that on some lie elsewhere, by a link.

@@ -61,8 +61,10 @@ func (l *layerStore) deleteImage(id string) error {
 		}
 	}
 	return l.reserve.use(func() error {
-		_, err := l.cs.DeleteImage(id, true)
-		return err
+		return l.confined(func() error {
+			_, err := l.cs.DeleteImage(id, true)
+			return err
+		})
 	})
 }
 
@@ -71,7 +73,9 @@ func (l *layerStore) deleteLayer(id string) error {
 	if err := l.vetLayers(id); err != nil {
 		return err
 	}
-	return l.reserve.use(func() error { return l.cs.DeleteLayer(id) })
+	return l.reserve.use(func() error {
+		return l.confined(func() error { return l.cs.DeleteLayer(id) })
+	})
 }
 
 // directories are the paths of the store.

@@ -22,7 +22,7 @@ func TestHostileStore(t *testing.T) {
 		lost bool
 	}{
 		{"link is a FIFO", func(t *testing.T, s *Store, _ built, layer, _ string) {
-			instead(t, filepath.Join(layer, "link"), func(p string) error { return unix.Mkfifo(p, 0o600) })
+			instead(t, filepath.Join(layer, "link"), func(p string) error { return fifo(t, p) })
 		}, false},
 		{"link is a directory", func(t *testing.T, s *Store, _ built, layer, _ string) {
 			instead(t, filepath.Join(layer, "link"), func(p string) error { return os.MkdirAll(filepath.Join(p, "x"), 0o700) })
@@ -59,10 +59,10 @@ func TestHostileStore(t *testing.T) {
 			instead(t, s.layers.dirs.staging(), func(p string) error { return os.Symlink(victim, p) })
 		}, false},
 		{"a flag is a FIFO", func(t *testing.T, s *Store, _ built, _, _ string) {
-			instead(t, filepath.Join(s.layers.dirs.overlay(), ".has-mount-program"), func(p string) error { return unix.Mkfifo(p, 0o600) })
+			instead(t, filepath.Join(s.layers.dirs.overlay(), ".has-mount-program"), func(p string) error { return fifo(t, p) })
 		}, false},
 		{"a list is a FIFO", func(t *testing.T, s *Store, _ built, _, _ string) {
-			instead(t, filepath.Join(s.layers.opts.Root, "overlay-layers/layers.json"), func(p string) error { return unix.Mkfifo(p, 0o600) })
+			instead(t, filepath.Join(s.layers.opts.Root, "overlay-layers/layers.json"), func(p string) error { return fifo(t, p) })
 		}, true},
 		{"a list is a link to a file without end", func(t *testing.T, s *Store, _ built, _, _ string) {
 			instead(t, filepath.Join(s.layers.opts.Root, "overlay-images/images.json"), func(p string) error { return os.Symlink("/dev/zero", p) })
@@ -157,6 +157,17 @@ func instead(t *testing.T, path string, with func(string) error) {
 	if err := errors.Join(os.RemoveAll(path), with(path)); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// fifo makes a FIFO that ends with the test, and with it whatever waits for a writer.
+func fifo(t *testing.T, path string) error {
+	t.Cleanup(func() {
+		if fd, err := unix.Open(path, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0); err == nil {
+			_ = os.Remove(path)
+			unix.Close(fd)
+		}
+	})
+	return unix.Mkfifo(path, 0o600)
 }
 
 // huge makes a file that no memory takes.

@@ -33,3 +33,14 @@ func (t brokerTree) OpenAbove(path string) (*os.File, string, error) {
 	}
 	return t.node.OpenHostAbove(path)
 }
+
+// OpenLog implements container.HostTree.
+func (t brokerTree) OpenLog(path string) (*os.File, error) {
+	if t.node.Shows(path) {
+		return nil, nil
+	}
+	return t.node.OpenHostLog(path)
+}
+
+// HasOwn implements container.HostTree.
+func (t brokerTree) HasOwn(path string) bool { return t.node.HasOwn(path) }

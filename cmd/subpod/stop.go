@@ -192,8 +192,8 @@ func newRm(a *app) *cobra.Command {
 		}),
 		ValidArgsFunction: a.completeBoth,
 	}
-	cmd.Flags().BoolVarP(&force, "force", "f", false, "also remove running containers, which are killed")
-	cmd.Flags().BoolVarP(&all, "all", "a", false, "all pods without running containers (with -f: all pods)")
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "also remove what runs, which is killed, or is restarted")
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "all pods that neither run nor are restarted (with -f: all pods)")
 	cmd.Flags().BoolVarP(&volumes, "volumes", "v", false, "also remove the volumes that only they have (these always go: no effect)")
 	cmd.Flags().BoolVarP(&ignore, "ignore", "i", false, "ignore what does not exist")
 	cmd.Flags().Int64VarP(&timeout, "time", "t", -1, "with -f, seconds to wait before running containers are killed")
@@ -217,11 +217,32 @@ func removable(ctx context.Context, c *client.Client, force bool) ([]string, err
 	}
 	var ids []string
 	for _, p := range pods {
+		if !force && !busy[p.Id] {
+			busy[p.Id], err = supervised(ctx, c, p.Id)
+			if client.IsNotFound(err) {
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+		}
 		if force || !busy[p.Id] {
 			ids = append(ids, p.Id)
 		}
 	}
 	return ids, nil
+}
+
+// supervised reports whether the daemon keeps a pod running: what has ended in it is
+// restarted, unless its user stops it.
+func supervised(ctx context.Context, c *client.Client, podID string) (bool, error) {
+	var info struct{ Supervised bool }
+	st, err := c.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: podID, Verbose: true})
+	if err != nil {
+		return false, err
+	}
+	err = decodeInfo(st.Info, "pod sandbox "+podID, &info)
+	return info.Supervised, err
 }
 
 func remove(ctx context.Context, conn *connection, ref string, force bool) error {
@@ -232,6 +253,15 @@ func remove(ctx context.Context, conn *connection, ref string, force bool) error
 	for _, x := range t.containers {
 		if x.State == runtimeapi.ContainerState_CONTAINER_RUNNING && !force {
 			return fmt.Errorf("container %s is running; stop it first (subpod stop), or use -f", x.Name())
+		}
+	}
+	if t.wholePod && !force {
+		switch restarts, err := supervised(ctx, conn.Client, t.pod.Id); {
+		case client.IsNotFound(err): // removed in the meantime
+		case err != nil:
+			return err
+		case restarts:
+			return fmt.Errorf("pod %s is being restarted; stop it first (subpod stop), or use -f", client.PodName(t.pod))
 		}
 	}
 	if t.wholePod {

@@ -107,6 +107,12 @@ func prune(ctx context.Context, out io.Writer, c *client.Client, all bool) error
 		return err
 	}
 	for _, p := range pods.Items {
+		if restarts, err := supervised(ctx, c, p.Id); err != nil || restarts {
+			if err != nil && !client.IsNotFound(err) {
+				errs = append(errs, err)
+			}
+			continue
+		}
 		if _, err := c.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: p.Id}); err != nil {
 			errs = append(errs, err)
 			continue

@@ -73,7 +73,7 @@ func (v *validator) node(n Node) {
 	v.nonEmpty("node.slirp4netns_path", n.Slirp4netnsPath)
 	v.nonEmpty("node.pasta_path", n.PastaPath)
 	v.noneEmpty("node.copy_up", n.CopyUp)
-	v.oneOf("node.view", n.View, "auto", "minimal", "full")
+	v.oneOf("node.view", n.View, "full", "minimal", "auto")
 	v.noneEmpty("node.host_paths", n.HostPaths)
 }
 

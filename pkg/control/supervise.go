@@ -23,8 +23,8 @@ func (s *supervision) Play(ctx context.Context, req *api.PlayRequest) (*api.Play
 	if err := proto.Unmarshal(req.Pod, pod); err != nil {
 		return nil, status.Errorf(codes.InvalidArgument, "decode the configuration of a pod to play: %v", err)
 	}
-	if req.Workload == nil || len(req.Workload.Containers) == 0 {
-		return nil, status.Error(codes.InvalidArgument, "a pod to play has no containers")
+	if err := req.Workload.Check(); err != nil {
+		return nil, status.Errorf(codes.InvalidArgument, "a pod to play: %v", err)
 	}
 	s.Audit.Request(ctx, &runtimeapi.RunPodSandboxRequest{Config: pod})
 	for _, c := range req.Workload.Containers {

@@ -16,7 +16,7 @@ import (
 
 // podInfo returns the verbose part of a pod sandbox's status, as JSON.
 func podInfo(p state.Pod) (map[string]string, error) {
-	return verbose(map[string]any{"id": p.ID, "runtimeHandler": p.Handler, "facts": p.Allocated, "status": p.Status, "config": p.Config.V})
+	return verbose(map[string]any{"id": p.ID, "runtimeHandler": p.Handler, "facts": p.Allocated, "status": p.Status, "supervised": p.Supervised(), "config": p.Config.V})
 }
 
 // listPods converts the pod sandboxes that match the filter; nil matches all.

@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -43,6 +44,8 @@ type container struct {
 	ended   chan struct{} // closed when init has ended
 	done    chan struct{} // closed when all it has written is in the log, too
 	clients clients
+	// abandoned: what the streams still hold is not read.
+	abandoned atomic.Bool
 }
 
 // stream is one output of a container.
@@ -168,7 +171,7 @@ func (c *container) setExit(x wire.Exit) {
 	x.OOM = c.state.OOM
 	c.exit = &x
 	close(c.ended)
-	c.clients.release()
+	c.interrupt()
 }
 
 // settle waits for the end of init and of what it has written, and lets go of all files.
@@ -187,8 +190,14 @@ func (c *container) settle() {
 	close(c.done)
 }
 
-// abandon ends the reading of the streams.
+// abandon ends the reading of the streams, whatever they still hold.
 func (c *container) abandon() {
+	c.abandoned.Store(true)
+	c.interrupt()
+}
+
+// interrupt ends the waiting for output: see drain.
+func (c *container) interrupt() {
 	for _, s := range c.streams {
 		_ = s.file.SetReadDeadline(time.Unix(1, 0))
 	}
@@ -198,22 +207,31 @@ func (c *container) abandon() {
 // terminalPause is how long a terminal that nobody has open is left alone.
 const terminalPause = 100 * time.Millisecond
 
-// run reads a stream to its end.
+// run reads a stream to its end, or until init has ended and the stream is empty: what
+// outlives init may hold it open for ever.
 func (s *stream) run() {
 	conn, err := s.file.SyscallConn()
-	for err == nil {
-		s.c.clients.pace()
-		var more bool
-		more, err = s.next(conn.Read)
-		if !more && err == nil {
-			break
-		}
-		runtime.Gosched() // the others' turn: a writer without end gets one batch a round
+	if err == nil && s.copy(conn.Read, false) {
+		s.copy(func(f func(fd uintptr) bool) error { return conn.Control(func(fd uintptr) { f(fd) }) }, true)
 	}
 	sl := <-s.c.m.journal.idle
 	sl.begin(s.number, true)
 	sl.setState(stateReading)
 	s.c.record(sl)
+}
+
+// copy takes batches until there are no more. It reports whether the wait for one was
+// interrupted.
+func (s *stream) copy(read func(func(fd uintptr) bool) error, drain bool) (interrupted bool) {
+	for !drain || !s.c.abandoned.Load() {
+		s.c.clients.pace()
+		more, err := s.next(read)
+		if err != nil || !more {
+			return err != nil
+		}
+		runtime.Gosched() // the others' turn: a writer without end gets one batch a round
+	}
+	return false
 }
 
 // next takes one batch. It holds a slot only once there is something to read.
@@ -247,7 +265,7 @@ func (s *stream) next(read func(func(fd uintptr) bool) error) (more bool, err er
 			return true, nil
 		}
 	}
-	if failed != nil {
+	if failed != nil && failed != unix.EAGAIN {
 		s.c.m.log.Warn("a container's output cannot be read", "container", s.c.id, "error", failed)
 	}
 	return false, nil

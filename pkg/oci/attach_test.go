@@ -27,7 +27,8 @@ func (b *box) attach(stdin bool) *attached {
 	b.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	a := &attached{cancel: cancel, done: make(chan error, 1), sizes: make(chan stdio.TerminalSize, 10)}
-	s := stdio.Streams{Stdout: &a.out, Stderr: &a.err, TTY: b.ctr.Terminal, Resize: a.sizes}
+	ready := make(chan struct{})
+	s := stdio.Streams{Stdout: &a.out, Stderr: &a.err, TTY: b.ctr.Terminal, Resize: a.sizes, Attached: func() { close(ready) }}
 	if stdin {
 		s.Stdin, a.in = io.Pipe()
 	}
@@ -38,6 +39,11 @@ func (b *box) attach(stdin bool) *attached {
 			a.in.Close()
 		}
 	})
+	select {
+	case <-ready: // what the container writes from now on arrives
+	case err := <-a.done:
+		b.t.Fatalf("attach: %v", err)
+	}
 	return a
 }
 

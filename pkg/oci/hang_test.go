@@ -61,11 +61,17 @@ func runtimesOf(t testing.TB, e *Executor, but ...Container) []string {
 	return found
 }
 
+// noRuntimes waits until no processes are left: what was killed takes its time to end on
+// a busy machine.
 func noRuntimes(t testing.TB, e *Executor, but ...Container) {
 	t.Helper()
-	if left := runtimesOf(t, e, but...); len(left) > 0 {
-		t.Errorf("processes are left: %q", left)
+	var left []string
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if left = runtimesOf(t, e, but...); len(left) == 0 {
+			return
+		}
 	}
+	t.Errorf("processes are left: %q", left)
 }
 
 // A runtime that hangs in create ends with all its processes, at the context's

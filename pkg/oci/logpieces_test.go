@@ -8,8 +8,8 @@ import (
 )
 
 // TestLogPieces: a long line is in the log as pieces with the tag P and a last one with F,
-// which together are the line. conmon's pieces have 8 KiB, ours 16 as containerd's; the
-// format of the CRI names no size.
+// which together are the line. conmon's pieces have up to 8 KiB, as its reads come, ours 16
+// as containerd's; the format of the CRI names no size.
 func TestLogPieces(t *testing.T) { eachMonitor(t, testLogPieces) }
 
 func testLogPieces(t *testing.T, e *Executor) {
@@ -38,7 +38,11 @@ func testLogPieces(t *testing.T, e *Executor) {
 	if rest := strings.Join(lines[min(2, len(lines)):], "") + line; rest != "no end" {
 		t.Errorf("the unfinished line is %q", rest)
 	}
-	if want := map[string]int{"": 8192, MonitorNode: 16384}[b.ctr.Monitor]; longest != want {
+	want, exact := 8192, false
+	if b.ctr.Monitor == MonitorNode {
+		want, exact = 16384, true
+	}
+	if longest > want || exact && longest < want {
 		t.Errorf("the longest piece has %d bytes, docs/containers.md says %d", longest, want)
 	}
 }

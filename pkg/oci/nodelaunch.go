@@ -231,7 +231,8 @@ func (l *nodeLaunch) register(ctx context.Context, c *Container) error {
 		l.names, l.files = append(l.names, wire.FileLog), append(l.files, l.p.log)
 		l.p.log = nil
 	}
-	if events := memoryEvents(c.Init.PID); events != nil {
+	cgroup, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", c.Init.PID))
+	if events := memoryEvents("/sys/fs/cgroup", cgroup); events != nil {
 		l.names, l.files = append(l.names, wire.FileEvents), append(l.files, events)
 	}
 	var fds []int
@@ -249,15 +250,12 @@ func (l *nodeLaunch) register(ctx context.Context, c *Container) error {
 	return nil
 }
 
-// memoryEvents opens memory.events of a process's cgroup; nil where there is none.
-func memoryEvents(pid int) *os.File {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
-	if err != nil {
-		return nil
-	}
-	for line := range strings.Lines(string(b)) {
+// memoryEvents opens memory.events of the cgroup that /proc/PID/cgroup names, below the
+// cgroup2 tree at root; nil where there is none.
+func memoryEvents(root string, cgroup []byte) *os.File {
+	for line := range strings.Lines(string(cgroup)) {
 		if path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok && path != "/" {
-			f, err := os.Open(filepath.Join("/sys/fs/cgroup", path, "memory.events"))
+			f, err := os.Open(filepath.Join(root, path, "memory.events"))
 			if err == nil {
 				return f
 			}

@@ -12,21 +12,25 @@ import (
 // take, and the same container with 2,000,000 short lines, and with a line of 200 MB.
 // Ratios are of the node's monitor to conmon; below 1 it is faster.
 func BenchmarkMonitors(b *testing.B) {
+	for what, args := range map[string][]string{
+		"start": {"/bin/sleep", "1000"},
+		"lines": sh("yes 'a line of a log' | head -n 2000000"),
+		"line":  sh("head -c 200000000 /dev/zero"),
+	} {
+		b.Run(what, func(b *testing.B) { benchmarkMonitors(b, what, args) })
+	}
+}
+
+func benchmarkMonitors(b *testing.B, what string, args []string) {
 	took := durations{}
 	executors := map[string]*Executor{}
 	for _, kind := range []string{MonitorConmon, MonitorNode} {
 		executors[kind] = executorWith(b, kind)
 	}
-	for range b.N {
+	for b.Loop() {
 		for kind, e := range executors {
-			for what, args := range map[string][]string{
-				"start": {"/bin/sleep", "1000"},
-				"lines": sh("yes 'a line of a log' | head -n 2000000"),
-				"line":  sh("head -c 200000000 /dev/zero"),
-			} {
-				if err := took.monitor(b, e, kind, what, args); err != nil {
-					b.Fatal(err)
-				}
+			if err := took.monitor(b, e, kind, what, args); err != nil {
+				b.Fatal(err)
 			}
 		}
 	}
@@ -35,10 +39,8 @@ func BenchmarkMonitors(b *testing.B) {
 		slices.Sort(all)
 		return all[len(all)/2].Seconds()
 	}
-	for _, what := range []string{"start", "lines", "line"} {
-		b.ReportMetric(median(what+MonitorNode)/median(what+MonitorConmon), what+"-ratio")
-		b.ReportMetric(1000*median(what+MonitorConmon), what+"-conmon-ms")
-	}
+	b.ReportMetric(median(what+MonitorNode)/median(what+MonitorConmon), "ratio")
+	b.ReportMetric(1000*median(what+MonitorConmon), "conmon-ms")
 	b.ReportMetric(0, "ns/op") // means nothing here
 }
 

@@ -141,10 +141,10 @@ func testSharedPIDNamespace(t *testing.T, e *Executor) {
 	}
 }
 
-// conmon writes an empty file "oom" into the directory where it was started.
-func TestOOMFile(t *testing.T) { eachMonitor(t, testOOMFile) }
-
-func testOOMFile(t *testing.T, e *Executor) {
+// conmon writes an empty file "oom" into the directory where it was started. The node's
+// monitor reads the cgroup's memory.events: TestMemoryEvents, and TestOOM of its package.
+func TestOOMFile(t *testing.T) {
+	e := executorWith(t, MonitorConmon)
 	b := create(t, e, container{args: sh("exit 137")}).start()
 	if dir, err := os.Readlink(filepath.Join("/proc", itoa(b.ctr.Conmon.PID), "cwd")); err == nil && dir != b.ctr.Bundle {
 		t.Errorf("conmon runs in %s, not in the bundle %s", dir, b.ctr.Bundle)

@@ -40,6 +40,12 @@ func (b *base) endContainer(ctx context.Context, id string, grace time.Duration)
 	if err != nil {
 		return ignoreNotFound(err)
 	}
+	// The exit that is waited for is that of the run which is signalled: one that ends at
+	// once may be restarted before the wait begins.
+	run := b.exits.watchOf(c.ID)
+	if c, err = b.State.Container(c.ID); err != nil {
+		return ignoreNotFound(err)
+	}
 	if c.State() == runtimeapi.ContainerState_CONTAINER_EXITED && b.exits.ended(c.ID) {
 		return nil
 	}
@@ -57,7 +63,7 @@ func (b *base) endContainer(ctx context.Context, id string, grace time.Duration)
 		if err := b.signal(ctx, c, c.StopSignal(), false); err != nil {
 			return err
 		}
-		err := b.waitExit(ctx, c.ID, grace)
+		err := b.waitExit(ctx, run, grace)
 		if err == nil {
 			return nil
 		}
@@ -68,17 +74,21 @@ func (b *base) endContainer(ctx context.Context, id string, grace time.Duration)
 	if err := b.signal(ctx, c, syscall.SIGKILL, true); err != nil {
 		return err
 	}
-	if err := b.waitExit(ctx, c.ID, killTimeout); err != nil {
+	if err := b.waitExit(ctx, run, killTimeout); err != nil {
 		return fmt.Errorf("stop container %s: it was killed and has not ended: %w", c.ID, err)
 	}
 	return nil
 }
 
-// waitExit returns once the exit of the container is recorded and published.
-func (b *base) waitExit(ctx context.Context, id string, timeout time.Duration) error {
+// waitExit returns once the exit of the container is recorded and published; at once for
+// nil, of one that is not watched.
+func (b *base) waitExit(ctx context.Context, run *watch, timeout time.Duration) error {
+	if run == nil {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	return b.exits.wait(ctx, b.ctx, id)
+	return run.wait(ctx, b.ctx)
 }
 
 // stopWithoutProcess ends a container that has no process: its command could not

@@ -298,7 +298,14 @@ func (r Restarter) Finish(ctx context.Context, podID string) error {
 	if err != nil {
 		return ignoreNotFound(err)
 	}
+	over := func() bool {
+		p, err := r.State.Pod(podID)
+		return err == nil && !p.Supervised()
+	}
 	for _, c := range r.State.ContainersOf(podID) {
+		if !over() {
+			return nil // its user has started it again
+		}
 		if err := r.endContainer(ctx, c.ID, p.Workload.Grace); err != nil {
 			return err
 		}
@@ -307,10 +314,7 @@ func (r Restarter) Finish(ctx context.Context, podID string) error {
 		r.autoRemove(ctx, podID)
 		return ctx.Err()
 	}
-	return r.stopPod(ctx, podID, func() bool {
-		p, err := r.State.Pod(podID)
-		return err == nil && !p.Supervised()
-	})
+	return r.stopPod(ctx, podID, over)
 }
 
 // MarkStopped records that the user ends a container: it is not restarted.
@@ -326,11 +330,14 @@ func (r Restarter) MarkStopped(ctx context.Context, id string) error {
 // interrupts who starts it.
 func (b *base) markStopped(ctx context.Context, c state.Container) error {
 	p, err := b.State.Pod(c.PodID)
-	if err != nil || !p.Supervised() {
+	if err != nil || !p.Supervised() && !p.Resumable(b.NodeID) {
 		return ignoreNotFound(err)
 	}
 	name := c.Config.V.GetMetadata().GetName()
 	_, err = b.State.UpdatePod(p.ID, func(p *state.Pod) error {
+		if p.Workload.Made() {
+			name = p.Workload.Containers[0].Name
+		}
 		progress := p.Supervision.Containers[name]
 		progress.Stopped = true
 		p.Supervision = p.Supervision.With(name, progress)

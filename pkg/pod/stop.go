@@ -66,14 +66,15 @@ func (b *base) markStopping(ctx context.Context, id string, only func() bool) (_
 		return held.Pod, true, nil
 	}
 	stopped = isStopped(held.Pod)
-	if stopped && !held.Supervised() {
+	byUser := held.Supervised() || only == nil && held.Resumable(b.NodeID)
+	if stopped && !byUser {
 		return held.Pod, true, nil
 	}
 	err = held.update(func(p *state.Pod) {
 		if !stopped {
 			p.Status = state.PodStatus{Phase: state.PodStopping}
 		}
-		if p.Supervised() {
+		if byUser {
 			p.Supervision.Stopped, p.Supervision.StoppedIn = true, b.NodeID
 		}
 	})

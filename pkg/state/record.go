@@ -43,6 +43,12 @@ type Pod struct {
 // Supervised reports whether the supervisor restarts what ends in the pod.
 func (p Pod) Supervised() bool { return p.Workload != nil && p.Supervision.Active() }
 
+// Resumable reports whether the supervisor may restart in this node what the user has last
+// stopped in an earlier one.
+func (p Pod) Resumable(nodeID string) bool {
+	return p.Workload != nil && !p.Supervision.Done && p.Supervision.StoppedIn != "" && p.Supervision.StoppedIn != nodeID
+}
+
 // PodResources are what was allocated for a pod sandbox. Teardown removes whatever
 // is listed here; a zero field was never allocated.
 type PodResources struct {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/api"
@@ -37,46 +38,82 @@ func (s *Supervisor) StartPod(ctx context.Context, podID, id string) error {
 // isDirect reports whether what is in the pod was made by requests and not by the
 // supervisor from a specification: it is started as it is there.
 func isDirect(p state.Pod) bool {
-	return p.Workload == nil || len(p.Workload.Containers) == 1 && len(p.Workload.Containers[0].Config) == 0
+	return p.Workload == nil || p.Workload.Made()
 }
 
 func (s *Supervisor) startDirectly(ctx context.Context, p state.Pod, id string) error {
-	any := func(state.Pod) bool { return true }
-	if err := s.Pods.Rebuild(ctx, p.ID, any); err != nil {
-		return err
-	}
+	still := func(state.Pod) bool { return true }
+	undo := func() error { return nil }
 	if p.Workload != nil {
-		_, err := s.Pods.Supervise(p.ID, func(p state.Pod) (workload.Status, bool) {
-			next := p.Supervision.Resumed()
-			next.StartedAt = s.now()
-			return next.With(p.Workload.Containers[0].Name, workload.Progress{Ran: true, Generation: next.Generation}), true
-		})
+		// Whoever stops it from here on is the last one.
+		still = func(p state.Pod) bool { return p.Supervised() && !halts(p.Workload, p.Supervision) }
+		before, err := s.resume(p.ID)
 		if err != nil {
 			return err
 		}
+		if !before.Supervised() { // its user knows: nothing tries again
+			undo = func() error { return s.giveUp(before) }
+		}
 		defer s.Kick(p.ID)
 	}
-	var errs []error
-	for _, c := range s.Records.ContainersOf(p.ID) {
-		if c.Status.Created && (id == "" || c.ID == id) {
-			errs = append(errs, s.Pods.StartAgain(ctx, c.ID, nil, false, any))
+	err := s.Pods.Rebuild(ctx, p.ID, still)
+	if err == nil {
+		err = s.startContainers(ctx, p.ID, id, still)
+	}
+	if err != nil {
+		return errors.Join(err, undo())
+	}
+	return nil
+}
+
+// resume records that a pod of one container runs that is started now, and returns what
+// there was before.
+func (s *Supervisor) resume(podID string) (before state.Pod, err error) {
+	s.anew(podID)
+	_, err = s.Pods.Supervise(podID, func(p state.Pod) (workload.Status, bool) {
+		before = p
+		next := p.Supervision.Resumed()
+		next.StartedAt = s.now()
+		return next.With(p.Workload.Containers[0].Name, workload.Progress{Ran: true, Generation: next.Generation}), true
+	})
+	return before, err
+}
+
+// giveUp records that a pod is stopped which could not be started, unless it has been.
+func (s *Supervisor) giveUp(before state.Pod) error {
+	for _, c := range s.Records.ContainersOf(before.ID) {
+		if c.State() == runtimeapi.ContainerState_CONTAINER_RUNNING {
+			return nil
 		}
 	}
-	err := errors.Join(errs...)
-	if err != nil && p.Workload != nil { // its user knows: nothing tries again
-		_, undo := s.Pods.Supervise(p.ID, func(p state.Pod) (workload.Status, bool) {
-			p.Supervision.Stopped, p.Supervision.StoppedIn = true, s.NodeID
-			return p.Supervision, true
-		})
-		err = errors.Join(err, undo)
-	}
+	_, err := s.Pods.Supervise(before.ID, func(p state.Pod) (workload.Status, bool) {
+		next := before.Supervision
+		next.Stopped, next.StoppedIn, next.Generation = true, s.NodeID, p.Supervision.Generation
+		return next, p.Supervised()
+	})
 	return err
+}
+
+func (s *Supervisor) startContainers(ctx context.Context, podID, id string, still func(state.Pod) bool) error {
+	var errs []error
+	found := false
+	for _, c := range s.Records.ContainersOf(podID) {
+		if c.Status.Created && (id == "" || c.ID == id) {
+			found = true
+			errs = append(errs, s.Pods.StartAgain(ctx, c.ID, nil, false, still))
+		}
+	}
+	if !found {
+		return fmt.Errorf("%w: pod sandbox %s has no container any more: remove it", errdefs.ErrFailedPrecondition, podID)
+	}
+	return errors.Join(errs...)
 }
 
 // startBySteps lets the pod's unit do it, and waits.
 func (s *Supervisor) startBySteps(ctx context.Context, p state.Pod, id string) error {
 	name := ""
-	for _, c := range s.Records.ContainersOf(p.ID) {
+	containers := s.Records.ContainersOf(p.ID)
+	for _, c := range containers {
 		if c.ID == id {
 			name = c.Config.V.GetMetadata().GetName()
 			if c.State() == runtimeapi.ContainerState_CONTAINER_RUNNING {
@@ -84,22 +121,36 @@ func (s *Supervisor) startBySteps(ctx context.Context, p state.Pod, id string) e
 			}
 		}
 	}
+	s.anew(p.ID)
 	_, err := s.Pods.Supervise(p.ID, func(p state.Pod) (workload.Status, bool) {
-		switch {
-		case !p.Supervised():
-			next := p.Supervision.Resumed()
-			next.StartedAt = s.now()
-			return next, true
-		case name != "":
-			return p.Supervision.With(name, workload.Progress{}), true
+		if p.Supervised() {
+			return restartable(p, containers, name)
 		}
-		return p.Supervision, false
+		next := p.Supervision.Resumed()
+		next.StartedAt = s.now()
+		return next, true
 	})
 	if err != nil {
 		return err
 	}
 	s.Kick(p.ID)
 	return s.awaitStart(ctx, p.ID, name)
+}
+
+// restartable returns the status of a pod in which the container of that name, or without
+// one all that do not run and have not ended well, are due. Inits are the supervisor's.
+func restartable(p state.Pod, containers []state.Container, name string) (next workload.Status, changed bool) {
+	next = p.Supervision
+	for _, c := range p.Workload.Containers {
+		progress := p.Supervision.Containers[c.Name]
+		rec := recordOf(p, containers, c.Name)
+		ended := rec != nil && !rec.Status.FinishedAt.IsZero()
+		well := ended && rec.Status.ExitCode == 0 && (c.Restart.Name == workload.No || c.Restart.Name == workload.OnFailure)
+		if c.Name == name || name == "" && c.Role != workload.Init && (progress.Stopped || ended && !well) {
+			next, changed = next.With(c.Name, workload.Progress{}), true
+		}
+	}
+	return next, changed
 }
 
 const (
@@ -138,11 +189,11 @@ func (s *Supervisor) started(p state.Pod, name string) bool {
 		if name == "" && c.Role != workload.Main || name != "" && c.Name != name {
 			continue
 		}
-		rec := recordOf(containers, c.Name)
-		if rec == nil || !p.Supervision.Containers[c.Name].Ran || rec.Status.StartedAt.IsZero() {
+		rec := recordOf(p, containers, c.Name)
+		if rec == nil || rec.Status.StartedAt.IsZero() {
 			return false
 		}
-		if !rec.Status.FinishedAt.IsZero() && (rec.Status.ExitCode != 0 || rec.Status.FinishedAt.Before(p.Supervision.StartedAt)) {
+		if !rec.Status.FinishedAt.IsZero() && (!p.Supervision.Containers[c.Name].Ran || rec.Status.ExitCode != 0 || rec.Status.FinishedAt.Before(p.Supervision.StartedAt)) {
 			return false
 		}
 	}
@@ -161,35 +212,50 @@ func (s *Supervisor) RestartPod(ctx context.Context, podID, id string, grace tim
 	}
 	release := s.Pods.Hold(podID)
 	defer release()
-	// Meanwhile nothing else restarts it. When this server dies here it stays stopped.
-	_, err = s.Pods.Supervise(podID, func(p state.Pod) (workload.Status, bool) {
-		st := p.Supervision
-		if p.Workload == nil || !st.Active() {
-			return st, false
-		}
-		if id == "" || isDirect(p) {
-			st.Stopped, st.StoppedIn = true, s.NodeID
-			return st, true
-		}
-		return st, false
-	})
-	if err != nil {
+	// A client that leaves has not asked for a stop.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace+2*startTimeout)
+	defer cancel()
+	defer context.AfterFunc(s.ctx, cancel)()
+	if err := s.dueAfterEnd(podID, id); err != nil {
 		return err
 	}
+	var ends errgroup.Group
 	for _, c := range s.Records.ContainersOf(podID) {
-		if c.State() != runtimeapi.ContainerState_CONTAINER_RUNNING || id != "" && c.ID != id {
-			continue
-		}
-		if id != "" && !isDirect(p) { // the others go on
-			if err := s.Pods.MarkStopped(ctx, c.ID); err != nil {
-				return err
-			}
-		}
-		if err := s.Pods.End(ctx, c.ID, grace); err != nil {
-			return err
+		if c.State() == runtimeapi.ContainerState_CONTAINER_RUNNING && (id == "" || c.ID == id) {
+			ends.Go(func() error { return s.Pods.End(ctx, c.ID, grace) })
 		}
 	}
+	if err := ends.Wait(); err != nil {
+		return err
+	}
 	return s.StartPod(ctx, podID, id)
+}
+
+// dueAfterEnd records, before a container is ended, that it is to be started then whatever
+// its policy: also by another server. Of a pod with more than one all end before any
+// starts; when the server dies meanwhile it stays stopped.
+func (s *Supervisor) dueAfterEnd(podID, id string) error {
+	name := ""
+	for _, c := range s.Records.ContainersOf(podID) {
+		if c.ID == id {
+			name = c.Config.V.GetMetadata().GetName()
+		}
+	}
+	_, err := s.Pods.Supervise(podID, func(p state.Pod) (workload.Status, bool) {
+		st := p.Supervision
+		if !p.Supervised() {
+			return st, false
+		}
+		if isDirect(p) {
+			name = p.Workload.Containers[0].Name
+		}
+		if name != "" {
+			return st.With(name, workload.Progress{Generation: st.Containers[name].Generation}), true
+		}
+		st.Stopped, st.StoppedIn = true, s.NodeID
+		return st, true
+	})
+	return err
 }
 
 // Kill notes that the user ends a container by a signal, before it is sent: it is not

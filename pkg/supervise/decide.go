@@ -47,6 +47,7 @@ const (
 	start                 // or restart the container
 	finish                // stop the pod; it is done
 	stopped               // record that its user has stopped all of it
+	tidy                  // stop the pod of which that, or its end, is recorded
 )
 
 // decision is what is to be done next, and when to decide again if nothing happens.
@@ -82,6 +83,8 @@ const (
 //	                                                               └─▶ Stopped, by the user
 func decide(spec *workload.Spec, st workload.Status, s seen, now time.Time) decision {
 	switch {
+	case s.ready && (st.Done || st.Stopped && halts(spec, st)):
+		return decision{action: tidy} // the server has died before it did so
 	case st.Done:
 		return decision{action: end}
 	case s.rebooted && stoppedAlways(spec, st):
@@ -112,6 +115,16 @@ func stoppedAlways(spec *workload.Spec, st workload.Status) bool {
 		}
 	}
 	return false
+}
+
+// halts reports whether the user has stopped each main of its own.
+func halts(spec *workload.Spec, st workload.Status) bool {
+	for _, c := range spec.Containers {
+		if c.Role == workload.Main && !st.Containers[c.Name].Stopped {
+			return false
+		}
+	}
+	return true
 }
 
 // next is decide for a pod that is to run.

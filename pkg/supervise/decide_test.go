@@ -59,7 +59,9 @@ func TestPolicies(t *testing.T) {
 		{"no sandbox, no", main1(workload.No, 0), ran(0, 0), seen{containers: map[string]container{"c": exit(137, 0, 1)}}, finish, true, 0},
 		{"it cannot be made", main1(workload.No, 0), ran(0, 0), one(container{failed: errors.New("no image")}), finish, true, 0},
 		{"it cannot be made, and may be later", main1(workload.Always, 0), ran(0, 0), one(container{failed: errors.New("no image"), retry: at(time.Hour)}), wait, false, time.Hour},
-		{"done", main1(workload.Always, 0), workload.Status{Done: true}, one(exit(0, 0, 1)), end, false, 0},
+		{"done", main1(workload.Always, 0), workload.Status{Done: true}, seen{containers: one(exit(0, 0, 1)).containers}, end, false, 0},
+		{"done, and its sandbox is there", main1(workload.Always, 0), workload.Status{Done: true}, one(exit(0, 0, 1)), tidy, false, 0},
+		{"created", main1(workload.Always, 0), workload.Status{Stopped: true}, one(container{state: created}), end, false, 0},
 	} {
 		d := decide(test.spec, test.st, test.seen, at(time.Minute))
 		if d.action != test.want || d.failed != test.failed {

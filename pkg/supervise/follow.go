@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/containerd/errdefs"
+
 	"github.com/subpod/subpod/pkg/state"
 	"github.com/subpod/subpod/pkg/workload"
 )
@@ -64,6 +66,9 @@ func (s *Supervisor) Follow(ctx context.Context, podID string, send func(Event) 
 			p, err := s.Records.Pod(podID)
 			if err != nil {
 				return err
+			}
+			if p.Supervised() {
+				return fmt.Errorf("%w: the server does not look after pod sandbox %s yet", errdefs.ErrUnavailable, podID)
 			}
 			return send(finalEvent(p))
 		}

@@ -35,7 +35,7 @@ type watch struct {
 func (u *unit) watch(ctx context.Context, p state.Pod, containers []state.Container) {
 	for i := range p.Workload.Containers {
 		c := &p.Workload.Containers[i]
-		rec := recordOf(containers, c.Name)
+		rec := recordOf(p, containers, c.Name)
 		if u.watches[c.Name] != nil || rec == nil || rec.Status.StartedAt.IsZero() || !rec.Status.FinishedAt.IsZero() ||
 			c.PostStart == nil && c.Startup == nil && c.Readiness == nil && c.Liveness == nil {
 			continue
@@ -157,12 +157,16 @@ func (w *watch) kill(ctx context.Context, why string) {
 		return
 	}
 	w.say("%s/%s: %s; stopping the container", w.name, w.container.Name, why)
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), w.grace+killMargin)
+	// The watch ends before the container is restarted: the next run is not ended. Nor does
+	// the end of the server wait; the next one probes again.
+	bounded, cancel := context.WithTimeout(ctx, w.grace+killMargin)
 	defer cancel()
 	if w.container.PreStop != nil {
-		_ = w.hook(ctx, w.container.PreStop)
+		hook, cancel := context.WithTimeout(bounded, w.grace)
+		_ = w.hook(hook, w.container.PreStop)
+		cancel()
 	}
-	if err := w.Pods.End(ctx, w.id, w.grace); err != nil {
+	if err := w.Pods.End(bounded, w.id, w.grace); err != nil && ctx.Err() == nil {
 		w.Log.Warn("a container whose probe has failed could not be stopped", "container", w.id, "error", err)
 		w.say("%s/%s: %v", w.name, w.container.Name, err)
 	}
@@ -226,6 +230,9 @@ func (w *watch) probe(ctx context.Context, p *workload.Probe) error {
 // maxBody bounds what is read of an answer, in bytes, as a kubelet does.
 const maxBody = 10 << 10
 
+// maxAnswer bounds an answer with its header.
+const maxAnswer = 1 << 20
+
 func get(ctx context.Context, conn net.Conn, h *workload.HTTP) error {
 	host := h.Host
 	if host == "" {
@@ -255,7 +262,7 @@ func get(ctx context.Context, conn net.Conn, h *workload.HTTP) error {
 	if err := req.Write(conn); err != nil {
 		return err
 	}
-	resp, err := http.ReadResponse(bufio.NewReader(conn), req)
+	resp, err := http.ReadResponse(bufio.NewReader(io.LimitReader(conn, maxAnswer)), req)
 	if err != nil {
 		return err
 	}

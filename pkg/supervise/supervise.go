@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"reflect"
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/oci"
@@ -124,6 +126,15 @@ func (s *Supervisor) Kick(podID string) {
 	s.group.Go(func() { u.run(s.ctx) })
 }
 
+// anew lets a pod's unit forget what has failed: its user starts the pod.
+func (s *Supervisor) anew(podID string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if u := s.units[podID]; u != nil {
+		u.anew = true
+	}
+}
+
 // rest reports whether the unit's goroutine may end: nobody has kicked it meanwhile. gone
 // is that the pod is.
 func (s *Supervisor) rest(u *unit, gone bool) bool {
@@ -144,8 +155,9 @@ type unit struct {
 	*Supervisor
 	id, name string
 	kick     chan struct{}
-	kicked   bool // guarded by Supervisor.mu, as runs
+	kicked   bool // guarded by Supervisor.mu, as runs and anew
 	runs     bool
+	anew     bool // what has failed is tried at once
 
 	watches map[string]*watch // by container; of the goroutine alone
 	retry   map[string]retry  // by container, "" for the sandbox
@@ -174,14 +186,11 @@ func newUnit(s *Supervisor, p state.Pod) *unit {
 func (u *unit) run(ctx context.Context) {
 	defer u.endWatches(nil)
 	for ctx.Err() == nil {
-		s := u.Supervisor
-		s.mu.Lock()
-		u.kicked = false
-		s.mu.Unlock()
+		u.listen()
 		p, err := u.Records.Pod(u.id)
 		if err != nil {
 			u.feed.add(Event{Final: true, Stopped: true, Text: u.name + ": removed"})
-			s.rest(u, true)
+			u.rest(u, true)
 			return
 		}
 		containers := u.Records.ContainersOf(u.id)
@@ -191,7 +200,7 @@ func (u *unit) run(ctx context.Context) {
 		d := decide(p.Workload, p.Supervision, seen, u.now())
 		if d.action == end || d.action == wait && !p.Supervised() {
 			u.report(p)
-			if s.rest(u, false) {
+			if u.rest(u, false) {
 				return
 			}
 			continue
@@ -203,6 +212,16 @@ func (u *unit) run(ctx context.Context) {
 			continue
 		}
 		u.act(ctx, p, containers, seen, d)
+	}
+}
+
+// listen takes what has been said to the unit: what is looked at from here on has it.
+func (u *unit) listen() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.kicked = false; u.anew {
+		u.anew = false
+		clear(u.retry)
 	}
 }
 
@@ -229,7 +248,7 @@ func (u *unit) look(p state.Pod, containers []state.Container) seen {
 	}
 	for _, c := range p.Workload.Containers {
 		x := container{retry: u.retry[c.Name].at, failed: u.retry[c.Name].err}
-		if rec := recordOf(containers, c.Name); rec != nil {
+		if rec := recordOf(p, containers, c.Name); rec != nil {
 			x.code, x.started, x.finished = rec.Status.ExitCode, rec.Status.StartedAt, rec.Status.FinishedAt
 			switch rec.State() {
 			case runtimeapi.ContainerState_CONTAINER_CREATED:
@@ -247,10 +266,11 @@ func (u *unit) look(p state.Pod, containers []state.Container) seen {
 	return s
 }
 
-// recordOf returns the record of a container by its name, nil for none.
-func recordOf(containers []state.Container, name string) *state.Container {
+// recordOf returns the record of a container by its name in the specification, nil for
+// none.
+func recordOf(p state.Pod, containers []state.Container, name string) *state.Container {
 	for i := range containers {
-		if containers[i].Config.V.GetMetadata().GetName() == name && containers[i].Status.Created {
+		if containers[i].Status.Created && (p.Workload.Made() || containers[i].Config.V.GetMetadata().GetName() == name) {
 			return &containers[i]
 		}
 	}
@@ -285,22 +305,19 @@ func (u *unit) act(ctx context.Context, p state.Pod, containers []state.Containe
 		key = d.container.Name
 		err = u.start(ctx, p, containers, s, d.container)
 	case resume:
-		_, err = u.Pods.Supervise(u.id, func(p state.Pod) (workload.Status, bool) {
-			next := p.Supervision.Resumed()
-			next.StartedAt = u.now()
-			return next, true
-		})
+		next := p.Supervision.Resumed()
+		next.StartedAt = u.now()
+		_, err = u.change(p, next)
 	case stopped:
-		_, err = u.Pods.Supervise(u.id, func(p state.Pod) (workload.Status, bool) {
-			ok := p.Supervised()
-			p.Supervision.Stopped, p.Supervision.StoppedIn = true, u.NodeID
-			return p.Supervision, ok
-		})
-		if err == nil {
-			err = u.Pods.Finish(ctx, u.id)
-		}
+		next := p.Supervision
+		next.Stopped, next.StoppedIn = true, u.NodeID
+		err = u.finish(ctx, p, next)
 	case finish:
-		err = u.finish(ctx, d)
+		next := p.Supervision
+		next.Done, next.Failed, next.Reason = true, d.failed, d.reason
+		err = u.finish(ctx, p, next)
+	case tidy:
+		err = u.Pods.Finish(ctx, u.id)
 	}
 	if ctx.Err() != nil {
 		return
@@ -309,7 +326,7 @@ func (u *unit) act(ctx context.Context, p state.Pod, containers []state.Containe
 		delete(u.retry, key)
 		return
 	}
-	if now, gone := u.Records.Pod(u.id); gone != nil || !now.Supervised() && d.action != finish && d.action != stopped {
+	if now, gone := u.Records.Pod(u.id); gone != nil || !now.Supervised() && (d.action == rebuild || d.action == start) {
 		return // by its user: the next look says so
 	} else if key != "" && now.Supervision.Containers[key].Stopped {
 		return
@@ -326,14 +343,19 @@ func (u *unit) act(ctx context.Context, p state.Pod, containers []state.Containe
 	}
 }
 
-// finish records how the pod has ended, then stops it.
-func (u *unit) finish(ctx context.Context, d decision) error {
-	_, err := u.Pods.Supervise(u.id, func(p state.Pod) (workload.Status, bool) {
-		next := p.Supervision
-		next.Done, next.Failed, next.Reason = true, d.failed, d.reason
-		return next, p.Supervised()
+// change records how far the pod is, unless its user has said something since p was
+// looked at: then the next look decides.
+func (u *unit) change(p state.Pod, next workload.Status) (done bool, err error) {
+	_, err = u.Pods.Supervise(u.id, func(now state.Pod) (workload.Status, bool) {
+		done = reflect.DeepEqual(now.Supervision, p.Supervision)
+		return next, done
 	})
-	if err != nil {
+	return done && err == nil, err
+}
+
+// finish records how the pod has ended, then stops it.
+func (u *unit) finish(ctx context.Context, p state.Pod, next workload.Status) error {
+	if done, err := u.change(p, next); !done {
 		return err
 	}
 	u.endWatches(nil)
@@ -357,15 +379,17 @@ func (u *unit) start(ctx context.Context, p state.Pod, containers []state.Contai
 		return err
 	}
 	id := ""
-	if rec := recordOf(containers, c.Name); rec != nil {
+	if rec := recordOf(p, containers, c.Name); rec != nil {
 		id = rec.ID
+	} else if cfg == nil {
+		return fmt.Errorf("%w: the container has been removed", errdefs.ErrFailedPrecondition)
 	} else if id, err = u.Pods.CreateContainer(ctx, u.id, cfg); err != nil {
 		return err
 	}
 	err = u.Pods.StartAgain(ctx, id, cfg, c.Fresh && x.state == exited, wanted(c.Name))
 	if err == nil {
 		u.say("%s/%s: started", u.name, c.Name)
-		return nil
+		return u.noteRun(c.Name)
 	}
 	if now, found := u.Records.FindContainer(id); found == nil && now.State() == runtimeapi.ContainerState_CONTAINER_EXITED && now.Status.FinishedAt.After(x.finished) {
 		u.say("%s/%s: %v", u.name, c.Name, err)
@@ -378,6 +402,18 @@ func (u *unit) start(ctx context.Context, p state.Pod, containers []state.Contai
 		return p.Supervision.With(c.Name, progress), true
 	})
 	return errors.Join(err, undo)
+}
+
+// noteRun records that a container was run, where a request to start it has come just
+// before it was, and has reset that.
+func (u *unit) noteRun(name string) error {
+	_, err := u.Pods.Supervise(u.id, func(p state.Pod) (workload.Status, bool) {
+		progress := p.Supervision.Containers[name]
+		ran := progress.Ran
+		progress.Ran, progress.Generation = true, p.Supervision.Generation
+		return p.Supervision.With(name, progress), !ran
+	})
+	return err
 }
 
 // exitText says what has become of a container that has exited.

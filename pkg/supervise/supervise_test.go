@@ -39,6 +39,9 @@ type fake struct {
 	build error // of Rebuild
 	make  error // of StartAgain
 	runs  map[string]int
+	// before is called once, before the next change of the supervision, ending at the next
+	// End; both are another client.
+	before, ending func()
 }
 
 func newFake(spec *workload.Spec) *fake {
@@ -104,6 +107,10 @@ func (f *fake) ContainersOf(string) []state.Container {
 func (f *fake) Supervise(_ string, change func(state.Pod) (workload.Status, bool)) (state.Pod, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if before := f.before; before != nil {
+		f.before = nil
+		before()
+	}
 	if next, ok := change(f.pod); ok {
 		f.pod.Supervision = next
 	}
@@ -164,8 +171,15 @@ func (f *fake) exit(id string, started time.Time, code int32) {
 	changed()
 }
 
-func (f *fake) End(_ context.Context, id string, _ time.Duration) error {
+func (f *fake) End(ctx context.Context, id string, _ time.Duration) error {
 	f.mu.Lock()
+	if f.ending != nil {
+		f.ending()
+	}
+	if err := ctx.Err(); err != nil {
+		f.mu.Unlock()
+		return err
+	}
 	c := f.find(id)
 	f.note("end %s", c.Config.V.Metadata.Name)
 	started := c.Status.StartedAt

@@ -24,6 +24,12 @@ type Spec struct {
 	Backoff Backoff `json:"backoff"`
 }
 
+// Made reports whether a request has made the only container, and not the supervisor: it
+// is that also where its name is another, as in the middle of a rename.
+func (s *Spec) Made() bool {
+	return s != nil && len(s.Containers) == 1 && len(s.Containers[0].Config) == 0
+}
+
 // Roles of a container. Inits run one after the other before the mains, each to its
 // end; a sidecar is started in their order and runs as long as the pod does.
 const (

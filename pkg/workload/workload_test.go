@@ -3,6 +3,7 @@ package workload
 import (
 	"errors"
 	"testing"
+	"time"
 )
 
 func TestParsePolicy(t *testing.T) {
@@ -17,6 +18,39 @@ func TestParsePolicy(t *testing.T) {
 	for _, text := range []string{"never", "Always", "on-failure:", "on-failure:-1", "on-failure:x", "always:3", "no:1", "on-failure:99999999999"} {
 		if got, err := ParsePolicy(text); !errors.Is(err, ErrPolicy) {
 			t.Errorf("%q: %+v, %v", text, got, err)
+		}
+	}
+}
+
+// TestCheck: what the supervisor cannot act on is refused.
+func TestCheck(t *testing.T) {
+	probe := Probe{TCP: &Address{Port: 80}, Period: time.Second, Timeout: time.Second, Successes: 1, Failures: 3}
+	spec := func(change func(c *Container)) *Spec {
+		c := Container{Name: "c", Role: Main, Restart: Policy{Name: Always}}
+		change(&c)
+		return &Spec{Containers: []Container{c}, Backoff: PlayBackoff}
+	}
+	if err := spec(func(c *Container) { p := probe; c.Liveness = &p }).Check(); err != nil {
+		t.Error(err)
+	}
+	twice := spec(func(*Container) {})
+	twice.Containers = append(twice.Containers, twice.Containers[0])
+	for name, s := range map[string]*Spec{
+		"nil":           nil,
+		"empty":         {},
+		"no backoff":    {Containers: []Container{{Name: "c", Role: Main, Restart: Policy{Name: Always}}}},
+		"two of a name": twice,
+		"no main":       spec(func(c *Container) { c.Role = Init }),
+		"role":          spec(func(c *Container) { c.Role = "x" }),
+		"policy":        spec(func(c *Container) { c.Restart.Name = "" }),
+		"no name":       spec(func(c *Container) { c.Name = "" }),
+		"empty probe":   spec(func(c *Container) { p := probe; p.TCP = nil; c.Liveness = &p }),
+		"two probes":    spec(func(c *Container) { p := probe; p.HTTP = &HTTP{}; c.Startup = &p }),
+		"no period":     spec(func(c *Container) { p := probe; p.Period = 0; c.Readiness = &p }),
+		"no failures":   spec(func(c *Container) { p := probe; p.Failures = 0; c.Readiness = &p }),
+	} {
+		if err := s.Check(); !errors.Is(err, ErrSpec) {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

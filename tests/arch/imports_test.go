@@ -79,7 +79,7 @@ var table = []struct{ pkg, imports string }{
 	// Commands. The client stays small, so that it starts fast: no core, no mechanism
 	// but the node's.
 	{"cmd/internal/cli", "pkg/config"},
-	{"cmd/internal/doctor", "configs rootless pkg/cgroup pkg/config"},
+	{"cmd/internal/doctor", "configs rootless pkg/cgroup pkg/config pkg/landlock"},
 	{"cmd/internal/kube", "pkg/api pkg/client pkg/quantity pkg/subpath pkg/workload"},
 	{"cmd/internal/logs", ""},
 	{"cmd/internal/play", "cmd/internal/kube cmd/internal/logs pkg/api pkg/client"},

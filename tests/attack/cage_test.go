@@ -50,6 +50,7 @@ const (
 func got(format string, args ...any) { fmt.Printf(gotMark+format+"\n", args...) }
 
 // cage is a node with a secret in the user's home and a listener on the host's loopback.
+// The node sees the home (the view is full): what stops an attack is the layer that it is on.
 type cage struct {
 	*testing.T
 	n      *node.Node
@@ -62,7 +63,7 @@ const secretText = "the user's own: 6b1f"
 
 func newCage(t *testing.T) *cage {
 	t.Helper()
-	n := node.Start(t, node.Options{Config: node.Bridge})
+	n := node.Start(t, node.Options{Config: node.Bridge + "[node]\nview = \"full\"\n"})
 	c := &cage{T: t, n: n, cri: n.CRI(), secret: filepath.Join(n.Home, "secret")}
 	n.WriteHome("secret", secretText)
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -372,7 +372,10 @@ func writeDirectory(t *testing.T, dir string, files map[string]archiveEntry) {
 func TestHostileArchives(t *testing.T) {
 	n := startContentNode(t)
 	n.others(t)
-	outside := t.TempDir()
+	outside := filepath.Join(n.DataDir, "outside") // which the server sees with every view
+	if err := os.Mkdir(outside, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	victim := newImage(files(map[string]string{"secret": "secret"}))
 	writeDirectory(t, outside, layoutOf(t, "example.com/secret:1", victim))
 	config := func(i *image) string { return blobName(i.manifest.Config.Digest) }

@@ -216,8 +216,10 @@ func TestHostileNames(t *testing.T) {
 func TestLogLinks(t *testing.T) {
 	c := newCage(t)
 	logs := filepath.Join(c.n.Dir, "logs")
-	target := filepath.Join(c.n.Home, "authorized_keys")
-	c.n.WriteHome("authorized_keys", "mine\n")
+	target := filepath.Join(c.n.DataDir, "authorized_keys") // which the server sees with every view
+	if err := os.WriteFile(target, []byte("mine\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	agent := c.run(inmate{pid: ownPID, mounts: []*runtimeapi.Mount{{HostPath: logs, ContainerPath: "/logs"}}})
 	plant := func(names ...string) {
 		for _, name := range names {

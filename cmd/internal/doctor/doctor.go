@@ -61,6 +61,7 @@ type Check struct {
 func Checks() []Check {
 	return []Check{
 		{"kernel", kernel},
+		{"landlock", confinement},
 		{"user namespaces", userNamespaces},
 		{"/proc", freshProc},
 		{"subordinate IDs", subordinateIDs},

@@ -163,6 +163,7 @@ func TestFakeHosts(t *testing.T) {
 		{"ancient kernel", func(f *fake) { f.Release = "4.18.0-553.el8" }, "kernel", Error, "pidfd_open", "5.11"},
 		{"old kernel", func(f *fake) { f.Release = "5.4.0-150-generic" }, "kernel", Warning, "only fuse-overlayfs", "5.11"},
 		{"odd kernel", func(f *fake) { f.Release = "rolling" }, "kernel", Info, "rolling", ""},
+		{"old Landlock", func(f *fake) { f.Unconfined = "the kernel's Landlock cannot rule TCP (Linux 6.7)" }, "landlock", Info, "cannot rule TCP", ""},
 		{"no user namespaces", func(f *fake) { f.sysctl("user/max_user_namespaces", 0) },
 			"user namespaces", Error, "user.max_user_namespaces is 0", "sudo sysctl --system"},
 		{"Debian's switch", func(f *fake) { f.sysctl("kernel/unprivileged_userns_clone", 0) },

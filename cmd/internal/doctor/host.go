@@ -16,6 +16,7 @@ import (
 
 	"github.com/subpod/subpod/pkg/cgroup"
 	"github.com/subpod/subpod/pkg/config"
+	"github.com/subpod/subpod/pkg/landlock"
 	"github.com/subpod/subpod/rootless"
 )
 
@@ -27,6 +28,8 @@ type Host struct {
 	Getenv func(string) string
 	// Release is that of the kernel (uname -r).
 	Release string
+	// Unconfined is what the kernel cannot keep helper programs from, "" for nothing.
+	Unconfined string
 	// Subpod is the path of the subpod program.
 	Subpod string
 	Cgroup cgroup.Delegation
@@ -62,6 +65,7 @@ func ThisHost(cfg *config.Config, getenv func(string) string, server string) Hos
 	if unix.Uname(&u) == nil {
 		h.Release = unix.ByteSliceToString(u.Release[:])
 	}
+	h.Unconfined = landlock.Rules{Files: []landlock.Files{{Access: landlock.Change}}, NoListen: true, NoConnect: true, Scoped: true}.Missing()
 	h.Overlay = func(dir string) (Overlay, error) { return tryOverlay(server, dir, cfg.Storage.MountProgram) }
 	return h
 }

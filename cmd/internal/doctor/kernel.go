@@ -27,6 +27,15 @@ func kernel(h Host) []Result {
 	return one(OK, "", "Linux %s", h.Release)
 }
 
+// confinement checks what keeps a program that reads images or packets, and was taken
+// over by them, from the user's files and network.
+func confinement(h Host) []Result {
+	if h.Unconfined != "" {
+		return one(Info, "", "%s: helper programs that a hostile image or packet took over are kept from less of the user's", h.Unconfined)
+	}
+	return one(OK, "", "helper programs that read images and packets are kept to what they need")
+}
+
 func userNamespaces(h Host) []Result {
 	p := h.UserNS()
 	if p == nil {

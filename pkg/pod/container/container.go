@@ -54,8 +54,14 @@ type Builder struct {
 // (open_tree(2)). A nil file without an error is a path that the node shows anyway.
 type HostTree interface {
 	Open(path string) (*os.File, error)
-	// OpenAbove opens the nearest directory above path that is there; found is its path.
+	// OpenAbove opens the directory path, made where it is missing and can be, or the
+	// nearest one above that is there; found is its path.
 	OpenAbove(path string) (tree *os.File, found string, err error)
+	// OpenLog opens a file, which is made where it is missing and can be.
+	OpenLog(path string) (*os.File, error)
+	// HasOwn reports whether the node's own tree is meant to have a path that the node does
+	// not get of the host: what it has in the place of the user's files is no answer.
+	HasOwn(path string) bool
 }
 
 // Clean removes what an exited container no longer needs: processes, the runtime's
@@ -100,7 +106,7 @@ func (b *Builder) endProcesses(ctx context.Context, c state.Container) error {
 // log. Idempotent.
 func (b *Builder) Delete(ctx context.Context, c state.Container) error {
 	err := errors.Join(b.Clean(ctx, c), b.Rootfs.Delete(ctx, c.ID))
-	b.detachLogDir(c)
+	b.detachLog(c)
 	return err
 }
 

@@ -2,17 +2,13 @@ package container
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
-	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/subpod/subpod/pkg/state"
 	"github.com/subpod/subpod/pkg/subpath"
 )
 
@@ -32,10 +28,14 @@ func (b *Builder) hostPath(id, name string, m *runtimeapi.Mount) (string, error)
 		return subpath.Attach(b.subPathDir(id), name, tree)
 	}
 	own, err := filepath.EvalSymlinks(m.HostPath)
-	if err != nil && hostErr != nil {
+	if hostErr == nil {
+		return own, err
+	}
+	if err != nil || !b.HostTree.HasOwn(filepath.Clean(m.HostPath)) || !b.HostTree.HasOwn(own) {
 		return "", hostErr
 	}
-	return own, err
+	b.Log.Warn("a container's mount shows the node's own files, not the host's", "container", id, "path", m.HostPath, "mounted_on", m.ContainerPath, "reason", hostErr)
+	return own, nil
 }
 
 // hostFiles brings in what else of the host a container's configuration names, and
@@ -84,80 +84,4 @@ func (b *Builder) hostDevice(path string) error {
 		return nil // another container was quicker
 	}
 	return err
-}
-
-// attachLogDir shows a pod's directory for logs at its own place where the node may have it of
-// the host and does not show it; else the node's own of that name is used. It is made,
-// on the host, where it is missing.
-func (b *Builder) attachLogDir(dir string) error {
-	if b.HostTree == nil || !filepath.IsAbs(dir) || isMounted(dir) {
-		return nil
-	}
-	above, found, err := b.HostTree.OpenAbove(dir)
-	if err != nil || above == nil {
-		return nil // the node's own
-	}
-	defer above.Close()
-	if found != dir {
-		rest, err := filepath.Rel(found, dir)
-		if err != nil {
-			return err
-		}
-		if err := makeBelow(above, rest); err != nil {
-			return fmt.Errorf("make the log's directory: %w", err)
-		}
-	}
-	tree, err := b.HostTree.Open(dir)
-	if err != nil || tree == nil {
-		return err
-	}
-	defer tree.Close()
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("make the log's directory: %w", err)
-	}
-	return subpath.AttachOn(dir, tree)
-}
-
-func makeBelow(tree *os.File, rest string) error {
-	root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", tree.Fd()))
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	return root.MkdirAll(rest, 0o755)
-}
-
-// isMounted reports whether something is mounted on a directory itself.
-func isMounted(dir string) bool {
-	var st unix.Statx_t
-	err := unix.Statx(unix.AT_FDCWD, dir, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_TYPE, &st)
-	return err == nil && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
-}
-
-// detachLogDir undoes attachLogDir once no container logs there any more: the kernel
-// refuses it before (EBUSY), and where nothing is mounted (EINVAL). What the node itself has
-// mounted there stays.
-func (b *Builder) detachLogDir(c state.Container) {
-	if b.HostTree == nil || c.Allocated.LogPath == "" || c.Config.V == nil {
-		return
-	}
-	dir := strings.TrimSuffix(c.Allocated.LogPath, "/"+filepath.Clean(c.Config.V.LogPath))
-	tree, found, err := b.HostTree.OpenAbove(dir)
-	if err != nil || tree == nil {
-		return
-	}
-	defer tree.Close()
-	// Containers of the pod that were created at once may have mounted it each.
-	for found == dir && isMounted(dir) && isSame(tree, dir) && unix.Unmount(dir, unix.UMOUNT_NOFOLLOW) == nil {
-		_ = os.Remove(dir) // the mount point; another container may be about to use it
-	}
-}
-
-func isSame(f *os.File, path string) bool {
-	a, err := f.Stat()
-	if err != nil {
-		return false
-	}
-	b, err := os.Lstat(path)
-	return err == nil && os.SameFile(a, b)
 }

@@ -25,6 +25,8 @@ var (
 	// ErrMountSource says that the host path of a mount cannot be used: most
 	// often it is missing.
 	ErrMountSource = errclass.New(errdefs.ErrFailedPrecondition, "mount source cannot be used")
+	// ErrLogDirectory says that the pod's directory for logs cannot be had of the host.
+	ErrLogDirectory = errclass.New(errdefs.ErrFailedPrecondition, "the pod's log_directory cannot be used")
 	// ErrImageVolume says that an image, or a path in it, cannot be mounted.
 	ErrImageVolume = errors.New("image volume cannot be mounted")
 )

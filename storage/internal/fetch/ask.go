@@ -58,10 +58,11 @@ func acceptKey(accept []string) string {
 }
 
 // answered returns what Ask got for the same question, once.
-func (p *Proxy) answered(r *http.Request, e *endpoint, kind, name string) (contentType string, body []byte, ok bool) {
+func (e *endpoint) answered(r *http.Request, kind, name string) (contentType string, body []byte, ok bool) {
 	if r.Method != http.MethodGet || kind != "manifests" {
 		return "", nil, false
 	}
+	p := e.p
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	a := p.asked

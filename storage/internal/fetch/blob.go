@@ -20,7 +20,7 @@ func (p *Proxy) serveBlob(w http.ResponseWriter, r *http.Request, e *endpoint, d
 	}
 	b, src, err := p.open(r.Context(), e, d)
 	if err != nil {
-		p.failBlob(r.Context(), w, err, true)
+		failBlob(r.Context(), p, w, err, true)
 		return
 	}
 	size := int64(-1)
@@ -40,7 +40,7 @@ func (p *Proxy) serveBlob(w http.ResponseWriter, r *http.Request, e *endpoint, d
 		src.Close()
 	}
 	if err != nil {
-		p.failBlob(r.Context(), w, err, false)
+		failBlob(r.Context(), p, w, err, false)
 		return
 	}
 	p.setErr(nil)
@@ -220,7 +220,7 @@ func (p *Proxy) stream(w io.Writer, e *endpoint, b *blob, offset int64) error {
 
 // failBlob ends an answer that failed. Nothing else can be said once a part of the blob
 // has been sent: the connection breaks, and the library's next request gets the reason.
-func (p *Proxy) failBlob(ctx context.Context, w http.ResponseWriter, err error, clean bool) {
+func failBlob(ctx context.Context, p *Proxy, w http.ResponseWriter, err error, clean bool) {
 	var e *Error
 	if ctx.Err() != nil || !errors.As(err, &e) {
 		panic(http.ErrAbortHandler) // the library has gone

@@ -73,7 +73,7 @@ func (p *Proxy) serveRanges(w http.ResponseWriter, r *http.Request, e *endpoint,
 		http.Error(w, refused.status, refused.code) // the library asks for less
 		return
 	}
-	p.failBlob(r.Context(), w, last, !a.begun)
+	failBlob(r.Context(), p, w, last, !a.begun)
 }
 
 // parseRanges reads a Range header with ascending ranges.

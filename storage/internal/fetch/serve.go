@@ -46,7 +46,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case kind == "blobs" && r.Method == http.MethodGet:
 		p.serveRanges(w, r, e, digest.Digest(name))
 	default:
-		p.serveWhole(w, r, e, kind, name)
+		e.serveWhole(w, r, kind, name)
 	}
 }
 
@@ -127,16 +127,16 @@ func (p *Proxy) servePing(ctx context.Context, w http.ResponseWriter, e *endpoin
 const maxManifest = 4<<20 + 1
 
 // serveWhole answers with a manifest, or whatever is small and no blob.
-func (p *Proxy) serveWhole(w http.ResponseWriter, r *http.Request, e *endpoint, kind, name string) {
+func (e *endpoint) serveWhole(w http.ResponseWriter, r *http.Request, kind, name string) {
 	select {
-	case p.wholes <- struct{}{}:
-		defer func() { <-p.wholes }()
+	case e.p.wholes <- struct{}{}:
+		defer func() { <-e.p.wholes }()
 	case <-r.Context().Done():
 		panic(http.ErrAbortHandler)
 	}
 	what := strings.TrimSuffix(kind, "s") + " " + name
-	if contentType, body, ok := p.answered(r, e, kind, name); ok {
-		p.answerManifest(w, e, name, contentType, body)
+	if contentType, body, ok := e.answered(r, kind, name); ok {
+		e.answerManifest(w, name, contentType, body)
 		return
 	}
 	var body []byte
@@ -155,37 +155,37 @@ func (p *Proxy) serveWhole(w http.ResponseWriter, r *http.Request, e *endpoint, 
 		return resp, err
 	})
 	if err == nil && resp.StatusCode != http.StatusOK {
-		p.failStatus(w, what, e, resp)
+		e.p.failStatus(w, what, e, resp)
 		return
 	}
 	if err == nil && kind == "manifests" && r.Method == http.MethodGet {
-		p.answerManifest(w, e, name, resp.Header.Get("Content-Type"), body)
+		e.answerManifest(w, name, resp.Header.Get("Content-Type"), body)
 		return
 	}
 	if err != nil {
-		p.fail(w, &Error{What: what, Host: e.Host, Err: err})
+		e.p.fail(w, &Error{What: what, Host: e.Host, Err: err})
 		return
 	}
 	length := strconv.Itoa(len(body))
 	if r.Method == http.MethodHead {
 		length = resp.Header.Get("Content-Length")
 	}
-	p.answer(w, resp.Header.Get("Content-Type"), length, body)
+	e.answer(w, resp.Header.Get("Content-Type"), length, body)
 }
 
 // answerManifest answers with a manifest, if it is one.
-func (p *Proxy) answerManifest(w http.ResponseWriter, e *endpoint, name, contentType string, body []byte) {
+func (e *endpoint) answerManifest(w http.ResponseWriter, name, contentType string, body []byte) {
 	contentType, err := e.checkManifest(contentType, name, body)
 	if err != nil {
-		p.fail(w, &Error{What: "manifest " + name, Host: e.Host, Err: err})
+		e.p.fail(w, &Error{What: "manifest " + name, Host: e.Host, Err: err})
 		return
 	}
-	p.answer(w, contentType, strconv.Itoa(len(body)), body)
+	e.answer(w, contentType, strconv.Itoa(len(body)), body)
 }
 
-func (p *Proxy) answer(w http.ResponseWriter, contentType, length string, body []byte) {
-	p.moved.Add(1)
-	p.setErr(nil)
+func (e *endpoint) answer(w http.ResponseWriter, contentType, length string, body []byte) {
+	e.p.moved.Add(1)
+	e.p.setErr(nil)
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Content-Length", length)
 	w.Write(body)

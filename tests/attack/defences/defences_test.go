@@ -223,7 +223,7 @@ func (b *bench) goBuild(t *testing.T, command string, args ...string) string {
 // programs puts all programs into dir: those that have a changed file are built with it.
 func (b *bench) programs(t *testing.T, d Defence, dir, overlay string) {
 	t.Helper()
-	for _, name := range []string{"subpod", "subpod-server", "subpod-node", "subpod-node-gvisor"} {
+	for _, name := range []string{"subpod", "subpod-server", "subpod-node", "subpod-node-gvisor", "subpod-monitor"} {
 		if _, ok := b.users[name]; !ok {
 			b.users[name] = strings.Fields(b.goBuild(t, "list", "-deps", "-f", "{{if not .Standard}}{{.Dir}}{{end}}", "./cmd/"+name))
 		}

@@ -1,0 +1,92 @@
+package pod
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+
+	"github.com/subpod/subpod/pkg/events"
+	"github.com/subpod/subpod/pkg/state"
+	"github.com/subpod/subpod/pkg/workload"
+)
+
+// withSupervised calls test with a server that has a pod with one container that runs and
+// is restarted.
+func withSupervised(t *testing.T, test func(r *rig)) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &rig{t: t, ctx: t.Context(), w: newWorld(), bus: events.New(0), acked: &sync.Map{}, removed: &atomic.Bool{}}
+		r.s, r.m = newServer(r.w, &scheduler{open: true, done: map[string]string{}}, r.bus)
+		r.m.Recover(r.ctx)
+		r.prepare(scenario{before: withProcess})
+		_, err := r.m.State.UpdatePod(r.pod, func(p *state.Pod) error {
+			p.Workload = &workload.Spec{Containers: []workload.Container{{Name: "c", Role: workload.Main, Restart: workload.Policy{Name: workload.Always}}}}
+			p.Supervision = workload.Status{}.With("c", workload.Progress{Ran: true})
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		test(r)
+		r.m.Close()
+		r.bus.Close()
+	})
+}
+
+func (r *rig) supervision() workload.Status {
+	p, err := r.m.State.Pod(r.pod)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return p.Supervision
+}
+
+// TestStopInNewNode: what was stopped in an earlier node is stopped in this one by its
+// user, too: the supervisor does not resume it.
+func TestStopInNewNode(t *testing.T) {
+	for name, stop := range map[string]func(r *rig) error{
+		"the pod":       func(r *rig) error { return r.m.StopPod(r.ctx, r.pod) },
+		"the container": func(r *rig) error { return r.m.StopContainer(r.ctx, r.ctr, 0) },
+	} {
+		withSupervised(t, func(r *rig) {
+			if err := r.m.StopPod(r.ctx, r.pod); err != nil {
+				t.Fatal(err)
+			}
+			r.m.NodeID = "another"
+			if err := r.m.stopPod(r.ctx, r.pod, func() bool { return true }); err != nil || r.supervision().StoppedIn != "node" {
+				t.Errorf("%s: a stop of its own accord: %v, %+v", name, err, r.supervision())
+			}
+			if err := stop(r); err != nil || r.supervision().StoppedIn != "another" {
+				t.Errorf("%s: %v, %+v", name, err, r.supervision())
+			}
+		})
+	}
+}
+
+// TestFinishOfStarted: what its user has started meanwhile is not ended.
+func TestFinishOfStarted(t *testing.T) {
+	withSupervised(t, func(r *rig) {
+		if err := (Restarter{r.m}).Finish(r.ctx, r.pod); err != nil {
+			t.Fatal(err)
+		}
+		c, err := r.m.State.Container(r.ctr)
+		if err != nil || !c.Status.FinishedAt.IsZero() {
+			t.Errorf("%v, %+v", err, c.Status)
+		}
+	})
+}
+
+// TestKillOfRenamed: the user's word is on record under the name that the container has in
+// the specification, also where its own was changed by a rename that goes on, or that the
+// server has died in.
+func TestKillOfRenamed(t *testing.T) {
+	withSupervised(t, func(r *rig) {
+		if err := (Restarter{r.m}).renameContainer(context.Background(), r.ctr, "c", "d"); err != nil {
+			t.Fatal(err)
+		}
+		if err := (Restarter{r.m}).MarkStopped(r.ctx, r.ctr); err != nil || !r.supervision().Containers["c"].Stopped {
+			t.Errorf("%v, %+v", err, r.supervision())
+		}
+	})
+}

@@ -1,0 +1,246 @@
+package supervise
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/pkg/state"
+	"github.com/subpod/subpod/pkg/workload"
+)
+
+// TestStartAfterFailure: once what was missing is there, a start succeeds: an earlier
+// failure says nothing about it, and its pause is not waited for.
+func TestStartAfterFailure(t *testing.T) {
+	for _, policy := range []string{workload.No, workload.UnlessStopped} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFake(play(containerOf("a", workload.Main, policy)))
+			f.make = errors.New("the image is gone")
+			s := f.serve(t)
+			defer s.Close()
+			time.Sleep(2 * time.Hour)
+			f.mu.Lock()
+			f.make = nil
+			f.mu.Unlock()
+			begin := time.Now()
+			if err := s.StartPod(t.Context(), "pod", ""); err != nil || f.count("start a") != 1 || time.Since(begin) > time.Second {
+				t.Errorf("%s: %v, %v after %v", policy, err, f.log, time.Since(begin))
+			}
+		})
+	}
+}
+
+// TestStartInPause: a start does not wait for the pause before a restart.
+func TestStartInPause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(play(containerOf("a", workload.Main, workload.UnlessStopped), containerOf("b", workload.Main, workload.UnlessStopped)))
+		f.ends = func(name string, run int) (time.Duration, int32, bool) { return time.Second, 1, name == "a" && run < 6 }
+		s := f.serve(t)
+		defer s.Close()
+		for f.count("start a") < 6 {
+			time.Sleep(time.Second)
+		}
+		time.Sleep(3 * time.Second)
+		begin := time.Now()
+		if err := s.StartPod(t.Context(), "pod", ""); err != nil || f.count("start a") != 7 || f.count("start b") != 1 || time.Since(begin) > time.Second {
+			t.Errorf("%v, %v after %v", err, f.log, time.Since(begin))
+		}
+	})
+}
+
+// TestStartOfStopped: the start of a pod starts a container that its user had stopped.
+func TestStartOfStopped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(play(containerOf("a", workload.Main, workload.UnlessStopped), containerOf("b", workload.Main, workload.UnlessStopped)))
+		s := f.serve(t)
+		defer s.Close()
+		synctest.Wait()
+		if err := errors.Join(f.MarkStopped(t.Context(), "id-a"), f.End(t.Context(), "id-a", 0)); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if err := s.StartPod(t.Context(), "pod", ""); err != nil || f.count("start a") != 2 || f.count("start b") != 1 {
+			t.Errorf("%v, %v", err, f.log)
+		}
+	})
+}
+
+// TestRestartOfOne: a container that is restarted is alone in that: the pod sandbox
+// stays, although nothing else runs in it, and also when its client leaves.
+func TestRestartOfOne(t *testing.T) {
+	for _, leaves := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFake(play(containerOf("a", workload.Main, workload.OnFailure)))
+			s := f.serve(t)
+			defer s.Close()
+			synctest.Wait()
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			if leaves {
+				f.ending = cancel
+			}
+			_ = s.RestartPod(ctx, "pod", "id-a", time.Second)
+			synctest.Wait()
+			if f.count("finish") > 0 || f.count("start a") != 2 || !f.pod.Supervised() {
+				t.Errorf("leaves %v: %v, %+v", leaves, f.log, f.pod.Supervision)
+			}
+		})
+	}
+}
+
+// TestStopDuringResume: what its user stops in the new node stays stopped, also where the
+// supervisor has just decided to resume it.
+func TestStopDuringResume(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(play(containerOf("a", workload.Main, workload.Always)))
+		f.pod.Supervision = workload.Status{Stopped: true, StoppedIn: "before"}.With("a", workload.Progress{Ran: true})
+		f.pod.Status.Phase = state.PodNotReady
+		f.before = func() { f.pod.Supervision.StoppedIn = "node" }
+		s := f.serve(t)
+		defer s.Close()
+		time.Sleep(time.Hour)
+		if len(f.log) > 0 || f.pod.Supervised() {
+			t.Errorf("%v, %+v", f.log, f.pod.Supervision)
+		}
+	})
+}
+
+// TestStartDuringFinish: what its user starts is not finished, also where the supervisor
+// has just decided that; what is finished is so after a crash in between.
+func TestStartDuringFinish(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(play(containerOf("a", workload.Main, workload.No)))
+		f.ends = func(_ string, run int) (time.Duration, int32, bool) { return time.Second, 0, run == 0 }
+		s := f.serve(t)
+		defer s.Close()
+		synctest.Wait()
+		f.mu.Lock()
+		f.before = func() { f.pod.Supervision = f.pod.Supervision.With("a", workload.Progress{}) }
+		f.mu.Unlock()
+		time.Sleep(time.Minute)
+		if f.count("start a") != 2 || f.count("finish") != 0 || !f.pod.Supervised() {
+			t.Errorf("%v, %+v", f.log, f.pod.Supervision)
+		}
+	})
+	for _, st := range []workload.Status{
+		workload.Status{Done: true}.With("a", workload.Progress{Ran: true}),
+		workload.Status{Stopped: true}.With("a", workload.Progress{Ran: true, Stopped: true}),
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFake(play(containerOf("a", workload.Main, workload.No)))
+			f.pod.Supervision = st
+			s := f.serve(t)
+			defer s.Close()
+			time.Sleep(time.Minute)
+			if f.count("finish") != 1 || len(f.log) != 1 {
+				t.Errorf("%+v: %v", st, f.log)
+			}
+		})
+	}
+}
+
+// TestPreStopOutlivesRun: a container that ends in its preStop hook is not stopped once
+// more, when it runs again.
+func TestPreStopOutlivesRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := containerOf("a", workload.Main, workload.UnlessStopped)
+		c.Liveness = &workload.Probe{Command: []string{"alive"}, Period: time.Second, Timeout: time.Second, Successes: 1, Failures: 3}
+		c.PreStop = &workload.Hook{Sleep: 10 * time.Second}
+		f := newFake(play(c))
+		f.pod.Workload.Grace = 30 * time.Second
+		f.ends = func(_ string, run int) (time.Duration, int32, bool) { return 5 * time.Second, 1, run == 0 }
+		begin := time.Now()
+		f.exec = func(string, string) int32 {
+			return map[bool]int32{true: 1, false: 0}[time.Since(begin) < 4*time.Second]
+		}
+		s := f.serve(t)
+		defer s.Close()
+		time.Sleep(time.Minute)
+		if f.count("end a") != 0 || f.count("start a") != 2 {
+			t.Errorf("%v", f.log)
+		}
+	})
+}
+
+// TestCloseDuringStop: the server's end does not wait for a container that takes its time.
+func TestCloseDuringStop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := containerOf("a", workload.Main, workload.UnlessStopped)
+		c.Liveness = &workload.Probe{Command: []string{"alive"}, Period: time.Second, Timeout: time.Second, Successes: 1, Failures: 1}
+		c.PreStop = &workload.Hook{Sleep: time.Hour}
+		f := newFake(play(c))
+		f.pod.Workload.Grace = time.Hour
+		f.exec = func(string, string) int32 { return 1 }
+		s := f.serve(t)
+		time.Sleep(time.Minute)
+		begin := time.Now()
+		s.Close()
+		if d := time.Since(begin); d > time.Second {
+			t.Errorf("closed after %v", d)
+		}
+	})
+}
+
+// TestFollowBeforeStart: a client that comes before the pods are looked at is not told
+// that its pod was stopped.
+func TestFollowBeforeStart(t *testing.T) {
+	f := newFake(play(containerOf("a", workload.Main, workload.UnlessStopped)))
+	s := New(Options{NodeID: "node", Pods: f, Records: f, Sessions: f})
+	err := s.Follow(t.Context(), "pod", func(e Event) error { t.Errorf("%+v", e); return nil })
+	if err == nil {
+		t.Error("no error")
+	}
+}
+
+// TestEndlessHeader: of an answer that does not end, a part is read.
+func TestEndlessHeader(t *testing.T) {
+	client, server := net.Pipe()
+	defer client.Close()
+	var sent atomic.Int64
+	go func() {
+		_, _ = io.CopyN(io.Discard, server, 1)
+		go func() { _, _ = io.Copy(io.Discard, server) }()
+		_, _ = io.WriteString(server, "HTTP/1.1 200 OK\r\n")
+		for line := []byte("X-A: 0123456789\r\n"); sent.Load() < 64<<20; {
+			n, err := server.Write(line)
+			if sent.Add(int64(n)); err != nil {
+				return
+			}
+		}
+		server.Close()
+	}()
+	if err := get(t.Context(), client, &workload.HTTP{}); err == nil || sent.Load() > 2*maxAnswer {
+		t.Errorf("%v, after %d bytes", err, sent.Load())
+	}
+}
+
+// TestHalfRenamed: a container whose server has died in a rename, before its pod had the
+// name, is the pod's all the same.
+func TestHalfRenamed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(play(workload.Container{Name: "old", Role: workload.Main, Restart: workload.Policy{Name: workload.Always}}))
+		f.pod.Supervision = f.pod.Supervision.With("old", workload.Progress{Ran: true})
+		if _, err := f.CreateContainer(t.Context(), "pod", &runtimeapi.ContainerConfig{Metadata: &runtimeapi.ContainerMetadata{Name: "new"}}); err != nil {
+			t.Fatal(err)
+		}
+		f.containers[0].Status.StartedAt = time.Now()
+		s := f.serve(t)
+		defer s.Close()
+		time.Sleep(time.Minute)
+		if len(f.log) > 0 || len(f.containers) > 1 {
+			t.Errorf("%v", f.log)
+		}
+		_ = f.End(t.Context(), "id-new", 0)
+		time.Sleep(time.Minute)
+		if f.count("start new") != 1 {
+			t.Errorf("%v", f.log)
+		}
+	})
+}
