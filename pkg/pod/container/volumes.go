@@ -24,7 +24,7 @@ const maxVolumes = 256
 // imageVolumes makes the VOLUMEs of the container's image and returns their mounts:
 // writable, also where the root file system is read-only, with what the image has at
 // their paths, and gone with the container.
-func (b *Builder) imageVolumes(ctx context.Context, prepared *Prepared, c *state.Container) ([]*runtimeapi.Mount, error) {
+func imageVolumes(ctx context.Context, b *Builder, prepared *Prepared, c *state.Container) ([]*runtimeapi.Mount, error) {
 	id := c.ID
 	taken := slices.Clone(prepared.plan.Config.Mounts)
 	for _, t := range prepared.plan.options.Tmpfs {
