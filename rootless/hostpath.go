@@ -93,13 +93,11 @@ func (n *Node) Shows(path string) bool {
 // a kubelet in the node makes there. What it has where the user's home and
 // XDG_RUNTIME_DIR are is no stand-in for those. It is called in the node.
 func (n *Node) HasOwn(path string) bool {
-	for _, users := range []string{os.Getenv("HOME"), os.Getenv("XDG_RUNTIME_DIR")} {
-		if users = filepath.Clean(users); filepath.IsAbs(users) && users != "/" && within(path, users) {
-			return false
-		}
-	}
-	home := filepath.Clean(os.Getenv("HOME"))
-	return path == "/" || !filepath.IsAbs(home) || !within(home, path)
+	home, session := os.Getenv("HOME"), os.Getenv("XDG_RUNTIME_DIR")
+	isUsers := func(dir string) bool { return filepath.IsAbs(dir) && dir != "/" && within(path, dir) }
+	holds := func(dir string) bool { return filepath.IsAbs(dir) && path != "/" && within(dir, path) }
+	return !isUsers(filepath.Clean(home)) && !isUsers(resolved(home)) && !isUsers(filepath.Clean(session)) && !isUsers(resolved(session)) &&
+		!holds(filepath.Clean(home)) && !holds(resolved(home))
 }
 
 // askBroker sends the broker one request and returns what its answer has found, and the descriptors.

@@ -25,13 +25,13 @@ func (t *transfer) writable() (all, plain []string, err error) {
 	if err := os.MkdirAll(l.dirs.cache(), 0o700); err != nil {
 		return nil, nil, err
 	}
-	all, plain, err = l.libraryFiles()
+	all, plain, err = libraryFiles(l)
 	return append(all, t.tmp), append(plain, l.dirs.cache()), err
 }
 
 // libraryFiles are the directories and files of containers/storage: those of layers, in
 // which there is everything, and others.
-func (l *layerStore) libraryFiles() (all, plain []string, err error) {
+func libraryFiles(l *layerStore) (all, plain []string, err error) {
 	entries, err := os.ReadDir(l.opts.Root)
 	if err != nil {
 		return nil, nil, err

@@ -15,9 +15,9 @@ var afterVet = func() {}
 // containers/storage, where the kernel has Landlock: the library removes what files in a
 // layer's directory name, and a content process that was taken over may write those after
 // vetLayer has looked at them. It runs on a thread of its own, which ends with it.
-func (l *layerStore) confined(do func() error) error {
+func confined(l *layerStore, do func() error) error {
 	afterVet()
-	all, plain, err := l.libraryFiles()
+	all, plain, err := libraryFiles(l)
 	if err != nil {
 		return fmt.Errorf("delete a layer: %w", err)
 	}

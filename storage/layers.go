@@ -61,7 +61,7 @@ func (l *layerStore) deleteImage(id string) error {
 		}
 	}
 	return l.reserve.use(func() error {
-		return l.confined(func() error {
+		return confined(l, func() error {
 			_, err := l.cs.DeleteImage(id, true)
 			return err
 		})
@@ -74,7 +74,7 @@ func (l *layerStore) deleteLayer(id string) error {
 		return err
 	}
 	return l.reserve.use(func() error {
-		return l.confined(func() error { return l.cs.DeleteLayer(id) })
+		return confined(l, func() error { return l.cs.DeleteLayer(id) })
 	})
 }
 

@@ -15,7 +15,7 @@ import (
 )
 
 // outOf leads from wherever a root file system or a volume lies to the node's root.
-const outOf = "../../../../../../../../../../../../.."
+const outOf = "../../../../../../../../../../../../../../../../../../../.."
 
 // TestCopyLinks: links in a container, on the way of a copy out of it or into it, lead
 // nowhere but into the container (the class of CVE-2018-15664 and CVE-2019-14271).

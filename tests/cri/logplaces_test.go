@@ -9,11 +9,14 @@ import (
 	"github.com/subpod/subpod/tests/node"
 )
 
+// minimalView has the node show no more than it needs.
+var minimalView = node.Options{Config: "[node]\nview = \"auto\"\n"}
+
 // TestLogPlaces: who uses crictl on the host finds the logs in the directory that the pod
 // names, there or not yet, also where the node does not get that as a whole; a directory
 // that the node may not have is an error.
 func TestLogPlaces(t *testing.T) {
-	n := node.Start(t, node.Options{})
+	n := node.Start(t, minimalView)
 	n.Crictl("pull", busybox)
 	home := filepath.Join(n.Dir, "home") // the daemon's
 	unique := filepath.Base(n.Dir)
@@ -71,7 +74,7 @@ func TestLogPlaces(t *testing.T) {
 // TestMountsOfTheHome: a mount of what the node has in the home's place would show a
 // container an empty directory, and lose what it writes there. It is refused.
 func TestMountsOfTheHome(t *testing.T) {
-	n := node.Start(t, node.Options{})
+	n := node.Start(t, minimalView)
 	n.Crictl("pull", busybox)
 	home := filepath.Join(n.Dir, "home") // the daemon's
 	config := n.File("home-pod.json", podConfig(n, "home", nil))

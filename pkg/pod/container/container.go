@@ -106,7 +106,7 @@ func (b *Builder) endProcesses(ctx context.Context, c state.Container) error {
 // log. Idempotent.
 func (b *Builder) Delete(ctx context.Context, c state.Container) error {
 	err := errors.Join(b.Clean(ctx, c), b.Rootfs.Delete(ctx, c.ID))
-	b.detachLog(c)
+	hostLogs{b.HostTree, b.Log}.detach(c)
 	return err
 }
 

@@ -83,7 +83,7 @@ func (b *Builder) makeDirs(p state.Pod, c state.Container) error {
 	if c.Allocated.LogPath == "" {
 		return nil
 	}
-	if err := b.attachLog(filepath.Clean(p.Config.V.GetLogDirectory()), c.Allocated.LogPath); err != nil {
+	if err := (hostLogs{b.HostTree, b.Log}).attach(filepath.Clean(p.Config.V.GetLogDirectory()), c.Allocated.LogPath); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(c.Allocated.LogPath), 0o755); err != nil {

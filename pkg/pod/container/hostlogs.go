@@ -3,6 +3,7 @@ package container
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,13 +14,19 @@ import (
 	"github.com/subpod/subpod/pkg/subpath"
 )
 
-// attachLog shows the directory of a pod's logs at its own place where the node may have
+// hostLogs shows directories of logs in the node that the host has.
+type hostLogs struct {
+	tree HostTree // nil where the node shows all
+	log  *slog.Logger
+}
+
+// attach shows the directory of a pod's logs at its own place where the node may have
 // it of the host and does not show it; where it may not (the home, /tmp), what of the
 // log's path it may: the directories below, or the file. They are made, on the host,
 // where they are missing. Else the node's own of that name is used, unless it is one that
 // only the host has: ErrLogDirectory.
-func (b *Builder) attachLog(dir, path string) error {
-	if b.HostTree == nil || !filepath.IsAbs(dir) {
+func (h hostLogs) attach(dir, path string) error {
+	if h.tree == nil || !filepath.IsAbs(dir) {
 		return nil
 	}
 	for _, at := range []string{path, filepath.Dir(path), dir} {
@@ -28,25 +35,25 @@ func (b *Builder) attachLog(dir, path string) error {
 	if isMounted(dir) || isMounted(path) {
 		return nil
 	}
-	refused := b.attachLogDir(dir)
+	refused := h.attachDir(dir)
 	if refused == nil {
 		return nil
 	}
-	if below := filepath.Dir(path); below != dir && (isMounted(below) || b.attachLogDir(below) == nil) {
+	if below := filepath.Dir(path); below != dir && (isMounted(below) || h.attachDir(below) == nil) {
 		return nil
 	}
-	if b.attachLogFile(path) == nil {
+	if h.attachFile(path) == nil {
 		return nil
 	}
-	if !b.HostTree.HasOwn(dir) {
+	if !h.tree.HasOwn(dir) {
 		return fmt.Errorf("%w: %w", ErrLogDirectory, refused)
 	}
-	b.Log.Warn("a container's log is in the node's own directory, not in the host's: a client outside of the node cannot read it", "path", path, "reason", refused)
+	h.log.Warn("a container's log is in the node's own directory, not in the host's: a client outside of the node cannot read it", "path", path, "reason", refused)
 	return nil
 }
 
-func (b *Builder) attachLogDir(dir string) error {
-	tree, found, err := b.HostTree.OpenAbove(dir)
+func (h hostLogs) attachDir(dir string) error {
+	tree, found, err := h.tree.OpenAbove(dir)
 	if err != nil || tree == nil {
 		return err // or the node shows it
 	}
@@ -60,7 +67,7 @@ func (b *Builder) attachLogDir(dir string) error {
 			return fmt.Errorf("make the log's directory: %w", err)
 		}
 		above := tree
-		if tree, err = b.HostTree.Open(dir); err != nil || tree == nil {
+		if tree, err = h.tree.Open(dir); err != nil || tree == nil {
 			tree = above
 			return err
 		}
@@ -72,10 +79,10 @@ func (b *Builder) attachLogDir(dir string) error {
 	return subpath.AttachOn(dir, tree)
 }
 
-// attachLogFile does the same with the file alone. It cannot be replaced then by one of
+// attachFile does the same with the file alone. It cannot be replaced then by one of
 // the same name: such a log is not rotated.
-func (b *Builder) attachLogFile(path string) error {
-	tree, err := b.HostTree.OpenLog(path)
+func (h hostLogs) attachFile(path string) error {
+	tree, err := h.tree.OpenLog(path)
 	if err != nil {
 		return err
 	}
@@ -113,25 +120,25 @@ func isMounted(path string) bool {
 	return err == nil && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
 }
 
-// detachLog undoes attachLog once no container logs there any more: the kernel refuses
+// detach undoes attach once no container logs there any more: the kernel refuses
 // it before (EBUSY), and where nothing is mounted (EINVAL). What the node itself has mounted
 // there stays.
-func (b *Builder) detachLog(c state.Container) {
+func (h hostLogs) detach(c state.Container) {
 	path := c.Allocated.LogPath
-	if b.HostTree == nil || path == "" || c.Config.V == nil {
+	if h.tree == nil || path == "" || c.Config.V == nil {
 		return
 	}
 	dir := strings.TrimSuffix(path, "/"+filepath.Clean(c.Config.V.LogPath))
 	for _, at := range []string{path, filepath.Dir(path), dir} {
-		b.detach(at)
+		h.detachAt(at)
 	}
 }
 
-func (b *Builder) detach(at string) {
+func (h hostLogs) detachAt(at string) {
 	if !isMounted(at) {
 		return
 	}
-	tree, err := b.HostTree.Open(at)
+	tree, err := h.tree.Open(at)
 	if err != nil || tree == nil {
 		return
 	}
