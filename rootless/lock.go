@@ -207,13 +207,13 @@ func hasOpen(pid int, name string) bool {
 // Reset stops the daemon of the two directories, if one runs, and removes them with
 // all in them. Both stay locked until they are gone, so that no daemon starts in
 // between. It returns whether it has stopped a daemon, and what it has removed; a
-// directory that is not there is not an error. stopTimeout bounds the end of the
-// daemon.
+// directory that is not there is not an error. What keep names in the data directory stays.
+// stopTimeout bounds the end of the daemon.
 //
 // ErrHeld, before anything is stopped or removed, when the daemon that uses one
 // directory uses another one beside it: its pods or its images are not what the
 // caller has named.
-func Reset(ctx context.Context, runDir, dataDir string, stopTimeout time.Duration) (stopped bool, removed []string, err error) {
+func Reset(ctx context.Context, runDir, dataDir string, stopTimeout time.Duration, keep ...string) (stopped bool, removed []string, err error) {
 	if err := checkOwners(runDir, dataDir); err != nil {
 		return false, nil, err
 	}
@@ -236,7 +236,11 @@ func Reset(ctx context.Context, runDir, dataDir string, stopTimeout time.Duratio
 	_ = locks.writePID() // a full disk must not keep anyone from emptying it
 	var errs []error
 	for _, dir := range dirs {
-		if err := removeLocked(ctx, dir); err != nil {
+		stays := keep
+		if dir != dataDir {
+			stays = nil
+		}
+		if err := removeLocked(ctx, dir, stays); err != nil {
 			errs = append(errs, err)
 			continue
 		}
@@ -270,13 +274,13 @@ func checkOwners(runDir, dataDir string) error {
 
 // removeLocked removes a locked directory, the lock file last: whoever finds it gone
 // makes another one, which must not be removed.
-func removeLocked(ctx context.Context, dir string) error {
+func removeLocked(ctx context.Context, dir string, keep []string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
-		if e.Name() == fileLock {
+		if e.Name() == fileLock || slices.Contains(keep, e.Name()) {
 			continue
 		}
 		if err := RemoveAll(ctx, filepath.Join(dir, e.Name())); err != nil {

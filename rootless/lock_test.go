@@ -201,7 +201,7 @@ func TestLockRemoved(t *testing.T) {
 					t.Errorf("removed by another: %v", err)
 				}
 				owners.Add(-1)
-				if err := removeLocked(t.Context(), dir); err != nil {
+				if err := removeLocked(t.Context(), dir, nil); err != nil {
 					t.Error(err)
 				}
 				locks.release()

@@ -15,6 +15,10 @@ type record struct {
 	ReadOnly bool    `json:"readOnly,omitempty"`
 	UIDMap   []IDMap `json:"uidMap,omitempty"`
 	GIDMap   []IDMap `json:"gidMap,omitempty"`
+	// Volumes are those that MakeVolumes has made, with the names of their directories, for
+	// the paths VolumesAsked.
+	Volumes      []Volume `json:"volumes,omitempty"`
+	VolumesAsked []string `json:"volumesAsked,omitempty"`
 }
 
 const recordFile = "record.json"

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -19,7 +20,8 @@ import (
 // Volume is a directory that belongs to a root file system: for a VOLUME of its image.
 type Volume struct {
 	// Path is where the container sees it, Dir where it is on the node.
-	Path, Dir string
+	Path string `json:"path"`
+	Dir  string `json:"dir"`
 }
 
 // MakeVolumes makes a directory for each of paths, which are absolute paths in the
@@ -29,8 +31,9 @@ type Volume struct {
 // and never out of it; Volume.Path is what they lead to. One for which wanted is false
 // then, and one that is a file or leads through one, gets no volume: these are returned in
 // left. What lies in a volume that is below another is copied into the former only.
-// The directories last until Delete; after an error there are none. Idempotent: content
-// that a call which was cut short has left is replaced. ErrRootfsNotFound, ErrNoSpace,
+// The directories last until Delete; after an error there are none. Idempotent: what was
+// made stays as the container has left it, also when less is asked for, and only what a
+// call which was cut short has left is replaced. ErrRootfsNotFound, ErrNoSpace,
 // ErrTooLarge where the volumes together hold more than Limits.Size and Limits.Entries
 // allow an image.
 func (r *Rootfs) MakeVolumes(ctx context.Context, id string, paths []string, wanted func(string) bool) (made []Volume, left []string, err error) {
@@ -54,6 +57,9 @@ func (r *Rootfs) MakeVolumes(ctx context.Context, id string, paths []string, wan
 		return nil, nil, err
 	}
 	parent := filepath.Join(dir, "volumes")
+	if kept := keptVolumes(rec, parent, paths, wanted); kept != nil {
+		return kept, nil, nil
+	}
 	if err := os.RemoveAll(parent); err != nil {
 		return nil, nil, err
 	}
@@ -83,7 +89,34 @@ func (r *Rootfs) MakeVolumes(ctx context.Context, id string, paths []string, wan
 			return nil, nil, fmt.Errorf("make volume %s of %s: %w", v.Path, id, err)
 		}
 	}
-	return made, left, nil
+	return made, left, recordVolumes(dir, rec, made, paths)
+}
+
+// recordVolumes keeps what was made for paths in the record of a root file system.
+func recordVolumes(dir string, rec record, made []Volume, paths []string) error {
+	rec.Volumes, rec.VolumesAsked = nil, paths
+	for _, v := range made {
+		rec.Volumes = append(rec.Volumes, Volume{Path: v.Path, Dir: filepath.Base(v.Dir)})
+	}
+	return writeRecord(dir, rec)
+}
+
+// keptVolumes returns the volumes that an earlier call has made, nil where it has not been
+// asked for all of paths.
+func keptVolumes(rec record, parent string, paths []string, wanted func(string) bool) []Volume {
+	asked := func(path string) bool { return slices.Contains(rec.VolumesAsked, path) }
+	for _, path := range paths {
+		if !asked(path) {
+			return nil
+		}
+	}
+	kept := []Volume{}
+	for _, v := range rec.Volumes {
+		if wanted(v.Path) {
+			kept = append(kept, Volume{Path: v.Path, Dir: filepath.Join(parent, v.Dir)})
+		}
+	}
+	return kept
 }
 
 // planVolumes finds out where paths lead to, and which of them get a volume.
@@ -116,6 +149,37 @@ func planVolumes(root, parent string, paths []string, wanted func(string) bool) 
 		}
 	}
 	return planned, left, nil
+}
+
+// CopyOut makes the directory dir with the content of the directory at path in the mounted
+// root file system id, as MakeVolumes does. Nothing is made where there is no such
+// directory. ErrRootfsNotFound, ErrNoSpace, ErrTooLarge.
+func (r *Rootfs) CopyOut(ctx context.Context, id, path, dir string) error {
+	at := r.store.dirs.rootfs(id)
+	if !validID.MatchString(id) {
+		return fmt.Errorf("%w: %q", ErrBadID, id)
+	}
+	rec, err := readRecord(at)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %s", ErrRootfsNotFound, id)
+	}
+	if err != nil {
+		return err
+	}
+	source, err := openInRoot(r.mountPoint(at), path)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	source.Close()
+	c := treeCopy{ctx: ctx, limits: r.store.opts.Limits}
+	err = makeVolume(&c, r.mountPoint(at), rec, Volume{Path: path, Dir: dir})
+	if sentinelOf(err) == ErrNoSpace && !errors.Is(err, ErrNoSpace) {
+		err = fmt.Errorf("%w: %w", ErrNoSpace, err)
+	}
+	return err
 }
 
 // makeVolume makes one volume.

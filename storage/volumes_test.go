@@ -97,6 +97,34 @@ func TestNestedVolumes(t *testing.T) {
 	}
 }
 
+// TestVolumesStay: what a container has written into its volumes is there when it is made
+// again; after a call for another path, and one that was cut short, they are made anew.
+func TestVolumesStay(t *testing.T) {
+	ctx := context.Background()
+	s, id, _ := volumeStore(t, DriverFuse, Limits{}, layer{"a/": {typeflag: tar.TypeDir}, "a/file": {content: "a"}, "b/": {typeflag: tar.TypeDir}})
+	make := func(paths ...string) (mark string) {
+		t.Helper()
+		made, _, err := s.Rootfs.MakeVolumes(ctx, id, paths, always)
+		if err != nil || len(made) == 0 || made[0].Path != "/a" || !exists(filepath.Join(made[0].Dir, "file")) {
+			t.Fatal(made, err)
+		}
+		return filepath.Join(made[0].Dir, "mark")
+	}
+	mark := make("/a", "/none")
+	if err := os.WriteFile(mark, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if again := make("/a", "/none"); again != mark || !exists(mark) {
+		t.Errorf("%s is gone", mark)
+	}
+	if again := make("/a"); !exists(again) {
+		t.Errorf("%s is gone after less was asked for", again)
+	}
+	if again := make("/a", "/b"); exists(again) {
+		t.Errorf("%s is there after another path was asked for", again)
+	}
+}
+
 // describeTree describes the files of a tree, but not their content.
 func describeTree(t *testing.T, root string) string {
 	t.Helper()

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"time"
 
 	"github.com/subpod/subpod/cmd/internal/cli"
 	"github.com/subpod/subpod/netns"
@@ -18,6 +20,7 @@ import (
 	"github.com/subpod/subpod/pkg/control"
 	"github.com/subpod/subpod/pkg/cri"
 	"github.com/subpod/subpod/pkg/events"
+	"github.com/subpod/subpod/pkg/health"
 	"github.com/subpod/subpod/pkg/hostport"
 	"github.com/subpod/subpod/pkg/oci"
 	"github.com/subpod/subpod/pkg/ocispec"
@@ -28,6 +31,7 @@ import (
 	"github.com/subpod/subpod/pkg/state"
 	"github.com/subpod/subpod/pkg/stats"
 	"github.com/subpod/subpod/pkg/supervise"
+	"github.com/subpod/subpod/pkg/volumes"
 	"github.com/subpod/subpod/rootless"
 	"github.com/subpod/subpod/storage"
 )
@@ -110,6 +114,7 @@ func openDependencies(ctx context.Context, cfg *config.Config, degraded string, 
 // connect builds the core and what serves it from the opened stores and mechanisms.
 func (d *dependencies) connect(cfg *config.Config, node *rootless.Node, executor *oci.Executor, network netns.Network, host ocispec.Host, cg cgroup.Delegation) {
 	sandboxes := newSandboxes(cfg, node, network, cg)
+	named := openVolumes(cfg)
 	containers := &container.Builder{
 		Dir:            filepath.Join(cfg.Daemon.RunDir, "containers"),
 		SubPathDir:     filepath.Join(cfg.Daemon.RunDir, "subpaths"),
@@ -123,11 +128,16 @@ func (d *dependencies) connect(cfg *config.Config, node *rootless.Node, executor
 		Cgroup:         cg,
 		SeccompProfile: cfg.Runtime.SeccompProfile,
 		CDISpecDirs:    cfg.Runtime.CDISpecDirs,
+		Volumes:        named,
+		SecretDir:      filepath.Join(cfg.Daemon.DataDir, "secrets"),
+		Init:           initProgram(),
 		Log:            slog.Default(),
 	}
 	orphans := &pod.Orphans{State: d.state, Rootfs: d.storage.Rootfs, Executor: executor, SandboxDir: sandboxes.Dir, ContainerDir: containers.Dir, SubPathDir: containers.SubPathDir}
 	handlers := pod.Handlers{Default: cfg.Runtime.DefaultHandler, Known: executor.Handlers()}
 	collector := newStats(d.storage)
+	sessions := &pod.Sessions{State: d.state, Executor: executor, NodeNetNS: node.NetNS, Bounding: host.Bounding}
+	checks := health.New(healthExec(sessions))
 	d.manager = pod.New(pod.Options{
 		NodeID:     node.Identity,
 		LogDir:     filepath.Join(cfg.Daemon.DataDir, "logs"),
@@ -139,33 +149,39 @@ func (d *dependencies) connect(cfg *config.Config, node *rootless.Node, executor
 		Processes:  executor,
 		Orphans:    orphans,
 		Events:     d.events,
+		Health:     checks,
+		ReopenLog:  sessions.ReopenLog,
 		Forget:     collector.Forget,
 		Changed:    func(podID string) { d.units.Kick(podID) },
 		Log:        slog.Default(),
 	})
-	sessions := &pod.Sessions{State: d.state, Executor: executor, NodeNetNS: node.NetNS}
 	restarter := &pod.Restarter{Manager: d.manager}
-	d.units = supervise.New(supervise.Options{
-		NodeID: node.Identity, Pods: restarter, Records: d.state, Sessions: sessions,
-		Volumes: func(podID string) string { return filepath.Join(sandboxes.Dir, podID, api.MemoryVolumes) },
-		Health:  rpc.CheckHealth, Log: slog.Default(),
-	})
+	d.units = newSupervisor(node, restarter, d.state, sessions, sandboxes.Dir)
 	d.control = control.Dependencies{
-		Containers: d.manager,
-		Sessions:   sessions,
-		Restarter:  restarter,
-		Supervisor: d.units,
-		Copier:     &pod.Copier{Manager: d.manager, Roots: containers},
-		Checker:    &pod.Checker{State: d.state, Images: d.storage.Images, Orphans: orphans},
-		Images:     d.storage.Images,
-		Audit:      d.auditLog(),
-		HostTree:   hostTree(node),
-		TempDir:    filepath.Join(cfg.Daemon.RunDir, "loads"),
+		Containers:   d.manager,
+		Sessions:     sessions,
+		Restarter:    restarter,
+		Supervisor:   d.units,
+		Copier:       &pod.Copier{Manager: d.manager, Roots: containers},
+		Checker:      &pod.Checker{State: d.state, Images: d.storage.Images, Orphans: orphans},
+		Images:       d.storage.Images,
+		Rootfs:       d.storage.Rootfs,
+		NamedVolumes: named,
+		State:        d.state,
+		Audit:        d.auditLog(),
+		HostTree:     hostTree(node),
+		TempDir:      filepath.Join(cfg.Daemon.RunDir, "loads"),
 	}
+	d.connectCRI(node, sessions, checks, network, collector, handlers, host, cg)
+}
+
+// connectCRI gives the CRI service what it is served from.
+func (d *dependencies) connectCRI(node *rootless.Node, sessions *pod.Sessions, checks *health.Monitor, network netns.Network, collector *stats.Collector, handlers pod.Handlers, host ocispec.Host, cg cgroup.Delegation) {
 	d.cri = cri.Dependencies{
 		Version:    cli.Version(version),
 		Manager:    d.manager,
 		Sessions:   sessions,
+		Health:     checks,
 		State:      d.state,
 		Images:     d.storage.Images,
 		Rootfs:     d.storage.Rootfs,
@@ -178,6 +194,41 @@ func (d *dependencies) connect(cfg *config.Config, node *rootless.Node, executor
 		GIDs:       node.GIDMap,
 		Handlers:   handlers,
 		MissingIDs: missingIDs(node),
+	}
+}
+
+func newSupervisor(node *rootless.Node, pods *pod.Restarter, records *state.Store, sessions *pod.Sessions, sandboxDir string) *supervise.Supervisor {
+	return supervise.New(supervise.Options{
+		NodeID: node.Identity, Pods: pods, Records: records, Sessions: sessions,
+		Volumes: func(podID string) string { return filepath.Join(sandboxDir, podID, api.MemoryVolumes) },
+		Health:  rpc.CheckHealth, Log: slog.Default(),
+	})
+}
+
+// openVolumes returns the named volumes.
+func openVolumes(cfg *config.Config) *volumes.Store {
+	s := &volumes.Store{Dir: filepath.Join(cfg.Daemon.DataDir, "volumes")}
+	if err := s.Clear(); err != nil {
+		slog.Warn("what an interrupted copy into a volume has left could not be removed", "error", err)
+	}
+	return s
+}
+
+// initProgram returns the program that is the init process of containers: it lies beside
+// this one.
+func initProgram() string {
+	exe, err := os.Executable()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(filepath.Dir(exe), rootless.NodeBinary)
+}
+
+// healthExec runs the command of a health check.
+func healthExec(sessions *pod.Sessions) health.Exec {
+	return func(ctx context.Context, id string, command []string, timeout time.Duration) (int32, []byte, error) {
+		r, err := sessions.ExecSync(ctx, id, command, timeout)
+		return r.ExitCode, slices.Concat(r.Stdout, r.Stderr), err
 	}
 }
 

@@ -14,13 +14,13 @@ import (
 )
 
 // Exit codes, which scripts may rely on. "run" and "exec" exit with the code of
-// the command that they ran, or with one of the last three.
+// the command that they ran, or with one of the last three. The one for invalid usage is
+// Podman's and Docker's.
 const (
 	exitError         = 1
-	exitUsage         = 2
 	exitNotFound      = 3
 	exitNoDaemon      = 4
-	exitRun           = 125 // subpod could not run the command
+	exitRun           = 125 // subpod could not run the command, or was called wrongly
 	exitNotExecutable = 126
 	exitNoCommand     = 127
 )
@@ -132,7 +132,7 @@ func exitCode(err error) int {
 	case errors.As(err, &code):
 		return int(code)
 	case errors.Is(err, errUsage):
-		return exitUsage
+		return exitRun
 	case errors.Is(err, client.ErrNoDaemon):
 		return exitNoDaemon
 	case errors.Is(err, client.ErrNotFound), client.IsNotFound(err):

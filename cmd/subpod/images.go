@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -67,8 +68,28 @@ func newImages(a *app) *cobra.Command {
 		ValidArgsFunction: a.completeImages,
 	}
 	out = addFormat(cmd)
+	out.addGoFormat(cmd, "")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "IDs only")
+	cmd.Flags().BoolVarP(&out.noHeading, "noheading", "n", false, "leave out the line of titles")
 	return cmd
+}
+
+// fields implements named, with Podman's names.
+func (r imageRow) fields() map[string]any {
+	repository, tag := "<none>", "<none>"
+	if i := strings.LastIndexByte(r.Name, ':'); i > strings.LastIndexByte(r.Name, '/') {
+		repository, tag = r.Name[:i], r.Name[i+1:]
+	} else if r.Name != "" {
+		repository = r.Name
+	}
+	digest := "<none>"
+	if len(r.Digests) > 0 {
+		_, digest, _ = strings.Cut(r.Digests[0], "@")
+	}
+	return map[string]any{
+		"ID": shortID(r.ID), "Id": r.ID, "Repository": repository, "Tag": tag, "Digest": digest, "Size": bytesText(r.Size),
+		"CreatedSince": ago(r.Created), "CreatedAt": r.Created.Format("2006-01-02 15:04:05 -0700 MST"),
+	}
 }
 
 func imageRows(ctx context.Context, c *client.Client, args []string) ([]imageRow, error) {
@@ -85,7 +106,7 @@ func imageRows(ctx context.Context, c *client.Client, args []string) ([]imageRow
 	}
 	var rows []imageRow
 	for _, i := range list.Images {
-		row := imageRow{ID: i.Id, Digests: i.RepoDigests, Size: i.Size, Pinned: i.Pinned}
+		row := imageRow{ID: i.Id, Digests: slices.Concat([]string{}, i.RepoDigests), Size: i.Size, Pinned: i.Pinned}
 		info, err := imageInfo(ctx, c, i.Id)
 		if err != nil && !client.IsNotFound(err) {
 			return nil, err
@@ -148,20 +169,62 @@ registries.conf, policy.json and certs.d are shared with Podman and Buildah.`,
 	return cmd
 }
 
+func newPush(a *app) *cobra.Command {
+	var quiet bool
+	cmd := &cobra.Command{
+		Use:   "push [flags] IMAGE [DESTINATION]",
+		Short: "Push an image to a registry",
+		Long: `Copies an image to a registry, under its own name or another one, with the credentials
+in auth.json (see "subpod login").`,
+		Example: "  subpod push registry.example.com/me/app:v1\n  subpod push app:v1 registry.example.com/me/app:v1",
+		Args:    between(1, 2),
+		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) error {
+			target := ""
+			if len(args) == 2 {
+				target = strings.TrimPrefix(args[1], "docker://")
+			}
+			name, err := conn.Push(cmd.Context(), args[0], target)
+			if err == nil && !quiet {
+				fmt.Fprintln(cmd.OutOrStdout(), plain(name))
+			}
+			return err
+		}),
+		ValidArgsFunction: a.completeImages,
+	}
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "do not print the name")
+	return cmd
+}
+
 func newRmi(a *app) *cobra.Command {
-	var force bool
+	var force, all, ignore bool
 	cmd := &cobra.Command{
 		Use:   "rmi [flags] IMAGE...",
 		Short: "Remove images",
 		Long: `Removes a name from an image, and the image itself with its last name. Given an ID,
-removes the image.`,
+removes the image. An image that a container uses is refused; with --force the
+containers are removed, too.`,
 		Example: "  subpod rmi busybox:1.36\n  subpod rmi 9f2a3c",
-		Args:    atLeast(1),
+		Args:    argsOrAll(&all),
 		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) error {
+			if all {
+				rows, err := imageRows(cmd.Context(), conn.Client, nil)
+				if err != nil {
+					return err
+				}
+				for _, r := range rows {
+					args = append(args, cmp.Or(r.Name, r.ID))
+				}
+			}
 			return each(args, func(ref string) error {
 				done, err := conn.Untag(cmd.Context(), ref, force)
-				if client.IsNotFound(err) && force {
+				if client.IsNotFound(err) && (force || ignore) {
 					return nil
+				}
+				if err != nil && force {
+					if err := removeUsers(cmd.Context(), conn, ref); err != nil {
+						return err
+					}
+					done, err = conn.Untag(cmd.Context(), ref, force)
 				}
 				if err != nil {
 					return err
@@ -177,8 +240,29 @@ removes the image.`,
 		}),
 		ValidArgsFunction: a.completeImages,
 	}
-	cmd.Flags().BoolVarP(&force, "force", "f", false, "also remove an image with several names; ignore images that do not exist")
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "also remove an image with several names, and the containers that use it; ignore images that do not exist")
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "all images")
+	cmd.Flags().BoolVarP(&ignore, "ignore", "i", false, "ignore images that do not exist")
 	return cmd
+}
+
+// removeUsers removes the containers that use an image, running or not.
+func removeUsers(ctx context.Context, conn *connection, ref string) error {
+	st, err := conn.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: ref}})
+	if err != nil || st.Image == nil {
+		return err
+	}
+	list, err := conn.Containers(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, x := range list {
+		if strings.TrimPrefix(x.ImageId, "sha256:") == strings.TrimPrefix(st.Image.Id, "sha256:") {
+			errs = append(errs, remove(ctx, conn, x.Id, true))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func newTag(a *app) *cobra.Command {

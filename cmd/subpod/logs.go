@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -13,36 +15,77 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/cmd/internal/logs"
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/client"
 )
 
 func newLogs(a *app) *cobra.Command {
 	var o logs.Options
-	var since string
+	var since, until string
+	var names, colour bool
 	cmd := &cobra.Command{
-		Use:     "logs [flags] CONTAINER",
-		Short:   "Show the logs of a container",
+		Use:     "logs [flags] CONTAINER...",
+		Short:   "Show the logs of containers",
 		Example: "  subpod logs web\n  subpod logs -f --tail 20 web\n  subpod logs --since 10m --timestamps web/nginx",
-		Args:    exactly(1),
+		Args:    atLeast(1),
 		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) (err error) {
-			if o.Since, err = parseSince(since, time.Now()); err != nil {
+			if o.Since, err = parseTime("--since", since, time.Now()); err != nil {
+				return err
+			}
+			if o.Until, err = parseTime("--until", until, time.Now()); err != nil {
 				return err
 			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), unix.SIGINT, unix.SIGTERM)
 			defer stop()
-			return showLog(ctx, conn.Client, args[0], o, os.Stdout, os.Stderr)
+			return showLogs(ctx, conn.Client, args, o, names || colour)
 		}),
 		ValidArgsFunction: a.completeContainers,
 	}
 	cmd.Flags().BoolVarP(&o.Follow, "follow", "f", false, "follow the log until the container exits")
 	cmd.Flags().StringVar(&since, "since", "", "only entries newer than a duration (10m) or a time (2006-01-02T15:04:05Z)")
-	cmd.Flags().IntVarP(&o.Tail, "tail", "n", -1, "only the last lines (-1: all)")
+	cmd.Flags().StringVar(&until, "until", "", "only entries older than a duration or a time")
+	cmd.Flags().IntVar(&o.Tail, "tail", -1, "only the last lines (-1: all)")
+	cmd.Flags().BoolVarP(&names, "names", "n", false, "put the name of the container in front of each line")
+	cmd.Flags().BoolVar(&colour, "color", false, "no colour, but the name of the container in front of each line")
+	addRefused(cmd.Flags(), refused{"latest": notYet + "name the container; \"subpod ps -q -n 1\" prints it"})
 	cmd.Flags().BoolVarP(&o.Timestamps, "timestamps", "t", false, "show timestamps")
 	return cmd
 }
 
-// parseSince reads a duration before now, or a time.
-func parseSince(s string, now time.Time) (time.Time, error) {
+// showLogs shows the logs of several containers: one after the other, or, when they are
+// followed, as they are written.
+func showLogs(ctx context.Context, c *client.Client, refs []string, o logs.Options, names bool) error {
+	if !o.Follow || len(refs) == 1 {
+		return each(refs, func(ref string) error {
+			own := o
+			if names {
+				own.Prefix = ref + " "
+			}
+			return showLog(ctx, c, ref, own, os.Stdout, os.Stderr)
+		})
+	}
+	errs := make(chan error, len(refs))
+	for _, ref := range refs {
+		go func() {
+			own := o
+			if names {
+				own.Prefix = ref + " "
+			}
+			errs <- showLog(ctx, c, ref, own, os.Stdout, os.Stderr)
+		}()
+	}
+	var all []error
+	for range refs {
+		all = append(all, <-errs)
+	}
+	return errors.Join(all...)
+}
+
+// parseSince is parseTime of --since.
+func parseSince(s string, now time.Time) (time.Time, error) { return parseTime("--since", s, now) }
+
+// parseTime reads a duration before now, seconds of the epoch, or a time.
+func parseTime(flag, s string, now time.Time) (time.Time, error) {
 	if s == "" {
 		return time.Time{}, nil
 	}
@@ -54,7 +97,10 @@ func parseSince(s string, now time.Time) (time.Time, error) {
 			return t, nil
 		}
 	}
-	return time.Time{}, usagef("invalid --since %q: expected a duration such as 10m, or a time such as 2006-01-02T15:04:05Z", s)
+	if n, err := strconv.ParseInt(s, 10, 64); err == nil && n >= 1e9 {
+		return time.Unix(n, 0), nil
+	}
+	return time.Time{}, usagef("invalid %s %q: expected a duration such as 10m, or a time such as 2006-01-02T15:04:05Z", flag, s)
 }
 
 func showLog(ctx context.Context, c *client.Client, ref string, o logs.Options, stdout, stderr io.Writer) error {
@@ -76,6 +122,15 @@ func showLog(ctx context.Context, c *client.Client, ref string, o logs.Options, 
 		waited, cancel := context.WithCancel(ctx)
 		defer cancel()
 		o.Ended = endOf(waited, c, x.Id)
+	}
+	if !o.Follow || o.Tail < 0 { // the older half of a log that has reached its bound
+		old := o
+		old.Follow, old.Tail = false, -1
+		if _, err := os.Stat(st.Status.LogPath + api.OldLog); err == nil && o.Tail < 0 {
+			if err := logs.Read(ctx, st.Status.LogPath+api.OldLog, old, stdout, stderr); err != nil {
+				return err
+			}
+		}
 	}
 	err = logs.Read(ctx, st.Status.LogPath, o, stdout, stderr)
 	if ctx.Err() != nil {

@@ -37,10 +37,10 @@ func newRoot() *cobra.Command {
 		Long: `Runs containers and Kubernetes pods as an unprivileged user. The daemon serves the
 Container Runtime Interface on a unix socket; the other commands are its clients.
 
-Exit codes: 1 failure, 2 invalid usage, 3 no such container, pod or image, 4 no
-daemon running. "run" and "exec" exit with the code of the command that they ran,
-or 125 if subpod itself failed, 126 if the command cannot be executed, 127 if the
-command is not found.`,
+Exit codes: 1 failure, 3 no such container, pod or image, 4 no daemon running, 125
+invalid usage. "run" and "exec" exit with the code of the command that they ran, or
+125 if subpod itself failed, 126 if the command cannot be executed, 127 if it is not
+found.`,
 		Example: `  subpod run -it --rm busybox sh
   subpod play pod.yaml
   subpod ps`,
@@ -59,9 +59,9 @@ command is not found.`,
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	cmd.SuggestionsMinimumDistance = 2
-	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usageError{fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())}
-	})
+	cmd.SetFlagErrorFunc(flagError)
+	cmd.Version = cli.Version(version)
+	cmd.SetVersionTemplate("{{.Name}} version {{.Version}}\n")
 	if isTerminal(os.Stdout) {
 		cmd.SetOut(plainWriter{os.Stdout})
 	}
@@ -70,6 +70,7 @@ command is not found.`,
 	cmd.AddGroup(
 		&cobra.Group{ID: groupContainers, Title: "Containers and pods:"},
 		&cobra.Group{ID: groupImages, Title: "Images:"},
+		&cobra.Group{ID: groupData, Title: "Volumes and secrets:"},
 		&cobra.Group{ID: groupNode, Title: "The daemon and its node:"},
 	)
 	add := func(group string, list ...*cobra.Command) {
@@ -83,8 +84,9 @@ command is not found.`,
 	}
 	add(groupContainers, newRun(a), newPlay(a), newPs(a), newPods(a), newLogs(a), newExec(a), newAttach(a),
 		newCp(a), newPortForward(a), newCreate(a), newStart(a), newStop(a), newRestart(a), newKill(a),
-		newPause(a, false), newPause(a, true), newWait(a), newRename(a), newRm(a), newStats(a), newTop(a), newInspect(a), newEvents(a), newNetwork(a))
-	add(groupImages, newPull(a), newImages(a), newRmi(a), newTag(a), newLoad(a.flags), newSave(a), newLogin(a), newLogout(a))
+		newPause(a, false), newPause(a, true), newWait(a), newRename(a), newRm(a), newStats(a), newTop(a), newInspect(a), newDiff(a), newCommit(a), newEvents(a), newNetwork(a))
+	add(groupImages, newPull(a), newPush(a), newImages(a), newRmi(a), newTag(a), newLoad(a.flags), newSave(a), newHistory(a), newImage(a), newLogin(a), newLogout(a))
+	add(groupData, newVolume(a), newSecret(a))
 	add(groupNode, newDaemon(a.flags), newReload(a.flags), newNsenter(a.flags), newUnshare(a.flags),
 		newInfo(a), newDoctor(a.flags), newSystem(a), newVersion())
 	cmd.AddCommand(newMan())
@@ -95,5 +97,6 @@ command is not found.`,
 const (
 	groupContainers = "containers"
 	groupImages     = "images"
+	groupData       = "data"
 	groupNode       = "node"
 )

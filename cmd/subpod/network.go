@@ -2,7 +2,7 @@ package main
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -80,6 +80,10 @@ func newNetworkCreate(a *app) *cobra.Command {
 	f.StringArrayVarP(&o.options, "opt", "o", nil, "mtu=BYTES or isolate=true")
 	f.StringArrayVar(&o.labels, "label", nil, "label as NAME=VALUE")
 	f.BoolVar(&o.ignore, "ignore", false, "succeed if there is one of the name")
+	addRefused(f, refused{
+		"interface-name": "the bridges are the server's, and named by it",
+		"route":          "a network leads to the uplink alone",
+	})
 	return cmd
 }
 
@@ -170,7 +174,7 @@ func findNetwork(ctx context.Context, c *client.Client, ref string) (api.Network
 }
 
 func newNetworkList(a *app) *cobra.Command {
-	var quiet bool
+	var quiet, noHeading bool
 	var out *format
 	cmd := &cobra.Command{
 		Use: "ls [flags]", Aliases: []string{"list"},
@@ -191,11 +195,12 @@ func newNetworkList(a *app) *cobra.Command {
 				}
 				return nil
 			}
-			return printList(cmd.OutOrStdout(), out, all, []column[api.Network]{
-				{"NETWORK ID", func(n api.Network) string { return shortID(n.ID) }},
-				{"NAME", func(n api.Network) string { return n.Name }},
-				{"DRIVER", func(api.Network) string { return "bridge" }},
-				{"SUBNETS", func(n api.Network) string {
+			out.noHeading = noHeading
+			return printList(cmd.OutOrStdout(), out, networkRows(all), []column[networkRow]{
+				{"NETWORK ID", func(n networkRow) string { return shortID(n.ID) }},
+				{"NAME", func(n networkRow) string { return n.Name }},
+				{"DRIVER", func(networkRow) string { return "bridge" }},
+				{"SUBNETS", func(n networkRow) string {
 					var all []string
 					for _, s := range n.Subnets {
 						all = append(all, s.Subnet)
@@ -206,8 +211,29 @@ func newNetworkList(a *app) *cobra.Command {
 		}),
 	}
 	out = addFormat(cmd)
+	out.addGoFormat(cmd, "")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "names only")
+	cmd.Flags().BoolVarP(&noHeading, "noheading", "n", false, "leave out the line of titles")
+	addRefused(cmd.Flags(), refused{
+		"filter":   notYet + "use grep, or a template of --format",
+		"no-trunc": notYet + "the whole ID is in -o json",
+	})
 	return cmd
+}
+
+// networkRow is a network with the fields that Podman has.
+type networkRow struct{ api.Network }
+
+func (r networkRow) fields() map[string]any {
+	return map[string]any{"ID": r.ID, "Driver": "bridge", "Labels": r.Labels, "Label": func(name string) string { return r.Labels[name] }}
+}
+
+func networkRows(all []api.Network) []networkRow {
+	rows := make([]networkRow, 0, len(all))
+	for _, n := range all {
+		rows = append(rows, networkRow{n})
+	}
+	return rows
 }
 
 func newNetworkRemove(a *app) *cobra.Command {
@@ -244,15 +270,20 @@ func newNetworkRemove(a *app) *cobra.Command {
 		ValidArgsFunction: a.completeNetworks,
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "remove its pods first; no error if there is no such network")
+	addRefused(cmd.Flags(), refused{"time": "pods have a grace period of their own"})
 	return cmd
 }
 
 func newNetworkInspect(a *app) *cobra.Command {
-	return &cobra.Command{
+	out := &format{value: "json"}
+	cmd := &cobra.Command{
 		Use:   "inspect NETWORK...",
 		Short: "Show networks as JSON",
 		Args:  atLeast(1),
 		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) error {
+			if err := out.check(); err != nil {
+				return err
+			}
 			found := []api.Network{}
 			err := each(args, func(ref string) error {
 				n, err := findNetwork(cmd.Context(), conn.Client, ref)
@@ -261,15 +292,12 @@ func newNetworkInspect(a *app) *cobra.Command {
 				}
 				return err
 			})
-			text, jsonErr := json.MarshalIndent(found, "", "  ")
-			if jsonErr != nil {
-				return jsonErr
-			}
-			fmt.Fprintln(cmd.OutOrStdout(), string(text))
-			return err
+			return errors.Join(printList(cmd.OutOrStdout(), out, networkRows(found), nil), err)
 		}),
 		ValidArgsFunction: a.completeNetworks,
 	}
+	out.addGoFormat(cmd, "f")
+	return cmd
 }
 
 func newNetworkPrune(a *app) *cobra.Command {
@@ -301,6 +329,7 @@ func newNetworkPrune(a *app) *cobra.Command {
 		}),
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "do not ask")
+	addRefused(cmd.Flags(), refused{"filter": notYet + "name the networks to \"network rm\""})
 	return cmd
 }
 

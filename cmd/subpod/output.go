@@ -5,17 +5,24 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"text/tabwriter"
 	"text/template"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
 )
 
 // format is the flag -o of the commands that list or show objects.
-type format struct{ value string }
+type format struct {
+	value     string
+	noHeading bool // of a table
+	// goFormat is --format, with the field names of Podman.
+	goFormat string
+}
 
 const formatHelp = "output format: table, json, yaml, or go-template=TEMPLATE (for each object)"
 
@@ -24,6 +31,12 @@ func addFormat(cmd *cobra.Command) *format {
 	cmd.Flags().StringVarP(&f.value, "output", "o", "table", formatHelp)
 	must(cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "yaml", "go-template="}, cobra.ShellCompDirectiveNoFileComp)))
 	return f
+}
+
+// addGoFormat adds --format, as Podman and Docker have it: json, or a template in which
+// the names of fields begin with a capital, with or without "table" in front.
+func (f *format) addGoFormat(cmd *cobra.Command, shorthand string) {
+	cmd.Flags().StringVarP(&f.goFormat, "format", shorthand, "", "json, or a template with Podman's names of fields, such as '{{.ID}} {{.Names}}'")
 }
 
 // must panics on errors that only a bug in this program can cause.
@@ -37,6 +50,14 @@ const templatePrefix = "go-template="
 
 // check returns an error for an unknown format, before the daemon is contacted.
 func (f *format) check() error {
+	if f.goFormat != "" {
+		if f.goFormat == "json" {
+			f.value = "json"
+			return nil
+		}
+		_, err := parseTemplate(goTemplate(f.goFormat))
+		return err
+	}
 	switch {
 	case f.value == "table", f.value == "json", f.value == "yaml", strings.HasPrefix(f.value, templatePrefix):
 		return nil
@@ -56,6 +77,8 @@ func printList[T any](w io.Writer, f *format, list []T, columns []column[T]) err
 		list = []T{}
 	}
 	switch {
+	case f.goFormat != "" && f.goFormat != "json":
+		return printGoFormat(w, f, list, columns)
 	case f.value == "json":
 		return printJSON(w, list)
 	case f.value == "yaml":
@@ -72,24 +95,91 @@ func printList[T any](w io.Writer, f *format, list []T, columns []column[T]) err
 		}
 		return nil
 	}
-	return printTable(w, list, columns)
+	return printTable(w, f.noHeading, list, columns)
 }
 
-func printTable[T any](w io.Writer, list []T, columns []column[T]) error {
-	tw := tabwriter.NewWriter(w, 0, 8, 3, ' ', 0)
-	titles := make([]string, len(columns))
-	for i, c := range columns {
-		titles[i] = c.title
+func printTable[T any](w io.Writer, noHeading bool, list []T, columns []column[T]) error {
+	rows := make([][]string, 0, len(list)+1)
+	if !noHeading {
+		titles := make([]string, len(columns))
+		for i, c := range columns {
+			titles[i] = c.title
+		}
+		rows = append(rows, titles)
 	}
-	fmt.Fprintln(tw, strings.Join(titles, "\t"))
 	for _, item := range list {
 		cells := make([]string, len(columns))
 		for i, c := range columns {
 			cells[i] = plain(c.value(item))
 		}
+		rows = append(rows, cells)
+	}
+	if width := tableWidth(w); width > 0 {
+		fit(rows, width)
+	}
+	tw := tabwriter.NewWriter(w, 0, 8, columnGap, ' ', 0)
+	for _, cells := range rows {
 		fmt.Fprintln(tw, strings.TrimRight(strings.Join(cells, "\t"), "\t"))
 	}
 	return tw.Flush()
+}
+
+const (
+	columnGap = 3
+	// leastColumn is the width down to which a narrow terminal makes a column.
+	leastColumn = 8
+)
+
+// tableWidth returns the width of the terminal that a table is written to, 0 for another
+// file.
+func tableWidth(w io.Writer) int {
+	if p, ok := w.(plainWriter); ok {
+		w = p.to
+	}
+	f, ok := w.(*os.File)
+	if !ok || !isTerminal(f) {
+		return 0
+	}
+	width, _, err := terminalSize(f)
+	if err != nil {
+		return 0
+	}
+	return int(width)
+}
+
+// fit shortens the cells of the widest columns, so that no line is longer than the
+// terminal: one that is broken cannot be read. The first column, the ID, stays.
+func fit(rows [][]string, width int) {
+	var widths []int
+	for _, cells := range rows {
+		for i, c := range cells {
+			if i == len(widths) {
+				widths = append(widths, 0)
+			}
+			widths[i] = max(widths[i], utf8.RuneCountInString(c))
+		}
+	}
+	total := columnGap * (len(widths) - 1)
+	for _, n := range widths {
+		total += n
+	}
+	for ; total > width; total-- {
+		widest := 0
+		for i, n := range widths {
+			if i > 0 && n > leastColumn && (widest == 0 || n > widths[widest]) {
+				widest = i
+			}
+		}
+		if widest == 0 {
+			break
+		}
+		widths[widest]--
+	}
+	for _, cells := range rows {
+		for i := range cells {
+			cells[i] = shorten(cells[i], widths[i])
+		}
+	}
 }
 
 func printJSON(w io.Writer, v any) error {

@@ -119,7 +119,7 @@ func TestDetacher(t *testing.T) {
 					}
 				}()
 			}
-			d := &detacher{input: r, detach: func() { detached = true }}
+			d := &detacher{input: r, keys: []byte{'p' & 0x1f, 'q' & 0x1f}, detach: func() { detached = true }}
 			var got bytes.Buffer
 			buf := make([]byte, 16)
 			for err == nil {
@@ -180,24 +180,42 @@ func TestPrintList(t *testing.T) {
 		"table": "NAME\na\nb\n", "json": "[\n  {\n    \"name\": \"a\"\n  },\n  {\n    \"name\": \"b\"\n  }\n]\n",
 		"yaml": "- name: a\n- name: b\n", "go-template={{.name | upper}}!": "A!\nB!\n",
 	} {
-		f := &format{text}
+		f := &format{value: text}
 		var out bytes.Buffer
 		if err := errors.Join(f.check(), printList(&out, f, rows, columns)); err != nil || out.String() != want {
 			t.Errorf("%s: %q, %v; want %q", text, out.String(), err, want)
 		}
 	}
 	var out bytes.Buffer
-	if err := printList(&out, &format{"json"}, nil, columns); err != nil || out.String() != "[]\n" {
+	if err := printList(&out, &format{value: "json"}, nil, columns); err != nil || out.String() != "[]\n" {
 		t.Errorf("no rows: %q, %v", out.String(), err)
 	}
 	for _, text := range []string{"", "xml", "TABLE"} {
-		if err := (&format{text}).check(); !errors.Is(err, errUsage) {
+		if err := (&format{value: text}).check(); !errors.Is(err, errUsage) {
 			t.Errorf("%q: %v; want errUsage", text, err)
 		}
 	}
 	for _, text := range []string{"go-template={{", "go-template={{.name.x.y}}"} {
-		if err := printList(&out, &format{text}, rows, columns); !errors.Is(err, errUsage) {
+		if err := printList(&out, &format{value: text}, rows, columns); !errors.Is(err, errUsage) {
 			t.Errorf("%q: %v; want errUsage", text, err)
 		}
+	}
+}
+
+// TestFit: a table is as wide as the terminal; the first column, and what fits, stay.
+func TestFit(t *testing.T) {
+	rows := [][]string{{"ID", "COMMAND", "NAME"}, {"0123456789ab", "a very long command that goes on", "some-name"}}
+	fit(rows, 40)
+	if rows[1][0] != "0123456789ab" || rows[1][2] != "some-name" || rows[1][1] != "a very long …" {
+		t.Errorf("%q", rows)
+	}
+	whole := [][]string{{"a", "b"}, {"c", "d"}}
+	fit(whole, 10)
+	if whole[1][1] != "d" {
+		t.Errorf("%q", whole)
+	}
+	fit(rows, 1) // as narrow as it may get
+	if rows[1][0] != "0123456789ab" || len([]rune(rows[1][1])) != leastColumn {
+		t.Errorf("%q", rows)
 	}
 }

@@ -37,7 +37,7 @@ func TestPlain(t *testing.T) {
 		t.Errorf("plainWriter: %d, %v, %q", n, err, out.String())
 	}
 	out.Reset()
-	err := printTable(&out, []string{"\x1b[1m\tx\ny"}, []column[string]{{"NAME", func(s string) string { return s }}})
+	err := printTable(&out, false, []string{"\x1b[1m\tx\ny"}, []column[string]{{"NAME", func(s string) string { return s }}})
 	if err != nil || strings.Count(out.String(), "\n") != 2 || strings.ContainsAny(out.String(), "\x1b\t") {
 		t.Errorf("table: %q, %v", out.String(), err)
 	}

@@ -79,6 +79,9 @@ Other kinds and unsupported fields are rejected.`,
 	f.BoolVarP(&o.detach, "detach", "d", false, "exit once all containers are up; the daemon keeps them running")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "do not print status messages")
 	f.StringArrayVar(&o.networks, "network", nil, "network of the pods, as of \"subpod run\" (may be repeated)")
+	f.StringArrayVar(&o.networks, "net", nil, "the same as --network")
+	must(f.MarkHidden("net"))
+	addRefused(f, refusedPlay)
 	return cmd
 }
 

@@ -28,9 +28,16 @@ type containerRow struct {
 	Pod      string            `json:"pod"`
 	PodID    string            `json:"podId"`
 	Labels   map[string]string `json:"labels"`
+	// Health is starting, healthy or unhealthy; empty without a check.
+	Health  string   `json:"health,omitempty"`
+	ImageID string   `json:"imageId"`
+	Volumes []string `json:"volumes"`
 }
 
 func (r containerRow) status() string {
+	if r.Health != "" && r.State == "running" && r.Started != nil {
+		return "Up " + duration(time.Since(*r.Started)) + " (" + r.Health + ")"
+	}
 	switch {
 	case r.State == "exited" && r.Finished != nil:
 		return fmt.Sprintf("Exited (%d) %s", *r.ExitCode, ago(*r.Finished))
@@ -40,44 +47,112 @@ func (r containerRow) status() string {
 	return strings.ToUpper(r.State[:1]) + r.State[1:]
 }
 
+// psFlags are the flags of "ps".
+type psFlags struct {
+	all, quiet, noTrunc, noHeading, latest, pod, sync bool
+	last                                              int
+	filters                                           []string
+	sort                                              string
+	out                                               *format
+}
+
 func newPs(a *app) *cobra.Command {
-	var all, quiet bool
-	var out *format
+	o := &psFlags{}
 	cmd := &cobra.Command{
 		Use:   "ps [flags]",
 		Short: "List containers",
 		Example: `  subpod ps
+  subpod ps -a --filter status=exited -q
   subpod ps -a -o json
-  subpod ps -o 'go-template={{.name}} {{.image}}'`,
+  subpod ps --format '{{.Names}} {{.Status}}'`,
 		Args: exactly(0),
-		RunE: a.run(func(cmd *cobra.Command, conn *connection, _ []string) error {
-			if err := out.check(); err != nil {
-				return err
-			}
-			rows, err := containerRows(cmd.Context(), conn.Client, all)
-			if err != nil {
-				return err
-			}
-			if quiet {
-				for _, r := range rows {
-					fmt.Fprintln(cmd.OutOrStdout(), r.ID)
-				}
-				return nil
-			}
-			return printList(cmd.OutOrStdout(), out, rows, []column[containerRow]{
-				{"CONTAINER ID", func(r containerRow) string { return shortID(r.ID) }},
-				{"IMAGE", func(r containerRow) string { return r.Image }},
-				{"COMMAND", func(r containerRow) string { return shorten(r.Command, 24) }},
-				{"STATUS", containerRow.status},
-				{"PORTS", func(r containerRow) string { return strings.Join(r.Ports, ", ") }},
-				{"NAME", func(r containerRow) string { return r.Name }},
-			})
-		}),
+		RunE: a.run(func(cmd *cobra.Command, conn *connection, _ []string) error { return o.run(cmd, conn) }),
 	}
-	out = addFormat(cmd)
-	cmd.Flags().BoolVarP(&all, "all", "a", false, "also list containers that are not running")
-	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "IDs only")
+	f := cmd.Flags()
+	o.out = addFormat(cmd)
+	o.out.addGoFormat(cmd, "")
+	f.BoolVarP(&o.all, "all", "a", false, "also list containers that are not running")
+	f.BoolVarP(&o.quiet, "quiet", "q", false, "IDs only")
+	f.StringArrayVarP(&o.filters, "filter", "f", nil, "NAME=VALUE: "+strings.Join(psFilterNames(), ", "))
+	f.BoolVar(&o.noTrunc, "no-trunc", false, "show whole IDs and commands")
+	f.BoolVar(&o.noHeading, "noheading", false, "leave out the line of titles")
+	f.IntVarP(&o.last, "last", "n", -1, "only the last containers that were made, in all states")
+	f.BoolVarP(&o.latest, "latest", "l", false, "only the last container that was made, in all states")
+	f.BoolVarP(&o.pod, "pod", "p", false, "show pods, too")
+	f.BoolVar(&o.sync, "sync", false, "no effect: what is shown is always what there is")
+	f.StringVar(&o.sort, "sort", "created", "created, command, id, image, names, runningfor or status")
+	addRefused(f, refusedPs)
 	return cmd
+}
+
+var refusedPs = refused{
+	"external":  notYet + "only containers of this runtime are listed",
+	"namespace": notYet + "see \"subpod inspect\"",
+	"ns":        notYet + "see \"subpod inspect\"",
+	"size":      notYet + "see \"subpod stats\"",
+	"watch":     notYet + "use watch(1), or \"subpod events\"",
+}
+
+func (o *psFlags) run(cmd *cobra.Command, conn *connection) error {
+	if err := o.out.check(); err != nil {
+		return err
+	}
+	filter, err := parsePsFilters(o.filters)
+	if err != nil {
+		return err
+	}
+	if o.latest {
+		o.last = 1
+	}
+	rows, err := containerRows(cmd.Context(), conn.Client, o.all || o.last >= 0 || filter.state)
+	if err != nil {
+		return err
+	}
+	if rows, err = filter.apply(rows); err != nil {
+		return err
+	}
+	if o.last >= 0 {
+		rows = rows[:min(len(rows), o.last)]
+	}
+	if err := sortRows(rows, o.sort); err != nil {
+		return err
+	}
+	if o.quiet {
+		for _, r := range rows {
+			fmt.Fprintln(cmd.OutOrStdout(), o.id(r.ID))
+		}
+		return nil
+	}
+	o.out.noHeading = o.noHeading
+	return printList(cmd.OutOrStdout(), o.out, rows, o.columns())
+}
+
+func (o *psFlags) id(id string) string {
+	if o.noTrunc || o.quiet {
+		return id
+	}
+	return shortID(id)
+}
+
+func (o *psFlags) columns() []column[containerRow] {
+	list := []column[containerRow]{
+		{"CONTAINER ID", func(r containerRow) string { return o.id(r.ID) }},
+		{"IMAGE", func(r containerRow) string { return r.Image }},
+		{"COMMAND", func(r containerRow) string {
+			if o.noTrunc {
+				return r.Command
+			}
+			return shorten(r.Command, 24)
+		}},
+		{"STATUS", containerRow.status},
+		{"PORTS", func(r containerRow) string { return strings.Join(r.Ports, ", ") }},
+		{"NAME", func(r containerRow) string { return r.Name }},
+	}
+	if o.pod {
+		list = append(list, column[containerRow]{"POD ID", func(r containerRow) string { return o.id(r.PodID) }},
+			column[containerRow]{"PODNAME", func(r containerRow) string { return r.Pod }})
+	}
+	return list
 }
 
 func containerRows(ctx context.Context, c *client.Client, all bool) ([]containerRow, error) {
@@ -103,12 +178,22 @@ func containerRows(ctx context.Context, c *client.Client, all bool) ([]container
 				return nil, err
 			}
 		}
-		var info struct{ Facts struct{ Args []string } }
+		var info struct {
+			Facts struct {
+				Args    []string
+				ImageID string `json:"imageId"`
+			}
+			Health struct{ Status string } `json:"health"`
+		}
 		if err := decodeInfo(st.Info, "container "+x.Id, &info); err != nil {
 			return nil, err
 		}
 		r := newContainerRow(x, st.Status, ports[x.PodSandboxId])
-		r.Command = strings.Join(info.Facts.Args, " ")
+		r.Command, r.ImageID, r.Health = strings.Join(info.Facts.Args, " "), info.Facts.ImageID, info.Health.Status
+		r.Volumes = []string{}
+		for _, m := range st.Status.Mounts {
+			r.Volumes = append(r.Volumes, m.HostPath)
+		}
 		rows = append(rows, r)
 	}
 	slices.SortFunc(rows, func(a, b containerRow) int { return b.Created.Compare(a.Created) })
@@ -117,14 +202,15 @@ func containerRows(ctx context.Context, c *client.Client, all bool) ([]container
 
 func newContainerRow(x client.Container, st *runtimeapi.ContainerStatus, ports []string) containerRow {
 	r := containerRow{
-		ID: x.Id, Name: x.Name(), Image: imageName(x.Image), State: stateName(st.State),
+		Ports: []string{},
+		ID:    x.Id, Name: x.Name(), Image: imageName(x.Image), State: stateName(st.State),
 		Created: nanoTime(st.CreatedAt), Started: optionalTime(st.StartedAt), Finished: optionalTime(st.FinishedAt),
 		Pod: client.PodName(x.Pod), PodID: x.PodSandboxId, Labels: notNil(x.Labels),
 	}
 	if st.State == runtimeapi.ContainerState_CONTAINER_EXITED {
 		r.ExitCode = &st.ExitCode
 	}
-	if st.State == runtimeapi.ContainerState_CONTAINER_RUNNING {
+	if st.State == runtimeapi.ContainerState_CONTAINER_RUNNING && len(ports) > 0 {
 		r.Ports = ports
 	}
 	return r
@@ -136,7 +222,7 @@ func podPorts(ctx context.Context, c *client.Client, id string) ([]string, error
 	if err != nil {
 		return nil, err
 	}
-	var out []string
+	out := []string{}
 	for _, m := range config.PortMappings {
 		if m.HostPort == 0 {
 			continue
@@ -281,7 +367,7 @@ func podRows(ctx context.Context, c *client.Client) ([]podRow, error) {
 		}
 		r := podRow{
 			ID: p.Id, Name: client.PodName(p), Namespace: p.Metadata.GetNamespace(), Created: nanoTime(p.CreatedAt), State: "notready",
-			Handler: p.RuntimeHandler, Labels: notNil(p.Labels), IPs: []string{}, Containers: []string{}, // lists, also when empty
+			Handler: p.RuntimeHandler, Labels: notNil(p.Labels), IPs: []string{}, Ports: []string{}, Containers: []string{}, // lists, also when empty
 		}
 		if p.State == runtimeapi.PodSandboxState_SANDBOX_READY {
 			r.State = "ready"

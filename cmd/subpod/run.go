@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"path"
@@ -73,10 +74,20 @@ func runRun(ctx context.Context, a *app, o *runOptions, args []string) (err erro
 }
 
 func (o *runOptions) run(ctx context.Context, conn *connection, args []string) (err error) {
-	if o.name == "" {
+	if err := checkIDFile("--cidfile", o.cidFile); err != nil {
+		return err
+	}
+	switch {
+	case o.name == "":
 		o.name = newName(args[0])
-	} else if err := checkName(ctx, conn.Client, o.name); err != nil {
-		return err // before anything is pulled or created; the server decides
+	case o.replace:
+		if err := removeNamed(ctx, conn, o.name); err != nil {
+			return err
+		}
+	case o.pod == "":
+		if err := checkName(ctx, conn.Client, o.name); err != nil {
+			return err // before anything is pulled or created; the server decides
+		}
 	}
 	if err := o.warnings(ctx, conn.Client); err != nil {
 		return err
@@ -85,10 +96,14 @@ func (o *runOptions) run(ctx context.Context, conn *connection, args []string) (
 	if err != nil {
 		return err
 	}
-	if o.pull == "always" {
-		if err := pull(ctx, conn.Client, args[0], o.quiet); err != nil {
+	if o.pull == "always" || o.pull == "newer" {
+		err := pull(ctx, conn.Client, args[0], o.quiet)
+		if err != nil && (o.pull == "always" || !hasImage(ctx, conn.Client, args[0])) {
 			return err
 		}
+	}
+	if err := o.prepare(ctx, conn, args[0], pod, ctr); err != nil {
+		return err
 	}
 	if pod.LogDirectory != "" {
 		if err := os.MkdirAll(pod.LogDirectory, 0o700); err != nil {
@@ -117,6 +132,9 @@ func (o *runOptions) run(ctx context.Context, conn *connection, args []string) (
 	if err != nil {
 		return err
 	}
+	if o.removeImage {
+		removeUnused(ctx, conn.Client, args[0])
+	}
 	if exit.Code != 0 {
 		return exitStatus(exit.Code)
 	}
@@ -126,7 +144,7 @@ func (o *runOptions) run(ctx context.Context, conn *connection, args []string) (
 // session makes the daemon create and start the container, and stays attached unless
 // the container is to run in the background.
 func (o *runOptions) session(ctx context.Context, c *client.Client, pod *runtimeapi.PodSandboxConfig, ctr *runtimeapi.ContainerConfig) (*api.SessionExit, error) {
-	run := &api.RunRequest{Handler: o.handler, Detach: o.detach, Create: o.create, Restart: o.restart}
+	run := &api.RunRequest{Handler: o.handler, Detach: o.detach, Create: o.create, Restart: o.restart, PodID: o.podID}
 	err := c.GrantFor(ctr)
 	if err != nil {
 		return nil, err
@@ -137,8 +155,18 @@ func (o *runOptions) session(ctx context.Context, c *client.Client, pod *runtime
 	if run.Container, err = proto.Marshal(ctr); err != nil {
 		return nil, err
 	}
-	s := &session{client: c, tty: o.tty, stdin: o.interactive && !o.detach, signals: !o.detach}
+	s := &session{client: c, tty: o.tty, stdin: o.interactive && !o.detach, signals: !o.detach && o.sigProxy}
+	if s.detachKeys, err = parseDetachKeys(o.detachKeys); err != nil {
+		return nil, err
+	}
+	o.attachTo(s)
+	s.made = func(id string) error { return writeIDFile("--cidfile", o.cidFile, id) }
 	exit, err := s.run(ctx, api.SessionRequest{Kind: api.SessionRun, Run: run})
+	if o.podID != "" && o.remove && s.containerID != "" && !errors.Is(err, errDetached) {
+		// Its pod stays, so that the daemon does not remove it.
+		_, removeErr := c.RemoveContainer(context.WithoutCancel(ctx), &runtimeapi.RemoveContainerRequest{ContainerId: s.containerID})
+		err = errors.Join(err, removeErr)
+	}
 	if err == nil && o.detach {
 		fmt.Println(s.containerID)
 	}
@@ -153,7 +181,12 @@ type session struct {
 	client      *client.Client
 	containerID string
 	tty, stdin  bool
-	signals     bool // forward them
+	signals     bool   // forward them
+	detachKeys  []byte // that detach from a terminal
+	// noOutput and noErrors leave a stream of the container alone; made is called with the
+	// container once there is one.
+	noOutput, noErrors bool
+	made               func(id string) error
 }
 
 // errDetached reports that the user has detached with ctrl-p ctrl-q.
@@ -164,6 +197,12 @@ func (s *session) run(ctx context.Context, req api.SessionRequest) (*api.Session
 	defer cancel(nil)
 	req.ContainerID, req.TTY = s.containerID, s.tty
 	streams := api.Streams{Output: os.Stdout, Errors: os.Stderr}
+	if s.noOutput {
+		streams.Output = io.Discard
+	}
+	if s.noErrors {
+		streams.Errors = io.Discard
+	}
 	if s.stdin {
 		streams.Input = os.Stdin
 	}
@@ -173,7 +212,7 @@ func (s *session) run(ctx context.Context, req api.SessionRequest) (*api.Session
 			return nil, err
 		}
 		defer restore()
-		streams.Input = &detacher{input: os.Stdin, detach: func() { cancel(errDetached) }}
+		streams.Input = &detacher{input: os.Stdin, keys: s.detachKeys, detach: func() { cancel(errDetached) }}
 	}
 	if s.tty && isTerminal(os.Stdout) {
 		sizes := make(chan stdio.TerminalSize, 1)
@@ -185,6 +224,11 @@ func (s *session) run(ctx context.Context, req api.SessionRequest) (*api.Session
 	}
 	streams.Made = func(m api.Made) {
 		s.containerID = m.ContainerID
+		if s.made != nil {
+			if err := s.made(m.ContainerID); err != nil {
+				cancel(err)
+			}
+		}
 		if s.signals {
 			s.forwardSignals(ctx)
 		}
@@ -192,6 +236,9 @@ func (s *session) run(ctx context.Context, req api.SessionRequest) (*api.Session
 	exit, err := s.client.Session(ctx, req, streams)
 	if errors.Is(context.Cause(ctx), errDetached) {
 		return nil, errDetached
+	}
+	if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(cause, context.Canceled) {
+		return nil, cause // what made has returned
 	}
 	return exit, err
 }
@@ -232,47 +279,6 @@ func watchSize(ctx context.Context, sizes chan<- stdio.TerminalSize) {
 		case <-changed:
 		case <-ctx.Done():
 			return
-		}
-	}
-}
-
-// detacher watches for ctrl-p ctrl-q.
-type detacher struct {
-	input   *os.File
-	detach  func()
-	escaped bool
-}
-
-const ctrlP, ctrlQ = 'p' & 0x1f, 'q' & 0x1f
-
-// Read implements io.Reader.
-func (d *detacher) Read(p []byte) (int, error) {
-	if len(p) < 2 {
-		return d.input.Read(p)
-	}
-	for {
-		n, err := d.input.Read(p[:len(p)-1])
-		out := p[:0:len(p)]
-		in := append([]byte(nil), p[:n]...)
-		for _, b := range in {
-			switch {
-			case d.escaped && b == ctrlQ:
-				d.detach()
-				return 0, errDetached
-			case d.escaped:
-				d.escaped = b == ctrlP
-				out = append(out, ctrlP)
-				if !d.escaped {
-					out = append(out, b)
-				}
-			case b == ctrlP:
-				d.escaped = true
-			default:
-				out = append(out, b)
-			}
-		}
-		if len(out) > 0 || err != nil {
-			return len(out), err
 		}
 	}
 }

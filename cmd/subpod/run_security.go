@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -44,7 +45,7 @@ func (o *runOptions) fillSecurity(pod *runtimeapi.PodSandboxConfig, ctr *runtime
 			return err
 		}
 	}
-	pod.Linux.SecurityContext.NamespaceOptions = ns
+	pod.Linux.SecurityContext.NamespaceOptions = ns // one message: what is set later, both have
 	pod.Linux.SecurityContext.Privileged = o.privileged
 	ctr.Linux = &runtimeapi.LinuxContainerConfig{SecurityContext: sec}
 	return nil
@@ -109,8 +110,46 @@ func securityOption(sec *runtimeapi.LinuxContainerSecurityContext, opt string) e
 			}
 			sec.Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: path}
 		}
+	case "mask", "unmask":
+		return paths(sec, opt, name, value)
+	case "label", "apparmor", "proc-opts", "systempaths":
+		if value == "unconfined" && name == "systempaths" {
+			sec.MaskedPaths, sec.ReadonlyPaths = nil, nil
+			return nil
+		}
+		if value == "disable" || value == "unconfined" {
+			return nil // an unprivileged user's containers have none
+		}
+		return usagef("--security-opt %s is refused: %slabels and profiles of the kernel are the host administrator's", opt, notYet)
 	default:
-		return usagef("invalid --security-opt %q: expected seccomp=… or no-new-privileges", opt)
+		return usagef("invalid --security-opt %q: expected seccomp=…, no-new-privileges, mask=… or unmask=…", opt)
 	}
+	return nil
+}
+
+// paths changes which paths of /proc and /sys are masked or read-only.
+func paths(sec *runtimeapi.LinuxContainerSecurityContext, opt, name, value string) error {
+	if value == "" {
+		return usagef("invalid --security-opt %q: expected paths, separated by colons", opt)
+	}
+	list := strings.Split(value, ":")
+	if name == "unmask" && value == "ALL" {
+		sec.MaskedPaths, sec.ReadonlyPaths = nil, nil
+		return nil
+	}
+	for _, p := range list {
+		if !filepath.IsAbs(p) {
+			return usagef("invalid --security-opt %q: %q is not an absolute path", opt, p)
+		}
+	}
+	if name == "mask" {
+		sec.MaskedPaths = slices.Concat(sec.MaskedPaths, list)
+		return nil
+	}
+	named := func(p string) bool {
+		return slices.ContainsFunc(list, func(pattern string) bool { ok, _ := filepath.Match(pattern, p); return ok })
+	}
+	sec.MaskedPaths = slices.DeleteFunc(slices.Clone(sec.MaskedPaths), named)
+	sec.ReadonlyPaths = slices.DeleteFunc(slices.Clone(sec.ReadonlyPaths), named)
 	return nil
 }

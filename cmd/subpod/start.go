@@ -8,12 +8,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/subpod/subpod/cmd/internal/cli"
+	"github.com/subpod/subpod/cmd/internal/doctor"
 	"github.com/subpod/subpod/pkg/config"
 	"github.com/subpod/subpod/rootless"
 )
@@ -82,6 +84,9 @@ func (d *ownDaemon) await(cfg *config.Config, background bool) (*ownDaemon, erro
 			if err != nil {
 				return nil, fmt.Errorf("the daemon exited during its start: %w", err)
 			}
+			if why := missing(cfg); why != nil {
+				return nil, why
+			}
 			return nil, fmt.Errorf("the daemon exited during its start:\n%s", bytes.TrimSpace(text))
 		case <-time.After(3 * time.Millisecond):
 		}
@@ -90,6 +95,29 @@ func (d *ownDaemon) await(cfg *config.Config, background bool) (*ownDaemon, erro
 			return nil, fmt.Errorf("the daemon does not accept connections after %v; see its log %s", startTimeout, d.log)
 		}
 	}
+}
+
+// missing returns what the host lacks for a daemon, with the commands that mend it; nil
+// when it lacks nothing. It is asked once a start has failed.
+func missing(cfg *config.Config) error {
+	server, err := serverPath()
+	if err != nil {
+		return err
+	}
+	var text strings.Builder
+	for _, r := range doctor.Run(doctor.ThisHost(cfg, os.Getenv, server)) {
+		if r.Level != doctor.Error {
+			continue
+		}
+		fmt.Fprintf(&text, "\n%s", r.What)
+		for line := range strings.Lines(r.Fix) {
+			fmt.Fprintf(&text, "\n    %s", strings.TrimRight(line, "\n"))
+		}
+	}
+	if text.Len() == 0 {
+		return nil
+	}
+	return fmt.Errorf("the daemon cannot start:%s\n\"subpod doctor\" shows this and more", text.String())
 }
 
 // heldText is what a daemon reports when another process has locked the run directory.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -16,19 +17,34 @@ import (
 
 func newStop(a *app) *cobra.Command {
 	var timeout int64
+	var all, ignore bool
 	cmd := &cobra.Command{
 		Use:   "stop [flags] CONTAINER|POD...",
 		Short: "Stop containers or pods",
 		Long: `Sends the stop signal of the container (SIGTERM, or that of the image), and SIGKILL
 after the timeout. Stopping a stopped container is not an error.`,
 		Example: "  subpod stop web\n  subpod stop -t 0 web db",
-		Args:    atLeast(1),
+		Args:    argsOrAll(&all),
 		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) error {
 			if timeout < 0 {
 				return usagef("invalid -t %d: it must not be negative", timeout)
 			}
+			grace := timeout
+			if !cmd.Flags().Changed("time") && !cmd.Flags().Changed("timeout") {
+				grace = ownTimeout
+			}
+			if all {
+				var err error
+				if args, err = removable(cmd.Context(), conn.Client, true); err != nil {
+					return err
+				}
+			}
 			return each(args, func(ref string) error {
-				if err := stop(cmd.Context(), conn, ref, timeout); err != nil {
+				err := stop(cmd.Context(), conn, ref, grace)
+				if ignore && errors.Is(err, client.ErrNotFound) {
+					return nil
+				}
+				if err != nil {
 					return err
 				}
 				fmt.Fprintln(cmd.OutOrStdout(), ref)
@@ -37,8 +53,39 @@ after the timeout. Stopping a stopped container is not an error.`,
 		}),
 		ValidArgsFunction: a.completeBoth,
 	}
-	cmd.Flags().Int64VarP(&timeout, "time", "t", 10, "seconds to wait before SIGKILL")
+	cmd.Flags().Int64VarP(&timeout, "time", "t", defaultGrace, "seconds to wait before SIGKILL (default: --stop-timeout of the container)")
+	cmd.Flags().Int64Var(&timeout, "timeout", defaultGrace, "as --time")
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "all pods")
+	cmd.Flags().BoolVarP(&ignore, "ignore", "i", false, "ignore what does not exist")
 	return cmd
+}
+
+// defaultGrace is how long a container has to stop, in seconds, unless it or the command
+// says otherwise; ownTimeout stands for what the container says.
+const (
+	defaultGrace = 10
+	ownTimeout   = -1
+)
+
+// graceOf returns how long a container has to stop, in seconds.
+func graceOf(x client.Container, asked int64) int64 {
+	if asked != ownTimeout {
+		return asked
+	}
+	if o, err := api.Options(x.Annotations); err == nil && o.StopTimeout != nil {
+		return *o.StopTimeout
+	}
+	return defaultGrace
+}
+
+// argsOrAll wants arguments, or none with --all.
+func argsOrAll(all *bool) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if *all {
+			return exactly(0)(cmd, args)
+		}
+		return atLeast(1)(cmd, args)
+	}
 }
 
 func stop(ctx context.Context, conn *connection, ref string, timeout int64) error {
@@ -48,7 +95,7 @@ func stop(ctx context.Context, conn *connection, ref string, timeout int64) erro
 	}
 	var errs []error
 	for _, x := range target.containers {
-		_, err := conn.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: x.Id, Timeout: timeout})
+		_, err := conn.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: x.Id, Timeout: graceOf(x, timeout)})
 		errs = append(errs, err)
 	}
 	if target.wholePod {
@@ -79,7 +126,7 @@ func find(ctx context.Context, c *client.Client, ref string) (target, error) {
 			}
 			return target{}, err
 		}
-		if x.Pod.Labels[api.LabelMadeBy] != api.MadeByRun {
+		if x.Pod.Labels[api.LabelMadeBy] != api.MadeByRun || x.Metadata.GetName() != x.Pod.Metadata.GetName() {
 			return target{pod: x.Pod, containers: []client.Container{x}}, nil
 		}
 		return target{pod: x.Pod, containers: []client.Container{x}, wholePod: true}, nil
@@ -101,16 +148,18 @@ func find(ctx context.Context, c *client.Client, ref string) (target, error) {
 }
 
 func newRm(a *app) *cobra.Command {
-	var force, all bool
+	var force, all, volumes, ignore bool
+	var timeout int64
+	var fromFiles []string
 	cmd := &cobra.Command{
 		Use:     "rm [flags] CONTAINER|POD...",
 		Short:   "Remove containers, or pods with their containers",
 		Example: "  subpod rm web\n  subpod rm -f web db\n  subpod rm --all",
 		Args: func(cmd *cobra.Command, args []string) error {
-			if all {
-				return exactly(0)(cmd, args)
+			if len(fromFiles) > 0 {
+				return nil
 			}
-			return atLeast(1)(cmd, args)
+			return argsOrAll(&all)(cmd, args)
 		},
 		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) error {
 			if all {
@@ -119,8 +168,22 @@ func newRm(a *app) *cobra.Command {
 					return err
 				}
 			}
+			for _, file := range fromFiles {
+				text, err := os.ReadFile(file)
+				if err != nil {
+					return fmt.Errorf("--cidfile: %w", err)
+				}
+				args = append(args, strings.TrimSpace(string(text)))
+			}
 			return each(args, func(ref string) error {
-				if err := remove(cmd.Context(), conn, ref, force); err != nil {
+				if timeout >= 0 && force {
+					_ = stop(cmd.Context(), conn, ref, timeout) // the removal says what is wrong
+				}
+				err := remove(cmd.Context(), conn, ref, force)
+				if (ignore || force) && errors.Is(err, client.ErrNotFound) {
+					return nil
+				}
+				if err != nil {
 					return err
 				}
 				fmt.Fprintln(cmd.OutOrStdout(), ref)
@@ -130,7 +193,11 @@ func newRm(a *app) *cobra.Command {
 		ValidArgsFunction: a.completeBoth,
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "also remove what runs, which is killed, or is restarted")
-	cmd.Flags().BoolVar(&all, "all", false, "all pods that neither run nor are restarted (with -f: all pods)")
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "all pods that neither run nor are restarted (with -f: all pods)")
+	cmd.Flags().BoolVarP(&volumes, "volumes", "v", false, "also remove the volumes that only they have (these always go: no effect)")
+	cmd.Flags().BoolVarP(&ignore, "ignore", "i", false, "ignore what does not exist")
+	cmd.Flags().Int64VarP(&timeout, "time", "t", -1, "with -f, seconds to wait before running containers are killed")
+	cmd.Flags().StringArrayVar(&fromFiles, "cidfile", nil, "read an ID from this file")
 	return cmd
 }
 

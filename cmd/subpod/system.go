@@ -119,13 +119,22 @@ func prune(ctx context.Context, out io.Writer, c *client.Client, all bool) error
 		}
 		fmt.Fprintf(out, "pod %s (%s/%s)\n", shortID(p.Id), plain(p.Metadata.GetNamespace()), plain(p.Metadata.GetName()))
 	}
+	errs = append(errs, pruneImages(ctx, out, c, all)...)
+	if after := imageBytes(ctx, c); before > after {
+		fmt.Fprintf(out, "%s freed\n", bytesText(before-after))
+	}
+	return errors.Join(errs...)
+}
+
+// pruneImages removes the images that no container uses: those without a name, or all.
+func pruneImages(ctx context.Context, out io.Writer, c *client.Client, all bool) (errs []error) {
 	containers, err := c.ListContainers(ctx, &runtimeapi.ListContainersRequest{})
 	if err != nil {
-		return err
+		return []error{err}
 	}
 	images, err := c.ListImages(ctx, &runtimeapi.ListImagesRequest{})
 	if err != nil {
-		return err
+		return []error{err}
 	}
 	for _, i := range images.Images {
 		used := slices.ContainsFunc(containers.Containers, func(x *runtimeapi.Container) bool {
@@ -140,10 +149,7 @@ func prune(ctx context.Context, out io.Writer, c *client.Client, all bool) error
 		}
 		fmt.Fprintf(out, "image %s %s\n", shortID(i.Id), plain(strings.Join(i.RepoTags, " ")))
 	}
-	if after := imageBytes(ctx, c); before > after {
-		fmt.Fprintf(out, "%s freed\n", bytesText(before-after))
-	}
-	return errors.Join(errs...)
+	return errs
 }
 
 func imageBytes(ctx context.Context, c *client.Client) (n uint64) {
@@ -158,13 +164,14 @@ func imageBytes(ctx context.Context, c *client.Client) (n uint64) {
 }
 
 func newSystemReset(a *app) *cobra.Command {
-	var force bool
+	var force, withVolumes bool
 	cmd := &cobra.Command{
 		Use:   "reset [flags]",
 		Short: "Stop the daemon and remove all its data",
 		Long: `Stops the daemon with all pods and removes its images, records, containers and logs,
-also files that are owned by subordinate IDs. The configuration is kept. Nothing is
-done when another daemon uses one of the directories, which are locked meanwhile.`,
+also files that are owned by subordinate IDs. The configuration is kept, and so are
+volumes and secrets without --volumes. Nothing is done when another daemon uses one of
+the directories, which are locked meanwhile.`,
 		Example: "  subpod system reset --force",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -173,26 +180,55 @@ done when another daemon uses one of the directories, which are locked meanwhile
 				return err
 			}
 			data, run := filepath.Clean(cfg.Daemon.DataDir), filepath.Clean(cfg.Daemon.RunDir)
-			if err := confirm(cmd, force, "Stop the daemon and remove "+data+" and "+run+"?"); err != nil {
+			what, keep := resetText(data, run, withVolumes)
+			if err := confirm(cmd, force, what); err != nil {
 				return err
 			}
-			return reset(cmd.Context(), cmd.OutOrStdout(), run, data)
+			return reset(cmd.Context(), cmd.OutOrStdout(), run, data, keep)
 		},
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "do not ask for confirmation")
+	cmd.Flags().BoolVar(&withVolumes, "volumes", false, "also remove volumes and secrets")
 	return cmd
+}
+
+// resetText returns the question of "system reset", which says what goes, and the names
+// of the directories that stay.
+func resetText(data, run string, withVolumes bool) (question string, keep []string) {
+	question = "Stop the daemon, and remove all pods and containers with their logs, all images and all records in " + data + " and " + run
+	var kept []string
+	for _, name := range []string{"volumes", "secrets"} {
+		entries, err := os.ReadDir(filepath.Join(data, name))
+		n := len(slices.DeleteFunc(entries, func(e os.DirEntry) bool { return strings.HasPrefix(e.Name(), ".") }))
+		if err != nil || n == 0 {
+			continue
+		}
+		kept = append(kept, fmt.Sprintf("%d %s", n, name))
+		keep = append(keep, name)
+	}
+	switch {
+	case len(kept) == 0:
+		return question + "?", nil
+	case withVolumes:
+		return question + ", also " + strings.Join(kept, " and ") + "?", nil
+	}
+	return question + "? (" + strings.Join(kept, " and ") + " stay: --volumes removes them, too.)", keep
 }
 
 // resetStop bounds the stop of the daemon.
 const resetStop = 40 * time.Second
 
-func reset(ctx context.Context, out io.Writer, runDir, dataDir string) error {
-	stopped, removed, err := rootless.Reset(ctx, runDir, dataDir, resetStop)
+func reset(ctx context.Context, out io.Writer, runDir, dataDir string, keep []string) error {
+	stopped, removed, err := rootless.Reset(ctx, runDir, dataDir, resetStop, keep...)
 	if stopped {
 		fmt.Fprintln(out, "the daemon is stopped")
 	}
 	for _, dir := range removed {
-		fmt.Fprintf(out, "removed %s\n", dir)
+		rest := ""
+		if dir == dataDir && len(keep) > 0 {
+			rest = ", but for its " + strings.Join(keep, " and ")
+		}
+		fmt.Fprintf(out, "removed %s%s\n", dir, rest)
 	}
 	return err
 }

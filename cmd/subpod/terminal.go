@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"os"
+	"os/signal"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -32,7 +34,8 @@ func rawTerminal(f *os.File) (restore func(), err error) {
 	return func() { _ = unix.IoctlSetTermios(fd, unix.TCSETS, old) }, nil
 }
 
-// noEcho keeps what is typed off the screen until restore is called.
+// noEcho keeps what is typed off the screen until restore is called, or a signal ends this
+// process: the shell that comes after it would not show what is typed.
 func noEcho(f *os.File) (restore func(), err error) {
 	fd := int(f.Fd())
 	old, err := unix.IoctlGetTermios(fd, unix.TCGETS)
@@ -44,7 +47,24 @@ func noEcho(f *os.File) (restore func(), err error) {
 	if err := unix.IoctlSetTermios(fd, unix.TCSETS, &quiet); err != nil {
 		return nil, fmt.Errorf("turn the terminal's echo off: %w", err)
 	}
-	return func() { _ = unix.IoctlSetTermios(fd, unix.TCSETS, old) }, nil
+	caught := make(chan os.Signal, 1)
+	signal.Notify(caught, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT)
+	done := make(chan struct{})
+	restore = sync.OnceFunc(func() {
+		signal.Stop(caught)
+		close(done)
+		_ = unix.IoctlSetTermios(fd, unix.TCSETS, old)
+	})
+	go func() {
+		select {
+		case sig := <-caught:
+			_ = unix.IoctlSetTermios(fd, unix.TCSETS, old)
+			fmt.Fprintln(os.Stderr)
+			os.Exit(128 + int(sig.(unix.Signal)))
+		case <-done:
+		}
+	}()
+	return restore, nil
 }
 
 // terminalSize returns the width and height in character cells.

@@ -62,6 +62,18 @@ type Chunk struct {
 	Data []byte `json:"data"`
 }
 
+// PushRequest names an image, and the name that it gets at its registry: the same where
+// Target is empty.
+type PushRequest struct {
+	Source string `json:"source"`
+	Target string `json:"target,omitempty"`
+}
+
+// PushResponse is the name that the image has at the registry.
+type PushResponse struct {
+	Name string `json:"name"`
+}
+
 // TagRequest gives the image Source the name Target.
 type TagRequest struct {
 	Source string `json:"source"`

@@ -40,6 +40,12 @@ type Server interface {
 	Pull(context.Context, *PullRequest, func(*PullEvent) error) error
 	// Save writes images as an archive.
 	Save(context.Context, *SaveRequest, func(*Chunk) error) error
+	// Push copies an image to a registry.
+	Push(context.Context, *PushRequest) (*PushResponse, error)
+	// Changes lists what a container has changed of its image.
+	Changes(context.Context, *ChangesRequest) (*ChangesResponse, error)
+	// Commit makes an image of a container.
+	Commit(context.Context, *CommitRequest) (*CommitResponse, error)
 	// Tag gives an image one more name.
 	Tag(context.Context, *TagRequest) (*Empty, error)
 	// Untag removes a name; the image is removed with its last one.
@@ -74,6 +80,14 @@ type Server interface {
 	CopyOut(context.Context, *CopyRequest, func(*Chunk) error) error
 	// CopyIn unpacks a tar stream in a directory of a container.
 	CopyIn(context.Context, func() (*CopyInChunk, error)) (*Empty, error)
+	// CreateVolume makes a volume, RemoveVolume removes one that no container has.
+	CreateVolume(context.Context, *VolumeRequest) (*Volume, error)
+	RemoveVolume(context.Context, *VolumeRequest) (*VolumeRemoved, error)
+	// Volumes lists all volumes.
+	Volumes(context.Context, *Empty) (*VolumesResponse, error)
+	// ExportVolume sends the content of a volume as a tar stream, ImportVolume adds one to it.
+	ExportVolume(context.Context, *VolumeRequest, func(*Chunk) error) error
+	ImportVolume(context.Context, func() (*ImportChunk, error)) (*Empty, error)
 	// Check looks for damage and orphans, and repairs if asked to.
 	Check(context.Context, *CheckRequest) (*CheckResponse, error)
 	// NetworkCreate makes a network.
@@ -91,6 +105,9 @@ func Register(s grpc.ServiceRegistrar, impl Server) {
 		HandlerType: (*Server)(nil),
 		Methods: []grpc.MethodDesc{
 			{MethodName: "Load", Handler: unary("Load", impl.Load)},
+			{MethodName: "Push", Handler: unary("Push", impl.Push)},
+			{MethodName: "Changes", Handler: unary("Changes", impl.Changes)},
+			{MethodName: "Commit", Handler: unary("Commit", impl.Commit)},
 			{MethodName: "Tag", Handler: unary("Tag", impl.Tag)},
 			{MethodName: "Untag", Handler: unary("Untag", impl.Untag)},
 			{MethodName: "Login", Handler: unary("Login", impl.Login)},
@@ -104,6 +121,9 @@ func Register(s grpc.ServiceRegistrar, impl Server) {
 			{MethodName: "Rename", Handler: unary("Rename", impl.Rename)},
 			{MethodName: "Top", Handler: unary("Top", impl.Top)},
 			{MethodName: "CopyInfo", Handler: unary("CopyInfo", impl.CopyInfo)},
+			{MethodName: "CreateVolume", Handler: unary("CreateVolume", impl.CreateVolume)},
+			{MethodName: "RemoveVolume", Handler: unary("RemoveVolume", impl.RemoveVolume)},
+			{MethodName: "Volumes", Handler: unary("Volumes", impl.Volumes)},
 			{MethodName: "Check", Handler: unary("Check", impl.Check)},
 			{MethodName: "NetworkCreate", Handler: unary("NetworkCreate", impl.NetworkCreate)},
 			{MethodName: "NetworkRemove", Handler: unary("NetworkRemove", impl.NetworkRemove)},
@@ -114,6 +134,8 @@ func Register(s grpc.ServiceRegistrar, impl Server) {
 			{StreamName: "Follow", ServerStreams: true, Handler: serverStream(impl.Follow)},
 			{StreamName: "Save", ServerStreams: true, Handler: serverStream(impl.Save)},
 			{StreamName: "CopyOut", ServerStreams: true, Handler: serverStream(impl.CopyOut)},
+			{StreamName: "ExportVolume", ServerStreams: true, Handler: serverStream(impl.ExportVolume)},
+			{StreamName: "ImportVolume", ClientStreams: true, Handler: clientStream(impl.ImportVolume)},
 			{StreamName: "LoadStream", ClientStreams: true, Handler: clientStream(impl.LoadStream)},
 			{StreamName: "CopyIn", ClientStreams: true, Handler: clientStream(impl.CopyIn)},
 			{StreamName: "Session", ServerStreams: true, ClientStreams: true, Handler: serveSession(impl.Session)},

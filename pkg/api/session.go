@@ -55,6 +55,22 @@ type SessionRequest struct {
 
 	PodID string `json:"podId,omitempty"`
 	Port  int32  `json:"port,omitempty"`
+	// Exec changes the process of SessionExec.
+	Exec *ExecOptions `json:"exec,omitempty"`
+}
+
+// ExecOptions change the process of an exec from what the container's own has.
+type ExecOptions struct {
+	// Env are variables as NAME=VALUE.
+	Env []string `json:"env,omitempty"`
+	// User is UID or user name, optionally with :GID or :group.
+	User string `json:"user,omitempty"`
+	// Dir is the working directory.
+	Dir string `json:"dir,omitempty"`
+	// Privileged gives the process all capabilities of the node.
+	Privileged bool `json:"privileged,omitempty"`
+	// Detach ends the session once the process runs; its output goes nowhere.
+	Detach bool `json:"detach,omitempty"`
 }
 
 // RunRequest is a pod sandbox and its container. Both are marshalled CRI messages.
@@ -62,6 +78,8 @@ type RunRequest struct {
 	Pod       []byte `json:"pod"`       // PodSandboxConfig
 	Container []byte `json:"container"` // ContainerConfig
 	Handler   string `json:"handler,omitempty"`
+	// PodID is a pod sandbox to create the container in; none is made then.
+	PodID string `json:"podId,omitempty"`
 	// Detach ends the session once the container is started.
 	Detach bool `json:"detach,omitempty"`
 	// Create ends the session before the container is started.

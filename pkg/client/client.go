@@ -133,6 +133,15 @@ func (c *Client) Save(ctx context.Context, req *api.SaveRequest, write func([]by
 	return api.Receive(ctx, c.conn, "Save", req, func(chunk *api.Chunk) error { return write(chunk.Data) })
 }
 
+// Push copies an image to a registry and returns the name that it has there.
+func (c *Client) Push(ctx context.Context, source, target string) (string, error) {
+	resp, err := api.Call[api.PushResponse](ctx, c.conn, "Push", &api.PushRequest{Source: source, Target: target})
+	if err != nil {
+		return "", err
+	}
+	return resp.Name, nil
+}
+
 // Tag adds a name to an image.
 func (c *Client) Tag(ctx context.Context, source, target string) error {
 	_, err := api.Call[api.Empty](ctx, c.conn, "Tag", &api.TagRequest{Source: source, Target: target})

@@ -55,6 +55,18 @@ func (c *core) RunPodWith(_ context.Context, cfg *runtimeapi.PodSandboxConfig, h
 	return "p1", "c1", c.called("RunPodWith %s %s %s", cfg.GetMetadata().GetName(), handler, ctr.GetMetadata().GetName())
 }
 
+func (c *core) CreateContainer(_ context.Context, podID string, cfg *runtimeapi.ContainerConfig) (string, error) {
+	return "c1", c.called("CreateContainer %s %s", podID, cfg.GetMetadata().GetName())
+}
+
+func (c *core) RemoveContainer(_ context.Context, id string) error {
+	return c.called("RemoveContainer %s", id)
+}
+
+func (c *core) ExecDetached(_ context.Context, id string, cmd []string, tty bool, o api.ExecOptions) error {
+	return c.called("ExecDetached %s %v tty=%t %+v", id, cmd, tty, o)
+}
+
 func (c *core) RemoveUnstarted(_ context.Context, podID, id string) error {
 	return c.called("RemoveUnstarted %s %s", podID, id)
 }
@@ -73,7 +85,7 @@ func (c *core) ExitOf(id string) func(context.Context) (state.ContainerStatus, e
 
 func (c *core) CheckExec(id string, cmd []string) error { return c.called("CheckExec %s", id) }
 
-func (c *core) Exec(_ context.Context, id string, cmd []string, s stdio.Streams) (int32, error) {
+func (c *core) ExecAs(_ context.Context, id string, cmd []string, s stdio.Streams, _ api.ExecOptions) (int32, error) {
 	if err := c.called("Exec %s %v tty=%t stdin=%t stdout=%t stderr=%t", id, cmd, s.TTY, s.Stdin != nil, s.Stdout != nil, s.Stderr != nil); err != nil {
 		return 0, err
 	}
@@ -148,6 +160,11 @@ func run(t *testing.T, detach bool) api.SessionRequest {
 	return api.SessionRequest{Kind: api.SessionRun, Run: &api.RunRequest{Pod: pod, Container: ctr, Handler: "runc", Detach: detach}}
 }
 
+func inPod(r api.SessionRequest, id string) api.SessionRequest {
+	r.Run.PodID = id
+	return r
+}
+
 // TestSessions: which calls of the core a session becomes, and what its client gets.
 func TestSessions(t *testing.T) {
 	failed := errors.New("failed")
@@ -188,6 +205,16 @@ func TestSessions(t *testing.T) {
 		},
 		"run detached": {
 			req: run(t, true), calls: "RunPodWith pod runc ctr, Start c1",
+		},
+		"run in a pod": {
+			req: inPod(run(t, true), "p9"), calls: "CreateContainer p9 ctr, Start c1",
+		},
+		"run in a pod, start fails": {
+			req: inPod(run(t, true), "p9"), fail: "Start", calls: "CreateContainer p9 ctr, Start c1, RemoveContainer c1",
+		},
+		"exec detached": {
+			req:   api.SessionRequest{Kind: api.SessionExec, ContainerID: "c1", Command: []string{"x"}, Exec: &api.ExecOptions{Detach: true, Dir: "/d"}},
+			calls: "CheckExec c1, ExecDetached c1 [x] tty=false {Env:[] User: Dir:/d Privileged:false Detach:true}",
 		},
 		"run, creation fails": {
 			req: run(t, true), fail: "RunPodWith", calls: "RunPodWith pod runc ctr",

@@ -122,6 +122,12 @@ func (s *service) Save(ctx context.Context, req *api.SaveRequest, send func(*api
 	return w.Flush()
 }
 
+// Push copies an image to a registry.
+func (s *service) Push(ctx context.Context, req *api.PushRequest) (*api.PushResponse, error) {
+	name, err := s.Images.Push(ctx, req.Source, req.Target)
+	return &api.PushResponse{Name: name}, err
+}
+
 // Tag adds a name to an image.
 func (s *service) Tag(ctx context.Context, req *api.TagRequest) (*api.Empty, error) {
 	return &api.Empty{}, s.Images.Tag(ctx, req.Source, req.Target)

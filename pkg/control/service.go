@@ -20,20 +20,24 @@ import (
 	"github.com/subpod/subpod/pkg/stats"
 	"github.com/subpod/subpod/pkg/stdio"
 	"github.com/subpod/subpod/pkg/supervise"
+	"github.com/subpod/subpod/pkg/volumes"
 	"github.com/subpod/subpod/storage"
 )
 
 // Dependencies are what the service is served from. All are needed but the last two.
 type Dependencies struct {
-	Containers Containers
-	Sessions   Sessions
-	Restarter  *pod.Restarter
-	Supervisor *supervise.Supervisor
-	Copier     *pod.Copier
-	Checker    *pod.Checker
-	Images     *storage.Images
-	Audit      *audit.Log
-	Named      Networks // nil where pods have no network of their own
+	Containers   Containers
+	Sessions     Sessions
+	Restarter    *pod.Restarter
+	Supervisor   *supervise.Supervisor
+	Copier       *pod.Copier
+	Checker      *pod.Checker
+	Images       *storage.Images
+	Rootfs       *storage.Rootfs
+	NamedVolumes *volumes.Store
+	State        *state.Store
+	Audit        *audit.Log
+	Named        Networks // nil where pods have no network of their own
 	// HostTree is what the node does not show of the host, to be attached below TempDir;
 	// nil where it shows all.
 	HostTree HostTree
@@ -49,6 +53,8 @@ type HostTree interface {
 // Containers is what the service needs of pod.Manager, which documents the methods.
 type Containers interface {
 	RunPodWith(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, handler string, ctr *runtimeapi.ContainerConfig) (podID, id string, err error)
+	CreateContainer(ctx context.Context, podID string, cfg *runtimeapi.ContainerConfig) (string, error)
+	RemoveContainer(ctx context.Context, id string) error
 	RemoveUnstarted(ctx context.Context, podID, id string) error
 	StartContainer(ctx context.Context, id string) error
 	WaitContainer(ctx context.Context, id string) (state.ContainerStatus, error)
@@ -58,7 +64,8 @@ type Containers interface {
 // Sessions is what the service needs of pod.Sessions, which documents the methods.
 type Sessions interface {
 	CheckExec(id string, cmd []string) error
-	Exec(ctx context.Context, id string, cmd []string, streams stdio.Streams) (int32, error)
+	ExecAs(ctx context.Context, id string, cmd []string, streams stdio.Streams, options api.ExecOptions) (int32, error)
+	ExecDetached(ctx context.Context, id string, cmd []string, tty bool, options api.ExecOptions) error
 	CheckAttach(id string, tty bool) error
 	Attach(ctx context.Context, id string, streams stdio.Streams) error
 	PortForward(ctx context.Context, podID string, port int32, client io.ReadWriteCloser) error
@@ -70,9 +77,11 @@ type Sessions interface {
 type service struct {
 	*Dependencies
 	supervision
+	*volumeService
+	*commitService
 }
 
 // Register adds the service to a gRPC server.
 func Register(s grpc.ServiceRegistrar, d Dependencies) {
-	api.Register(s, &service{&d, supervision{&d}})
+	api.Register(s, &service{&d, supervision{&d}, &volumeService{d.NamedVolumes, d.State}, &commitService{d.Images, d.Rootfs, d.State}})
 }

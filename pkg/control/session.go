@@ -53,7 +53,10 @@ func (s *service) runSession(ctx context.Context, ss *api.SessionStreams) (_ *ap
 		return nil, err
 	}
 	defer func() {
-		if err != nil {
+		switch {
+		case err != nil && run.PodID != "":
+			err = errors.Join(err, s.Containers.RemoveContainer(ctx, id))
+		case err != nil:
 			err = errors.Join(err, s.Containers.RemoveUnstarted(ctx, podID, id))
 		}
 	}()
@@ -73,7 +76,14 @@ func (s *service) execSession(ctx context.Context, ss *api.SessionStreams) (*api
 		return nil, err
 	}
 	ss.Ready()
-	code, err := s.Sessions.Exec(ctx, ss.Request.ContainerID, ss.Request.Command, sessionStreams(ss))
+	var options api.ExecOptions
+	if ss.Request.Exec != nil {
+		options = *ss.Request.Exec
+	}
+	if options.Detach {
+		return &api.SessionExit{}, s.Sessions.ExecDetached(ctx, ss.Request.ContainerID, ss.Request.Command, ss.Request.TTY, options)
+	}
+	code, err := s.Sessions.ExecAs(ctx, ss.Request.ContainerID, ss.Request.Command, sessionStreams(ss), options)
 	return &api.SessionExit{Code: code}, err
 }
 

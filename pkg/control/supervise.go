@@ -72,12 +72,19 @@ func (s *supervision) Rename(ctx context.Context, req *api.RenameRequest) (*api.
 	return &api.Empty{}, s.Restarter.Rename(ctx, req.PodID, req.Name)
 }
 
-// runPod makes the pod and the container of a run: where it is to be restarted, or is
-// started later, in the care of the supervisor.
+// runPod makes the container of a run, in a pod that is there or in a new one: where it is
+// to be restarted, or is started later, in the care of the supervisor.
 func (s *service) runPod(ctx context.Context, run *api.RunRequest, pod *runtimeapi.PodSandboxConfig, ctr *runtimeapi.ContainerConfig) (podID, id string, err error) {
 	policy, err := workload.ParsePolicy(run.Restart)
 	if err != nil {
 		return "", "", status.Errorf(codes.InvalidArgument, "restart policy: %v", err)
+	}
+	if run.PodID != "" {
+		if policy.Name != workload.No || run.Create {
+			return "", "", status.Error(codes.InvalidArgument, "only a container with a pod of its own can be restarted, or be started later")
+		}
+		id, err = s.Containers.CreateContainer(ctx, run.PodID, ctr)
+		return run.PodID, id, err
 	}
 	if policy.Name == workload.No && !run.Create {
 		return s.Containers.RunPodWith(ctx, pod, run.Handler, ctr)

@@ -9,6 +9,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/api"
+	"github.com/subpod/subpod/pkg/health"
 	"github.com/subpod/subpod/pkg/pod"
 	"github.com/subpod/subpod/pkg/pod/container"
 	"github.com/subpod/subpod/pkg/state"
@@ -19,6 +20,7 @@ type containerService struct {
 	manager  *pod.Manager
 	sessions *pod.Sessions
 	state    *state.Store
+	health   *health.Monitor // nil: no checks
 }
 
 // CreateContainer creates a container in a pod sandbox.
@@ -88,7 +90,7 @@ func (s *containerService) ContainerStatus(_ context.Context, req *runtimeapi.Co
 		if err != nil {
 			return nil, err
 		}
-		if resp.Info, err = containerInfo(c, spec); err != nil {
+		if resp.Info, err = containerInfo(c, spec, s.health); err != nil {
 			return nil, err
 		}
 	}

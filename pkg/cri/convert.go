@@ -8,6 +8,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/events"
+	"github.com/subpod/subpod/pkg/health"
 	"github.com/subpod/subpod/pkg/state"
 )
 
@@ -41,13 +42,16 @@ func listPods(pods []state.Pod, f *runtimeapi.PodSandboxFilter) []*runtimeapi.Po
 
 // containerInfo returns the verbose part of a container's status, as JSON. spec is its
 // OCI specification, nil for none; clients of other runtimes look for it by this name.
-func containerInfo(c state.Container, spec json.RawMessage) (map[string]string, error) {
+func containerInfo(c state.Container, spec json.RawMessage, checks *health.Monitor) (map[string]string, error) {
 	info := map[string]any{"id": c.ID, "sandboxID": c.PodID, "facts": c.Allocated, "status": c.Status, "config": c.Config.V}
 	if c.Allocated.Runtime != nil {
 		info["pid"] = c.Allocated.Runtime.Init.PID
 	}
 	if spec != nil {
 		info["runtimeSpec"] = spec
+	}
+	if h, ok := checks.Of(c.ID); ok {
+		info["health"] = h
 	}
 	return verbose(info)
 }

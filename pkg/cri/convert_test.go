@@ -204,7 +204,7 @@ func TestVerbose(t *testing.T) {
 	c.Allocated.Runtime = &oci.Container{Init: proc.ID{PID: 42}}
 	for name, get := range map[string]func() (map[string]string, error){
 		"pod sandbox": func() (map[string]string, error) { return podInfo(p) },
-		"container":   func() (map[string]string, error) { return containerInfo(c, []byte(`{"ociVersion": "1.0.2"}`)) },
+		"container":   func() (map[string]string, error) { return containerInfo(c, []byte(`{"ociVersion": "1.0.2"}`), nil) },
 	} {
 		info, err := get()
 		if err != nil {

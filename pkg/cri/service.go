@@ -11,6 +11,7 @@ import (
 	"github.com/subpod/subpod/netns"
 	"github.com/subpod/subpod/pkg/cgroup"
 	"github.com/subpod/subpod/pkg/events"
+	"github.com/subpod/subpod/pkg/health"
 	"github.com/subpod/subpod/pkg/idmap"
 	"github.com/subpod/subpod/pkg/ocispec"
 	"github.com/subpod/subpod/pkg/pod"
@@ -25,6 +26,7 @@ type Dependencies struct {
 	Version    string // of subpod, semantic
 	Manager    *pod.Manager
 	Sessions   *pod.Sessions
+	Health     *health.Monitor // nil: no checks
 	State      *state.Store
 	Images     *storage.Images
 	Rootfs     *storage.Rootfs
@@ -66,7 +68,7 @@ func newRuntimeService(d Dependencies) *runtimeService {
 			handlers: d.Handlers, host: d.Host, uids: d.UIDs, gids: d.GIDs, rootfs: d.Rootfs, info: d.Info,
 		},
 		sandboxService:   &sandboxService{manager: d.Manager, state: d.State, events: d.Events},
-		containerService: &containerService{manager: d.Manager, sessions: d.Sessions, state: d.State},
+		containerService: &containerService{manager: d.Manager, sessions: d.Sessions, state: d.State, health: d.Health},
 		streamService:    &streamService{sessions: d.Sessions, stream: d.Stream},
 		statsService:     &statsService{state: d.State, collector: d.Stats, delegation: d.Delegation},
 	}

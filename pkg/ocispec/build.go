@@ -80,6 +80,7 @@ type Input struct {
 	CDISpecDirs []string
 	// Rlimits are defaults for every container, cut to the host's hard limits.
 	Rlimits []specs.POSIXRlimit
+	Extra   Extra
 }
 
 // Output is what the executor needs to create the container.
@@ -122,7 +123,7 @@ func Build(in Input) (Output, error) {
 	b.gen = generate.NewFromSpec(b.spec)
 	for _, step := range []func() error{
 		b.process, b.user, b.capabilities, b.namespaces, b.resources,
-		b.mounts, b.devices, b.cdi, b.home, b.paths, b.labels, b.seccomp, b.annotations,
+		b.mounts, b.devices, b.cdi, b.home, b.extra, b.paths, b.labels, b.seccomp, b.annotations,
 	} {
 		if err := step(); err != nil {
 			return Output{}, err

@@ -89,11 +89,7 @@ func (b *builder) kernelMounts() []specs.Mount {
 // devptsOptions: terminals belong to group 5 (tty) where that ID exists.
 func (b *builder) devptsOptions() []string {
 	out := []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"}
-	gids := b.Host.GIDMap
-	if b.Namespaces.User != "" {
-		gids = mappings(b.podUserns().GetGids())
-	}
-	if mapped(gids, 5) {
+	if mapped(b.gids(), 5) {
 		out = append(out, "gid=5")
 	}
 	return out
@@ -149,6 +145,11 @@ func (b *builder) requestedMounts() ([]specs.Mount, error) {
 		}
 		out = append(out, mount)
 	}
+	tmpfs, err := b.extraTmpfs()
+	if err != nil {
+		return nil, err
+	}
+	out = append(out, tmpfs...)
 	sortMounts(out)
 	return out, nil
 }

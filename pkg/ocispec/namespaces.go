@@ -46,6 +46,14 @@ func (b *builder) namespaces() error {
 	return nil
 }
 
+// gids are the group IDs of the container's user namespace.
+func (b *builder) gids() []idmap.Map {
+	if b.Namespaces.User == "" {
+		return b.Host.GIDMap
+	}
+	return mappings(b.podUserns().GetGids())
+}
+
 func (b *builder) podUserns() *runtimeapi.UserNamespace {
 	return b.Pod.GetLinux().GetSecurityContext().GetNamespaceOptions().GetUsernsOptions()
 }

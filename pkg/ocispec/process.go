@@ -81,16 +81,19 @@ func (b *builder) env() ([]string, error) {
 	if host == "" {
 		host = b.Host.Hostname
 	}
-	e := newEnvironment(defaultPath)
-	if host != "" {
+	e := newEnvironment()
+	if b.wantsEnv(defaultPath) {
+		e.set(defaultPath)
+	}
+	if host != "" && b.wantsEnv("HOSTNAME") {
 		e.set("HOSTNAME=" + host)
 	}
-	if b.Container.Tty {
+	if b.Container.Tty && b.wantsEnv("TERM") {
 		e.set("TERM=xterm")
 	}
 	for _, v := range b.Image.Env {
 		// A bad entry of an image is left out; one of the request is refused.
-		if key, _, ok := strings.Cut(v, "="); ok && key != "" && carriable("", v) == nil {
+		if key, _, ok := strings.Cut(v, "="); ok && key != "" && carriable("", v) == nil && b.wantsEnv(v) {
 			e.set(v)
 		}
 	}

@@ -239,6 +239,7 @@ func (m *Manager) watch(c state.Container) *watch {
 // follow waits until the container's exit is recorded, then cleans it up and removes
 // its pod sandbox where that is asked for.
 func (m *Manager) follow(c state.Container, w *watch) {
+	attendant{m}.attend(c, w.done)
 	m.running.Go(func() {
 		defer m.exits.end(c.ID, w)
 		if !m.exits.follow(m.ctx, c, w) {

@@ -36,6 +36,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/subpod/subpod/pkg/events"
+	"github.com/subpod/subpod/pkg/health"
 	"github.com/subpod/subpod/pkg/oci"
 	"github.com/subpod/subpod/pkg/pod/container"
 	"github.com/subpod/subpod/pkg/pod/sandbox"
@@ -95,7 +96,7 @@ type records interface {
 	DeleteContainer(id string) error
 }
 
-// Options are what a Manager depends on. All are needed but LogDir, Forget and Changed.
+// Options are what a Manager depends on. All are needed but LogDir, Health, ReopenLog, Forget and Changed.
 type Options struct {
 	// NodeID is the identity of the node (rootless.Node.Identity); another one in a
 	// record says that the node has been rebooted since.
@@ -111,6 +112,10 @@ type Options struct {
 	Processes  processes
 	Orphans    sweeper
 	Events     *events.Bus
+	// Health checks containers that ask for it, and ReopenLog makes one go on in a new log
+	// file; nil for neither.
+	Health    *health.Monitor
+	ReopenLog func(ctx context.Context, id string) error
 	// Forget drops the statistics of objects that were removed.
 	Forget func(ids ...string)
 	// Changed is called with the ID of a pod after a container of it has exited, or its

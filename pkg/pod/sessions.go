@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/subpod/subpod/netns"
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/oci"
 	"github.com/subpod/subpod/pkg/pod/container"
 	"github.com/subpod/subpod/pkg/state"
@@ -30,6 +31,8 @@ type Sessions struct {
 	// NodeNetNS is the path of the node network namespace, for pods without one of
 	// their own.
 	NodeNetNS string
+	// Bounding are the capabilities that a privileged exec gets.
+	Bounding []string
 }
 
 // ExecSync runs cmd in a running container and returns its output; timeout 0
@@ -49,6 +52,12 @@ func (s *Sessions) ExecSync(ctx context.Context, id string, cmd []string, timeou
 // Exec runs cmd in a running container, joined to the streams, and returns its
 // exit code.
 func (s *Sessions) Exec(ctx context.Context, id string, cmd []string, streams stdio.Streams) (int32, error) {
+	return s.ExecAs(ctx, id, cmd, streams, api.ExecOptions{})
+}
+
+// ExecAs is Exec with another process than the container's own has.
+// errdefs.ErrInvalidArgument.
+func (s *Sessions) ExecAs(ctx context.Context, id string, cmd []string, streams stdio.Streams, options api.ExecOptions) (int32, error) {
 	c, err := s.running(id)
 	if err != nil {
 		return 0, err
@@ -57,8 +66,44 @@ func (s *Sessions) Exec(ctx context.Context, id string, cmd []string, streams st
 	if err != nil {
 		return 0, err
 	}
+	if err := container.ChangeProcess(c, process, options, s.Bounding); err != nil {
+		return 0, err
+	}
 	return s.Executor.Exec(ctx, c.ID, *c.Allocated.Runtime, process, streams)
 }
+
+// detachedStart is how long ExecDetached waits for the process to fail at its start.
+const detachedStart = 300 * time.Millisecond
+
+// ExecDetached starts cmd in a running container and leaves it alone; what it writes goes
+// nowhere. The process ends with its container, and the error of one that cannot be
+// started is returned.
+func (s *Sessions) ExecDetached(ctx context.Context, id string, cmd []string, tty bool, options api.ExecOptions) error {
+	ended := make(chan error, 1)
+	streams := stdio.Streams{TTY: tty, Stdout: discard{}}
+	if !tty {
+		streams.Stderr = discard{}
+	}
+	go func() {
+		_, err := s.ExecAs(context.WithoutCancel(ctx), id, cmd, streams, options)
+		ended <- err
+	}()
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(detachedStart):
+		return nil
+	}
+}
+
+// discard is an output that nobody reads.
+type discard struct{}
+
+// Write implements io.Writer.
+func (discard) Write(p []byte) (int, error) { return len(p), nil }
+
+// Close implements io.Closer.
+func (discard) Close() error { return nil }
 
 // Attach joins the streams to the container's own process until either ends.
 // Attached before the start, a client misses nothing.

@@ -182,7 +182,17 @@ func UnpackSetID(dir *os.Root, rename string, r io.Reader) error {
 	return unpack(dir, rename, r, fs.ModeSetuid|fs.ModeSetgid)
 }
 
+// UnpackOwned is UnpackSetID that also keeps the owners of files, as far as the caller
+// has their IDs.
+func UnpackOwned(dir *os.Root, rename string, r io.Reader) error {
+	return unpackAll(dir, rename, r, fs.ModeSetuid|fs.ModeSetgid, true)
+}
+
 func unpack(dir *os.Root, rename string, r io.Reader, keep fs.FileMode) error {
+	return unpackAll(dir, rename, r, keep, false)
+}
+
+func unpackAll(dir *os.Root, rename string, r io.Reader, keep fs.FileMode, owners bool) error {
 	in := tar.NewReader(r)
 	for {
 		h, err := in.Next()
@@ -196,7 +206,26 @@ func unpack(dir *os.Root, rename string, r io.Reader, keep fs.FileMode) error {
 		if err := unpackOne(dir, name, h, rename, in, keep|fs.ModeSticky); err != nil {
 			return fmt.Errorf("write %s: %w", name, err)
 		}
+		if owners && h.Typeflag != tar.TypeXGlobalHeader && h.Typeflag != tar.TypeLink {
+			if err := own(dir, name, h, keep|fs.ModeSticky); err != nil {
+				return fmt.Errorf("write %s: %w", name, err)
+			}
+		}
 	}
+}
+
+// own gives a file its owner; an ID that the caller does not have is left. The change
+// takes the bits of the mode away that make it another user's program.
+func own(dir *os.Root, name string, h *tar.Header, keep fs.FileMode) error {
+	err := dir.Lchown(name, h.Uid, h.Gid)
+	if errors.Is(err, syscall.EINVAL) || errors.Is(err, fs.ErrPermission) {
+		return nil
+	}
+	if err != nil || h.Typeflag == tar.TypeSymlink {
+		return err
+	}
+	mode := h.FileInfo().Mode()
+	return dir.Chmod(name, mode.Perm()|mode&keep)
 }
 
 func renamed(name, rename string) string {

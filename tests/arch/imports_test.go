@@ -26,6 +26,8 @@ var table = []struct{ pkg, imports string }{
 	{"pkg/landlock", ""},
 	{"pkg/tree", "pkg/openat2"},
 	{"pkg/subpath", "pkg/openat2"},
+	{"pkg/initproc", ""},
+	{"pkg/volumes", "pkg/errclass pkg/tree"},
 	{"configs", ""},
 	{"pkg/ocispec/seccompbpf", ""},
 
@@ -54,6 +56,7 @@ var table = []struct{ pkg, imports string }{
 	{"pkg/oci", "pkg/errclass pkg/monitor/wire pkg/ocispec/seccompbpf pkg/openat2 pkg/proc pkg/stdio"},
 	{"pkg/config", "configs pkg/quantity"},
 	{"pkg/api", "pkg/stdio pkg/workload"},
+	{"pkg/health", "pkg/api"},
 	{"pkg/state", "netns pkg/errclass pkg/oci pkg/workload"},
 	{"pkg/events", "pkg/state"},
 	{"pkg/stats", "netns pkg/cgroup pkg/proc"},
@@ -61,16 +64,16 @@ var table = []struct{ pkg, imports string }{
 
 	// The core: what run, stop, remove and recover mean.
 	{"pkg/pod/sandbox", "netns pkg/api pkg/cgroup pkg/idmap pkg/ocispec pkg/quantity pkg/state"},
-	{"pkg/pod/container", "pkg/api pkg/cgroup pkg/errclass pkg/idmap pkg/oci pkg/ocispec pkg/openat2 pkg/state pkg/subpath pkg/tree storage"},
-	{"pkg/pod", "netns pkg/api pkg/events pkg/oci pkg/ocispec pkg/pod/container pkg/pod/sandbox pkg/state pkg/stats pkg/stdio pkg/subpath pkg/workload storage"},
+	{"pkg/pod/container", "pkg/api pkg/cgroup pkg/errclass pkg/idmap pkg/oci pkg/ocispec pkg/openat2 pkg/state pkg/subpath pkg/tree pkg/volumes storage"},
+	{"pkg/pod", "netns pkg/api pkg/events pkg/health pkg/oci pkg/ocispec pkg/pod/container pkg/pod/sandbox pkg/state pkg/stats pkg/stdio pkg/subpath pkg/workload storage"},
 	{"pkg/supervise", "pkg/api pkg/oci pkg/state pkg/workload"},
 
 	// Services: requests in, records out. Only these and the client speak gRPC.
 	{"pkg/audit", "pkg/api"},
 	{"pkg/rpc", "pkg/api pkg/errclass"},
 	{"pkg/stream", "pkg/errclass pkg/stdio"},
-	{"pkg/control", "netns/named pkg/api pkg/audit pkg/oci pkg/pod pkg/rpc pkg/state pkg/stats pkg/stdio pkg/subpath pkg/supervise pkg/workload storage"},
-	{"pkg/cri", "netns pkg/api pkg/cgroup pkg/events pkg/idmap pkg/ocispec pkg/pod pkg/pod/container pkg/rpc pkg/state pkg/stats pkg/stream storage"},
+	{"pkg/control", "netns/named pkg/api pkg/audit pkg/oci pkg/pod pkg/rpc pkg/state pkg/stats pkg/stdio pkg/subpath pkg/supervise pkg/volumes pkg/workload storage"},
+	{"pkg/cri", "netns pkg/api pkg/cgroup pkg/events pkg/health pkg/idmap pkg/ocispec pkg/pod pkg/pod/container pkg/rpc pkg/state pkg/stats pkg/stream storage"},
 	{"pkg/client", "pkg/api pkg/workload"},
 
 	// Commands. The client stays small, so that it starts fast: no core, no mechanism
@@ -81,10 +84,10 @@ var table = []struct{ pkg, imports string }{
 	{"cmd/internal/logs", ""},
 	{"cmd/internal/play", "cmd/internal/kube cmd/internal/logs pkg/api pkg/client"},
 	{"cmd/subpod", "cmd/internal/cli cmd/internal/doctor cmd/internal/kube cmd/internal/logs cmd/internal/play configs pkg/api pkg/cgroup pkg/client pkg/config pkg/stdio pkg/tree pkg/workload rootless"},
+	{"cmd/subpod-node", "pkg/initproc rootless"},
 	{"cmd/subpod-monitor", "pkg/monitor"},
-	{"cmd/subpod-node", "rootless"},
 	{"cmd/subpod-node-gvisor", "rootless rootless/gvisor"},
-	{"cmd/subpod-server", "cmd/internal/cli cmd/internal/doctor netns netns/auto netns/bridge netns/cni netns/named pkg/api pkg/audit pkg/cgroup pkg/config pkg/control pkg/cri pkg/events pkg/hostport pkg/oci pkg/ocispec pkg/pod pkg/pod/container pkg/pod/sandbox pkg/proc pkg/rpc pkg/state pkg/stats pkg/stream pkg/supervise rootless storage"},
+	{"cmd/subpod-server", "cmd/internal/cli cmd/internal/doctor netns netns/auto netns/bridge netns/cni netns/named pkg/api pkg/audit pkg/cgroup pkg/config pkg/control pkg/cri pkg/events pkg/health pkg/hostport pkg/oci pkg/ocispec pkg/pod pkg/pod/container pkg/pod/sandbox pkg/proc pkg/rpc pkg/state pkg/stats pkg/stream pkg/supervise pkg/volumes rootless storage"},
 }
 
 // libraries names the directories that alone may import a module or package of others.

@@ -28,11 +28,12 @@ const bridge = node.Bridge
 // script gives its pods names that no other has, and removes them.
 func TestScripts(t *testing.T) {
 	private := privateRegistry(t)
-	addr := node.Registry(t)
-	n := node.Start(t, node.Options{
-		Config:     bridge,
-		Registries: registry.Conf(addr) + fmt.Sprintf("\n[[registry]]\nlocation = %q\ninsecure = true\n", private),
-	})
+	addr, pushed := node.Registry(t), node.EmptyRegistry(t)
+	insecure := ""
+	for _, location := range []string{private, pushed} {
+		insecure += fmt.Sprintf("\n[[registry]]\nlocation = %q\ninsecure = true\n", location)
+	}
+	n := node.Start(t, node.Options{Config: bridge, Registries: registry.Conf(addr) + insecure})
 	for _, image := range []string{"busybox", "registry.k8s.io/e2e-test-images/nonewprivs:1.3"} {
 		if _, err := n.Subpod("pull", "-q", image); err != nil {
 			t.Fatal(err)
@@ -46,7 +47,7 @@ func TestScripts(t *testing.T) {
 	t.Run("script", func(t *testing.T) {
 		runScripts(t, testscript.Params{
 			Dir:   "testdata/script",
-			Setup: setup(t, n, "PRIVATE="+private, "REGISTRY="+addr),
+			Setup: setup(t, n, "PRIVATE="+private, "REGISTRY="+addr, "PUSHED="+pushed),
 			Cmds:  commands,
 			Condition: func(cond string) (bool, error) {
 				if cond != "two-users" {

@@ -62,7 +62,45 @@ func TestTerminal(t *testing.T) {
 	if _, err := n.Subpod("rm", "term"); err != nil {
 		t.Error(err)
 	}
+	interrupted(t, n)
 	settle(t, n)
+}
+
+// interrupted: who gives up at the password finds the terminal as it was. The rows of a
+// table are no longer than the terminal is wide, and keys of one's own detach.
+func interrupted(t *testing.T, n *node.Node) {
+	t.Helper()
+	login := openTerminal(t, n, "login", "127.0.0.1:1")
+	login.expect("Username: ")
+	login.input("me\r")
+	login.expect("Password: ")
+	login.input("\x03")
+	if code := login.wait(); code != 128+int(syscall.SIGINT) {
+		t.Errorf("the exit code of an interrupted login is %d", code)
+	}
+	if flags, err := unix.IoctlGetTermios(int(login.program.Fd()), unix.TCGETS); err != nil || flags.Lflag&unix.ECHO == 0 {
+		t.Errorf("the terminal's echo is off: %+v, %v", flags, err)
+	}
+	keys := openTerminal(t, n, "run", "-it", "--detach-keys", "ctrl-x", "--name", "term-with-quite-a-long-name", "busybox", "sh")
+	keys.expect("/ # ")
+	keys.input("\x10\x11\x18")
+	keys.expect("detached from")
+	if code := keys.wait(); code != 0 {
+		t.Errorf("after ctrl-x the exit code is %d", code)
+	}
+	list := openTerminal(t, n, "ps")
+	list.expect("Up ")
+	_ = list.wait()
+	list.mu.Lock()
+	defer list.mu.Unlock()
+	for line := range strings.Lines(list.seen.String()) {
+		if line = strings.TrimRight(line, "\r\n"); len([]rune(line)) > 80 {
+			t.Errorf("a line of %d characters: %q", len([]rune(line)), line)
+		}
+	}
+	if _, err := n.Subpod("rm", "-f", "term-with-quite-a-long-name"); err != nil {
+		t.Error(err)
+	}
 }
 
 // terminal is a command on a terminal.

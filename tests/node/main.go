@@ -136,6 +136,17 @@ func Registry(t testing.TB) string {
 	return shared.reg.Addr
 }
 
+// EmptyRegistry starts a registry that images can be pushed to, until the test ends.
+func EmptyRegistry(t testing.TB) string {
+	t.Helper()
+	reg, err := registry.Start(registry.Options{Binary: Path(t, registryBinary), Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = reg.Stop() })
+	return reg.Addr
+}
+
 // StartRegistry starts one more registry with the test images, on a port (0: a
 // free one), by a command such as nsenter when one is given.
 func StartRegistry(t testing.TB, port int, prefix ...string) (*registry.Registry, error) {

@@ -19,6 +19,7 @@ import (
 // Options of Read.
 type Options struct {
 	Since time.Time // skip older lines
+	Until time.Time // and newer ones; zero: none
 	Tail  int       // number of existing lines to print, from the end; negative: all
 	// Follow waits for more lines until Ended reports that no more will be
 	// written, and reads the remaining ones. A nil Ended follows until ctx ends.
@@ -184,7 +185,7 @@ func (p *printer) print(line []byte) error {
 	if err != nil {
 		return err
 	}
-	if e.Time.Before(p.options.Since) {
+	if e.Time.Before(p.options.Since) || !p.options.Until.IsZero() && e.Time.After(p.options.Until) {
 		return nil
 	}
 	i := 0

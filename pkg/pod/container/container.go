@@ -15,6 +15,7 @@ import (
 	"github.com/subpod/subpod/pkg/oci"
 	"github.com/subpod/subpod/pkg/ocispec"
 	"github.com/subpod/subpod/pkg/state"
+	"github.com/subpod/subpod/pkg/volumes"
 	"github.com/subpod/subpod/storage"
 )
 
@@ -41,7 +42,12 @@ type Builder struct {
 	SeccompProfile string
 	// CDISpecDirs are the directories of CDI specifications, lowest priority first.
 	CDISpecDirs []string
-	Log         *slog.Logger
+	// Volumes keeps named volumes; SecretDir holds a file for each secret.
+	Volumes   *volumes.Store
+	SecretDir string
+	// Init is the program that is the init process of containers which ask for one.
+	Init string
+	Log  *slog.Logger
 }
 
 // HostTree gives what the node may have of the host's tree, as mounts to attach

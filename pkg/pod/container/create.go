@@ -99,7 +99,7 @@ func (b *Builder) makeDirs(p state.Pod, c state.Container) error {
 func (b *Builder) Create(ctx context.Context, prepared *Prepared, p state.Pod, c *state.Container) error {
 	defer prepared.Abandon()
 	defer b.releaseSources(c.ID)
-	in, err := b.specInput(ctx, prepared, p, c)
+	in, err := specInput(ctx, b, prepared, p, c)
 	if err != nil {
 		return err
 	}
@@ -117,7 +117,7 @@ func (b *Builder) Create(ctx context.Context, prepared *Prepared, p state.Pod, c
 	var ahead sync.WaitGroup
 	defer ahead.Wait()
 	ahead.Go(func() { prefetch(c.Allocated.Rootfs, out.Spec.Process) })
-	made, err := b.create(ctx, prepared, c.ID, out)
+	made, err := create(ctx, b, prepared, c.ID, out)
 	if errors.Is(err, oci.ErrCommandNotFound) || errors.Is(err, oci.ErrCommandNotExecutable) {
 		c.Status.StartError = err.Error()
 		return nil
@@ -131,7 +131,7 @@ func (b *Builder) Create(ctx context.Context, prepared *Prepared, p state.Pod, c
 
 // create runs the OCI runtime, once more for each option that the runtime turns out
 // not to take.
-func (b *Builder) create(ctx context.Context, prepared *Prepared, id string, out ocispec.Output) (made oci.Container, err error) {
+func create(ctx context.Context, b *Builder, prepared *Prepared, id string, out ocispec.Output) (made oci.Container, err error) {
 	for {
 		if err := prepared.plan.group.Place(ctx, id, prepared.pending.PID()); err != nil {
 			return made, err
@@ -147,17 +147,13 @@ func (b *Builder) create(ctx context.Context, prepared *Prepared, id string, out
 }
 
 // specInput gathers what the OCI specification is built from.
-func (b *Builder) specInput(ctx context.Context, prepared *Prepared, p state.Pod, c *state.Container) (ocispec.Input, error) {
-	mounts, err := b.resolveMounts(ctx, prepared.plan, c.ID)
+func specInput(ctx context.Context, b *Builder, prepared *Prepared, p state.Pod, c *state.Container) (ocispec.Input, error) {
+	namespaces := b.namespaces(prepared.plan, p)
+	mounts, err := allMounts(ctx, b, prepared, p, c, namespaces.User)
 	if err != nil {
 		return ocispec.Input{}, err
 	}
-	namespaces := b.namespaces(prepared.plan, p)
-	if err := b.mapIDs(namespaces.User, p, c.ID, mounts); err != nil {
-		return ocispec.Input{}, err
-	}
-	b.recordSources(prepared.plan, c, mounts)
-	volumes, err := b.imageVolumes(ctx, prepared, c)
+	more, err := extra(prepared.plan.options, b.Init)
 	if err != nil {
 		return ocispec.Input{}, err
 	}
@@ -179,14 +175,38 @@ func (b *Builder) specInput(ctx context.Context, prepared *Prepared, p state.Pod
 		Rootfs:         c.Allocated.Rootfs,
 		Namespaces:     namespaces,
 		Files:          b.Files(p),
-		Mounts:         append(mounts, volumes...),
+		Mounts:         mounts,
 		Host:           b.Host,
 		CgroupsPath:    prepared.plan.cgroupsPath,
 		Handler:        p.Handler,
 		Features:       ocispec.Features{RecursiveReadOnlyMounts: features.RecursiveReadOnlyMounts, IDMappedMounts: features.IDMappedMounts},
 		SeccompDefault: b.SeccompProfile,
 		CDISpecDirs:    b.CDISpecDirs,
+		Extra:          more,
 	}, nil
+}
+
+// allMounts returns the mounts of a container, whatever asks for them. userNS is the pod's
+// own user namespace, "" where it has none.
+func allMounts(ctx context.Context, b *Builder, prepared *Prepared, p state.Pod, c *state.Container, userNS string) ([]*runtimeapi.Mount, error) {
+	options := prepared.plan.options
+	if err := fillVolumes(ctx, b, *c, options.Volumes); err != nil {
+		return nil, err
+	}
+	mounts, err := b.resolveMounts(ctx, prepared.plan, c.ID)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.mapIDs(userNS, p, c.ID, mounts); err != nil {
+		return nil, err
+	}
+	b.recordSources(prepared.plan, c, mounts)
+	volumes, err := imageVolumes(ctx, b, prepared, c)
+	if err != nil {
+		return nil, err
+	}
+	secrets, err := secretMounts(b, c.ID, p, options.Secrets)
+	return slices.Concat(mounts, volumes, secrets), err
 }
 
 // rootfsSpec describes the container's root file system, with the mappings of the

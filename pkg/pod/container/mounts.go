@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -54,11 +56,29 @@ func (b *Builder) resolveMounts(ctx context.Context, plan Plan, id string) ([]*r
 					return nil, fmt.Errorf("%w: mount on %s: %w", ErrMountSource, m.ContainerPath, err)
 				}
 			}
+			if plan.nested && m.Propagation == runtimeapi.MountPropagation_PROPAGATION_PRIVATE && plan.subPaths[m.ContainerPath] == "" {
+				// Its root cannot pass directories above the source that only this user can.
+				if source, err = cloneMount(b.subPathDir(id), "own"+strconv.Itoa(i), source); err != nil {
+					return nil, fmt.Errorf("%w: mount on %s: %w", ErrMountSource, m.ContainerPath, err)
+				}
+			}
 			m.HostPath = source
 		}
 		out = append(out, m)
 	}
 	return out, nil
+}
+
+// cloneMount mounts source, with what is mounted below it, where all users of the node can
+// reach it, until the container is created.
+func cloneMount(dir, name, source string) (string, error) {
+	tree, err := unix.OpenTree(unix.AT_FDCWD, source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	if err != nil {
+		return "", fmt.Errorf("clone the mount of %s: %w", source, err)
+	}
+	file := os.NewFile(uintptr(tree), source)
+	defer file.Close()
+	return subpath.Attach(dir, name, file)
 }
 
 // subPathDir holds the bind mounts that sub paths and volumes of a container are

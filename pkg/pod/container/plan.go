@@ -24,6 +24,7 @@ type Plan struct {
 	imageMounts []string
 	nested      bool              // the pod has a user namespace of its own
 	subPaths    map[string]string // by container path, see api.AnnotationSubPaths
+	options     *api.ContainerOptions
 	group       cgroup.Pod
 	cgroupsPath string
 	cgroup      string
@@ -70,6 +71,9 @@ func NewPlan(id string, cfg *runtimeapi.ContainerConfig, p state.Pod, target *st
 	}
 	var err error
 	if plan.subPaths, err = parseSubPaths(cfg); err != nil {
+		return Plan{}, err
+	}
+	if plan.options, err = parseOptions(cfg); err != nil {
 		return Plan{}, err
 	}
 	if plan.logPath, err = logPath(p.Config.V, cfg); err != nil {

@@ -24,11 +24,15 @@ const maxVolumes = 256
 // imageVolumes makes the VOLUMEs of the container's image and returns their mounts:
 // writable, also where the root file system is read-only, with what the image has at
 // their paths, and gone with the container.
-func (b *Builder) imageVolumes(ctx context.Context, prepared *Prepared, c *state.Container) ([]*runtimeapi.Mount, error) {
+func imageVolumes(ctx context.Context, b *Builder, prepared *Prepared, c *state.Container) ([]*runtimeapi.Mount, error) {
 	id := c.ID
-	wanted := volumeFilter(prepared.plan.Config.Mounts, c.Allocated.Rootfs)
+	taken := slices.Clone(prepared.plan.Config.Mounts)
+	for _, t := range prepared.plan.options.Tmpfs {
+		taken = append(taken, &runtimeapi.Mount{ContainerPath: t.Path})
+	}
+	wanted := volumeFilter(taken, c.Allocated.Rootfs)
 	var paths []string
-	for v := range maps.Keys(prepared.image.Config.Volumes) {
+	for _, v := range slices.Concat(slices.Collect(maps.Keys(prepared.image.Config.Volumes)), prepared.plan.options.Anonymous) {
 		if v = path.Join("/", v); wanted(v) {
 			paths = append(paths, v)
 		}
@@ -37,6 +41,7 @@ func (b *Builder) imageVolumes(ctx context.Context, prepared *Prepared, c *state
 		return nil, fmt.Errorf("%w: its image has %d volumes, and at most %d can be mounted", errdefs.ErrFailedPrecondition, len(paths), maxVolumes)
 	}
 	slices.Sort(paths)
+	paths = slices.Compact(paths)
 	made, left, err := b.Rootfs.MakeVolumes(ctx, id, paths, wanted)
 	if err != nil {
 		return nil, err

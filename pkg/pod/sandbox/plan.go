@@ -45,6 +45,7 @@ type Plan struct {
 	ports      []netns.PortMapping
 	ingress    uint64 // bits per second
 	egress     uint64
+	shmSize    uint64            // bytes of /dev/shm
 	volumes    map[string]uint64 // in memory: bytes by name; 0 is the kernel's default
 	resolvConf []byte            // nil: the node's default
 	group      cgroup.Pod
@@ -84,6 +85,9 @@ func NewPlan(id string, cfg *runtimeapi.PodSandboxConfig, host Host) (Plan, erro
 	if p.volumes, err = parseMemoryVolumes(cfg); err != nil {
 		return Plan{}, err
 	}
+	if p.shmSize, err = parseShmSize(cfg); err != nil {
+		return Plan{}, err
+	}
 	if err := p.planNamespaces(host); err != nil {
 		return Plan{}, err
 	}
@@ -111,7 +115,7 @@ var defaultSysctls = map[string]string{
 
 func (p *Plan) planNamespaces(host Host) error {
 	ns := state.NamespaceOptions(p.Config)
-	userNS, err := parseUserNS(ns.GetUsernsOptions(), host)
+	userNS, err := parseUserNS(ns.GetUsernsOptions(), p.Config.Labels[api.LabelMadeBy] == api.MadeByRun, host)
 	if err != nil {
 		return err
 	}

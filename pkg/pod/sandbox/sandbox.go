@@ -38,7 +38,7 @@ func (b *Builder) Build(ctx context.Context, plan Plan, p *state.Pod) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("make the pod's directory: %w", err)
 	}
-	if err := mountTmpfs(dir); err != nil {
+	if err := mountTmpfs(dir, plan.shmSize); err != nil {
 		return err
 	}
 	if err := b.writeFiles(dir, plan); err != nil {

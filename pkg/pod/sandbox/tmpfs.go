@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -32,12 +33,15 @@ const (
 
 	// tmpfsOptions are of the one file system of /dev/shm and /etc: it counts as
 	// /dev/shm's size, since little is ever in /etc.
-	tmpfsOptions = "mode=0755,size=64m,nr_inodes=64k"
+	tmpfsOptions = "mode=0755,nr_inodes=64k"
+	// defaultShmSize is what a pod gets that asks for nothing else, in bytes.
+	defaultShmSize = 64 << 20
 )
 
 // mountTmpfs mounts the pod's tmpfs with its directories.
-func mountTmpfs(dir string) error {
-	if err := mount("shm", filepath.Join(dir, tmpfsDir), unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, tmpfsOptions); err != nil {
+func mountTmpfs(dir string, size uint64) error {
+	options := fmt.Sprintf("%s,size=%d", tmpfsOptions, size)
+	if err := mount("shm", filepath.Join(dir, tmpfsDir), unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, options); err != nil {
 		return err
 	}
 	if err := os.Mkdir(filepath.Join(dir, etcDir), 0o755); err != nil {
@@ -95,6 +99,19 @@ func unmount(path string) error {
 		return fmt.Errorf("unmount %s: %w", path, err)
 	}
 	return nil
+}
+
+// parseShmSize returns the size of the pod's /dev/shm in bytes (api.AnnotationShmSize).
+func parseShmSize(cfg *runtimeapi.PodSandboxConfig) (uint64, error) {
+	text := cfg.GetAnnotations()[api.AnnotationShmSize]
+	if text == "" {
+		return defaultShmSize, nil
+	}
+	size, err := strconv.ParseUint(text, 10, 63)
+	if err != nil || size == 0 {
+		return 0, invalid("annotation %s: %q is not a size in bytes", api.AnnotationShmSize, text)
+	}
+	return size, nil
 }
 
 // maxMemoryVolumes bounds what one request makes the server mount.

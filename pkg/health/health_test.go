@@ -1,0 +1,60 @@
+package health_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/subpod/subpod/pkg/api"
+	"github.com/subpod/subpod/pkg/health"
+)
+
+// TestFollow: a container is starting, then healthy, unhealthy after as many failures as
+// it may have, which is said once, and healthy again.
+func TestFollow(t *testing.T) {
+	type result struct {
+		code int32
+		err  error
+	}
+	results := make(chan result)
+	m := health.New(func(context.Context, string, []string, time.Duration) (int32, []byte, error) {
+		r := <-results
+		return r.code, []byte("said"), r.err
+	})
+	failed := make(chan struct{}, 10)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		m.Follow(ctx, "c", api.Health{Command: []string{"x"}, Interval: time.Millisecond, Retries: 2}, func() time.Time { return time.Now() },
+			func() { failed <- struct{}{} })
+	}()
+	for i, step := range []struct {
+		result result
+		want   string
+		failed int
+	}{
+		{result{code: 1}, health.Starting, 0}, {result{code: 0}, health.Healthy, 0}, {result{code: 1}, health.Healthy, 0},
+		{result{err: errors.New("no")}, health.Unhealthy, 1}, {result{code: 1}, health.Unhealthy, 1}, {result{code: 0}, health.Healthy, 1},
+	} {
+		results <- step.result
+		deadline := time.Now().Add(10 * time.Second)
+		for {
+			s, ok := m.Of("c")
+			if ok && s.Status == step.want && s.ExitCode == step.result.code && len(failed) == step.failed {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("step %d: %+v, %d failures, want %s", i, s, len(failed), step.want)
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+	cancel()
+	close(results)
+	<-done
+	if _, ok := m.Of("c"); ok {
+		t.Error("the state outlives the container")
+	}
+}

@@ -1,0 +1,326 @@
+package storage
+
+import (
+	"archive/tar"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	imagespec "github.com/opencontainers/image-spec/specs-go"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"go.podman.io/image/v5/oci/layout"
+	"golang.org/x/sys/unix"
+)
+
+// Change is a path that a container has added ("A"), changed ("C") or deleted ("D") in its
+// root file system.
+type Change struct {
+	Kind, Path string
+}
+
+// Changes returns what the root file system id has changed of its image, by path.
+// ErrRootfsNotFound, ErrUnsupported for the driver vfs, which has full copies.
+func (r *Rootfs) Changes(_ context.Context, id string) ([]Change, error) {
+	upper, rec, err := upperOf(r, id)
+	if err != nil {
+		return nil, err
+	}
+	layers, err := r.store.chain(rec.ImageID)
+	if err != nil {
+		return nil, err
+	}
+	var out []Change
+	err = filepath.WalkDir(upper, func(p string, d fs.DirEntry, err error) error {
+		if err != nil || p == upper {
+			return err
+		}
+		name := strings.TrimPrefix(p, upper)
+		kind := "A"
+		switch {
+		case isWhiteout(d):
+			kind = "D"
+			name = filepath.Join(filepath.Dir(name), strings.TrimPrefix(filepath.Base(name), whiteoutPrefix))
+		case isOpaqueMark(d):
+			return nil
+		case slices.ContainsFunc(layers, func(l string) bool { _, err := os.Lstat(filepath.Join(r.store.diffDir(l), name)); return err == nil }):
+			kind = "C"
+		}
+		out = append(out, Change{kind, name})
+		return nil
+	})
+	slices.SortFunc(out, func(a, b Change) int { return strings.Compare(a.Path, b.Path) })
+	return out, err
+}
+
+// upperOf returns the writable layer of a root file system.
+func upperOf(r *Rootfs, id string) (string, record, error) {
+	dir := r.store.dirs.rootfs(id)
+	if !validID.MatchString(id) {
+		return "", record{}, fmt.Errorf("%w: %q", ErrBadID, id)
+	}
+	rec, err := readRecord(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", rec, fmt.Errorf("%w: %s", ErrRootfsNotFound, id)
+	case err != nil:
+		return "", rec, err
+	case r.store.driver.name == DriverVFS:
+		return "", rec, fmt.Errorf("%w: the driver vfs keeps full copies, not changes", ErrUnsupported)
+	}
+	return filepath.Join(dir, "upper"), rec, nil
+}
+
+// isWhiteout reports whether an entry of a writable layer stands for one that is deleted:
+// a device 0:0, or a name as in the layers of images.
+func isWhiteout(d fs.DirEntry) bool {
+	if d.Type()&fs.ModeCharDevice == 0 {
+		return strings.HasPrefix(d.Name(), whiteoutPrefix) && !isOpaqueMark(d)
+	}
+	info, err := d.Info()
+	return err == nil && deviceOf(info) == 0
+}
+
+func isOpaqueMark(d fs.DirEntry) bool { return d.Name() == opaqueMarker }
+
+// CommitSpec says what an image is made of, beside a container's root file system.
+type CommitSpec struct {
+	// Rootfs is the ID of the container; Name that of the image.
+	Rootfs, Name string
+	// Config is that of the image.
+	Config          v1.ImageConfig
+	Author, Message string
+}
+
+// Commit makes an image of a container's root file system: its own image with one more
+// layer, of what the container has changed. Nothing is left behind on failure.
+// ErrRootfsNotFound, ErrBadReference, ErrUnsupported, ErrNoSpace.
+func Commit(ctx context.Context, im *Images, r *Rootfs, spec CommitSpec) (Image, error) {
+	named, err := parseReference(spec.Name)
+	if err != nil {
+		return Image{}, err
+	}
+	upper, rec, err := upperOf(r, spec.Rootfs)
+	if err != nil {
+		return Image{}, err
+	}
+	if len(rec.UIDMap) > 0 {
+		return Image{}, fmt.Errorf("%w: the container has a user namespace of its own, whose IDs the image cannot have", ErrUnsupported)
+	}
+	tmp, err := makeTmp(im.store.dirs.tmp())
+	if err != nil {
+		return Image{}, classify(ctx, fmt.Errorf("make a directory for the image: %w", err))
+	}
+	defer os.RemoveAll(tmp)
+	dir := filepath.Join(tmp, "layout")
+	dest, err := layout.NewReference(dir, named.String())
+	if err != nil {
+		return Image{}, err
+	}
+	sys, err := im.registries.systemContext(tmp)
+	if err != nil {
+		return Image{}, err
+	}
+	if err := im.copyOut(ctx, sys, rec.ImageID, dest); err != nil {
+		return Image{}, classify(ctx, fmt.Errorf("commit: %w", err))
+	}
+	if err := addLayer(dir, upper, spec); err != nil {
+		return Image{}, classify(ctx, fmt.Errorf("commit: %w", err))
+	}
+	images, err := im.Load(ctx, "oci:"+dir+":"+named.String())
+	if err != nil {
+		return Image{}, err
+	}
+	return images[0], nil
+}
+
+// addLayer adds a layer to the one image of an OCI layout.
+func addLayer(dir, upper string, spec CommitSpec) error {
+	var index v1.Index
+	var manifest v1.Manifest
+	var config v1.Image
+	if err := readJSON(filepath.Join(dir, "index.json"), &index); err != nil {
+		return err
+	}
+	if len(index.Manifests) != 1 {
+		return fmt.Errorf("the layout has %d images", len(index.Manifests))
+	}
+	if err := readJSON(blobPath(dir, index.Manifests[0].Digest), &manifest); err != nil {
+		return err
+	}
+	if err := readJSON(blobPath(dir, manifest.Config.Digest), &config); err != nil {
+		return err
+	}
+	layer, err := writeLayer(dir, upper)
+	if err != nil {
+		return err
+	}
+	now := time.Now().UTC()
+	config.Created, config.Author, config.Config = &now, spec.Author, spec.Config
+	config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, layer.Digest)
+	config.History = append(config.History, v1.History{Created: &now, CreatedBy: "subpod commit", Author: spec.Author, Comment: spec.Message})
+	manifest.MediaType, manifest.Versioned = v1.MediaTypeImageManifest, imagespec.Versioned{SchemaVersion: 2}
+	manifest.Layers = append(manifest.Layers, layer)
+	if manifest.Config, err = writeBlob(dir, v1.MediaTypeImageConfig, config); err != nil {
+		return err
+	}
+	made, err := writeBlob(dir, v1.MediaTypeImageManifest, manifest)
+	if err != nil {
+		return err
+	}
+	made.Annotations = index.Manifests[0].Annotations
+	index.Manifests = []v1.Descriptor{made}
+	text, err := json.Marshal(index)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "index.json"), text, 0o600)
+}
+
+func blobPath(dir string, d digest.Digest) string {
+	return filepath.Join(dir, "blobs", d.Algorithm().String(), d.Encoded())
+}
+
+func readJSON(path string, v any) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(text, v)
+}
+
+func writeBlob(dir, mediaType string, v any) (v1.Descriptor, error) {
+	text, err := json.Marshal(v)
+	if err != nil {
+		return v1.Descriptor{}, err
+	}
+	d := v1.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(text), Size: int64(len(text))}
+	return d, os.WriteFile(blobPath(dir, d.Digest), text, 0o600)
+}
+
+// writeLayer writes a writable layer as a blob of a layout.
+func writeLayer(dir, upper string) (v1.Descriptor, error) {
+	f, err := os.CreateTemp(dir, "layer-*")
+	if err != nil {
+		return v1.Descriptor{}, err
+	}
+	defer os.Remove(f.Name())
+	sum := digest.SHA256.Digester()
+	err = packLayer(upper, io.MultiWriter(f, sum.Hash()))
+	size, seekErr := f.Seek(0, io.SeekCurrent)
+	if err = errors.Join(err, seekErr, f.Close()); err != nil {
+		return v1.Descriptor{}, err
+	}
+	d := v1.Descriptor{MediaType: v1.MediaTypeImageLayer, Digest: sum.Digest(), Size: size}
+	return d, os.Rename(f.Name(), blobPath(dir, d.Digest))
+}
+
+// packLayer writes a writable layer as a tar stream in which what is deleted has the names
+// that layers of images have for it.
+func packLayer(upper string, w io.Writer) error {
+	root, err := os.OpenRoot(upper)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	out := tar.NewWriter(w)
+	links := map[[2]uint64]string{}
+	err = fs.WalkDir(root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || name == "." {
+			return err
+		}
+		if d.Type()&fs.ModeSocket != 0 {
+			return nil
+		}
+		return packChange(root, out, upper, name, d, links)
+	})
+	return errors.Join(err, out.Close())
+}
+
+func packChange(root *os.Root, out *tar.Writer, upper, name string, d fs.DirEntry, links map[[2]uint64]string) error {
+	if isWhiteout(d) {
+		base := filepath.Base(name)
+		if !strings.HasPrefix(base, whiteoutPrefix) {
+			base = whiteoutPrefix + base
+		}
+		return out.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: filepath.Join(filepath.Dir(name), base), Mode: 0o600})
+	}
+	info, err := d.Info()
+	if err != nil {
+		return err
+	}
+	link := ""
+	if info.Mode()&fs.ModeSymlink != 0 {
+		if link, err = root.Readlink(name); err != nil {
+			return err
+		}
+	}
+	h, err := tar.FileInfoHeader(info, link)
+	if err != nil {
+		return err
+	}
+	h.Name, h.Uname, h.Gname = name, "", ""
+	switch {
+	case info.IsDir():
+		h.Name += "/"
+		if err := out.WriteHeader(h); err != nil || !isOpaqueDir(filepath.Join(upper, name)) {
+			return err
+		}
+		return out.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: filepath.Join(name, opaqueMarker), Mode: 0o600})
+	case !info.Mode().IsRegular():
+		return out.WriteHeader(h)
+	}
+	if key, many := linkKey(info); many {
+		if first := links[key]; first != "" {
+			h.Typeflag, h.Linkname, h.Size = tar.TypeLink, first, 0
+			return out.WriteHeader(h)
+		}
+		links[key] = name
+	}
+	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := out.WriteHeader(h); err != nil {
+		return err
+	}
+	_, err = io.CopyN(out, f, h.Size)
+	return err
+}
+
+// isOpaqueDir reports whether a directory hides those of the layers below it.
+func isOpaqueDir(dir string) bool {
+	for _, name := range []string{"user.overlay.opaque", "trusted.overlay.opaque", "user.fuseoverlayfs.opaque"} {
+		var b [1]byte
+		if n, err := unix.Lgetxattr(dir, name, b[:]); err == nil && n == 1 && b[0] == 'y' {
+			return true
+		}
+	}
+	return false
+}
+
+func deviceOf(info fs.FileInfo) uint64 {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return st.Rdev
+	}
+	return 1
+}
+
+// linkKey identifies a file that has several names.
+func linkKey(info fs.FileInfo) (key [2]uint64, many bool) {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || st.Nlink < 2 {
+		return key, false
+	}
+	return [2]uint64{st.Dev, st.Ino}, true
+}

@@ -1,0 +1,50 @@
+package storage
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"go.podman.io/image/v5/docker"
+	"go.podman.io/image/v5/docker/reference"
+)
+
+// Push copies the image that ref names to a registry, as dest, or as ref itself where dest
+// is "", with the credentials of auth.json. It returns the name that the image has there.
+// ErrImageNotFound, ErrBadReference, ErrUnauthorized, ErrRegistryUnavailable, ErrNoSpace.
+func (im *Images) Push(ctx context.Context, ref, dest string) (string, error) {
+	id, tagged, err := saved(im.store, ref)
+	if err != nil {
+		return "", err
+	}
+	var named reference.Named = tagged
+	if dest != "" {
+		if named, err = parseReference(dest); err != nil {
+			return "", err
+		}
+	}
+	if named == nil || tagged == nil && dest == "" {
+		return "", fmt.Errorf("%w: %s has no name at a registry: name the destination", ErrBadReference, ref)
+	}
+	if reference.IsNameOnly(named) {
+		named = reference.TagNameOnly(named)
+	}
+	to, err := docker.NewReference(named)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrBadReference, err)
+	}
+	tmp, err := makeTmp(im.store.dirs.tmp())
+	if err != nil {
+		return "", classify(ctx, fmt.Errorf("make a directory for the layers: %w", err))
+	}
+	defer os.RemoveAll(tmp)
+	sys, err := im.registries.systemContext(tmp)
+	if err != nil {
+		return "", err
+	}
+	if err := im.copyOut(ctx, sys, id, to); err != nil {
+		return "", classify(ctx, fmt.Errorf("push %s: %w", named, err))
+	}
+	im.store.log.Info("image pushed", "ref", named.String(), "image", id)
+	return named.String(), nil
+}
