@@ -45,6 +45,9 @@ func readLowers(name string) (*lowers, error) {
 	lines := bufio.NewScanner(list)
 	for lines.Scan() {
 		dir := lines.Text()
+		if dir == unlockedLine {
+			return nil, errStagingUnlocked
+		}
 		l.dirs = append(l.dirs, dir)
 		home := filepath.Dir(filepath.Dir(dir))
 		if l.homes[home] != nil {

@@ -138,7 +138,7 @@ func (t *worker) pull(name string, route fetch.Route, progress func(Progress)) (
 		return nil, err
 	}
 	img, err := t.pullOnce(named, route, progress)
-	for try := 0; err != nil && (renamedMeanwhile(err) || removedMeanwhile(err)) && try < 3; try++ {
+	for try := 0; err != nil && (renamedMeanwhile(err) || removedMeanwhile(err) || unpackedUnlocked(err)) && try < 3; try++ {
 		img, err = t.pullOnce(named, route, progress)
 	}
 	return []string{img.ID}, err

@@ -47,6 +47,10 @@ func (s *holdingStore) announceLowers(id, parent string) (end func(), err error)
 			return
 		}
 		defer w.Close()
+		list := list
+		if stagingUnlocked() {
+			list = unlockedLine + "\n"
+		}
 		_, _ = w.WriteString(list) // a helper that does not read it all has failed
 	}()
 	return func() {
