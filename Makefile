@@ -102,7 +102,7 @@ UNIT = $(filter-out $(NAMESPACES:%=github.com/subpod/subpod/%) $(NAMESPACES:%=./
 # One test of pkg/state needs them, and one of pkg/cgroup root, who delegates a cgroup.
 NOT_UNIT := ^(TestAFullFileSystem|TestDelegatedTree)$$
 # Root runs them as the test user.
-UNIT_FLAGS = -buildvcs=false -tags "$(TAGS)" $(if $(ROOT),-exec $(USER)) -timeout 10m -skip '$(NOT_UNIT)'
+UNIT_FLAGS = -buildvcs=false -tags "$(TAGS)" $(if $(ROOT),-exec $(USER)) -timeout 20m -skip '$(NOT_UNIT)'
 
 .PHONY: unit
 unit: ## Tests that run anywhere: no root, no daemon, no namespaces, no images
@@ -111,7 +111,7 @@ unit: ## Tests that run anywhere: no root, no daemon, no namespaces, no images
 # The tests of the packages run as an ordinary user, each in what it needs.
 .PHONY: test-unit
 test-unit: test-images ## The tests of all packages, and the project's rules
-	$(TEST) -exec $(USER) -timeout 10m $(ALL)
+	$(TEST) -exec $(USER) -timeout 20m $(ALL)
 
 # What the race detector sees of the daemon: concurrent clients, streams and events,
 # kills and a restart with containers.
@@ -121,8 +121,8 @@ RACE_CRASH  := ^(TestReload|TestScale|TestKillAtRandom)$$
 .PHONY: race
 race: $(RACE) test-tools test-images ## unit, and a sample of the daemon's tests, with the race detector
 	@CGO_ENABLED=1 $(GO) test -race $(UNIT_FLAGS) $(UNIT)
-	SUBPOD_BIN=bin/race $(TEST) -count=1 -timeout 10m ./tests/fields -run '$(RACE_FIELDS)'
-	SUBPOD_BIN=bin/race $(TEST) -count=1 -timeout 10m -short ./tests/crash -random 150 -run '$(RACE_CRASH)'
+	SUBPOD_BIN=bin/race $(TEST) -count=1 -timeout 20m ./tests/fields -run '$(RACE_FIELDS)'
+	SUBPOD_BIN=bin/race $(TEST) -count=1 -timeout 20m -short ./tests/crash -random 150 -run '$(RACE_CRASH)'
 
 .PHONY: test-cri
 test-cri: build test-tools test-images ## Walk the daemon through crictl, and look at every field of the CRI
@@ -130,7 +130,7 @@ test-cri: build test-tools test-images ## Walk the daemon through crictl, and lo
 
 .PHONY: test-cli
 test-cli: build test-images ## The command line, by scripts (tests/cli/testdata)
-	$(TEST) -count=1 -timeout 10m ./tests/cli
+	$(TEST) -count=1 -timeout 20m ./tests/cli
 
 .PHONY: test-critest
 test-critest: build test-tools test-images ## The Kubernetes project's CRI validation suite
@@ -152,7 +152,7 @@ test-foreign: build test-tools test-images .cache/bin/containerd-cri.test ## con
 
 .PHONY: test-crash
 test-crash: build test-tools test-images ## Crashes, pressure and time, a sample of each (CRASH="-run TestReload -v")
-	$(TEST) -count=1 -timeout 10m -short ./tests/crash $(CRASH)
+	$(TEST) -count=1 -timeout 25m -short ./tests/crash $(CRASH)
 
 .PHONY: crash
 crash: build test-tools test-images ## Every crash at every step, 500 more at random, pressure, scale (CRASH="-run …")
@@ -160,7 +160,7 @@ crash: build test-tools test-images ## Every crash at every step, 500 more at ra
 
 .PHONY: test-attack
 test-attack: build test-tools test-images ## Attacks on the daemon, those that take seconds (ATTACK="-run TestX -v")
-	$(TEST) -count=1 -timeout 10m -short ./tests/attack $(ATTACK)
+	$(TEST) -count=1 -timeout 20m -short ./tests/attack $(ATTACK)
 
 .PHONY: attack
 attack: build test-tools test-images ## All attacks (ATTACK="-run TestX -v")
