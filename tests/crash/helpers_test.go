@@ -20,19 +20,17 @@ import (
 	"github.com/subpod/subpod/tests/node"
 )
 
-// saboteur runs the real program unless a file tells it what to do instead, once.
+// saboteur runs the real program, or does what it says instead: what it is to do is in the
+// program itself, since fuse-overlayfs may read no other file of the user's.
 const saboteur = `#!/bin/sh
-order=%[1]s
-case "$*" in *%[3]s*) ;; *) exec %[2]s "$@" ;; esac
-mv "$order" "$order.$$" 2>/dev/null || exec %[2]s "$@"
-read -r what <"$order.$$"
-rm -f "$order.$$"
-case $what in
+case "$*" in *%[2]s*) ;; *) exec %[1]s "$@" ;; esac
+case "%[3]s" in
 fail) echo "sabotage: it fails on purpose" >&2; exit 1 ;;
 die) kill -KILL $$ ;;
 hang) exec sleep 1000 ;;
-late) %[2]s "$@"; echo "sabotage: it fails after its work" >&2; exit 1 ;;
+late) %[1]s "$@"; echo "sabotage: it fails after its work" >&2; exit 1 ;;
 esac
+exec %[1]s "$@"
 `
 
 // sabotaged makes a node whose helper programs can be told to fail.
@@ -40,6 +38,7 @@ func sabotaged(t *testing.T) (*rig, func(program, what string)) {
 	t.Helper()
 	n := node.Prepare(t, node.Options{})
 	var config strings.Builder
+	orders := map[string]func(what string){}
 	// Only the calls that make something are sabotaged; not "crun --version".
 	for _, h := range []struct{ name, section, key, when string }{
 		{"conmon", "[runtime]", "conmon_path", "--cid"},
@@ -51,23 +50,20 @@ func sabotaged(t *testing.T) (*rig, func(program, what string)) {
 			t.Fatal(err)
 		}
 		script := filepath.Join(n.Dir, h.name)
-		text := fmt.Sprintf(saboteur, script+".order", real, h.when)
-		if err := os.WriteFile(script, []byte(text), 0o755); err != nil {
-			t.Fatal(err)
+		orders[h.name] = func(what string) {
+			text := fmt.Sprintf(saboteur, real, h.when, what)
+			err := os.WriteFile(script+".new", []byte(text), 0o755)
+			if err = errors.Join(err, os.Rename(script+".new", script)); err != nil {
+				t.Fatal(err)
+			}
 		}
+		orders[h.name]("")
 		fmt.Fprintf(&config, "%s\n%s = %q\n", h.section, h.key, script)
 	}
 	n.WriteHome(".config/subpod/subpod.toml", config.String())
 	n.Run()
 	r := startedRig(t, n)
-	return r, func(program, what string) {
-		order := filepath.Join(n.Dir, program+".order")
-		if what == "" {
-			_ = os.Remove(order)
-		} else if err := os.WriteFile(order, []byte(what+"\n"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
+	return r, func(program, what string) { orders[program](what) }
 }
 
 // TestHelpersFail lets conmon, the OCI runtime and fuse-overlayfs fail, die, hang

@@ -154,6 +154,8 @@ func everyStep(t *testing.T, action inject.Action, stride int) {
 		t.Skip("the registers of this architecture are not known to tests/inject")
 	}
 	r := newRig(t, node.Options{Config: "[daemon]\nlog_level = \"debug\"\n"})
+	_, err := r.Subpod("run", "--rm", "busybox", "true") // and the name server with it
+	r.must("warm up", err)
 	before := r.warm()
 	if !testing.Short() {
 		stride = 1
