@@ -106,6 +106,8 @@ func TestStopDuringResume(t *testing.T) {
 		s := f.serve(t)
 		defer s.Close()
 		time.Sleep(time.Hour)
+		f.mu.Lock()
+		defer f.mu.Unlock()
 		if len(f.log) > 0 || f.pod.Supervised() {
 			t.Errorf("%v, %+v", f.log, f.pod.Supervision)
 		}
