@@ -7,14 +7,17 @@
 //
 // fill leaves a directory that a docker-registry serves (registry), and the
 // busybox image in the three forms that "subpod load" takes (busybox.oci,
-// busybox.oci.tar, busybox.docker.tar). It does nothing when they are there and
-// newer than this program.
+// busybox.oci.tar, busybox.docker.tar). It does nothing when they are there, made of
+// the same busybox by the same program.
 package main
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -61,7 +64,11 @@ func run(args []string) error {
 // that what stands there is always whole.
 func fill(cache string) error {
 	done := filepath.Join(cache, "made", "complete")
-	if upToDate(done, filepath.Join(cache, "busybox"), "tests/images", "tests/images/static") {
+	sources, err := digestOf(filepath.Join(cache, "busybox"), "tests/images")
+	if err != nil {
+		return err
+	}
+	if made, err := os.ReadFile(done); err == nil && string(made) == sources {
 		return nil
 	}
 	start := time.Now()
@@ -101,7 +108,7 @@ func fill(cache string) error {
 	if err := reg.Stop(); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(work, "complete"), nil, 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(work, "complete"), []byte(sources), 0o644); err != nil {
 		return err
 	}
 	final := filepath.Join(cache, "made")
@@ -123,21 +130,22 @@ func export(dir string, img *image) error {
 	)
 }
 
-// upToDate reports whether file is newer than every source: files, and the files
-// directly in directories. A source that is missing is older than anything.
-func upToDate(file string, sources ...string) bool {
-	target, err := os.Stat(file)
-	if err != nil {
-		return false
-	}
+// digestOf returns a digest of the regular files that sources are or have below them:
+// their names and contents. Their times say nothing, since each checkout has new ones.
+func digestOf(sources ...string) (string, error) {
+	h := sha256.New()
 	for _, source := range sources {
-		paths, _ := filepath.Glob(filepath.Join(source, "*"))
-		for _, path := range append(paths, source) {
-			info, err := os.Stat(path)
-			if err == nil && !info.IsDir() && info.ModTime().After(target.ModTime()) {
-				return false
+		err := filepath.WalkDir(source, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() {
+				return err
 			}
+			b, err := os.ReadFile(path)
+			fmt.Fprintf(h, "%s %d\n%s", path, len(b), b)
+			return err
+		})
+		if err != nil {
+			return "", err
 		}
 	}
-	return true
+	return hex.EncodeToString(h.Sum(nil)), nil
 }
