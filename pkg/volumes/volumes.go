@@ -304,26 +304,63 @@ func conflict(from, into string) error {
 }
 
 // merge moves what is in from to into, directories that both have by their content. It
-// takes no room on the disk.
+// takes no room on the disk. A container that has the volume mounted may exchange what is
+// in into at any time: no link there is followed.
 func merge(from, into string) error {
-	entries, err := os.ReadDir(from)
+	f, err := os.Open(from)
 	if err != nil {
 		return err
 	}
+	defer f.Close()
+	i, err := os.Open(into)
+	if err != nil {
+		return err
+	}
+	defer i.Close()
+	return mergeOpen(f, i)
+}
+
+func mergeOpen(from, into *os.File) error {
+	entries, err := from.ReadDir(-1)
 	for _, e := range entries {
-		src, dst := filepath.Join(from, e.Name()), filepath.Join(into, e.Name())
-		st, err := os.Lstat(dst)
-		switch {
-		case err == nil && st.IsDir() && e.IsDir():
-			err = merge(src, dst)
-		default:
-			err = os.Rename(src, dst)
+		if err == nil {
+			err = moveEntry(from, into, e)
 		}
-		if err != nil {
+	}
+	return err
+}
+
+// moveEntry moves e of from, or what is in it where into has a directory of its name.
+func moveEntry(from, into *os.File, e fs.DirEntry) error {
+	if e.IsDir() {
+		theirs, err := openDir(into, e.Name())
+		if err == nil {
+			defer theirs.Close()
+			own, err := openDir(from, e.Name())
+			if err != nil {
+				return err
+			}
+			defer own.Close()
+			return mergeOpen(own, theirs)
+		}
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
 			return err
 		}
 	}
+	err := unix.Renameat(int(from.Fd()), e.Name(), int(into.Fd()), e.Name())
+	if err != nil {
+		return fmt.Errorf("put %s in place: %w", e.Name(), err)
+	}
 	return nil
+}
+
+// openDir opens a directory of another; a link to one is ENOTDIR.
+func openDir(in *os.File, name string) (*os.File, error) {
+	fd, err := unix.Openat(int(in.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	return os.NewFile(uintptr(fd), name), nil
 }
 
 // Clear removes what a server that was killed has left of a content that it was making.
