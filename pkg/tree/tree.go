@@ -203,7 +203,14 @@ func unpackAll(dir *os.Root, rename string, r io.Reader, keep fs.FileMode, owner
 			return fmt.Errorf("read the stream: %w", err)
 		}
 		name := renamed(h.Name, rename)
-		if err := unpackOne(dir, name, h, rename, in, keep|fs.ModeSticky); err != nil {
+		err = unpackOne(dir, name, h, rename, in, keep|fs.ModeSticky)
+		if errors.Is(err, fs.ErrNotExist) && strings.Contains(path.Clean(h.Name), "/") {
+			// A stream need not have entries for the directories of its files.
+			if err = dir.MkdirAll(path.Dir(name), 0o755); err == nil {
+				err = unpackOne(dir, name, h, rename, in, keep|fs.ModeSticky)
+			}
+		}
+		if err != nil {
 			return fmt.Errorf("write %s: %w", name, err)
 		}
 		if owners && h.Typeflag != tar.TypeXGlobalHeader && h.Typeflag != tar.TypeLink {

@@ -158,3 +158,40 @@ func TestHostileStreams(t *testing.T) {
 		})
 	}
 }
+
+// TestNoDirectoryEntries: directories that a stream has no entries for are made, as tar(1)
+// does; those that are there, and links out, are not touched.
+func TestNoDirectoryEntries(t *testing.T) {
+	_, dir, outside := world(t)
+	into, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer into.Close()
+	if err := os.Symlink(outside, filepath.Join(dir, "out")); err != nil {
+		t.Fatal(err)
+	}
+	stream := func(name string) *bytes.Reader {
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		if err := w.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644, Size: 1}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		return bytes.NewReader(b.Bytes())
+	}
+	if err := UnpackOwned(into, "", stream("new/deeper/file")); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(t, filepath.Join(dir, "new/deeper/file")); got != "x" {
+		t.Errorf("the file has %q", got)
+	}
+	if err := UnpackOwned(into, "", stream("out/new/file")); err == nil {
+		t.Error("a directory was made through a link out")
+	}
+	if _, err := os.Lstat(filepath.Join(outside, "new")); err == nil {
+		t.Error("there is a directory outside")
+	}
+}
