@@ -118,7 +118,8 @@ func (d Defence) Overlay(root, dir string) (name string, err error) {
 	}
 	replace := map[string]string{}
 	for file, text := range changed {
-		to := filepath.Join(dir, strings.ReplaceAll(file, "/", "_"))
+		// No name that makes dir a package: the dir of a run that was killed stays in the tree.
+		to := filepath.Join(dir, strings.ReplaceAll(file, "/", "_")+".changed")
 		if err := os.WriteFile(to, []byte(text), 0o600); err != nil {
 			return "", err
 		}
