@@ -161,13 +161,14 @@ func (n *Networks) known(pod netns.Pod, bridgeOf func(name string) *bridge.Bridg
 		attachments, out.Upstreams = []netns.Attachment{{Network: Default}}, nil
 	}
 	for _, a := range attachments {
-		b := bridgeOf(a.Network)
-		if b == nil || n.config(a.Network).NoNames {
-			continue
-		}
-		out.Closed = out.Closed && n.config(a.Network).Internal
+		c := n.config(a.Network)
+		out.Closed = out.Closed && c.Internal
 		if len(out.Upstreams) == 0 {
-			out.Upstreams = n.config(a.Network).Resolvers
+			out.Upstreams = c.Resolvers
+		}
+		b := bridgeOf(a.Network)
+		if b == nil || c.NoNames {
+			continue
 		}
 		m := resolver.Member{Network: a.Network, Addresses: b.Addresses(pod.ID), Names: slices.Concat(pod.Names, a.Aliases)}
 		for number, s := range pod.Services {
