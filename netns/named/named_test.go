@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/nftables"
 	"golang.org/x/net/dns/dnsmessage"
 
 	"github.com/subpod/subpod/netns"
@@ -187,6 +188,19 @@ func TestNetworks(t *testing.T) {
 		for _, l := range links {
 			if strings.HasPrefix(l.Name, "subnet") {
 				t.Errorf("interface %s is left", l.Name)
+			}
+		}
+		if err != nil {
+			return err
+		}
+		filter, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		tables, err := filter.ListTables()
+		for _, table := range tables {
+			if strings.HasPrefix(table.Name, "subpod-net") {
+				t.Errorf("nftables table %s is left", table.Name)
 			}
 		}
 		return err

@@ -312,12 +312,11 @@ func (n *Networks) restore(ctx context.Context, pod netns.Pod, listen map[string
 // listenAgain makes new sockets once a bridge has been made again: they are bound to the
 // interface.
 func (n *Networks) listenAgain(w *network) {
-	w.making.Lock()
-	b := w.bridge
-	w.making.Unlock()
-	if b != nil && w.listeners.active() {
+	w.making.Lock() // it may be on its way out
+	defer w.making.Unlock()
+	if w.bridge != nil && w.listeners.active() {
 		n.speaker.silence(&w.listeners)
-		n.speaker.listen(w.Name, b, &w.listeners)
+		n.speaker.listen(w.Name, w.bridge, &w.listeners)
 	}
 }
 
