@@ -309,6 +309,17 @@ func (n *Networks) restore(ctx context.Context, pod netns.Pod, listen map[string
 	}
 }
 
+// Rename makes the names of a pod those of the argument. Nothing happens for one that is
+// not connected.
+func (n *Networks) Rename(ctx context.Context, pod netns.Pod) {
+	n.mu.Lock()
+	connected := len(pod.Attachments) == 0 || n.pods[pod.ID] != nil
+	n.mu.Unlock()
+	if connected { // else a network of its may be on its way out
+		n.restore(ctx, pod, map[string]func(){})
+	}
+}
+
 // listenAgain makes new sockets once a bridge has been made again: they are bound to the
 // interface.
 func (n *Networks) listenAgain(w *network) {
