@@ -192,7 +192,7 @@ func (n *Networks) Create(c Config, ipv6 bool) (Config, error) {
 		return Config{}, fmt.Errorf("%w: %s", ErrExists, c.Name)
 	}
 	var err error
-	if c.Subnets, err = n.subnets(c.Subnets, ipv6, taken); err != nil {
+	if c.Subnets, err = chooseSubnets(n.Thread, c.Subnets, ipv6, taken); err != nil {
 		return Config{}, err
 	}
 	for c.Number = 1; used[c.Number]; c.Number++ {
@@ -212,12 +212,12 @@ func (n *Networks) Create(c Config, ipv6 bool) (Config, error) {
 	return c, nil
 }
 
-// subnets returns those of a new network, IPv4 first: the ones that are asked for, which
-// nothing else in the node may have, and free ones for families that are missing.
-func (n *Networks) subnets(asked []netip.Prefix, ipv6 bool, taken []netip.Prefix) ([]netip.Prefix, error) {
+// chooseSubnets returns those of a new network, IPv4 first: the ones that are asked for,
+// which nothing else in the node may have, and free ones for families that are missing.
+func chooseSubnets(thread *netns.Thread, asked []netip.Prefix, ipv6 bool, taken []netip.Prefix) ([]netip.Prefix, error) {
 	out := slices.Clone(asked)
 	if len(asked) > 0 {
-		connected, err := bridge.ConnectedSubnets(n.Thread)
+		connected, err := bridge.ConnectedSubnets(thread)
 		if err != nil {
 			return nil, err
 		}
@@ -232,7 +232,7 @@ func (n *Networks) subnets(asked []netip.Prefix, ipv6 bool, taken []netip.Prefix
 		return slices.ContainsFunc(out, func(s netip.Prefix) bool { return s.Addr().Is4() == v4 })
 	}
 	if !has(true) && !has(false) || ipv6 && !has(false) {
-		free, err := bridge.FreeSubnets(n.Thread, ipv6, taken)
+		free, err := bridge.FreeSubnets(thread, ipv6, taken)
 		if err != nil {
 			return nil, err
 		}
