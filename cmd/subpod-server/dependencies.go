@@ -243,7 +243,7 @@ func newSandboxes(cfg *config.Config, node *rootless.Node, network netns.Network
 			GIDs:        node.GIDMap,
 			Cgroup:      cg,
 		},
-		DNS:     sandbox.DNS{HostFile: "/etc/resolv.conf", UplinkFile: node.ResolvConf},
+		DNS:     dnsOf(node),
 		Network: network,
 		Cgroup:  cg,
 	}

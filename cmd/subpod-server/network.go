@@ -1,12 +1,8 @@
 package main
 
 import (
-	"cmp"
 	"log/slog"
-	"net/netip"
-	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/subpod/subpod/netns"
 	"github.com/subpod/subpod/netns/auto"
@@ -15,6 +11,7 @@ import (
 	"github.com/subpod/subpod/netns/named"
 	"github.com/subpod/subpod/pkg/config"
 	"github.com/subpod/subpod/pkg/hostport"
+	"github.com/subpod/subpod/pkg/pod/sandbox"
 	"github.com/subpod/subpod/rootless"
 )
 
@@ -79,26 +76,11 @@ func newNamed(cfg *config.Config, node *rootless.Node, nodeNet *netns.Thread, po
 		Base: base, Bridge: b, Foreign: foreign, Thread: nodeNet, Ports: ports.Network(), Held: rootless.Held(), Isolate: cfg.Network.Isolate, Log: slog.Default(),
 		StateDir:  filepath.Join(cfg.Daemon.DataDir, "net", "networks"),
 		RunDir:    filepath.Join(cfg.Daemon.RunDir, "net", "networks"),
-		Upstreams: func() []netip.Addr { return nameservers(node.ResolvConf) },
+		Upstreams: dnsOf(node).Servers,
 	})
 }
 
-// nameservers returns the servers that a resolv.conf(5) names.
-func nameservers(file string) []netip.Addr {
-	text, err := os.ReadFile(cmp.Or(file, "/etc/resolv.conf"))
-	if err != nil {
-		slog.Error("names outside cannot be looked up for pods", "error", err)
-		return nil
-	}
-	var out []netip.Addr
-	for line := range strings.Lines(string(text)) {
-		f := strings.Fields(line)
-		if len(f) < 2 || f[0] != "nameserver" {
-			continue
-		}
-		if a, err := netip.ParseAddr(f[1]); err == nil {
-			out = append(out, a)
-		}
-	}
-	return out
+// dnsOf returns where pods of the node have their servers from.
+func dnsOf(node *rootless.Node) sandbox.DNS {
+	return sandbox.DNS{HostFile: "/etc/resolv.conf", UplinkFile: node.ResolvConf}
 }

@@ -242,14 +242,18 @@ func lastOf(s netip.Prefix) netip.Addr {
 	return a
 }
 
-// dropTables removes all tables of the network. Idempotent.
+// dropTables removes all tables of the network that there are: a kernel without
+// nf_tables_bridge has some of them only, and cannot make others. Idempotent.
 func (n *nft) dropTables() error {
+	ours := []*nftables.Table{n.podTable(), n.securityTable(), n.isolationTable()}
 	err := n.transact(func(c *nftables.Conn) error {
-		for _, t := range []*nftables.Table{n.podTable(), n.securityTable(), n.isolationTable()} {
-			c.AddTable(t) // so that there is one to delete
-			c.DelTable(t)
+		tables, err := c.ListTables()
+		for _, t := range tables {
+			if slices.ContainsFunc(ours, func(o *nftables.Table) bool { return o.Name == t.Name && o.Family == t.Family }) {
+				c.DelTable(t)
+			}
 		}
-		return nil
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("remove nftables table %s: %w", n.naming.table, err)

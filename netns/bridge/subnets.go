@@ -79,10 +79,9 @@ func (d *device) decideSubnets(stateDir string, configured []netip.Prefix) ([]ne
 // FreeSubnets returns subnets for one more network: of IPv4 and, if ipv6 is set, of IPv6.
 // None overlaps a route of the host or of the node, or one of taken.
 func FreeSubnets(thread *netns.Thread, ipv6 bool, taken []netip.Prefix) ([]netip.Prefix, error) {
-	var node *netlink.Handle
-	err := thread.Do(func() (err error) { node, err = netlink.NewHandle(unix.NETLINK_ROUTE); return err })
+	node, err := openNode(thread)
 	if err != nil {
-		return nil, fmt.Errorf("open netlink in the node network namespace: %w", err)
+		return nil, err
 	}
 	defer node.Close()
 	routes, err := takenRoutes(node)
@@ -109,6 +108,35 @@ func FreeSubnets(thread *netns.Thread, ipv6 bool, taken []netip.Prefix) ([]netip
 		return nil, errors.New("every subnet that could be used collides with a route of the host: name one")
 	}
 	return out, nil
+}
+
+// ConnectedSubnets returns the subnets that the node's interfaces have addresses in: that
+// of the uplink, and those of bridges.
+func ConnectedSubnets(thread *netns.Thread) ([]netip.Prefix, error) {
+	node, err := openNode(thread)
+	if err != nil {
+		return nil, err
+	}
+	defer node.Close()
+	list, err := addresses(node, nil)
+	if err != nil {
+		return nil, fmt.Errorf("read the node's addresses: %w", err)
+	}
+	var out []netip.Prefix
+	for _, a := range list {
+		out = append(out, prefixOf(a.IPNet).Masked())
+	}
+	return out, nil
+}
+
+// openNode opens netlink in the node network namespace.
+func openNode(thread *netns.Thread) (*netlink.Handle, error) {
+	var node *netlink.Handle
+	err := thread.Do(func() (err error) { node, err = netlink.NewHandle(unix.NETLINK_ROUTE); return err })
+	if err != nil {
+		return nil, fmt.Errorf("open netlink in the node network namespace: %w", err)
+	}
+	return node, nil
 }
 
 // usable leaves out IPv6 when the kernel lacks it.

@@ -116,7 +116,8 @@ func load(dir string) ([]Config, error) {
 	return all, errors.Join(errs...)
 }
 
-// store writes a network so that it is there after a power cut, or not at all.
+// store writes a network so that it is there after a power cut, or not at all: on an
+// error nothing is left of it.
 func (c Config) store(dir string) error {
 	text, err := json.MarshalIndent(c, "", "  ")
 	if err != nil {
@@ -126,18 +127,21 @@ func (c Config) store(dir string) error {
 		return fmt.Errorf("store network %s: %w", c.Name, err)
 	}
 	path := filepath.Join(dir, c.Name+".json")
-	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	left := path + ".new"
+	f, err := os.OpenFile(left, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err == nil {
 		_, err = f.Write(text)
 		err = errors.Join(err, f.Sync(), f.Close())
 	}
 	if err == nil {
-		err = os.Rename(path+".new", path)
+		err = os.Rename(left, path)
 	}
 	if err == nil {
+		left = path
 		err = syncDir(dir)
 	}
 	if err != nil {
+		_ = os.Remove(left) // best effort: what is half written is not read
 		return fmt.Errorf("store network %s: %w", c.Name, err)
 	}
 	return nil

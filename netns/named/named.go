@@ -82,6 +82,8 @@ type Networks struct {
 	names   *resolver.Names
 	speaker *speaker
 
+	creating sync.Mutex // held while a network is created, also across the disk; before mu
+
 	mu       sync.Mutex
 	networks map[string]*network // by name
 	pods     map[string][]string // the networks of each pod, by ID
@@ -180,36 +182,23 @@ func (n *Networks) Create(c Config, ipv6 bool) (Config, error) {
 	if err := c.check(); err != nil {
 		return Config{}, err
 	}
+	n.creating.Lock()
+	defer n.creating.Unlock()
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.networks[c.Name] != nil {
+	exists := n.networks[c.Name] != nil
+	taken, used := n.taken()
+	n.mu.Unlock()
+	if exists {
 		return Config{}, fmt.Errorf("%w: %s", ErrExists, c.Name)
 	}
-	taken, used := n.taken()
-	for _, s := range c.Subnets {
-		if i := slices.IndexFunc(taken, s.Overlaps); i >= 0 {
-			return Config{}, fmt.Errorf("%w: subnet %s overlaps %s of another network", ErrBadNetwork, s, taken[i])
-		}
+	var err error
+	if c.Subnets, err = chooseSubnets(n.Thread, c.Subnets, ipv6, taken); err != nil {
+		return Config{}, err
 	}
-	has := func(v4 bool) bool {
-		return slices.ContainsFunc(c.Subnets, func(s netip.Prefix) bool { return s.Addr().Is4() == v4 })
-	}
-	if !has(true) && !has(false) || ipv6 && !has(false) {
-		free, err := bridge.FreeSubnets(n.Thread, ipv6, taken)
-		if err != nil {
-			return Config{}, err
-		}
-		for _, s := range free {
-			if !has(s.Addr().Is4()) && (s.Addr().Is6() || len(c.Subnets) == 0) {
-				c.Subnets = append(c.Subnets, s)
-			}
-		}
-	}
-	slices.SortFunc(c.Subnets, func(a, b netip.Prefix) int { return a.Addr().Compare(b.Addr()) })
 	for c.Number = 1; used[c.Number]; c.Number++ {
 	}
 	if c.Number >= maxNetworks {
-		return Config{}, fmt.Errorf("%w: there are %d already", ErrBadNetwork, len(n.networks))
+		return Config{}, fmt.Errorf("%w: there are %d already", ErrBadNetwork, len(used))
 	}
 	id := make([]byte, 32)
 	_, _ = rand.Read(id) // never fails (crypto/rand)
@@ -217,11 +206,48 @@ func (n *Networks) Create(c Config, ipv6 bool) (Config, error) {
 	if err := c.store(n.StateDir); err != nil {
 		return Config{}, err
 	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	n.networks[c.Name] = &network{Config: c}
 	return c, nil
 }
 
-// taken returns the subnets and numbers of the networks that there are.
+// chooseSubnets returns those of a new network, IPv4 first: the ones that are asked for,
+// which nothing else in the node may have, and free ones for families that are missing.
+func chooseSubnets(thread *netns.Thread, asked []netip.Prefix, ipv6 bool, taken []netip.Prefix) ([]netip.Prefix, error) {
+	out := slices.Clone(asked)
+	if len(asked) > 0 {
+		connected, err := bridge.ConnectedSubnets(thread)
+		if err != nil {
+			return nil, err
+		}
+		others := append(connected, taken...)
+		for _, s := range asked {
+			if i := slices.IndexFunc(others, s.Overlaps); i >= 0 {
+				return nil, fmt.Errorf("%w: subnet %s overlaps %s, which another network or the node itself has", ErrBadNetwork, s, others[i])
+			}
+		}
+	}
+	has := func(v4 bool) bool {
+		return slices.ContainsFunc(out, func(s netip.Prefix) bool { return s.Addr().Is4() == v4 })
+	}
+	if !has(true) && !has(false) || ipv6 && !has(false) {
+		free, err := bridge.FreeSubnets(thread, ipv6, taken)
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range free {
+			if !has(s.Addr().Is4()) && (s.Addr().Is6() || len(out) == 0) {
+				out = append(out, s)
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b netip.Prefix) int { return a.Addr().Compare(b.Addr()) })
+	return out, nil
+}
+
+// taken returns the subnets and numbers of the networks that there are. The caller holds
+// mu.
 func (n *Networks) taken() ([]netip.Prefix, map[int]bool) {
 	var subnets []netip.Prefix
 	used := map[int]bool{}

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/nftables"
 	"golang.org/x/net/dns/dnsmessage"
 
 	"github.com/subpod/subpod/netns"
@@ -189,6 +190,19 @@ func TestNetworks(t *testing.T) {
 				t.Errorf("interface %s is left", l.Name)
 			}
 		}
+		if err != nil {
+			return err
+		}
+		filter, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		tables, err := filter.ListTables()
+		for _, table := range tables {
+			if strings.HasPrefix(table.Name, "subpod-net") {
+				t.Errorf("nftables table %s is left", table.Name)
+			}
+		}
 		return err
 	}))
 }
@@ -218,7 +232,18 @@ func TestServiceNames(t *testing.T) {
 		w.WantAnswer(client.NetNS, "tcp", nettest.HostPort(addr, 80), "server", "")
 		w.WantAnswer(client.NetNS, "udp", nettest.HostPort(addr, 53), "server", "")
 	}
+	server.Names = []string{"another"}
+	n.Rename(t.Context(), server)
+	for name, want := range map[string]string{"server.subpod.internal.": "RCodeNameError", "another.": to.IPs[0].String(), "direct.": to.IPs[0].String()} {
+		if got := lookup(t, client, ns, name, dnsmessage.TypeA); got != want {
+			t.Errorf("once it has another name, %s is %q, want %q", name, got, want)
+		}
+	}
 	nettest.Must(t, n.Teardown(t.Context(), server.ID))
+	n.Rename(t.Context(), server) // too late
+	if got := lookup(t, client, ns, "another.subpod.internal.", dnsmessage.TypeA); got != "RCodeNameError" {
+		t.Errorf("after its end another is %q", got)
+	}
 	if got := lookup(t, client, ns, "mapped.subpod.internal.", dnsmessage.TypeA); got != "RCodeNameError" {
 		t.Errorf("after its end mapped is %q", got)
 	}

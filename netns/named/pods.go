@@ -161,13 +161,14 @@ func (n *Networks) known(pod netns.Pod, bridgeOf func(name string) *bridge.Bridg
 		attachments, out.Upstreams = []netns.Attachment{{Network: Default}}, nil
 	}
 	for _, a := range attachments {
-		b := bridgeOf(a.Network)
-		if b == nil || n.config(a.Network).NoNames {
-			continue
-		}
-		out.Closed = out.Closed && n.config(a.Network).Internal
+		c := n.config(a.Network)
+		out.Closed = out.Closed && c.Internal
 		if len(out.Upstreams) == 0 {
-			out.Upstreams = n.config(a.Network).Resolvers
+			out.Upstreams = c.Resolvers
+		}
+		b := bridgeOf(a.Network)
+		if b == nil || c.NoNames {
+			continue
 		}
 		m := resolver.Member{Network: a.Network, Addresses: b.Addresses(pod.ID), Names: slices.Concat(pod.Names, a.Aliases)}
 		for number, s := range pod.Services {
@@ -308,15 +309,25 @@ func (n *Networks) restore(ctx context.Context, pod netns.Pod, listen map[string
 	}
 }
 
+// Rename makes the names of a pod those of the argument. Nothing happens for one that is
+// not connected.
+func (n *Networks) Rename(ctx context.Context, pod netns.Pod) {
+	n.mu.Lock()
+	connected := len(pod.Attachments) == 0 || n.pods[pod.ID] != nil
+	n.mu.Unlock()
+	if connected { // else a network of its may be on its way out
+		n.restore(ctx, pod, map[string]func(){})
+	}
+}
+
 // listenAgain makes new sockets once a bridge has been made again: they are bound to the
 // interface.
 func (n *Networks) listenAgain(w *network) {
-	w.making.Lock()
-	b := w.bridge
-	w.making.Unlock()
-	if b != nil && w.listeners.active() {
+	w.making.Lock() // it may be on its way out
+	defer w.making.Unlock()
+	if w.bridge != nil && w.listeners.active() {
 		n.speaker.silence(&w.listeners)
-		n.speaker.listen(w.Name, b, &w.listeners)
+		n.speaker.listen(w.Name, w.bridge, &w.listeners)
 	}
 }
 

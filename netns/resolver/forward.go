@@ -26,7 +26,7 @@ func (s *Server) beginForward(c *client) bool {
 	if !c.limit.take(&c.limit.forwarded, forwardedAtOnce) {
 		return false
 	}
-	if !s.forwarding.take(&s.forwarding.forwarded, maxForwarded) {
+	if !s.all.take(&s.all.forwarded, maxForwarded) {
 		c.limit.give(&c.limit.forwarded)
 		return false
 	}
@@ -34,7 +34,7 @@ func (s *Server) beginForward(c *client) bool {
 }
 
 func (s *Server) endForward(c *client) {
-	s.forwarding.give(&s.forwarding.forwarded)
+	s.all.give(&s.all.forwarded)
 	c.limit.give(&c.limit.forwarded)
 }
 
@@ -96,7 +96,7 @@ func (s *Server) ask(ctx context.Context, network string, server netip.Addr, raw
 		if err := writeMessage(conn, ask); err != nil {
 			return nil, err
 		}
-		return readAnswer(func() ([]byte, error) { return readMessage(conn) }, id, question)
+		return readAnswer(func() ([]byte, error) { return readMessage(conn, maxTCP) }, id, question)
 	}
 	if _, err := conn.Write(ask); err != nil {
 		return nil, err

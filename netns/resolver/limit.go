@@ -14,7 +14,7 @@ const (
 	connectionsAtOnce  = 16
 )
 
-// limiter bounds what one pod asks. The zero value is ready for use.
+// limiter bounds what one pod asks, or all of them. The zero value is ready for use.
 type limiter struct {
 	mu          sync.Mutex
 	left        float64

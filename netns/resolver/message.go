@@ -20,6 +20,8 @@ const (
 	maxUDP = 4096
 	minUDP = 512 // RFC 1035, 4.2.1
 	maxTCP = 65535
+	// maxQuery is the longest query that is read: one question with its options.
+	maxQuery = maxUDP
 
 	headerLen = 12
 	// maxQuestion is the longest question: name, type and class.

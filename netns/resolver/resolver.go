@@ -24,8 +24,10 @@ const (
 	idleTimeout = 10 * time.Second
 	// acceptPause is the pause after a connection could not be accepted.
 	acceptPause = 100 * time.Millisecond
-	// maxForwarded bounds the questions that are being forwarded for all pods.
-	maxForwarded = 512
+	// maxForwarded bounds the questions that are being forwarded for all pods,
+	// maxConnections their connections.
+	maxForwarded   = 512
+	maxConnections = 1024
 )
 
 // Server answers questions. All fields are needed.
@@ -37,7 +39,7 @@ type Server struct {
 	// Upstreams returns the servers outside, in the order in which they are asked.
 	Upstreams func() []netip.Addr
 
-	forwarding limiter
+	all limiter // what all pods have together
 }
 
 // ServeUDP answers questions that come by the socket, which is on the network, until it
@@ -88,16 +90,33 @@ func (s *Server) ServeTCP(network string, l net.Listener) {
 			continue
 		}
 		c := s.Names.client(network, addrOf(conn))
-		if c == nil || !c.limit.take(&c.limit.connections, connectionsAtOnce) {
+		if c == nil || !s.beginConn(c) {
 			conn.Close()
 			continue
 		}
 		go func() {
-			defer c.limit.give(&c.limit.connections)
+			defer s.endConn(c)
 			defer conn.Close()
 			s.serveConn(c, conn)
 		}()
 	}
+}
+
+// beginConn reports whether the pod may have one more connection now.
+func (s *Server) beginConn(c *client) bool {
+	if !c.limit.take(&c.limit.connections, connectionsAtOnce) {
+		return false
+	}
+	if !s.all.take(&s.all.connections, maxConnections) {
+		c.limit.give(&c.limit.connections)
+		return false
+	}
+	return true
+}
+
+func (s *Server) endConn(c *client) {
+	s.all.give(&s.all.connections)
+	c.limit.give(&c.limit.connections)
 }
 
 func addrOf(conn net.Conn) netip.Addr {
@@ -111,8 +130,8 @@ func addrOf(conn net.Conn) netip.Addr {
 // serveConn answers the questions of one connection, one after the other.
 func (s *Server) serveConn(c *client, conn net.Conn) {
 	for {
-		_ = conn.SetDeadline(time.Now().Add(idleTimeout))
-		raw, err := readMessage(conn)
+		_ = conn.SetReadDeadline(time.Now().Add(idleTimeout))
+		raw, err := readMessage(conn, maxQuery)
 		if err != nil || !c.limit.question(time.Now()) {
 			return
 		}
@@ -124,19 +143,27 @@ func (s *Server) serveConn(c *client, conn net.Conn) {
 			answer = s.forward(context.Background(), c, raw, true)
 			s.endForward(c)
 		}
+		_ = conn.SetWriteDeadline(time.Now().Add(idleTimeout))
 		if answer == nil || writeMessage(conn, answer) != nil {
 			return
 		}
 	}
 }
 
-// readMessage reads a message with its length before it (RFC 1035, 4.2.2).
-func readMessage(r io.Reader) ([]byte, error) {
+// errTooLong says that a message is longer than the reader takes.
+var errTooLong = errors.New("message is too long")
+
+// readMessage reads a message with its length before it (RFC 1035, 4.2.2). errTooLong.
+func readMessage(r io.Reader, most int) ([]byte, error) {
 	var size [2]byte
 	if _, err := io.ReadFull(r, size[:]); err != nil {
 		return nil, err
 	}
-	raw := make([]byte, binary.BigEndian.Uint16(size[:]))
+	n := int(binary.BigEndian.Uint16(size[:]))
+	if n > most {
+		return nil, errTooLong
+	}
+	raw := make([]byte, n)
 	_, err := io.ReadFull(r, raw)
 	return raw, err
 }

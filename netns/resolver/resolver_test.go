@@ -307,7 +307,7 @@ func TestServe(t *testing.T) {
 			if err := writeMessage(c, raw); err != nil {
 				return nil, err
 			}
-			return readMessage(c)
+			return readMessage(c, maxTCP)
 		}
 		_ = c.SetDeadline(time.Now().Add(300 * time.Millisecond))
 		if _, err := c.Write(raw); err != nil {

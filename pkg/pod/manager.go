@@ -53,6 +53,7 @@ type sandboxes interface {
 	Build(ctx context.Context, plan sandbox.Plan, p *state.Pod) error
 	Teardown(ctx context.Context, p state.Pod) error
 	Lost(p state.Pod) string
+	Renamed(ctx context.Context, plan sandbox.Plan, p state.Pod)
 	Reconcile(ctx context.Context, live []state.Pod) error
 }
 

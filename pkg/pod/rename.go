@@ -9,12 +9,14 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/api"
+	"github.com/subpod/subpod/pkg/pod/sandbox"
 	"github.com/subpod/subpod/pkg/state"
 	"github.com/subpod/subpod/pkg/workload"
 )
 
-// Rename gives a pod of "subpod run" and its container another name. IDs, host name, log
-// and files stay. ErrNameTaken, errdefs.ErrFailedPrecondition for other pods.
+// Rename gives a pod of "subpod run" and its container another name, by which other
+// pods find it from then on. IDs, host name, log and files stay. ErrNameTaken,
+// errdefs.ErrInvalidArgument, errdefs.ErrFailedPrecondition for other pods.
 func (r Restarter) Rename(ctx context.Context, podID, name string) error {
 	held, err := r.pod(ctx, podID, exclusive)
 	if err != nil {
@@ -30,6 +32,10 @@ func (r Restarter) Rename(ctx context.Context, podID, name string) error {
 	}
 	cfg := proto.Clone(held.Config.V).(*runtimeapi.PodSandboxConfig)
 	cfg.Metadata.Name, cfg.Metadata.Uid = name, name
+	plan, err := sandbox.NewPlan(held.ID, cfg, r.Host) // as a later server reads it
+	if err != nil {
+		return err
+	}
 	to := podName(cfg.Metadata)
 	other, err := r.podNames.claim(ctx, to, held.ID)
 	if err != nil {
@@ -54,6 +60,7 @@ func (r Restarter) Rename(ctx context.Context, podID, name string) error {
 	}
 	r.podNames.commit(to, held.ID)
 	r.podNames.abort(podName(meta), held.ID)
+	r.Sandboxes.Renamed(ctx, plan, held.Pod)
 	return nil
 }
 

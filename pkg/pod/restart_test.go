@@ -2,11 +2,15 @@ package pod
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 
+	"github.com/containerd/errdefs"
+
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/events"
 	"github.com/subpod/subpod/pkg/state"
 	"github.com/subpod/subpod/pkg/workload"
@@ -87,6 +91,27 @@ func TestKillOfRenamed(t *testing.T) {
 		}
 		if err := (Restarter{r.m}).MarkStopped(r.ctx, r.ctr); err != nil || !r.supervision().Containers["c"].Stopped {
 			t.Errorf("%v, %+v", err, r.supervision())
+		}
+	})
+}
+
+// TestRename: the network learns a new name, and one that a later server could not read is
+// refused: that would take the pod's addresses away.
+func TestRename(t *testing.T) {
+	withSupervised(t, func(r *rig) {
+		_, err := r.m.State.UpdatePod(r.pod, func(p *state.Pod) error {
+			p.Config.V.Labels = map[string]string{api.LabelMadeBy: api.MadeByRun}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		rename := (Restarter{r.m}).Rename
+		if err := rename(r.ctx, r.pod, "no name"); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("a name with a blank: %v", err)
+		}
+		if err := rename(r.ctx, r.pod, "next"); err != nil || !slices.Equal(r.w.renamed, []string{"next next"}) {
+			t.Errorf("%v, the network is told %q", err, r.w.renamed)
 		}
 	})
 }

@@ -27,6 +27,7 @@ type world struct {
 	mu         sync.Mutex
 	pods       map[string]state.Pod
 	containers map[string]state.Container
+	renamed    []string // "as stored as told"
 	sandboxes  map[string]bool
 	rootfs     map[string]bool
 	processes  map[string]*process
@@ -237,6 +238,12 @@ func (s *server) Lost(p state.Pod) string {
 		return "its sandbox is gone"
 	}
 	return ""
+}
+
+func (s *server) Renamed(_ context.Context, plan sandbox.Plan, p state.Pod) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.renamed = append(s.renamed, p.Config.V.Metadata.Name+" "+plan.Config.Metadata.Name)
 }
 
 func (s *server) Reconcile(context.Context, []state.Pod) error { return nil }

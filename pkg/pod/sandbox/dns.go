@@ -81,11 +81,11 @@ func (d DNS) withServers(servers []netip.Addr, domain string, cfg *runtimeapi.DN
 	return out.Bytes(), nil
 }
 
-// servers returns those of a pod that cannot look up the names of pods.
-func (d DNS) servers() []netip.Addr {
+// Servers returns the servers that know the names outside; none without the file.
+func (d DNS) Servers() []netip.Addr {
 	text, err := os.ReadFile(cmp.Or(d.UplinkFile, d.HostFile))
 	if err != nil {
-		return nil // as without the file
+		return nil
 	}
 	var out []netip.Addr
 	for line := range strings.Lines(string(text)) {

@@ -19,7 +19,7 @@ func (b *Builder) writeFiles(dir string, plan Plan) error {
 	case resolv == nil:
 		resolv, err = b.DNS.resolvConf()
 	case len(plan.names.names) > 0 && len(dns.GetServers()) == 0:
-		resolv, err = b.DNS.withServers(b.DNS.servers(), "", dns)
+		resolv, err = b.DNS.withServers(b.DNS.Servers(), "", dns)
 	}
 	if err != nil {
 		return err

@@ -64,7 +64,7 @@ func TestWithServers(t *testing.T) {
 		"plain":    {ours, "d.internal", nil, "search d.internal corp.example\nnameserver 10.88.0.1\noptions ndots:2\n"},
 		"its own":  {ours, "d.internal", &runtimeapi.DNSConfig{Searches: []string{"x"}, Options: []string{"use-vc"}}, "search d.internal x\nnameserver 10.88.0.1\noptions use-vc\n"},
 		"none":     {ours, "d.internal", &runtimeapi.DNSConfig{Searches: []string{"."}}, "nameserver 10.88.0.1\noptions ndots:2\n"},
-		"no names": {d.servers(), "", &runtimeapi.DNSConfig{Searches: []string{"x"}}, "search x\nnameserver 9.9.9.9\noptions ndots:2\n"},
+		"no names": {d.Servers(), "", &runtimeapi.DNSConfig{Searches: []string{"x"}}, "search x\nnameserver 9.9.9.9\noptions ndots:2\n"},
 	} {
 		if got, err := d.withServers(c.servers, c.domain, c.cfg); err != nil || string(got) != c.want {
 			t.Errorf("%s: %q, %v; want %q", name, got, err, c.want)

@@ -122,6 +122,18 @@ func (b *Builder) Lost(p state.Pod) string {
 	return ""
 }
 
+// Renamed has the pods that look up names find the pod sandbox by those of the plan.
+func (b *Builder) Renamed(ctx context.Context, plan Plan, p state.Pod) {
+	if n, ok := b.Network.(renamer); ok && p.Allocated.NetworkAsked {
+		n.Rename(ctx, plan.networkPod(p))
+	}
+}
+
+// renamer is a Network that knows the names of pods: *named.Networks.
+type renamer interface {
+	Rename(ctx context.Context, pod netns.Pod)
+}
+
 // Reconcile restores the network of the live pod sandboxes after a restart of the
 // server, and frees everything of the network that belongs to none of them.
 func (b *Builder) Reconcile(ctx context.Context, live []state.Pod) error {
