@@ -287,7 +287,9 @@ func (k *Keeper) handle(m wire.Keep, fds []int) (answer string, err error) {
 		if old != nil {
 			wire.CloseAll(old.fds)
 			delete(k.held, m.ID)
-			delete(k.pids, old.init.PID)
+			if k.pids[old.init.PID] == old { // else its number is another's, or nobody's
+				delete(k.pids, old.init.PID)
+			}
 		}
 		return wire.KeepOK, nil
 	case m.Op != wire.KeepHold || m.ID == "" || len(m.ID) > 256 || strings.ContainsRune(m.ID, 0):
