@@ -3,6 +3,7 @@ package keeper
 import (
 	"encoding/json"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -51,10 +52,7 @@ func serve(t *testing.T, k *Keeper) *monitor {
 	}
 	m := &monitor{t, ours, make(chan error, 1)}
 	_ = ours.SetDeadline(time.Now().Add(20 * time.Second))
-	go func() {
-		m.done <- k.serve(theirs)
-		theirs.Close()
-	}()
+	go func() { m.done <- k.serve(theirs) }()
 	t.Cleanup(func() { ours.Close() })
 	return m
 }
@@ -244,6 +242,16 @@ func TestReusedNumber(t *testing.T) {
 	m.expect(wire.KeepOK, "old")
 	endNext()
 	m.expect(wire.KeepExit, "next")
+}
+
+// TestFailedHandOver: a monitor that cannot be given all does not wait for the rest.
+func TestFailedHandOver(t *testing.T) {
+	k := newKeeper(t)
+	k.held["a"] = &entry{id: "a", fds: []int{-1}}
+	m := serve(t, k)
+	if fds, err := wire.Receive(m.conn, &wire.Keep{}); !errors.Is(err, io.EOF) {
+		t.Errorf("%d descriptors, %v", len(fds), err)
+	}
 }
 
 // TestNotUnderstood: the connection to a monitor that asks for what cannot be ends, and what
