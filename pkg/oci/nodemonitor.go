@@ -195,23 +195,12 @@ func (m nodeMonitor) reopen(ctx context.Context, id string, c Container) error {
 		return err
 	}
 	defer unlock()
-	var st unix.Stat_t
-	statErr := unix.Lstat(c.LogPath, &st)
-	if statErr == nil {
+	log, err := c.replaceLog(func(st *unix.Stat_t) (bool, error) {
 		reply, err := m.ask(ctx, wire.Request{Op: wire.OpStatus, ID: id})
-		if err != nil {
-			return err
-		}
-		if reply.Log != nil && reply.Log.Dev == uint64(st.Dev) && reply.Log.Ino == st.Ino {
-			return nil
-		}
-		if st.Mode&unix.S_IFMT != unix.S_IFREG {
-			return errLogInTheWay
-		}
-	}
-	log, err := createLog(c.LogPath)
-	if err != nil {
-		return fmt.Errorf("make a new file, the container logs to its old one meanwhile: %w", err)
+		return reply.Log != nil && reply.Log.Dev == uint64(st.Dev) && reply.Log.Ino == st.Ino, err
+	})
+	if log == nil || err != nil {
+		return err
 	}
 	defer log.close()
 	if err := log.install(); err != nil {
