@@ -28,6 +28,9 @@ const (
 	maxHeld, maxHeldName = 1024, 200
 	// holdTimeout is how long the server waits for the supervisor to take a socket.
 	holdTimeout = time.Second
+	// drainTimeout is how long the next server waits until all that the one before it has
+	// sent is read.
+	drainTimeout = time.Second
 )
 
 // Holder keeps sockets open across servers. A nil Holder, of a server under a supervisor
@@ -126,12 +129,16 @@ type held struct {
 	mu    sync.Mutex
 	files map[string]*os.File
 	log   *slog.Logger
+	// drained is closed once all that the latest server has sent is read; nil before the
+	// first one.
+	drained chan struct{}
 }
 
 // inherit returns what the next server is to have as its descriptors from heldSocket on,
 // what it has to know of them, and a function to call once it has been started: until
-// then none of them is closed.
+// then none of them is closed. The server before it has ended.
 func (h *held) inherit() (files []*os.File, env string, started func()) {
+	h.drain()
 	h.mu.Lock()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -148,7 +155,25 @@ func (h *held) inherit() (files []*os.File, env string, started func()) {
 	return files, env, func() {
 		h.mu.Unlock()
 		theirs.Close()
-		go h.serve(ours)
+		drained := make(chan struct{})
+		h.drained = drained
+		go func() {
+			defer close(drained)
+			h.serve(ours)
+		}()
+	}
+}
+
+// drain waits until nothing of the server before is unread: a socket that only the unread
+// message holds would be lost to the next one, and its address in use.
+func (h *held) drain() {
+	if h.drained == nil {
+		return
+	}
+	select {
+	case <-h.drained:
+	case <-time.After(drainTimeout):
+		h.log.Warn("what the server has ended with may be missing in the next one: its connection to the supervisor is still open")
 	}
 }
 

@@ -2,11 +2,15 @@ package rootless
 
 import (
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // The server's program in these tests is the test binary: it takes a socket from its
@@ -105,6 +109,30 @@ func TestHeldSockets(t *testing.T) {
 		first = next
 	}
 	n.stop()
+}
+
+// TestHeldUnread: what a server has sent right before its end is there for the next one.
+func TestHeldUnread(t *testing.T) {
+	h := held{log: slog.New(slog.DiscardHandler)}
+	files, _, started := h.inherit()
+	server, err := unix.FcntlInt(files[0].Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	started()
+	holder := &Holder{fd: server}
+	const sockets = 100
+	for i := range sockets {
+		if err := holder.Keep(strconv.Itoa(i), int(os.Stderr.Fd())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	unix.Close(server)
+	files, _, started = h.inherit()
+	started()
+	if len(files) != 1+sockets {
+		t.Errorf("the next server has %d sockets of %d", len(files)-1, sockets)
+	}
 }
 
 // TestHolderAlone: without a supervisor that holds sockets, nothing is held and nothing

@@ -5,6 +5,7 @@ package initproc
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -27,7 +28,10 @@ func Main(args []string) int {
 	path, err := exec.LookPath(args[0])
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "init:", err)
-		return exitNotFound
+		if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+			return exitNotFound
+		}
+		return exitNotExecutable
 	}
 	caught := make(chan os.Signal, 64)
 	signal.Notify(caught) // before the command can end

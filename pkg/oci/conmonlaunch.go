@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -62,15 +61,7 @@ func (l *conmonLaunch) begin() error {
 	cmd.Env = append(runtimeEnv(p.e.sockDir), "_OCI_SYNCPIPE=3", "_OCI_STARTPIPE=4")
 	cmd.WaitDelay = 10 * time.Second
 	cmd.Stderr = &l.stderr
-	if p.spec.ConmonCgroup != "" {
-		dir, err := os.Open(p.spec.ConmonCgroup)
-		if err != nil {
-			return fmt.Errorf("open conmon's cgroup: %w", err)
-		}
-		defer dir.Close()
-		cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
-	}
-	if err := startCommand(cmd, p.spec.Confined); err != nil {
+	if err := p.start(cmd); err != nil {
 		return fmt.Errorf("start %s: %w", p.e.conmon, err)
 	}
 	l.cmd = cmd

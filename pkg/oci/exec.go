@@ -274,9 +274,7 @@ func (x *execution) withOOMScore(cmd *exec.Cmd) *exec.Cmd {
 	if x.oomScore == nil {
 		return cmd
 	}
-	out := exec.Command("/bin/sh", slices.Concat([]string{"-c", `{ echo "$0" >/proc/self/oom_score_adj; } 2>/dev/null; exec "$@"`, strconv.Itoa(*x.oomScore)}, cmd.Args)...)
-	out.Env = cmd.Env
-	return out
+	return exec.Command("/bin/sh", slices.Concat([]string{"-c", `{ echo "$0" >/proc/self/oom_score_adj; } 2>/dev/null; exec "$@"`, strconv.Itoa(*x.oomScore)}, cmd.Args)...)
 }
 
 // conmonArgs lets conmon run a detached exec and wait for the command. With the

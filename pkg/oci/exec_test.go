@@ -3,6 +3,7 @@ package oci
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"os"
@@ -85,6 +86,40 @@ func testExecOutputIsBounded(t *testing.T, e *Executor) {
 	r, err := b.exec(0, sh("yes | head -c 17825792; exit 2")...)
 	if err != nil || r.ExitCode != 2 || len(r.Stdout) != maxOutput {
 		t.Errorf("%d bytes, code %d, %v; want %d bytes, code 2", len(r.Stdout), r.ExitCode, err, maxOutput)
+	}
+}
+
+// TestExecUnfed: where the server ends before it has said what to execute, nothing is, and
+// the runtime does not stay.
+func TestExecUnfed(t *testing.T) {
+	e := executor(t)
+	b := create(t, e, container{}).start()
+	process, err := json.Marshal(b.process("/bin/sleep", "1000"))
+	check(t, err)
+	for _, told := range [][]byte{nil, process[:len(process)/2]} {
+		x := &execution{rt: e.handlers["crun"], ctr: b.ctr, dir: t.TempDir()}
+		theirs, err := x.prepareRuntime(e, b.id, nil)
+		check(t, err)
+		x.cmd.ExtraFiles = []*os.File{theirs}
+		check(t, startJoining(x.cmd, b.ctr.Confined))
+		theirs.Close()
+		_, err = x.feed.Write(told)
+		check(t, err, x.feed.Close())
+		ended := make(chan error, 1)
+		go func() { ended <- x.cmd.Wait() }()
+		select {
+		case err := <-ended:
+			if err == nil || x.failure() == "" {
+				t.Errorf("told %q: %v, %q; want an error with the runtime's message", told, err, x.failure())
+			}
+		case <-time.After(20 * time.Second):
+			_ = x.cmd.Process.Kill()
+			<-ended
+			t.Errorf("told %q: the runtime waits", told)
+		}
+		if members, err := b.ctr.members(); err != nil || len(members) != 1 {
+			t.Errorf("told %q: processes %v, %v; want init alone", told, members, err)
+		}
 	}
 }
 

@@ -79,23 +79,34 @@ func (m conmon) reopen(ctx context.Context, _ string, c Container) error {
 		return err
 	}
 	defer ctl.close()
-	var st unix.Stat_t
-	err = unix.Lstat(c.LogPath, &st)
-	if err == nil && c.hasOpen(&st) {
-		return nil
-	}
-	if err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return errLogInTheWay
-	}
-	log, err := createLog(c.LogPath)
-	if err != nil {
-		return fmt.Errorf("make a new file, the container logs to its old one meanwhile: %w", err)
+	log, err := c.replaceLog(func(st *unix.Stat_t) (bool, error) { return c.hasOpen(st), nil })
+	if log == nil || err != nil {
+		return err
 	}
 	defer log.close()
 	if _, err := os.Lstat(filepath.Join(c.Bundle, logLink)); err != nil {
 		return c.switchByPath(ctx, ctl, log)
 	}
 	return c.switchByLink(ctx, ctl, log)
+}
+
+// replaceLog makes a new file beside the container's log; nil when what is at the path of
+// that is the file which the monitor has, as has reports.
+func (c Container) replaceLog(has func(*unix.Stat_t) (bool, error)) (*newLog, error) {
+	var st unix.Stat_t
+	if unix.Lstat(c.LogPath, &st) == nil {
+		if same, err := has(&st); same || err != nil {
+			return nil, err
+		}
+		if st.Mode&unix.S_IFMT != unix.S_IFREG {
+			return nil, errLogInTheWay
+		}
+	}
+	log, err := createLog(c.LogPath)
+	if err != nil {
+		return nil, fmt.Errorf("make a new file, the container logs to its old one meanwhile: %w", err)
+	}
+	return log, nil
 }
 
 var errLogInTheWay = errors.New("what is at this path is not a regular file; remove it, the container logs to its old file meanwhile")

@@ -25,8 +25,7 @@ func (m nodeMonitor) attach(ctx context.Context, id string, c Container, s stdio
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	stdin := s.Stdin != nil && c.Stdin
-	reply, err := m.exchange(conn, wire.Request{Op: wire.OpAttach, ID: id, Stdin: stdin, Paced: s.Paced}, nil)
+	reply, err := m.exchange(conn, wire.Request{Op: wire.OpAttach, ID: id, Stdin: s.Stdin != nil && c.Stdin, Paced: s.Paced}, nil)
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
@@ -38,23 +37,10 @@ func (m nodeMonitor) attach(ctx context.Context, id string, c Container, s stdio
 	if err != nil {
 		return fmt.Errorf("attach to container %s: %w", id, err)
 	}
-	if stdin {
-		go sendStdin(conn, s.Stdin)
-	}
-	if c.Terminal && s.Resize != nil {
-		set := func(ctx context.Context, size stdio.TerminalSize) error {
-			_, err := m.ask(ctx, wire.Request{Op: wire.OpResize, ID: id, Rows: size.Height, Cols: size.Width})
-			return err
-		}
-		go resize(ctx, m.e.log, set, s.Resize)
-	}
-	if s.Attached != nil {
-		s.Attached()
-	}
-	err = receiveOutput(conn, s)
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
+	err = m.e.relay(ctx, conn, c, s, func(ctx context.Context, size stdio.TerminalSize) error {
+		_, err := m.ask(ctx, wire.Request{Op: wire.OpResize, ID: id, Rows: size.Height, Cols: size.Width})
+		return err
+	})
 	if err == nil && c.Init.Alive() {
 		return errMonitorEnded
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -71,20 +70,12 @@ func (l *nodeLaunch) begin() error {
 	l.cmd.Env = runtimeEnv("")
 	l.cmd.ExtraFiles = []*os.File{startEnd}
 	l.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if l.p.spec.ConmonCgroup != "" {
-		dir, err := os.Open(l.p.spec.ConmonCgroup)
-		if err != nil {
-			return fmt.Errorf("open the monitor's cgroup: %w", err)
-		}
-		defer dir.Close()
-		l.cmd.SysProcAttr.UseCgroupFD, l.cmd.SysProcAttr.CgroupFD = true, int(dir.Fd())
-	}
 	theirs, err := l.pipes()
 	defer closeFiles(theirs)
 	if err != nil {
 		return err
 	}
-	if err := startCommand(l.cmd, l.p.spec.Confined); err != nil {
+	if err := l.p.start(l.cmd); err != nil {
 		return fmt.Errorf("start a shell for %s: %w", l.p.rt.name, err)
 	}
 	l.launched = true
@@ -270,18 +261,13 @@ func (l *nodeLaunch) close() {
 		_ = l.cmd.Wait()
 	}
 	closeFiles(l.files)
-	var rest []io.Closer
-	if l.start != nil {
-		rest = append(rest, l.start)
+	for _, f := range []*os.File{l.start, l.sockDir} {
+		if f != nil {
+			f.Close()
+		}
 	}
 	if l.console != nil {
-		rest = append(rest, l.console)
-	}
-	if l.sockDir != nil {
-		rest = append(rest, l.sockDir)
-	}
-	for _, f := range rest {
-		f.Close()
+		l.console.Close()
 	}
 }
 

@@ -120,12 +120,15 @@ func (m nodeMonitor) choose(ctx context.Context, program string) {
 
 // watched returns the containers that the node's monitor has.
 func (m nodeMonitor) watched(ctx context.Context) (all []wire.Watched, err error) {
+	if m.e.monitorSocket == "" {
+		return nil, nil
+	}
 	if _, err := os.Lstat(m.marker()); err != nil {
 		return nil, nil // it has never had any, and need not be started for this
 	}
 	for last := ""; ; last = all[len(all)-1].ID {
 		reply, err := m.ask(ctx, wire.Request{Op: wire.OpList, ID: last})
-		if errors.Is(err, errNoMonitor) { // the run directory is of an earlier node
+		if errors.Is(err, errNoMonitor) { // nobody listens any more
 			return nil, nil
 		}
 		all = append(all, reply.Watched...)
@@ -135,8 +138,11 @@ func (m nodeMonitor) watched(ctx context.Context) (all []wire.Watched, err error
 	}
 }
 
-// marker is a file that is there once a container was given to the node's monitor.
-func (m nodeMonitor) marker() string { return filepath.Join(m.e.runDir, "monitored") }
+// marker is a file that is there once a container was given to the node's monitor. It lies
+// beside the socket, and so is gone with the node.
+func (m nodeMonitor) marker() string {
+	return filepath.Join(filepath.Dir(m.e.monitorSocket), "monitored")
+}
 
 func (m nodeMonitor) exit(id string, c Container) (Exit, bool, error) {
 	if c.Init.Alive() {
@@ -195,23 +201,12 @@ func (m nodeMonitor) reopen(ctx context.Context, id string, c Container) error {
 		return err
 	}
 	defer unlock()
-	var st unix.Stat_t
-	statErr := unix.Lstat(c.LogPath, &st)
-	if statErr == nil {
+	log, err := c.replaceLog(func(st *unix.Stat_t) (bool, error) {
 		reply, err := m.ask(ctx, wire.Request{Op: wire.OpStatus, ID: id})
-		if err != nil {
-			return err
-		}
-		if reply.Log != nil && reply.Log.Dev == uint64(st.Dev) && reply.Log.Ino == st.Ino {
-			return nil
-		}
-		if st.Mode&unix.S_IFMT != unix.S_IFREG {
-			return errLogInTheWay
-		}
-	}
-	log, err := createLog(c.LogPath)
-	if err != nil {
-		return fmt.Errorf("make a new file, the container logs to its old one meanwhile: %w", err)
+		return reply.Log != nil && reply.Log.Dev == uint64(st.Dev) && reply.Log.Ino == st.Ino, err
+	})
+	if log == nil || err != nil {
+		return err
 	}
 	defer log.close()
 	if err := log.install(); err != nil {

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -26,7 +28,8 @@ type BeginSpec struct {
 	// Confined starts conmon, the runtime and so the container where nothing can be
 	// opened by a file handle.
 	Confined bool
-	// ConmonCgroup is a cgroup v2 directory to start conmon in; "" = ours.
+	// ConmonCgroup is a cgroup v2 directory to start conmon, or the runtime where there is
+	// none, in; "" = ours.
 	ConmonCgroup string
 }
 
@@ -98,11 +101,27 @@ func (s *BeginSpec) check() error {
 	return nil
 }
 
+// start starts the waiting process, in its cgroup.
+func (p *Pending) start(cmd *exec.Cmd) error {
+	if p.spec.ConmonCgroup != "" {
+		dir, err := os.Open(p.spec.ConmonCgroup)
+		if err != nil {
+			return fmt.Errorf("open the cgroup for it: %w", err)
+		}
+		defer dir.Close()
+		if cmd.SysProcAttr == nil {
+			cmd.SysProcAttr = &syscall.SysProcAttr{}
+		}
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(dir.Fd())
+	}
+	return startCommand(cmd, p.spec.Confined)
+}
+
 // PID returns the PID of the waiting process. A cgroup that the caller moves it
 // to before Create holds what that starts as well.
 func (p *Pending) PID() int { return p.launch.pid() }
 
-// Create writes the bundle's config.json, lets conmon call the runtime and
+// Create writes the bundle's config.json, has the runtime called and
 // returns the container, whose init process then waits for Start. seccompBPF is
 // spec.Linux.Seccomp compiled, in base64; a runtime that accepts it need not
 // compile the profile, which must be there as well.
@@ -186,7 +205,7 @@ func (p *Pending) undo(ctx context.Context, c Container) error {
 // undoTimeout bounds the removal of what a failed creation made.
 const undoTimeout = 10 * time.Second
 
-// Abandon ends the waiting conmon and removes what Begin made, but the log. It
+// Abandon ends the waiting process and removes what Begin made, but the log. It
 // does nothing after Create or a first Abandon.
 func (p *Pending) Abandon() {
 	if p.spent {

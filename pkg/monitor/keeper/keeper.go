@@ -176,7 +176,6 @@ func (k *Keeper) serveOne() (bool, error) {
 		unix.Close(pair[1])
 		return false, err
 	}
-	defer conn.Close()
 	// A session of its own: who collects orphans knows them by that.
 	attr := &syscall.ProcAttr{Env: k.o.Env, Files: []uintptr{0, 1, 2, uintptr(k.socket), uintptr(pair[1])}, Sys: &syscall.SysProcAttr{Setsid: true}}
 	k.mu.Lock() // the child may end at once
@@ -187,6 +186,7 @@ func (k *Keeper) serveOne() (bool, error) {
 	k.mu.Unlock()
 	unix.Close(pair[1])
 	if err != nil {
+		conn.Close()
 		return false, fmt.Errorf("start %s: %w", k.o.Program[0], err)
 	}
 	if err := k.serve(conn); err != nil {
@@ -205,14 +205,19 @@ func (k *Keeper) kill() {
 	}
 }
 
-// serve hands what is kept to a monitor, then does what it says until it has ended.
+// serve hands what is kept to a monitor, then does what it says until it has ended. The
+// connection is closed then: a monitor that still runs ends by that.
 func (k *Keeper) serve(conn *net.UnixConn) error {
+	var reports sync.WaitGroup
+	defer reports.Wait() // what it would still take is the next monitor's
+	defer conn.Close()
 	if err := k.handOver(conn); err != nil {
-		return nil // it has ended
+		k.o.Log.Warn("the container monitor has not got all that is kept for it", "error", err)
+		return nil
 	}
 	stop := make(chan struct{})
 	defer close(stop)
-	go k.report(conn, stop)
+	reports.Go(func() { k.report(conn, stop) })
 	for {
 		var m wire.Keep
 		fds, err := wire.Receive(conn, &m)
@@ -287,7 +292,9 @@ func (k *Keeper) handle(m wire.Keep, fds []int) (answer string, err error) {
 		if old != nil {
 			wire.CloseAll(old.fds)
 			delete(k.held, m.ID)
-			delete(k.pids, old.init.PID)
+			if k.pids[old.init.PID] == old { // else its number is another's, or nobody's
+				delete(k.pids, old.init.PID)
+			}
 		}
 		return wire.KeepOK, nil
 	case m.Op != wire.KeepHold || m.ID == "" || len(m.ID) > 256 || strings.ContainsRune(m.ID, 0):
