@@ -325,3 +325,43 @@ func TestMonitorConfined(t *testing.T) {
 		}
 	}
 }
+
+// TestMonitorFullStdin: a client that goes while the container does not read its stdin leaves
+// nothing behind: others can attach.
+func TestMonitorFullStdin(t *testing.T) {
+	e := executorWith(t, MonitorNode)
+	b := create(t, e, container{stdin: true, args: sh("sleep 1000")}).start()
+	attach := func(s stdio.Streams) error {
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		if s.Stdin == nil {
+			s.Attached = cancel
+		} else {
+			s.Stdin = io.MultiReader(s.Stdin, readerFunc(func([]byte) (int, error) {
+				cancel() // what was before is sent
+				return 0, io.EOF
+			}))
+		}
+		if err := e.Attach(ctx, b.id, b.ctr, s); !errors.Is(err, context.Canceled) {
+			return err
+		}
+		return nil
+	}
+	for range 70 { // more than a container may have
+		_ = attach(stdio.Streams{Stdin: bytes.NewReader(make([]byte, 80<<10)), Stdout: io.Discard})
+	}
+	var err error
+	defer func() {
+		if t.Failed() {
+			t.Log(err)
+		}
+	}()
+	eventually(t, "another client can attach", func() bool {
+		err = attach(stdio.Streams{Stdout: io.Discard})
+		return err == nil
+	})
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }

@@ -14,14 +14,7 @@ import (
 // itself.
 func TestNames(t *testing.T) {
 	n := node.Start(t, node.Options{Config: node.Bridge})
-	subpod := func(args ...string) string {
-		t.Helper()
-		out, err := n.Subpod(args...)
-		if err != nil {
-			t.Fatalf("subpod %v: %v\n%s", args, err, out)
-		}
-		return strings.TrimSpace(out)
-	}
+	subpod := n.MustSubpod
 	subpod("pull", "-q", node.Busybox)
 	subpod("network", "create", "--subnet", "10.91.1.0/24", "ours")
 	subpod("network", "create", "--subnet", "10.91.2.0/24", "theirs")

@@ -12,14 +12,7 @@ import (
 // and started again, and while it is reloaded: none of them fails.
 func TestNamesWait(t *testing.T) {
 	n := node.Start(t, node.Options{Config: node.Bridge})
-	subpod := func(args ...string) string {
-		t.Helper()
-		out, err := n.Subpod(args...)
-		if err != nil {
-			t.Fatalf("subpod %v: %v\n%s", args, err, out)
-		}
-		return strings.TrimSpace(out)
-	}
+	subpod := n.MustSubpod
 	subpod("pull", "-q", node.Busybox)
 	subpod("network", "create", "--subnet", "10.91.4.0/24", "durable")
 	subpod("run", "-d", "--name", "answered", "--network", "durable", node.Busybox, "sleep", "1000")

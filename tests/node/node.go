@@ -284,6 +284,17 @@ func (n *Node) Subpod(args ...string) (string, error) {
 	return n.output(n.subpod(), args...)
 }
 
+// MustSubpod is Subpod for a command that must succeed. Its output is without the white
+// space around it.
+func (n *Node) MustSubpod(args ...string) string {
+	n.t.Helper()
+	out, err := n.Subpod(args...)
+	if err != nil {
+		n.t.Fatalf("subpod %v: %v\n%s", args, err, out)
+	}
+	return strings.TrimSpace(out)
+}
+
 // TryEnter runs a command inside the node.
 func (n *Node) TryEnter(argv ...string) (string, error) {
 	n.t.Helper()
