@@ -75,7 +75,7 @@ type Probe struct {
 	TCP     *Address `json:"tcp,omitempty"`
 	GRPC    *GRPC    `json:"grpc,omitempty"`
 
-	Delay     time.Duration `json:"delay,omitempty"` // before the first one
+	Delay     time.Duration `json:"delay,omitempty"` // from the container's start to the first one
 	Period    time.Duration `json:"period"`
 	Timeout   time.Duration `json:"timeout"`
 	Successes int32         `json:"successes"` // in a row, to succeed
@@ -130,6 +130,8 @@ type Progress struct {
 	Failures uint32 `json:"failures,omitempty"`
 	// Stopped is that the user has stopped this container.
 	Stopped bool `json:"stopped,omitempty"`
+	// Hooked is the start of the run whose postStart hook was carried out.
+	Hooked time.Time `json:"hooked,omitzero"`
 }
 
 // With returns the status with another progress of a container; s is not changed.
