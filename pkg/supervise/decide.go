@@ -242,7 +242,8 @@ func judge(spec *workload.Spec, c *workload.Container, st workload.Status, s see
 	if at.Before(x.retry) {
 		at = x.retry
 	}
-	if now.Before(at) && p.Generation == st.Generation {
+	// An exit in the future: the clock was set back, and says nothing about a pause.
+	if now.Before(at) && !x.finished.After(now) && p.Generation == st.Generation {
 		return later, at
 	}
 	return due, time.Time{}
