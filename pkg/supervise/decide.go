@@ -91,6 +91,8 @@ func decide(spec *workload.Spec, st workload.Status, s seen, now time.Time) deci
 		return decision{action: resume}
 	case st.Stopped:
 		return decision{action: end}
+	case st.Restarting:
+		return decision{action: wait} // for RestartPod
 	}
 	var deadline time.Time
 	if spec.Deadline > 0 {

@@ -31,9 +31,9 @@ func TestProbeDelay(t *testing.T) {
 		if n := len(asked); n < 14 || asked[0] < 30*time.Second {
 			t.Errorf("asked %d times in the 15 s after the delay: %v", n, asked)
 		}
+		before := len(asked)
 		s = f.serve(t)
 		defer s.Close()
-		before := len(asked)
 		time.Sleep(5 * time.Second)
 		mu.Lock()
 		defer mu.Unlock()

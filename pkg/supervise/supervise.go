@@ -85,8 +85,12 @@ func (s *Supervisor) Start() {
 	s.on = true
 	s.mu.Unlock()
 	for _, p := range s.Records.Pods() {
-		if p.Workload != nil {
-			s.Kick(p.ID)
+		if p.Workload == nil {
+			continue
+		}
+		s.Kick(p.ID)
+		if p.Supervised() && p.Supervision.Restarting {
+			s.group.Go(func() { s.restartOn(p) })
 		}
 	}
 }
@@ -279,7 +283,9 @@ func recordOf(p state.Pod, containers []state.Container, name string) *state.Con
 
 // wanted reports whether a container is still to be started.
 func wanted(name string) func(state.Pod) bool {
-	return func(p state.Pod) bool { return p.Supervised() && !p.Supervision.Containers[name].Stopped }
+	return func(p state.Pod) bool {
+		return p.Supervised() && !p.Supervision.Restarting && !p.Supervision.Containers[name].Stopped
+	}
 }
 
 // minRetry is the least pause before a step that has failed is tried again.

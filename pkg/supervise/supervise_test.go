@@ -173,9 +173,12 @@ func (f *fake) exit(id string, started time.Time, code int32) {
 
 func (f *fake) End(ctx context.Context, id string, _ time.Duration) error {
 	f.mu.Lock()
-	if f.ending != nil {
-		f.ending()
+	ending := f.ending
+	f.mu.Unlock()
+	if ending != nil {
+		ending()
 	}
+	f.mu.Lock()
 	if err := ctx.Err(); err != nil {
 		f.mu.Unlock()
 		return err

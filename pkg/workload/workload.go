@@ -112,6 +112,9 @@ type Status struct {
 	// StoppedIn is the identity of the node in which the user has last stopped it, or a
 	// container of it.
 	StoppedIn string `json:"stoppedIn,omitempty"`
+	// Restarting is that the user restarts all of it, and that not all has ended yet:
+	// nothing is started meanwhile.
+	Restarting bool `json:"restarting,omitempty"`
 	// Done is that all containers have ended for good, Failed that one of them did so
 	// with an error, which Reason gives.
 	Done       bool                `json:"done,omitempty"`
