@@ -1,15 +1,18 @@
 package supervise
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/containerd/errdefs"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/state"
@@ -35,6 +38,30 @@ func TestStartAfterFailure(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestInterrupted: a step that another request has interrupted is tried again, without a
+// warning, and is no failure of the container.
+func TestInterrupted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(play(containerOf("a", workload.Main, workload.No)))
+		f.make = errdefs.ErrAborted
+		var log bytes.Buffer
+		s := New(Options{NodeID: "node", Pods: f, Records: f, Sessions: f, Volumes: func(string) string { return "" }, Log: slog.New(slog.NewTextHandler(&log, nil))})
+		s.Start()
+		synctest.Wait()
+		f.mu.Lock()
+		f.make = nil
+		f.mu.Unlock()
+		time.Sleep(time.Minute)
+		if f.count("start a") != 1 || f.count("finish") != 0 {
+			t.Errorf("%v, %+v", f.log, f.pod.Supervision)
+		}
+		s.Close()
+		if log.Len() > 0 {
+			t.Errorf("%s", &log)
+		}
+	})
 }
 
 // TestStartInPause: a start does not wait for the pause before a restart.

@@ -291,8 +291,13 @@ func wanted(name string) func(state.Pod) bool {
 // minRetry is the least pause before a step that has failed is tried again.
 const minRetry = time.Second
 
-// failedStep notes that a step has failed, and when it may be tried again.
+// failedStep notes that a step has failed, and when it may be tried again. One that
+// another request has interrupted, as a removal does, says nothing about the next try.
 func (u *unit) failedStep(spec *workload.Spec, key string, err error) {
+	if errors.Is(err, errdefs.ErrAborted) {
+		u.retry[key] = retry{at: u.now().Add(minRetry)}
+		return
+	}
 	r := u.retry[key]
 	r.tries++
 	r.err, r.at = err, u.now().Add(max(spec.Backoff.Delay(r.tries), minRetry))
@@ -338,14 +343,17 @@ func (u *unit) act(ctx context.Context, p state.Pod, containers []state.Containe
 		return
 	}
 	u.failedStep(p.Workload, key, err)
-	u.Log.Warn("a pod could not be kept running; it is tried again", "pod", u.id, "container", key, "error", err)
+	if d.action != rebuild && d.action != start { // decide knows no time for these
+		defer func() { u.sleep(ctx, u.retry[key].at) }()
+	}
+	if errors.Is(err, errdefs.ErrAborted) {
+		return
+	}
+	u.Log.Warn("a step of a supervised pod has failed; it is tried again", "pod", u.id, "container", key, "error", err)
 	if key != "" {
 		u.say("%s/%s: %v", u.name, key, err)
 	} else {
 		u.say("%s: %v", u.name, err)
-		if d.action != rebuild { // decide knows no time for these
-			u.sleep(ctx, u.retry[key].at)
-		}
 	}
 }
 
