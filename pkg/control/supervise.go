@@ -10,6 +10,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/api"
+	"github.com/subpod/subpod/pkg/quantity"
 	"github.com/subpod/subpod/pkg/supervise"
 	"github.com/subpod/subpod/pkg/workload"
 )
@@ -56,7 +57,7 @@ func (s *supervision) Start(ctx context.Context, req *api.StartRequest) (*api.Em
 
 // Restart ends a pod or a container, then starts it.
 func (s *supervision) Restart(ctx context.Context, req *api.StartRequest) (*api.Empty, error) {
-	return &api.Empty{}, s.Supervisor.RestartPod(ctx, req.PodID, req.ContainerID, time.Duration(req.Grace)*time.Second)
+	return &api.Empty{}, s.Supervisor.RestartPod(ctx, req.PodID, req.ContainerID, quantity.Seconds(req.Grace))
 }
 
 // Pause freezes a container, or lets it go on.
