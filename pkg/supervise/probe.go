@@ -197,7 +197,7 @@ func (w *watch) hook(ctx context.Context, h *workload.Hook) error {
 
 // exec runs a command in the container; an exit code other than 0 is an error.
 func (w *watch) exec(ctx context.Context, command []string, timeout time.Duration) error {
-	result, err := w.Sessions.ExecSync(ctx, w.id, command, timeout)
+	result, err := w.Sessions.Probe(ctx, w.id, command, timeout)
 	if err != nil {
 		return err
 	}

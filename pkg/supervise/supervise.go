@@ -40,7 +40,7 @@ type Records interface {
 
 // Sessions reaches into pods: *pod.Sessions.
 type Sessions interface {
-	ExecSync(ctx context.Context, id string, cmd []string, timeout time.Duration) (oci.ExecResult, error)
+	Probe(ctx context.Context, id string, cmd []string, timeout time.Duration) (oci.ExecResult, error)
 	Dial(ctx context.Context, podID, host string, port int32) (net.Conn, error)
 }
 

@@ -211,7 +211,7 @@ func (f *fake) MarkStopped(_ context.Context, id string) error {
 
 func (f *fake) Hold(string) func() { return func() {} }
 
-func (f *fake) ExecSync(_ context.Context, id string, cmd []string, _ time.Duration) (oci.ExecResult, error) {
+func (f *fake) Probe(_ context.Context, id string, cmd []string, _ time.Duration) (oci.ExecResult, error) {
 	return oci.ExecResult{ExitCode: f.exec(strings.TrimPrefix(id, "id-"), strings.Join(cmd, " "))}, nil
 }
 
