@@ -227,7 +227,7 @@ func initProgram() string {
 // healthExec runs the command of a health check.
 func healthExec(sessions *pod.Sessions) health.Exec {
 	return func(ctx context.Context, id string, command []string, timeout time.Duration) (int32, []byte, error) {
-		r, err := sessions.ExecSync(ctx, id, command, timeout)
+		r, err := sessions.Probe(ctx, id, command, timeout)
 		return r.ExitCode, slices.Concat(r.Stdout, r.Stderr), err
 	}
 }

@@ -25,13 +25,7 @@ func (s *service) CopyIn(ctx context.Context, receive func() (*api.CopyInChunk, 
 		return nil, err
 	}
 	s.Audit.Copy(ctx, "into", first.ContainerID, first.Path)
-	r := &chunkReader{rest: first.Data, receive: func() ([]byte, error) {
-		chunk, err := receive()
-		if err != nil {
-			return nil, err
-		}
-		return chunk.Data, nil
-	}}
+	r := readChunks(first, receive, func(c *api.CopyInChunk) []byte { return c.Data })
 	return &api.Empty{}, s.Copier.In(ctx, first.ContainerID, first.Path, r)
 }
 
@@ -39,6 +33,17 @@ func (s *service) CopyIn(ctx context.Context, receive func() (*api.CopyInChunk, 
 type chunkReader struct {
 	receive func() ([]byte, error)
 	rest    []byte
+}
+
+// readChunks returns a reader of a stream whose first message has been received.
+func readChunks[C any](first C, receive func() (C, error), data func(C) []byte) *chunkReader {
+	return &chunkReader{rest: data(first), receive: func() ([]byte, error) {
+		chunk, err := receive()
+		if err != nil {
+			return nil, err
+		}
+		return data(chunk), nil
+	}}
 }
 
 // Read implements io.Reader.

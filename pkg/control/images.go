@@ -5,9 +5,6 @@ import (
 	"context"
 	"sync"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-
 	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/storage"
 )
@@ -15,7 +12,7 @@ import (
 // Load loads images from files.
 func (s *service) Load(ctx context.Context, req *api.LoadRequest) (*api.LoadResponse, error) {
 	if req.Source == "" {
-		return nil, status.Error(codes.InvalidArgument, "the request names no source")
+		return nil, invalid("the request names no source")
 	}
 	source, release, err := s.localSource(req.Source)
 	if err != nil {
@@ -31,13 +28,7 @@ func (s *service) LoadStream(ctx context.Context, receive func() (*api.LoadChunk
 	if err != nil {
 		return nil, err
 	}
-	r := &chunkReader{rest: first.Data, receive: func() ([]byte, error) {
-		chunk, err := receive()
-		if err != nil {
-			return nil, err
-		}
-		return chunk.Data, nil
-	}}
+	r := readChunks(first, receive, func(c *api.LoadChunk) []byte { return c.Data })
 	return loaded(s.Images.LoadFrom(ctx, r, first.Kind, first.Ref))
 }
 
@@ -55,7 +46,7 @@ func loaded(images []storage.Image, err error) (*api.LoadResponse, error) {
 // Pull is PullImage that reports its progress.
 func (s *service) Pull(ctx context.Context, req *api.PullRequest, send func(*api.PullEvent) error) error {
 	if req.Ref == "" {
-		return status.Error(codes.InvalidArgument, "the request names no image")
+		return invalid("the request names no image")
 	}
 	// The download does not wait for a slow client: only the latest update is kept, and
 	// the client skips those in between.

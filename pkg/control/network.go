@@ -30,19 +30,18 @@ func (s *service) NetworkCreate(_ context.Context, req *api.NetworkCreateRequest
 	}
 	n := req.Network
 	c := named.Config{Name: n.Name, Internal: n.Internal, NoNames: !n.DNS, MTU: n.MTU, Labels: n.Labels, Options: n.Options}
-	bad := func(err error) error { return fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, err) }
 	for _, sub := range n.Subnets {
 		p, err := netip.ParsePrefix(sub.Subnet)
 		if err != nil {
-			return nil, bad(err)
+			return nil, invalid("%w", err)
 		}
 		p = p.Masked()
 		if first := p.Addr().Next(); sub.Gateway != "" && sub.Gateway != first.String() {
-			return nil, bad(fmt.Errorf("gateway %s: the node has the first address of a subnet, %s", sub.Gateway, first))
+			return nil, invalid("gateway %s: the node has the first address of a subnet, %s", sub.Gateway, first)
 		}
 		if sub.Range != "" {
 			if c.Range, err = netip.ParsePrefix(sub.Range); err != nil {
-				return nil, bad(err)
+				return nil, invalid("%w", err)
 			}
 		}
 		c.Subnets = append(c.Subnets, p)
@@ -50,7 +49,7 @@ func (s *service) NetworkCreate(_ context.Context, req *api.NetworkCreateRequest
 	for _, r := range n.Resolvers {
 		a, err := netip.ParseAddr(r)
 		if err != nil {
-			return nil, bad(err)
+			return nil, invalid("%w", err)
 		}
 		c.Resolvers = append(c.Resolvers, a)
 	}
@@ -68,7 +67,7 @@ func (s *service) NetworkRemove(_ context.Context, req *api.NetworkRequest) (*ap
 		return nil, errNoNetworks
 	}
 	if req.Name == api.DefaultNetwork {
-		return nil, fmt.Errorf("%w: %s is the network that pods are on by default; it cannot be removed", errdefs.ErrInvalidArgument, req.Name)
+		return nil, invalid("%s is the network that pods are on by default; it cannot be removed", req.Name)
 	}
 	return &api.Empty{}, s.Named.Remove(req.Name)
 }

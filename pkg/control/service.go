@@ -6,10 +6,12 @@ package control
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"syscall"
 
+	"github.com/containerd/errdefs"
 	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -71,6 +73,11 @@ type Sessions interface {
 	PortForward(ctx context.Context, podID string, port int32, client io.ReadWriteCloser) error
 	Signal(ctx context.Context, id string, sig syscall.Signal) error
 	Processes(id string) ([]stats.Process, error)
+}
+
+// invalid returns an error of the class errdefs.ErrInvalidArgument.
+func invalid(format string, args ...any) error {
+	return fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, fmt.Errorf(format, args...))
 }
 
 // service implements api.Server.

@@ -6,8 +6,6 @@ import (
 	"errors"
 	"io"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -32,7 +30,7 @@ func (s *service) Session(ctx context.Context, ss *api.SessionStreams) (*api.Ses
 		err := s.Sessions.PortForward(ctx, ss.Request.PodID, ss.Request.Port, &forwardStream{ss})
 		return &api.SessionExit{}, err
 	}
-	return nil, status.Errorf(codes.InvalidArgument, "unknown kind of session %q", ss.Request.Kind)
+	return nil, invalid("unknown kind of session %q", ss.Request.Kind)
 }
 
 // runSession creates a pod sandbox with one container and starts it, attached unless the
@@ -40,11 +38,11 @@ func (s *service) Session(ctx context.Context, ss *api.SessionStreams) (*api.Ses
 func (s *service) runSession(ctx context.Context, ss *api.SessionStreams) (_ *api.SessionExit, err error) {
 	run := ss.Request.Run
 	if run == nil {
-		return nil, status.Error(codes.InvalidArgument, "a session that runs a container needs its configuration")
+		return nil, invalid("a session that runs a container needs its configuration")
 	}
 	pod, ctr := &runtimeapi.PodSandboxConfig{}, &runtimeapi.ContainerConfig{}
 	if err := errors.Join(proto.Unmarshal(run.Pod, pod), proto.Unmarshal(run.Container, ctr)); err != nil {
-		return nil, status.Errorf(codes.InvalidArgument, "decode the configuration of a container to run: %v", err)
+		return nil, invalid("decode the configuration of a container to run: %v", err)
 	}
 	s.Audit.Request(ctx, &runtimeapi.RunPodSandboxRequest{Config: pod})
 	s.Audit.Request(ctx, &runtimeapi.CreateContainerRequest{SandboxConfig: pod, Config: ctr})

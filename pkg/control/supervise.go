@@ -4,12 +4,11 @@ import (
 	"context"
 	"time"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/api"
+	"github.com/subpod/subpod/pkg/quantity"
 	"github.com/subpod/subpod/pkg/supervise"
 	"github.com/subpod/subpod/pkg/workload"
 )
@@ -21,16 +20,16 @@ type supervision struct{ *Dependencies }
 func (s *supervision) Play(ctx context.Context, req *api.PlayRequest) (*api.PlayResponse, error) {
 	pod := &runtimeapi.PodSandboxConfig{}
 	if err := proto.Unmarshal(req.Pod, pod); err != nil {
-		return nil, status.Errorf(codes.InvalidArgument, "decode the configuration of a pod to play: %v", err)
+		return nil, invalid("decode the configuration of a pod to play: %v", err)
 	}
 	if err := req.Workload.Check(); err != nil {
-		return nil, status.Errorf(codes.InvalidArgument, "a pod to play: %v", err)
+		return nil, invalid("a pod to play: %v", err)
 	}
 	s.Audit.Request(ctx, &runtimeapi.RunPodSandboxRequest{Config: pod})
 	for _, c := range req.Workload.Containers {
 		ctr := &runtimeapi.ContainerConfig{}
 		if err := proto.Unmarshal(c.Config, ctr); err != nil || ctr.GetMetadata().GetName() != c.Name {
-			return nil, status.Errorf(codes.InvalidArgument, "decode the configuration of container %q: %v", c.Name, err)
+			return nil, invalid("decode the configuration of container %q: %v", c.Name, err)
 		}
 		s.Audit.Request(ctx, &runtimeapi.CreateContainerRequest{SandboxConfig: pod, Config: ctr})
 	}
@@ -56,7 +55,7 @@ func (s *supervision) Start(ctx context.Context, req *api.StartRequest) (*api.Em
 
 // Restart ends a pod or a container, then starts it.
 func (s *supervision) Restart(ctx context.Context, req *api.StartRequest) (*api.Empty, error) {
-	return &api.Empty{}, s.Supervisor.RestartPod(ctx, req.PodID, req.ContainerID, time.Duration(req.Grace)*time.Second)
+	return &api.Empty{}, s.Supervisor.RestartPod(ctx, req.PodID, req.ContainerID, quantity.Seconds(req.Grace))
 }
 
 // Pause freezes a container, or lets it go on.
@@ -67,7 +66,7 @@ func (s *supervision) Pause(ctx context.Context, req *api.PauseRequest) (*api.Em
 // Rename gives a pod another name.
 func (s *supervision) Rename(ctx context.Context, req *api.RenameRequest) (*api.Empty, error) {
 	if req.Name == "" {
-		return nil, status.Error(codes.InvalidArgument, "the request has no name")
+		return nil, invalid("the request has no name")
 	}
 	return &api.Empty{}, s.Restarter.Rename(ctx, req.PodID, req.Name)
 }
@@ -77,11 +76,11 @@ func (s *supervision) Rename(ctx context.Context, req *api.RenameRequest) (*api.
 func (s *service) runPod(ctx context.Context, run *api.RunRequest, pod *runtimeapi.PodSandboxConfig, ctr *runtimeapi.ContainerConfig) (podID, id string, err error) {
 	policy, err := workload.ParsePolicy(run.Restart)
 	if err != nil {
-		return "", "", status.Errorf(codes.InvalidArgument, "restart policy: %v", err)
+		return "", "", invalid("restart policy: %v", err)
 	}
 	if run.PodID != "" {
 		if policy.Name != workload.No || run.Create {
-			return "", "", status.Error(codes.InvalidArgument, "only a container with a pod of its own can be restarted, or be started later")
+			return "", "", invalid("only a container with a pod of its own can be restarted, or be started later")
 		}
 		id, err = s.Containers.CreateContainer(ctx, run.PodID, ctr)
 		return run.PodID, id, err
@@ -90,7 +89,7 @@ func (s *service) runPod(ctx context.Context, run *api.RunRequest, pod *runtimea
 		return s.Containers.RunPodWith(ctx, pod, run.Handler, ctr)
 	}
 	if policy.Name != workload.No && pod.GetAnnotations()[api.AnnotationWhenDone] == api.WhenDoneRemove {
-		return "", "", status.Error(codes.InvalidArgument, "a container that is removed once it has exited cannot be restarted")
+		return "", "", invalid("a container that is removed once it has exited cannot be restarted")
 	}
 	name := ctr.GetMetadata().GetName()
 	spec := &workload.Spec{Backoff: workload.RunBackoff, Containers: []workload.Container{{Name: name, Role: workload.Main, Restart: policy}}}

@@ -89,12 +89,6 @@ func (s *volumeService) ImportVolume(ctx context.Context, receive func() (*api.I
 	if err != nil {
 		return nil, err
 	}
-	r := &chunkReader{rest: first.Data, receive: func() ([]byte, error) {
-		chunk, err := receive()
-		if err != nil {
-			return nil, err
-		}
-		return chunk.Data, nil
-	}}
+	r := readChunks(first, receive, func(c *api.ImportChunk) []byte { return c.Data })
 	return &api.Empty{}, s.volumes.Import(ctx, first.Name, r)
 }

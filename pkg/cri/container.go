@@ -2,8 +2,6 @@ package cri
 
 import (
 	"context"
-	"math"
-	"time"
 
 	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -12,6 +10,7 @@ import (
 	"github.com/subpod/subpod/pkg/health"
 	"github.com/subpod/subpod/pkg/pod"
 	"github.com/subpod/subpod/pkg/pod/container"
+	"github.com/subpod/subpod/pkg/quantity"
 	"github.com/subpod/subpod/pkg/state"
 )
 
@@ -52,7 +51,7 @@ func (s *containerService) StartContainer(ctx context.Context, req *runtimeapi.S
 
 // StopContainer stops a container; a timeout of 0 kills it at once.
 func (s *containerService) StopContainer(ctx context.Context, req *runtimeapi.StopContainerRequest) (*runtimeapi.StopContainerResponse, error) {
-	if err := s.manager.StopContainer(ctx, req.ContainerId, seconds(req.Timeout)); err != nil {
+	if err := s.manager.StopContainer(ctx, req.ContainerId, quantity.Seconds(req.Timeout)); err != nil {
 		return nil, err
 	}
 	return &runtimeapi.StopContainerResponse{}, nil
@@ -111,16 +110,4 @@ func (s *containerService) ReopenContainerLog(ctx context.Context, req *runtimea
 		return nil, err
 	}
 	return &runtimeapi.ReopenContainerLogResponse{}, nil
-}
-
-// seconds converts a timeout of a request to a duration: a negative one to 0, one that
-// overflows to the longest.
-func seconds(n int64) time.Duration {
-	switch {
-	case n <= 0:
-		return 0
-	case n > int64(math.MaxInt64/time.Second):
-		return math.MaxInt64
-	}
-	return time.Duration(n) * time.Second
 }

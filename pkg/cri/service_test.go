@@ -5,10 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"net/netip"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -62,17 +60,6 @@ func TestUpdateRuntimeConfig(t *testing.T) {
 	})
 	if !errors.Is(err, refused) {
 		t.Errorf("the network's error is %v", err)
-	}
-}
-
-func TestSeconds(t *testing.T) {
-	for n, want := range map[int64]time.Duration{
-		-1: 0, 0: 0, 1: time.Second, math.MaxInt64: math.MaxInt64,
-		int64(math.MaxInt64/time.Second) + 1: math.MaxInt64,
-	} {
-		if got := seconds(n); got != want {
-			t.Errorf("%d seconds are %v, want %v", n, got, want)
-		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/pod"
+	"github.com/subpod/subpod/pkg/quantity"
 	"github.com/subpod/subpod/pkg/rpc"
 	"github.com/subpod/subpod/pkg/stream"
 )
@@ -18,7 +19,7 @@ type streamService struct {
 
 // ExecSync runs a command in a container and returns its output.
 func (s *streamService) ExecSync(ctx context.Context, req *runtimeapi.ExecSyncRequest) (*runtimeapi.ExecSyncResponse, error) {
-	result, err := s.sessions.ExecSync(ctx, req.ContainerId, req.Cmd, seconds(req.Timeout))
+	result, err := s.sessions.ExecSync(ctx, req.ContainerId, req.Cmd, quantity.Seconds(req.Timeout))
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -26,15 +27,17 @@ import (
 type ExecSpec struct {
 	Process *specs.Process
 	Timeout time.Duration // 0 = none
+	// MaxOutput is how many bytes are kept of each stream; 0 is 16 MiB.
+	MaxOutput int
 }
 
 // ExecResult is what a command wrote and returned.
 type ExecResult struct {
-	Stdout, Stderr []byte // what is beyond 16 MiB each is dropped
+	Stdout, Stderr []byte // what is beyond ExecSpec.MaxOutput is dropped
 	ExitCode       int32
 }
 
-// maxOutput bounds each stream of ExecSync, as the CRI asks for.
+// maxOutput bounds each stream of ExecSync where the request does not.
 const maxOutput = 16 << 20
 
 // ExecSync runs a command in a running container and collects its output. It
@@ -48,13 +51,15 @@ func (e *Executor) ExecSync(ctx context.Context, id string, c Container, s ExecS
 		ctx, cancel = context.WithTimeoutCause(ctx, s.Timeout, ErrTimeout)
 		defer cancel()
 	}
-	var stdout, stderr bounded
+	limit := cmp.Or(s.MaxOutput, maxOutput)
+	stdout, stderr := bounded{limit: limit}, bounded{limit: limit}
 	code, err := e.Exec(ctx, id, c, s.Process, stdio.Streams{Stdout: &stdout, Stderr: &stderr})
 	return ExecResult{Stdout: stdout.take(), Stderr: stderr.take(), ExitCode: code}, err
 }
 
-// bounded keeps the first maxOutput bytes until they are taken.
+// bounded keeps the first limit bytes until they are taken.
 type bounded struct {
+	limit int
 	mu    sync.Mutex
 	b     []byte
 	taken bool
@@ -67,7 +72,7 @@ func (w *bounded) Write(p []byte) (int, error) {
 	if w.taken {
 		return 0, io.ErrClosedPipe
 	}
-	w.b = append(w.b, p[:min(len(p), maxOutput-len(w.b))]...)
+	w.b = append(w.b, p[:min(len(p), w.limit-len(w.b))]...)
 	return len(p), nil
 }
 

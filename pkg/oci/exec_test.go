@@ -87,6 +87,10 @@ func testExecOutputIsBounded(t *testing.T, e *Executor) {
 	if err != nil || r.ExitCode != 2 || len(r.Stdout) != maxOutput {
 		t.Errorf("%d bytes, code %d, %v; want %d bytes, code 2", len(r.Stdout), r.ExitCode, err, maxOutput)
 	}
+	r, err = e.ExecSync(context.Background(), b.id, b.ctr, ExecSpec{Process: b.process(sh("yes | head -c 100000; exit 2")...), MaxOutput: 4096})
+	if err != nil || r.ExitCode != 2 || len(r.Stdout) != 4096 {
+		t.Errorf("%d bytes, code %d, %v; want 4096 bytes, code 2", len(r.Stdout), r.ExitCode, err)
+	}
 }
 
 // TestExecUnfed: where the server ends before it has said what to execute, nothing is, and
@@ -182,7 +186,7 @@ func TestExecSyncOutputAtTimeout(t *testing.T) {
 			}
 			w.Close()
 		}()
-		var out bounded
+		out := bounded{limit: maxOutput}
 		o := copyOutput(r, &out)
 		time.Sleep(time.Millisecond)
 		o.finish(done, 0)
@@ -198,7 +202,7 @@ func TestExecSyncOutputAtTimeout(t *testing.T) {
 // taken.
 func TestBoundedKeepsAllUntilTaken(t *testing.T) {
 	const writers, each = 8, 20_000
-	var out bounded
+	out := bounded{limit: maxOutput}
 	var all sync.WaitGroup
 	for range writers {
 		all.Go(func() {
@@ -235,7 +239,7 @@ func TestFinishDeliversWhatWasWritten(t *testing.T) {
 		if _, err := w.WriteString("written"); err != nil {
 			t.Fatal(err)
 		}
-		var out bounded
+		out := bounded{limit: maxOutput}
 		o := copyOutput(r, &out)
 		o.finish(done, 0)
 		if got := out.take(); string(got) != "written" {

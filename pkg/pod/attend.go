@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/subpod/subpod/pkg/api"
+	"github.com/subpod/subpod/pkg/quantity"
 	"github.com/subpod/subpod/pkg/state"
 )
 
@@ -68,7 +69,7 @@ func (m attendant) unhealthy(c state.Container, o *api.ContainerOptions) {
 	case "stop":
 		grace := defaultStopTimeout
 		if o.StopTimeout != nil {
-			grace = time.Duration(*o.StopTimeout) * time.Second
+			grace = quantity.Seconds(*o.StopTimeout)
 		}
 		if err := m.StopContainer(m.ctx, c.ID, grace); err != nil {
 			m.Log.Warn("an unhealthy container could not be stopped", "container", c.ID, "error", err)

@@ -38,15 +38,28 @@ type Sessions struct {
 // ExecSync runs cmd in a running container and returns its output; timeout 0
 // means no limit. errdefs.ErrFailedPrecondition, oci.ErrTimeout.
 func (s *Sessions) ExecSync(ctx context.Context, id string, cmd []string, timeout time.Duration) (oci.ExecResult, error) {
+	return s.execSync(ctx, id, cmd, oci.ExecSpec{Timeout: timeout})
+}
+
+// probeOutput is how many bytes of each stream of a probe are kept: there may be one in
+// every container at a time, and the containers write as they like.
+const probeOutput = 4096
+
+// Probe is ExecSync for what the server itself runs in containers now and then: probes,
+// hooks and health checks. It keeps the beginning of the output.
+func (s *Sessions) Probe(ctx context.Context, id string, cmd []string, timeout time.Duration) (oci.ExecResult, error) {
+	return s.execSync(ctx, id, cmd, oci.ExecSpec{Timeout: timeout, MaxOutput: probeOutput})
+}
+
+func (s *Sessions) execSync(ctx context.Context, id string, cmd []string, spec oci.ExecSpec) (oci.ExecResult, error) {
 	c, err := s.running(id)
 	if err != nil {
 		return oci.ExecResult{}, err
 	}
-	process, err := container.ExecProcess(c, cmd, false)
-	if err != nil {
+	if spec.Process, err = container.ExecProcess(c, cmd, false); err != nil {
 		return oci.ExecResult{}, err
 	}
-	return s.Executor.ExecSync(ctx, c.ID, *c.Allocated.Runtime, oci.ExecSpec{Process: process, Timeout: timeout})
+	return s.Executor.ExecSync(ctx, c.ID, *c.Allocated.Runtime, spec)
 }
 
 // Exec runs cmd in a running container, joined to the streams, and returns its

@@ -1,6 +1,6 @@
 // Package quantity reads quantities as Kubernetes writes them: resources such as "500m"
-// or "1Gi", and the data rates of the annotations kubernetes.io/ingress-bandwidth and
-// kubernetes.io/egress-bandwidth.
+// or "1Gi", the data rates of the annotations kubernetes.io/ingress-bandwidth and
+// kubernetes.io/egress-bandwidth, and times in seconds.
 package quantity
 
 import (

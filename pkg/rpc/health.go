@@ -11,6 +11,10 @@ import (
 	"google.golang.org/grpc/health/grpc_health_v1"
 )
 
+// maxHealthAnswer bounds what is read of an answer, its header and its message each, in
+// bytes: it is a container's.
+const maxHealthAnswer = 64 << 10
+
 // CheckHealth asks grpc.health.v1 for a service on a connection, which it closes: what a
 // gRPC probe does. Nil is SERVING.
 func CheckHealth(ctx context.Context, conn net.Conn, service string) error {
@@ -26,6 +30,8 @@ func CheckHealth(ctx context.Context, conn net.Conn, service string) error {
 			return first, nil
 		}),
 		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy(),
+		grpc.WithMaxHeaderListSize(maxHealthAnswer), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxHealthAnswer)),
+		grpc.WithStaticStreamWindowSize(maxHealthAnswer), grpc.WithStaticConnWindowSize(maxHealthAnswer),
 		grpc.WithDisableServiceConfig(), grpc.WithUserAgent("subpod-probe"))
 	if err != nil {
 		return err

@@ -1,15 +1,18 @@
 package supervise
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/containerd/errdefs"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/state"
@@ -35,6 +38,30 @@ func TestStartAfterFailure(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestInterrupted: a step that another request has interrupted is tried again, without a
+// warning, and is no failure of the container.
+func TestInterrupted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(play(containerOf("a", workload.Main, workload.No)))
+		f.make = errdefs.ErrAborted
+		var log bytes.Buffer
+		s := New(Options{NodeID: "node", Pods: f, Records: f, Sessions: f, Volumes: func(string) string { return "" }, Log: slog.New(slog.NewTextHandler(&log, nil))})
+		s.Start()
+		synctest.Wait()
+		f.mu.Lock()
+		f.make = nil
+		f.mu.Unlock()
+		time.Sleep(time.Minute)
+		if f.count("start a") != 1 || f.count("finish") != 0 {
+			t.Errorf("%v, %+v", f.log, f.pod.Supervision)
+		}
+		s.Close()
+		if log.Len() > 0 {
+			t.Errorf("%s", &log)
+		}
+	})
 }
 
 // TestStartInPause: a start does not wait for the pause before a restart.
@@ -93,6 +120,52 @@ func TestRestartOfOne(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestRestartOutlivesServer: the restart of a whole pod, whose server ends in the grace
+// period, is carried out by the next one; not what its user has stopped meanwhile.
+func TestRestartOutlivesServer(t *testing.T) {
+	for _, stops := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFake(play(containerOf("a", workload.Main, workload.No), containerOf("b", workload.Main, workload.No)))
+			s := f.serve(t)
+			synctest.Wait()
+			f.ending = func() { s.cancel(); time.Sleep(time.Second) }
+			if err := s.RestartPod(t.Context(), "pod", "", 10*time.Second); err == nil {
+				t.Error("no error")
+			}
+			s.Close()
+			f.ending = nil
+			if stops {
+				f.stopPod()
+			}
+			s = f.serve(t)
+			defer s.Close()
+			time.Sleep(time.Minute)
+			want := map[bool]int{false: 2, true: 1}[stops]
+			if f.count("start a") != want || f.count("start b") != want || f.pod.Supervised() == stops {
+				t.Errorf("stops %v: %v, %+v", stops, f.log, f.pod.Supervision)
+			}
+		})
+	}
+}
+
+// TestRestartCannotEnd: a pod of which something does not end is stopped, and can be
+// started.
+func TestRestartCannotEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(play(containerOf("a", workload.Main, workload.UnlessStopped), containerOf("b", workload.Main, workload.UnlessStopped)))
+		s := f.serve(t)
+		defer s.Close()
+		synctest.Wait()
+		f.ending = func() { time.Sleep(time.Hour) }
+		if err := s.RestartPod(t.Context(), "pod", "", time.Second); err == nil || f.pod.Supervised() {
+			t.Errorf("%v, %+v", err, f.pod.Supervision)
+		}
+		if err := s.StartPod(t.Context(), "pod", ""); err != nil || !f.pod.Supervised() {
+			t.Errorf("%v, %+v", err, f.pod.Supervision)
+		}
+	})
 }
 
 // TestStopDuringResume: what its user stops in the new node stays stopped, also where the

@@ -123,7 +123,7 @@ func (s *Supervisor) startBySteps(ctx context.Context, p state.Pod, id string) e
 	}
 	s.anew(p.ID)
 	_, err := s.Pods.Supervise(p.ID, func(p state.Pod) (workload.Status, bool) {
-		if p.Supervised() {
+		if p.Supervised() && !p.Supervision.Restarting {
 			return restartable(p, containers, name)
 		}
 		next := p.Supervision.Resumed()
@@ -226,14 +226,35 @@ func (s *Supervisor) RestartPod(ctx context.Context, podID, id string, grace tim
 		}
 	}
 	if err := ends.Wait(); err != nil {
-		return err
+		return errors.Join(err, s.stopRestart(podID))
 	}
 	return s.StartPod(ctx, podID, id)
 }
 
+// restartOn goes on with the restart of a pod that the server before this one has begun.
+func (s *Supervisor) restartOn(p state.Pod) {
+	if err := s.RestartPod(s.ctx, p.ID, "", p.Workload.Grace); err != nil && s.ctx.Err() == nil {
+		s.Log.Warn("a pod whose restart was interrupted could not be restarted", "pod", p.ID, "error", err)
+	}
+}
+
+// stopRestart records that a pod is stopped which could not be ended as a whole: its user
+// knows. At the server's end, which may be the reason, the next one goes on.
+func (s *Supervisor) stopRestart(podID string) error {
+	if s.ctx.Err() != nil {
+		return nil
+	}
+	_, err := s.Pods.Supervise(podID, func(p state.Pod) (workload.Status, bool) {
+		next := p.Supervision
+		next.Restarting, next.Stopped, next.StoppedIn = false, true, s.NodeID
+		return next, p.Supervised() && p.Supervision.Restarting
+	})
+	return err
+}
+
 // dueAfterEnd records, before a container is ended, that it is to be started then whatever
 // its policy: also by another server. Of a pod with more than one all end before any
-// starts; when the server dies meanwhile it stays stopped.
+// starts.
 func (s *Supervisor) dueAfterEnd(podID, id string) error {
 	name := ""
 	for _, c := range s.Records.ContainersOf(podID) {
@@ -252,7 +273,7 @@ func (s *Supervisor) dueAfterEnd(podID, id string) error {
 		if name != "" {
 			return st.With(name, workload.Progress{Generation: st.Containers[name].Generation}), true
 		}
-		st.Stopped, st.StoppedIn = true, s.NodeID
+		st.Restarting = true
 		return st, true
 	})
 	return err

@@ -91,6 +91,8 @@ func decide(spec *workload.Spec, st workload.Status, s seen, now time.Time) deci
 		return decision{action: resume}
 	case st.Stopped:
 		return decision{action: end}
+	case st.Restarting:
+		return decision{action: wait} // for RestartPod
 	}
 	var deadline time.Time
 	if spec.Deadline > 0 {
@@ -242,7 +244,8 @@ func judge(spec *workload.Spec, c *workload.Container, st workload.Status, s see
 	if at.Before(x.retry) {
 		at = x.retry
 	}
-	if now.Before(at) && p.Generation == st.Generation {
+	// An exit in the future: the clock was set back, and says nothing about a pause.
+	if now.Before(at) && !x.finished.After(now) && p.Generation == st.Generation {
 		return later, at
 	}
 	return due, time.Time{}

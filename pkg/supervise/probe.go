@@ -24,8 +24,8 @@ type watch struct {
 	id        string
 	startedAt time.Time
 	grace     time.Duration
+	hooked    bool // postStart was carried out, under another server
 	cancel    context.CancelFunc
-	ended     chan struct{}
 
 	up    atomic.Bool // hook and startup probe have succeeded
 	ready atomic.Bool // and it was ready last
@@ -41,12 +41,12 @@ func (u *unit) watch(ctx context.Context, p state.Pod, containers []state.Contai
 			continue
 		}
 		ctx, cancel := context.WithCancel(ctx)
-		w := &watch{unit: u, container: c, id: rec.ID, startedAt: rec.Status.StartedAt, grace: p.Workload.Grace, cancel: cancel, ended: make(chan struct{})}
+		w := &watch{
+			unit: u, container: c, id: rec.ID, startedAt: rec.Status.StartedAt, grace: p.Workload.Grace, cancel: cancel,
+			hooked: p.Supervision.Containers[c.Name].Hooked.Equal(rec.Status.StartedAt),
+		}
 		u.watches[c.Name] = w
-		u.group.Go(func() {
-			defer close(w.ended)
-			w.run(ctx)
-		})
+		u.group.Go(func() { w.run(ctx) })
 	}
 }
 
@@ -67,13 +67,14 @@ func (u *unit) endWatches(s *seen) {
 // whose startup or liveness probe fails is stopped: its policy says what follows.
 func (w *watch) run(ctx context.Context) {
 	c := w.container
-	if c.PostStart != nil {
+	if c.PostStart != nil && !w.hooked {
 		if err := w.hook(ctx, c.PostStart); err != nil {
 			w.kill(ctx, fmt.Sprintf("postStart: %v", err))
 			return
 		}
+		w.noteHook()
 	}
-	if c.Startup != nil && !w.until(ctx, c.Startup, true) {
+	if c.Startup != nil && (!w.due(ctx, c.Startup) || !w.until(ctx, c.Startup, true)) {
 		w.kill(ctx, "startup probe failed")
 		return
 	}
@@ -85,18 +86,33 @@ func (w *watch) run(ctx context.Context) {
 	if c.Readiness != nil {
 		w.group.Go(func() { w.readiness(ctx, c.Readiness) })
 	}
-	if c.Liveness != nil && w.until(ctx, c.Liveness, false) {
+	if c.Liveness != nil && w.due(ctx, c.Liveness) && w.until(ctx, c.Liveness, false) {
 		w.kill(ctx, "liveness probe failed")
 	}
+}
+
+// noteHook records that the hook of this run was carried out: no other server does it again.
+func (w *watch) noteHook() {
+	_, err := w.Pods.Supervise(w.unit.id, func(p state.Pod) (workload.Status, bool) {
+		progress := p.Supervision.Containers[w.container.Name]
+		progress.Hooked = w.startedAt
+		return p.Supervision.With(w.container.Name, progress), true
+	})
+	if err != nil && !errors.Is(err, state.ErrNotFound) {
+		w.Log.Warn("a postStart hook could not be recorded; another server carries it out again", "container", w.id, "error", err)
+	}
+}
+
+// due waits until a probe is due for the first time, which counts from the container's
+// start: also under another server.
+func (w *watch) due(ctx context.Context, p *workload.Probe) bool {
+	return pause(ctx, min(p.Delay, w.startedAt.Add(p.Delay).Sub(w.now())))
 }
 
 // until probes until the wanted result has come often enough in a row, and then returns
 // true. It returns false when ctx ends or, if success is wanted, when the probe has failed
 // too often.
 func (w *watch) until(ctx context.Context, p *workload.Probe, success bool) bool {
-	if !pause(ctx, p.Delay) {
-		return false
-	}
 	var good, bad int32
 	for {
 		if err := w.probe(ctx, p); err == nil {
@@ -120,7 +136,7 @@ func (w *watch) until(ctx context.Context, p *workload.Probe, success bool) bool
 
 // readiness reports changes of the readiness of the container.
 func (w *watch) readiness(ctx context.Context, p *workload.Probe) {
-	for ctx.Err() == nil {
+	for next := w.due(ctx, p); next; next = pause(ctx, p.Period) {
 		ready := w.ready.Load()
 		if w.until(ctx, p, !ready) {
 			w.ready.Store(!ready)
@@ -130,9 +146,6 @@ func (w *watch) readiness(ctx context.Context, p *workload.Probe) {
 				w.say("%s/%s: ready", w.name, w.container.Name)
 			}
 			w.Kick(w.unit.id)
-		}
-		if !pause(ctx, p.Period) {
-			return
 		}
 	}
 }
@@ -184,7 +197,7 @@ func (w *watch) hook(ctx context.Context, h *workload.Hook) error {
 
 // exec runs a command in the container; an exit code other than 0 is an error.
 func (w *watch) exec(ctx context.Context, command []string, timeout time.Duration) error {
-	result, err := w.Sessions.ExecSync(ctx, w.id, command, timeout)
+	result, err := w.Sessions.Probe(ctx, w.id, command, timeout)
 	if err != nil {
 		return err
 	}

@@ -40,7 +40,7 @@ type Records interface {
 
 // Sessions reaches into pods: *pod.Sessions.
 type Sessions interface {
-	ExecSync(ctx context.Context, id string, cmd []string, timeout time.Duration) (oci.ExecResult, error)
+	Probe(ctx context.Context, id string, cmd []string, timeout time.Duration) (oci.ExecResult, error)
 	Dial(ctx context.Context, podID, host string, port int32) (net.Conn, error)
 }
 
@@ -85,8 +85,12 @@ func (s *Supervisor) Start() {
 	s.on = true
 	s.mu.Unlock()
 	for _, p := range s.Records.Pods() {
-		if p.Workload != nil {
-			s.Kick(p.ID)
+		if p.Workload == nil {
+			continue
+		}
+		s.Kick(p.ID)
+		if p.Supervised() && p.Supervision.Restarting {
+			s.group.Go(func() { s.restartOn(p) })
 		}
 	}
 }
@@ -279,14 +283,21 @@ func recordOf(p state.Pod, containers []state.Container, name string) *state.Con
 
 // wanted reports whether a container is still to be started.
 func wanted(name string) func(state.Pod) bool {
-	return func(p state.Pod) bool { return p.Supervised() && !p.Supervision.Containers[name].Stopped }
+	return func(p state.Pod) bool {
+		return p.Supervised() && !p.Supervision.Restarting && !p.Supervision.Containers[name].Stopped
+	}
 }
 
 // minRetry is the least pause before a step that has failed is tried again.
 const minRetry = time.Second
 
-// failedStep notes that a step has failed, and when it may be tried again.
+// failedStep notes that a step has failed, and when it may be tried again. One that
+// another request has interrupted, as a removal does, says nothing about the next try.
 func (u *unit) failedStep(spec *workload.Spec, key string, err error) {
+	if errors.Is(err, errdefs.ErrAborted) {
+		u.retry[key] = retry{at: u.now().Add(minRetry)}
+		return
+	}
 	r := u.retry[key]
 	r.tries++
 	r.err, r.at = err, u.now().Add(max(spec.Backoff.Delay(r.tries), minRetry))
@@ -332,14 +343,17 @@ func (u *unit) act(ctx context.Context, p state.Pod, containers []state.Containe
 		return
 	}
 	u.failedStep(p.Workload, key, err)
-	u.Log.Warn("a pod could not be kept running; it is tried again", "pod", u.id, "container", key, "error", err)
+	if d.action != rebuild && d.action != start { // decide knows no time for these
+		defer func() { u.sleep(ctx, u.retry[key].at) }()
+	}
+	if errors.Is(err, errdefs.ErrAborted) {
+		return
+	}
+	u.Log.Warn("a step of a supervised pod has failed; it is tried again", "pod", u.id, "container", key, "error", err)
 	if key != "" {
 		u.say("%s/%s: %v", u.name, key, err)
 	} else {
 		u.say("%s: %v", u.name, err)
-		if d.action != rebuild { // decide knows no time for these
-			u.sleep(ctx, u.retry[key].at)
-		}
 	}
 }
 

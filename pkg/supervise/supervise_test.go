@@ -173,9 +173,12 @@ func (f *fake) exit(id string, started time.Time, code int32) {
 
 func (f *fake) End(ctx context.Context, id string, _ time.Duration) error {
 	f.mu.Lock()
-	if f.ending != nil {
-		f.ending()
+	ending := f.ending
+	f.mu.Unlock()
+	if ending != nil {
+		ending()
 	}
+	f.mu.Lock()
 	if err := ctx.Err(); err != nil {
 		f.mu.Unlock()
 		return err
@@ -208,7 +211,7 @@ func (f *fake) MarkStopped(_ context.Context, id string) error {
 
 func (f *fake) Hold(string) func() { return func() {} }
 
-func (f *fake) ExecSync(_ context.Context, id string, cmd []string, _ time.Duration) (oci.ExecResult, error) {
+func (f *fake) Probe(_ context.Context, id string, cmd []string, _ time.Duration) (oci.ExecResult, error) {
 	return oci.ExecResult{ExitCode: f.exec(strings.TrimPrefix(id, "id-"), strings.Join(cmd, " "))}, nil
 }
 

@@ -75,7 +75,7 @@ type Probe struct {
 	TCP     *Address `json:"tcp,omitempty"`
 	GRPC    *GRPC    `json:"grpc,omitempty"`
 
-	Delay     time.Duration `json:"delay,omitempty"` // before the first one
+	Delay     time.Duration `json:"delay,omitempty"` // from the container's start to the first one
 	Period    time.Duration `json:"period"`
 	Timeout   time.Duration `json:"timeout"`
 	Successes int32         `json:"successes"` // in a row, to succeed
@@ -112,6 +112,9 @@ type Status struct {
 	// StoppedIn is the identity of the node in which the user has last stopped it, or a
 	// container of it.
 	StoppedIn string `json:"stoppedIn,omitempty"`
+	// Restarting is that the user restarts all of it, and that not all has ended yet:
+	// nothing is started meanwhile.
+	Restarting bool `json:"restarting,omitempty"`
 	// Done is that all containers have ended for good, Failed that one of them did so
 	// with an error, which Reason gives.
 	Done       bool                `json:"done,omitempty"`
@@ -130,6 +133,8 @@ type Progress struct {
 	Failures uint32 `json:"failures,omitempty"`
 	// Stopped is that the user has stopped this container.
 	Stopped bool `json:"stopped,omitempty"`
+	// Hooked is the start of the run whose postStart hook was carried out.
+	Hooked time.Time `json:"hooked,omitzero"`
 }
 
 // With returns the status with another progress of a container; s is not changed.

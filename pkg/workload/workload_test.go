@@ -2,6 +2,7 @@ package workload
 
 import (
 	"errors"
+	"math"
 	"testing"
 	"time"
 )
@@ -33,6 +34,11 @@ func TestCheck(t *testing.T) {
 	if err := spec(func(c *Container) { p := probe; c.Liveness = &p }).Check(); err != nil {
 		t.Error(err)
 	}
+	backoff := func(change func(*Backoff)) *Spec {
+		s := spec(func(*Container) {})
+		change(&s.Backoff)
+		return s
+	}
 	twice := spec(func(*Container) {})
 	twice.Containers = append(twice.Containers, twice.Containers[0])
 	for name, s := range map[string]*Spec{
@@ -47,6 +53,12 @@ func TestCheck(t *testing.T) {
 		"empty probe":   spec(func(c *Container) { p := probe; p.TCP = nil; c.Liveness = &p }),
 		"two probes":    spec(func(c *Container) { p := probe; p.HTTP = &HTTP{}; c.Startup = &p }),
 		"no period":     spec(func(c *Container) { p := probe; p.Period = 0; c.Readiness = &p }),
+		"no reset":      backoff(func(b *Backoff) { b.Reset = 0 }),
+		"endless pause": backoff(func(b *Backoff) { b.Max = math.MaxInt64 }),
+		"endless sleep": spec(func(c *Container) { c.PostStart = &Hook{Sleep: math.MaxInt64} }),
+		"endless delay": spec(func(c *Container) { p := probe; p.Delay = math.MaxInt64; c.Liveness = &p }),
+		"busy":          spec(func(c *Container) { p := probe; p.Period = time.Millisecond; c.Readiness = &p }),
+		"port":          spec(func(c *Container) { p := probe; p.TCP = &Address{Port: 65536}; c.Readiness = &p }),
 		"no failures":   spec(func(c *Container) { p := probe; p.Failures = 0; c.Readiness = &p }),
 	} {
 		if err := s.Check(); !errors.Is(err, ErrSpec) {

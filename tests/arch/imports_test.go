@@ -65,15 +65,15 @@ var table = []struct{ pkg, imports string }{
 	// The core: what run, stop, remove and recover mean.
 	{"pkg/pod/sandbox", "netns pkg/api pkg/cgroup pkg/idmap pkg/ocispec pkg/quantity pkg/state"},
 	{"pkg/pod/container", "pkg/api pkg/cgroup pkg/errclass pkg/idmap pkg/oci pkg/ocispec pkg/openat2 pkg/state pkg/subpath pkg/tree pkg/volumes storage"},
-	{"pkg/pod", "netns pkg/api pkg/events pkg/health pkg/oci pkg/ocispec pkg/pod/container pkg/pod/sandbox pkg/state pkg/stats pkg/stdio pkg/subpath pkg/workload storage"},
+	{"pkg/pod", "netns pkg/api pkg/events pkg/health pkg/oci pkg/ocispec pkg/pod/container pkg/pod/sandbox pkg/quantity pkg/state pkg/stats pkg/stdio pkg/subpath pkg/workload storage"},
 	{"pkg/supervise", "pkg/api pkg/oci pkg/state pkg/workload"},
 
 	// Services: requests in, records out. Only these and the client speak gRPC.
 	{"pkg/audit", "pkg/api"},
 	{"pkg/rpc", "pkg/api pkg/errclass"},
 	{"pkg/stream", "pkg/errclass pkg/stdio"},
-	{"pkg/control", "netns/named pkg/api pkg/audit pkg/oci pkg/pod pkg/rpc pkg/state pkg/stats pkg/stdio pkg/subpath pkg/supervise pkg/volumes pkg/workload storage"},
-	{"pkg/cri", "netns pkg/api pkg/cgroup pkg/events pkg/health pkg/idmap pkg/ocispec pkg/pod pkg/pod/container pkg/rpc pkg/state pkg/stats pkg/stream storage"},
+	{"pkg/control", "netns/named pkg/api pkg/audit pkg/oci pkg/pod pkg/quantity pkg/rpc pkg/state pkg/stats pkg/stdio pkg/subpath pkg/supervise pkg/volumes pkg/workload storage"},
+	{"pkg/cri", "netns pkg/api pkg/cgroup pkg/events pkg/health pkg/idmap pkg/ocispec pkg/pod pkg/pod/container pkg/quantity pkg/rpc pkg/state pkg/stats pkg/stream storage"},
 	{"pkg/client", "pkg/api pkg/workload"},
 
 	// Commands. The client stays small, so that it starts fast: no core, no mechanism

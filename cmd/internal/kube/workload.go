@@ -2,11 +2,12 @@ package kube
 
 import (
 	"fmt"
-	"time"
+	"math"
 
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/subpod/subpod/pkg/quantity"
 	"github.com/subpod/subpod/pkg/workload"
 )
 
@@ -22,9 +23,11 @@ const (
 // a placeholder of package workload.
 func (p *Pod) Workload(s *Set, at Place) (*workload.Spec, []*runtimeapi.ContainerConfig, error) {
 	at.Tmpfs = workload.Volumes
-	spec := &workload.Spec{Backoff: workload.PlayBackoff, Grace: time.Duration(p.Grace()) * time.Second}
+	spec := &workload.Spec{Backoff: workload.PlayBackoff, Grace: quantity.Seconds(p.Grace())}
 	if d := p.Spec.ActiveDeadlineSeconds; d != nil {
-		spec.Deadline = time.Duration(*d) * time.Second
+		if spec.Deadline = quantity.Seconds(*d); *d < 1 || *d > math.MaxInt32 {
+			return nil, nil, fmt.Errorf("activeDeadlineSeconds %d is not between 1 and %d", *d, math.MaxInt32)
+		}
 	}
 	var configs []*runtimeapi.ContainerConfig
 	add := func(c *Container, role, policy string) error {
@@ -86,7 +89,7 @@ func (h *Hook) workload() *workload.Hook {
 	}
 	out := &workload.Hook{}
 	if h.Sleep != nil {
-		out.Sleep = time.Duration(h.Sleep.Seconds) * time.Second
+		out.Sleep = quantity.Seconds(h.Sleep.Seconds)
 	}
 	if h.Exec != nil {
 		out.Command = h.Exec.Command

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -45,7 +46,27 @@ func parseOptions(cfg *runtimeapi.ContainerConfig) (*api.ContainerOptions, error
 			return nil, invalid("secret %.80q on %.80q: a name, an absolute path and a mode are needed", s.Name, s.Path)
 		}
 	}
-	return o, nil
+	return o, checkHealth(o.Health)
+}
+
+// minInterval is the least time between two health checks.
+const minInterval = time.Second
+
+// checkHealth refuses a health check that would keep the server busy, or that it does not
+// know how to act on. Times of 0 are defaults.
+func checkHealth(h *api.Health) error {
+	if h == nil {
+		return nil
+	}
+	switch h.OnFailure {
+	case "", "none", "kill", "stop":
+	default:
+		return invalid("health check: %q is not none, kill or stop", h.OnFailure)
+	}
+	if len(h.Command) == 0 || h.Interval != 0 && h.Interval < minInterval || h.Timeout < 0 || h.StartPeriod < 0 || h.Retries < 0 {
+		return invalid("health check: a command and an interval of at least %v are needed; nothing can be below 0", minInterval)
+	}
+	return nil
 }
 
 // extra returns the part of the options that the OCI specification has.
