@@ -32,18 +32,18 @@ type Set struct {
 	Services   []*Service
 }
 
-// maxManifest bounds the size of one file, in bytes.
-const maxManifest = 16 << 20
+// MaxManifest bounds the size of what Parse reads, in bytes.
+const MaxManifest = 16 << 20
 
 // Parse parses YAML or JSON documents. Unknown kinds, unknown fields and unsupported
 // values are rejected: ErrManifest, with all problems at once.
 func Parse(r io.Reader) (*Set, error) {
-	text, err := io.ReadAll(io.LimitReader(r, maxManifest+1))
+	text, err := io.ReadAll(io.LimitReader(r, MaxManifest+1))
 	if err != nil {
 		return nil, fmt.Errorf("read the manifest: %w", err)
 	}
-	if len(text) > maxManifest {
-		return nil, fmt.Errorf("%w: larger than %d bytes", ErrManifest, maxManifest)
+	if len(text) > MaxManifest {
+		return nil, fmt.Errorf("%w: larger than %d bytes", ErrManifest, MaxManifest)
 	}
 	s := &Set{ConfigMaps: map[string]*ConfigMap{}, Secrets: map[string]*Secret{}, Claims: map[string]*Claim{}}
 	var errs []error
@@ -74,7 +74,7 @@ func documents(text []byte) [][]byte {
 		doc = nil
 	}
 	lines := bufio.NewScanner(bytes.NewReader(text))
-	lines.Buffer(nil, maxManifest+1)
+	lines.Buffer(nil, MaxManifest+1)
 	for lines.Scan() {
 		line := lines.Bytes()
 		if bytes.HasPrefix(line, []byte("---")) && (len(line) == 3 || line[3] == ' ' || line[3] == '\t') {
