@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -68,11 +67,11 @@ var refusedExec = refused{
 
 func (o *execFlags) run(cmd *cobra.Command, conn *connection, args []string) error {
 	if o.fromFile != "" {
-		text, err := os.ReadFile(o.fromFile)
+		id, err := readIDFile("--cidfile", o.fromFile)
 		if err != nil {
-			return fmt.Errorf("--cidfile: %w", err)
+			return err
 		}
-		args = append([]string{strings.TrimSpace(string(text))}, args...)
+		args = append([]string{id}, args...)
 	}
 	envs, err := environmentOf(false, o.envFiles, o.env)
 	if err != nil {

@@ -9,6 +9,22 @@ import (
 	"strings"
 )
 
+// fields are what a template of --format sees of an object.
+type fields map[string]any
+
+// Label returns the value of a label, "" without it: {{.Label "NAME"}}.
+func (f fields) Label(name string) any {
+	switch labels := f["Labels"].(type) {
+	case map[string]string:
+		return labels[name]
+	case map[string]any:
+		if v, ok := labels[name]; ok {
+			return v
+		}
+	}
+	return ""
+}
+
 // named is a row that has fields with Podman's names beside those of its JSON.
 type named interface{ fields() map[string]any }
 
@@ -45,7 +61,7 @@ func printGoFormat[T any](w io.Writer, f *format, list []T, columns []column[T])
 
 // fieldsOf returns the fields of an object: those of its JSON with a capital, those that
 // Podman has, and the columns of the table.
-func fieldsOf[T any](item T, columns []column[T]) (map[string]any, error) {
+func fieldsOf[T any](item T, columns []column[T]) (fields, error) {
 	text, err := json.Marshal(item)
 	if err != nil {
 		return nil, err
@@ -54,7 +70,7 @@ func fieldsOf[T any](item T, columns []column[T]) (map[string]any, error) {
 	if err := json.Unmarshal(text, &own); err != nil {
 		return nil, err
 	}
-	out := map[string]any{}
+	out := fields{}
 	for name, v := range own {
 		out[strings.ToUpper(name[:1])+name[1:]] = v
 	}
@@ -83,6 +99,6 @@ func (r containerRow) fields() map[string]any {
 		"ID": shortID(r.ID), "Names": r.Name, "Status": r.status(), "Ports": strings.Join(r.Ports, ", "), "Command": r.Command,
 		"CreatedAt": r.Created.Format("2006-01-02 15:04:05 -0700 MST"), "RunningFor": ago(r.Created), "Created": ago(r.Created),
 		"ExitCode": exit, "PodName": r.Pod, "Pod": shortID(r.PodID), "ImageID": shortID(r.ImageID), "Mounts": strings.Join(r.Volumes, ","),
-		"Exited": r.State == "exited", "Label": func(name string) string { return r.Labels[name] },
+		"Exited": r.State == "exited",
 	}
 }

@@ -225,7 +225,7 @@ func newNetworkList(a *app) *cobra.Command {
 type networkRow struct{ api.Network }
 
 func (r networkRow) fields() map[string]any {
-	return map[string]any{"ID": r.ID, "Driver": "bridge", "Labels": r.Labels, "Label": func(name string) string { return r.Labels[name] }}
+	return map[string]any{"ID": r.ID, "Driver": "bridge", "Labels": r.Labels}
 }
 
 func networkRows(all []api.Network) []networkRow {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"sync"
@@ -89,13 +88,7 @@ Other kinds and unsupported fields are rejected.`,
 func readManifests(files []string) ([]byte, error) {
 	var all bytes.Buffer
 	for _, name := range files {
-		var text []byte
-		var err error
-		if name == "-" {
-			text, err = io.ReadAll(os.Stdin)
-		} else {
-			text, err = os.ReadFile(name)
-		}
+		text, err := readSource(name, kube.MaxManifest)
 		if err != nil {
 			return nil, fmt.Errorf("read the manifest: %w", err)
 		}

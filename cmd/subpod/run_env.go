@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"fmt"
 	"os"
 	"strings"
@@ -71,27 +70,26 @@ func parseVariable(line string) ([]*runtimeapi.KeyValue, error) {
 	return out, nil
 }
 
+// maxLines bounds a file of variables or labels, in bytes.
+const maxLines = 1 << 20
+
 // eachLine calls add for each line of a file as Podman reads it: white space before the
 // name goes, that of the value stays; empty lines and those of a comment are skipped.
 func eachLine(flag, name string, add func(line, where string) error) error {
-	f, err := os.Open(name)
+	text, err := readFile(name, maxLines)
 	if err != nil {
 		return fmt.Errorf("%s: %w", flag, err)
 	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, 1<<20)
-	for number := 1; lines.Scan(); number++ {
-		line := strings.TrimLeft(lines.Text(), " \t\r")
+	number := 0
+	for line := range strings.Lines(string(text)) {
+		number++
+		line = strings.TrimLeft(strings.TrimRight(line, "\r\n"), " \t\r")
 		if line == "" || line[0] == '#' {
 			continue
 		}
 		if err := add(line, fmt.Sprintf("%s %s, line %d", flag, name, number)); err != nil {
 			return err
 		}
-	}
-	if err := lines.Err(); err != nil {
-		return fmt.Errorf("%s %s: %w", flag, name, err)
 	}
 	return nil
 }

@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"slices"
@@ -26,6 +28,10 @@ func (o *runOptions) fillPorts(pod *runtimeapi.PodSandboxConfig) error {
 	return nil
 }
 
+// maxExposed bounds how many ports an image can have published: it takes them from those
+// that all programs of the host share.
+const maxExposed = 1024
+
 // publishExposed adds mappings of free host ports for what the image and --expose
 // name, unless -p maps these already.
 func (o *moreOptions) publishExposed(ctx context.Context, c *client.Client, image string, pod *runtimeapi.PodSandboxConfig) error {
@@ -39,21 +45,65 @@ func (o *moreOptions) publishExposed(ctx context.Context, c *client.Client, imag
 			return fmt.Errorf("decode the configuration of image %s: %w", image, err)
 		}
 	}
-	for _, p := range slices.Concat(o.expose, slices.Sorted(maps.Keys(config.ExposedPorts))) {
-		list, err := parsePorts(p)
+	var asked []*runtimeapi.PortMapping
+	for _, p := range o.expose {
+		list, err := exposedPorts(p)
 		if err != nil {
-			return err
+			return usagef("invalid --expose %q: %w", p, err)
 		}
-		for _, m := range list {
-			has := func(old *runtimeapi.PortMapping) bool {
-				return old.ContainerPort == m.ContainerPort && old.Protocol == m.Protocol
+		asked = append(asked, list...)
+	}
+	images := 0
+	for _, p := range slices.Sorted(maps.Keys(config.ExposedPorts)) {
+		list, err := exposedPorts(p)
+		if err == nil {
+			if images += len(list); images > maxExposed {
+				err = fmt.Errorf("these are more than %d ports; publish with -p those that you need", maxExposed)
 			}
-			if !slices.ContainsFunc(pod.PortMappings, has) {
-				pod.PortMappings = append(pod.PortMappings, m)
-			}
+		}
+		if err != nil {
+			return fmt.Errorf("--publish-all: image %s exposes %q: %w", image, p, err)
+		}
+		asked = append(asked, list...)
+	}
+	return publish(pod, asked)
+}
+
+// exposedPorts parses PORT[-PORT][/PROTOCOL]. Ports of the host are not in it: which ones
+// those are is no choice of an image.
+func exposedPorts(s string) ([]*runtimeapi.PortMapping, error) {
+	ports, name, _ := strings.Cut(s, "/")
+	proto, ok := portProtocol(name)
+	inside, err := parseRange(ports)
+	if !ok || err != nil || inside.count == 0 {
+		return nil, errors.New("expected PORT[-PORT][/tcp|/udp]")
+	}
+	var out []*runtimeapi.PortMapping
+	for i := range inside.count {
+		out = append(out, &runtimeapi.PortMapping{Protocol: proto, ContainerPort: int32(inside.first + i)})
+	}
+	return out, nil
+}
+
+// publish adds mappings, with free ports of the host, unless the pod has such.
+func publish(pod *runtimeapi.PodSandboxConfig, asked []*runtimeapi.PortMapping) error {
+	type port struct {
+		inside   int32
+		protocol runtimeapi.Protocol
+	}
+	has := map[port]bool{}
+	for _, m := range pod.PortMappings {
+		has[port{m.ContainerPort, m.Protocol}] = true
+	}
+	var missing []*runtimeapi.PortMapping
+	for _, m := range asked {
+		if p := (port{m.ContainerPort, m.Protocol}); !has[p] {
+			has[p] = true
+			missing = append(missing, m)
 		}
 	}
-	return nil
+	pod.PortMappings = append(pod.PortMappings, missing...)
+	return chooseHostPorts(missing)
 }
 
 // portRange is a range of ports; count is 0 where none is named.
@@ -83,11 +133,8 @@ func parsePorts(s string) ([]*runtimeapi.PortMapping, error) {
 	}
 	base := runtimeapi.PortMapping{}
 	rest, proto, _ := strings.Cut(s, "/")
-	switch strings.ToLower(proto) {
-	case "", "tcp":
-	case "udp":
-		base.Protocol = runtimeapi.Protocol_UDP
-	default:
+	var ok bool
+	if base.Protocol, ok = portProtocol(proto); !ok {
 		return nil, bad("the protocol must be tcp or udp")
 	}
 	var host string
@@ -113,31 +160,54 @@ func parsePorts(s string) ([]*runtimeapi.PortMapping, error) {
 	}
 	var out []*runtimeapi.PortMapping
 	for i := range inside.count {
-		m := &runtimeapi.PortMapping{HostIp: base.HostIp, Protocol: base.Protocol, ContainerPort: int32(inside.first + i), HostPort: int32(outside.first + i)}
-		if outside.count == 0 {
-			if m.HostPort, err = freePort(m.Protocol); err != nil {
-				return nil, err
-			}
-		}
-		out = append(out, m)
+		out = append(out, &runtimeapi.PortMapping{HostIp: base.HostIp, Protocol: base.Protocol, ContainerPort: int32(inside.first + i), HostPort: int32(outside.first + i)})
 	}
-	return out, nil
+	if outside.count > 0 {
+		return out, nil
+	}
+	return out, chooseHostPorts(out)
 }
 
-// freePort returns a host port that is not in use.
-func freePort(proto runtimeapi.Protocol) (int32, error) {
+func portProtocol(name string) (runtimeapi.Protocol, bool) {
+	switch strings.ToLower(name) {
+	case "", "tcp":
+		return runtimeapi.Protocol_TCP, true
+	case "udp":
+		return runtimeapi.Protocol_UDP, true
+	}
+	return 0, false
+}
+
+// chooseHostPorts gives each mapping a host port that is not in use.
+func chooseHostPorts(list []*runtimeapi.PortMapping) (err error) {
+	var held []io.Closer // until all are chosen, so that none is chosen twice
+	defer func() {
+		for _, c := range held {
+			_ = c.Close()
+		}
+	}()
+	for _, m := range list {
+		var c io.Closer
+		if m.HostPort, c, err = freePort(m.Protocol); err != nil {
+			return fmt.Errorf("find a free port of the host: %w", err)
+		}
+		held = append(held, c)
+	}
+	return nil
+}
+
+// freePort returns a host port that is not in use, and what holds it.
+func freePort(proto runtimeapi.Protocol) (int32, io.Closer, error) {
 	if proto == runtimeapi.Protocol_UDP {
 		c, err := net.ListenPacket("udp", ":0")
 		if err != nil {
-			return 0, fmt.Errorf("find a free port: %w", err)
+			return 0, nil, err
 		}
-		defer c.Close()
-		return int32(c.LocalAddr().(*net.UDPAddr).Port), nil
+		return int32(c.LocalAddr().(*net.UDPAddr).Port), c, nil
 	}
 	l, err := net.Listen("tcp", ":0")
 	if err != nil {
-		return 0, fmt.Errorf("find a free port: %w", err)
+		return 0, nil, err
 	}
-	defer l.Close()
-	return int32(l.Addr().(*net.TCPAddr).Port), nil
+	return int32(l.Addr().(*net.TCPAddr).Port), l, nil
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -21,11 +20,11 @@ import (
 
 func secretsDir(cfg *config.Config) string { return filepath.Join(cfg.Daemon.DataDir, "secrets") }
 
-// maxSecret is the size of the largest secret, as Podman has it.
+// maxSecret is the size of the largest secret in bytes, as Podman has it.
 const maxSecret = 512_000
 
 func readSecret(cfg *config.Config, name string) ([]byte, error) {
-	text, err := os.ReadFile(filepath.Join(secretsDir(cfg), name))
+	text, err := readFile(filepath.Join(secretsDir(cfg), name), maxSecret)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("secret %q: %w; make it with \"subpod secret create\"", name, client.ErrNotFound)
 	}
@@ -68,8 +67,8 @@ func newSecretCreate(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if len(text) == 0 || len(text) > maxSecret {
-				return fmt.Errorf("a secret has between 1 and %d bytes, this one has %d", maxSecret, len(text))
+			if len(text) == 0 {
+				return errors.New("the secret is empty")
 			}
 			path := filepath.Join(secretsDir(cfg), args[0])
 			if _, err := os.Lstat(path); err == nil && !replace {
@@ -91,22 +90,14 @@ func newSecretCreate(a *app) *cobra.Command {
 }
 
 func secretText(source string, env bool) ([]byte, error) {
-	switch {
-	case env:
-		value, ok := os.LookupEnv(source)
-		if !ok {
-			return nil, fmt.Errorf("the variable %s is not set", source)
-		}
-		return []byte(value), nil
-	case source == "-":
-		return io.ReadAll(io.LimitReader(os.Stdin, maxSecret+1))
+	if !env {
+		return readSource(source, maxSecret)
 	}
-	f, err := os.Open(source)
-	if err != nil {
-		return nil, err
+	value, ok := os.LookupEnv(source)
+	if !ok {
+		return nil, fmt.Errorf("the variable %s is not set", source)
 	}
-	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, maxSecret+1))
+	return []byte(value), nil
 }
 
 // writeSecret replaces a secret by a whole one, or leaves it.
@@ -195,12 +186,22 @@ func newSecretRm(a *app) *cobra.Command {
 					return err
 				}
 				for _, e := range entries {
-					args = append(args, e.Name())
+					if isName(e.Name()) {
+						args = append(args, e.Name())
+						continue
+					}
+					// What a "secret create" that was killed has left.
+					if err := os.Remove(filepath.Join(secretsDir(cfg), e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+						return err
+					}
 				}
 			}
 			return each(args, func(name string) error {
-				err := os.Remove(filepath.Join(secretsDir(cfg), filepath.Base(name)))
-				if errors.Is(err, fs.ErrNotExist) || !filepath.IsLocal(name) {
+				err := fs.ErrNotExist
+				if isName(name) { // no path
+					err = os.Remove(filepath.Join(secretsDir(cfg), name))
+				}
+				if errors.Is(err, fs.ErrNotExist) {
 					if ignore {
 						return nil
 					}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/spf13/cobra"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -169,11 +168,11 @@ func newRm(a *app) *cobra.Command {
 				}
 			}
 			for _, file := range fromFiles {
-				text, err := os.ReadFile(file)
+				id, err := readIDFile("--cidfile", file)
 				if err != nil {
-					return fmt.Errorf("--cidfile: %w", err)
+					return err
 				}
-				args = append(args, strings.TrimSpace(string(text)))
+				args = append(args, id)
 			}
 			return each(args, func(ref string) error {
 				if timeout >= 0 && force {

@@ -32,18 +32,18 @@ type Set struct {
 	Services   []*Service
 }
 
-// maxManifest bounds the size of one file, in bytes.
-const maxManifest = 16 << 20
+// MaxManifest bounds the size of what Parse reads, in bytes.
+const MaxManifest = 16 << 20
 
 // Parse parses YAML or JSON documents. Unknown kinds, unknown fields and unsupported
 // values are rejected: ErrManifest, with all problems at once.
 func Parse(r io.Reader) (*Set, error) {
-	text, err := io.ReadAll(io.LimitReader(r, maxManifest+1))
+	text, err := io.ReadAll(io.LimitReader(r, MaxManifest+1))
 	if err != nil {
 		return nil, fmt.Errorf("read the manifest: %w", err)
 	}
-	if len(text) > maxManifest {
-		return nil, fmt.Errorf("%w: larger than %d bytes", ErrManifest, maxManifest)
+	if len(text) > MaxManifest {
+		return nil, fmt.Errorf("%w: larger than %d bytes", ErrManifest, MaxManifest)
 	}
 	s := &Set{ConfigMaps: map[string]*ConfigMap{}, Secrets: map[string]*Secret{}, Claims: map[string]*Claim{}}
 	var errs []error
@@ -74,7 +74,7 @@ func documents(text []byte) [][]byte {
 		doc = nil
 	}
 	lines := bufio.NewScanner(bytes.NewReader(text))
-	lines.Buffer(nil, maxManifest+1)
+	lines.Buffer(nil, MaxManifest+1)
 	for lines.Scan() {
 		line := lines.Bytes()
 		if bytes.HasPrefix(line, []byte("---")) && (len(line) == 3 || line[3] == ' ' || line[3] == '\t') {
@@ -238,6 +238,7 @@ func (p *Pod) problems(s *Set) []string {
 	if p.OwnUsers() && (spec.HostNetwork || spec.HostPID || spec.HostIPC) {
 		bad("spec.hostUsers: false excludes hostNetwork, hostPID and hostIPC")
 	}
+	p.timeProblems(bad)
 	volumes := map[string]bool{}
 	for i, v := range spec.Volumes {
 		if volumes[v.Name] {
@@ -263,6 +264,29 @@ func (p *Pod) problems(s *Set) []string {
 		}
 	}
 	return out
+}
+
+// timeProblems describes times that are negative or longer than the API allows.
+func (p *Pod) timeProblems(bad func(format string, args ...any)) {
+	check := func(field string, seconds *int64) {
+		if seconds != nil && (*seconds < 0 || *seconds > math.MaxInt32) {
+			bad("%s: %d is not between 0 and %d seconds", field, *seconds, math.MaxInt32)
+		}
+	}
+	check("spec.terminationGracePeriodSeconds", p.Spec.TerminationGracePeriodSeconds)
+	check("spec.activeDeadlineSeconds", p.Spec.ActiveDeadlineSeconds)
+	for _, list := range [][]Container{p.Spec.InitContainers, p.Spec.Containers} {
+		for _, c := range list {
+			if c.Lifecycle == nil {
+				continue
+			}
+			for name, h := range map[string]*Hook{"postStart": c.Lifecycle.PostStart, "preStop": c.Lifecycle.PreStop} {
+				if h != nil && h.Sleep != nil {
+					check("container "+c.Name+": lifecycle."+name+".sleep.seconds", &h.Sleep.Seconds)
+				}
+			}
+		}
+	}
 }
 
 func (v *Volume) problem(s *Set) string {
@@ -362,6 +386,9 @@ func (c *Container) mountProblems(volumes map[string]bool, bad func(format strin
 	}
 }
 
+// resources are those that a manifest can name, with the most of it that makes sense.
+var resources = map[string]quantity.Quantity{"cpu": 1e6, "memory": math.MaxInt64 / 2, "ephemeral-storage": math.MaxInt64 / 2}
+
 func (c *Container) problems(s *Set, volumes map[string]bool, init bool) []string {
 	var out []string
 	bad := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
@@ -389,9 +416,11 @@ func (c *Container) problems(s *Set, volumes map[string]bool, init bool) []strin
 		}
 	}
 	for _, r := range []map[string]quantity.Quantity{c.Resources.Limits, c.Resources.Requests} {
-		for name := range r {
-			if name != "cpu" && name != "memory" && name != "ephemeral-storage" {
+		for name, q := range r {
+			if most, ok := resources[name]; !ok {
 				bad(".resources: %q is not supported", name)
+			} else if q > most {
+				bad(".resources: %s: %v is more than any machine has", name, q)
 			}
 		}
 	}

@@ -115,6 +115,9 @@ func (svc *Service) problem() string {
 	if !isDNSName(svc.Metadata.Name) || strings.Contains(svc.Metadata.Name, ".") {
 		return fmt.Sprintf("metadata.name: %q is not a DNS label in lower case", svc.Metadata.Name)
 	}
+	if len(svc.Spec.LoadBalancerSourceRanges) > 0 {
+		return "spec.loadBalancerSourceRanges is not supported: who can connect is not restricted"
+	}
 	if len(svc.Spec.Selector) == 0 {
 		return "spec.selector is missing: endpoints of other kinds are not supported"
 	}

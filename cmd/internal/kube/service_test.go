@@ -108,13 +108,14 @@ func TestServices(t *testing.T) {
 
 func TestBadServices(t *testing.T) {
 	for spec, want := range map[string]string{
-		"{type: ExternalName, externalName: example.org}":                 "ExternalName is not supported",
-		"{type: Other, selector: {app: web}}":                             "spec.type",
-		"{ports: [{port: 80}]}":                                           "spec.selector is missing",
-		"{selector: {app: other}, ports: [{port: 80, targetPort: http}]}": `pod alone has no port named "http"`,
-		"{selector: {app: web}, ports: [{port: 70000}]}":                  "spec.ports[0]",
-		"{selector: {app: web}, ports: [{port: 80, protocol: ICMP}]}":     "spec.ports[0].protocol",
-		"{selector: {app: web}, ports: [{port: 80, targetPort: 99999}]}":  "spec.ports[0]",
+		"{type: ExternalName, externalName: example.org}":                  "ExternalName is not supported",
+		"{type: Other, selector: {app: web}}":                              "spec.type",
+		"{selector: {app: web}, loadBalancerSourceRanges: [192.0.2.0/24]}": "loadBalancerSourceRanges",
+		"{ports: [{port: 80}]}":                                            "spec.selector is missing",
+		"{selector: {app: other}, ports: [{port: 80, targetPort: http}]}":  `pod alone has no port named "http"`,
+		"{selector: {app: web}, ports: [{port: 70000}]}":                   "spec.ports[0]",
+		"{selector: {app: web}, ports: [{port: 80, protocol: ICMP}]}":      "spec.ports[0].protocol",
+		"{selector: {app: web}, ports: [{port: 80, targetPort: 99999}]}":   "spec.ports[0]",
 	} {
 		_, err := Parse(strings.NewReader(serviceManifest + "---\napiVersion: v1\nkind: Service\nmetadata: {name: bad}\nspec: " + spec + "\n"))
 		if !errors.Is(err, ErrManifest) || !strings.Contains(err.Error(), want) {

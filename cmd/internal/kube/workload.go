@@ -83,6 +83,19 @@ func (p *Pod) Grace() int64 {
 	return defaultGrace
 }
 
+// PreStop returns the hook that the container of that name has before it is stopped, nil
+// for none.
+func (p *Pod) PreStop(name string) *Hook {
+	for _, list := range [][]Container{p.Spec.InitContainers, p.Spec.Containers} {
+		for i := range list {
+			if l := list[i].Lifecycle; list[i].Name == name && l != nil {
+				return l.PreStop
+			}
+		}
+	}
+	return nil
+}
+
 func (h *Hook) workload() *workload.Hook {
 	if h == nil {
 		return nil

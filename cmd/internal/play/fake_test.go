@@ -36,6 +36,8 @@ type fakeServer struct {
 	onFollow func(ctx context.Context, name string, send func(*api.FollowEvent) error) error
 
 	images map[string]*runtimeapi.Image
+	// running are containers of every pod; their hooks do not end by themselves.
+	running []string
 
 	mu      sync.Mutex
 	log     []string
@@ -176,7 +178,24 @@ func (f *fakeServer) RemovePodSandbox(_ context.Context, req *runtimeapi.RemoveP
 
 // ListContainers implements runtimeapi.RuntimeServiceServer.
 func (f *fakeServer) ListContainers(context.Context, *runtimeapi.ListContainersRequest) (*runtimeapi.ListContainersResponse, error) {
-	return &runtimeapi.ListContainersResponse{}, nil
+	out := &runtimeapi.ListContainersResponse{}
+	for _, name := range f.running {
+		out.Containers = append(out.Containers, &runtimeapi.Container{Id: name, Metadata: &runtimeapi.ContainerMetadata{Name: name}, State: runtimeapi.ContainerState_CONTAINER_RUNNING})
+	}
+	return out, nil
+}
+
+// ExecSync implements runtimeapi.RuntimeServiceServer.
+func (f *fakeServer) ExecSync(ctx context.Context, req *runtimeapi.ExecSyncRequest) (*runtimeapi.ExecSyncResponse, error) {
+	f.note("exec %s %s", req.ContainerId, strings.Join(req.Cmd, " "))
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// StopContainer implements runtimeapi.RuntimeServiceServer.
+func (f *fakeServer) StopContainer(_ context.Context, req *runtimeapi.StopContainerRequest) (*runtimeapi.StopContainerResponse, error) {
+	f.note("stop %s %d", req.ContainerId, req.Timeout)
+	return &runtimeapi.StopContainerResponse{}, nil
 }
 
 // Play implements api.Server.

@@ -156,25 +156,33 @@ func stopContainers(ctx context.Context, p *kube.Pod, podID string, o Options) e
 			if c.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
 				return
 			}
-			preStop(ctx, p, c, o)
-			_, errs[i] = o.Client.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: c.Id, Timeout: p.Grace()})
+			grace := preStop(ctx, p, c, o)
+			_, errs[i] = o.Client.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: c.Id, Timeout: int64(grace / time.Second)})
 		})
 	}
 	all.Wait()
 	return errors.Join(errs...)
 }
 
-// preStop runs the preStop hook of a container.
-func preStop(ctx context.Context, p *kube.Pod, c *runtimeapi.Container, o Options) {
-	for i := range p.Spec.Containers {
-		l := p.Spec.Containers[i].Lifecycle
-		if p.Spec.Containers[i].Name != c.Metadata.GetName() || l == nil || l.PreStop == nil {
-			continue
-		}
-		if err := hook(ctx, o.Client, c.Id, l.PreStop); err != nil {
-			o.Report("%s/%s: preStop: %v", p.Metadata.Name, c.Metadata.GetName(), err)
-		}
+// leastGrace is what is left of the grace period of a container at least after its hook, as
+// a kubelet has it.
+const leastGrace = 2 * time.Second
+
+// preStop runs the preStop hook of a container within its grace period, and returns what
+// is left of that.
+func preStop(ctx context.Context, p *kube.Pod, c *runtimeapi.Container, o Options) time.Duration {
+	grace := time.Duration(p.Grace()) * time.Second
+	h := p.PreStop(c.Metadata.GetName())
+	if h == nil || grace == 0 {
+		return grace
 	}
+	began := time.Now()
+	bounded, cancel := context.WithTimeout(ctx, grace)
+	defer cancel()
+	if err := hook(bounded, o.Client, c.Id, h); err != nil {
+		o.Report("%s/%s: preStop: %v", p.Metadata.Name, c.Metadata.GetName(), err)
+	}
+	return max(grace-time.Since(began), leastGrace)
 }
 
 // hook runs a lifecycle hook.

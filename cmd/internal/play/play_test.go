@@ -164,3 +164,30 @@ func TestImages(t *testing.T) {
 	}
 	leftFiles(t, o)
 }
+
+// TestPreStop: hooks of a pod that is removed have its grace period, as in a cluster, and
+// no more; without one they are left out.
+func TestPreStop(t *testing.T) {
+	f, o := newFake(t)
+	f.running = []string{"side", "slow", "sleepy"}
+	manifest := func(grace string) string {
+		return podSpec("web", `{terminationGracePeriodSeconds: `+grace+`,
+  initContainers: [{name: side, image: image, restartPolicy: Always, lifecycle: {preStop: {exec: {command: [bye]}}}}],
+  containers: [{name: slow, image: image, lifecycle: {preStop: {exec: {command: [wait]}}}}, {name: sleepy, image: image, lifecycle: {preStop: {sleep: {seconds: 3600}}}}]}`)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for _, grace := range []string{"1", "0"} {
+		set := parse(t, manifest(grace))
+		if err := errors.Join(Play(ctx, set, o), Down(ctx, set, o)); err != nil {
+			t.Fatalf("grace %s: %v", grace, err)
+		}
+	}
+	got := f.notes("exec", "stop s")
+	slices.Sort(got)
+	// After a hook each has 2 s, as a kubelet gives it.
+	if want := []string{"exec side bye", "exec slow wait", "stop side 0", "stop side 2", "stop sleepy 0", "stop sleepy 2", "stop slow 0", "stop slow 2"}; !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+	leftFiles(t, o)
+}
