@@ -93,6 +93,7 @@ type Proxy struct {
 
 // Start starts a proxy that serves until Close, or until ctx ends.
 func Start(ctx context.Context, cfg Config) (*Proxy, error) {
+	cfg.Spool.tidy()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, fmt.Errorf("listen for the image library: %w", err)

@@ -117,7 +117,17 @@ func (s *Spool) drop(b *blob) {
 	b.change(func() { b.gone = true })
 }
 
-// expire removes what nobody has used for too long.
+// tidy is expire for those who do not hold the lock.
+func (s *Spool) tidy() {
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.expire()
+}
+
+// expire removes what nobody has used for too long, and what could not be removed before.
 func (s *Spool) expire() {
 	for _, b := range s.blobs {
 		if b.users == 0 && (b.stuck || time.Since(b.since) > s.keep) {
