@@ -68,8 +68,8 @@ func (b *base) claimPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, h
 }
 
 // build builds the pod sandbox, with a container in it where ctr is set. On an error
-// nothing is left, or what is left is in the record of a NotReady pod sandbox. The
-// claim of the name has ended when it returns.
+// nothing is left, or what is left is in its record and is removed later. The claim of
+// the name has ended when it returns.
 func (m *Manager) build(ctx context.Context, n *newPod, ctr *runtimeapi.ContainerConfig) (_ *newContainer, err error) {
 	held, unlock, err := m.podLocks.acquire(ctx, n.ID, exclusive)
 	if err != nil {
@@ -98,7 +98,11 @@ func (m *Manager) build(ctx context.Context, n *newPod, ctr *runtimeapi.Containe
 		if c != nil {
 			err = errors.Join(err, m.undoContainer(ctx, c))
 		}
-		return nil, fmt.Errorf("run pod sandbox %s: %w", n.name, errors.Join(explain(held, err), m.undoPod(ctx, n)))
+		undoErr := m.undoPod(ctx, n)
+		if undoErr != nil {
+			m.running.Go(func() { recovery{m}.again(m.ctx, n.ID) })
+		}
+		return nil, fmt.Errorf("run pod sandbox %s: %w", n.name, errors.Join(explain(held, err), undoErr))
 	}
 	m.podNames.commit(n.name, n.ID)
 	// A pod sandbox is created and started at once. Subscribers get both, as for a container.
@@ -126,6 +130,9 @@ func samePod(p state.Pod, n *newPod) (string, error) {
 	if p.Handler != n.Handler || !proto.Equal(p.Config.V, n.plan.Config) {
 		return "", fmt.Errorf("%w: pod sandbox %s is %s, made from another configuration; remove it, or raise the attempt", ErrNameTaken, n.name, p.ID)
 	}
+	if p.Status.Phase == state.PodCreating {
+		return "", fmt.Errorf("%w: pod sandbox %s is %s, whose creation failed and is undone as soon as that is possible; remove it, or ask again", ErrNameTaken, n.name, p.ID)
+	}
 	if p.Status.Phase != state.PodReady {
 		return "", fmt.Errorf("%w: pod sandbox %s is %s and %s; remove it, or raise the attempt", ErrNameTaken, n.name, p.ID, strings.ToLower(string(p.Status.Phase)))
 	}
@@ -133,18 +140,18 @@ func samePod(p state.Pod, n *newPod) (string, error) {
 }
 
 // undoPod removes what a failed build made, containers first, and ends the claim of the
-// name. What cannot be undone stays in the record as NotReady, with its name, so that a
-// later StopPodSandbox or RemovePodSandbox tries again. A pod sandbox whose record says
-// that it is ready, and cannot be changed, is left as it is.
+// name. What cannot be undone keeps its record, in the phase Creating, and its name, so
+// that a later call, StopPodSandbox or RemovePodSandbox tries again. A pod sandbox whose
+// record says that it is ready, and cannot be changed, is left as it is.
 func (b *base) undoPod(ctx context.Context, n *newPod) error {
 	ctx, cancel := detached(ctx)
 	defer cancel()
-	notReady := func(reason string) error {
-		n.Status = state.PodStatus{Phase: state.PodNotReady, Reason: reason}
+	failed := func(reason string) error {
+		n.Status = state.PodStatus{Phase: state.PodCreating, Reason: reason}
 		return b.State.PutPod(n.Pod)
 	}
 	if n.Status.Phase == state.PodReady {
-		if err := notReady("creation failed"); err != nil {
+		if err := failed("creation failed"); err != nil {
 			b.podNames.commit(n.name, n.ID)
 			return err
 		}
@@ -158,7 +165,7 @@ func (b *base) undoPod(ctx context.Context, n *newPod) error {
 		err = b.Sandboxes.Teardown(ctx, n.Pod)
 	}
 	if err != nil {
-		err = errors.Join(err, notReady("creation failed and could not be undone: "+err.Error()))
+		err = errors.Join(err, failed("creation failed and could not be undone: "+err.Error()))
 		b.podNames.commit(n.name, n.ID)
 		return err
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/subpod/subpod/pkg/cgroup"
 	"github.com/subpod/subpod/pkg/events"
 	"github.com/subpod/subpod/pkg/oci"
+	"github.com/subpod/subpod/pkg/pod/sandbox"
 	"github.com/subpod/subpod/pkg/state"
 )
 
@@ -125,6 +126,53 @@ func TestAnInterruptedRequestSaysSo(t *testing.T) {
 			})
 		})
 	}
+}
+
+// brokenSandboxes fail to build, and to tear down what was built, until they are mended.
+type brokenSandboxes struct {
+	sandboxes
+	mended atomic.Bool
+}
+
+func (s *brokenSandboxes) Build(ctx context.Context, plan sandbox.Plan, p *state.Pod) error {
+	if !s.mended.Load() {
+		return syscall.EMFILE
+	}
+	return s.sandboxes.Build(ctx, plan, p)
+}
+
+func (s *brokenSandboxes) Teardown(ctx context.Context, p state.Pod) error {
+	if !s.mended.Load() {
+		return syscall.EMFILE
+	}
+	return s.sandboxes.Teardown(ctx, p)
+}
+
+// TestAFailedCreationGivesItsNameBack: where a creation fails and cannot be undone at
+// once, the same request succeeds later, without anybody removing what the first one left.
+func TestAFailedCreationGivesItsNameBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, empty)
+		defer r.m.Close()
+		broken := &brokenSandboxes{sandboxes: r.s}
+		r.m.Sandboxes = broken
+		run := func() (string, error) { return r.m.RunPod(r.ctx, podConfig("web", ""), "") }
+		if _, err := run(); !errors.Is(err, syscall.EMFILE) {
+			t.Fatalf("%v, want EMFILE", err)
+		}
+		if _, err := run(); !errors.Is(err, ErrNameTaken) {
+			t.Errorf("what the first request left is there: %v, want ErrNameTaken", err)
+		}
+		time.Sleep(10 * time.Second) // it is tried again, and fails again
+		broken.mended.Store(true)
+		time.Sleep(autoRemoveMaxPause)
+		if left := r.w.leftovers(); len(left) > 0 {
+			t.Errorf("left: %q", left)
+		}
+		if _, err := run(); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // TestAStoppingServerKillsNothing: the grace period of a StopContainer that waits when

@@ -67,11 +67,11 @@ type PodResources struct {
 // PodPhase is where a pod sandbox stands.
 //
 //	Creating ──▶ Ready ──▶ Stopping ──▶ NotReady ──▶ (removed)
-//	   │           │                       ▲   ▲
-//	   │           └───────────────────────┘   │  the node was rebooted
-//	   └───────────────────────────────────────┘  creation failed, could not be undone
+//	               │                       ▲
+//	               └───────────────────────┘  the node was rebooted
 //
-// A pod sandbox whose creation failed, or whose server died in it, is removed.
+// A pod sandbox whose creation failed, or whose server died in it, is removed: where that
+// fails, it is still Creating, and the removal is tried again.
 type PodPhase string
 
 // The phases of a pod sandbox. Only Ready answers SANDBOX_READY.
