@@ -88,6 +88,11 @@ func (s *Store) Create(name string, labels map[string]string) (Volume, error) {
 		return Volume{}, err
 	}
 	defer s.lock(name)()
+	return s.create(name, labels)
+}
+
+// create makes a volume under its lock.
+func (s *Store) create(name string, labels map[string]string) (Volume, error) {
 	if err := os.MkdirAll(s.Dir, 0o711); err != nil {
 		return Volume{}, err
 	}
@@ -180,10 +185,13 @@ func (s *Store) Remove(name string) error {
 // calls copy with a path at which it is to make the content: a directory, or nothing.
 // On an error, what copy has made is removed. ErrName.
 func (s *Store) Fill(name string, copy func(path string) error) error {
-	if _, err := s.Create(name, nil); err != nil && !errors.Is(err, ErrExists) {
+	if err := CheckName(name); err != nil {
 		return err
 	}
 	defer s.lock(name)()
+	if _, err := s.create(name, nil); err != nil && !errors.Is(err, ErrExists) {
+		return err
+	}
 	dir := s.path(name)
 	if copy == nil || !isEmpty(dir) {
 		return nil
@@ -274,54 +282,8 @@ func (s *Store) Import(_ context.Context, name string, r io.Reader) error {
 		return fmt.Errorf("import into volume %s: %w", name, err)
 	}
 	defer s.lock(name)()
-	if err := conflict(tmp, s.path(name)); err != nil {
+	if err := merge(tmp, s.path(name)); err != nil {
 		return fmt.Errorf("import into volume %s: %w", name, err)
-	}
-	return merge(tmp, s.path(name))
-}
-
-// conflict returns an error where one of from and into has a directory and the other
-// something else.
-func conflict(from, into string) error {
-	entries, err := os.ReadDir(from)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		dst := filepath.Join(into, e.Name())
-		st, err := os.Lstat(dst)
-		switch {
-		case err != nil: // nothing is there, or merge says what is wrong
-		case st.IsDir() != e.IsDir():
-			return fmt.Errorf("%s is a directory in one, and none in the other", e.Name())
-		case st.IsDir():
-			if err := conflict(filepath.Join(from, e.Name()), dst); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// merge moves what is in from to into, directories that both have by their content. It
-// takes no room on the disk.
-func merge(from, into string) error {
-	entries, err := os.ReadDir(from)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		src, dst := filepath.Join(from, e.Name()), filepath.Join(into, e.Name())
-		st, err := os.Lstat(dst)
-		switch {
-		case err == nil && st.IsDir() && e.IsDir():
-			err = merge(src, dst)
-		default:
-			err = os.Rename(src, dst)
-		}
-		if err != nil {
-			return err
-		}
 	}
 	return nil
 }
