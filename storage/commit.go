@@ -18,7 +18,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	imagespec "github.com/opencontainers/image-spec/specs-go"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
-	"go.podman.io/image/v5/oci/layout"
 	"golang.org/x/sys/unix"
 )
 
@@ -116,51 +115,52 @@ func Commit(ctx context.Context, im *Images, r *Rootfs, spec CommitSpec) (Image,
 	if len(rec.UIDMap) > 0 {
 		return Image{}, fmt.Errorf("%w: the container has a user namespace of its own, whose IDs the image cannot have", ErrUnsupported)
 	}
-	tmp, err := makeTmp(im.store.dirs.tmp())
+	var images []Image
+	err = im.transfer(ctx, func(t *transfer) error {
+		base, err := t.saveLayout(rec.ImageID)
+		if err != nil {
+			return err
+		}
+		defer base.layout.close()
+		if err := addLayer(ctx, base, t.tmp, upper, named.String(), spec); err != nil {
+			return err
+		}
+		images, err = im.Load(ctx, "oci:"+base.layout.path+":"+named.String())
+		return err
+	})
 	if err != nil {
-		return Image{}, classify(ctx, fmt.Errorf("make a directory for the image: %w", err))
-	}
-	defer os.RemoveAll(tmp)
-	dir := filepath.Join(tmp, "layout")
-	dest, err := layout.NewReference(dir, named.String())
-	if err != nil {
-		return Image{}, err
-	}
-	sys, err := im.registries.systemContext(tmp)
-	if err != nil {
-		return Image{}, err
-	}
-	if err := im.copyOut(ctx, sys, rec.ImageID, dest); err != nil {
-		return Image{}, classify(ctx, fmt.Errorf("commit: %w", err))
-	}
-	if err := addLayer(dir, upper, spec); err != nil {
-		return Image{}, classify(ctx, fmt.Errorf("commit: %w", err))
-	}
-	images, err := im.Load(ctx, "oci:"+dir+":"+named.String())
-	if err != nil {
-		return Image{}, err
+		return Image{}, fmt.Errorf("commit: %w", err)
 	}
 	return images[0], nil
 }
 
-// addLayer adds a layer to the one image of an OCI layout.
-func addLayer(dir, upper string, spec CommitSpec) error {
-	var index v1.Index
+// addLayer adds a layer to the image of a layout, which is made below tmp, and names it.
+// A content process wrote the layout: no link in it leads out of tmp.
+func addLayer(ctx context.Context, base *layoutReference, tmp, upper, name string, spec CommitSpec) error {
 	var manifest v1.Manifest
 	var config v1.Image
-	if err := readJSON(filepath.Join(dir, "index.json"), &index); err != nil {
+	raw, err := base.layout.manifest(base.entry.Digest, base.entry.Size)
+	if err != nil {
 		return err
 	}
-	if len(index.Manifests) != 1 {
-		return fmt.Errorf("the layout has %d images", len(index.Manifests))
+	if err := json.Unmarshal(raw, &manifest); err != nil {
+		return fmt.Errorf("%w: its manifest: %w", ErrCorrupt, err)
 	}
-	if err := readJSON(blobPath(dir, index.Manifests[0].Digest), &manifest); err != nil {
+	if raw, err = base.layout.config(manifest.Config); err != nil {
 		return err
 	}
-	if err := readJSON(blobPath(dir, manifest.Config.Digest), &config); err != nil {
+	if err := json.Unmarshal(raw, &config); err != nil {
+		return fmt.Errorf("%w: its configuration: %w", ErrCorrupt, err)
+	}
+	root, err := os.OpenRoot(tmp)
+	if err != nil {
 		return err
 	}
-	layer, err := writeLayer(dir, upper)
+	defer root.Close()
+	if err := root.MkdirAll(filepath.Dir(blobPath(digest.FromString(""))), 0o700); err != nil {
+		return err
+	}
+	layer, err := writeLayer(ctx, root, upper, base.layout.limits)
 	if err != nil {
 		return err
 	}
@@ -170,89 +170,97 @@ func addLayer(dir, upper string, spec CommitSpec) error {
 	config.History = append(config.History, v1.History{Created: &now, CreatedBy: "subpod commit", Author: spec.Author, Comment: spec.Message})
 	manifest.MediaType, manifest.Versioned = v1.MediaTypeImageManifest, imagespec.Versioned{SchemaVersion: 2}
 	manifest.Layers = append(manifest.Layers, layer)
-	if manifest.Config, err = writeBlob(dir, v1.MediaTypeImageConfig, config); err != nil {
+	if manifest.Config, err = writeBlob(root, v1.MediaTypeImageConfig, config); err != nil {
 		return err
 	}
-	made, err := writeBlob(dir, v1.MediaTypeImageManifest, manifest)
+	made, err := writeBlob(root, v1.MediaTypeImageManifest, manifest)
 	if err != nil {
 		return err
 	}
-	made.Annotations = index.Manifests[0].Annotations
-	index.Manifests = []v1.Descriptor{made}
-	text, err := json.Marshal(index)
+	made.Annotations = map[string]string{v1.AnnotationRefName: name}
+	text, err := json.Marshal(v1.Index{Versioned: manifest.Versioned, Manifests: []v1.Descriptor{made}})
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, "index.json"), text, 0o600)
+	return root.WriteFile(filepath.Join(savedLayout, v1.ImageIndexFile), text, 0o600)
 }
 
-func blobPath(dir string, d digest.Digest) string {
-	return filepath.Join(dir, "blobs", d.Algorithm().String(), d.Encoded())
+// blobPath is where a blob of the layout is, below the directory of the transfer.
+func blobPath(d digest.Digest) string {
+	return filepath.Join(savedLayout, v1.ImageBlobsDir, d.Algorithm().String(), d.Encoded())
 }
 
-func readJSON(path string, v any) error {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	return json.Unmarshal(text, v)
-}
-
-func writeBlob(dir, mediaType string, v any) (v1.Descriptor, error) {
+func writeBlob(root *os.Root, mediaType string, v any) (v1.Descriptor, error) {
 	text, err := json.Marshal(v)
 	if err != nil {
 		return v1.Descriptor{}, err
 	}
 	d := v1.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(text), Size: int64(len(text))}
-	return d, os.WriteFile(blobPath(dir, d.Digest), text, 0o600)
+	return d, root.WriteFile(blobPath(d.Digest), text, 0o600)
 }
 
-// writeLayer writes a writable layer as a blob of a layout.
-func writeLayer(dir, upper string) (v1.Descriptor, error) {
-	f, err := os.CreateTemp(dir, "layer-*")
+// writeLayer writes a writable layer as a blob of the layout.
+func writeLayer(ctx context.Context, root *os.Root, upper string, limits Limits) (v1.Descriptor, error) {
+	const name = "layer"
+	f, err := root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return v1.Descriptor{}, err
 	}
-	defer os.Remove(f.Name())
 	sum := digest.SHA256.Digester()
-	err = packLayer(upper, io.MultiWriter(f, sum.Hash()))
+	err = packLayer(ctx, upper, io.MultiWriter(f, sum.Hash()), limits)
 	size, seekErr := f.Seek(0, io.SeekCurrent)
 	if err = errors.Join(err, seekErr, f.Close()); err != nil {
 		return v1.Descriptor{}, err
 	}
 	d := v1.Descriptor{MediaType: v1.MediaTypeImageLayer, Digest: sum.Digest(), Size: size}
-	return d, os.Rename(f.Name(), blobPath(dir, d.Digest))
+	return d, root.Rename(name, blobPath(d.Digest))
+}
+
+// layerPacker writes a writable layer as a tar stream.
+type layerPacker struct {
+	ctx    context.Context
+	root   *os.Root
+	upper  string
+	out    *tar.Writer
+	links  map[[2]uint64]string
+	limits Limits
+	bytes  int64 // of files, as a container chooses them: most may be holes
 }
 
 // packLayer writes a writable layer as a tar stream in which what is deleted has the names
-// that layers of images have for it.
-func packLayer(upper string, w io.Writer) error {
+// that layers of images have for it. ErrTooLarge.
+func packLayer(ctx context.Context, upper string, w io.Writer, limits Limits) error {
 	root, err := os.OpenRoot(upper)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	out := tar.NewWriter(w)
-	links := map[[2]uint64]string{}
+	p := &layerPacker{ctx: ctx, root: root, upper: upper, out: tar.NewWriter(w), links: map[[2]uint64]string{}, limits: limits}
 	err = fs.WalkDir(root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
+		if err == nil {
+			err = context.Cause(ctx)
+		}
 		if err != nil || name == "." {
 			return err
 		}
 		if d.Type()&fs.ModeSocket != 0 {
 			return nil
 		}
-		return packChange(root, out, upper, name, d, links)
+		return p.pack(name, d)
 	})
-	return errors.Join(err, out.Close())
+	if err != nil {
+		return err
+	}
+	return p.out.Close()
 }
 
-func packChange(root *os.Root, out *tar.Writer, upper, name string, d fs.DirEntry, links map[[2]uint64]string) error {
+func (p *layerPacker) pack(name string, d fs.DirEntry) error {
 	if isWhiteout(d) {
 		base := filepath.Base(name)
 		if !strings.HasPrefix(base, whiteoutPrefix) {
 			base = whiteoutPrefix + base
 		}
-		return out.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: filepath.Join(filepath.Dir(name), base), Mode: 0o600})
+		return p.out.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: filepath.Join(filepath.Dir(name), base), Mode: 0o600})
 	}
 	info, err := d.Info()
 	if err != nil {
@@ -260,7 +268,7 @@ func packChange(root *os.Root, out *tar.Writer, upper, name string, d fs.DirEntr
 	}
 	link := ""
 	if info.Mode()&fs.ModeSymlink != 0 {
-		if link, err = root.Readlink(name); err != nil {
+		if link, err = p.root.Readlink(name); err != nil {
 			return err
 		}
 	}
@@ -269,33 +277,45 @@ func packChange(root *os.Root, out *tar.Writer, upper, name string, d fs.DirEntr
 		return err
 	}
 	h.Name, h.Uname, h.Gname = name, "", ""
-	switch {
-	case info.IsDir():
-		h.Name += "/"
-		if err := out.WriteHeader(h); err != nil || !isOpaqueDir(filepath.Join(upper, name)) {
-			return err
-		}
-		return out.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: filepath.Join(name, opaqueMarker), Mode: 0o600})
-	case !info.Mode().IsRegular():
-		return out.WriteHeader(h)
+	if !info.IsDir() && !info.Mode().IsRegular() {
+		return p.out.WriteHeader(h)
 	}
-	if key, many := linkKey(info); many {
-		if first := links[key]; first != "" {
+	if key, many := linkKey(info); many && !info.IsDir() {
+		if first := p.links[key]; first != "" {
 			h.Typeflag, h.Linkname, h.Size = tar.TypeLink, first, 0
-			return out.WriteHeader(h)
+			return p.out.WriteHeader(h)
 		}
-		links[key] = name
+		p.links[key] = name
 	}
-	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	f, err := p.root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if err := out.WriteHeader(h); err != nil {
+	h.PAXRecords = map[string]string{}
+	if err := readXattrs(f, h.PAXRecords); err != nil {
+		return fmt.Errorf("read the attributes of %s: %w", name, err)
+	}
+	if info.IsDir() {
+		return p.directory(h)
+	}
+	if p.bytes += h.Size; p.bytes > p.limits.Size {
+		return tooLarge("size", "what the container has changed has more bytes", p.limits.Size)
+	}
+	if err := p.out.WriteHeader(h); err != nil {
 		return err
 	}
-	_, err = io.CopyN(out, f, h.Size)
+	_, err = io.CopyN(p.out, readerOf{p.ctx, f}, h.Size)
 	return err
+}
+
+func (p *layerPacker) directory(h *tar.Header) error {
+	name := h.Name
+	h.Name += "/"
+	if err := p.out.WriteHeader(h); err != nil || !isOpaqueDir(filepath.Join(p.upper, name)) {
+		return err
+	}
+	return p.out.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: filepath.Join(name, opaqueMarker), Mode: 0o600})
 }
 
 // isOpaqueDir reports whether a directory hides those of the layers below it.

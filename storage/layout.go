@@ -123,6 +123,22 @@ func (l *ociLayout) manifest(d digest.Digest, size int64) ([]byte, error) {
 	return raw, nil
 }
 
+// config returns the configuration that d describes.
+func (l *ociLayout) config(d v1.Descriptor) ([]byte, error) {
+	if err := l.limits.checkConfigSize(d.Size); err != nil {
+		return nil, err
+	}
+	f, n, err := l.blob(d.Digest, d.Size)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if err := l.limits.checkConfigSize(n); err != nil {
+		return nil, err
+	}
+	return io.ReadAll(io.LimitReader(f, n))
+}
+
 // layoutReference names one image of a layout, for the library.
 type layoutReference struct {
 	types.ImageReference

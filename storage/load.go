@@ -285,7 +285,15 @@ func (t *worker) loadDockerArchive(path, ref string) ([]string, error) {
 }
 
 // loadOne copies one image into the store and gives it names.
-func (t *worker) loadOne(ref types.ImageReference, names []reference.Named) (string, error) {
+func (t *worker) loadOne(ref types.ImageReference, names []reference.Named) (id string, err error) {
+	err = again(t, func() error {
+		id, err = loadOnce(t, ref, names)
+		return err
+	})
+	return id, err
+}
+
+func loadOnce(t *worker, ref types.ImageReference, names []reference.Named) (string, error) {
 	sys, err := t.systemContext()
 	if err != nil {
 		return "", err

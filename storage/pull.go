@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"runtime"
 	"slices"
@@ -21,8 +20,6 @@ import (
 	"go.podman.io/image/v5/manifest"
 	imagestorage "go.podman.io/image/v5/storage"
 	"go.podman.io/image/v5/types"
-	cstorage "go.podman.io/storage"
-	"golang.org/x/sys/unix"
 
 	"github.com/subpod/subpod/storage/internal/fetch"
 )
@@ -137,10 +134,11 @@ func (t *worker) pull(name string, route fetch.Route, progress func(Progress)) (
 	if err != nil {
 		return nil, err
 	}
-	img, err := t.pullOnce(named, route, progress)
-	for try := 0; err != nil && (renamedMeanwhile(err) || removedMeanwhile(err) || unpackedUnlocked(err)) && try < 3; try++ {
+	var img Image
+	err = again(t, func() error {
 		img, err = t.pullOnce(named, route, progress)
-	}
+		return err
+	})
 	return []string{img.ID}, err
 }
 
@@ -165,20 +163,6 @@ func (t *worker) pullOnce(named reference.Named, route fetch.Route, progress fun
 // next one: it failed for want of an answer, or of a caller.
 func worthKeeping(err error) bool {
 	return errors.Is(err, ErrRegistryUnavailable) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errClosed)
-}
-
-// renamedMeanwhile reports whether err is openat2's request to try again: something on
-// the machine was renamed or mounted while it walked over a "..". containers/storage
-// does not retry when it makes the files of a partial pull.
-func renamedMeanwhile(err error) bool {
-	var p *fs.PathError
-	return errors.As(err, &p) && p.Op == "openat2" && errors.Is(p.Err, unix.EAGAIN)
-}
-
-// removedMeanwhile reports whether err is that a layer is gone which was there when the
-// library looked for what it need not download: with the image that it belonged to.
-func removedMeanwhile(err error) bool {
-	return errors.Is(err, cstorage.ErrLayerUnknown) || errors.Is(err, cstorage.ErrParentUnknown) || strings.Contains(err.Error(), "content not found")
 }
 
 // fromRegistry copies the image behind src into the store, unless it is there.

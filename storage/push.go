@@ -3,7 +3,6 @@ package storage
 import (
 	"context"
 	"fmt"
-	"os"
 
 	"go.podman.io/image/v5/docker"
 	"go.podman.io/image/v5/docker/reference"
@@ -11,6 +10,7 @@ import (
 
 // Push copies the image that ref names to a registry, as dest, or as ref itself where dest
 // is "", with the credentials of auth.json. It returns the name that the image has there.
+// A content process reads the store; what it has written is sent as it is.
 // ErrImageNotFound, ErrBadReference, ErrUnauthorized, ErrRegistryUnavailable, ErrNoSpace.
 func (im *Images) Push(ctx context.Context, ref, dest string) (string, error) {
 	id, tagged, err := saved(im.store, ref)
@@ -33,17 +33,20 @@ func (im *Images) Push(ctx context.Context, ref, dest string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", ErrBadReference, err)
 	}
-	tmp, err := makeTmp(im.store.dirs.tmp())
+	err = im.transfer(ctx, func(t *transfer) error {
+		src, err := t.saveLayout(id)
+		if err != nil {
+			return err
+		}
+		defer src.layout.close()
+		sys, err := im.registries.systemContext(t.tmp)
+		if err != nil {
+			return err
+		}
+		return copyAccepted(ctx, sys, src, to)
+	})
 	if err != nil {
-		return "", classify(ctx, fmt.Errorf("make a directory for the layers: %w", err))
-	}
-	defer os.RemoveAll(tmp)
-	sys, err := im.registries.systemContext(tmp)
-	if err != nil {
-		return "", err
-	}
-	if err := im.copyOut(ctx, sys, id, to); err != nil {
-		return "", classify(ctx, fmt.Errorf("push %s: %w", named, err))
+		return "", fmt.Errorf("push %s: %w", named, err)
 	}
 	im.store.log.Info("image pushed", "ref", named.String(), "image", id)
 	return named.String(), nil

@@ -12,6 +12,7 @@ import (
 	"go.podman.io/image/v5/docker/archive"
 	"go.podman.io/image/v5/docker/reference"
 	ociarchive "go.podman.io/image/v5/oci/archive"
+	"go.podman.io/image/v5/oci/layout"
 	"go.podman.io/image/v5/signature"
 	imagestorage "go.podman.io/image/v5/storage"
 	"go.podman.io/image/v5/types"
@@ -64,10 +65,13 @@ func (r readerOf) Read(p []byte) (int, error) {
 // archiveIn is where an archive is made, in the directory of a transfer.
 func archiveIn(tmp string) string { return filepath.Join(tmp, "archive") }
 
-// save makes the archive of a job.
+// save makes the archive of a job, or the layout.
 func (t *worker) save(refs []string, format string) error {
-	if format == "oci-archive" {
-		return t.im.saveOCI(t.ctx, refs[0], archiveIn(t.tmp), t.tmp)
+	switch format {
+	case formatLayout:
+		return t.im.saveOCI(t.ctx, refs[0], filepath.Join(t.tmp, savedLayout), t.tmp, layout.NewReference)
+	case "oci-archive":
+		return t.im.saveOCI(t.ctx, refs[0], archiveIn(t.tmp), t.tmp, ociarchive.NewReference)
 	}
 	return t.im.saveDocker(t.ctx, refs, archiveIn(t.tmp), t.tmp)
 }
@@ -98,7 +102,7 @@ func (im *Images) saveDocker(ctx context.Context, refs []string, path, tmp strin
 	return nil
 }
 
-func (im *Images) saveOCI(ctx context.Context, ref, path, tmp string) error {
+func (im *Images) saveOCI(ctx context.Context, ref, path, tmp string, at func(path, name string) (types.ImageReference, error)) error {
 	sys, err := im.registries.systemContext(tmp)
 	if err != nil {
 		return err
@@ -111,7 +115,7 @@ func (im *Images) saveOCI(ctx context.Context, ref, path, tmp string) error {
 	if tagged != nil {
 		name = tagged.String()
 	}
-	dest, err := ociarchive.NewReference(path, name)
+	dest, err := at(path, name)
 	if err != nil {
 		return err
 	}
@@ -137,22 +141,26 @@ func saved(l *layerStore, ref string) (id string, tagged reference.NamedTagged, 
 	return img.ID, tagged, nil
 }
 
+// copyOut copies an image of the store. What it reads of the layers, beside their files, was
+// written by a pull: it is for the content process.
 func (im *Images) copyOut(ctx context.Context, sys *types.SystemContext, id string, dest types.ImageReference) error {
 	if err := im.store.unchanged(id); err != nil {
 		return err
 	}
-	// What is in the store has passed the policy on its way in.
-	policy, err := signature.NewPolicyContext(&signature.Policy{
-		Default: signature.PolicyRequirements{signature.NewPRInsecureAcceptAnything()},
-	})
-	if err != nil {
-		return err
-	}
-	defer policy.Destroy()
 	src, err := imagestorage.Transport.NewStoreReference(im.store.cs, nil, id)
 	if err != nil {
 		return err
 	}
+	return copyAccepted(ctx, sys, src, dest)
+}
+
+// copyAccepted copies an image that has passed the policy on its way into the store.
+func copyAccepted(ctx context.Context, sys *types.SystemContext, src, dest types.ImageReference) error {
+	policy, err := signature.NewPolicyContext(&signature.Policy{Default: acceptAnything})
+	if err != nil {
+		return err
+	}
+	defer policy.Destroy()
 	_, err = imagecopy.Image(ctx, policy, dest, src, &imagecopy.Options{
 		SourceCtx: sys, DestinationCtx: sys, RemoveSignatures: true,
 	})

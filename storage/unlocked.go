@@ -13,8 +13,8 @@ import (
 // is no more, and the next process that looks removes the directory while the layer is
 // unpacked there. So a layer is not unpacked under such a lock.
 
-// errStagingUnlocked means that the layer has to be pulled once more.
-var errStagingUnlocked = errors.New("the directory of the layer is not locked")
+// errStagingUnlocked means that the layer has to be unpacked once more.
+var errStagingUnlocked = errors.New("the directory of the layer is not locked: try again")
 
 // unlockedLine stands for errStagingUnlocked in the list of the layers below.
 const unlockedLine = "unlocked"

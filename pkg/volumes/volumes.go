@@ -88,6 +88,11 @@ func (s *Store) Create(name string, labels map[string]string) (Volume, error) {
 		return Volume{}, err
 	}
 	defer s.lock(name)()
+	return s.create(name, labels)
+}
+
+// create makes a volume under its lock.
+func (s *Store) create(name string, labels map[string]string) (Volume, error) {
 	if err := os.MkdirAll(s.Dir, 0o711); err != nil {
 		return Volume{}, err
 	}
@@ -180,10 +185,13 @@ func (s *Store) Remove(name string) error {
 // calls copy with a path at which it is to make the content: a directory, or nothing.
 // On an error, what copy has made is removed. ErrName.
 func (s *Store) Fill(name string, copy func(path string) error) error {
-	if _, err := s.Create(name, nil); err != nil && !errors.Is(err, ErrExists) {
+	if err := CheckName(name); err != nil {
 		return err
 	}
 	defer s.lock(name)()
+	if _, err := s.create(name, nil); err != nil && !errors.Is(err, ErrExists) {
+		return err
+	}
 	dir := s.path(name)
 	if copy == nil || !isEmpty(dir) {
 		return nil
@@ -274,93 +282,10 @@ func (s *Store) Import(_ context.Context, name string, r io.Reader) error {
 		return fmt.Errorf("import into volume %s: %w", name, err)
 	}
 	defer s.lock(name)()
-	if err := conflict(tmp, s.path(name)); err != nil {
+	if err := merge(tmp, s.path(name)); err != nil {
 		return fmt.Errorf("import into volume %s: %w", name, err)
 	}
-	return merge(tmp, s.path(name))
-}
-
-// conflict returns an error where one of from and into has a directory and the other
-// something else.
-func conflict(from, into string) error {
-	entries, err := os.ReadDir(from)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		dst := filepath.Join(into, e.Name())
-		st, err := os.Lstat(dst)
-		switch {
-		case err != nil: // nothing is there, or merge says what is wrong
-		case st.IsDir() != e.IsDir():
-			return fmt.Errorf("%s is a directory in one, and none in the other", e.Name())
-		case st.IsDir():
-			if err := conflict(filepath.Join(from, e.Name()), dst); err != nil {
-				return err
-			}
-		}
-	}
 	return nil
-}
-
-// merge moves what is in from to into, directories that both have by their content. It
-// takes no room on the disk. A container that has the volume mounted may exchange what is
-// in into at any time: no link there is followed.
-func merge(from, into string) error {
-	f, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	i, err := os.Open(into)
-	if err != nil {
-		return err
-	}
-	defer i.Close()
-	return mergeOpen(f, i)
-}
-
-func mergeOpen(from, into *os.File) error {
-	entries, err := from.ReadDir(-1)
-	for _, e := range entries {
-		if err == nil {
-			err = moveEntry(from, into, e)
-		}
-	}
-	return err
-}
-
-// moveEntry moves e of from, or what is in it where into has a directory of its name.
-func moveEntry(from, into *os.File, e fs.DirEntry) error {
-	if e.IsDir() {
-		theirs, err := openDir(into, e.Name())
-		if err == nil {
-			defer theirs.Close()
-			own, err := openDir(from, e.Name())
-			if err != nil {
-				return err
-			}
-			defer own.Close()
-			return mergeOpen(own, theirs)
-		}
-		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
-			return err
-		}
-	}
-	err := unix.Renameat(int(from.Fd()), e.Name(), int(into.Fd()), e.Name())
-	if err != nil {
-		return fmt.Errorf("put %s in place: %w", e.Name(), err)
-	}
-	return nil
-}
-
-// openDir opens a directory of another; a link to one is ENOTDIR.
-func openDir(in *os.File, name string) (*os.File, error) {
-	fd, err := unix.Openat(int(in.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: name, Err: err}
-	}
-	return os.NewFile(uintptr(fd), name), nil
 }
 
 // Clear removes what a server that was killed has left of a content that it was making.

@@ -119,11 +119,17 @@ func answerText(contentType string, body []byte) string {
 // retryable reports whether the same request may get a better answer later.
 func retryable(code int) bool {
 	switch code {
-	case http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError,
-		http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+	case http.StatusRequestTimeout, http.StatusTooManyRequests:
 		return true
+	case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported, http.StatusNetworkAuthenticationRequired:
+		return false
 	}
-	return false
+	return code >= 500 // also what proxies in front of a registry made up: 520 to 527
+}
+
+// refusesRange reports whether a request with a range may get a better answer without.
+func refusesRange(code int) bool {
+	return code == http.StatusBadRequest || code == http.StatusRequestedRangeNotSatisfiable
 }
 
 // transient reports whether a request that failed with err may succeed when it is

@@ -8,10 +8,11 @@
 //
 //	containers/image --HTTP, loopback--> Proxy --HTTPS, credentials--> endpoints
 //
-// A request is sent again where that may help: after 408, 429, 500, 502, 503, 504 and
-// broken connections, with growing delays. A blob whose transfer breaks goes on where it
-// stopped, from the same endpoint or from the next one; where the registry knows no
-// ranges, the part that is here already is read again and dropped. Blobs that several
+// A request is sent again where that may help: after 408, 429, server errors (5xx but 501,
+// 505 and 511) and broken connections, with growing delays. A blob whose transfer breaks
+// goes on where it stopped, from the same endpoint or from the next one; where the registry
+// knows no ranges, or sends another one, the part that is here already is read again and
+// dropped. Blobs that several
 // pulls want at a time are downloaded once (see Spool).
 package fetch
 

@@ -134,7 +134,7 @@ type rangesAnswer struct {
 	sent   int64
 }
 
-var errWhole = errors.New("the registry knows no ranges")
+var errWhole = errors.New("the registry does not send the ranges that it is asked for")
 
 // rangeRefused is an answer that the library understands.
 type rangeRefused struct {
@@ -172,8 +172,12 @@ func (a *rangesAnswer) fetch(ctx context.Context, e *endpoint, d digest.Digest) 
 		}
 		return true, a.pass(resp.Body, span{0, -1}, -1)
 	case http.StatusPartialContent:
-		return true, a.accept(resp)
-	case http.StatusBadRequest, http.StatusRequestedRangeNotSatisfiable:
+		if err = a.accept(resp); errors.Is(err, errRange) && !a.begun {
+			return false, errWhole
+		}
+		return true, err
+	}
+	if refusesRange(resp.StatusCode) {
 		return false, &rangeRefused{resp.StatusCode, statusOf(resp)}
 	}
 	return retryable(resp.StatusCode), statusError(resp)
@@ -186,7 +190,10 @@ func (a *rangesAnswer) accept(resp *http.Response) error {
 		kind, params, err = "multipart/byteranges", map[string]string{"boundary": boundary}, nil
 	}
 	if err != nil || !strings.HasPrefix(kind, "multipart/") {
-		return a.passPart(resp.Header.Get("Content-Range"), resp.Body)
+		if err := a.passPart(resp.Header.Get("Content-Range"), resp.Body); err != nil {
+			return err
+		}
+		return a.lacking()
 	}
 	parts := multipart.NewReader(resp.Body, params["boundary"])
 	for {
@@ -200,8 +207,13 @@ func (a *rangesAnswer) accept(resp *http.Response) error {
 			return err
 		}
 	}
+	return a.lacking()
+}
+
+// lacking returns an error unless all that is wanted has been sent.
+func (a *rangesAnswer) lacking() error {
 	if len(a.wanted) > 0 {
-		return io.ErrUnexpectedEOF
+		return fmt.Errorf("%w: %w", errRange, io.ErrUnexpectedEOF)
 	}
 	return nil
 }
@@ -215,7 +227,7 @@ func rawBoundary(contentType string) string {
 func (a *rangesAnswer) passPart(contentRange string, body io.Reader) error {
 	first, last, total, ok := parseContentRange(contentRange)
 	if !ok {
-		return fmt.Errorf("%w: it sent a part without its range", ErrNotRegistry)
+		return fmt.Errorf("%w: %w: it sent a part without its range", ErrNotRegistry, errRange)
 	}
 	return a.pass(body, span{first, last}, total)
 }

@@ -25,6 +25,7 @@ type source struct {
 	try       int         // attempts that brought next to nothing, in a row
 	asked     time.Duration
 	err       error // of the last attempt
+	noRanges  bool  // the first endpoint does not go on where it is asked to
 
 	body  io.ReadCloser // nil when there is no connection
 	skip  int64         // bytes that are here already and come once more
@@ -131,7 +132,7 @@ func (s *source) connect() error {
 		s.asked = 0
 	}
 	header := http.Header{"Accept-Encoding": {"identity"}}
-	if s.offset > 0 {
+	if s.offset > 0 && !s.noRanges {
 		header.Set("Range", fmt.Sprintf("bytes=%d-", s.offset))
 	}
 	resp, err := e.do(s.ctx, client, http.MethodGet, "/v2/"+e.Repo+"/blobs/"+s.digest.String(), header)
@@ -142,12 +143,16 @@ func (s *source) connect() error {
 		}
 		return nil
 	}
-	err = s.accept(resp)
-	if err == nil {
+	if err = s.accept(resp); err == nil {
 		s.body, s.begin = resp.Body, s.offset
 		return nil
 	}
 	s.err = err
+	if header.Get("Range") != "" && (errors.Is(err, errRange) || refusesRange(resp.StatusCode)) {
+		resp.Body.Close()
+		s.noRanges = true // and that was no attempt
+		return nil
+	}
 	if s.try++; retryable(resp.StatusCode) {
 		s.asked = retryAfter(resp.Header)
 		if s.asked > 0 && len(s.endpoints) > 1 {
@@ -160,6 +165,9 @@ func (s *source) connect() error {
 	return nil
 }
 
+// errRange means that an answer is not the range that was asked for.
+var errRange = errors.New("not the range of the blob that was asked for")
+
 // accept checks an answer, and notes the blob's size and how much of it is here.
 func (s *source) accept(resp *http.Response) error {
 	total := int64(-1)
@@ -169,7 +177,7 @@ func (s *source) accept(resp *http.Response) error {
 	case http.StatusPartialContent:
 		first, last, length, ok := parseContentRange(resp.Header.Get("Content-Range"))
 		if !ok || first != s.offset || length >= 0 && last != length-1 {
-			return fmt.Errorf("%w: it sent the range %.100q instead of what follows byte %d", ErrNotRegistry, resp.Header.Get("Content-Range"), s.offset)
+			return fmt.Errorf("%w: %w: it sent %.100q instead of what follows byte %d", ErrNotRegistry, errRange, resp.Header.Get("Content-Range"), s.offset)
 		}
 		total, s.skip = length, 0
 	default:
@@ -191,7 +199,7 @@ func (s *source) giveUp() error {
 	}
 	s.p.cfg.Log.Info("the next registry is asked for a blob", "registry", s.endpoints[0].Host,
 		"next", s.endpoints[1].Host, "blob", s.digest.String(), "error", s.err)
-	s.endpoints, s.try, s.asked = s.endpoints[1:], 0, 0
+	s.endpoints, s.try, s.asked, s.noRanges = s.endpoints[1:], 0, 0, false
 	return nil
 }
 
