@@ -49,19 +49,19 @@ func (m conmon) attach(ctx context.Context, id string, c Container, s stdio.Stre
 			}
 		}
 	}()
-	return m.e.relay(ctx, conn, c, s, func(ctx context.Context, size stdio.TerminalSize) error {
+	return relay(ctx, m.e.log, conn, c, s, func(ctx context.Context, size stdio.TerminalSize) error {
 		return sendControl(ctx, c, fmt.Sprintf("1 %d %d\n", size.Height, size.Width))
 	})
 }
 
 // relay copies between a connection to a monitor and the client's streams until the
 // monitor closes it (nil), or ctx is done (its cause).
-func (e *Executor) relay(ctx context.Context, conn *net.UnixConn, c Container, s stdio.Streams, setSize func(context.Context, stdio.TerminalSize) error) error {
+func relay(ctx context.Context, log *slog.Logger, conn *net.UnixConn, c Container, s stdio.Streams, setSize func(context.Context, stdio.TerminalSize) error) error {
 	if s.Stdin != nil && c.Stdin {
 		go sendStdin(conn, s.Stdin)
 	}
 	if c.Terminal && s.Resize != nil {
-		go resize(ctx, e.log, setSize, s.Resize)
+		go resize(ctx, log, setSize, s.Resize)
 	}
 	if s.Attached != nil {
 		s.Attached()

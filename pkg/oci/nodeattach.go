@@ -37,7 +37,7 @@ func (m nodeMonitor) attach(ctx context.Context, id string, c Container, s stdio
 	if err != nil {
 		return fmt.Errorf("attach to container %s: %w", id, err)
 	}
-	err = m.e.relay(ctx, conn, c, s, func(ctx context.Context, size stdio.TerminalSize) error {
+	err = relay(ctx, m.e.log, conn, c, s, func(ctx context.Context, size stdio.TerminalSize) error {
 		_, err := m.ask(ctx, wire.Request{Op: wire.OpResize, ID: id, Rows: size.Height, Cols: size.Width})
 		return err
 	})
