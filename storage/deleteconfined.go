@@ -2,10 +2,14 @@ package storage
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/subpod/subpod/pkg/landlock"
+	"github.com/subpod/subpod/pkg/openat2"
 )
 
 // afterVet is called before layers that were looked at are deleted, for tests.
@@ -40,5 +44,37 @@ func confined(l *layerStore, do func() error) error {
 		}
 		result <- err
 	})
-	return <-result
+	for {
+		select {
+		case err := <-result:
+			return err
+		case <-time.After(fifoWait):
+			l.openFIFOs()
+		}
+	}
+}
+
+// fifoWait is how long a deletion takes before FIFOs are looked for that it may wait for.
+const fifoWait = 2 * time.Second
+
+// vettedNames are the files of a layer's directory that the library reads to delete it.
+var vettedNames = []string{"link", "additionallayer"}
+
+// openFIFOs lets a deletion go on that reads a FIFO which a content process has put in the
+// place of such a file after vetLayer has looked at it: it reads nothing.
+func (l *layerStore) openFIFOs() {
+	dir, err := os.Open(l.dirs.overlay())
+	if err != nil {
+		return
+	}
+	defer dir.Close()
+	ids, _ := dir.Readdirnames(-1)
+	for _, id := range ids {
+		for _, name := range vettedNames {
+			fd, err := openat2.NoLinks(int(dir.Fd()), filepath.Join(id, name), unix.O_WRONLY|unix.O_NONBLOCK)
+			if err == nil {
+				unix.Close(fd)
+			}
+		}
+	}
 }

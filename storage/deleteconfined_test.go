@@ -2,9 +2,12 @@ package storage
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/subpod/subpod/pkg/landlock"
 )
@@ -49,5 +52,31 @@ func TestRemovalStaysInStore(t *testing.T) {
 			wantFile(t, filepath.Join(victim, "secret"), "secret", 0o644, 0, 0)
 			_ = os.RemoveAll(victim)
 		})
+	}
+}
+
+// TestRemovalPassesFIFO: what a content process puts in the place of a layer's file after
+// the look at it does not keep the removal, which has the store locked.
+func TestRemovalPassesFIFO(t *testing.T) {
+	s := openStore(t, testOptions(t, t.TempDir(), DriverFuse))
+	img := sample(t, "fifo")
+	loadInto(t, s, "example.com/fifo:v1", img)
+	layers, err := s.layers.chain(img.id())
+	if err != nil {
+		t.Fatal(err)
+	}
+	layer := s.layers.layerDir(layers[0])
+	afterVet = func() {
+		name := filepath.Join(layer, "link")
+		if err := errors.Join(os.Remove(name), unix.Mkfifo(name, 0o600)); err != nil {
+			t.Error(err)
+		}
+	}
+	t.Cleanup(func() { afterVet = func() {} })
+	if err := within(t, "the removal", func() error { return s.Images.Remove(context.Background(), img.id()) }); err != nil {
+		t.Error(err)
+	}
+	if exists(layer) {
+		t.Error("the layer is still there")
 	}
 }

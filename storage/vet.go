@@ -204,7 +204,7 @@ func (l *layerStore) vetLayer(id string) error {
 	}
 	dir := filepath.Join(l.dirs.overlay(), id)
 	var errs error
-	for _, name := range []string{"link", "additionallayer"} {
+	for _, name := range vettedNames {
 		if name == "link" && linkOf(dir) != "" {
 			continue
 		}
