@@ -98,12 +98,13 @@ func (i *isolation) write() error {
 			return err
 		}
 		i.addChain(c, t, namespaces, members)
+		var all collected
 		for p := range i.ports {
-			if err := p.each(i.isolationTable(), c.SetAddElements); err != nil {
+			if err := p.each(i.isolationTable(), all.add); err != nil {
 				return err
 			}
 		}
-		return nil
+		return all.send(c.SetAddElements)
 	})
 	if err != nil {
 		return fmt.Errorf("isolate Kubernetes namespaces (network.isolate needs the kernel's nf_tables for bridges): %w", err)
@@ -134,7 +135,7 @@ func (i *isolation) addChain(c *nftables.Conn, t *nftables.Table, namespaces, me
 	add(&expr.Verdict{Kind: expr.VerdictDrop})
 }
 
-func (p isolatedPort) each(t *nftables.Table, f func(*nftables.Set, []nftables.SetElement) error) error {
+func (p isolatedPort) each(t *nftables.Table, f change) error {
 	namespaces, members := isolationSets(t)
 	inMap, inSet := p.elements()
 	return errors.Join(f(namespaces, inMap), f(members, inSet))

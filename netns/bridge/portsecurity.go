@@ -30,7 +30,7 @@ import (
 // that no frame moves a hardware address to another port either.
 type portSecurity struct {
 	*nft
-	written atomic.Bool // the kernel has what the table needs
+	possible atomic.Bool // the kernel has what the table needs
 
 	// What the table should contain, by bridge port; used on the node's thread only.
 	senders map[string][]sender
@@ -75,7 +75,7 @@ func securitySets(t *nftables.Table) (senders4, senders6 *nftables.Set) {
 func (s *portSecurity) table() *nftables.Table { return s.securityTable() }
 
 // wanted implements filterTable.
-func (s *portSecurity) wanted() bool { return s.written.Load() }
+func (s *portSecurity) wanted() bool { return s.possible.Load() }
 
 // write implements filterTable. Idempotent.
 func (s *portSecurity) write() error {
@@ -95,18 +95,26 @@ func (s *portSecurity) write() error {
 		if err := r.addChains(senders4, senders6); err != nil {
 			return err
 		}
+		var all collected
 		for port, senders := range s.senders {
-			if err := s.eachSender(port, senders, c.SetAddElements); err != nil {
+			if err := s.eachSender(port, senders, all.add); err != nil {
 				return err
 			}
 		}
-		return nil
+		return all.send(c.SetAddElements)
 	})
+	// Otherwise the table may be there, or is for the repairer to write.
+	s.possible.Store(!lacksBridgeTables(err))
 	if err != nil {
 		return fmt.Errorf("bind pods to their addresses at the bridge: %w", err)
 	}
-	s.written.Store(true)
 	return nil
+}
+
+// lacksBridgeTables reports whether the kernel has no tables for bridges, or cannot load
+// what they need.
+func lacksBridgeTables(err error) bool {
+	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.ENOENT)
 }
 
 // note adds a port to what the table should contain, for the next write.
@@ -156,7 +164,7 @@ func (s *portSecurity) remove(port string) error {
 }
 
 // eachSender calls f with the elements of each set.
-func (n naming) eachSender(port string, senders []sender, f func(*nftables.Set, []nftables.SetElement) error) error {
+func (n naming) eachSender(port string, senders []sender, f change) error {
 	var in4, in6 []nftables.SetElement
 	for _, s := range senders {
 		key := make([]byte, unix.IFNAMSIZ, 40)

@@ -46,7 +46,7 @@ func TestChatter(t *testing.T) {
 	nettest.Eventually(t, "the table is back", func() bool { return b.nft.present(b.nft.securityTable()) == nil })
 	check("after a flush")
 
-	b.security.written.Store(false)
+	b.security.possible.Store(false)
 	three := w.Pod("three")
 	w.Setup(b, three)
 	nettest.Must(t, netns.In(three.NetNS, func() error {

@@ -75,7 +75,9 @@ func (b *Bridge) restoreShared(ctx context.Context, live []netns.Pod, ids map[st
 	if err != nil {
 		return nil, errors.Join(append(errs, fmt.Errorf("%w: %w", errUnusable, err))...)
 	}
-	if err := b.restoreSecurity(live); err != nil {
+	if err := b.restoreSecurity(live); err != nil && b.security.wanted() {
+		errs = append(errs, err)
+	} else if err != nil {
 		b.log.Error("any pod can take over the address of another: the kernel module nf_tables_bridge is needed to prevent it", "error", err)
 	}
 	return forwards, errors.Join(errs...)

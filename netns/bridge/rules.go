@@ -98,9 +98,13 @@ func (r *rules) table() *nftables.Table { return r.podTable() }
 func (r *rules) wanted() bool { return true }
 
 // write makes the whole table anew, in one step and without a moment when rules are
-// missing.
+// missing, but for the host ports beyond thousands of them.
 func (r *rules) write() error {
+	var first, rest []element
 	err := r.transact(func(c *nftables.Conn) error {
+		first = slices.Collect(maps.Keys(r.elements))
+		n := min(len(first), maxPerTransaction)
+		first, rest = first[:n], first[n:]
 		c.AddTable(r.podTable()) // so that there is one to delete
 		c.DelTable(r.podTable())
 		t := c.AddTable(r.podTable())
@@ -124,8 +128,16 @@ func (r *rules) write() error {
 		r.addChains(c, t, s)
 		r.addResolvers(c, t, families(s))
 		r.addApart(c, t)
-		return eachMap(s, slices.Collect(maps.Keys(r.elements)), c.SetAddElements)
+		return eachMap(s, first, c.SetAddElements)
 	})
+	for some := range slices.Chunk(rest, maxPerTransaction) {
+		if err == nil {
+			err = r.transact(func(c *nftables.Conn) error {
+				some = slices.DeleteFunc(some, func(e element) bool { return !r.elements[e] }) // removed meanwhile
+				return eachMap(newSets(r.podTable()), some, c.SetAddElements)
+			})
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("write nftables table %s: %w", r.naming.table, err)
 	}
@@ -150,12 +162,14 @@ func (r *rules) want(elements []element, there bool) {
 
 // add adds elements. Idempotent.
 func (r *rules) add(elements []element) error {
-	err := r.transact(func(c *nftables.Conn) error {
-		r.want(elements, true)
-		return eachMap(newSets(r.podTable()), elements, c.SetAddElements)
-	})
-	if err != nil {
-		return fmt.Errorf("add host ports to nftables table %s: %w", r.naming.table, err)
+	for some := range slices.Chunk(elements, maxPerTransaction) {
+		err := r.transact(func(c *nftables.Conn) error {
+			r.want(some, true)
+			return eachMap(newSets(r.podTable()), some, c.SetAddElements)
+		})
+		if err != nil {
+			return fmt.Errorf("add host ports to nftables table %s: %w", r.naming.table, err)
+		}
 	}
 	return nil
 }
@@ -168,11 +182,15 @@ func (r *rules) remove(elements []element) error {
 			return eachMap(newSets(r.podTable()), es, c.SetDeleteElements)
 		})
 	}
-	err := remove(elements)
-	if errors.Is(err, unix.ENOENT) {
+	var err error
+	for some := range slices.Chunk(elements, maxPerTransaction) {
+		missing := remove(some)
+		if !errors.Is(missing, unix.ENOENT) {
+			err = errors.Join(err, missing)
+			continue
+		}
 		// One that is missing fails the whole transaction: take them one by one.
-		err = nil
-		for _, e := range elements {
+		for _, e := range some {
 			if one := remove([]element{e}); !errors.Is(one, unix.ENOENT) {
 				err = errors.Join(err, one)
 			}
@@ -185,7 +203,7 @@ func (r *rules) remove(elements []element) error {
 }
 
 // eachMap calls f with the elements of each map.
-func eachMap(s sets, elements []element, f func(*nftables.Set, []nftables.SetElement) error) error {
+func eachMap(s sets, elements []element, f change) error {
 	for _, m := range s.maps() {
 		var out []nftables.SetElement
 		for _, e := range elements {
@@ -196,7 +214,7 @@ func eachMap(s sets, elements []element, f func(*nftables.Set, []nftables.SetEle
 		if len(out) == 0 {
 			continue
 		}
-		if err := f(m, out); err != nil {
+		if err := inParts(f)(m, out); err != nil {
 			return err
 		}
 	}
