@@ -129,9 +129,10 @@ func TestOrdersForTheRuntime(t *testing.T) {
 	}
 	id, err := c.try(inmate{pid: ownPID, annotations: orders})
 	if err != nil {
-		t.Fatal(err) // they are a client's own, which nobody forbids
+		t.Error(err) // they are a client's own, which nobody forbids
+	} else {
+		c.escape(id, "self", c.secret)
 	}
-	c.escape(id, "self", c.secret)
 	// By whatever way it is handed over.
 	for _, pattern := range []string{"containers/" + id + "/config.json", "*/" + id + "/config.json", "*/*/" + id + "/config.json", "*/*/*/" + id + "/config.json"} {
 		found, _ := filepath.Glob(filepath.Join(c.n.RunDir, pattern))
