@@ -22,6 +22,8 @@ const (
 	// envHeld has the number of the first descriptor and the names of those behind it,
 	// with a comma before each.
 	envHeld = "SUBPOD_HELD"
+	// envAnswers is set by a supervisor that does what Holder.Answers says.
+	envAnswers = "SUBPOD_HELD_ANSWERS"
 	// heldSocket is the server's descriptor of the socket to the supervisor.
 	heldSocket = 3
 	// maxHeld bounds the sockets that are held, maxHeldName their names, in bytes.
@@ -36,9 +38,10 @@ const (
 // Holder keeps sockets open across servers. A nil Holder, of a server under a supervisor
 // that holds none, keeps nothing.
 type Holder struct {
-	mu     sync.Mutex
-	fd     int
-	before map[string]*os.File
+	mu      sync.Mutex
+	fd      int
+	answers bool
+	before  map[string]*os.File
 }
 
 // Held returns the Holder of the server, which has what the servers before it have left
@@ -48,7 +51,9 @@ var Held = sync.OnceValue(newHolder)
 
 func newHolder() *Holder {
 	text := os.Getenv(envHeld)
+	answers := os.Getenv(envAnswers) != ""
 	os.Unsetenv(envHeld)
+	os.Unsetenv(envAnswers)
 	first, names, _ := strings.Cut(text, ",")
 	fd, err := strconv.Atoi(first)
 	if err != nil || fd != heldSocket {
@@ -57,7 +62,7 @@ func newHolder() *Holder {
 	unix.CloseOnExec(fd)
 	tv := unix.NsecToTimeval(holdTimeout.Nanoseconds())
 	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &tv)
-	h := &Holder{fd: fd, before: map[string]*os.File{}}
+	h := &Holder{fd: fd, answers: answers, before: map[string]*os.File{}}
 	for name := range strings.SplitSeq(names, ",") {
 		if name == "" {
 			continue
@@ -81,6 +86,28 @@ func (h *Holder) Take(name string) *os.File {
 	delete(h.before, name)
 	return f
 }
+
+// Names returns the names, with a beginning in common, under which earlier servers have left
+// something that was not taken.
+func (h *Holder) Names(prefix string) []string {
+	if h == nil {
+		return nil
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var out []string
+	for name := range h.before {
+		if strings.HasPrefix(name, prefix) {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// Answers reports whether the supervisor continues the calls of seccomp listeners, those that
+// it holds under a name that begins with seccompnotify.HeldListener, while there is no server.
+func (h *Holder) Answers() bool { return h != nil && h.answers }
 
 // Keep leaves a socket for later servers, in the place of one with the same name, which
 // must have no comma.

@@ -83,9 +83,12 @@ func runSupervisorRole() error {
 }
 
 func (s *supervisor) run() error {
+	stop := func() {}
 	for {
+		stop()
 		started := time.Now()
 		v, err := s.serve()
+		stop = s.held.answer()
 		s.hasServed = s.hasServed || s.ready(time.Time{})
 		if v == restart {
 			s.count(started)
@@ -158,7 +161,7 @@ func (s *supervisor) serve() (verdict, error) {
 	cmd := exec.Command(s.argv[0], s.argv[1:]...)
 	s.held.log = s.log
 	files, names, started := s.held.inherit()
-	cmd.ExtraFiles, cmd.Env = files, append(s.environ(), names)
+	cmd.ExtraFiles, cmd.Env = files, append(s.environ(), names, envAnswers+"=1")
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	// A session of its own: what is sent to the supervisor's process group does not
 	// reach conmon, which the server starts; and reapOrphans recognizes it by that.
