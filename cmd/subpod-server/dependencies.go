@@ -12,6 +12,7 @@ import (
 
 	"github.com/subpod/subpod/cmd/internal/cli"
 	"github.com/subpod/subpod/netns"
+	"github.com/subpod/subpod/netns/egress"
 	"github.com/subpod/subpod/netns/named"
 	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/audit"
@@ -46,9 +47,13 @@ type dependencies struct {
 	cri     cri.Dependencies
 	control control.Dependencies
 	ports   *hostport.Forwarder // nil where the node has no port driver
+	egress  *egress.Manager     // nil where no sockets are switched
 }
 
 func (d *dependencies) close() {
+	if d.egress != nil {
+		d.egress.Close()
+	}
 	if d.units != nil {
 		d.units.Close()
 	}
@@ -87,7 +92,13 @@ func openDependencies(ctx context.Context, cfg *config.Config, degraded string, 
 		return nil, err
 	}
 	cg := detectCgroup(cfg, node)
-	executor, err := oci.New(ctx, ociOptions(cfg, cg, node))
+	var noEgress string
+	d.egress, noEgress = newEgress(cfg, node, nodeNet)
+	options := ociOptions(cfg, cg, node)
+	if d.egress != nil {
+		options.Switch = d.egress.Install
+	}
+	executor, err := oci.New(ctx, options)
 	if err != nil {
 		return nil, err
 	}
@@ -102,18 +113,25 @@ func openDependencies(ctx context.Context, cfg *config.Config, degraded string, 
 	if err != nil {
 		return nil, err
 	}
-	d.connect(cfg, node, executor, network, host, cg)
+	d.connect(cfg, node, executor, network, host, cg, egressPolicy(cfg, node, network, noEgress))
 	if networks, ok := network.(*named.Networks); ok {
 		d.control.Named = networks
 	}
 	d.cri.Degraded = degraded
-	d.cri.Info = func() map[string]any { return info(cfg, degraded, node, cg, d.storage.Info()) }
+	d.cri.Info = func() map[string]any {
+		out := info(cfg, degraded, node, cg, d.storage.Info())
+		if d.egress != nil {
+			out["switchedEgress"] = d.egress.Counts()
+		}
+		return out
+	}
 	return d, nil
 }
 
 // connect builds the core and what serves it from the opened stores and mechanisms.
-func (d *dependencies) connect(cfg *config.Config, node *rootless.Node, executor *oci.Executor, network netns.Network, host ocispec.Host, cg cgroup.Delegation) {
+func (d *dependencies) connect(cfg *config.Config, node *rootless.Node, executor *oci.Executor, network netns.Network, host ocispec.Host, cg cgroup.Delegation, policy sandbox.Egress) {
 	sandboxes := newSandboxes(cfg, node, network, cg)
+	sandboxes.Host.Egress = policy
 	named := openVolumes(cfg)
 	containers := &container.Builder{
 		Dir:            filepath.Join(cfg.Daemon.RunDir, "containers"),

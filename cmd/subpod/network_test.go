@@ -55,6 +55,7 @@ func TestNetworkFlags(t *testing.T) {
 		"--ip 1.2.3 image":                       "invalid address",
 		"--mac-address 1 image":                  "invalid hardware address",
 		"--dns none image":                       "--dns",
+		"--egress fast image":                    "--egress",
 		"--add-host a image":                     "--add-host",
 		"--add-host a:b image":                   "--add-host",
 	} {
@@ -81,6 +82,19 @@ func TestNetworkCreateFlags(t *testing.T) {
 	} {
 		if _, err := o.network(nil); !errors.Is(err, errUsage) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", want, err)
+		}
+	}
+}
+
+// TestEgressFlag: what a pod asks for, and that it asks for nothing by itself.
+func TestEgressFlag(t *testing.T) {
+	for args, want := range map[string]string{"image": "", "--egress switched image": api.EgressSwitched, "--egress uplink image": api.EgressUplink} {
+		pod, _, err := configsOf(t, strings.Fields(args)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := pod.Annotations[api.AnnotationEgress]; got != want {
+			t.Errorf("%s: %q, want %q", args, got, want)
 		}
 	}
 }

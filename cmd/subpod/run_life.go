@@ -80,7 +80,7 @@ func (o *runOptions) checkLife() error {
 func (o *moreOptions) joins() bool { return o.pod != "" && !strings.HasPrefix(o.pod, newPod) }
 
 // ofPod are the flags that a pod gets when it is made.
-var ofPod = []string{"publish", "publish-all", "hostname", "network", "net", "network-alias", "ip", "ip6", "mac-address", "add-host", "dns", "dns-search", "dns-option", "dns-opt", "sysctl", "shm-size", "userns", "ipc", "uts", "cgroup-parent", "runtime"}
+var ofPod = []string{"publish", "publish-all", "hostname", "network", "net", "network-alias", "egress", "ip", "ip6", "mac-address", "add-host", "dns", "dns-search", "dns-option", "dns-opt", "sysctl", "shm-size", "userns", "ipc", "uts", "cgroup-parent", "runtime"}
 
 // checkPlatform refuses platforms that this machine does not run: the server chooses
 // what fits best of those that it does.

@@ -16,6 +16,7 @@ import (
 // networkOptions are the flags of "run" that concern the network and names.
 type networkOptions struct {
 	network                     string // pod, host or none: of networks, by check
+	egress                      string // an api.Egress…; "" is the node's default
 	networks, aliases, addHosts []string
 	ip, ip6, mac                string
 	dns, dnsSearch, dnsOption   []string
@@ -27,6 +28,7 @@ func (o *networkOptions) addFlags(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.networks, "network", nil, "NAME[:ip=…,mac=…,alias=…,interface_name=…] (may be repeated), host (the node's) or none (default: pod)")
 	f.StringArrayVar(&o.networks, "net", nil, "the same as --network")
 	_ = f.MarkHidden("net")
+	f.StringVar(&o.egress, "egress", "", "switched: TCP connections to the outside are made in the host's network, at its speed; uplink: they are not")
 	f.StringArrayVar(&o.aliases, "network-alias", nil, "further name in the networks")
 	f.StringVar(&o.ip, "ip", "", "IPv4 address")
 	f.StringVar(&o.ip6, "ip6", "", "IPv6 address")
@@ -60,6 +62,11 @@ func (o *networkOptions) check() error {
 	}
 	if err := o.addAddresses(); err != nil {
 		return err
+	}
+	switch o.egress {
+	case "", api.EgressUplink, api.EgressSwitched:
+	default:
+		return usagef("invalid --egress %q: expected %s or %s", o.egress, api.EgressSwitched, api.EgressUplink)
 	}
 	for _, d := range o.dns {
 		if _, err := netip.ParseAddr(d); err != nil {

@@ -24,6 +24,9 @@ func (o *runOptions) fillSecurity(pod *runtimeapi.PodSandboxConfig, ctr *runtime
 	case "none":
 		pod.Annotations[api.AnnotationNetwork] = api.NetworkNone
 	}
+	if o.egress != "" {
+		pod.Annotations[api.AnnotationEgress] = o.egress
+	}
 	sec := &runtimeapi.LinuxContainerSecurityContext{
 		NamespaceOptions: ns,
 		Privileged:       o.privileged,

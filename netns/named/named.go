@@ -125,14 +125,23 @@ func New(o Options) (*Networks, error) {
 
 // foreign returns ErrForeign where there are no named networks.
 func (n *Networks) foreign() error {
-	if n.Foreign == nil {
-		return nil
-	}
-	if why := n.Foreign(); why != "" {
+	if why := Elsewhere(n); why != "" {
 		return fmt.Errorf("%w: %s", ErrForeign, why)
 	}
 	return nil
 }
+
+// Elsewhere returns why pods are not connected by the bridges of n but by CNI plugins; "" where they
+// are.
+func Elsewhere(n *Networks) string {
+	if n.Foreign == nil {
+		return ""
+	}
+	return n.Foreign()
+}
+
+// Internal reports whether a network of n leads nowhere else.
+func Internal(n *Networks, name string) bool { return n.config(name).Internal }
 
 // Info is a network with the pods that are connected to it, by ID.
 type Info struct {

@@ -19,6 +19,10 @@ const (
 	AnnotationNetwork = "subpod.io/network"
 	// AnnotationNetworks is an annotation of a pod sandbox: PodNetworks as JSON.
 	AnnotationNetworks = "subpod.io/networks"
+	// AnnotationEgress is an annotation of a pod sandbox, which any client may set: with
+	// EgressSwitched its TCP connections to the outside are the host's, at the host's speed;
+	// EgressUplink has them take the uplink, where the node's default is another.
+	AnnotationEgress = "subpod.io/egress"
 	// AnnotationUser is an annotation of a container: the user to run it as, in the form
 	// of an image's USER, which it replaces.
 	AnnotationUser = "subpod.io/user"
@@ -45,4 +49,6 @@ const (
 	WhenDoneStop   = "stop"
 	WhenDoneRemove = "remove"
 	NetworkNone    = "none"
+	EgressSwitched = "switched"
+	EgressUplink   = "uplink"
 )

@@ -100,6 +100,9 @@ type Network struct {
 	Expose      []string       `toml:"expose"`       // "tcp:8080", "udp:53", "auto"
 	IngressRate Rate           `toml:"ingress_rate"` // bits per second
 	EgressRate  Rate           `toml:"egress_rate"`  // bits per second
+
+	SwitchedEgress string         `toml:"switched_egress"` // asked, always, never
+	SwitchedLocal  []netip.Prefix `toml:"switched_local"`
 }
 
 // Runtime is section [runtime].

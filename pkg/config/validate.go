@@ -122,6 +122,7 @@ var uplinkSubnet = netip.MustParsePrefix("10.0.2.0/24")
 
 func (v *validator) network(n Network) {
 	v.oneOf("network.backend", n.Backend, "auto", "bridge", "cni")
+	v.oneOf("network.switched_egress", n.SwitchedEgress, "asked", "always", "never")
 	// dev_valid_name in Linux' net/core/dev.c; IFNAMSIZ is 16 with the final 0.
 	if n.Bridge == "" || len(n.Bridge) > 15 || n.Bridge == "." || n.Bridge == ".." ||
 		strings.ContainsFunc(n.Bridge, func(r rune) bool { return r <= ' ' || r == '/' || r == ':' || r > '~' }) {

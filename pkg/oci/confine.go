@@ -8,9 +8,11 @@ import (
 	"sync"
 	"unsafe"
 
+	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/subpod/subpod/pkg/errclass"
 	"github.com/subpod/subpod/pkg/ocispec/seccompbpf"
 )
 
@@ -40,14 +42,49 @@ var handleFilter = sync.OnceValues(func() ([]byte, error) {
 	return filter, err
 })
 
-// startCommand is cmd.Start, under the filter if confined is set. The filter is that of
-// a thread, which is of no other use then and ends.
-func startCommand(cmd *exec.Cmd, confined bool) error {
-	if !confined {
+// filters are those that conmon or the runtime, and so the container, is started under.
+type filters struct {
+	confined bool
+	// install puts another one on the calling thread; nil for none.
+	install func() error
+}
+
+// filtersOf returns those of a container: switched is the pod whose sockets are switched, "" for
+// none.
+func filtersOf(e *Executor, confined bool, switched string) (filters, error) {
+	f := filters{confined: confined}
+	switch {
+	case switched == "":
+	case e.switchThread == nil:
+		return f, fmt.Errorf("%w: its sockets are switched to the host's network, and this server has that off", errNoSwitch)
+	default:
+		f.install = func() error { return e.switchThread(switched) }
+	}
+	return f, nil
+}
+
+var errNoSwitch = errclass.New(errdefs.ErrFailedPrecondition, "cannot start a process in the pod")
+
+// apply puts the filters on the calling thread, which is of no other use then.
+func (f filters) apply() error {
+	if f.confined {
+		if err := confineThread(); err != nil {
+			return err
+		}
+	}
+	if f.install != nil {
+		return f.install()
+	}
+	return nil
+}
+
+// startCommand is cmd.Start, under filters. They are those of a thread, which ends.
+func startCommand(cmd *exec.Cmd, f filters) error {
+	if !f.confined && f.install == nil {
 		return cmd.Start()
 	}
 	return onOwnThread(func() error {
-		if err := confineThread(); err != nil {
+		if err := f.apply(); err != nil {
 			return err
 		}
 		return cmd.Start()
@@ -57,15 +94,13 @@ func startCommand(cmd *exec.Cmd, confined bool) error {
 // startJoining is startCommand for what joins a container to execute a command, with a
 // session keyring of its own. A runtime gives one to a container's first process, but
 // has what joins keep that of the session that the daemon was started in, with its keys.
-func startJoining(cmd *exec.Cmd, confined bool) error {
+func startJoining(cmd *exec.Cmd, f filters) error {
 	return onOwnThread(func() error {
 		// A kernel may have no keys. When the user's quota of keys is used up, commands
 		// still have to run.
 		_, _ = unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0)
-		if confined {
-			if err := confineThread(); err != nil {
-				return err
-			}
+		if err := f.apply(); err != nil {
+			return err
 		}
 		return cmd.Start()
 	})

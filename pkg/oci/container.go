@@ -37,6 +37,8 @@ type Container struct {
 	// Confined containers, and what is executed in them, can open nothing by a file
 	// handle. It is not set for those that an earlier server created.
 	Confined bool `json:"confined,omitempty"`
+	// Switched is BeginSpec's: what is executed in the container has it as well.
+	Switched string `json:"switched,omitempty"`
 	// PlainStart is set when only the runtime itself can start the container,
 	// because of poststart hooks.
 	PlainStart bool `json:"plainStart,omitempty"`
@@ -49,7 +51,7 @@ type Container struct {
 func newContainer(s BeginSpec, spec *specs.Spec) Container {
 	c := Container{
 		Handler: s.Handler, Bundle: s.Bundle, LogPath: s.LogPath,
-		Terminal: s.Terminal, Stdin: s.Stdin, StdinOnce: s.StdinOnce, Confined: s.Confined,
+		Terminal: s.Terminal, Stdin: s.Stdin, StdinOnce: s.StdinOnce, Confined: s.Confined, Switched: s.Switched,
 		Rootfs: spec.Root.Path, PIDNamespace: pidNamespace(spec), Program: initProgram(spec),
 	}
 	if !filepath.IsAbs(c.Rootfs) {

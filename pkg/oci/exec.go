@@ -225,7 +225,11 @@ func (x *execution) start(e *Executor, id string, s stdio.Streams) error {
 		}
 		x.io = p
 	}
-	if err := startJoining(x.cmd, x.ctr.Confined); err != nil {
+	f, err := filtersOf(e, x.ctr.Confined, x.ctr.Switched)
+	if err != nil {
+		return err
+	}
+	if err := startJoining(x.cmd, f); err != nil {
 		return err
 	}
 	x.io.started()

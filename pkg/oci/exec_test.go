@@ -105,7 +105,7 @@ func TestExecUnfed(t *testing.T) {
 		theirs, err := x.prepareRuntime(e, b.id, nil)
 		check(t, err)
 		x.cmd.ExtraFiles = []*os.File{theirs}
-		check(t, startJoining(x.cmd, b.ctr.Confined))
+		check(t, startJoining(x.cmd, filters{confined: b.ctr.Confined}))
 		theirs.Close()
 		_, err = x.feed.Write(told)
 		check(t, err, x.feed.Close())

@@ -36,6 +36,9 @@ type Options struct {
 	MonitorSocket, MonitorProgram string
 	// CgroupManager is "cgroupfs", "systemd" or "disabled".
 	CgroupManager string
+	// Switch puts a filter on the calling thread by which the sockets of a pod are switched to
+	// the host's network (BeginSpec.Switched); nil where that cannot be.
+	Switch func(pod string) error
 	// Log is where warnings go; nil means slog.Default().
 	Log *slog.Logger
 }
@@ -53,6 +56,7 @@ type Executor struct {
 	// monitorSocket is that of the node's monitor, which new containers get with ownMonitor.
 	monitorSocket string
 	ownMonitor    bool
+	switchThread  func(pod string) error
 	log           *slog.Logger
 }
 
@@ -85,6 +89,7 @@ func New(ctx context.Context, o Options) (*Executor, error) {
 		noCgroup:      o.CgroupManager == "disabled",
 		log:           o.Log,
 		monitorSocket: o.MonitorSocket,
+		switchThread:  o.Switch,
 	}
 	for _, dir := range []string{e.exitDir, e.execDir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {

@@ -28,6 +28,9 @@ type BeginSpec struct {
 	// Confined starts conmon, the runtime and so the container where nothing can be
 	// opened by a file handle.
 	Confined bool
+	// Switched is the pod, as Options.Switch knows it, whose sockets are switched to the host's
+	// network; "" for none.
+	Switched string
 	// ConmonCgroup is a cgroup v2 directory to start conmon, or the runtime where there is
 	// none, in; "" = ours.
 	ConmonCgroup string
@@ -114,7 +117,11 @@ func (p *Pending) start(cmd *exec.Cmd) error {
 		}
 		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(dir.Fd())
 	}
-	return startCommand(cmd, p.spec.Confined)
+	f, err := filtersOf(p.e, p.spec.Confined, p.spec.Switched)
+	if err != nil {
+		return err
+	}
+	return startCommand(cmd, f)
 }
 
 // PID returns the PID of the waiting process. A cgroup that the caller moves it

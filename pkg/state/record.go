@@ -59,6 +59,8 @@ type PodResources struct {
 	// NetworkAsked is set before the network is set up, so that a crash in the
 	// middle still tears it down.
 	NetworkAsked bool `json:"networkAsked,omitempty"`
+	// Switched says that the pod's sockets are switched to the host's network.
+	Switched bool `json:"switched,omitempty"`
 	// Shm is the mounted /dev/shm of the pod.
 	Shm    string `json:"shm,omitempty"`
 	Cgroup string `json:"cgroup,omitempty"`

@@ -27,6 +27,7 @@ var table = []struct{ pkg, imports string }{
 	{"pkg/tree", "pkg/openat2"},
 	{"pkg/subpath", "pkg/openat2"},
 	{"pkg/initproc", ""},
+	{"pkg/seccompnotify", ""},
 	{"pkg/volumes", "pkg/errclass pkg/tree"},
 	{"configs", ""},
 	{"pkg/ocispec/seccompbpf", ""},
@@ -37,7 +38,7 @@ var table = []struct{ pkg, imports string }{
 	{"pkg/monitor", "pkg/monitor/wire pkg/ocispec/seccompbpf pkg/proc"},
 
 	// Mechanisms: the kernel and their libraries; they never hear of CRI.
-	{"rootless", "pkg/errclass pkg/idmap pkg/landlock pkg/monitor/keeper pkg/monitor/wire pkg/proc"},
+	{"rootless", "pkg/errclass pkg/idmap pkg/landlock pkg/monitor/keeper pkg/monitor/wire pkg/proc pkg/seccompnotify"},
 	{"rootless/gvisor", "rootless"},
 	{"storage/internal/xz", ""}, // a module of its own, in the place of another (go.mod)
 	{"storage/internal/fetch", ""},
@@ -47,6 +48,7 @@ var table = []struct{ pkg, imports string }{
 	{"netns/bridge", "netns"},
 	{"netns/cni", "netns"},
 	{"netns/auto", "netns netns/bridge netns/cni"},
+	{"netns/egress", "netns pkg/errclass pkg/seccompnotify"},
 	{"netns/resolver", ""},
 	{"netns/named", "netns netns/bridge netns/resolver pkg/errclass"},
 
@@ -87,7 +89,7 @@ var table = []struct{ pkg, imports string }{
 	{"cmd/subpod-node", "pkg/initproc rootless"},
 	{"cmd/subpod-monitor", "pkg/monitor"},
 	{"cmd/subpod-node-gvisor", "rootless rootless/gvisor"},
-	{"cmd/subpod-server", "cmd/internal/cli cmd/internal/doctor netns netns/auto netns/bridge netns/cni netns/named pkg/api pkg/audit pkg/cgroup pkg/config pkg/control pkg/cri pkg/events pkg/health pkg/hostport pkg/oci pkg/ocispec pkg/pod pkg/pod/container pkg/pod/sandbox pkg/proc pkg/rpc pkg/state pkg/stats pkg/stream pkg/supervise pkg/volumes rootless storage"},
+	{"cmd/subpod-server", "cmd/internal/cli cmd/internal/doctor netns netns/auto netns/bridge netns/cni netns/egress netns/named pkg/api pkg/audit pkg/cgroup pkg/config pkg/control pkg/cri pkg/events pkg/health pkg/hostport pkg/oci pkg/ocispec pkg/pod pkg/pod/container pkg/pod/sandbox pkg/proc pkg/rpc pkg/state pkg/stats pkg/stream pkg/supervise pkg/volumes rootless storage"},
 }
 
 // libraries names the directories that alone may import a module or package of others.

@@ -58,6 +58,9 @@ func (b *Builder) Prepare(ctx context.Context, plan Plan, p state.Pod, c *state.
 		Terminal: cfg.Tty, Stdin: cfg.Stdin, StdinOnce: cfg.StdinOnce,
 		Confined: ocispec.Confined(cfg.GetLinux().GetSecurityContext()),
 	}}
+	if p.Allocated.Switched {
+		out.begin.Switched = p.ID
+	}
 	var both errgroup.Group
 	both.Go(func() (err error) {
 		out.pending, err = b.Executor.Begin(ctx, out.begin)
@@ -106,6 +109,11 @@ func (b *Builder) Create(ctx context.Context, prepared *Prepared, p state.Pod, c
 	out, err := ocispec.Build(in)
 	if err != nil {
 		return err
+	}
+	if s := out.Spec.Linux.Seccomp; s != nil && s.ListenerPath != "" && p.Allocated.Switched {
+		// The kernel allows one listener for a process (seccomp(2), EBUSY).
+		return invalid("container %q: its seccomp profile has a listener (listenerPath), and the pod's connections are switched to the host's network by another one: set the annotation %s of the pod to %s",
+			c.ID, api.AnnotationEgress, api.EgressUplink)
 	}
 	for _, w := range out.Warnings {
 		b.Log.Warn("part of a container's configuration cannot be honoured", "container", c.ID, "what", w)

@@ -30,6 +30,7 @@ type Host struct {
 	// UIDs and GIDs are the mappings of the node's user namespace.
 	UIDs, GIDs []idmap.Map
 	Cgroup     cgroup.Delegation
+	Egress     Egress
 }
 
 // Plan is a validated pod sandbox configuration, parsed once: everything that Build
@@ -50,6 +51,8 @@ type Plan struct {
 	resolvConf []byte            // nil: the node's default
 	group      cgroup.Pod
 	names      networks // named networks, names and lines of hosts(5)
+	switched   bool     // the pod's sockets are switched to the host's network
+	refused    error    // why they cannot be, though the pod asks for it
 }
 
 // NewPlan parses and validates the configuration of the pod sandbox id.
@@ -82,6 +85,9 @@ func NewPlan(id string, cfg *runtimeapi.PodSandboxConfig, host Host) (Plan, erro
 	if host.HostNetwork && len(p.names.attachments) > 0 {
 		return Plan{}, invalid("the pod names networks: there are none, pods are on the network that the daemon was started in (node.uplink)")
 	}
+	if err := p.planEgress(host); err != nil {
+		return Plan{}, err
+	}
 	if p.volumes, err = parseMemoryVolumes(cfg); err != nil {
 		return Plan{}, err
 	}
@@ -97,7 +103,7 @@ func NewPlan(id string, cfg *runtimeapi.PodSandboxConfig, host Host) (Plan, erro
 
 // Resources returns the resources that a new pod sandbox's record has before any of them exists.
 func (p Plan) Resources(node string) state.PodResources {
-	f := state.PodResources{Node: node, NetworkAsked: p.network}
+	f := state.PodResources{Node: node, NetworkAsked: p.network, Switched: p.switched}
 	if p.Config.GetLinux().GetCgroupParent() == "" {
 		f.Cgroup = p.group.Dir // with a parent its maker removes it
 	}

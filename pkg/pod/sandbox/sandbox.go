@@ -33,6 +33,9 @@ type Builder struct {
 // that Teardown undoes a Build that failed in the middle. netns.ErrPortTaken,
 // netns.ErrNoAddress, netns.ErrNotReady, netns.ErrSysctl.
 func (b *Builder) Build(ctx context.Context, plan Plan, p *state.Pod) error {
+	if plan.refused != nil {
+		return plan.refused
+	}
 	made := &p.Allocated
 	dir := b.podDir(p.ID)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
