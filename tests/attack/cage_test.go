@@ -29,6 +29,7 @@ func init() {
 		"escape-trace": traceProcess, "escape-signal": signalProcess, "escape-self": lookAtSelf, "escape-foreign": foreignCalls, "escape-sleep": sleepLong, "escape-all": lookAtAll, "escape-hijack": hijackJoins, "escape-uid": printUID, "escape-own-handle": ownHandle,
 		"escape-reach": reachHost, "escape-surface": trySurface, "escape-write": tryWrites, "escape-session": trySession, "escape-keys": tryKeys, "escape-with-key": withKey,
 		"escape-hold": holdConnections, "escape-tokens": tryTokens, "escape-open": openAll, "escape-other": lookAround, "escape-exchange": exchange, "escape-overwrite": overwrite,
+		"escape-egress-dial": egressDial, "escape-egress-rewrite": egressRewrite, "escape-egress-swap": egressSwap, "escape-egress-many": egressMany,
 	}[os.Args[1]]
 	if program == nil {
 		fmt.Println("no such program")
