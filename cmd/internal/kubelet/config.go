@@ -1,0 +1,164 @@
+package kubelet
+
+import (
+	"bytes"
+	"embed"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"strings"
+	"text/template"
+)
+
+//go:embed templates
+var files embed.FS
+
+// yamlString quotes a string: YAML takes what JSON does.
+func yamlString(s string) (string, error) {
+	b, err := json.Marshal(s)
+	return string(b), err
+}
+
+var templates = template.Must(template.New("").Funcs(template.FuncMap{
+	"q":    yamlString,
+	"join": strings.Join,
+}).ParseFS(files, "templates/*"))
+
+// Options are what the user chooses.
+type Options struct {
+	NodeName          string
+	NodeIP            string // an address of the host by which other nodes reach it; "" is the node's own
+	MaxPods           int    // 0 is what fits
+	KubernetesVersion string // "" leaves it to kubeadm
+	PodSubnet         string
+	ServiceSubnet     string
+	// SANs are further names and addresses of the API server.
+	SANs []string
+	// What to join, as "kubeadm token create --print-join-command" prints it.
+	Server, Token string
+	CACertHashes  []string
+}
+
+// DefaultOptions returns the subnets that overlap nothing of the node's.
+func DefaultOptions() Options {
+	return Options{PodSubnet: "10.244.0.0/16", ServiceSubnet: "10.96.0.0/12"}
+}
+
+// Check returns what is wrong with the options.
+func (o Options) Check() error {
+	if o.NodeIP != "" {
+		if _, err := netip.ParseAddr(o.NodeIP); err != nil {
+			return fmt.Errorf("--node-ip %q is no address", o.NodeIP)
+		}
+	}
+	for flag, value := range map[string]string{"pod-subnet": o.PodSubnet, "service-subnet": o.ServiceSubnet} {
+		for s := range strings.SplitSeq(value, ",") {
+			if p, err := netip.ParsePrefix(s); err != nil || p != p.Masked() {
+				return fmt.Errorf("--%s: %q is no subnet such as 10.244.0.0/16", flag, s)
+			}
+		}
+	}
+	if o.MaxPods < 0 {
+		return fmt.Errorf("--max-pods %d is negative", o.MaxPods)
+	}
+	return nil
+}
+
+// Ignored are the preflight checks of kubeadm that fail in any node of an ordinary user,
+// though nothing is wrong: SystemVerification wants the host's cgroup controllers and the
+// configuration of its kernel.
+var Ignored = []string{"SystemVerification"}
+
+// values are what the templates read.
+type values struct {
+	Node
+	Options
+	Ignored    []string
+	PatchesDir string
+	Why        string // of MaxPods
+	Body       bool   // a whole configuration, not a patch of a cluster's
+}
+
+func (v values) Limits() bool { return len(v.Missing()) == 0 }
+
+func newValues(n Node, o Options) values {
+	v := values{Node: n, Options: o, Ignored: Ignored, PatchesDir: PatchesDir}
+	fit := n.UserNamespaces()
+	if o.MaxPods == 0 {
+		v.MaxPods = DefaultMaxPods
+		if fit >= FewestPods {
+			v.MaxPods = min(DefaultMaxPods, fit)
+		}
+	}
+	switch {
+	case fit == 0:
+		v.Why = fmt.Sprintf("pods with hostUsers: false cannot run: the node has %d IDs, and the first such pod needs %d", n.IDs, 2*IDsPerPod)
+	case v.MaxPods > fit:
+		v.Why = fmt.Sprintf("more than the node's %d IDs are enough for (%d): no pod with hostUsers: false can run", n.IDs, fit)
+	default:
+		v.Why = "each pod may have a user namespace of its own (hostUsers: false)"
+		if v.MaxPods < DefaultMaxPods {
+			v.Why += fmt.Sprintf(": the node's %d IDs are enough for %d; --max-pods sets more, without any", n.IDs, fit)
+		}
+	}
+	return v
+}
+
+func render(name string, v values) (string, error) {
+	var b bytes.Buffer
+	err := templates.ExecuteTemplate(&b, name, v)
+	return b.String(), err
+}
+
+// Kubelet returns a KubeletConfiguration that fits the node, for a kubelet that kubeadm
+// does not configure.
+func Kubelet(n Node, o Options) (string, error) {
+	v := newValues(n, o)
+	v.Body = true
+	return render("kubelet.yaml", v)
+}
+
+// Patch returns the part of it that a patch of kubeadm applies to a cluster's
+// configuration: what this node cannot have from others.
+func Patch(n Node, o Options) (string, error) { return render("kubelet.yaml", newValues(n, o)) }
+
+// Proxy returns a KubeProxyConfiguration: kube-proxy may not set what belongs to the host.
+func Proxy(n Node, o Options) (string, error) { return render("kube-proxy.yaml", newValues(n, o)) }
+
+// Init returns the configuration of kubeadm init: the node's and the cluster's.
+func Init(n Node, o Options) (string, error) { return render("init.yaml", newValues(n, o)) }
+
+// Join returns the configuration of kubeadm join.
+func Join(n Node, o Options) (string, error) { return render("join.yaml", newValues(n, o)) }
+
+// File is a file for Dir.
+type File struct{ Name, Content string }
+
+// Files returns all that kubeadm reads in the node. The one of join is among them where
+// the options say what to join.
+func Files(n Node, o Options) ([]File, error) {
+	var out []File
+	for _, f := range []struct {
+		name string
+		make func(Node, Options) (string, error)
+	}{
+		{"kubelet.yaml", Kubelet}, {"kube-proxy.yaml", Proxy}, {"init.yaml", Init},
+		{"patches/kubeletconfiguration+merge.yaml", Patch}, {"join.yaml", Join},
+	} {
+		if f.name == "join.yaml" && o.Server == "" {
+			continue
+		}
+		content, err := f.make(n, o)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, File{f.name, content})
+	}
+	return out, nil
+}
+
+func renderUnit(name string, p Programs) (string, error) {
+	var b bytes.Buffer
+	err := templates.ExecuteTemplate(&b, name, p)
+	return b.String(), err
+}
