@@ -62,8 +62,8 @@ func parseFlags(data []byte) []string {
 	return nil
 }
 
-// flag returns the value of the last flag of a name in a kubelet's arguments.
-func flag(args []string, name string) string {
+// flagValue returns the value of the last flag of a name in a kubelet's arguments.
+func flagValue(args []string, name string) string {
 	value := ""
 	for i, arg := range args {
 		if v, ok := strings.CutPrefix(arg, "--"+name+"="); ok {
@@ -78,7 +78,7 @@ func flag(args []string, name string) string {
 // maxPods returns the number of pods that a kubelet with these arguments allows.
 func maxPods(args []string) int {
 	var config struct{ MaxPods int }
-	if path := flag(args, "config"); path != "" {
+	if path := flagValue(args, "config"); path != "" {
 		if data, err := os.ReadFile(path); err == nil {
 			_ = yaml.Unmarshal(data, &config) // the kubelet will say it better
 		}
@@ -99,7 +99,7 @@ func Exec(program string, args []string, log func(format string, args ...any)) e
 		return err
 	}
 	runtime.LockOSThread()
-	if err := addNodeIP(flag(args, "node-ip")); err != nil {
+	if err := addNodeIP(flagValue(args, "node-ip")); err != nil {
 		return err
 	}
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
