@@ -237,14 +237,20 @@ func account(passwd string, ids uint32) map[string]string {
 	}
 }
 
-// mountOn mounts file on target, or on what target links to.
+// mountOn mounts file on target. In the node's /etc that is a link to the host's file, and
+// is mounted on as such: getsubids(1) follows none.
 func mountOn(file, target string) error {
-	f, err := os.OpenFile(target, os.O_RDONLY|os.O_CREATE, 0o644) // a host may have no /etc/subuid
-	if err != nil {
-		return err
+	if _, err := os.Lstat(target); errors.Is(err, fs.ErrNotExist) { // a host may have no /etc/subuid
+		if err := os.WriteFile(target, nil, 0o644); err != nil {
+			return err
+		}
 	}
-	f.Close()
-	if err := unix.Mount(file, target, "", unix.MS_BIND, ""); err != nil {
+	tree, err := unix.OpenTree(unix.AT_FDCWD, file, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("take %s: %w", file, err)
+	}
+	defer unix.Close(tree)
+	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return fmt.Errorf("mount %s on %s: %w", file, target, err)
 	}
 	return nil
