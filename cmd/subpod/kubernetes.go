@@ -101,7 +101,8 @@ find the patch; nothing else of the node is changed.`,
 	f.BoolVar(&write, "write", false, "write them into the node instead")
 	f.StringVar(&o.NodeName, "node-name", "", "name of the node (default: the host's)")
 	f.StringVar(&o.NodeIP, "node-ip", "", "the host's `address` by which other nodes reach this one (default: the node's own, 10.0.2.100)")
-	f.IntVar(&o.MaxPods, "max-pods", 0, "how many pods the node may run (default: 110, or as many as can have user namespaces)")
+	f.IntVar(&o.MaxPods, "max-pods", 0, "how many pods the node may run (default: 110)")
+	f.BoolVar(&o.UserNamespaces, "user-namespaces", false, "for a kubelet that is run with this flag: no more pods than can have user namespaces of their own")
 	f.StringVar(&o.KubernetesVersion, "kubernetes-version", "", "version of the control plane (default: kubeadm's)")
 	f.StringVar(&o.PodSubnet, "pod-subnet", o.PodSubnet, "addresses of the cluster's pods")
 	f.StringVar(&o.ServiceSubnet, "service-subnet", o.ServiceSubnet, "addresses of the cluster's services")
@@ -179,7 +180,7 @@ func writeKubernetes(cmd *cobra.Command, conn *connection, n kubelet.Node, o kub
 
 func newKubernetesKubelet(a *app) *cobra.Command {
 	var inside bool
-	var program string
+	p := kubelet.Process{}
 	cmd := &cobra.Command{
 		Use:   "kubelet [flags] [-- FLAG...]",
 		Short: "Run a kubelet in the node, in the foreground",
@@ -187,12 +188,15 @@ func newKubernetesKubelet(a *app) *cobra.Command {
 "kubeadm init" or "kubeadm join" configures: it waits until they have.
 
 More than "subpod nsenter -- kubelet", it gives the kubelet cgroup v2 on hosts that have
-cgroup v1, too, puts the address of --node-ip on the node's loopback, and confines pods
-with hostUsers: false to the node's IDs, where those are enough for maxPods.`,
+cgroup v1, too, and puts the address of --node-ip on the node's loopback.
+
+With --user-namespaces pods with hostUsers: false run: the kubelet gives them IDs of the
+node only, which must be enough for maxPods, and volumes of all pods are in memory.`,
 		Example: "  subpod kubernetes kubelet\n  subpod kubernetes kubelet -- --config=/etc/kubernetes/subpod/kubelet.yaml --kubeconfig=…",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if inside {
-				return runKubelet(cmd, program, args)
+				p.Args = args
+				return runKubelet(cmd.Context(), p)
 			}
 			cfg, err := clientConfig(a.flags, cmd.ErrOrStderr())
 			if err != nil {
@@ -202,7 +206,8 @@ with hostUsers: false to the node's IDs, where those are enough for maxPods.`,
 			if err != nil {
 				return err
 			}
-			argv := append([]string{exe, "kubernetes", "kubelet", "--in-node", "--program", program, "--"}, args...)
+			argv := append([]string{exe, "kubernetes", "kubelet", "--in-node", "--program", p.Program,
+				fmt.Sprintf("--user-namespaces=%v", p.UserNamespaces), "--"}, args...)
 			code, err := rootless.Enter(cmd.Context(), cfg.Daemon.RunDir, argv,
 				rootless.EnterOptions{Dir: "/", Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr})
 			if err == nil && code != 0 {
@@ -212,23 +217,21 @@ with hostUsers: false to the node's IDs, where those are enough for maxPods.`,
 		},
 	}
 	cmd.Flags().SetInterspersed(false)
-	cmd.Flags().StringVar(&program, "program", "kubelet", "the kubelet")
+	cmd.Flags().StringVar(&p.Program, "program", "kubelet", "the kubelet")
+	cmd.Flags().BoolVar(&p.UserNamespaces, "user-namespaces", false, "let pods have user namespaces of their own")
 	cmd.Flags().BoolVar(&inside, "in-node", false, "the caller is in the node")
 	must(cmd.Flags().MarkHidden("in-node"))
 	return cmd
 }
 
-func runKubelet(cmd *cobra.Command, program string, args []string) error {
+func runKubelet(ctx context.Context, p kubelet.Process) (err error) {
 	if os.Getuid() != 0 {
 		return errors.New("--in-node is for root of the node")
 	}
-	if len(args) == 0 {
-		var err error
-		if args, err = kubelet.Args(cmd.Context(), ""); err != nil {
+	if len(p.Args) == 0 {
+		if p.Args, err = kubelet.Args(ctx, ""); err != nil {
 			return err
 		}
 	}
-	return kubelet.Exec(program, args, func(format string, args ...any) {
-		fmt.Fprintln(cmd.ErrOrStderr(), "subpod: "+fmt.Sprintf(format, args...))
-	})
+	return p.Exec()
 }

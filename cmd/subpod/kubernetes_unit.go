@@ -11,7 +11,7 @@ import (
 )
 
 func newKubernetesUnit(_ *app) *cobra.Command {
-	var write bool
+	var write, userNamespaces bool
 	cmd := &cobra.Command{
 		Use:   "unit [flags]",
 		Short: "Print systemd user units for a kubelet and kube-proxy in the node",
@@ -25,7 +25,11 @@ kubeadm's clusters run kube-proxy as a pod: they need the first one only.`,
 			if err != nil {
 				return err
 			}
-			units, err := kubelet.Units(kubelet.Programs{Subpod: exe, Path: os.Getenv("PATH")})
+			programs := kubelet.Programs{Subpod: exe, Path: os.Getenv("PATH")}
+			if userNamespaces {
+				programs.Args = " --user-namespaces"
+			}
+			units, err := kubelet.Units(programs)
 			if err != nil {
 				return err
 			}
@@ -54,5 +58,6 @@ kubeadm's clusters run kube-proxy as a pod: they need the first one only.`,
 		},
 	}
 	cmd.Flags().BoolVar(&write, "write", false, "write them to ~/.config/systemd/user instead")
+	cmd.Flags().BoolVar(&userNamespaces, "user-namespaces", false, "with this flag of \"subpod kubernetes kubelet\"")
 	return cmd
 }

@@ -61,13 +61,19 @@ func startCluster(t *testing.T) *cluster {
 	must(t, err)
 	c.name = strings.ToLower(hostname)
 	c.load(filepath.Join(filepath.Dir(*programs), "images"))
-	c.subpod("kubernetes", "config", "--write")
+	c.subpod("kubernetes", "config", "--write", "--user-namespaces")
 	// The machine that runs tests may have little left of its disk.
 	c.write(filepath.Join(n.DataDir, "kubernetes/subpod/patches/kubeletconfiguration1+merge.yaml"),
 		"evictionHard: {nodefs.available: \"1%\", imagefs.available: \"1%\", nodefs.inodesFree: \"1%\", memory.available: \"50Mi\"}\n"+
-			"fileCheckFrequency: 2s\nsyncFrequency: 10s\n")
+			"imageGCHighThresholdPercent: 100\nimageGCLowThresholdPercent: 99\nfileCheckFrequency: 2s\nsyncFrequency: 10s\n")
 	c.keepKubelet()
 	c.kubeadm("init", "--config=/etc/kubernetes/subpod/init.yaml")
+	if _, err := os.Stat("/lib/modules"); err != nil {
+		// A kernel without modules: kube-proxy's DaemonSet mounts them, and no ordinary user
+		// can make the directory.
+		c.kubectl("-n", "kube-system", "patch", "daemonset", "kube-proxy", "-p",
+			`{"spec":{"template":{"spec":{"volumes":[{"name":"lib-modules","hostPath":null,"emptyDir":{}}]}}}}`)
+	}
 	c.kubectl("taint", "nodes", "--all", "node-role.kubernetes.io/control-plane-")
 	c.within(readyTimeout, "the node is Ready", func() error {
 		return c.is("True", "get", "nodes", "-o", `jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}`)
@@ -127,7 +133,7 @@ func (c *cluster) keepKubelet() {
 	go func() {
 		defer close(ended)
 		for ctx.Err() == nil {
-			cmd := c.Command(ctx, program, "kubernetes", "kubelet")
+			cmd := c.Command(ctx, program, "kubernetes", "kubelet", "--user-namespaces")
 			cmd.Stdout, cmd.Stderr = log, log
 			cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 			cmd.WaitDelay = 20 * time.Second

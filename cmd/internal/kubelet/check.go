@@ -136,13 +136,10 @@ func userNamespaces(h Host) doctor.Result {
 	switch {
 	case n == 0:
 		return result(check, doctor.Warning, fix(DefaultMaxPods),
-			"the node has %d IDs, and one such pod needs %d, the node's own among them: the kubelet refuses these pods", h.IDs, 2*IDsPerPod)
-	case n < FewestPods:
-		return result(check, doctor.Warning, fix(DefaultMaxPods),
-			"the node's %d IDs are enough for %d pods, fewer than a node is of use with: no such pod can run but with \"subpod kubernetes config --max-pods %d\"", h.IDs, n, n)
+			"the node has %d IDs, and one such pod needs %d, the node's own among them: none can run", h.IDs, 2*IDsPerPod)
 	case n < DefaultMaxPods:
 		return result(check, doctor.Info, fix(DefaultMaxPods),
-			"the node's %d IDs are enough for %d pods: \"subpod kubernetes config\" lowers maxPods to that; with --max-pods more, no pod with hostUsers: false can run", h.IDs, n)
+			"the node's %d IDs are enough for %d pods: \"subpod kubernetes config --user-namespaces\" lowers maxPods to that", h.IDs, n)
 	}
 	return result(check, doctor.OK, "", "the node's IDs are enough for %d pods", n)
 }

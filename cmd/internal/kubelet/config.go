@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"embed"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -24,11 +25,15 @@ var templates = template.Must(template.New("").Funcs(template.FuncMap{
 	"join": strings.Join,
 }).ParseFS(files, "templates/*"))
 
+// ErrIDs says that the node has too few IDs.
+var ErrIDs = errors.New("too few subordinate IDs")
+
 // Options are what the user chooses.
 type Options struct {
 	NodeName          string
 	NodeIP            string // an address of the host by which other nodes reach it; "" is the node's own
 	MaxPods           int    // 0 is what fits
+	UserNamespaces    bool   // pods may have user namespaces of their own (hostUsers: false)
 	KubernetesVersion string // "" leaves it to kubeadm
 	PodSubnet         string
 	ServiceSubnet     string
@@ -81,55 +86,59 @@ type values struct {
 
 func (v values) Limits() bool { return len(v.Missing()) == 0 }
 
-func newValues(n Node, o Options) values {
+func newValues(n Node, o Options) (values, error) {
 	v := values{Node: n, Options: o, Ignored: Ignored, PatchesDir: PatchesDir}
 	fit := n.UserNamespaces()
 	if o.MaxPods == 0 {
 		v.MaxPods = DefaultMaxPods
-		if fit >= FewestPods {
+		if o.UserNamespaces {
 			v.MaxPods = min(DefaultMaxPods, fit)
 		}
 	}
 	switch {
+	case !o.UserNamespaces:
+		v.Why = "Pods with hostUsers: false do not run (--user-namespaces)"
 	case fit == 0:
-		v.Why = fmt.Sprintf("pods with hostUsers: false cannot run: the node has %d IDs, and the first such pod needs %d", n.IDs, 2*IDsPerPod)
+		return v, fmt.Errorf("%w: the node has %d IDs, and one pod with hostUsers: false needs %d, the node's own among them", ErrIDs, n.IDs, 2*IDsPerPod)
 	case v.MaxPods > fit:
-		v.Why = fmt.Sprintf("more than the node's %d IDs are enough for (%d): no pod with hostUsers: false can run", n.IDs, fit)
+		return v, fmt.Errorf("%w: the node's %d IDs are enough for %d pods with hostUsers: false, not for %d", ErrIDs, n.IDs, fit, v.MaxPods)
 	default:
-		v.Why = "each pod may have a user namespace of its own (hostUsers: false)"
-		if v.MaxPods < DefaultMaxPods {
-			v.Why += fmt.Sprintf(": the node's %d IDs are enough for %d; --max-pods sets more, without any", n.IDs, fit)
-		}
+		v.Why = fmt.Sprintf("Each may have a user namespace of its own (hostUsers: false); the node's %d IDs are enough for %d", n.IDs, fit)
 	}
-	return v
+	return v, nil
 }
 
-func render(name string, v values) (string, error) {
+func render(name string, n Node, o Options, body bool) (string, error) {
+	v, err := newValues(n, o)
+	if err != nil {
+		return "", err
+	}
+	v.Body = body
+	return execute(name, v)
+}
+
+func execute(name string, data any) (string, error) {
 	var b bytes.Buffer
-	err := templates.ExecuteTemplate(&b, name, v)
+	err := templates.ExecuteTemplate(&b, name, data)
 	return b.String(), err
 }
 
 // Kubelet returns a KubeletConfiguration that fits the node, for a kubelet that kubeadm
 // does not configure.
-func Kubelet(n Node, o Options) (string, error) {
-	v := newValues(n, o)
-	v.Body = true
-	return render("kubelet.yaml", v)
-}
+func Kubelet(n Node, o Options) (string, error) { return render("kubelet.yaml", n, o, true) }
 
 // Patch returns the part of it that a patch of kubeadm applies to a cluster's
 // configuration: what this node cannot have from others.
-func Patch(n Node, o Options) (string, error) { return render("kubelet.yaml", newValues(n, o)) }
+func Patch(n Node, o Options) (string, error) { return render("kubelet.yaml", n, o, false) }
 
 // Proxy returns a KubeProxyConfiguration: kube-proxy may not set what belongs to the host.
-func Proxy(n Node, o Options) (string, error) { return render("kube-proxy.yaml", newValues(n, o)) }
+func Proxy(n Node, o Options) (string, error) { return render("kube-proxy.yaml", n, o, false) }
 
 // Init returns the configuration of kubeadm init: the node's and the cluster's.
-func Init(n Node, o Options) (string, error) { return render("init.yaml", newValues(n, o)) }
+func Init(n Node, o Options) (string, error) { return render("init.yaml", n, o, false) }
 
 // Join returns the configuration of kubeadm join.
-func Join(n Node, o Options) (string, error) { return render("join.yaml", newValues(n, o)) }
+func Join(n Node, o Options) (string, error) { return render("join.yaml", n, o, false) }
 
 // File is a file for Dir.
 type File struct{ Name, Content string }
@@ -155,10 +164,4 @@ func Files(n Node, o Options) ([]File, error) {
 		out = append(out, File{f.name, content})
 	}
 	return out, nil
-}
-
-func renderUnit(name string, p Programs) (string, error) {
-	var b bytes.Buffer
-	err := templates.ExecuteTemplate(&b, name, p)
-	return b.String(), err
 }

@@ -43,6 +43,7 @@ var (
 
 func joining() Options {
 	o := DefaultOptions()
+	o.UserNamespaces = true
 	o.NodeName, o.NodeIP, o.KubernetesVersion, o.SANs = "worker", "192.0.2.7", "v1.37.2", []string{"kube.example"}
 	o.Server, o.Token, o.CACertHashes = "192.0.2.1:6443", "abcdef.0123456789abcdef", []string{"sha256:00"}
 	return o
@@ -82,7 +83,7 @@ func TestConfigurations(t *testing.T) {
 
 func TestFiles(t *testing.T) {
 	for _, o := range []Options{DefaultOptions(), joining()} {
-		files, err := Files(bare, o)
+		files, err := Files(whole, o)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -93,19 +94,29 @@ func TestFiles(t *testing.T) {
 	}
 }
 
-// maxPods is what each pod can have a user namespace with, unless that is of no use.
+// With user namespaces there are no more pods than the node has for, and none is an error.
 func TestMaxPods(t *testing.T) {
 	for _, test := range []struct {
 		ids         uint32
-		asked, want int
+		asked, want int // 0: refused
 	}{
-		{65537, 0, 110}, {131072, 0, 110}, {196609, 0, 110}, {17 * IDsPerPod, 0, 16}, {33 * IDsPerPod, 0, 32},
-		{111 * IDsPerPod, 0, 110}, {500 * IDsPerPod, 0, 110}, {196609, 2, 2}, {33 * IDsPerPod, 60, 60},
+		{65537, 0, 0}, {131071, 0, 0}, {131072, 0, 1}, {196609, 0, 2}, {33*IDsPerPod + 1, 0, 32},
+		{111 * IDsPerPod, 0, 110}, {500 * IDsPerPod, 0, 110}, {196609, 2, 2}, {196609, 3, 0}, {500 * IDsPerPod, 400, 400},
 	} {
 		n := bare
 		n.IDs = test.ids
-		if got := newValues(n, Options{MaxPods: test.asked}).MaxPods; got != test.want {
-			t.Errorf("%d IDs, %d asked: %d, want %d", test.ids, test.asked, got, test.want)
+		v, err := newValues(n, Options{MaxPods: test.asked, UserNamespaces: true})
+		if test.want == 0 {
+			if !errors.Is(err, ErrIDs) {
+				t.Errorf("%d IDs, %d asked: %v", test.ids, test.asked, err)
+			}
+			continue
+		}
+		if err != nil || v.MaxPods != test.want {
+			t.Errorf("%d IDs, %d asked: %d, want %d: %v", test.ids, test.asked, v.MaxPods, test.want, err)
+		}
+		if v, err := newValues(n, Options{}); err != nil || v.MaxPods != DefaultMaxPods {
+			t.Errorf("without user namespaces: %d, %v", v.MaxPods, err)
 		}
 	}
 }
@@ -128,7 +139,7 @@ func TestOptions(t *testing.T) {
 }
 
 func TestUnits(t *testing.T) {
-	units, err := Units(Programs{Subpod: "/home/ann/.local/bin/subpod", Path: "/home/ann/.local/bin:/usr/bin"})
+	units, err := Units(Programs{Subpod: "/home/ann/.local/bin/subpod", Path: "/home/ann/.local/bin:/usr/bin", Args: " --user-namespaces"})
 	if err != nil {
 		t.Fatal(err)
 	}

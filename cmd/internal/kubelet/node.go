@@ -12,10 +12,6 @@ const IDsPerPod = 65536
 // DefaultMaxPods is a kubelet's own default.
 const DefaultMaxPods = 110
 
-// FewestPods is to how many pods a node is limited, so that each can have a user namespace
-// of its own, without being asked: a control plane alone is seven.
-const FewestPods = 16
-
 // Places in the node. /etc/kubernetes is on the data directory.
 const (
 	Dir        = "/etc/kubernetes/subpod" // what Files are written to
@@ -24,6 +20,7 @@ const (
 	ConfigFile = "/var/lib/kubelet/config.yaml"       // kubeadm's
 	KubeConfig = "/etc/kubernetes/kubelet.conf"       // kubeadm's
 	Bootstrap  = "/etc/kubernetes/bootstrap-kubelet.conf"
+	PodsDir    = "/var/lib/kubelet/pods" // the pods' volumes
 )
 
 // Node is what a kubelet's configuration depends on.

@@ -89,17 +89,25 @@ func maxPods(args []string) int {
 	return config.MaxPods
 }
 
+// Process is a kubelet to become.
+type Process struct {
+	Program string
+	Args    []string
+	// UserNamespaces lets pods have user namespaces of their own (hostUsers: false).
+	UserNamespaces bool
+}
+
 // Exec becomes the kubelet. The caller is root of the node, in all of its namespaces. The
 // kubelet has what it would not find there, and nobody else is to see, in a mount namespace
 // of its own, from which its volumes still reach the node: cgroup v2 in place of a hybrid
-// host's, and the account that confines it to the node's IDs. Notes are printed by log.
-func Exec(program string, args []string, log func(format string, args ...any)) error {
-	path, err := exec.LookPath(program)
+// host's, and with UserNamespaces the account that confines it to the node's IDs. ErrIDs.
+func (p Process) Exec() error {
+	path, err := exec.LookPath(p.Program)
 	if err != nil {
 		return err
 	}
 	runtime.LockOSThread()
-	if err := addNodeIP(flagValue(args, "node-ip")); err != nil {
+	if err := addNodeIP(flagValue(p.Args, "node-ip")); err != nil {
 		return err
 	}
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
@@ -108,17 +116,46 @@ func Exec(program string, args []string, log func(format string, args ...any)) e
 	if err := showCgroup(); err != nil {
 		return err
 	}
+	if p.UserNamespaces {
+		if err := setUpUserNamespaces(maxPods(p.Args)); err != nil {
+			return err
+		}
+	}
+	err = unix.Exec(path, append([]string{p.Program}, p.Args...), os.Environ())
+	return fmt.Errorf("execute %s: %w", path, err)
+}
+
+// setUpUserNamespaces gives a kubelet of so many pods what it needs for their user namespaces.
+func setUpUserNamespaces(pods int) error {
 	ids, err := nodeIDs()
 	if err != nil {
 		return err
 	}
-	if pods := maxPods(args); UserNamespaces(ids) < pods {
-		log("pods with hostUsers: false will fail: the node's %d IDs are enough for %d of the %d pods (maxPods)", ids, UserNamespaces(ids), pods)
-	} else if err := showAccount(ids); err != nil {
+	if fit := UserNamespaces(ids); fit < pods {
+		return fmt.Errorf("%w: the node's %d IDs are enough for %d pods with hostUsers: false, and maxPods is %d: subpod kubernetes config --write --user-namespaces", ErrIDs, ids, fit, pods)
+	}
+	if err := podsInMemory(PodsDir); err != nil {
 		return err
 	}
-	err = unix.Exec(path, append([]string{program}, args...), os.Environ())
-	return fmt.Errorf("execute %s: %w", path, err)
+	return showAccount(ids)
+}
+
+// podsInMemory mounts a tmpfs on the directory of the pods' volumes, in the node: the
+// kernel maps the IDs of no other file system for an ordinary user. Once it is there, the
+// pods of this node have their volumes on it.
+func podsInMemory(dir string) error {
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return err
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil || st.Type == unix.TMPFS_MAGIC {
+		return err
+	}
+	// What a pod of an earlier node has left there on the disk is of no use to anyone.
+	if err := unix.Mount("subpod-pods", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=750"); err != nil {
+		return fmt.Errorf("mount a tmpfs on %s: %w", dir, err)
+	}
+	return nil
 }
 
 // addNodeIP puts the addresses of --node-ip on the node's loopback, where no interface of

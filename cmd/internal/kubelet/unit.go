@@ -7,6 +7,7 @@ type Unit struct{ Name, Content string }
 type Programs struct {
 	Subpod string
 	Path   string // PATH of the programs in the node
+	Args   string // more flags of "subpod kubernetes kubelet", after a space
 }
 
 // Units returns the units of a kubelet and, for clusters that run none as a pod, of
@@ -14,7 +15,7 @@ type Programs struct {
 func Units(p Programs) ([]Unit, error) {
 	var out []Unit
 	for _, name := range []string{"subpod-kubelet.service", "subpod-kube-proxy.service"} {
-		text, err := renderUnit(name, p)
+		text, err := execute(name, p)
 		if err != nil {
 			return nil, err
 		}
