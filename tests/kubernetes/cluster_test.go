@@ -44,6 +44,8 @@ type cluster struct {
 	t    testing.TB
 	dir  string // for files of the rows
 	name string // of the node
+
+	stopKubelet func() // for good. Idempotent
 }
 
 // startCluster makes one by kubeadm init.
@@ -144,9 +146,9 @@ func (c *cluster) keepKubelet() {
 			}
 		}
 	}()
+	c.stopKubelet = func() { cancel(); <-ended }
 	c.t.Cleanup(func() {
-		cancel()
-		<-ended
+		c.stopKubelet()
 		if c.t.Failed() {
 			c.t.Logf("the end of the kubelet's log:\n%s", tail(log.Name(), 60))
 		}

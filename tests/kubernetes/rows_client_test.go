@@ -110,7 +110,7 @@ var _ = add(map[string]func(*cluster){
 	"debug-node": func(c *cluster) {
 		c.kubectl("debug", "node/"+c.name, "--image="+busybox, "--image-pull-policy=IfNotPresent", "--", "ls", "/host/etc/passwd")
 		c.eventually(func() error {
-			name, err := c.try("get", "pods", "-o", `jsonpath={.items[?(@.metadata.labels.app\.kubernetes\.io/managed-by=="kubectl-debug")].metadata.name}`)
+			name, err := c.try("get", "pods", "-l", "app.kubernetes.io/managed-by=kubectl-debug", "-o", "jsonpath={.items[*].metadata.name}")
 			if err != nil || name == "" {
 				return fmt.Errorf("no pod of kubectl debug: %w", err)
 			}
@@ -163,6 +163,18 @@ var _ = add(map[string]func(*cluster){
 	"kubelet-killed": func(c *cluster) { c.undisturbed(c.killKubelet) },
 	"both-killed":    func(c *cluster) { c.undisturbed(func() { c.KillServer(); c.killKubelet() }) },
 	"reload":         func(c *cluster) { c.undisturbed(func() { c.subpod("reload") }) },
+	"reset": func(c *cluster) {
+		c.stopKubelet()
+		c.kubeadm("reset", "--force", "--cri-socket=unix://"+c.Socket)
+		if out, err := c.Subpod("pods", "-q"); err != nil || strings.TrimSpace(out) != "" {
+			c.t.Errorf("pods are left: %q, %v", out, err)
+		}
+		for _, name := range []string{"manifests/*", "pki/*", "*.conf"} {
+			if left, err := filepath.Glob(filepath.Join(c.DataDir, "kubernetes", name)); err != nil || len(left) > 0 {
+				c.t.Errorf("left: %q, %v", left, err)
+			}
+		}
+	},
 })
 
 // forwards is a row: kubectl port-forward reaches a backend.

@@ -84,6 +84,8 @@ var _ = add(map[string]func(*cluster){
 	"userns-map": runs("userns", "yes", "awk '$1 == 0 && $2 >= 65536 && $3 == 65536 {print \"yes\"}' /proc/self/uid_map", "", "hostUsers: false"),
 	"userns-volume": runs("usernsvol", "0 0 tmpfs", "touch /e/x; echo $(stat -c %u /e/x) $(stat -c %u /e) $(stat -fc %T /e)", "volumeMounts: [{name: e, mountPath: /e}]",
 		"hostUsers: false\nvolumes: [{name: e, emptyDir: {medium: Memory}}]"),
+	"userns-disk": runs("usernsdisk", "0 0 two", "touch /e/x; echo $(stat -c %u /e/x) $(stat -Lc %u /cm/b) $(cat /cm/b)", "volumeMounts: [{name: e, mountPath: /e}, {name: cm, mountPath: /cm}]",
+		"hostUsers: false\nvolumes: [{name: e, emptyDir: {}}, {name: cm, configMap: {name: cm}}]"),
 	"userns-image": runs("usernsimg", "0", "stat -c %u /i/agnhost", "volumeMounts: [{name: i, mountPath: /i}]",
 		"hostUsers: false\nvolumes: [{name: i, image: {reference: "+agnhost+", pullPolicy: IfNotPresent}}]"),
 	"userns-two": func(c *cluster) {

@@ -124,7 +124,7 @@ var _ = add(map[string]func(*cluster){
 	"rollback": func(c *cluster) {
 		c.kubectl("rollout", "undo", "deployment/web")
 		c.eventually(func() error {
-			return c.is(" 4 4", "get", "deployment", "web", "-o", "jsonpath={.spec.template.spec.containers[0].env} {.status.updatedReplicas} {.status.availableReplicas}")
+			return c.is("4 4", "get", "deployment", "web", "-o", "jsonpath={.spec.template.spec.containers[0].env} {.status.updatedReplicas} {.status.availableReplicas}")
 		})
 	},
 	"dns-service": func(c *cluster) {

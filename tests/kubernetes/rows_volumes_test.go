@@ -84,7 +84,7 @@ var _ = add(map[string]func(*cluster){
 	"volume-configmap":    shows("one", "cat /cm/a"),
 	"volume-secret":       shows("s3cret 400", "echo $(cat /secret/pw) $(stat -Lc %a /secret/pw)"),
 	"env-from":            shows("one s3cret vols", "echo $CM $SECRET $POD"),
-	"volume-projected":    shows(`one s3cret l="x"`, "echo $(cat /projected/a /projected/pw) $(cat /projected/labels)"),
+	"volume-projected":    shows(`one s3cret l="x"`, "echo $(cat /projected/a) $(cat /projected/pw) $(cat /projected/labels)"),
 	"volume-token":        shows("yes", "[ $(wc -c < /projected/token) -gt 100 ] && echo yes"),
 	"volume-memory":       shows("tmpfs 8192", "echo $(stat -fc %T /memory) $(df -k /memory | tail -1 | awk '{print $2}')"),
 	"volume-emptydir":     shows("x", "echo x > /disk/x; cat /disk/x"),
