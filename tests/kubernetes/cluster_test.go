@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -48,27 +49,43 @@ type cluster struct {
 	stopKubelet func() // for good. Idempotent
 }
 
-// startCluster makes one by kubeadm init.
-func startCluster(t *testing.T) *cluster {
+// newNode makes a node of subpod with a kubelet that waits for kubeadm. name is "" for the
+// host's; expose is network.expose; flags are of "subpod kubernetes config".
+func newNode(t *testing.T, name string, expose []string, flags ...string) *cluster {
 	if *programs == "" {
 		t.Skip("the parts of Kubernetes are built by make test-kubernetes")
 	}
+	config := node.Bridge
+	for i, port := range expose {
+		expose[i] = strconv.Quote(port)
+	}
 	n := node.Start(t, node.Options{
-		Config: node.Bridge,
+		Config: config + "expose = [" + strings.Join(expose, ", ") + "]\n",
 		Env:    []string{"PATH=" + *programs + ":" + os.Getenv("PATH") + ":/usr/sbin:/sbin"},
 	})
-	c := &cluster{Node: n, t: t, dir: filepath.Join(n.Dir, "rows")}
+	c := &cluster{Node: n, t: t, dir: filepath.Join(n.Dir, "rows"), name: name}
 	must(t, os.MkdirAll(c.dir, 0o755))
-	hostname, err := os.Hostname()
-	must(t, err)
-	c.name = strings.ToLower(hostname)
+	flags = append([]string{"kubernetes", "config", "--write", "--user-namespaces"}, flags...)
+	if name == "" {
+		hostname, err := os.Hostname()
+		must(t, err)
+		c.name = strings.ToLower(hostname)
+	} else {
+		flags = append(flags, "--node-name", name)
+	}
 	c.load(filepath.Join(filepath.Dir(*programs), "images"))
-	c.subpod("kubernetes", "config", "--write", "--user-namespaces")
+	c.subpod(flags...)
 	// The machine that runs tests may have little left of its disk.
 	c.write(filepath.Join(n.DataDir, "kubernetes/subpod/patches/kubeletconfiguration1+merge.yaml"),
 		"evictionHard: {nodefs.available: \"1%\", imagefs.available: \"1%\", nodefs.inodesFree: \"1%\", memory.available: \"50Mi\"}\n"+
 			"imageGCHighThresholdPercent: 100\nimageGCLowThresholdPercent: 99\nfileCheckFrequency: 2s\nsyncFrequency: 10s\n")
 	c.keepKubelet()
+	return c
+}
+
+// startCluster makes a control plane of a node by kubeadm init.
+func startCluster(t *testing.T, expose []string, flags ...string) *cluster {
+	c := newNode(t, "", expose, flags...)
 	c.kubeadm("init", "--config=/etc/kubernetes/subpod/init.yaml")
 	if _, err := os.Stat("/lib/modules"); err != nil {
 		// A kernel without modules: kube-proxy's DaemonSet mounts them, and no ordinary user
@@ -77,9 +94,7 @@ func startCluster(t *testing.T) *cluster {
 			`{"spec":{"template":{"spec":{"volumes":[{"name":"lib-modules","hostPath":null,"emptyDir":{}}]}}}}`)
 	}
 	c.kubectl("taint", "nodes", "--all", "node-role.kubernetes.io/control-plane-")
-	c.within(readyTimeout, "the node is Ready", func() error {
-		return c.is("True", "get", "nodes", "-o", `jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}`)
-	})
+	c.nodeReady(c.name)
 	c.within(readyTimeout, "the cluster's own pods are ready", func() error {
 		out, err := c.try("-n", "kube-system", "wait", "pod", "--all", "--for=condition=Ready", "--timeout=10s")
 		if err != nil {
@@ -88,6 +103,13 @@ func startCluster(t *testing.T) *cluster {
 		return nil
 	})
 	return c
+}
+
+func (c *cluster) nodeReady(name string) {
+	c.t.Helper()
+	c.within(readyTimeout, "the node is Ready", func() error {
+		return c.is("True", "get", "node", name, "-o", `jsonpath={.status.conditions[?(@.type=="Ready")].status}`)
+	})
 }
 
 func must(t testing.TB, err error) {

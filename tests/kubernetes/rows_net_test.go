@@ -53,8 +53,8 @@ var _ = add(map[string]func(*cluster){
 		}
 	},
 	"host-pid":   runs("hostpid", "yes", "[ $(ls -d /proc/[0-9]* | wc -l) -gt 20 ] && echo yes", "", "hostPID: true"),
-	"own-pid":    runs("ownpid", "1", "echo $$", "", ""),
-	"share-pid":  runs("sharepid", "yes", "[ $$ != 1 ] && echo yes", "", "shareProcessNamespace: true"),
+	"own-pid":    runs("ownpid", "sh", "cat /proc/1/comm", "", ""),
+	"share-pid":  runs("sharepid", "yes", "[ \"$(cat /proc/1/comm)\" != sh ] && echo yes", "", "shareProcessNamespace: true"),
 	"host-ipc":   runs("hostipc", "ok", "echo ok", "", "hostIPC: true"),
 	"user-group": runs("secctx", "1000 2000", "echo $(id -u) $(id -g)", "", "securityContext: {runAsUser: 1000, runAsGroup: 2000}"),
 	"fs-group": runs("fsgroup", "3000", "touch /e/x; stat -c %g /e/x", "volumeMounts: [{name: e, mountPath: /e}]",
