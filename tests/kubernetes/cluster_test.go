@@ -95,12 +95,15 @@ func startCluster(t *testing.T, expose []string, flags ...string) *cluster {
 	}
 	c.kubectl("taint", "nodes", "--all", "node-role.kubernetes.io/control-plane-")
 	c.nodeReady(c.name)
-	c.within(readyTimeout, "the cluster's own pods are ready", func() error {
-		out, err := c.try("-n", "kube-system", "wait", "pod", "--all", "--for=condition=Ready", "--timeout=10s")
-		if err != nil {
-			return fmt.Errorf("%w: %s", err, out)
-		}
-		return nil
+	for _, program := range []string{"daemonset/kube-proxy", "deployment/coredns"} {
+		c.within(readyTimeout, "the cluster's own pods are ready", func() error {
+			_, err := c.try("-n", "kube-system", "rollout", "status", program, "--timeout=10s")
+			return err
+		})
+	}
+	c.within(readyTimeout, "the control plane's pods are ready", func() error {
+		_, err := c.try("-n", "kube-system", "wait", "pod", "--all", "--for=condition=Ready", "--timeout=10s")
+		return err
 	})
 	return c
 }
