@@ -69,14 +69,14 @@ func newKubernetesConfig(a *app) *cobra.Command {
 	o := kubelet.DefaultOptions()
 	var write bool
 	cmd := &cobra.Command{
-		Use:   "config [flags] [kubelet | init | join | patch | proxy]",
+		Use:   "config [flags] [kubelet | init | join | reset | patch | proxy]",
 		Short: "Print the configuration of a kubelet, kubeadm or kube-proxy for this node",
 		Long: `Prints a configuration that fits this node: of a kubelet that kubeadm does not configure
-(kubelet, the default), of "kubeadm init" or "kubeadm join", the patch by which they fit a
+(kubelet, the default), of "kubeadm init", "kubeadm join" or "kubeadm reset", the patch by which they fit a
 cluster's kubelet configuration to the node, or of kube-proxy.
 
-With --write all of them go to ` + kubelet.Dir + ` of the node, where the first two
-find the patch; nothing else of the node is changed.`,
+With --write all of them go to ` + kubelet.Dir + ` of the node, where kubeadm finds
+the patch; but for the address of --node-ip nothing else of the node is changed.`,
 		Example: "  subpod kubernetes config > kubelet.yaml\n  subpod kubernetes config --write\n" +
 			"  subpod kubernetes config --write --node-ip 192.0.2.7 --server 192.0.2.1:6443 --token T --ca-cert-hash sha256:H",
 		Args: between(0, 1),
@@ -128,10 +128,10 @@ func printKubernetes(w io.Writer, args []string, n kubelet.Node, o kubelet.Optio
 		kind = args[0]
 	}
 	render := map[string]func(kubelet.Node, kubelet.Options) (string, error){
-		"kubelet": kubelet.Kubelet, "init": kubelet.Init, "join": kubelet.Join, "patch": kubelet.Patch, "proxy": kubelet.Proxy,
+		"kubelet": kubelet.Kubelet, "init": kubelet.Init, "join": kubelet.Join, "reset": kubelet.Reset, "patch": kubelet.Patch, "proxy": kubelet.Proxy,
 	}[kind]
 	if render == nil {
-		return usagef("no configuration %q: kubelet, init, join, patch or proxy", kind)
+		return usagef("no configuration %q: kubelet, init, join, reset, patch or proxy", kind)
 	}
 	if kind == "join" && o.Server == "" {
 		return usagef("what to join is missing: --server, --token and --ca-cert-hash, as \"kubeadm token create --print-join-command\" prints them")

@@ -140,6 +140,9 @@ func Init(n Node, o Options) (string, error) { return render("init.yaml", n, o, 
 // Join returns the configuration of kubeadm join.
 func Join(n Node, o Options) (string, error) { return render("join.yaml", n, o, false) }
 
+// Reset returns the configuration of kubeadm reset.
+func Reset(n Node, o Options) (string, error) { return render("reset.yaml", n, o, false) }
+
 // File is a file for Dir.
 type File struct{ Name, Content string }
 
@@ -152,6 +155,7 @@ func Files(n Node, o Options) ([]File, error) {
 		make func(Node, Options) (string, error)
 	}{
 		{"kubelet.yaml", Kubelet}, {"kube-proxy.yaml", Proxy}, {"init.yaml", Init},
+		{"reset.yaml", Reset},
 		{"patches/kubeletconfiguration+merge.yaml", Patch}, {"join.yaml", Join},
 	} {
 		if f.name == "join.yaml" && o.Server == "" {

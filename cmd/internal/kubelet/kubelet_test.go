@@ -63,6 +63,7 @@ func TestConfigurations(t *testing.T) {
 		{"init-address.yaml", Init, whole, joining()},
 		{"join.yaml", Join, whole, joining()},
 		{"kube-proxy.yaml", Proxy, bare, DefaultOptions()},
+		{"reset.yaml", Reset, bare, DefaultOptions()},
 	} {
 		got, err := test.make(test.node, test.opts)
 		if err != nil {
