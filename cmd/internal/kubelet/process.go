@@ -197,9 +197,14 @@ func showCgroup() error {
 }
 
 // keepOwn makes what is mounted below dir from now on the calling thread's own: the node
-// does not see it.
+// does not see it. Where dir is no mount of its own (the minimal view's /etc), that holds
+// for the root mount; the kubelet's volumes are in another.
 func keepOwn(dir string) error {
-	if err := unix.Mount("", dir, "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
+	err := unix.Mount("", dir, "", unix.MS_PRIVATE|unix.MS_REC, "")
+	if errors.Is(err, unix.EINVAL) {
+		err = unix.Mount("", "/", "", unix.MS_PRIVATE, "")
+	}
+	if err != nil {
 		return fmt.Errorf("keep the kubelet's mounts in %s from the node: %w", dir, err)
 	}
 	return nil
