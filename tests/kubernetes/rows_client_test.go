@@ -165,6 +165,7 @@ var _ = add(map[string]func(*cluster){
 	"reload":         func(c *cluster) { c.undisturbed(func() { c.subpod("reload") }) },
 	"reset": func(c *cluster) {
 		c.stopKubelet()
+		c.Enter("umount", "--lazy", "/var/lib/kubelet/pods") // and what is mounted below it
 		c.kubeadm("reset", "--config=/etc/kubernetes/subpod/reset.yaml")
 		if out, err := c.Subpod("pods", "-q"); err != nil || strings.TrimSpace(out) != "" {
 			c.t.Errorf("pods are left: %q, %v", out, err)
