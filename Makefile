@@ -93,7 +93,7 @@ govulncheck: .cache/bin/govulncheck ## Known vulnerabilities, where the database
 
 # Packages below tests/ drive the built daemon, but for these.
 ALL    = $(shell $(GO) list -tags "$(TAGS)" ./... | grep -v /tests/) ./tests/arch ./tests/leak ./tests/node
-DAEMON = $(shell $(GO) list -tags "$(TAGS)" ./tests/... | grep -vE '/tests/(arch|attack|leak|node|cli|critest|foreign|bench|crash|vm)$$')
+DAEMON = $(shell $(GO) list -tags "$(TAGS)" ./tests/... | grep -vE '/tests/(arch|attack|leak|node|cli|critest|foreign|bench|crash|kubernetes|vm)$$')
 
 # Tests of these packages need namespaces, subordinate IDs or the programs that run
 # containers. tests/arch looks that no other package does.
@@ -149,6 +149,14 @@ test-foreign: build test-tools test-images .cache/bin/containerd-cri.test ## con
 # Large: a few minutes at first.
 .cache/bin/containerd-cri.test: tests/foreign/suite/go.mod
 	cd tests/foreign/suite && CGO_ENABLED=0 ../../go.sh test -c -vet=off -trimpath -ldflags "-s -w" -o ../../../$@ github.com/containerd/containerd/v2/integration
+
+# Large: half an hour and more at first, for the parts of Kubernetes. The account has IDs
+# for 32 pods with user namespaces.
+.PHONY: test-kubernetes
+test-kubernetes: build test-images ## A cluster by kubeadm in a node, as an ordinary user (KUBERNETES="-row ^volume")
+	@tests/kubernetes/build.sh >/dev/null && tests/kubernetes/images.sh >/dev/null
+	SUBPOD_TEST_USER=subpod-kubernetes SUBPOD_TEST_IDS=2162688 \
+		$(TEST) -count=1 -timeout 60m -v ./tests/kubernetes -programs $$(tests/kubernetes/build.sh --where) $(KUBERNETES)
 
 .PHONY: test-crash
 test-crash: build test-tools test-images ## Crashes, pressure and time, a sample of each (CRASH="-run TestReload -v")

@@ -98,10 +98,13 @@ func DefaultCopyUp() []string {
 }
 
 // DefaultBinds returns the mounts of directories whose content must outlive
-// the node: a kubelet's state and the pods' logs.
+// the node: a kubelet's state, the keys and manifests that kubeadm makes, the cluster's
+// own data, and the pods' logs.
 func DefaultBinds(dataDir string) []Bind {
 	return []Bind{
 		{Source: filepath.Join(dataDir, "kubelet"), Target: "/var/lib/kubelet"},
+		{Source: filepath.Join(dataDir, "kubernetes"), Target: "/etc/kubernetes"},
+		{Source: filepath.Join(dataDir, "etcd"), Target: "/var/lib/etcd"},
 		{Source: filepath.Join(dataDir, "logs", "pods"), Target: "/var/log/pods"},
 	}
 }

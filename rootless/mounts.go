@@ -16,10 +16,10 @@ import (
 // plugins or their installers write to. A link to the host's directory would
 // not let them.
 var writable = []string{
-	"/etc/cni", "/etc/cni/net.d", "/etc/kubernetes", "/etc/kubernetes/manifests",
+	"/etc/cni", "/etc/cni/net.d", "/etc/kubernetes",
 	"/opt/cni", "/opt/cni/bin",
 	"/run/netns",
-	"/var/lib/cni", "/var/lib/kubelet",
+	"/var/lib/cni", "/var/lib/etcd", "/var/lib/kubelet",
 	"/var/log/containers", "/var/log/pods",
 }
 

@@ -161,8 +161,8 @@ func testFileSystem(t *testing.T, d *daemon) {
 	if out, _ := in(t, d, EnterOptions{}, "cat", "/etc/passwd"); out != strings.TrimSpace(string(host)) {
 		t.Error("the host's /etc/passwd is not seen in the node")
 	}
-	in(t, d, EnterOptions{}, "sh", "-c", "echo kept > /var/lib/kubelet/f; echo kept > /var/log/pods/f")
 	for _, b := range DefaultBinds(d.DataDir) {
+		in(t, d, EnterOptions{}, "sh", "-c", "echo kept > "+b.Target+"/f")
 		if got, err := os.ReadFile(filepath.Join(b.Source, "f")); string(got) != "kept\n" {
 			t.Errorf("what is written to %s does not last: %q, %v", b.Target, got, err)
 		}

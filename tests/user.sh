@@ -19,7 +19,7 @@ say() { echo "user.sh: $*" >&2; }
 
 # IDs enough for the node and for two pods with user namespaces of their own,
 # whose ranges the kubelet puts at multiples of 65536.
-count=196608
+count=${SUBPOD_TEST_IDS:-196608}
 
 # next_range FILE: the first subordinate ID above all given ones.
 next_range() {

@@ -87,7 +87,7 @@ found.`,
 		newPause(a, false), newPause(a, true), newWait(a), newRename(a), newRm(a), newStats(a), newTop(a), newInspect(a), newDiff(a), newCommit(a), newEvents(a), newNetwork(a))
 	add(groupImages, newPull(a), newPush(a), newImages(a), newRmi(a), newTag(a), newLoad(a.flags), newSave(a), newHistory(a), newImage(a), newLogin(a), newLogout(a))
 	add(groupData, newVolume(a), newSecret(a))
-	add(groupNode, newDaemon(a.flags), newReload(a.flags), newNsenter(a.flags), newUnshare(a.flags),
+	add(groupNode, newDaemon(a.flags), newReload(a.flags), newNsenter(a.flags), newUnshare(a.flags), newKubernetes(a),
 		newInfo(a), newDoctor(a.flags), newSystem(a), newVersion())
 	cmd.AddCommand(newMan())
 	return cmd

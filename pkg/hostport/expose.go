@@ -126,6 +126,11 @@ func (e *Exposer) set(ctx context.Context, want []Port) {
 	}
 }
 
+// neverAuto are ports that "auto" leaves alone: those of a node's and a cluster's own
+// programs (kubelet, etcd, controller manager, scheduler, kube-proxy), which serve whoever
+// can reach them, or whose keys are worth the whole cluster. Listing one opens it.
+var neverAuto = []uint16{2379, 2380, 10248, 10249, 10250, 10255, 10256, 10257, 10259}
+
 // listeners returns the TCP ports that something listens on at all addresses, in the
 // calling thread's network namespace.
 func listeners() ([]Port, error) {
@@ -162,7 +167,7 @@ func appendListeners(out []Port, table io.Reader) ([]Port, error) {
 		address, text, _ := strings.Cut(f[1], ":")
 		number, err := strconv.ParseUint(text, 16, 16)
 		p := Port{"tcp", uint16(number)}
-		if err == nil && strings.Trim(address, "0") == "" && !slices.Contains(out, p) {
+		if err == nil && strings.Trim(address, "0") == "" && !slices.Contains(neverAuto, p.Number) && !slices.Contains(out, p) {
 			out = append(out, p)
 		}
 	}

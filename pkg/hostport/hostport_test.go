@@ -228,6 +228,8 @@ func TestAppendListeners(t *testing.T) {
 `
 	const tcp6 = `   0: 00000000000000000000000000000000:1F90 00000000000000000000000000000000:0000 0A 0
    1: 00000000000000000000000000000000:0051 00000000000000000000000000000000:0000 0A 0
+   2: 00000000000000000000000000000000:280A 00000000000000000000000000000000:0000 0A 0
+   3: 00000000000000000000000000000000:094B 00000000000000000000000000000000:0000 0A 0
 `
 	var out []Port
 	var err error
@@ -236,6 +238,7 @@ func TestAppendListeners(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// A kubelet's and etcd's are not among them.
 	if want := []Port{{"tcp", 8080}, {"tcp", 0x51}}; !reflect.DeepEqual(out, want) {
 		t.Errorf("%v, want %v", out, want)
 	}

@@ -1,0 +1,63 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/subpod/subpod/cmd/internal/kubelet"
+)
+
+func newKubernetesUnit(_ *app) *cobra.Command {
+	var write, userNamespaces bool
+	cmd := &cobra.Command{
+		Use:   "unit [flags]",
+		Short: "Print systemd user units for a kubelet and kube-proxy in the node",
+		Long: `Prints systemd user units for a kubelet and for kube-proxy in the node, which are started
+again whenever they end, and end and start with the unit subpod.service (configs/subpod.service).
+kubeadm's clusters run kube-proxy as a pod: they need the first one only.`,
+		Example: "  subpod kubernetes unit --write && systemctl --user daemon-reload && systemctl --user enable --now subpod-kubelet",
+		Args:    exactly(0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			exe, err := os.Executable()
+			if err != nil {
+				return err
+			}
+			programs := kubelet.Programs{Subpod: exe, Path: os.Getenv("PATH")}
+			if userNamespaces {
+				programs.Args = " --user-namespaces"
+			}
+			units, err := kubelet.Units(programs)
+			if err != nil {
+				return err
+			}
+			config, err := os.UserConfigDir()
+			if err != nil {
+				return err
+			}
+			for i, u := range units {
+				if !write {
+					if i > 0 {
+						fmt.Fprintln(cmd.OutOrStdout())
+					}
+					fmt.Fprint(cmd.OutOrStdout(), u.Content)
+					continue
+				}
+				path := filepath.Join(config, "systemd", "user", u.Name)
+				if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+					return err
+				}
+				if err := os.WriteFile(path, []byte(u.Content), 0o644); err != nil {
+					return err
+				}
+				fmt.Fprintln(cmd.OutOrStdout(), path)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&write, "write", false, "write them to ~/.config/systemd/user instead")
+	cmd.Flags().BoolVar(&userNamespaces, "user-namespaces", false, "with this flag of \"subpod kubernetes kubelet\"")
+	return cmd
+}

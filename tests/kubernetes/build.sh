@@ -1,0 +1,40 @@
+#!/bin/sh
+# Builds the parts of Kubernetes that tests/kubernetes runs, as pinned in suite and
+# coredns, from the Go module proxy: .cache/kubernetes/VERSION/bin. What is there
+# already is not built again. The first time takes a quarter of an hour and more.
+#
+#   tests/kubernetes/build.sh            builds, and prints the directory
+#   tests/kubernetes/build.sh --where    prints the directory only
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+version=$(awk '$1 == "k8s.io/kubernetes" && $2 ~ /^v/ { print $2 }' "$here/suite/go.mod")
+coredns=$(awk '$1 == "github.com/coredns/coredns" && $2 ~ /^v/ { print $2 }' "$here/coredns/go.mod")
+bin=$root/.cache/kubernetes/$version/bin
+[ "${1-}" = --where ] && { echo "$bin"; exit; }
+mkdir -p "$bin"
+
+# What the programs say of themselves: kubeadm compares them.
+stamp=k8s.io/component-base/version
+minor=$(echo "$version" | cut -d. -f2)
+ldflags="-s -w -X $stamp.gitVersion=$version -X $stamp.gitMajor=1 -X $stamp.gitMinor=$minor -X $stamp.gitTreeState=clean -X $stamp.gitCommit=unknown -X $stamp.buildDate=1970-01-01T00:00:00Z"
+
+# build MODULE NAME PACKAGE
+build() {
+	[ -x "$bin/$2" ] && return
+	echo "building $2 $3" >&2
+	(cd "$here/$1" && CGO_ENABLED=0 GOFLAGS= "$root/tests/go.sh" build -buildvcs=false -trimpath -ldflags "$ldflags" -o "$bin/$2.new" "$3")
+	mv "$bin/$2.new" "$bin/$2"
+}
+build suite kubelet k8s.io/kubernetes/cmd/kubelet
+build suite kubeadm k8s.io/kubernetes/cmd/kubeadm
+build suite kubectl k8s.io/kubernetes/cmd/kubectl
+build suite kube-apiserver k8s.io/kubernetes/cmd/kube-apiserver
+build suite kube-controller-manager k8s.io/kubernetes/cmd/kube-controller-manager
+build suite kube-scheduler k8s.io/kubernetes/cmd/kube-scheduler
+build suite kube-proxy k8s.io/kubernetes/cmd/kube-proxy
+build suite etcd go.etcd.io/etcd/server/v3
+build suite agnhost k8s.io/kubernetes/test/images/agnhost
+build coredns coredns .
+echo "$coredns" >"$bin/coredns.version"
+echo "$bin"

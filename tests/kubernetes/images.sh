@@ -1,0 +1,62 @@
+#!/bin/sh
+# Makes the images that kubeadm asks for, of the programs that build.sh has built and the
+# machine's nft, as archives for "subpod load": .cache/kubernetes/VERSION/images. What is
+# there already is not made again.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+bin=$("$here/build.sh" --where)
+out=$(dirname "$bin")/images
+mkdir -p "$out"
+version=$(basename "$(dirname "$bin")")
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+# copy FILE...: into the root of the image that is being made.
+copy() {
+	for file; do
+		mkdir -p "$work/root$(dirname "$file")"
+		cp -L "$file" "$work/root$file"
+	done
+}
+
+# image NAME ENTRYPOINT: what is in the root, as a Docker archive. ENTRYPOINT is JSON.
+image() {
+	layer=$work/layer.tar
+	tar -C "$work/root" --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 -cf "$layer" .
+	id=$(sha256sum "$layer" | cut -d' ' -f1)
+	printf '{"architecture":"%s","os":"linux","config":{"Env":["PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],"Entrypoint":%s},"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' \
+		"$("$here/../go.sh" env GOARCH)" "$2" "$id" >"$work/config.json"
+	printf '[{"Config":"config.json","RepoTags":["%s"],"Layers":["layer.tar"]}]' "$1" >"$work/manifest.json"
+	tar -C "$work" -cf "$out/$archive.new" manifest.json config.json layer.tar
+	mv "$out/$archive.new" "$out/$archive"
+	rm -rf "$work/root"
+}
+
+for name in $("$bin/kubeadm" config images list --kubernetes-version "$version" 2>/dev/null) \
+	registry.k8s.io/e2e-test-images/agnhost:2.66.1; do
+	program=$(basename "${name%:*}") archive=$(basename "${name%:*}").tar
+	[ ! -e "$out/$archive" ] || continue
+	echo "making the image $name" >&2
+	mkdir -p "$work/root/tmp" "$work/root/usr/local/bin"
+	chmod 1777 "$work/root/tmp"
+	case $program in
+	coredns | agnhost)
+		cp "$bin/$program" "$work/root/$program"
+		image "$name" "[\"/$program\"]"
+		continue
+		;;
+	pause)
+		# kubeadm asks for it; here no pod has one. It is empty.
+		image "$name" null
+		continue
+		;;
+	kube-proxy)
+		# nftables by nft(8), with its libraries.
+		nft=$(PATH=$PATH:/usr/sbin:/sbin command -v nft)
+		copy "$nft" $(ldd "$nft" | grep -o '/[^ ]*')
+		;;
+	esac
+	cp "$bin/$program" "$work/root/usr/local/bin/$program"
+	image "$name" null
+done
+echo "$out"
