@@ -59,6 +59,9 @@ func (m *Manager) CreateContainer(ctx context.Context, podID string, cfg *runtim
 // claimContainer plans a container, claims its name and locks it; for a retry it
 // returns the ID of the one that is there.
 func (b *base) claimContainer(ctx context.Context, p state.Pod, cfg *runtimeapi.ContainerConfig) (*newContainer, string, error) {
+	if err := container.Fits(cfg, p); err != nil {
+		return nil, "", err
+	}
 	id := newID()
 	var target *state.Container
 	if t, err := b.State.Container(container.Target(cfg)); err == nil {

@@ -39,6 +39,7 @@ func (m *Manager) RunPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, 
 // claimPod plans a pod sandbox and claims its name; for a retry it returns the ID of
 // the one that is there.
 func (b *base) claimPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, handler string) (*newPod, string, error) {
+	unnamed := handler == ""
 	handler, err := b.Handlers.Resolve(handler)
 	if err != nil {
 		return nil, "", err
@@ -49,12 +50,13 @@ func (b *base) claimPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, h
 		return nil, "", err
 	}
 	n := &newPod{plan: plan, name: podName(cfg.Metadata), Pod: state.Pod{
-		ID:        id,
-		Config:    state.Msg(plan.Config),
-		Handler:   handler,
-		CreatedAt: time.Now(),
-		Allocated: plan.Resources(b.NodeID),
-		Status:    state.PodStatus{Phase: state.PodCreating},
+		ID:             id,
+		Config:         state.Msg(plan.Config),
+		Handler:        handler,
+		HandlerUnnamed: unnamed,
+		CreatedAt:      time.Now(),
+		Allocated:      plan.Resources(b.NodeID),
+		Status:         state.PodStatus{Phase: state.PodCreating},
 	}}
 	existing, err := b.podNames.claim(ctx, n.name, id)
 	if err != nil {

@@ -55,6 +55,15 @@ func Validate(cfg *runtimeapi.ContainerConfig) error {
 	return nil
 }
 
+// Fits checks what a new container may only ask for in a pod sandbox that was asked for the
+// same (proto: LinuxSandboxSecurityContext.privileged). errdefs.ErrInvalidArgument.
+func Fits(cfg *runtimeapi.ContainerConfig, p state.Pod) error {
+	if cfg.GetLinux().GetSecurityContext().GetPrivileged() && !p.Config.V.GetLinux().GetSecurityContext().GetPrivileged() {
+		return invalid("container %q is privileged, and pod sandbox %s is not: set linux.security_context.privileged of the pod sandbox, too", cfg.GetMetadata().GetName(), p.ID)
+	}
+	return nil
+}
+
 // NewPlan parses and validates the configuration of the container id in the pod
 // sandbox p. target is the record of the container that Target names, nil where
 // there is none. errdefs.ErrInvalidArgument, errdefs.ErrFailedPrecondition,
