@@ -44,7 +44,7 @@ type Pod struct {
 	NetNS                    string // path of its pinned network namespace
 	// Annotations are the pod's, for CNI plugins that ask for them.
 	Annotations map[string]string `json:",omitempty"`
-	Ports                    []PortMapping
+	Ports       []PortMapping
 	// IngressRate and EgressRate limit the traffic to and from the pod, in bits
 	// per second; 0 is no limit.
 	IngressRate, EgressRate uint64
