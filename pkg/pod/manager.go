@@ -54,6 +54,7 @@ type sandboxes interface {
 	Teardown(ctx context.Context, p state.Pod) error
 	Lost(p state.Pod) string
 	Renamed(ctx context.Context, plan sandbox.Plan, p state.Pod)
+	Limit(p state.Pod) (leftOut []string, err error)
 	Reconcile(ctx context.Context, live []state.Pod) error
 }
 

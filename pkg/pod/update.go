@@ -2,6 +2,7 @@ package pod
 
 import (
 	"context"
+	"fmt"
 
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -43,9 +44,10 @@ func (m *Manager) UpdateContainer(ctx context.Context, id string, change *runtim
 	})
 }
 
-// UpdatePod records the limits of the pod as a whole. The kubelet has set them in
-// the pod's cgroup, its own, before (proto: UpdatePodSandboxResources).
-// errdefs.ErrFailedPrecondition.
+// UpdatePod changes the limits of the pod as a whole. A kubelet has set them in the pod's
+// cgroup, its own, before (proto: UpdatePodSandboxResources): there they are only recorded.
+// Limits that the node cannot set are left out and logged. errdefs.ErrFailedPrecondition,
+// errdefs.ErrInvalidArgument.
 func (m *Manager) UpdatePod(ctx context.Context, id string, overhead, resources *runtimeapi.LinuxContainerResources) error {
 	held, err := m.pod(ctx, id, shared)
 	if err != nil {
@@ -55,9 +57,17 @@ func (m *Manager) UpdatePod(ctx context.Context, id string, overhead, resources 
 	if held.Status.Phase != state.PodReady {
 		return wrongState("pod sandbox %s is not ready", held.ID)
 	}
-	return held.update(func(p *state.Pod) {
-		p.Overhead, p.Resources = state.Msg(overhead), state.Msg(resources)
-	})
+	change := func(p *state.Pod) { p.Overhead, p.Resources = state.Msg(overhead), state.Msg(resources) }
+	changed := held.Pod
+	change(&changed)
+	leftOut, err := m.Sandboxes.Limit(changed)
+	for _, w := range leftOut {
+		m.Log.Warn("part of a pod's new limits cannot be honoured", "pod", held.ID, "what", w)
+	}
+	if err != nil {
+		return fmt.Errorf("update pod sandbox %s: %w", held.ID, err)
+	}
+	return held.update(change)
 }
 
 // mergeResources lays what a change sets over what was in force.
