@@ -127,6 +127,7 @@ func (m *Manager) commitContainer(c *newContainer) error {
 		return err
 	}
 	m.containerNames.commit(c.name, c.ID)
+	m.notices.container(m.ctx, ContainerCreated, c.Container)
 	return nil
 }
 
@@ -152,6 +153,7 @@ func sameContainer(c state.Container, cfg *runtimeapi.ContainerConfig) (string, 
 // sandbox is removed; its name is free.
 func (b *base) undoContainer(ctx context.Context, c *newContainer) error {
 	c.Status.Created = false
+	b.notices.container(ctx, ContainerUndone, c.Container)
 	err := b.deleteUncreated(ctx, c.Container)
 	if err != nil {
 		// Who tries again works from the record, which does not know of a process yet.

@@ -19,6 +19,7 @@ type newPod struct {
 	state.Pod
 	plan sandbox.Plan
 	name string
+	told bool // plugins know it
 }
 
 // RunPod makes a pod sandbox and returns its ID. A retry with the same metadata and
@@ -82,7 +83,9 @@ func (m *Manager) build(ctx context.Context, n *newPod, ctr *runtimeapi.Containe
 	var c *newContainer
 	if err = m.State.PutPod(n.Pod); err == nil {
 		if ctr == nil {
-			err = m.Sandboxes.Build(held, n.plan, &n.Pod)
+			if err = m.Sandboxes.Build(held, n.plan, &n.Pod); err == nil {
+				err = m.askPod(held, n)
+			}
 		} else {
 			c, err = m.buildWith(held, n, ctr)
 		}
@@ -114,6 +117,12 @@ func (m *Manager) build(ctx context.Context, n *newPod, ctr *runtimeapi.Containe
 		m.announce(c)
 	}
 	return c, nil
+}
+
+// askPod asks plugins about a pod sandbox that is built.
+func (b *base) askPod(ctx context.Context, n *newPod) error {
+	n.told = true
+	return b.Plugins.Pod(ctx, PodRun, n.Pod)
 }
 
 // markReady records that the pod sandbox is built.
@@ -161,6 +170,10 @@ func (b *base) undoPod(ctx context.Context, n *newPod) error {
 	var errs []error
 	for _, c := range b.State.ContainersOf(n.ID) {
 		errs = append(errs, b.deleteUncreated(ctx, c))
+	}
+	if n.told {
+		b.notices.pod(ctx, PodStop, n.Pod)
+		b.notices.pod(ctx, PodRemove, n.Pod)
 	}
 	err := errors.Join(errs...)
 	if err == nil {

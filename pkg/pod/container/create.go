@@ -104,6 +104,9 @@ func (b *Builder) Create(ctx context.Context, prepared *Prepared, p state.Pod, c
 		return err
 	}
 	out, err := ocispec.Build(in)
+	if err == nil && b.Adjust != nil {
+		out, err = adjust(ctx, b, in, out, prepared.plan, p, c)
+	}
 	if err != nil {
 		return err
 	}

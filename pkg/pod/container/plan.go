@@ -29,6 +29,7 @@ type Plan struct {
 	cgroupsPath string
 	cgroup      string
 	target      *state.Container // whose PID namespace is joined; nil for none
+	firstMount  int              // the number of the first mount, where there are others
 }
 
 // Target returns the ID of the container whose PID namespace the configuration asks
