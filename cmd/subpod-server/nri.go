@@ -12,6 +12,7 @@ import (
 	"github.com/subpod/subpod/cmd/internal/cli"
 	"github.com/subpod/subpod/pkg/config"
 	"github.com/subpod/subpod/pkg/nri"
+	"github.com/subpod/subpod/pkg/pod"
 	"github.com/subpod/subpod/pkg/pod/container"
 	"github.com/subpod/subpod/pkg/state"
 )
@@ -27,7 +28,7 @@ func (d *dependencies) newPlugins(cfg *config.Config) *nri.Plugins {
 		List:    func() ([]state.Pod, []state.Container) { return d.state.Pods(), d.state.Containers() },
 		Spec:    ociSpec,
 		Limit: func(ctx context.Context, id string, change *runtimeapi.LinuxContainerResources) error {
-			return d.manager.LimitContainer(ctx, id, change)
+			return pod.LimitContainer(ctx, d.manager, id, change)
 		},
 		Kill: func(ctx context.Context, id string) error { return d.manager.StopContainer(ctx, id, 0) },
 		Log:  slog.Default(),

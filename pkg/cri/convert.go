@@ -40,12 +40,19 @@ func initPID(c state.Container) int {
 	return c.Allocated.Runtime.Init.PID
 }
 
-// listPods converts the pod sandboxes that match the filter; nil matches all.
+// beingBuilt reports whether a pod sandbox has not been there yet: its request may still fail.
+// With a reason it has failed, and something of it is left.
+func beingBuilt(p state.Pod) bool {
+	return p.Status.Phase == state.PodCreating && p.Status.Reason == ""
+}
+
+// listPods converts the pod sandboxes that match the filter; nil matches all. One that is
+// being built is left out.
 func listPods(pods []state.Pod, f *runtimeapi.PodSandboxFilter) []*runtimeapi.PodSandbox {
 	var out []*runtimeapi.PodSandbox
 	for _, p := range pods {
 		cfg := p.Config.V
-		if !hasPrefix(p.ID, f.GetId()) || f.GetState() != nil && f.State.State != podState(p) || !matches(cfg.Labels, f.GetLabelSelector()) {
+		if beingBuilt(p) || !hasPrefix(p.ID, f.GetId()) || f.GetState() != nil && f.State.State != podState(p) || !matches(cfg.Labels, f.GetLabelSelector()) {
 			continue
 		}
 		out = append(out, &runtimeapi.PodSandbox{

@@ -63,7 +63,9 @@ func TestListPods(t *testing.T) {
 		podRecord("ab2", state.PodCreating, map[string]string{"app": "web"}),
 		podRecord("cd3", state.PodNotReady, nil),
 		podRecord("cd4", state.PodStopping, nil),
+		podRecord("ab5", state.PodCreating, nil), // being built: not listed
 	}
+	pods[1].Status.Reason = "creation failed"
 	for name, c := range map[string]struct {
 		filter *runtimeapi.PodSandboxFilter
 		want   string

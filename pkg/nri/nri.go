@@ -32,8 +32,9 @@ import (
 const (
 	// registrationTimeout is how long a plugin that has connected may take to register.
 	registrationTimeout = 5 * time.Second
-	// requestTimeout is how long a plugin may take to answer.
-	requestTimeout = 2 * time.Second
+	// requestTimeout is how long a plugin may take to answer, also to take in what there is
+	// when it registers.
+	requestTimeout = 4 * time.Second
 	// turnTimeout bounds what a request waits for all plugins, other requests' turns
 	// included.
 	turnTimeout = 10 * time.Second

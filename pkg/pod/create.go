@@ -32,6 +32,9 @@ func (m *Manager) CreateContainer(ctx context.Context, podID string, cfg *runtim
 	if err := container.Validate(cfg); err != nil {
 		return "", err
 	}
+	if p, err := m.State.FindPod(podID); err == nil && p.Status.Phase == state.PodCreating {
+		return "", wrongState("pod sandbox %s is not ready: its creation has not succeeded", p.ID) // nobody can know its ID but a plugin
+	}
 	held, err := m.pod(ctx, podID, shared)
 	if err != nil {
 		return "", err

@@ -84,7 +84,7 @@ func (m *Manager) build(ctx context.Context, n *newPod, ctr *runtimeapi.Containe
 	if err = m.State.PutPod(n.Pod); err == nil {
 		if ctr == nil {
 			if err = m.Sandboxes.Build(held, n.plan, &n.Pod); err == nil {
-				err = m.askPod(held, n)
+				err = n.ask(held, m.Plugins)
 			}
 		} else {
 			c, err = m.buildWith(held, n, ctr)
@@ -119,10 +119,10 @@ func (m *Manager) build(ctx context.Context, n *newPod, ctr *runtimeapi.Containe
 	return c, nil
 }
 
-// askPod asks plugins about a pod sandbox that is built.
-func (b *base) askPod(ctx context.Context, n *newPod) error {
+// ask asks plugins about a pod sandbox that is built.
+func (n *newPod) ask(ctx context.Context, p plugins) error {
 	n.told = true
-	return b.Plugins.Pod(ctx, PodRun, n.Pod)
+	return p.Pod(ctx, PodRun, n.Pod)
 }
 
 // markReady records that the pod sandbox is built.

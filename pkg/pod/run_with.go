@@ -66,7 +66,7 @@ func (m *Manager) buildWith(ctx context.Context, n *newPod, ctr *runtimeapi.Cont
 		prepared.Abandon()
 		return c, err
 	}
-	if err := m.askPod(ctx, n); err != nil {
+	if err := n.ask(ctx, m.Plugins); err != nil {
 		prepared.Abandon()
 		return c, err
 	}

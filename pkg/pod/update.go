@@ -33,7 +33,7 @@ func (m *Manager) UpdateContainer(ctx context.Context, id string, change *runtim
 }
 
 // LimitContainer is UpdateContainer for a plugin: others are not asked.
-func (m *Manager) LimitContainer(ctx context.Context, id string, change *runtimeapi.LinuxContainerResources) error {
+func LimitContainer(ctx context.Context, m *Manager, id string, change *runtimeapi.LinuxContainerResources) error {
 	return update(ctx, m.base, id, func(held *heldContainer) error { return limit(m.base, held, change) })
 }
 
