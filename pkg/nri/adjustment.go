@@ -191,11 +191,13 @@ func hooks(h *adaptation.Hooks) *specs.Hooks {
 		}
 		return out
 	}
-	return &specs.Hooks{
-		Prestart:      list(h.GetPrestart()),
+	out := &specs.Hooks{
 		CreateRuntime: list(h.GetCreateRuntime()), CreateContainer: list(h.GetCreateContainer()),
 		StartContainer: list(h.GetStartContainer()), Poststart: list(h.GetPoststart()), Poststop: list(h.GetPoststop()),
 	}
+	//lint:ignore SA1019 plugins still use it
+	out.Prestart = list(h.GetPrestart())
+	return out
 }
 
 func seccomp(p *api.LinuxSeccomp) *specs.LinuxSeccomp {

@@ -143,24 +143,26 @@ func (b *builder) adjustHooks(more *specs.Hooks) error {
 	if b.spec.Hooks == nil {
 		b.spec.Hooks = &specs.Hooks{}
 	}
-	h := b.spec.Hooks
-	for into, list := range map[*[]specs.Hook][]specs.Hook{
-		&h.Prestart:      more.Prestart,
-		&h.CreateRuntime: more.CreateRuntime, &h.CreateContainer: more.CreateContainer,
-		&h.StartContainer: more.StartContainer, &h.Poststart: more.Poststart, &h.Poststop: more.Poststop,
-	} {
-		for _, hook := range list {
-			if !path.IsAbs(hook.Path) {
-				return invalid("hook %.80q is not an absolute path", hook.Path)
-			}
-			for _, s := range slices.Concat([]string{hook.Path}, hook.Args, hook.Env) {
-				if err := carriable("hook", s); err != nil {
-					return err
-				}
+	//lint:ignore SA1019 plugins still use it
+	prestart := more.Prestart
+	for _, hook := range slices.Concat(prestart, more.CreateRuntime, more.CreateContainer, more.StartContainer, more.Poststart, more.Poststop) {
+		if !path.IsAbs(hook.Path) {
+			return invalid("hook %.80q is not an absolute path", hook.Path)
+		}
+		for _, s := range slices.Concat([]string{hook.Path}, hook.Args, hook.Env) {
+			if err := carriable("hook", s); err != nil {
+				return err
 			}
 		}
-		*into = append(*into, list...)
 	}
+	h := b.spec.Hooks
+	//lint:ignore SA1019 plugins still use it
+	h.Prestart = append(h.Prestart, prestart...)
+	h.CreateRuntime = append(h.CreateRuntime, more.CreateRuntime...)
+	h.CreateContainer = append(h.CreateContainer, more.CreateContainer...)
+	h.StartContainer = append(h.StartContainer, more.StartContainer...)
+	h.Poststart = append(h.Poststart, more.Poststart...)
+	h.Poststop = append(h.Poststop, more.Poststop...)
 	return nil
 }
 
