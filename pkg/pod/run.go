@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/pod/sandbox"
 	"github.com/subpod/subpod/pkg/state"
 )
@@ -40,7 +41,8 @@ func (m *Manager) RunPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, 
 // claimPod plans a pod sandbox and claims its name; for a retry it returns the ID of
 // the one that is there.
 func (b *base) claimPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, handler string) (*newPod, string, error) {
-	unnamed := handler == ""
+	// subpod's own commands show what they use.
+	unnamed := handler == "" && cfg.GetLabels()[api.LabelMadeBy] == ""
 	handler, err := b.Handlers.Resolve(handler)
 	if err != nil {
 		return nil, "", err
