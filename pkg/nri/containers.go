@@ -100,6 +100,10 @@ func (n *Plugins) updateContainers(ctx context.Context, updates []*adaptation.Co
 
 // synchronize tells a new plugin what there is.
 func (n *Plugins) synchronize(ctx context.Context, tell adaptation.SyncCB) error {
+	if !n.started.Swap(true) { // Start's own, for plugins that it has started: none
+		_, err := tell(ctx, nil, nil)
+		return err
+	}
 	pods, containers := n.options.List()
 	n.mu.Lock()
 	var creating []creation

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
 	"testing"
 
 	"github.com/containerd/nri/pkg/adaptation"
@@ -22,6 +23,7 @@ func newPlugins(t *testing.T) *Plugins {
 	if err != nil {
 		t.Fatal(err)
 	}
+	n.started.Store(true)
 	return n
 }
 
@@ -128,5 +130,22 @@ func TestAdjustment(t *testing.T) {
 	rdt := &adaptation.ContainerAdjustment{Linux: &adaptation.LinuxContainerAdjustment{Rdt: &api.LinuxRdt{ClosId: api.String("x")}}}
 	if a, err := adjustment(rdt, spec, asked("A=1", "B=2")); err != nil || a == nil || len(a.LeftOut) != 1 {
 		t.Errorf("RDT: %v, %v", a, err)
+	}
+}
+
+// TestStart: a fresh server reads no specifications for plugins that are not there.
+func TestStart(t *testing.T) {
+	n := newPlugins(t)
+	n.started.Store(false)
+	n.options.List = func() ([]state.Pod, []state.Container) {
+		t.Error("the records are read")
+		return nil, nil
+	}
+	if err := n.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	if info, err := os.Stat(n.options.Socket); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the socket: %v, %v", info, err)
 	}
 }

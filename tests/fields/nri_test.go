@@ -39,6 +39,13 @@ func (p *plugin) note(event string, pod *api.PodSandbox, c *api.Container) {
 	p.events = append(p.events, event+" "+name)
 }
 
+// heard reports whether the plugin was told something.
+func (p *plugin) heard(event string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Contains(p.events, event)
+}
+
 // told returns what the plugin was told, and forgets it.
 func (p *plugin) told() string {
 	p.mu.Lock()
@@ -175,8 +182,13 @@ func (e env) nriEvents() {
 		e.Errorf("limits as a plugin has changed them: %v", r)
 	}
 	c.stop(1)
-	short := pod.start("short", sh("exit 3"))
-	short.exited()
+	pod.start("short", sh("exit 3"))
+	eventually(e, "the plugin is told of the exit", func() error {
+		if !p.heard("stop pod/short") {
+			return errors.New("it is not")
+		}
+		return nil
+	})
 	_, err = e.cri.RemoveContainer(e.Context(), &runtimeapi.RemoveContainerRequest{ContainerId: c.id})
 	e.must(err)
 	_, err = e.cri.StopPodSandbox(e.Context(), &runtimeapi.StopPodSandboxRequest{PodSandboxId: pod.id})
