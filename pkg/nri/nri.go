@@ -65,7 +65,7 @@ type Plugins struct {
 	runtime *adaptation.Adaptation
 	count   atomic.Int32
 	turn    chan struct{} // taken by who talks to plugins
-	started atomic.Bool // the first synchronization, Start's own, is over
+	started atomic.Bool   // the first synchronization, Start's own, is over
 
 	mu       sync.Mutex
 	creating map[string]creation // containers that plugins were asked about, by ID
