@@ -3,7 +3,7 @@
 # is kept in .cache.
 
 GO      := tests/go.sh
-TAGS    := containers_image_openpgp exclude_graphdriver_btrfs exclude_graphdriver_devicemapper
+TAGS    := containers_image_openpgp exclude_graphdriver_btrfs exclude_graphdriver_devicemapper nri_no_wasm
 # 0.2.0-dev+HASH, from the file VERSION and git: docs/versioning.md.
 VERSION := $(shell tests/version.sh)
 LDFLAGS := -s -w -X main.version=$(VERSION)

@@ -42,7 +42,9 @@ type PortMapping struct {
 type Pod struct {
 	ID, Namespace, Name, UID string
 	NetNS                    string // path of its pinned network namespace
-	Ports                    []PortMapping
+	// Annotations are the pod's, for CNI plugins that ask for them.
+	Annotations map[string]string `json:",omitempty"`
+	Ports       []PortMapping
 	// IngressRate and EgressRate limit the traffic to and from the pod, in bits
 	// per second; 0 is no limit.
 	IngressRate, EgressRate uint64

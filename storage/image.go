@@ -12,6 +12,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"go.podman.io/image/v5/docker/reference"
 	cstorage "go.podman.io/storage"
 
 	"github.com/subpod/subpod/storage/internal/fetch"
@@ -41,6 +42,21 @@ type Image struct {
 	History          []v1.History
 	// ReadOnly says that the image is in an additional store.
 	ReadOnly bool
+}
+
+// DigestIn returns the digested name of the image in the repository of name; "" where it
+// has none there.
+func (i Image) DigestIn(name string) string {
+	asked, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return ""
+	}
+	for _, digested := range i.RepoDigests {
+		if known, err := reference.ParseNormalizedNamed(digested); err == nil && known.Name() == asked.Name() {
+			return digested
+		}
+	}
+	return ""
 }
 
 // Images manages the images of a store.

@@ -51,6 +51,9 @@ func (im *Images) startProxy(ctx context.Context, endpoints []fetch.Endpoint) (*
 func (r *registries) endpoints(sys *types.SystemContext, named reference.Named) ([]fetch.Endpoint, error) {
 	sources := []sysregistriesv2.PullSource{{Reference: named}}
 	registry, err := sysregistriesv2.FindRegistry(sys, named.Name())
+	if err == nil && registry == nil {
+		sources[0].Endpoint.Insecure = onLoopback(reference.Domain(named))
+	}
 	if err == nil && registry != nil {
 		sources, err = registry.PullSourcesFromReference(named)
 	}

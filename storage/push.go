@@ -6,6 +6,8 @@ import (
 
 	"go.podman.io/image/v5/docker"
 	"go.podman.io/image/v5/docker/reference"
+	"go.podman.io/image/v5/pkg/sysregistriesv2"
+	"go.podman.io/image/v5/types"
 )
 
 // Push copies the image that ref names to a registry, as dest, or as ref itself where dest
@@ -42,6 +44,9 @@ func (im *Images) Push(ctx context.Context, ref, dest string) (string, error) {
 		sys, err := im.registries.systemContext(t.tmp)
 		if err != nil {
 			return err
+		}
+		if registry, err := sysregistriesv2.FindRegistry(sys, named.Name()); err == nil && registry == nil && onLoopback(reference.Domain(named)) {
+			sys.DockerInsecureSkipTLSVerify = types.OptionalBoolTrue
 		}
 		return copyAccepted(ctx, sys, src, to)
 	})

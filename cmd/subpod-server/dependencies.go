@@ -23,6 +23,7 @@ import (
 	"github.com/subpod/subpod/pkg/events"
 	"github.com/subpod/subpod/pkg/health"
 	"github.com/subpod/subpod/pkg/hostport"
+	"github.com/subpod/subpod/pkg/nri"
 	"github.com/subpod/subpod/pkg/oci"
 	"github.com/subpod/subpod/pkg/ocispec"
 	"github.com/subpod/subpod/pkg/pod"
@@ -44,6 +45,7 @@ type dependencies struct {
 	events  *events.Bus
 	manager *pod.Manager
 	units   *supervise.Supervisor
+	plugins *nri.Plugins // nil: they are not wanted
 	cri     cri.Dependencies
 	control control.Dependencies
 	ports   *hostport.Forwarder // nil where the node has no port driver
@@ -53,6 +55,9 @@ type dependencies struct {
 func (d *dependencies) close() {
 	if d.egress != nil {
 		d.egress.Close()
+	}
+	if d.plugins != nil {
+		d.plugins.Close()
 	}
 	if d.units != nil {
 		d.units.Close()
@@ -156,7 +161,7 @@ func (d *dependencies) connect(cfg *config.Config, node *rootless.Node, executor
 	collector := newStats(d.storage)
 	sessions := &pod.Sessions{State: d.state, Executor: executor, NodeNetNS: node.NetNS, Bounding: host.Bounding}
 	checks := health.New(healthExec(sessions))
-	d.manager = pod.New(pod.Options{
+	options := pod.Options{
 		NodeID:     node.Identity,
 		LogDir:     filepath.Join(cfg.Daemon.DataDir, "logs"),
 		Handlers:   handlers,
@@ -172,7 +177,11 @@ func (d *dependencies) connect(cfg *config.Config, node *rootless.Node, executor
 		Forget:     collector.Forget,
 		Changed:    func(podID string) { d.units.Kick(podID) },
 		Log:        slog.Default(),
-	})
+	}
+	if d.plugins = d.newPlugins(cfg); d.plugins != nil {
+		options.Plugins, containers.Adjust = d.plugins, d.plugins.Adjust
+	}
+	d.manager = pod.New(options)
 	restarter := &pod.Restarter{Manager: d.manager}
 	d.units = newSupervisor(node, restarter, d.state, sessions, sandboxes.Dir)
 	d.control = control.Dependencies{

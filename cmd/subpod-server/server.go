@@ -89,6 +89,7 @@ func runServer(ctx context.Context, cfg *config.Config, degraded string, node *r
 	if err := d.ports.Sweep(ctx); err != nil {
 		slog.Error("host ports of pods that are gone may still be forwarded", "error", err)
 	}
+	d.startPlugins()
 	d.units.Start() // before clients ask what becomes of their pods
 	close(ready)
 	slog.Info("serving", "socket", cfg.Daemon.Socket, "took", time.Since(begin).Round(time.Millisecond))

@@ -140,7 +140,7 @@ func withPlugin(t *testing.T, w *nettest.World, text string, change ...func(*Opt
 	dir := script(t, w, "ours", pass(t, text))
 	conf := chain(w, v4)
 	plugins := conf["plugins"].([]obj)
-	conf["plugins"] = append(plugins[:1:1], obj{"type": "ours", "capabilities": obj{"portMappings": true, "bandwidth": true, "ipRanges": true}}, plugins[1])
+	conf["plugins"] = append(plugins[:1:1], obj{"type": "ours", "capabilities": obj{"portMappings": true, "bandwidth": true, "ipRanges": true, "io.kubernetes.cri.pod-annotations": true}}, plugins[1])
 	configure(t, w, "10.conflist", conf)
 	return open(t, w, append([]func(*Options){func(o *Options) { o.BinDirs = append([]string{dir}, o.BinDirs...) }}, change...)...)
 }
@@ -243,13 +243,14 @@ func TestPluginsGetWhatTheyCanDo(t *testing.T) {
 	n := withPlugin(t, w, `conf=$(cat); echo "$conf" > "`+seen+`.$CNI_COMMAND"; echo "$CNI_ARGS" > "`+seen+`.args"; set --; exec 0<"`+seen+`.$CNI_COMMAND"`)
 	nettest.Must(t, n.SetPodCIDR(background, []netip.Prefix{netip.MustParsePrefix("10.5.0.0/16")}))
 	pod := w.Pod("one", netns.PortMapping{Proto: "udp", HostIP: netip.MustParseAddr("127.0.0.1"), HostPort: 5353, ContainerPort: 53})
-	pod.UID, pod.IngressRate = "uid-1", 8e6
+	pod.UID, pod.IngressRate, pod.Annotations = "uid-1", 8e6, map[string]string{"example.com/policy": "strict"}
 	w.Setup(n, pod)
 	var conf struct {
 		RuntimeConfig struct {
 			PortMappings []obj
 			Bandwidth    map[string]float64
 			IPRanges     [][]obj
+			Annotations  map[string]string `json:"io.kubernetes.cri.pod-annotations"`
 		}
 	}
 	data, err := os.ReadFile(seen + ".ADD")
@@ -264,6 +265,9 @@ func TestPluginsGetWhatTheyCanDo(t *testing.T) {
 	}
 	if len(rc.IPRanges) != 1 || rc.IPRanges[0][0]["subnet"] != "10.5.0.0/16" {
 		t.Errorf("ipRanges %v", rc.IPRanges)
+	}
+	if rc.Annotations["example.com/policy"] != "strict" {
+		t.Errorf("pod annotations %v", rc.Annotations)
 	}
 	args, _ := os.ReadFile(seen + ".args")
 	for _, want := range []string{"IgnoreUnknown=1", "K8S_POD_NAMESPACE=test", "K8S_POD_NAME=one", "K8S_POD_INFRA_CONTAINER_ID=" + pod.ID, "K8S_POD_UID=uid-1"} {

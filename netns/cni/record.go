@@ -33,6 +33,10 @@ func (a *attachment) list() (*libcni.NetworkConfigList, error) {
 	return libcni.NetworkConfFromBytes(a.Network)
 }
 
+// annotationsCapability is the capability of plugins that take a pod's annotations; other
+// runtimes have it under the same name.
+const annotationsCapability = "io.kubernetes.cri.pod-annotations"
+
 // runtimeConf returns the arguments of plugins beside their configuration. The names are
 // conventions: https://www.cni.dev/docs/conventions.
 func (a *attachment) runtimeConf() *libcni.RuntimeConf {
@@ -71,6 +75,9 @@ func (a *attachment) runtimeConf() *libcni.RuntimeConf {
 	}
 	if bw := bandwidth(a.Pod); bw != nil {
 		rt.CapabilityArgs["bandwidth"] = bw
+	}
+	if len(a.Pod.Annotations) > 0 {
+		rt.CapabilityArgs[annotationsCapability] = a.Pod.Annotations
 	}
 	if len(a.Ranges) > 0 {
 		var ranges [][]map[string]string

@@ -24,6 +24,8 @@ type Stats struct {
 	Memory *Memory
 	Pids   *Pids
 	IO     *IO
+	// MemoryPressure is there without the memory controller, too.
+	MemoryPressure *Pressure
 }
 
 // CPU time, all in microseconds (cpu.stat).
@@ -40,6 +42,8 @@ type Memory struct {
 	SwapLimit     uint64            // 0: none
 	Stat          map[string]uint64 // memory.stat
 	OOMKills      uint64            // processes killed (memory.events)
+	LimitHits     uint64            // how often the limit was about to be exceeded (memory.events)
+	Peak          uint64            // most that was ever used; 0: not known (Linux 5.19)
 	Pressure      *Pressure
 }
 
@@ -57,7 +61,14 @@ type Pids struct{ Current, Limit uint64 }
 // IO in bytes and operations, summed over all devices.
 type IO struct {
 	ReadBytes, WriteBytes, Reads, Writes uint64
+	Devices                              []Device
 	Pressure                             *Pressure
+}
+
+// Device is what was read from and written to one block device, in bytes.
+type Device struct {
+	Number                string // major:minor
+	ReadBytes, WriteBytes uint64
 }
 
 // Pressure is pressure stall information (accounting/psi.rst).
@@ -87,7 +98,10 @@ func Read(dir string) (Stats, error) {
 		Periods: cpu["nr_periods"], ThrottledPeriods: cpu["nr_throttled"], ThrottledUsec: cpu["throttled_usec"],
 		Pressure: pressure(dir, "cpu.pressure"),
 	}
-	s.Memory = readMemory(dir)
+	s.MemoryPressure = pressure(dir, "memory.pressure")
+	if s.Memory = readMemory(dir); s.Memory != nil {
+		s.Memory.Pressure = s.MemoryPressure
+	}
 	if n, ok := number(dir, "pids.current"); ok {
 		limit, _ := number(dir, "pids.max")
 		s.Pids = &Pids{Current: n, Limit: limit}
@@ -101,14 +115,15 @@ func readMemory(dir string) *Memory {
 	if !ok {
 		return nil
 	}
-	m := &Memory{Current: current, Pressure: pressure(dir, "memory.pressure")}
+	m := &Memory{Current: current}
 	m.Swap, _ = number(dir, "memory.swap.current")
 	m.Limit, _ = number(dir, "memory.max")
 	m.SwapLimit, _ = number(dir, "memory.swap.max")
 	m.Stat, _ = flat(dir, "memory.stat")
 	if events, err := flat(dir, "memory.events"); err == nil {
-		m.OOMKills = events["oom_kill"]
+		m.OOMKills, m.LimitHits = events["oom_kill"], events["max"]
 	}
+	m.Peak, _ = number(dir, "memory.peak")
 	return m
 }
 
@@ -120,7 +135,20 @@ func readIO(dir string) *IO {
 	}
 	io := &IO{Pressure: psi}
 	// One line per device: "8:0 rbytes=1 wbytes=2 rios=3 wios=4 …".
-	for _, field := range strings.Fields(string(b)) {
+	for line := range strings.Lines(string(b)) {
+		fields := strings.Fields(line)
+		if len(fields) < 2 {
+			continue // a device that nothing has used
+		}
+		io.add(fields[0], fields[1:])
+	}
+	return io
+}
+
+// add adds the counters of one device.
+func (io *IO) add(number string, fields []string) {
+	d := Device{Number: number}
+	for _, field := range fields {
 		key, value, ok := strings.Cut(field, "=")
 		n, err := strconv.ParseUint(value, 10, 64)
 		if !ok || err != nil {
@@ -128,16 +156,18 @@ func readIO(dir string) *IO {
 		}
 		switch key {
 		case "rbytes":
-			io.ReadBytes += n
+			d.ReadBytes = n
 		case "wbytes":
-			io.WriteBytes += n
+			d.WriteBytes = n
 		case "rios":
 			io.Reads += n
 		case "wios":
 			io.Writes += n
 		}
 	}
-	return io
+	io.ReadBytes += d.ReadBytes
+	io.WriteBytes += d.WriteBytes
+	io.Devices = append(io.Devices, d)
 }
 
 // flat reads a flat keyed file: "key value" lines.

@@ -112,6 +112,7 @@ type Runtime struct {
 	Monitor        string             `toml:"monitor"`        // conmon, subpod
 	CgroupManager  string             `toml:"cgroup_manager"` // auto, cgroupfs, systemd, disabled
 	SeccompProfile string             `toml:"seccomp_profile" path:"file"`
+	NRI            bool               `toml:"nri"`
 	CDISpecDirs    []string           `toml:"cdi_spec_dirs" path:"dir"`
 	Handlers       map[string]Handler `toml:"handlers"`
 }

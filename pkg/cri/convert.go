@@ -9,22 +9,50 @@ import (
 
 	"github.com/subpod/subpod/pkg/events"
 	"github.com/subpod/subpod/pkg/health"
+	"github.com/subpod/subpod/pkg/pod/sandbox"
 	"github.com/subpod/subpod/pkg/state"
 )
 
 // This file converts records to CRI messages. It reads nothing but the records.
 
-// podInfo returns the verbose part of a pod sandbox's status, as JSON.
-func podInfo(p state.Pod) (map[string]string, error) {
-	return verbose(map[string]any{"id": p.ID, "runtimeHandler": p.Handler, "facts": p.Allocated, "status": p.Status, "supervised": p.Supervised(), "config": p.Config.V})
+// podInfo returns the verbose part of a pod sandbox's status, as JSON. Tools that know
+// other runtimes look for pid and runtimeSpec: pid is a process in the pod's namespaces, the
+// pause process or a container's, 0 where there is none.
+func podInfo(p state.Pod, containers []state.Container) (map[string]string, error) {
+	pid := p.Allocated.Pins.Pause.PID
+	for _, c := range containers {
+		if pid == 0 {
+			pid = initPID(c)
+		}
+	}
+	return verbose(map[string]any{
+		"id": p.ID, "runtimeHandler": p.Handler, "facts": p.Allocated, "status": p.Status, "supervised": p.Supervised(), "config": p.Config.V,
+		"pid": pid, "runtimeSpec": sandbox.RuntimeSpec(p),
+	})
 }
 
-// listPods converts the pod sandboxes that match the filter; nil matches all.
+// initPID returns the main process of a container as the node sees it, 0 where it has
+// none any more.
+func initPID(c state.Container) int {
+	if c.Allocated.Runtime == nil || c.State() == runtimeapi.ContainerState_CONTAINER_EXITED {
+		return 0
+	}
+	return c.Allocated.Runtime.Init.PID
+}
+
+// beingBuilt reports whether a pod sandbox has not been there yet: its request may still fail.
+// With a reason it has failed, and something of it is left.
+func beingBuilt(p state.Pod) bool {
+	return p.Status.Phase == state.PodCreating && p.Status.Reason == ""
+}
+
+// listPods converts the pod sandboxes that match the filter; nil matches all. One that is
+// being built is left out.
 func listPods(pods []state.Pod, f *runtimeapi.PodSandboxFilter) []*runtimeapi.PodSandbox {
 	var out []*runtimeapi.PodSandbox
 	for _, p := range pods {
 		cfg := p.Config.V
-		if !hasPrefix(p.ID, f.GetId()) || f.GetState() != nil && f.State.State != podState(p) || !matches(cfg.Labels, f.GetLabelSelector()) {
+		if beingBuilt(p) || !hasPrefix(p.ID, f.GetId()) || f.GetState() != nil && f.State.State != podState(p) || !matches(cfg.Labels, f.GetLabelSelector()) {
 			continue
 		}
 		out = append(out, &runtimeapi.PodSandbox{
@@ -34,7 +62,7 @@ func listPods(pods []state.Pod, f *runtimeapi.PodSandboxFilter) []*runtimeapi.Po
 			CreatedAt:      p.CreatedAt.UnixNano(),
 			Labels:         cfg.Labels,
 			Annotations:    cfg.Annotations,
-			RuntimeHandler: p.Handler,
+			RuntimeHandler: p.RuntimeHandler(),
 		})
 	}
 	return out
@@ -43,10 +71,7 @@ func listPods(pods []state.Pod, f *runtimeapi.PodSandboxFilter) []*runtimeapi.Po
 // containerInfo returns the verbose part of a container's status, as JSON. spec is its
 // OCI specification, nil for none; clients of other runtimes look for it by this name.
 func containerInfo(c state.Container, spec json.RawMessage, checks *health.Monitor) (map[string]string, error) {
-	info := map[string]any{"id": c.ID, "sandboxID": c.PodID, "facts": c.Allocated, "status": c.Status, "config": c.Config.V}
-	if c.Allocated.Runtime != nil {
-		info["pid"] = c.Allocated.Runtime.Init.PID
-	}
+	info := map[string]any{"id": c.ID, "sandboxID": c.PodID, "facts": c.Allocated, "status": c.Status, "config": c.Config.V, "pid": initPID(c)}
 	if spec != nil {
 		info["runtimeSpec"] = spec
 	}
@@ -131,7 +156,7 @@ func podStatus(p state.Pod) *runtimeapi.PodSandboxStatus {
 		Linux:          &runtimeapi.LinuxPodSandboxStatus{Namespaces: &runtimeapi.Namespace{Options: p.NamespaceOptions()}},
 		Labels:         cfg.Labels,
 		Annotations:    cfg.Annotations,
-		RuntimeHandler: p.Handler,
+		RuntimeHandler: p.RuntimeHandler(),
 	}
 	if s.Linux.Namespaces.Options == nil {
 		s.Linux.Namespaces.Options = &runtimeapi.NamespaceOption{}

@@ -63,7 +63,9 @@ func TestListPods(t *testing.T) {
 		podRecord("ab2", state.PodCreating, map[string]string{"app": "web"}),
 		podRecord("cd3", state.PodNotReady, nil),
 		podRecord("cd4", state.PodStopping, nil),
+		podRecord("ab5", state.PodCreating, nil), // being built: not listed
 	}
+	pods[1].Status.Reason = "creation failed"
 	for name, c := range map[string]struct {
 		filter *runtimeapi.PodSandboxFilter
 		want   string
@@ -203,7 +205,7 @@ func TestVerbose(t *testing.T) {
 	c := containerRecord("c", "p", isRunning, nil)
 	c.Allocated.Runtime = &oci.Container{Init: proc.ID{PID: 42}}
 	for name, get := range map[string]func() (map[string]string, error){
-		"pod sandbox": func() (map[string]string, error) { return podInfo(p) },
+		"pod sandbox": func() (map[string]string, error) { return podInfo(p, []state.Container{c}) },
 		"container":   func() (map[string]string, error) { return containerInfo(c, []byte(`{"ociVersion": "1.0.2"}`), nil) },
 	} {
 		info, err := get()
@@ -214,9 +216,9 @@ func TestVerbose(t *testing.T) {
 		if err := json.Unmarshal([]byte(info["info"]), &got); err != nil || len(info) != 1 {
 			t.Fatalf("%s: %v, %v", name, info, err)
 		}
-		keys := []string{"id", "facts", "status", "config"}
+		keys := []string{"id", "facts", "status", "config", "pid", "runtimeSpec"}
 		if name == "container" {
-			keys = append(keys, "sandboxID", "pid", "runtimeSpec")
+			keys = append(keys, "sandboxID")
 		}
 		for _, key := range keys {
 			if _, ok := got[key]; !ok {
@@ -226,6 +228,34 @@ func TestVerbose(t *testing.T) {
 		if pid, ok := got["pid"]; ok && pid != 42.0 {
 			t.Errorf("%s: pid %v", name, pid)
 		}
+	}
+}
+
+// TestPID: a container that has ended has no process, whoever has its PID by now; a pod
+// sandbox without a pause process has its containers'.
+func TestPID(t *testing.T) {
+	c := containerRecord("c", "p", isExited, nil)
+	c.Allocated.Runtime = &oci.Container{Init: proc.ID{PID: 42}}
+	if pid := initPID(c); pid != 0 {
+		t.Errorf("PID of a container that has ended: %d", pid)
+	}
+	p := podRecord("p", state.PodReady, nil)
+	p.Allocated.Pins = netns.Pins{Net: "/run/net", Pause: proc.ID{PID: 7}}
+	info, err := podInfo(p, []state.Container{c})
+	if err != nil || !strings.Contains(info["info"], `"pid":7`) || !strings.Contains(info["info"], `"namespaces":[{"type":"network","path":"/run/net"}]`) {
+		t.Errorf("verbose status of a pod sandbox with a pause process: %v, %v", info, err)
+	}
+}
+
+// TestHandlerUnnamed: the runtime handler is shown as it was asked for.
+func TestHandlerUnnamed(t *testing.T) {
+	p := podRecord("p", state.PodReady, nil)
+	p.HandlerUnnamed = true
+	if got := podStatus(p).RuntimeHandler; got != "" {
+		t.Errorf("the status has the runtime handler %q", got)
+	}
+	if got := listPods([]state.Pod{p}, nil)[0].RuntimeHandler; got != "" {
+		t.Errorf("the list has the runtime handler %q", got)
 	}
 }
 

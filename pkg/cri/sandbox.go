@@ -50,11 +50,12 @@ func (s *sandboxService) PodSandboxStatus(_ context.Context, req *runtimeapi.Pod
 	if err != nil {
 		return nil, err
 	}
+	containers := s.state.ContainersOf(p.ID)
 	resp := &runtimeapi.PodSandboxStatusResponse{
-		Timestamp: time.Now().UnixNano(), Status: podStatus(p), ContainersStatuses: containerStatuses(s.state.ContainersOf(p.ID)),
+		Timestamp: time.Now().UnixNano(), Status: podStatus(p), ContainersStatuses: containerStatuses(containers),
 	}
 	if req.Verbose {
-		if resp.Info, err = podInfo(p); err != nil {
+		if resp.Info, err = podInfo(p, containers); err != nil {
 			return nil, err
 		}
 	}

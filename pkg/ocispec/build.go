@@ -81,6 +81,8 @@ type Input struct {
 	// Rlimits are defaults for every container, cut to the host's hard limits.
 	Rlimits []specs.POSIXRlimit
 	Extra   Extra
+	// Adjust is what plugins want to be different; nil for nothing.
+	Adjust *Adjustment
 }
 
 // Output is what the executor needs to create the container.
@@ -110,6 +112,9 @@ func Build(in Input) (Output, error) {
 	if in.Container == nil || in.Pod == nil {
 		return Output{}, invalid("container or pod configuration is missing")
 	}
+	if in.Adjust != nil {
+		in = in.adjusted()
+	}
 	b := &builder{Input: in, sec: in.Container.GetLinux().GetSecurityContext()}
 	if b.sec == nil {
 		b.sec = &runtimeapi.LinuxContainerSecurityContext{}
@@ -123,7 +128,7 @@ func Build(in Input) (Output, error) {
 	b.gen = generate.NewFromSpec(b.spec)
 	for _, step := range []func() error{
 		b.process, b.user, b.capabilities, b.namespaces, b.resources,
-		b.mounts, b.devices, b.cdi, b.home, b.extra, b.paths, b.labels, b.seccomp, b.annotations,
+		b.mounts, b.devices, b.cdi, b.home, b.extra, b.paths, b.labels, b.seccomp, b.annotations, b.adjust,
 	} {
 		if err := step(); err != nil {
 			return Output{}, err

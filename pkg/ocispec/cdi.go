@@ -7,15 +7,38 @@ import (
 	cdispecs "tags.cncf.io/container-device-interface/specs-go"
 )
 
-// cdi injects the devices of Container.CDIDevices by their CDI specifications:
-// environment, mounts, hooks, and device nodes, which are bound like all others.
+// cdi injects the devices of Container.CDIDevices, and of its annotations cdi.k8s.io/…, by
+// their CDI specifications: environment, mounts, hooks, and device nodes, which are bound
+// like all others.
 func (b *builder) cdi() error {
+	names, err := b.cdiNames()
+	if err != nil {
+		return err
+	}
+	return b.injectCDI(names)
+}
+
+// cdiNames returns the names of the CDI devices that are asked for, each once.
+func (b *builder) cdiNames() ([]string, error) {
+	_, annotated, err := cdi.ParseAnnotations(b.Container.Annotations)
+	if err != nil {
+		return nil, invalid("annotations %s: %w", cdi.AnnotationPrefix, err)
+	}
+	slices.Sort(annotated) // they come out of a map
 	var names []string
 	for _, d := range b.Container.CDIDevices {
-		if n := d.GetName(); n != "" && !slices.Contains(names, n) {
-			names = append(names, n)
+		names = append(names, d.GetName())
+	}
+	var out []string
+	for _, n := range slices.Concat(names, annotated) {
+		if n != "" && !slices.Contains(out, n) {
+			out = append(out, n)
 		}
 	}
+	return out, nil
+}
+
+func (b *builder) injectCDI(names []string) error {
 	if len(names) == 0 {
 		return nil
 	}

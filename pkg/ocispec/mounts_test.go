@@ -161,6 +161,13 @@ func TestCDI(t *testing.T) {
 	in.CDISpecDirs = []string{dir}
 	text, _ := runContainer(t, in)
 	wantAll(t, text, "10, 229", "THING=one", "vendor.json")
+	in.Container.Annotations = map[string]string{"cdi.k8s.io/plugin_1": "vendor.example/thing=one"}
+	in.Container.CDIDevices = nil
+	text, _ = runContainer(t, in)
+	wantAll(t, text, "10, 229", "THING=one", "vendor.json")
+	in.Container.Annotations["cdi.k8s.io/plugin_1"] = "one"
+	wantInvalid(t, in, `CDI device name "one"`)
+	in.Container.Annotations = nil
 	in.Container.CDIDevices = []*runtimeapi.CDIDevice{{Name: "vendor.example/thing=two"}}
 	wantInvalid(t, in, "vendor.example/thing=two")
 	in.CDISpecDirs = nil

@@ -41,6 +41,7 @@ func (m *Manager) RemoveContainer(ctx context.Context, id string) error {
 	if err := m.containerNames.release(containerName(held.PodID, held.Config.V.GetMetadata()), id); err != nil {
 		return err
 	}
+	m.notices.container(ctx, ContainerRemove, held.Container)
 	m.Forget(id)
 	m.events.container(held.Container, runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT)
 	return nil

@@ -32,6 +32,9 @@ func (m *Manager) CreateContainer(ctx context.Context, podID string, cfg *runtim
 	if err := container.Validate(cfg); err != nil {
 		return "", err
 	}
+	if p, err := m.State.FindPod(podID); err == nil && p.Status.Phase == state.PodCreating {
+		return "", wrongState("pod sandbox %s is not ready: its creation has not succeeded", p.ID) // nobody can know its ID but a plugin
+	}
 	held, err := m.pod(ctx, podID, shared)
 	if err != nil {
 		return "", err
@@ -59,6 +62,9 @@ func (m *Manager) CreateContainer(ctx context.Context, podID string, cfg *runtim
 // claimContainer plans a container, claims its name and locks it; for a retry it
 // returns the ID of the one that is there.
 func (b *base) claimContainer(ctx context.Context, p state.Pod, cfg *runtimeapi.ContainerConfig) (*newContainer, string, error) {
+	if err := container.Fits(cfg, p); err != nil {
+		return nil, "", err
+	}
 	id := newID()
 	var target *state.Container
 	if t, err := b.State.Container(container.Target(cfg)); err == nil {
@@ -124,6 +130,7 @@ func (m *Manager) commitContainer(c *newContainer) error {
 		return err
 	}
 	m.containerNames.commit(c.name, c.ID)
+	m.notices.container(m.ctx, ContainerCreated, c.Container)
 	return nil
 }
 
@@ -149,6 +156,7 @@ func sameContainer(c state.Container, cfg *runtimeapi.ContainerConfig) (string, 
 // sandbox is removed; its name is free.
 func (b *base) undoContainer(ctx context.Context, c *newContainer) error {
 	c.Status.Created = false
+	b.notices.container(ctx, ContainerUndone, c.Container)
 	err := b.deleteUncreated(ctx, c.Container)
 	if err != nil {
 		// Who tries again works from the record, which does not know of a process yet.

@@ -42,6 +42,7 @@ type exitWatcher struct {
 	state     records
 	processes processes
 	events    publisher
+	notices   notices
 	log       *slog.Logger
 
 	mu      sync.Mutex
@@ -203,6 +204,7 @@ func (e *exitWatcher) record(id string, status state.ContainerStatus) error {
 		return err
 	}
 	e.events.container(c, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT)
+	e.notices.container(context.Background(), ContainerStop, c)
 	return nil
 }
 

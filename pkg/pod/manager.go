@@ -54,6 +54,7 @@ type sandboxes interface {
 	Teardown(ctx context.Context, p state.Pod) error
 	Lost(p state.Pod) string
 	Renamed(ctx context.Context, plan sandbox.Plan, p state.Pod)
+	Limit(p state.Pod) (leftOut []string, err error)
 	Reconcile(ctx context.Context, live []state.Pod) error
 }
 
@@ -97,7 +98,8 @@ type records interface {
 	DeleteContainer(id string) error
 }
 
-// Options are what a Manager depends on. All are needed but LogDir, Health, ReopenLog, Forget and Changed.
+// Options are what a Manager depends on. All are needed but LogDir, Plugins, Health,
+// ReopenLog, Forget and Changed.
 type Options struct {
 	// NodeID is the identity of the node (rootless.Node.Identity); another one in a
 	// record says that the node has been rebooted since.
@@ -113,6 +115,8 @@ type Options struct {
 	Processes  processes
 	Orphans    sweeper
 	Events     *events.Bus
+	// Plugins are told what happens, and may refuse it; nil for none.
+	Plugins plugins
 	// Health checks containers that ask for it, and ReopenLog makes one go on in a new log
 	// file; nil for neither.
 	Health    *health.Monitor
@@ -147,6 +151,7 @@ type base struct {
 	restarting     *holds
 	exits          *exitWatcher
 	events         publisher
+	notices        notices
 	ctx            context.Context // ends when the server stops
 }
 
@@ -159,6 +164,9 @@ func New(o Options) *Manager {
 	if o.Changed == nil {
 		o.Changed = func(string) {}
 	}
+	if o.Plugins == nil {
+		o.Plugins = noPlugins{}
+	}
 	b := &base{
 		Options:        o,
 		podLocks:       newLocks(),
@@ -168,9 +176,10 @@ func New(o Options) *Manager {
 		references:     newReferences(),
 		restarting:     &holds{m: map[string]int{}},
 		events:         publisher{bus: o.Events, state: o.State},
+		notices:        notices{plugins: o.Plugins, state: o.State, log: o.Log},
 		ctx:            ctx,
 	}
-	b.exits = &exitWatcher{state: o.State, processes: o.Processes, events: b.events, log: o.Log, watches: map[string]*watch{}}
+	b.exits = &exitWatcher{state: o.State, processes: o.Processes, events: b.events, notices: b.notices, log: o.Log, watches: map[string]*watch{}}
 	return &Manager{base: b, running: &background{}, cancel: cancel, recovered: make(chan struct{})}
 }
 

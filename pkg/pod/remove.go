@@ -22,6 +22,7 @@ func (m *Manager) RemovePod(ctx context.Context, id string) error {
 	if err := m.podNames.release(podName(held.Config.V.GetMetadata()), held.ID); err != nil {
 		return err
 	}
+	m.notices.pod(ctx, PodRemove, held.Pod)
 	m.Forget(held.ID)
 	m.Changed(held.ID)
 	m.events.podDeleted(held.Pod)

@@ -143,6 +143,9 @@ func (b *base) rebuild(held *heldPod) error {
 	next := held.Pod
 	err = b.Sandboxes.Build(held.ctx, plan, &next)
 	if err == nil {
+		err = b.Plugins.Pod(held.ctx, PodRun, next)
+	}
+	if err == nil {
 		err = held.update(func(p *state.Pod) {
 			p.Allocated = next.Allocated
 			p.Status = state.PodStatus{Phase: state.PodReady}
@@ -229,7 +232,9 @@ func (r Restarter) remake(held *heldContainer, p state.Pod, cfg *runtimeapi.Cont
 		return err
 	}
 	next.Status = state.ContainerStatus{}
+	r.notices.container(held.ctx, ContainerRemove, held.Container)
 	if err = r.makeAgain(held.ctx, next, p, fresh); err != nil {
+		r.notices.container(held.ctx, ContainerUndone, next.Container)
 		ctx, cancel := detached(held.ctx)
 		defer cancel()
 		if undo := r.Containers.Clean(ctx, next.Container); undo != nil {

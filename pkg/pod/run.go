@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/pod/sandbox"
 	"github.com/subpod/subpod/pkg/state"
 )
@@ -19,6 +20,7 @@ type newPod struct {
 	state.Pod
 	plan sandbox.Plan
 	name string
+	told bool // plugins know it
 }
 
 // RunPod makes a pod sandbox and returns its ID. A retry with the same metadata and
@@ -39,6 +41,8 @@ func (m *Manager) RunPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, 
 // claimPod plans a pod sandbox and claims its name; for a retry it returns the ID of
 // the one that is there.
 func (b *base) claimPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, handler string) (*newPod, string, error) {
+	// subpod's own commands show what they use.
+	unnamed := handler == "" && cfg.GetLabels()[api.LabelMadeBy] == ""
 	handler, err := b.Handlers.Resolve(handler)
 	if err != nil {
 		return nil, "", err
@@ -49,12 +53,13 @@ func (b *base) claimPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, h
 		return nil, "", err
 	}
 	n := &newPod{plan: plan, name: podName(cfg.Metadata), Pod: state.Pod{
-		ID:        id,
-		Config:    state.Msg(plan.Config),
-		Handler:   handler,
-		CreatedAt: time.Now(),
-		Allocated: plan.Resources(b.NodeID),
-		Status:    state.PodStatus{Phase: state.PodCreating},
+		ID:             id,
+		Config:         state.Msg(plan.Config),
+		Handler:        handler,
+		HandlerUnnamed: unnamed,
+		CreatedAt:      time.Now(),
+		Allocated:      plan.Resources(b.NodeID),
+		Status:         state.PodStatus{Phase: state.PodCreating},
 	}}
 	existing, err := b.podNames.claim(ctx, n.name, id)
 	if err != nil {
@@ -80,7 +85,9 @@ func (m *Manager) build(ctx context.Context, n *newPod, ctr *runtimeapi.Containe
 	var c *newContainer
 	if err = m.State.PutPod(n.Pod); err == nil {
 		if ctr == nil {
-			err = m.Sandboxes.Build(held, n.plan, &n.Pod)
+			if err = m.Sandboxes.Build(held, n.plan, &n.Pod); err == nil {
+				err = n.ask(held, m.Plugins)
+			}
 		} else {
 			c, err = m.buildWith(held, n, ctr)
 		}
@@ -112,6 +119,12 @@ func (m *Manager) build(ctx context.Context, n *newPod, ctr *runtimeapi.Containe
 		m.announce(c)
 	}
 	return c, nil
+}
+
+// ask asks plugins about a pod sandbox that is built.
+func (n *newPod) ask(ctx context.Context, p plugins) error {
+	n.told = true
+	return p.Pod(ctx, PodRun, n.Pod)
 }
 
 // markReady records that the pod sandbox is built.
@@ -159,6 +172,10 @@ func (b *base) undoPod(ctx context.Context, n *newPod) error {
 	var errs []error
 	for _, c := range b.State.ContainersOf(n.ID) {
 		errs = append(errs, b.deleteUncreated(ctx, c))
+	}
+	if n.told {
+		b.notices.pod(ctx, PodStop, n.Pod)
+		b.notices.pod(ctx, PodRemove, n.Pod)
 	}
 	err := errors.Join(errs...)
 	if err == nil {

@@ -66,6 +66,10 @@ func (m *Manager) buildWith(ctx context.Context, n *newPod, ctr *runtimeapi.Cont
 		prepared.Abandon()
 		return c, err
 	}
+	if err := n.ask(ctx, m.Plugins); err != nil {
+		prepared.Abandon()
+		return c, err
+	}
 	return c, m.Containers.Create(ctx, prepared, n.Pod, &c.Container)
 }
 

@@ -52,7 +52,7 @@ func (b *base) startHeld(ctx context.Context, held *heldContainer) error {
 	var err error
 	if held.Allocated.Runtime == nil {
 		err = oci.CommandError(held.Status.StartError)
-	} else {
+	} else if err = b.notices.ask(held.ctx, ContainerStart, held.Container); err == nil {
 		err = b.Processes.Start(held.ctx, held.ID, *held.Allocated.Runtime)
 	}
 	if err != nil {
@@ -63,6 +63,7 @@ func (b *base) startHeld(ctx context.Context, held *heldContainer) error {
 		return b.startFailed(ctx, held.Container, now, fmt.Errorf("its start could not be recorded, so it is ended: %w", err))
 	}
 	b.events.container(held.Container, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT)
+	b.notices.container(ctx, ContainerStarted, held.Container)
 	return nil
 }
 

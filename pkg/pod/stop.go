@@ -44,6 +44,7 @@ func (b *base) stopPod(ctx context.Context, id string, only func() bool) error {
 	}
 	ctx, cancel := detached(ctx)
 	defer cancel()
+	b.notices.pod(ctx, PodStop, held.Pod)
 	if err := b.Sandboxes.Teardown(ctx, held.Pod); err != nil {
 		return err
 	}

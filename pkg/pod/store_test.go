@@ -22,6 +22,7 @@ type noSandboxes struct{}
 func (noSandboxes) Build(context.Context, sandbox.Plan, *state.Pod) error { return nil }
 func (noSandboxes) Teardown(context.Context, state.Pod) error             { return nil }
 func (noSandboxes) Lost(state.Pod) string                                 { return "" }
+func (noSandboxes) Limit(state.Pod) ([]string, error)                     { return nil, nil }
 func (noSandboxes) Renamed(context.Context, sandbox.Plan, state.Pod)      {}
 func (noSandboxes) Reconcile(context.Context, []state.Pod) error          { return nil }
 

@@ -240,6 +240,8 @@ func (s *server) Lost(p state.Pod) string {
 	return ""
 }
 
+func (s *server) Limit(state.Pod) ([]string, error) { return nil, nil }
+
 func (s *server) Renamed(_ context.Context, plan sandbox.Plan, p state.Pod) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -25,12 +25,15 @@ import (
 
 // Pod is the record of one pod sandbox.
 type Pod struct {
-	ID        string                                `json:"id"`
-	Config    Message[*runtimeapi.PodSandboxConfig] `json:"config"`
-	Handler   string                                `json:"handler"`
-	CreatedAt time.Time                             `json:"createdAt"`
-	Allocated PodResources                          `json:"facts"`
-	Status    PodStatus                             `json:"status"`
+	ID      string                                `json:"id"`
+	Config  Message[*runtimeapi.PodSandboxConfig] `json:"config"`
+	Handler string                                `json:"handler"`
+	// HandlerUnnamed is set where the request named no handler: Handler is then the
+	// default one of that time.
+	HandlerUnnamed bool         `json:"handlerUnnamed,omitempty"`
+	CreatedAt      time.Time    `json:"createdAt"`
+	Allocated      PodResources `json:"facts"`
+	Status         PodStatus    `json:"status"`
 	// Overhead and Resources are what UpdatePodSandboxResources last asked for.
 	Overhead  Message[*runtimeapi.LinuxContainerResources] `json:"overhead,omitzero"`
 	Resources Message[*runtimeapi.LinuxContainerResources] `json:"resources,omitzero"`
@@ -38,6 +41,14 @@ type Pod struct {
 	// far it is; nil for what others look after, as a kubelet does.
 	Workload    *workload.Spec  `json:"workload,omitempty"`
 	Supervision workload.Status `json:"supervision,omitzero"`
+}
+
+// RuntimeHandler returns the runtime handler as the request named it; "" for none.
+func (p Pod) RuntimeHandler() string {
+	if p.HandlerUnnamed {
+		return ""
+	}
+	return p.Handler
 }
 
 // Supervised reports whether the supervisor restarts what ends in the pod.

@@ -14,7 +14,7 @@ import (
 // second call, a second later; swap, PSI and available memory without the
 // controllers and limits that they come from.
 func (c *Collector) Containers(ctx context.Context, containers []Container) []*runtimeapi.ContainerStats {
-	all := c.measure(containers)
+	all, _ := c.measure(containers)
 	out := make([]*runtimeapi.ContainerStats, 0, len(containers))
 	for _, ct := range containers {
 		out = append(out, c.container(ctx, ct, all[ct.Attributes.GetId()]))
@@ -47,7 +47,7 @@ func (c *Collector) Pods(ctx context.Context, pods []Pod) []*runtimeapi.PodSandb
 	for _, p := range pods {
 		containers = append(containers, p.Containers...)
 	}
-	all := c.measure(containers)
+	all, _ := c.measure(containers)
 	networks := readNetworks(pods)
 	out := make([]*runtimeapi.PodSandboxStats, 0, len(pods))
 	for i, p := range pods {
@@ -84,6 +84,7 @@ func (c *Collector) pod(p Pod, all map[string]*measured) *measured {
 			}
 			if m.Memory == nil {
 				m.Memory = sum.Memory
+				m.Memory.Pressure = m.MemoryPressure
 			}
 			if m.Pids == nil {
 				m.Pids = sum.Pids
@@ -109,13 +110,15 @@ func sumOf(containers []Container, all map[string]*measured) *measured {
 		m := all[ct.Attributes.GetId()]
 		sum.processes += m.processes
 		if m.CPU != nil {
-			sum.CPU.UsageUsec += m.CPU.UsageUsec
+			sum.CPU.UsageUsec += m.usage / 1000
 			sum.CPU.UserUsec += m.CPU.UserUsec
 			sum.CPU.SystemUsec += m.CPU.SystemUsec
 		}
 		if m.Memory != nil {
 			sum.Memory.Current += m.Memory.Current
 			sum.Memory.Swap += m.Memory.Swap
+			sum.Memory.OOMKills += m.Memory.OOMKills
+			sum.Memory.LimitHits += m.Memory.LimitHits
 			for k, v := range m.Memory.Stat {
 				sum.Memory.Stat[k] += v
 			}

@@ -76,6 +76,13 @@ func memoryFamilies() []family {
 		one("container_memory_mapped_file", "Size of memory mapped files in bytes.", gauge, memoryStat("file_mapped")),
 		one("container_memory_kernel_usage", "Size of kernel memory allocated in bytes.", gauge, memoryStat("kernel")),
 		one("container_memory_swap", "Container swap usage in bytes.", gauge, inCgroup(func(m *cgroup.Memory) uint64 { return m.Swap })),
+		one("container_memory_failcnt", "Number of memory usage hits limits.", count, inCgroup(func(m *cgroup.Memory) uint64 { return m.LimitHits })),
+		one("container_memory_max_usage_bytes", "Maximum memory usage recorded in bytes.", gauge, func(s *subject) (uint64, bool) {
+			if s.Memory == nil || s.Memory.Peak == 0 {
+				return 0, false
+			}
+			return s.Memory.Peak, true
+		}),
 		one("container_oom_events_total", "Count of out of memory events observed for the container.", count,
 			inCgroup(func(m *cgroup.Memory) uint64 { return m.OOMKills })),
 		{name: "container_memory_failures_total", help: "Cumulative count of memory allocation failures.",
@@ -95,6 +102,20 @@ func processFamilies() []family {
 	return []family{
 		one("container_processes", "Number of processes running inside the container.", gauge,
 			func(s *subject) (uint64, bool) { return s.processes, s.CPU != nil }),
+		one("container_file_descriptors", "Number of open file descriptors for the container.", gauge,
+			func(s *subject) (uint64, bool) {
+				if s.handles == nil {
+					return 0, false
+				}
+				return s.handles.files, true
+			}),
+		one("container_sockets", "Number of open sockets for the container.", gauge,
+			func(s *subject) (uint64, bool) {
+				if s.handles == nil || !s.handles.socketsKnown {
+					return 0, false
+				}
+				return s.handles.sockets, true
+			}),
 		one("container_threads", "Number of threads running inside the container.", gauge,
 			func(s *subject) (uint64, bool) { return s.threads, s.Pids != nil }),
 		one("container_threads_max", "Maximum number of threads allowed inside the container.", gauge,
@@ -127,6 +148,7 @@ func diskFamilies() []family {
 		}
 	}
 	return []family{
+		{name: "container_blkio_device_usage_total", help: "Blkio device bytes usage.", labels: []string{"device", "major", "minor", "operation"}, kind: count, samples: blockDevices},
 		onDisk("container_fs_usage_bytes", "Number of bytes that are consumed by the container on this filesystem.", gauge,
 			func(s *subject) (uint64, bool) {
 				if s.layer == nil {

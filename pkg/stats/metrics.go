@@ -35,6 +35,7 @@ type subject struct {
 	pod       *Pod
 	container *Container
 	network   network
+	handles   *handles
 	layer     *Usage
 	statfs    *unix.Statfs_t
 	mount     string
@@ -133,6 +134,9 @@ func perInterface(name, help string, f func(netInterface) uint64) family {
 	return family{name: name, help: help, labels: []string{"interface"}, kind: count, samples: func(s *subject) []sample {
 		var out []sample
 		for _, i := range s.network.interfaces {
+			if i.name == loopback {
+				continue
+			}
 			out = append(out, sample{[]string{i.name}, f(i)})
 		}
 		return out
@@ -175,7 +179,11 @@ func (c *Collector) Metrics(ctx context.Context, pods []Pod) []*runtimeapi.PodSa
 	for _, p := range pods {
 		containers = append(containers, p.Containers...)
 	}
-	all := c.measure(containers)
+	all, table := c.measure(containers)
+	if table == nil {
+		table = readProcesses()
+	}
+	links := maxLinks
 	networks := readNetworks(pods)
 	var fs *unix.Statfs_t
 	var st unix.Statfs_t
@@ -188,7 +196,7 @@ func (c *Collector) Metrics(ctx context.Context, pods []Pod) []*runtimeapi.PodSa
 		pod := &subject{measured: c.pod(p, all), pod: &p, network: networks[i]}
 		pm := &runtimeapi.PodSandboxMetrics{PodSandboxId: p.Attributes.GetId(), Metrics: pod.metrics(known)}
 		for _, ct := range p.Containers {
-			s := &subject{measured: all[ct.Attributes.GetId()], pod: &p, container: &ct, statfs: fs, mount: c.options.Mountpoint}
+			s := &subject{measured: all[ct.Attributes.GetId()], pod: &p, container: &ct, statfs: fs, mount: c.options.Mountpoint, handles: table.handles(ct.Init, &links)}
 			if u, _, ok := c.layer(ctx, ct.Attributes.GetId()); ok {
 				s.layer = &u
 			}

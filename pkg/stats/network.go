@@ -71,15 +71,18 @@ func readNetwork(path string) network {
 	return network{at: at, interfaces: parseNetDev(string(text))}
 }
 
-// parseNetDev parses /proc/net/dev, leaving out the loopback, which carries no
-// traffic of the pod with anyone else.
+// loopback carries no traffic of the pod with anyone else: it stands in the list of
+// interfaces, and in no metric.
+const loopback = "lo"
+
+// parseNetDev parses /proc/net/dev.
 func parseNetDev(text string) []netInterface {
 	var out []netInterface
 	for line := range strings.Lines(text) {
 		name, counters, ok := strings.Cut(line, ":")
 		name = strings.TrimSpace(name)
 		f := strings.Fields(counters)
-		if !ok || name == "lo" || len(f) < 16 {
+		if !ok || len(f) < 16 {
 			continue
 		}
 		var v [16]uint64
@@ -96,7 +99,7 @@ func parseNetDev(text string) []netInterface {
 }
 
 // usage converts the counters; nil when they are not known. The default
-// interface stands apart from the others.
+// interface stands apart from the others (proto: NetworkUsage.interfaces).
 func (n network) usage(defaultName string) *runtimeapi.NetworkUsage {
 	if n.at.IsZero() {
 		return nil

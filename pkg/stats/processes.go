@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/subpod/subpod/pkg/cgroup"
 	"github.com/subpod/subpod/pkg/proc"
 )
@@ -40,6 +42,21 @@ type process struct {
 // userTicks and systemTicks include those of children that were waited for.
 func (p *process) userTicks() uint64   { return p.User + p.ChildrenUser }
 func (p *process) systemTicks() uint64 { return p.System + p.ChildrenSystem }
+
+// cpuUsec returns the CPU time of all threads of the process, also of those that have
+// ended, by its clock, and of children that were waited for, by their ticks.
+func (p *process) cpuUsec() uint64 {
+	children := (p.ChildrenUser + p.ChildrenSystem) * tickUsec
+	var now unix.Timespec
+	if err := unix.ClockGettime(cpuClock(p.pid), &now); err != nil {
+		return children + (p.User+p.System)*tickUsec // it is gone since
+	}
+	return children + uint64(now.Nano())/1000
+}
+
+// cpuClock is the CPU clock of a process: clock_getcpuclockid(3), which is in the C library,
+// makes it so (CPUCLOCK_SCHED is 2 in the kernel's posix-timers.h).
+func cpuClock(pid int) int32 { return int32(^pid<<3 | 2) }
 
 // readProcesses reads all processes that there are. Those that end meanwhile
 // are left out.
@@ -149,6 +166,7 @@ func (t *processes) fill(m *measured, init proc.ID) {
 	var anon, shared, faults, majors, tasks, count uint64
 	page := uint64(os.Getpagesize())
 	for _, p := range ps {
+		cpu.UsageUsec += p.cpuUsec()
 		cpu.UserUsec += p.userTicks() * tickUsec
 		cpu.SystemUsec += p.systemTicks() * tickUsec
 		major := p.MajorFaults + p.ChildrenMajorFaults
@@ -163,15 +181,15 @@ func (t *processes) fill(m *measured, init proc.ID) {
 		anon += (resident - min(resident, mapped)) * page
 		shared = max(shared, min(resident, mapped)*page)
 	}
-	cpu.UsageUsec = cpu.UserUsec + cpu.SystemUsec
 	if m.CPU == nil {
 		m.CPU = &cpu
 		m.At = t.at
+		m.grain = 2 * tickUsec * 1000 // a child's time goes from its clock to its parent's ticks, user's and system's
 	}
 	if m.Memory == nil {
 		m.Memory = &cgroup.Memory{Current: anon + shared, Stat: map[string]uint64{
 			"anon": anon, "file_mapped": shared, "pgfault": faults, "pgmajfault": majors,
-		}}
+		}, Pressure: m.MemoryPressure}
 	}
 	if m.Pids == nil {
 		m.Pids = &cgroup.Pids{Current: tasks}

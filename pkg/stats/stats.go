@@ -128,7 +128,14 @@ func (c *Collector) with(id string, f func(*memory)) {
 // a process that ended without being waited for takes its time with it.
 type counter struct{ lost, last uint64 }
 
-func (k *counter) update(v uint64) uint64 {
+func (k *counter) update(v uint64) uint64 { return k.updateCoarse(v, 0) }
+
+// updateCoarse is update for a number of which a part is rounded down by up to grain: a fall
+// of no more is no loss.
+func (k *counter) updateCoarse(v, grain uint64) uint64 {
+	if v < k.last && k.last-v < grain {
+		return k.lost + k.last
+	}
 	if v < k.last {
 		k.lost += k.last - v
 	}
@@ -137,7 +144,7 @@ func (k *counter) update(v uint64) uint64 {
 }
 
 // minWindow is the shortest time over which a rate is taken: below it the
-// granularity of the counters (10 ms in /proc) shows.
+// granularity of the counters (10 ms in /proc, for children that have ended) shows.
 const minWindow = time.Second
 
 // rate is CPU time per time, over the last window of at least minWindow.
@@ -168,12 +175,14 @@ type measured struct {
 	cgroup.Stats
 	processes, threads uint64
 	usage              uint64 // CPU time in nanoseconds, never falling
+	grain              uint64 // nanoseconds by which CPU may be too small
 	nanoCores          *runtimeapi.UInt64Value
 	faults, majors     uint64
 }
 
-// measure measures all containers with at most one pass through /proc.
-func (c *Collector) measure(containers []Container) map[string]*measured {
+// measure measures all containers with at most one pass through /proc, which it returns;
+// nil when there was none.
+func (c *Collector) measure(containers []Container) (map[string]*measured, *processes) {
 	all := make(map[string]*measured, len(containers))
 	var table *processes
 	for _, ct := range containers {
@@ -198,14 +207,14 @@ func (c *Collector) measure(containers []Container) map[string]*measured {
 		}
 		c.accumulate(ct.Attributes.GetId(), m)
 	}
-	return all
+	return all, table
 }
 
 // accumulate turns momentary counts into ones that never fall, and rates.
 func (c *Collector) accumulate(id string, m *measured) {
 	c.with(id, func(k *memory) {
 		if m.CPU != nil {
-			m.usage = k.cpu.update(m.CPU.UsageUsec * 1000)
+			m.usage = k.cpu.updateCoarse(m.CPU.UsageUsec*1000, m.grain)
 			m.nanoCores = k.rate.update(m.At, m.usage)
 		}
 		if m.Memory != nil {

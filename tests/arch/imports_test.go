@@ -68,6 +68,7 @@ var table = []struct{ pkg, imports string }{
 	{"pkg/pod/sandbox", "netns pkg/api pkg/cgroup pkg/idmap pkg/ocispec pkg/quantity pkg/state"},
 	{"pkg/pod/container", "pkg/api pkg/cgroup pkg/errclass pkg/idmap pkg/oci pkg/ocispec pkg/openat2 pkg/state pkg/subpath pkg/tree pkg/volumes storage"},
 	{"pkg/pod", "netns pkg/api pkg/events pkg/health pkg/oci pkg/ocispec pkg/pod/container pkg/pod/sandbox pkg/quantity pkg/state pkg/stats pkg/stdio pkg/subpath pkg/workload storage"},
+	{"pkg/nri", "pkg/errclass pkg/ocispec pkg/pod pkg/state"},
 	{"pkg/supervise", "pkg/api pkg/oci pkg/state pkg/workload"},
 
 	// Services: requests in, records out. Only these and the client speak gRPC.
@@ -75,7 +76,7 @@ var table = []struct{ pkg, imports string }{
 	{"pkg/rpc", "pkg/api pkg/errclass"},
 	{"pkg/stream", "pkg/errclass pkg/stdio"},
 	{"pkg/control", "netns/named pkg/api pkg/audit pkg/oci pkg/pod pkg/quantity pkg/rpc pkg/state pkg/stats pkg/stdio pkg/subpath pkg/supervise pkg/volumes pkg/workload storage"},
-	{"pkg/cri", "netns pkg/api pkg/cgroup pkg/events pkg/health pkg/idmap pkg/ocispec pkg/pod pkg/pod/container pkg/quantity pkg/rpc pkg/state pkg/stats pkg/stream storage"},
+	{"pkg/cri", "netns pkg/api pkg/cgroup pkg/events pkg/health pkg/idmap pkg/ocispec pkg/pod pkg/pod/container pkg/pod/sandbox pkg/quantity pkg/rpc pkg/state pkg/stats pkg/stream storage"},
 	{"pkg/client", "pkg/api pkg/workload"},
 
 	// Commands. The client stays small, so that it starts fast: no core, no mechanism
@@ -90,7 +91,7 @@ var table = []struct{ pkg, imports string }{
 	{"cmd/subpod-node", "pkg/initproc rootless"},
 	{"cmd/subpod-monitor", "pkg/monitor"},
 	{"cmd/subpod-node-gvisor", "rootless rootless/gvisor"},
-	{"cmd/subpod-server", "cmd/internal/cli cmd/internal/doctor netns netns/auto netns/bridge netns/cni netns/egress netns/named pkg/api pkg/audit pkg/cgroup pkg/config pkg/control pkg/cri pkg/events pkg/health pkg/hostport pkg/oci pkg/ocispec pkg/pod pkg/pod/container pkg/pod/sandbox pkg/proc pkg/rpc pkg/state pkg/stats pkg/stream pkg/supervise pkg/volumes rootless storage"},
+	{"cmd/subpod-server", "cmd/internal/cli cmd/internal/doctor netns netns/auto netns/bridge netns/cni netns/egress netns/named pkg/api pkg/audit pkg/cgroup pkg/config pkg/control pkg/cri pkg/events pkg/health pkg/hostport pkg/nri pkg/oci pkg/ocispec pkg/pod pkg/pod/container pkg/pod/sandbox pkg/proc pkg/rpc pkg/state pkg/stats pkg/stream pkg/supervise pkg/volumes rootless storage"},
 }
 
 // libraries names the directories that alone may import a module or package of others.
@@ -106,6 +107,7 @@ var libraries = []struct {
 	{"k8s.io/cri-api/pkg/apis/runtime/", []string{"pkg", "cmd", "tests"}, "mechanisms never hear of CRI"},
 	{"go.etcd.io/bbolt", []string{"pkg/state"}, "the store has one owner"},
 	{"github.com/landlock-lsm/go-landlock/", []string{"pkg/landlock"}, "rule sets are made in one place"},
+	{"github.com/containerd/nri/", []string{"pkg/nri", "tests"}, "plugins are talked to in one place"},
 	{"github.com/google/nftables", []string{"netns"}, "packet filter rules are made in one place"},
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"sync"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -56,6 +57,13 @@ func (p *Pod) namespaces(at Place) *runtimeapi.NamespaceOption {
 	return ns
 }
 
+// privileged reports whether a container of the pod is: the pod sandbox must be, too.
+func (p *Pod) privileged() bool {
+	return slices.ContainsFunc(slices.Concat(p.Spec.InitContainers, p.Spec.Containers), func(c Container) bool {
+		return c.SecurityContext != nil && is(c.SecurityContext.Privileged)
+	})
+}
+
 // Sandbox returns the configuration of the pod's sandbox.
 func (p *Pod) Sandbox(at Place) *runtimeapi.PodSandboxConfig {
 	cfg := &runtimeapi.PodSandboxConfig{
@@ -65,7 +73,7 @@ func (p *Pod) Sandbox(at Place) *runtimeapi.PodSandboxConfig {
 		Labels:       map[string]string{},
 		Annotations:  map[string]string{},
 		Linux: &runtimeapi.LinuxPodSandboxConfig{
-			SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: p.namespaces(at)},
+			SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: p.namespaces(at), Privileged: p.privileged()},
 			Sysctls:         map[string]string{},
 		},
 	}

@@ -82,6 +82,9 @@ func TestConvert(t *testing.T) {
 	if ns := sandbox.Linux.SecurityContext.NamespaceOptions; ns.Network != runtimeapi.NamespaceMode_NODE || ns.Pid != runtimeapi.NamespaceMode_CONTAINER {
 		t.Errorf("namespaces: %v", ns)
 	}
+	if !sandbox.Linux.SecurityContext.Privileged {
+		t.Error("the pod sandbox is not privileged, though a container is")
+	}
 	a, err := p.Container(&p.Spec.Containers[0], set, at, 2, "10.0.0.1")
 	if err != nil {
 		t.Fatal(err)

@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
 	"github.com/subpod/subpod/pkg/cgroup"
 	"github.com/subpod/subpod/pkg/oci"
 	"github.com/subpod/subpod/pkg/ocispec"
@@ -20,7 +22,7 @@ import (
 )
 
 // Builder builds containers. Its methods may be called concurrently for different
-// containers. All fields but SeccompProfile and CDISpecDirs are needed.
+// containers. All fields but SeccompProfile, CDISpecDirs and Adjust are needed.
 type Builder struct {
 	// Dir holds a directory (the bundle) for each container.
 	Dir string
@@ -45,6 +47,9 @@ type Builder struct {
 	// Volumes keeps named volumes; SecretDir holds a file for each secret.
 	Volumes   *volumes.Store
 	SecretDir string
+	// Adjust asks plugins what they want to be different about a container that is about to
+	// be created, and nil where nothing; it is bounded in time. Nil: there are no plugins.
+	Adjust func(ctx context.Context, p state.Pod, c state.Container, spec *specs.Spec) (*ocispec.Adjustment, error)
 	// Init is the program that is the init process of containers which ask for one.
 	Init string
 	Log  *slog.Logger

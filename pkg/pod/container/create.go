@@ -47,8 +47,8 @@ func (b *Builder) Prepare(ctx context.Context, plan Plan, p state.Pod, c *state.
 	if err != nil {
 		return nil, err
 	}
-	c.Allocated.ImageID, c.Allocated.ImageRef = image.ID, imageRef(image)
-	c.Allocated.ImageName = imageName(plan.Config.Image, image)
+	c.Allocated.ImageID, c.Allocated.ImageName = image.ID, imageName(plan.Config.Image, image)
+	c.Allocated.ImageRef = imageRef(c.Allocated.ImageName, image)
 	if err := b.makeDirs(p, *c); err != nil {
 		return nil, err
 	}
@@ -107,6 +107,9 @@ func (b *Builder) Create(ctx context.Context, prepared *Prepared, p state.Pod, c
 		return err
 	}
 	out, err := ocispec.Build(in)
+	if err == nil && b.Adjust != nil {
+		out, err = adjust(ctx, b, in, out, prepared.plan, p, c)
+	}
 	if err != nil {
 		return err
 	}
@@ -242,13 +245,11 @@ func idMaps(mappings []*runtimeapi.IDMapping) []idmap.Map {
 	return maps
 }
 
-// imageRef is the digested reference of an image, or its ID where it has none
-// (proto: Container.image_ref).
-func imageRef(i storage.Image) string {
-	if len(i.RepoDigests) > 0 {
-		return i.RepoDigests[0]
-	}
-	return i.ID
+// imageRef is the digested reference of an image in the repository of the name that it was
+// asked for by, else in another one, or its ID where it has none (proto:
+// Container.image_ref).
+func imageRef(name string, i storage.Image) string {
+	return cmp.Or(slices.Concat([]string{i.DigestIn(name)}, i.RepoDigests, []string{i.ID})...)
 }
 
 // imageName is the name by which people know the image: that of the request, but

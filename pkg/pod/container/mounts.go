@@ -37,6 +37,7 @@ func (b *Builder) resolveMounts(ctx context.Context, plan Plan, id string) ([]*r
 	keys := plan.imageMounts
 	out := make([]*runtimeapi.Mount, 0, len(plan.Config.Mounts))
 	for i, m := range plan.Config.Mounts {
+		i += plan.firstMount
 		m = proto.CloneOf(m)
 		if m.GetImage().GetImage() != "" {
 			source, err := b.mountImage(ctx, plan, keys[0], m)

@@ -29,6 +29,7 @@ type Plan struct {
 	cgroupsPath string
 	cgroup      string
 	target      *state.Container // whose PID namespace is joined; nil for none
+	firstMount  int              // the number of the first mount, where there are others
 }
 
 // Target returns the ID of the container whose PID namespace the configuration asks
@@ -51,6 +52,15 @@ func Validate(cfg *runtimeapi.ContainerConfig) error {
 		return invalid("the container has no metadata.name")
 	case cfg.GetImage().GetImage() == "":
 		return invalid("container %q names no image", cfg.Metadata.Name)
+	}
+	return nil
+}
+
+// Fits checks what a new container may only ask for in a pod sandbox that was asked for the
+// same (proto: LinuxSandboxSecurityContext.privileged). errdefs.ErrInvalidArgument.
+func Fits(cfg *runtimeapi.ContainerConfig, p state.Pod) error {
+	if cfg.GetLinux().GetSecurityContext().GetPrivileged() && !p.Config.V.GetLinux().GetSecurityContext().GetPrivileged() {
+		return invalid("container %q is privileged, and pod sandbox %s is not: set linux.security_context.privileged of the pod sandbox, too", cfg.GetMetadata().GetName(), p.ID)
 	}
 	return nil
 }

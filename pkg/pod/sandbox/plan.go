@@ -131,11 +131,15 @@ func (p *Plan) planNamespaces(host Host) error {
 	if !ownNet && len(p.ifSysctls) > 0 {
 		return invalid("sysctls of interfaces, in a pod sandbox on the node's network")
 	}
+	hostname := p.Config.Hostname
+	if !ownNet {
+		hostname = "" // its UTS namespace is the node's
+	}
 	p.pins = netns.PinSpec{
 		Net:      ownNet,
 		IPC:      !onNode(ns.GetIpc()),
 		UTS:      ownNet, // a pod on the node's network has the node's name
-		Hostname: p.Config.Hostname,
+		Hostname: hostname,
 		PID:      ns.GetPid() == runtimeapi.NamespaceMode_POD,
 		Sysctls:  sysctls,
 		UserNS:   userNS,
@@ -155,7 +159,7 @@ func (p Plan) networkPod(r state.Pod) netns.Pod {
 	m := p.Config.Metadata
 	pod := netns.Pod{
 		ID: r.ID, Namespace: m.GetNamespace(), Name: m.GetName(), UID: m.GetUid(),
-		NetNS: r.Allocated.Pins.Net, Ports: p.ports, IngressRate: p.ingress, EgressRate: p.egress,
+		NetNS: r.Allocated.Pins.Net, Annotations: p.Config.Annotations, Ports: p.ports, IngressRate: p.ingress, EgressRate: p.egress,
 	}
 	p.names.enter(&pod)
 	return pod

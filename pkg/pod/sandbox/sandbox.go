@@ -67,7 +67,12 @@ func (b *Builder) Build(ctx context.Context, plan Plan, p *state.Pod) error {
 			return err
 		}
 	}
-	return plan.group.Make()
+	if err := plan.group.Make(); err != nil {
+		return err
+	}
+	// What is left out for want of a controller is in the status of the runtime.
+	_, err = b.Limit(*p)
+	return err
 }
 
 // connect joins the pod sandbox to the pod network.

@@ -202,7 +202,7 @@ func merge(list []Defence) Defence {
 	return out
 }
 
-var tags = "containers_image_openpgp exclude_graphdriver_btrfs exclude_graphdriver_devicemapper"
+var tags = "containers_image_openpgp exclude_graphdriver_btrfs exclude_graphdriver_devicemapper nri_no_wasm"
 
 func (b *bench) goBuild(t *testing.T, command string, args ...string) string {
 	t.Helper()
