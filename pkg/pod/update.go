@@ -31,7 +31,7 @@ func (m *Manager) UpdateContainer(ctx context.Context, id string, change *runtim
 		return err
 	}
 	for _, w := range warnings {
-		m.Log.Warn("part of a container's new limits cannot be honoured", "container", held.ID, "what", w)
+		m.Log.Log(ctx, m.once.Sentence(w), "part of a container's new limits cannot be honoured (said once, of others at level debug)", "container", held.ID, "what", w)
 	}
 	if m.Host.Cgroup.Enabled() {
 		if err := m.Processes.Update(held.ctx, held.ID, *held.Allocated.Runtime, limits); err != nil {

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 
 	"github.com/subpod/subpod/pkg/cgroup"
+	"github.com/subpod/subpod/pkg/logging"
 	"github.com/subpod/subpod/pkg/oci"
 	"github.com/subpod/subpod/pkg/ocispec"
 	"github.com/subpod/subpod/pkg/state"
@@ -48,6 +49,8 @@ type Builder struct {
 	// Init is the program that is the init process of containers which ask for one.
 	Init string
 	Log  *slog.Logger
+
+	once logging.Once
 }
 
 // HostTree gives what the node may have of the host's tree, as mounts to attach
@@ -106,7 +109,7 @@ func (b *Builder) endProcesses(ctx context.Context, c state.Container) error {
 // log. Idempotent.
 func (b *Builder) Delete(ctx context.Context, c state.Container) error {
 	err := errors.Join(b.Clean(ctx, c), b.Rootfs.Delete(ctx, c.ID))
-	hostLogs{b.HostTree, b.Log}.detach(c)
+	hostLogs{b.HostTree, b.Log, &b.once}.detach(c)
 	return err
 }
 
