@@ -8,16 +8,14 @@ import (
 	"strings"
 
 	"github.com/sirupsen/logrus"
+
+	"github.com/subpod/subpod/pkg/logging"
 )
 
 // newLogger makes the logger of a process of the node, on stderr.
 func newLogger(c Config, process string) *slog.Logger {
-	opts := &slog.HandlerOptions{Level: c.LogLevel}
-	var h slog.Handler = slog.NewTextHandler(os.Stderr, opts)
-	if c.LogJSON {
-		h = slog.NewJSONHandler(os.Stderr, opts)
-	}
-	return slog.New(h).With("process", process)
+	o := logging.Options{Level: c.LogLevel, JSON: c.LogJSON, Journal: logging.ToJournal(os.Stderr)}
+	return logging.New(os.Stderr, o).With("process", process)
 }
 
 // logHook sends what rootlesskit logs through logrus to our own logger.

@@ -66,7 +66,7 @@ func (p pasta) ConfigureNetwork(childPID int, stateDir, netns string) (*messages
 		args = append(args, "--no-map-gw")
 	}
 	args = append(args, fmt.Sprintf("--userns=/proc/%d/ns/user", childPID), "--netns="+netns)
-	stop, err := keepHelper(p.log, p.binary, func(ctx context.Context) (*exec.Cmd, error) { return p.start(ctx, pidFile, args) })
+	stop, err := keepHelper(p.log, stateDir, p.binary, func(ctx context.Context) (*exec.Cmd, error) { return p.start(ctx, pidFile, args) })
 	if err != nil {
 		return nil, stop, err
 	}

@@ -20,7 +20,7 @@ import (
 
 // What slirp4netns serves by default (slirp4netns(1)).
 const (
-	slirpTap     = "tap0"
+	slirpTap     = UplinkInterface
 	slirpAddress = "10.0.2.100"
 	slirpBits    = 24
 	slirpGateway = "10.0.2.2"
@@ -65,7 +65,7 @@ func (s slirp) Info(context.Context) (*api.NetworkDriverInfo, error) {
 func (s slirp) MTU() int { return s.mtu }
 
 // ConfigureNetwork implements network.ParentDriver.
-func (s slirp) ConfigureNetwork(childPID int, _, netns string) (*messages.ParentInitNetworkDriverCompleted, func() error, error) {
+func (s slirp) ConfigureNetwork(childPID int, stateDir, netns string) (*messages.ParentInitNetworkDriverCompleted, func() error, error) {
 	if err := parentutils.PrepareTap(childPID, netns, slirpTap); err != nil {
 		return nil, nil, fmt.Errorf("make %s in the node network namespace: %w", slirpTap, err)
 	}
@@ -78,7 +78,7 @@ func (s slirp) ConfigureNetwork(childPID int, _, netns string) (*messages.Parent
 	userns := fmt.Sprintf("/proc/%d/ns/user", childPID)
 	args = append(args, "--userns-path="+userns, "--netns-type=path", netns, slirpTap)
 	keep := func(args []string) (func() error, error) {
-		return keepHelper(s.log, s.binary, func(ctx context.Context) (*exec.Cmd, error) { return s.start(ctx, args, userns, netns) })
+		return keepHelper(s.log, stateDir, s.binary, func(ctx context.Context) (*exec.Cmd, error) { return s.start(ctx, args, userns, netns) })
 	}
 	// It reads packets of containers, so what they could make of it is limited to its
 	// system calls, where it was built with libseccomp.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -103,6 +104,7 @@ func (s *supervisor) run() error {
 			}
 			s.log.Error("the server has ended; containers keep running", "error", err, "failed_starts", s.failures, "restart_in", s.pause)
 			v = s.wait(s.pause)
+			countRestart(filepath.Dir(s.saved), "server")
 			s.lengthen()
 		}
 		switch v {

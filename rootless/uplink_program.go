@@ -10,13 +10,13 @@ import (
 
 // keepHelper runs an uplink's program and starts it again when it ends. start returns once
 // the program serves; when that fails the first time, keepHelper returns the error. stop
-// ends the program for good.
-func keepHelper(log *slog.Logger, program string, start func(context.Context) (*exec.Cmd, error)) (stop func() error, err error) {
+// ends the program for good. Restarts are counted in dir, the node's directory.
+func keepHelper(log *slog.Logger, dir, program string, start func(context.Context) (*exec.Cmd, error)) (stop func() error, err error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, ended := make(chan error, 1), make(chan struct{})
 	go func() {
 		defer close(ended)
-		keepRunning(ctx, log, program, start, ready)
+		keepRunning(ctx, log, program, start, ready, func() { countRestart(dir, "uplink") })
 	}()
 	stop = func() error {
 		cancel()
@@ -26,7 +26,7 @@ func keepHelper(log *slog.Logger, program string, start func(context.Context) (*
 	return stop, <-ready
 }
 
-func keepRunning(ctx context.Context, log *slog.Logger, program string, start func(context.Context) (*exec.Cmd, error), ready chan<- error) {
+func keepRunning(ctx context.Context, log *slog.Logger, program string, start func(context.Context) (*exec.Cmd, error), ready chan<- error, again func()) {
 	runtime.LockOSThread() // the program's death signal is tied to this thread
 	pause := minPause
 	for first := true; ; first = false {
@@ -38,6 +38,7 @@ func keepRunning(ctx context.Context, log *slog.Logger, program string, start fu
 				return
 			}
 		} else if err == nil {
+			again()
 			log.Info("the uplink works again", "program", program, "pid", cmd.Process.Pid)
 		}
 		if err == nil {

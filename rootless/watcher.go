@@ -3,6 +3,7 @@ package rootless
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -24,10 +25,11 @@ type watcher struct{ keeper atomic.Pointer[keeper.Keeper] }
 // containers get a conmon each.
 func (w *watcher) start(c Config) {
 	k, err := keeper.New(keeper.Options{
-		Socket:  filepath.Join(nodeDir(c.RunDir), wire.Socket),
-		Program: []string{monitorProgram(c)},
-		Env:     append(cleanEnv(os.Environ()), "SUBPOD_MONITOR=1"),
-		Log:     c.Log,
+		Socket:    filepath.Join(nodeDir(c.RunDir), wire.Socket),
+		Program:   []string{monitorProgram(c)},
+		Env:       append(cleanEnv(os.Environ()), "SUBPOD_MONITOR=1", "SUBPOD_LOG_JSON="+strconv.FormatBool(c.LogJSON)),
+		Log:       c.Log,
+		Restarted: func() { countRestart(nodeDir(c.RunDir), "monitor") },
 	})
 	if err != nil {
 		c.Log.Warn("the container monitor cannot be used", "error", err)

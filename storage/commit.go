@@ -64,7 +64,7 @@ func (r *Rootfs) Changes(_ context.Context, id string) ([]Change, error) {
 // upperOf returns the writable layer of a root file system.
 func upperOf(r *Rootfs, id string) (string, record, error) {
 	dir := r.store.dirs.rootfs(id)
-	if !validID.MatchString(id) {
+	if !validID().MatchString(id) {
 		return "", record{}, fmt.Errorf("%w: %q", ErrBadID, id)
 	}
 	rec, err := readRecord(dir)

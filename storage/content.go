@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/subpod/subpod/storage/internal/fetch"
@@ -149,14 +150,16 @@ func (t *transfer) serveContent(w *wire, watch *contentWatch, progress func(Prog
 }
 
 // heldThing is what a content process may ask to be held: a layer, or an image.
-var heldThing = regexp.MustCompile(`^(image )?[0-9a-f]{64}$`)
+var heldThing = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^(image )?[0-9a-f]{64}$`)
+})
 
 // maxHeld is how many things one transfer may hold.
 const maxHeld = 100000
 
 // hold holds a layer or image (imageKey) until the transfer's end.
 func (t *transfer) hold(id string) error {
-	if !heldThing.MatchString(id) || len(t.held) >= maxHeld {
+	if !heldThing().MatchString(id) || len(t.held) >= maxHeld {
 		return fmt.Errorf("%w: %q can't be held", ErrCorrupt, id)
 	}
 	if err := t.im.held.hold(t.ctx, id); err != nil {

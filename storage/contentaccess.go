@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"go.podman.io/storage/pkg/configfile"
 
@@ -50,7 +51,9 @@ func libraryFiles(l *layerStore) (all, plain []string, err error) {
 }
 
 // signatureServer finds the servers of signatures in files of registries.d.
-var signatureServer = regexp.MustCompile(`(?m)^[^#\n]*\b(?:lookaside|sigstore)\s*:\s*["']?(https?://[^\s"'#]+)`)
+var signatureServer = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`(?m)^[^#\n]*\b(?:lookaside|sigstore)\s*:\s*["']?(https?://[^\s"'#]+)`)
+})
 
 // signatureServers returns the servers, HOST:PORT, that registries.d names for signatures.
 func (r *registries) signatureServers() ([]string, error) {
@@ -61,7 +64,7 @@ func (r *registries) signatureServers() ([]string, error) {
 	var servers []string
 	for _, file := range files {
 		data, _ := os.ReadFile(file) // the library complains of those that it needs
-		for _, m := range signatureServer.FindAllSubmatch(data, -1) {
+		for _, m := range signatureServer().FindAllSubmatch(data, -1) {
 			if u, err := url.Parse(string(m[1])); err == nil {
 				servers = append(servers, fetch.HostPort(u))
 			}
@@ -181,7 +184,9 @@ func targetsBelow(dir string) []string {
 
 // absolutePath finds paths in policy.json ("keyPath": "/…") and in registries.d
 // (lookaside: file:///…).
-var absolutePath = regexp.MustCompile(`(?:"|file://)(/[^"\s]+)`)
+var absolutePath = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`(?:"|file://)(/[^"\s]+)`)
+})
 
 // namedFiles returns the files and directories that a file of configuration names.
 func namedFiles(path string) []string {
@@ -193,7 +198,7 @@ func namedFiles(path string) []string {
 		return nil
 	}
 	var paths []string
-	for _, m := range absolutePath.FindAllSubmatch(data, -1) {
+	for _, m := range absolutePath().FindAllSubmatch(data, -1) {
 		paths = append(paths, string(m[1]))
 	}
 	return paths

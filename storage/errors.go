@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -290,12 +291,14 @@ func hintFor(err error) string {
 	return ""
 }
 
-var wantedOwner = regexp.MustCompile(`requested (\d+):(\d+) for ([^)]+)\)`)
+var wantedOwner = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`requested (\d+):(\d+) for ([^)]+)\)`)
+})
 
 // explainOwner reports which file of an image has an owner that is not mapped. The
 // library's text gives advice for Podman, so only its facts are kept.
 func explainOwner(err error) string {
-	m := wantedOwner.FindStringSubmatch(err.Error())
+	m := wantedOwner().FindStringSubmatch(err.Error())
 	if m == nil {
 		return err.Error()
 	}

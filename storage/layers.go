@@ -110,7 +110,7 @@ func (d directories) cache() string { return filepath.Join(d.own, "cache") }
 
 // chain returns the layers of an image, uppermost first. ErrImageNotFound.
 func (l *layerStore) chain(id string) ([]string, error) {
-	if !fullID.MatchString(id) {
+	if !fullID().MatchString(id) {
 		return nil, fmt.Errorf("%w: %q is no image ID", ErrImageNotFound, id)
 	}
 	img, err := l.cs.Image(id)

@@ -11,6 +11,7 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"sync"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -202,7 +203,9 @@ func (s *layoutSource) LayerInfosForCopy(context.Context, *digest.Digest) ([]typ
 }
 
 // layoutFile are the files of a layout in an archive that are of use.
-var layoutFile = regexp.MustCompile(`^(oci-layout|index\.json|blobs/[a-z0-9]+/[0-9a-f]{32,128})$`)
+var layoutFile = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^(oci-layout|index\.json|blobs/[a-z0-9]+/[0-9a-f]{32,128})$`)
+})
 
 // unpackLayout unpacks an archive of an OCI layout into dir: regular files of a layout
 // only, up to the limits. Something else in the place of one is refused, what a layout
@@ -233,7 +236,7 @@ func (t *worker) unpackLayout(archive, dir string) error {
 			return unpackingFailed(err, metered)
 		}
 		name := path.Clean(h.Name)
-		if !layoutFile.MatchString(name) {
+		if !layoutFile().MatchString(name) {
 			continue
 		}
 		if h.Typeflag != tar.TypeReg {

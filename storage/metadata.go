@@ -78,7 +78,7 @@ func (l *layerStore) find(ref string) (*cstorage.Image, error) {
 		}
 		return nil, notFound
 	}
-	if !partialID.MatchString(ref) {
+	if !partialID().MatchString(ref) {
 		return nil, notFound
 	}
 	var found *cstorage.Image
@@ -152,7 +152,7 @@ func (l *layerStore) metadataOf(img *cstorage.Image) (*metadata, error) {
 		return nil, fmt.Errorf("%w: configuration of image %s: %w", ErrCorrupt, img.ID, err)
 	}
 	for id := img.TopLayer; id != ""; {
-		if !fullID.MatchString(id) {
+		if !fullID().MatchString(id) {
 			return nil, fmt.Errorf("%w: %.100q is no ID of a layer", ErrCorrupt, id)
 		}
 		layer, err := l.cs.Layer(id)

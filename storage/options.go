@@ -48,6 +48,8 @@ type Options struct {
 	PullTimeout time.Duration
 	// Pinned are references of images that must never be garbage collected.
 	Pinned []string
+	// Pulled, unless it is nil, is called with each pull that has ended.
+	Pulled func(Pulled) `json:"-"`
 	// Limits bound what an image can choose.
 	Limits Limits
 	Log    *slog.Logger `json:"-"`

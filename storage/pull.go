@@ -21,6 +21,7 @@ import (
 	imagestorage "go.podman.io/image/v5/storage"
 	"go.podman.io/image/v5/types"
 
+	"github.com/subpod/subpod/pkg/trace"
 	"github.com/subpod/subpod/storage/internal/fetch"
 )
 
@@ -67,10 +68,13 @@ func (im *Images) Pull(ctx context.Context, r PullRequest) (Image, error) {
 // server's.
 func (im *Images) pull(ctx context.Context, named reference.Named, auth *Auth, progress func(Progress)) (img Image, err error) {
 	began := time.Now()
+	trace.Set(ctx, "image", named.String())
+	count := pullCount{began: began, observe: im.store.opts.Pulled}
 	err = im.transfer(ctx, func(t *transfer) error {
-		img, err = t.pull(named, auth, progress)
+		img, err = t.pull(named, auth, count.watch(progress))
 		return err
 	})
+	count.end(err)
 	if err != nil {
 		return Image{}, err
 	}
@@ -106,12 +110,17 @@ func (t *transfer) pull(named reference.Named, auth *Auth, progress func(Progres
 			im.spool.Clear()
 		}
 	}()
-	if img, ok := t.unchanged(named, policy, proxy); ok {
+	_, step := trace.Start(t.ctx, "ask whether it has changed")
+	img, ok := t.unchanged(named, policy, proxy)
+	step.End(nil)
+	if ok {
 		return img, nil
 	}
 	job := contentJob{Pull: named.String(), Route: proxy.Route()}
 	for try := 0; ; try++ {
+		_, step := trace.Start(t.ctx, "fetch and unpack")
 		ids, err := t.runContent(job, contentRun{progress: progress, proxy: proxy})
+		step.End(err)
 		if err != nil {
 			return Image{}, err
 		}

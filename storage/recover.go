@@ -219,7 +219,7 @@ func sweepLayerDirs(l *layerStore, known map[string]string) error {
 	}
 	var errs error
 	for _, id := range dirs {
-		if _, ok := known[id]; !ok && fullID.MatchString(id) {
+		if _, ok := known[id]; !ok && fullID().MatchString(id) {
 			errs = errors.Join(errs, l.vetLayer(id), confined(l, func() error { return driver.Remove(id) }))
 		}
 	}

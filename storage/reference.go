@@ -4,16 +4,23 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 
 	"go.podman.io/image/v5/docker/reference"
 )
 
 var (
-	fullID    = regexp.MustCompile(`^[0-9a-f]{64}$`)
-	partialID = regexp.MustCompile(`^[0-9a-f]{3,63}$`)
+	fullID = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^[0-9a-f]{64}$`)
+	})
+	partialID = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^[0-9a-f]{3,63}$`)
+	})
 	// credentials matches a name and a password in front of a registry, where they do not
 	// belong: no error shows them. A name with a digest has no slash after its "@".
-	credentials = regexp.MustCompile(`^(\w+://)?[^/@]*:.*@([^@]*/[^@]*)$`)
+	credentials = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^(\w+://)?[^/@]*:.*@([^@]*/[^@]*)$`)
+	})
 )
 
 // parseReference returns the full form of an image name: with its registry
@@ -23,7 +30,7 @@ var (
 func parseReference(ref string) (reference.Named, error) {
 	named, err := reference.ParseNormalizedNamed(ref)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %.300q: %w", ErrBadReference, credentials.ReplaceAllString(ref, "${1}…@${2}"), err)
+		return nil, fmt.Errorf("%w: %.300q: %w", ErrBadReference, credentials().ReplaceAllString(ref, "${1}…@${2}"), err)
 	}
 	if digested, ok := named.(reference.Digested); ok {
 		return reference.WithDigest(reference.TrimNamed(named), digested.Digest())
@@ -34,7 +41,7 @@ func parseReference(ref string) (reference.Named, error) {
 // imageID returns the full image ID in ref, or "": 64 hex digits, with or
 // without "sha256:".
 func imageID(ref string) string {
-	if id := strings.TrimPrefix(ref, "sha256:"); fullID.MatchString(id) {
+	if id := strings.TrimPrefix(ref, "sha256:"); fullID().MatchString(id) {
 		return id
 	}
 	return ""

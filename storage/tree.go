@@ -22,7 +22,7 @@ func (r *Rootfs) mountPoint(dir string) string {
 }
 
 func (r *Rootfs) create(ctx context.Context, dir string, spec RootfsSpec) (path string, err error) {
-	if !validID.MatchString(spec.ID) {
+	if !validID().MatchString(spec.ID) {
 		return "", fmt.Errorf("%w: %q", ErrBadID, spec.ID)
 	}
 	unlock, err := r.locks.lock(ctx, dir)
@@ -240,7 +240,7 @@ func (r *Rootfs) mountCopy(dir, target string, layers []string, rec record) erro
 }
 
 func (r *Rootfs) mountAgain(ctx context.Context, dir, id string) (string, error) {
-	if !validID.MatchString(id) {
+	if !validID().MatchString(id) {
 		return "", fmt.Errorf("%w: %q", ErrBadID, id)
 	}
 	unlock, err := r.locks.lock(ctx, dir)
@@ -259,7 +259,7 @@ func (r *Rootfs) mountAgain(ctx context.Context, dir, id string) (string, error)
 }
 
 func (r *Rootfs) unmountTree(ctx context.Context, dir, id string) error {
-	if !validID.MatchString(id) {
+	if !validID().MatchString(id) {
 		return nil
 	}
 	unlock, err := r.locks.lock(ctx, dir)
@@ -271,7 +271,7 @@ func (r *Rootfs) unmountTree(ctx context.Context, dir, id string) error {
 }
 
 func (r *Rootfs) deleteTree(ctx context.Context, dir, id string) error {
-	if !validID.MatchString(id) {
+	if !validID().MatchString(id) {
 		return nil
 	}
 	unlock, err := r.locks.lock(ctx, dir)

@@ -86,7 +86,7 @@ func (r *Rootfs) Usage(ctx context.Context, id string) (Usage, error) {
 }
 
 func rootfsUsage(ctx context.Context, dirs directories, id string) (Usage, error) {
-	if !validID.MatchString(id) || !exists(dirs.rootfs(id)) {
+	if !validID().MatchString(id) || !exists(dirs.rootfs(id)) {
 		return Usage{}, ErrRootfsNotFound
 	}
 	upper, err := diskUsage(ctx, filepath.Join(dirs.rootfs(id), "upper"))

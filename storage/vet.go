@@ -147,7 +147,7 @@ func checkIndex(path string) error {
 	}
 	for _, e := range entries {
 		for _, id := range append(e.Mapped, e.ID, e.Parent, e.Layer) {
-			if id != "" && !fullID.MatchString(id) {
+			if id != "" && !fullID().MatchString(id) {
 				return fmt.Errorf("%.100q is no ID", id)
 			}
 		}
@@ -185,12 +185,14 @@ func vetOverlay(l *layerStore) error {
 const hasMountProgram = ".has-mount-program"
 
 // shortID is the name of a link to a layer.
-var shortID = regexp.MustCompile(`^[0-9A-Z]{26}$`)
+var shortID = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[0-9A-Z]{26}$`)
+})
 
 // linkOf returns the short name that a layer's directory notes, "" for none.
 func linkOf(dir string) string {
 	link, err := readVetted(filepath.Join(dir, "link"), maxSmall)
-	if err != nil || !shortID.Match(link) {
+	if err != nil || !shortID().Match(link) {
 		return ""
 	}
 	return string(link)
@@ -228,7 +230,7 @@ func (l *layerStore) vetLayer(id string) error {
 func (l *layerStore) vetLayers(top string) error {
 	var errs error
 	for id := top; id != ""; {
-		if !fullID.MatchString(id) {
+		if !fullID().MatchString(id) {
 			return fmt.Errorf("%w: %.100q is no ID of a layer", ErrCorrupt, id)
 		}
 		errs = errors.Join(errs, l.vetLayer(id))
@@ -267,7 +269,7 @@ func (l *layerStore) openLayer(id string) (*os.File, error) {
 // vetImage looks at the files that containers/storage has for an image, which it reads
 // whole.
 func (l *layerStore) vetImage(id string) error {
-	if !fullID.MatchString(id) {
+	if !fullID().MatchString(id) {
 		return fmt.Errorf("%w: %.100q is no ID of an image", ErrCorrupt, id)
 	}
 	dir, err := os.OpenFile(l.imageDir(id), os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)

@@ -41,7 +41,7 @@ func (r *Rootfs) MakeVolumes(ctx context.Context, id string, paths []string, wan
 		return nil, nil, nil
 	}
 	dir := r.store.dirs.rootfs(id)
-	if !validID.MatchString(id) {
+	if !validID().MatchString(id) {
 		return nil, nil, fmt.Errorf("%w: %q", ErrBadID, id)
 	}
 	unlock, err := r.locks.lock(ctx, dir)
@@ -156,7 +156,7 @@ func planVolumes(root, parent string, paths []string, wanted func(string) bool) 
 // directory. ErrRootfsNotFound, ErrNoSpace, ErrTooLarge.
 func (r *Rootfs) CopyOut(ctx context.Context, id, path, dir string) error {
 	at := r.store.dirs.rootfs(id)
-	if !validID.MatchString(id) {
+	if !validID().MatchString(id) {
 		return fmt.Errorf("%w: %q", ErrBadID, id)
 	}
 	rec, err := readRecord(at)

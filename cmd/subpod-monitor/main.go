@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 
+	"github.com/subpod/subpod/pkg/logging"
 	"github.com/subpod/subpod/pkg/monitor"
 )
 
@@ -17,5 +18,7 @@ func main() {
 		_, _ = os.Stderr.WriteString("subpod-monitor is started by the node and does nothing by itself\n")
 		os.Exit(64)
 	}
-	os.Exit(monitor.Run(version, slog.New(slog.NewTextHandler(os.Stderr, nil)).With("component", "monitor")))
+	os.Exit(monitor.Run(version, logging.New(os.Stderr, logging.Options{
+		Level: slog.LevelInfo, JSON: os.Getenv("SUBPOD_LOG_JSON") == "true", Journal: logging.ToJournal(os.Stderr),
+	}).With("component", "monitor")))
 }

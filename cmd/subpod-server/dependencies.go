@@ -40,16 +40,17 @@ import (
 
 // dependencies are what a server is made of.
 type dependencies struct {
-	state   *state.Store
-	storage *storage.Store
-	events  *events.Bus
-	manager *pod.Manager
-	units   *supervise.Supervisor
-	plugins *nri.Plugins // nil: they are not wanted
-	cri     cri.Dependencies
-	control control.Dependencies
-	ports   *hostport.Forwarder // nil where the node has no port driver
-	egress  *egress.Manager     // nil where no sockets are switched
+	state    *state.Store
+	storage  *storage.Store
+	events   *events.Bus
+	manager  *pod.Manager
+	units    *supervise.Supervisor
+	plugins  *nri.Plugins // nil: they are not wanted
+	cri      cri.Dependencies
+	control  control.Dependencies
+	ports    *hostport.Forwarder // nil where the node has no port driver
+	egress   *egress.Manager     // nil where no sockets are switched
+	observer observer
 }
 
 func (d *dependencies) close() {
@@ -83,7 +84,7 @@ func (d *dependencies) close() {
 // openDependencies opens the stores and connects everything with everything. On an
 // error it closes what was opened. degraded is why cfg is not the configuration on
 // disk, "" when it is.
-func openDependencies(ctx context.Context, cfg *config.Config, degraded string, node *rootless.Node, nodeNet *netns.Thread) (_ *dependencies, err error) {
+func openDependencies(ctx context.Context, cfg *config.Config, degraded string, node *rootless.Node, nodeNet *netns.Thread, level *slog.LevelVar) (_ *dependencies, err error) {
 	d := &dependencies{events: events.New(0)}
 	defer func() {
 		if err != nil {
@@ -93,7 +94,10 @@ func openDependencies(ctx context.Context, cfg *config.Config, degraded string, 
 	if d.state, err = state.Open(filepath.Join(cfg.Daemon.DataDir, "state.db"), slog.Default()); err != nil {
 		return nil, err
 	}
-	if d.storage, err = storage.Open(ctx, storageOptions(cfg, node)); err != nil {
+	d.observer = newObserver(cfg, d.state, node, nodeNet, level)
+	images := storageOptions(cfg, node)
+	images.Pulled = d.observer.pulled()
+	if d.storage, err = storage.Open(ctx, images); err != nil {
 		return nil, err
 	}
 	cg := detectCgroup(cfg, node)
@@ -195,6 +199,8 @@ func (d *dependencies) connect(cfg *config.Config, node *rootless.Node, executor
 		Rootfs:       d.storage.Rootfs,
 		NamedVolumes: named,
 		State:        d.state,
+		Recorder:     d.observer.traces,
+		Level:        d.observer.level,
 		Audit:        d.auditLog(),
 		HostTree:     hostTree(node),
 		TempDir:      filepath.Join(cfg.Daemon.RunDir, "loads"),

@@ -103,7 +103,7 @@ func serve(ctx context.Context, flags *cli.Flags) error {
 	if err != nil {
 		return err
 	}
-	log, err := cli.NewLog(cfg)
+	log, level, err := cli.NewLog(cfg)
 	if err != nil {
 		return err
 	}
@@ -125,7 +125,7 @@ func serve(ctx context.Context, flags *cli.Flags) error {
 		s.keepFailure(nil)
 	}
 	served := false
-	err = runServer(ctx, cfg, degraded, node, func() {
+	err = runServer(ctx, cfg, degraded, node, level, func() {
 		served = true
 		s.served(node, cfg, degraded)
 	})

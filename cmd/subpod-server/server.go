@@ -37,14 +37,14 @@ const panicExitDelay = 100 * time.Millisecond
 // runServer serves until ctx ends; containers keep running. It calls served once pods
 // are recovered and requests are answered, before it reports that to the supervisor. degraded
 // is why cfg is not the configuration on disk, "" when it is.
-func runServer(ctx context.Context, cfg *config.Config, degraded string, node *rootless.Node, served func()) error {
+func runServer(ctx context.Context, cfg *config.Config, degraded string, node *rootless.Node, level *slog.LevelVar, served func()) error {
 	begin := time.Now()
 	nodeNet, err := netns.OpenThread(node.NetNS)
 	if err != nil {
 		return err
 	}
 	defer nodeNet.Close()
-	d, err := openDependencies(ctx, cfg, degraded, node, nodeNet)
+	d, err := openDependencies(ctx, cfg, degraded, node, nodeNet, level)
 	if err != nil {
 		return err
 	}
@@ -81,6 +81,7 @@ func runServer(ctx context.Context, cfg *config.Config, degraded string, node *r
 		shutDown(server)
 		return d.cri.Stream.Close()
 	})
+	d.serveMetrics(stopped, cfg)
 	d.manager.Recover(ctx)
 	if err := d.expose(ctx, cfg, nodeNet.Do); err != nil {
 		stop()
@@ -97,6 +98,7 @@ func runServer(ctx context.Context, cfg *config.Config, degraded string, node *r
 	if err := node.Ready(); err != nil {
 		slog.Warn("the supervisor or the service manager does not know that the server is ready", "error", err)
 	}
+	forgetStart()
 	return group.Wait()
 }
 
@@ -110,6 +112,9 @@ func newServer(d *dependencies, ready <-chan struct{}) *grpc.Server {
 		Audit:     d.control.Audit.Request,
 		Typed:     cri.TypedErrors(),
 		Reasons:   control.Reasons(),
+		Traces:    d.observer.traces,
+		Observe:   d.observer.request(),
+		Waiting:   append(control.Waiting(), "GetContainerEvents"),
 		ForkLimit: func() string { return proc.ForkLimit(os.Getpid()) },
 		Log:       slog.Default(),
 	})

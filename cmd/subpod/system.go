@@ -23,11 +23,11 @@ import (
 func newSystem(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "system",
-		Short: "Check, clean up or reset the storage of subpod",
+		Short: "Look at the server, check, clean up or reset its storage",
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newSystemCheck(a), newSystemPrune(a), newSystemReset(a))
+	cmd.AddCommand(newSystemCheck(a), newSystemPrune(a), newSystemReset(a), newSystemTrace(a), newSystemLogLevel(a), newSystemMetrics(a))
 	return cmd
 }
 

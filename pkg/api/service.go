@@ -90,6 +90,10 @@ type Server interface {
 	ImportVolume(context.Context, func() (*ImportChunk, error)) (*Empty, error)
 	// Check looks for damage and orphans, and repairs if asked to.
 	Check(context.Context, *CheckRequest) (*CheckResponse, error)
+	// Traces sends traces of requests.
+	Traces(context.Context, *TraceRequest, func(*Trace) error) error
+	// LogLevel sets and returns the level of the server's log.
+	LogLevel(context.Context, *LogLevelRequest) (*LogLevelResponse, error)
 	// NetworkCreate makes a network.
 	NetworkCreate(context.Context, *NetworkCreateRequest) (*Network, error)
 	// NetworkRemove removes a network that no pod is connected to.
@@ -125,6 +129,7 @@ func Register(s grpc.ServiceRegistrar, impl Server) {
 			{MethodName: "RemoveVolume", Handler: unary("RemoveVolume", impl.RemoveVolume)},
 			{MethodName: "Volumes", Handler: unary("Volumes", impl.Volumes)},
 			{MethodName: "Check", Handler: unary("Check", impl.Check)},
+			{MethodName: "LogLevel", Handler: unary("LogLevel", impl.LogLevel)},
 			{MethodName: "NetworkCreate", Handler: unary("NetworkCreate", impl.NetworkCreate)},
 			{MethodName: "NetworkRemove", Handler: unary("NetworkRemove", impl.NetworkRemove)},
 			{MethodName: "Networks", Handler: unary("Networks", impl.Networks)},
@@ -132,6 +137,7 @@ func Register(s grpc.ServiceRegistrar, impl Server) {
 		Streams: []grpc.StreamDesc{
 			{StreamName: "Pull", ServerStreams: true, Handler: serverStream(impl.Pull)},
 			{StreamName: "Follow", ServerStreams: true, Handler: serverStream(impl.Follow)},
+			{StreamName: "Traces", ServerStreams: true, Handler: serverStream(impl.Traces)},
 			{StreamName: "Save", ServerStreams: true, Handler: serverStream(impl.Save)},
 			{StreamName: "CopyOut", ServerStreams: true, Handler: serverStream(impl.CopyOut)},
 			{StreamName: "ExportVolume", ServerStreams: true, Handler: serverStream(impl.ExportVolume)},

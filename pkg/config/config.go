@@ -19,6 +19,7 @@ type Config struct {
 	Network   Network   `toml:"network"`
 	Runtime   Runtime   `toml:"runtime"`
 	Streaming Streaming `toml:"streaming"`
+	Metrics   Metrics   `toml:"metrics"`
 
 	// origins says which file and line set a key last: for problems that are
 	// found only after decoding.
@@ -128,4 +129,9 @@ type Streaming struct {
 	Address     string   `toml:"address"` // a loopback address
 	Port        int      `toml:"port"`    // 0: any free port
 	IdleTimeout Duration `toml:"idle_timeout"`
+}
+
+// Metrics is section [metrics].
+type Metrics struct {
+	Listen string `toml:"listen"` // off, unix, or ADDRESS:PORT on loopback
 }

@@ -20,6 +20,7 @@ func (c *Config) Validate() []Problem {
 	v.network(c.Network)
 	v.runtime(c.Runtime)
 	v.streaming(c.Streaming)
+	v.metrics(c.Metrics)
 	return v.problems
 }
 
@@ -204,4 +205,15 @@ func (v *validator) streaming(s Streaming) {
 	}
 	v.within("streaming.port", s.Port, 0, 65535)
 	v.atLeast("streaming.idle_timeout", s.IdleTimeout, time.Second)
+}
+
+// metrics: all users of the host can read what listens on its loopback, and others never.
+func (v *validator) metrics(m Metrics) {
+	if m.Listen == "off" || m.Listen == "unix" {
+		return
+	}
+	a, err := netip.ParseAddrPort(m.Listen)
+	if err != nil || !a.Addr().IsLoopback() || a.Addr().Zone() != "" || a.Port() == 0 {
+		v.add("metrics.listen", `%q is not "off", "unix", or a loopback address with a port such as "127.0.0.1:9464"`, m.Listen)
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"syscall"
 
@@ -22,6 +23,7 @@ import (
 	"github.com/subpod/subpod/pkg/stats"
 	"github.com/subpod/subpod/pkg/stdio"
 	"github.com/subpod/subpod/pkg/supervise"
+	"github.com/subpod/subpod/pkg/trace"
 	"github.com/subpod/subpod/pkg/volumes"
 	"github.com/subpod/subpod/storage"
 )
@@ -39,7 +41,9 @@ type Dependencies struct {
 	NamedVolumes *volumes.Store
 	State        *state.Store
 	Audit        *audit.Log
-	Named        Networks // nil where pods have no network of their own
+	Recorder     *trace.Recorder
+	Level        *slog.LevelVar // of the server's log
+	Named        Networks       // nil where pods have no network of their own
 	// HostTree is what the node does not show of the host, to be attached below TempDir;
 	// nil where it shows all.
 	HostTree HostTree
@@ -86,9 +90,10 @@ type service struct {
 	supervision
 	*volumeService
 	*commitService
+	*observeService
 }
 
 // Register adds the service to a gRPC server.
 func Register(s grpc.ServiceRegistrar, d Dependencies) {
-	api.Register(s, &service{&d, supervision{&d}, &volumeService{d.NamedVolumes, d.State}, &commitService{d.Images, d.Rootfs, d.State}})
+	api.Register(s, &service{&d, supervision{&d}, &volumeService{d.NamedVolumes, d.State}, &commitService{d.Images, d.Rootfs, d.State}, &observeService{d.Recorder, d.Level}})
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/stdio"
+	"github.com/subpod/subpod/pkg/trace"
 )
 
 // Session joins a client's streams to a container or a pod's port.
@@ -46,6 +47,8 @@ func (s *service) runSession(ctx context.Context, ss *api.SessionStreams) (_ *ap
 	}
 	s.Audit.Request(ctx, &runtimeapi.RunPodSandboxRequest{Config: pod})
 	s.Audit.Request(ctx, &runtimeapi.CreateContainerRequest{SandboxConfig: pod, Config: ctr})
+	ctx, _ = s.Recorder.Begin(ctx, "Run", trace.Remote{})
+	defer func() { finish(ctx, err) }()
 	podID, id, err := s.runPod(ctx, run, pod, ctr)
 	if err != nil {
 		return nil, err
@@ -67,6 +70,16 @@ func (s *service) runSession(ctx context.Context, ss *api.SessionStreams) (_ *ap
 	}
 	ss.Request.ContainerID, ss.Request.Start, ss.Request.Wait = id, true, true
 	return s.attachSession(ctx, ss)
+}
+
+// finish ends the trace of "subpod run": the container runs, or never will. Of other
+// sessions there is none.
+func finish(ctx context.Context, err error) {
+	if err != nil {
+		trace.Finish(ctx, "Failed", err.Error())
+		return
+	}
+	trace.Finish(ctx, "OK", "")
 }
 
 func (s *service) execSession(ctx context.Context, ss *api.SessionStreams) (*api.SessionExit, error) {
@@ -115,6 +128,7 @@ func (s *service) attachSession(ctx context.Context, ss *api.SessionStreams) (*a
 			<-done
 			return nil, err
 		}
+		finish(ctx, nil)
 	}
 	if err := <-done; err != nil || !req.Wait {
 		return &api.SessionExit{}, err

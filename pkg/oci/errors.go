@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -45,7 +46,9 @@ var (
 var errKeyQuota = errors.New("no more session keyrings")
 
 // The messages of crun and of runc, around those of the C library.
-var keyQuota = regexp.MustCompile(`(create keyring|session key).*quota exceeded`)
+var keyQuota = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`(create keyring|session key).*quota exceeded`)
+})
 
 // RuntimeError is a failure that the OCI runtime reported, with its own message.
 type RuntimeError struct {
@@ -69,11 +72,11 @@ func (e *RuntimeError) Error() string {
 func (e *RuntimeError) Is(target error) bool {
 	switch target {
 	case ErrCommandNotFound:
-		return notFound.MatchString(e.Message)
+		return notFound().MatchString(e.Message)
 	case ErrCommandNotExecutable:
-		return notExecutable.MatchString(e.Message) && !notFound.MatchString(e.Message)
+		return notExecutable().MatchString(e.Message) && !notFound().MatchString(e.Message)
 	case errKeyQuota:
-		return keyQuota.MatchString(e.Message)
+		return keyQuota().MatchString(e.Message)
 	case unix.EAGAIN, unix.ENOMEM, unix.ENOSPC, unix.EMFILE:
 		// Go and the C library differ in the first letter.
 		return strings.Contains(strings.ToLower(e.Message), target.Error())
@@ -83,13 +86,17 @@ func (e *RuntimeError) Is(target error) bool {
 
 // The messages of crun, of runc for a bare name, and of runc for a path; then those of
 // both when the kernel does not find an interpreter or a loader.
-var notFound = regexp.MustCompile("(?s)executable file (`.*` )?not found in \\$PATH|exec: \".*\": stat .*: no such file or directory|" +
-	"exec container process .*: No such file or directory|^exec: No such file or directory|exec /?[^ ]*: no such file or directory")
+var notFound = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile("(?s)executable file (`.*` )?not found in \\$PATH|exec: \".*\": stat .*: no such file or directory|" +
+		"exec container process .*: No such file or directory|^exec: No such file or directory|exec /?[^ ]*: no such file or directory")
+})
 
 // The messages of crun and runc for a file without the permission, or a directory; then
 // those of both for what the kernel does not take for a program.
-var notExecutable = regexp.MustCompile("(?s)open executable: (Permission denied|Operation not permitted|Is a directory)|exec(utable)?:? .*(permission denied|is a directory)|the path `.*` (is not a regular file|is a directory)|" +
-	"exec container process .*: |^exec: |exec /?[^ ]*: (exec format error|text file busy|argument list too long|operation not permitted|too many levels of symbolic links|accessing a corrupted shared library|invalid argument)")
+var notExecutable = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile("(?s)open executable: (Permission denied|Operation not permitted|Is a directory)|exec(utable)?:? .*(permission denied|is a directory)|the path `.*` (is not a regular file|is a directory)|" +
+		"exec container process .*: |^exec: |exec /?[^ ]*: (exec format error|text file busy|argument list too long|operation not permitted|too many levels of symbolic links|accessing a corrupted shared library|invalid argument)")
+})
 
 // CommandError returns the error of a create that failed because of the command, from its
 // text: ErrCommandNotExecutable or ErrCommandNotFound.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -52,7 +53,9 @@ func onlyLine(path string) string {
 }
 
 // The messages of crun and runc.
-var refused = regexp.MustCompile("^(exec container process |exec /?[^ ]*: )")
+var refused = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile("^(exec container process |exec /?[^ ]*: )")
+})
 
 // refusal returns the message of a runtime's init that could not execute its command, out
 // of what it wrote.
@@ -61,7 +64,7 @@ func refusal(line string) string {
 	if json.Unmarshal([]byte(line), &l) == nil {
 		line = l.Msg
 	}
-	if !refused.MatchString(line) {
+	if !refused().MatchString(line) {
 		return ""
 	}
 	return line

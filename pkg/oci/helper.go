@@ -39,7 +39,7 @@ func (rt *runtime) helperOf(pid int) (helper, bool) {
 	h := helper{container: args[len(args)-1]}
 	if i := slices.Index(args, "--root="+rt.root); i >= 0 {
 		j := slices.IndexFunc(args[i:], func(a string) bool { return slices.Contains(runtimeOps, a) })
-		if j < 0 || !validID.MatchString(h.container) {
+		if j < 0 || !validID().MatchString(h.container) {
 			return helper{}, false
 		}
 		h.op = args[i+j]

@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"sync"
 )
 
 // Options configures an Executor.
@@ -132,10 +133,12 @@ func (e *Executor) handler(name string) (*runtime, error) {
 func (e *Executor) exitFile(id string) string { return filepath.Join(e.exitDir, id) }
 
 // ids become file names and command arguments.
-var validID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`)
+var validID = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`)
+})
 
 func checkID(id string) error {
-	if !validID.MatchString(id) {
+	if !validID().MatchString(id) {
 		return fmt.Errorf("%q is not a container ID", id)
 	}
 	return nil

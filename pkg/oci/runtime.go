@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -200,7 +201,9 @@ func newRuntime(ctx context.Context, name string, h Handler, o Options) (*runtim
 	return rt, nil
 }
 
-var crunVersion = regexp.MustCompile(`^crun version (\d+)\.(\d+)`)
+var crunVersion = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^crun version (\d+)\.(\d+)`)
+})
 
 // mountFeatures asks "features" (runc 1.1, crun 1.9) for the mount option rro and
 // for ID-mapped mounts. An older crun has the former since 1.4, the latter in 1.8
@@ -215,7 +218,7 @@ func mountFeatures(ctx context.Context, path, version string) (rro, idmap bool) 
 	if out, err := exec.CommandContext(ctx, path, "features").Output(); err == nil && json.Unmarshal(out, &f) == nil {
 		return slices.Contains(f.MountOptions, "rro"), f.Linux.MountExtensions.IDMap.Enabled
 	}
-	m := crunVersion.FindStringSubmatch(version)
+	m := crunVersion().FindStringSubmatch(version)
 	if m == nil {
 		return false, false
 	}

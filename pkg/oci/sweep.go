@@ -22,7 +22,7 @@ func (e *Executor) IDs(context.Context) ([]string, error) {
 			return nil, err
 		}
 		for _, d := range entries {
-			if d.IsDir() && validID.MatchString(d.Name()) && !slices.Contains(ids, d.Name()) {
+			if d.IsDir() && validID().MatchString(d.Name()) && !slices.Contains(ids, d.Name()) {
 				ids = append(ids, d.Name())
 			}
 		}
@@ -95,7 +95,7 @@ func (e *Executor) orphans(ctx context.Context, live func(id string) bool) (map[
 	watched, err := nodeMonitor{e}.watched(ctx)
 	errs = append(errs, err)
 	for _, w := range watched {
-		if live(w.ID) || !validID.MatchString(w.ID) {
+		if live(w.ID) || !validID().MatchString(w.ID) {
 			continue
 		}
 		c, ok := found[w.ID]
@@ -187,5 +187,5 @@ func (e *Executor) ownConmon(pid int) (id, bundle string, ok bool) {
 			i = len(args) // what follows is the runtime's
 		}
 	}
-	return id, bundle, exitDir == e.exitDir && validID.MatchString(id)
+	return id, bundle, exitDir == e.exitDir && validID().MatchString(id)
 }

@@ -6,6 +6,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/state"
+	"github.com/subpod/subpod/pkg/trace"
 )
 
 // RemoveContainer kills the container where it runs and removes all of it but its
@@ -26,7 +27,7 @@ func (m *Manager) RemoveContainer(ctx context.Context, id string) error {
 		return err
 	}
 	// No reference can be added from here on.
-	if err := m.references.end(ctx, id); err != nil {
+	if err := trace.Do(ctx, "end copies", func() error { return m.references.end(ctx, id) }); err != nil {
 		return err
 	}
 	if held, err = m.container(ctx, id, interrupt); err != nil {
@@ -35,7 +36,7 @@ func (m *Manager) RemoveContainer(ctx context.Context, id string) error {
 	defer held.unlock()
 	ctx, cancel := detached(ctx)
 	defer cancel()
-	if err := m.Containers.Delete(ctx, held.Container); err != nil {
+	if err := trace.Do(ctx, "delete", func() error { return m.Containers.Delete(ctx, held.Container) }); err != nil {
 		return err
 	}
 	if err := m.containerNames.release(containerName(held.PodID, held.Config.V.GetMetadata()), id); err != nil {

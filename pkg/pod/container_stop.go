@@ -11,6 +11,7 @@ import (
 
 	"github.com/subpod/subpod/pkg/oci"
 	"github.com/subpod/subpod/pkg/state"
+	"github.com/subpod/subpod/pkg/trace"
 )
 
 // killTimeout is how long a killed container may take to end before the request
@@ -63,7 +64,9 @@ func (b *base) endContainer(ctx context.Context, id string, grace time.Duration)
 		if err := b.signal(ctx, c, c.StopSignal(), false); err != nil {
 			return err
 		}
+		_, step := trace.Start(ctx, "wait for its end")
 		err := b.waitExit(ctx, run, grace)
+		step.End(nil) // to be over is no failure
 		if err == nil {
 			return nil
 		}
@@ -74,7 +77,7 @@ func (b *base) endContainer(ctx context.Context, id string, grace time.Duration)
 	if err := b.signal(ctx, c, syscall.SIGKILL, true); err != nil {
 		return err
 	}
-	if err := b.waitExit(ctx, run, killTimeout); err != nil {
+	if err := trace.Do(ctx, "wait for the killed", func() error { return b.waitExit(ctx, run, killTimeout) }); err != nil {
 		return fmt.Errorf("stop container %s: it was killed and has not ended: %w", c.ID, err)
 	}
 	return nil

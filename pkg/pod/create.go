@@ -11,6 +11,7 @@ import (
 
 	"github.com/subpod/subpod/pkg/pod/container"
 	"github.com/subpod/subpod/pkg/state"
+	"github.com/subpod/subpod/pkg/trace"
 )
 
 // newContainer is a container whose name is claimed and which is locked until unlock.
@@ -82,7 +83,11 @@ func (b *base) claimContainer(ctx context.Context, p state.Pod, cfg *runtimeapi.
 		CreatedAt: time.Now(),
 		Allocated: plan.Resources(b.NodeID),
 	}}
+	trace.Set(ctx, "container", id)
+	trace.Set(ctx, "containerName", cfg.Metadata.GetName())
+	_, step := trace.Start(ctx, "claim the name")
 	existing, err := b.containerNames.claim(ctx, c.name, id)
+	step.End(err)
 	if err != nil {
 		return nil, "", explain(ctx, err)
 	}
@@ -111,7 +116,7 @@ func (m *Manager) makeContainer(ctx context.Context, c *newContainer, p state.Po
 
 // prepareContainer writes the record and makes what needs no pod sandbox.
 func (b *base) prepareContainer(ctx context.Context, c *newContainer, p state.Pod) (*container.Prepared, error) {
-	if err := b.State.PutContainer(c.Container); err != nil {
+	if err := trace.Do(ctx, "record", func() error { return b.State.PutContainer(c.Container) }); err != nil {
 		return nil, err
 	}
 	return b.Containers.Prepare(ctx, c.plan, p, &c.Container)

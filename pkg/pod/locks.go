@@ -8,6 +8,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/semaphore"
+
+	"github.com/subpod/subpod/pkg/trace"
 )
 
 // locks gives every ID a lock of its own. Waiting is first come, first served, and
@@ -54,7 +56,9 @@ func (l *locks) acquire(ctx context.Context, id string, mode mode) (held context
 		n = 1
 	}
 	k := l.enter(id, mode)
-	err = k.sem.Acquire(ctx, n)
+	if ctx.Err() != nil || !k.sem.TryAcquire(n) {
+		err = trace.Do(ctx, "wait for another request", func() error { return k.sem.Acquire(ctx, n) })
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if mode == interrupt {

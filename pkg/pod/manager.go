@@ -37,6 +37,7 @@ import (
 
 	"github.com/subpod/subpod/pkg/events"
 	"github.com/subpod/subpod/pkg/health"
+	"github.com/subpod/subpod/pkg/logging"
 	"github.com/subpod/subpod/pkg/oci"
 	"github.com/subpod/subpod/pkg/pod/container"
 	"github.com/subpod/subpod/pkg/pod/sandbox"
@@ -152,6 +153,7 @@ type base struct {
 	exits          *exitWatcher
 	events         publisher
 	notices        notices
+	once           *logging.Once
 	ctx            context.Context // ends when the server stops
 }
 
@@ -170,6 +172,7 @@ func New(o Options) *Manager {
 	b := &base{
 		Options:        o,
 		podLocks:       newLocks(),
+		once:           new(logging.Once),
 		containerLocks: newLocks(),
 		podNames:       newNames(o.State.Pod, o.State.DeletePod),
 		containerNames: newNames(o.State.Container, o.State.DeleteContainer),

@@ -4,6 +4,8 @@ import (
 	"context"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/subpod/subpod/pkg/trace"
 )
 
 // RemovePod stops the pod sandbox where it runs and removes it with its containers.
@@ -38,7 +40,12 @@ func (m *Manager) emptied(ctx context.Context, id string) (*heldPod, error) {
 		}
 		var removals errgroup.Group
 		for _, c := range m.State.ContainersOf(id) {
-			removals.Go(func() error { return m.RemoveContainer(ctx, c.ID) })
+			removals.Go(func() error {
+				ctx, step := trace.Start(ctx, "remove a container")
+				err := m.RemoveContainer(ctx, c.ID)
+				step.End(err)
+				return err
+			})
 		}
 		if err := removals.Wait(); err != nil {
 			return nil, err

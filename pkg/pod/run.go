@@ -13,6 +13,7 @@ import (
 	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/pod/sandbox"
 	"github.com/subpod/subpod/pkg/state"
+	"github.com/subpod/subpod/pkg/trace"
 )
 
 // newPod is a pod sandbox whose name is claimed and that is not built yet.
@@ -61,7 +62,9 @@ func (b *base) claimPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, h
 		Allocated:      plan.Resources(b.NodeID),
 		Status:         state.PodStatus{Phase: state.PodCreating},
 	}}
+	_, step := trace.Start(ctx, "claim the name")
 	existing, err := b.podNames.claim(ctx, n.name, id)
+	step.End(err)
 	if err != nil {
 		return nil, "", err
 	}
@@ -76,6 +79,8 @@ func (b *base) claimPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, h
 // nothing is left, or what is left is in its record and is removed later. The claim of
 // the name has ended when it returns.
 func (m *Manager) build(ctx context.Context, n *newPod, ctr *runtimeapi.ContainerConfig) (_ *newContainer, err error) {
+	trace.Set(ctx, "pod", n.ID)
+	trace.Set(ctx, "name", n.plan.Config.GetMetadata().GetNamespace()+"/"+n.plan.Config.GetMetadata().GetName())
 	held, unlock, err := m.podLocks.acquire(ctx, n.ID, exclusive)
 	if err != nil {
 		m.podNames.abort(n.name, n.ID)
@@ -83,7 +88,7 @@ func (m *Manager) build(ctx context.Context, n *newPod, ctr *runtimeapi.Containe
 	}
 	defer unlock()
 	var c *newContainer
-	if err = m.State.PutPod(n.Pod); err == nil {
+	if err = trace.Do(held, "record", func() error { return m.State.PutPod(n.Pod) }); err == nil {
 		if ctr == nil {
 			if err = m.Sandboxes.Build(held, n.plan, &n.Pod); err == nil {
 				err = n.ask(held, m.Plugins)
@@ -105,7 +110,9 @@ func (m *Manager) build(ctx context.Context, n *newPod, ctr *runtimeapi.Containe
 		if c != nil {
 			err = errors.Join(err, m.undoContainer(ctx, c))
 		}
-		undoErr := m.undoPod(ctx, n)
+		undoing, step := trace.Start(ctx, "undo")
+		undoErr := m.undoPod(undoing, n)
+		step.End(undoErr)
 		if undoErr != nil {
 			m.running.Go(func() { recovery{m}.again(m.ctx, n.ID) })
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/subpod/subpod/pkg/oci"
 	"github.com/subpod/subpod/pkg/state"
+	"github.com/subpod/subpod/pkg/trace"
 )
 
 // ErrStart says that the container's process could not be started.
@@ -53,12 +54,13 @@ func (b *base) startHeld(ctx context.Context, held *heldContainer) error {
 	if held.Allocated.Runtime == nil {
 		err = oci.CommandError(held.Status.StartError)
 	} else if err = b.notices.ask(held.ctx, ContainerStart, held.Container); err == nil {
-		err = b.Processes.Start(held.ctx, held.ID, *held.Allocated.Runtime)
+		err = trace.Do(held.ctx, "start init", func() error { return b.Processes.Start(held.ctx, held.ID, *held.Allocated.Runtime) })
 	}
 	if err != nil {
 		return b.startFailed(ctx, held.Container, now, explain(held.ctx, err))
 	}
-	if err := held.update(func(c *state.Container) { c.Status.StartedAt = now }); err != nil {
+	started := func() error { return held.update(func(c *state.Container) { c.Status.StartedAt = now }) }
+	if err := trace.Do(held.ctx, "record", started); err != nil {
 		// Nobody would know that it runs.
 		return b.startFailed(ctx, held.Container, now, fmt.Errorf("its start could not be recorded, so it is ended: %w", err))
 	}

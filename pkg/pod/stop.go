@@ -8,6 +8,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/state"
+	"github.com/subpod/subpod/pkg/trace"
 )
 
 // StopPod kills the pod's containers and frees all that the pod sandbox holds; its
@@ -29,7 +30,12 @@ func (b *base) stopPod(ctx context.Context, id string, only func() bool) error {
 	// No container can be created or started from here on.
 	var kills errgroup.Group
 	for _, c := range b.State.ContainersOf(p.ID) {
-		kills.Go(func() error { return b.endContainer(ctx, c.ID, 0) })
+		kills.Go(func() error {
+			ctx, step := trace.Start(ctx, "end a container")
+			err := b.endContainer(ctx, c.ID, 0)
+			step.End(err)
+			return err
+		})
 	}
 	if err := kills.Wait(); err != nil {
 		return fmt.Errorf("stop pod sandbox %s: %w", p.ID, err)
@@ -45,7 +51,10 @@ func (b *base) stopPod(ctx context.Context, id string, only func() bool) error {
 	ctx, cancel := detached(ctx)
 	defer cancel()
 	b.notices.pod(ctx, PodStop, held.Pod)
-	if err := b.Sandboxes.Teardown(ctx, held.Pod); err != nil {
+	ctx, step := trace.Start(ctx, "tear down")
+	err = b.Sandboxes.Teardown(ctx, held.Pod)
+	step.End(err)
+	if err != nil {
 		return err
 	}
 	if err := held.update(func(p *state.Pod) { p.Status = state.PodStatus{Phase: state.PodNotReady} }); err != nil {

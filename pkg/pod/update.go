@@ -60,7 +60,7 @@ func limit(b *base, held *heldContainer, change *runtimeapi.LinuxContainerResour
 		return err
 	}
 	for _, w := range warnings {
-		b.Log.Warn("part of a container's new limits cannot be honoured", "container", held.ID, "what", w)
+		b.Log.Log(held.ctx, b.once.Sentence(w), "part of a container's new limits cannot be honoured (said once, of others at level debug)", "container", held.ID, "what", w)
 	}
 	if b.Host.Cgroup.Enabled() {
 		if err := b.Processes.Update(held.ctx, held.ID, *held.Allocated.Runtime, limits); err != nil {

@@ -19,7 +19,8 @@ import (
 type interceptor struct{ Options }
 
 func (i *interceptor) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (resp any, err error) {
-	err = i.serve(ctx, info.FullMethod, func() error {
+	err = i.serve(ctx, info.FullMethod, func(ctx context.Context) error {
+		describe(ctx, req)
 		if i.Audit != nil {
 			i.Audit(ctx, req)
 		}
@@ -30,15 +31,16 @@ func (i *interceptor) unary(ctx context.Context, req any, info *grpc.UnaryServer
 }
 
 func (i *interceptor) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
-	return i.serve(ss.Context(), info.FullMethod, func() error { return handle(srv, ss) })
+	return i.serve(ss.Context(), info.FullMethod, func(ctx context.Context) error { return handle(srv, traced{ss, ctx}) })
 }
 
-func (i *interceptor) serve(ctx context.Context, method string, handle func() error) (err error) {
-	method = path.Base(method)
+func (i *interceptor) serve(ctx context.Context, fullMethod string, handle func(context.Context) error) (err error) {
+	method := path.Base(fullMethod)
 	if err := i.wait(ctx); err != nil {
 		return err
 	}
-	begin := time.Now()
+	c := i.begin(ctx, fullMethod)
+	defer func() { c.end(err) }()
 	defer func() {
 		if p := recover(); p != nil {
 			i.Log.Error("a request panicked", "method", method, "panic", p, "stack", string(debug.Stack()))
@@ -51,18 +53,32 @@ func (i *interceptor) serve(ctx context.Context, method string, handle func() er
 			i.Panicked()
 		}
 	}()
-	err = handle()
+	err = handle(c.ctx)
 	if reason := i.reasonOf(err); reason != "" {
 		_ = grpc.SetTrailer(ctx, metadata.Pairs(api.ReasonTrailer, reason))
 	}
 	err = i.withCode(err)
-	level := slog.LevelDebug
-	if code := status.Code(err); code != codes.OK && code != codes.NotFound && code != codes.Canceled {
-		level = slog.LevelWarn
-	}
-	// The request itself is never logged: it may hold secrets.
-	i.Log.Log(ctx, level, "served", "method", method, "took", time.Since(begin).Round(10*time.Microsecond), "error", err)
+	i.log(ctx, method, time.Since(c.start), err)
 	return err
+}
+
+// log writes one line for each request. The request itself is never logged: it may hold
+// secrets.
+func (i *interceptor) log(ctx context.Context, method string, took time.Duration, err error) {
+	took = took.Round(10 * time.Microsecond)
+	if err == nil {
+		i.Log.DebugContext(ctx, "request served", "method", method, "took", took)
+		return
+	}
+	level, s := slog.LevelWarn, status.Convert(err)
+	if s.Code() == codes.NotFound || s.Code() == codes.Canceled {
+		level = slog.LevelDebug
+	}
+	fields := []any{"method", method, "took", took, "code", s.Code().String(), "error", s.Message()}
+	if client := ClientOf(ctx).Program; client != "" { // a process of the node, such as a kubelet
+		fields = append(fields, "client", client)
+	}
+	i.Log.Log(ctx, level, "request failed", fields...)
 }
 
 // wait returns once the server is ready; Unavailable when ctx ends first.

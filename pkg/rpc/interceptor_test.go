@@ -18,7 +18,7 @@ func TestNotReady(t *testing.T) {
 	i := &interceptor{Options{Ready: make(chan struct{}), Log: slog.New(slog.DiscardHandler)}}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	err := i.serve(ctx, "/s/M", func() error { t.Error("served"); return nil })
+	err := i.serve(ctx, "/s/M", func(context.Context) error { t.Error("served"); return nil })
 	if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "try again") {
 		t.Errorf("error %v, want Unavailable", err)
 	}
@@ -39,7 +39,7 @@ func TestLevels(t *testing.T) {
 	} {
 		var text bytes.Buffer
 		i := &interceptor{Options{Ready: ready, Log: slog.New(slog.NewTextHandler(&text, nil))}}
-		_ = i.serve(t.Context(), "/s/M", func() error { return c.err })
+		_ = i.serve(t.Context(), "/s/M", func(context.Context) error { return c.err })
 		if got := strings.Contains(text.String(), "level=WARN"); got != c.warn {
 			t.Errorf("%v: the log is %q", c.err, text.String())
 		}

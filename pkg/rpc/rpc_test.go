@@ -69,12 +69,20 @@ type served struct {
 
 func serve(t *testing.T, handle func(context.Context) error) *served {
 	t.Helper()
+	return serveWith(t, func(*rpc.Options) {}, handle)
+}
+
+// serveWith is serve with other options.
+func serveWith(t *testing.T, change func(*rpc.Options), handle func(context.Context) error) *served {
+	t.Helper()
 	s := &served{ready: make(chan struct{}), panicked: make(chan struct{}, 1)}
-	server := rpc.NewServer(rpc.Options{
+	options := rpc.Options{
 		Ready: s.ready, Panicked: func() { s.panicked <- struct{}{} },
 		Typed: cri.TypedErrors(), Reasons: control.Reasons(), ForkLimit: func() string { return s.limit },
 		Log: slog.New(slog.NewTextHandler(&s.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-	})
+	}
+	change(&options)
+	server := rpc.NewServer(options)
 	server.RegisterService(&grpc.ServiceDesc{
 		ServiceName: "test.Service",
 		HandlerType: (*any)(nil),

@@ -12,13 +12,15 @@ import (
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/subpod/subpod/pkg/api"
+	"github.com/subpod/subpod/pkg/trace"
 )
 
 // MaxMessage is the size of the largest message, in bytes, as in the kubelet
 // (k8s.io/cri-client).
 const MaxMessage = 16 << 20
 
-// Options are needed by NewServer, all of them but Audit, Typed and Reasons.
+// Options are needed by NewServer, all of them but Audit, Typed,
+// Reasons, Traces, Observe and Waiting.
 type Options struct {
 	// Ready holds requests back until it is closed.
 	Ready <-chan struct{}
@@ -31,6 +33,13 @@ type Options struct {
 	// of each counts.
 	Typed   []Typed
 	Reasons []Reason
+	// Traces keeps where the time of requests goes; nil keeps nothing.
+	Traces *trace.Recorder
+	// Observe, unless it is nil, is called with each request that has ended.
+	Observe func(Request)
+	// Waiting are the methods which wait for something to happen, or for their client:
+	// their time says nothing, and they have no trace.
+	Waiting []string
 	// ForkLimit names the limit of processes that is reached, "" where none is.
 	ForkLimit func() string
 	Log       *slog.Logger

@@ -44,6 +44,7 @@ type committer struct {
 	closed  bool
 	err     error         // of the last round
 	rounds  chan struct{} // closed at the end of a round, then replaced
+	counts  Counts        // since openCommitter, but for the journal's size
 	full    time.Time     // since when writes wait for the journal; zero: they do not
 
 	changed chan struct{} // there are pending changes
@@ -126,6 +127,7 @@ func (c *committer) write(bucket, key string, value []byte) error {
 		return err
 	}
 	c.seq++
+	c.counts.Writes++
 	c.pending[row{bucket, key}] = value
 	if c.err == nil && c.journal.size >= c.opts.journalLimit/2 {
 		notify(c.urgent)
@@ -230,6 +232,9 @@ func (c *committer) round() error {
 		c.log.Error("the state cannot be written to the disk; its journal keeps the changes and it is tried again", "journal", c.journal.path, "error", err)
 	}
 	c.err = err
+	if c.counts.Commits++; err != nil {
+		c.counts.Failures++
+	}
 	if err == nil {
 		c.full = time.Time{}
 	}

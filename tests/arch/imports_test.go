@@ -23,6 +23,9 @@ var table = []struct{ pkg, imports string }{
 	{"pkg/errclass", ""},
 	{"pkg/workload", ""},
 	{"pkg/openat2", ""},
+	{"pkg/logging", ""},
+	{"pkg/trace", ""},
+	{"pkg/metrics", ""},
 	{"pkg/landlock", ""},
 	{"pkg/tree", "pkg/openat2"},
 	{"pkg/subpath", "pkg/openat2"},
@@ -38,11 +41,11 @@ var table = []struct{ pkg, imports string }{
 	{"pkg/monitor", "pkg/monitor/wire pkg/ocispec/seccompbpf pkg/proc"},
 
 	// Mechanisms: the kernel and their libraries; they never hear of CRI.
-	{"rootless", "pkg/errclass pkg/idmap pkg/landlock pkg/monitor/keeper pkg/monitor/wire pkg/proc pkg/seccompnotify"},
+	{"rootless", "pkg/errclass pkg/idmap pkg/landlock pkg/logging pkg/monitor/keeper pkg/monitor/wire pkg/proc pkg/seccompnotify"},
 	{"rootless/gvisor", "rootless"},
 	{"storage/internal/xz", ""}, // a module of its own, in the place of another (go.mod)
 	{"storage/internal/fetch", ""},
-	{"storage", "pkg/errclass pkg/idmap pkg/landlock pkg/openat2 storage/internal/fetch"},
+	{"storage", "pkg/errclass pkg/idmap pkg/landlock pkg/openat2 pkg/trace storage/internal/fetch"},
 	{"netns/pause", ""},
 	{"netns", "netns/pause pkg/errclass pkg/idmap pkg/proc"},
 	{"netns/bridge", "netns"},
@@ -57,7 +60,7 @@ var table = []struct{ pkg, imports string }{
 	{"pkg/ocispec", "pkg/cgroup pkg/errclass pkg/idmap pkg/ocispec/seccompbpf pkg/openat2"},
 	{"pkg/oci", "pkg/errclass pkg/monitor/wire pkg/ocispec/seccompbpf pkg/openat2 pkg/proc pkg/stdio"},
 	{"pkg/config", "configs pkg/quantity"},
-	{"pkg/api", "pkg/stdio pkg/workload"},
+	{"pkg/api", "pkg/stdio pkg/trace pkg/workload"},
 	{"pkg/health", "pkg/api"},
 	{"pkg/state", "netns pkg/errclass pkg/oci pkg/workload"},
 	{"pkg/events", "pkg/state"},
@@ -65,23 +68,23 @@ var table = []struct{ pkg, imports string }{
 	{"pkg/hostport", "netns rootless"},
 
 	// The core: what run, stop, remove and recover mean.
-	{"pkg/pod/sandbox", "netns pkg/api pkg/cgroup pkg/idmap pkg/ocispec pkg/quantity pkg/state"},
-	{"pkg/pod/container", "pkg/api pkg/cgroup pkg/errclass pkg/idmap pkg/oci pkg/ocispec pkg/openat2 pkg/state pkg/subpath pkg/tree pkg/volumes storage"},
-	{"pkg/pod", "netns pkg/api pkg/events pkg/health pkg/oci pkg/ocispec pkg/pod/container pkg/pod/sandbox pkg/quantity pkg/state pkg/stats pkg/stdio pkg/subpath pkg/workload storage"},
+	{"pkg/pod/sandbox", "netns pkg/api pkg/cgroup pkg/idmap pkg/ocispec pkg/quantity pkg/state pkg/trace"},
+	{"pkg/pod/container", "pkg/api pkg/cgroup pkg/errclass pkg/idmap pkg/logging pkg/oci pkg/ocispec pkg/openat2 pkg/state pkg/subpath pkg/trace pkg/tree pkg/volumes storage"},
+	{"pkg/pod", "netns pkg/api pkg/events pkg/health pkg/logging pkg/oci pkg/ocispec pkg/pod/container pkg/pod/sandbox pkg/quantity pkg/state pkg/stats pkg/stdio pkg/subpath pkg/trace pkg/workload storage"},
 	{"pkg/nri", "pkg/errclass pkg/ocispec pkg/pod pkg/state"},
 	{"pkg/supervise", "pkg/api pkg/oci pkg/state pkg/workload"},
 
 	// Services: requests in, records out. Only these and the client speak gRPC.
 	{"pkg/audit", "pkg/api"},
-	{"pkg/rpc", "pkg/api pkg/errclass"},
+	{"pkg/rpc", "pkg/api pkg/errclass pkg/trace"},
 	{"pkg/stream", "pkg/errclass pkg/stdio"},
-	{"pkg/control", "netns/named pkg/api pkg/audit pkg/oci pkg/pod pkg/quantity pkg/rpc pkg/state pkg/stats pkg/stdio pkg/subpath pkg/supervise pkg/volumes pkg/workload storage"},
+	{"pkg/control", "netns/named pkg/api pkg/audit pkg/logging pkg/oci pkg/pod pkg/quantity pkg/rpc pkg/state pkg/stats pkg/stdio pkg/subpath pkg/supervise pkg/trace pkg/volumes pkg/workload storage"},
 	{"pkg/cri", "netns pkg/api pkg/cgroup pkg/events pkg/health pkg/idmap pkg/ocispec pkg/pod pkg/pod/container pkg/pod/sandbox pkg/quantity pkg/rpc pkg/state pkg/stats pkg/stream storage"},
 	{"pkg/client", "pkg/api pkg/workload"},
 
 	// Commands. The client stays small, so that it starts fast: no core, no mechanism
 	// but the node's.
-	{"cmd/internal/cli", "pkg/config"},
+	{"cmd/internal/cli", "pkg/config pkg/logging"},
 	{"cmd/internal/doctor", "configs rootless pkg/cgroup pkg/config pkg/landlock"},
 	{"cmd/internal/kube", "pkg/api pkg/client pkg/quantity pkg/subpath pkg/workload"},
 	{"cmd/internal/kubelet", "cmd/internal/doctor"},
@@ -89,9 +92,9 @@ var table = []struct{ pkg, imports string }{
 	{"cmd/internal/play", "cmd/internal/kube cmd/internal/logs pkg/api pkg/client"},
 	{"cmd/subpod", "cmd/internal/cli cmd/internal/doctor cmd/internal/kube cmd/internal/kubelet cmd/internal/logs cmd/internal/play configs pkg/api pkg/cgroup pkg/client pkg/config pkg/stdio pkg/tree pkg/workload rootless"},
 	{"cmd/subpod-node", "pkg/initproc rootless"},
-	{"cmd/subpod-monitor", "pkg/monitor"},
+	{"cmd/subpod-monitor", "pkg/logging pkg/monitor"},
 	{"cmd/subpod-node-gvisor", "rootless rootless/gvisor"},
-	{"cmd/subpod-server", "cmd/internal/cli cmd/internal/doctor netns netns/auto netns/bridge netns/cni netns/egress netns/named pkg/api pkg/audit pkg/cgroup pkg/config pkg/control pkg/cri pkg/events pkg/health pkg/hostport pkg/nri pkg/oci pkg/ocispec pkg/pod pkg/pod/container pkg/pod/sandbox pkg/proc pkg/rpc pkg/state pkg/stats pkg/stream pkg/supervise pkg/volumes rootless storage"},
+	{"cmd/subpod-server", "cmd/internal/cli cmd/internal/doctor netns netns/auto netns/bridge netns/cni netns/egress netns/named pkg/api pkg/audit pkg/cgroup pkg/config pkg/control pkg/cri pkg/events pkg/health pkg/hostport pkg/metrics pkg/nri pkg/oci pkg/ocispec pkg/pod pkg/pod/container pkg/pod/sandbox pkg/proc pkg/rpc pkg/state pkg/stats pkg/stream pkg/supervise pkg/trace pkg/volumes rootless storage"},
 }
 
 // libraries names the directories that alone may import a module or package of others.
@@ -108,6 +111,7 @@ var libraries = []struct {
 	{"go.etcd.io/bbolt", []string{"pkg/state"}, "the store has one owner"},
 	{"github.com/landlock-lsm/go-landlock/", []string{"pkg/landlock"}, "rule sets are made in one place"},
 	{"github.com/containerd/nri/", []string{"pkg/nri", "tests"}, "plugins are talked to in one place"},
+	{"github.com/prometheus/", []string{"pkg/metrics"}, "what is counted has one owner, which costs nothing when it is off"},
 	{"github.com/google/nftables", []string{"netns"}, "packet filter rules are made in one place"},
 }
 

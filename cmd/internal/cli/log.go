@@ -7,12 +7,13 @@ import (
 	"path/filepath"
 
 	"github.com/subpod/subpod/pkg/config"
+	"github.com/subpod/subpod/pkg/logging"
 )
 
 // LogLevel returns daemon.log_level.
 func LogLevel(cfg *config.Config) (slog.Level, error) {
-	var l slog.Level
-	if err := l.UnmarshalText([]byte(cfg.Daemon.LogLevel)); err != nil {
+	l, err := logging.ParseLevel(cfg.Daemon.LogLevel)
+	if err != nil {
 		return 0, fmt.Errorf("daemon.log_level: %w", err)
 	}
 	return l, nil
@@ -22,17 +23,17 @@ func LogLevel(cfg *config.Config) (slog.Level, error) {
 // started.
 const LogName = "daemon.log"
 
-// NewLog returns a logger that writes to standard error in the configured format. It
-// bounds the file of LogName.
-func NewLog(cfg *config.Config) (*slog.Logger, error) {
-	level, err := LogLevel(cfg)
+// NewLog returns a logger that writes to standard error in the configured format, and its
+// level, which may be changed. It bounds the file of LogName.
+func NewLog(cfg *config.Config) (*slog.Logger, *slog.LevelVar, error) {
+	l, err := LogLevel(cfg)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	opts := &slog.HandlerOptions{Level: level}
+	level := new(slog.LevelVar)
+	level.Set(l)
 	out := &boundedLog{file: os.Stderr, path: filepath.Join(cfg.Daemon.RunDir, LogName)}
-	if cfg.Daemon.LogFormat == "json" {
-		return slog.New(slog.NewJSONHandler(out, opts)), nil
-	}
-	return slog.New(slog.NewTextHandler(out, opts)), nil
+	return logging.New(out, logging.Options{
+		Level: level, JSON: cfg.Daemon.LogFormat == "json", Journal: logging.ToJournal(os.Stderr),
+	}), level, nil
 }

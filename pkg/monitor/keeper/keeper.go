@@ -35,6 +35,9 @@ type Options struct {
 	Program []string
 	Env     []string
 	Log     *slog.Logger
+	// Restarted, unless it is nil, is called when a monitor that has failed is to be
+	// started again.
+	Restarted func()
 }
 
 const (
@@ -134,6 +137,9 @@ func (k *Keeper) Run() {
 			k.refuse()
 		}
 		time.Sleep(pause)
+		if k.o.Restarted != nil {
+			k.o.Restarted()
+		}
 		pause = min(2*pause, maxPause)
 	}
 }

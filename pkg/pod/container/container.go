@@ -14,6 +14,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/subpod/subpod/pkg/cgroup"
+	"github.com/subpod/subpod/pkg/logging"
 	"github.com/subpod/subpod/pkg/oci"
 	"github.com/subpod/subpod/pkg/ocispec"
 	"github.com/subpod/subpod/pkg/state"
@@ -53,6 +54,8 @@ type Builder struct {
 	// Init is the program that is the init process of containers which ask for one.
 	Init string
 	Log  *slog.Logger
+
+	once logging.Once
 }
 
 // HostTree gives what the node may have of the host's tree, as mounts to attach
@@ -111,7 +114,7 @@ func (b *Builder) endProcesses(ctx context.Context, c state.Container) error {
 // log. Idempotent.
 func (b *Builder) Delete(ctx context.Context, c state.Container) error {
 	err := errors.Join(b.Clean(ctx, c), b.Rootfs.Delete(ctx, c.ID))
-	hostLogs{b.HostTree, b.Log}.detach(c)
+	hostLogs{b.HostTree, b.Log, &b.once}.detach(c)
 	return err
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/subpod/subpod/pkg/oci"
 	"github.com/subpod/subpod/pkg/ocispec"
 	"github.com/subpod/subpod/pkg/state"
+	"github.com/subpod/subpod/pkg/trace"
 	"github.com/subpod/subpod/storage"
 )
 
@@ -43,7 +44,9 @@ func (p *Prepared) Abandon() {
 // same time. Of p it needs the configuration and handler only. It adds what it made
 // to c. storage.ErrImageNotFound.
 func (b *Builder) Prepare(ctx context.Context, plan Plan, p state.Pod, c *state.Container) (*Prepared, error) {
+	_, step := trace.Start(ctx, "look the image up")
 	image, err := b.Images.Get(ctx, plan.Config.Image.Image)
+	step.End(err)
 	if err != nil {
 		return nil, err
 	}
@@ -63,11 +66,15 @@ func (b *Builder) Prepare(ctx context.Context, plan Plan, p state.Pod, c *state.
 	}
 	var both errgroup.Group
 	both.Go(func() (err error) {
+		_, step := trace.Start(ctx, "start the monitor")
 		out.pending, err = b.Executor.Begin(ctx, out.begin)
+		step.End(err)
 		return err
 	})
 	both.Go(func() error {
+		_, step := trace.Start(ctx, "root file system")
 		mounted, err := b.Rootfs.Create(ctx, rootfsSpec(p, *c))
+		step.End(err)
 		c.Allocated.Rootfs = mounted.Path
 		return err
 	})
@@ -86,7 +93,7 @@ func (b *Builder) makeDirs(p state.Pod, c state.Container) error {
 	if c.Allocated.LogPath == "" {
 		return nil
 	}
-	if err := (hostLogs{b.HostTree, b.Log}).attach(filepath.Clean(p.Config.V.GetLogDirectory()), c.Allocated.LogPath); err != nil {
+	if err := (hostLogs{b.HostTree, b.Log, &b.once}).attach(filepath.Clean(p.Config.V.GetLogDirectory()), c.Allocated.LogPath); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(c.Allocated.LogPath), 0o755); err != nil {
@@ -102,14 +109,18 @@ func (b *Builder) makeDirs(p state.Pod, c state.Container) error {
 func (b *Builder) Create(ctx context.Context, prepared *Prepared, p state.Pod, c *state.Container) error {
 	defer prepared.Abandon()
 	defer b.releaseSources(c.ID)
-	in, err := specInput(ctx, b, prepared, p, c)
+	mounting, step := trace.Start(ctx, "mounts and files")
+	in, err := specInput(mounting, b, prepared, p, c)
+	step.End(err)
 	if err != nil {
 		return err
 	}
+	_, step = trace.Start(ctx, "OCI specification")
 	out, err := ocispec.Build(in)
 	if err == nil && b.Adjust != nil {
 		out, err = adjust(ctx, b, in, out, prepared.plan, p, c)
 	}
+	step.End(err)
 	if err != nil {
 		return err
 	}
@@ -119,7 +130,7 @@ func (b *Builder) Create(ctx context.Context, prepared *Prepared, p state.Pod, c
 			c.ID, api.AnnotationEgress, api.EgressUplink)
 	}
 	for _, w := range out.Warnings {
-		b.Log.Warn("part of a container's configuration cannot be honoured", "container", c.ID, "what", w)
+		b.Log.Log(ctx, b.once.Sentence(w), "part of a container's configuration cannot be honoured (said once, of others at level debug)", "container", c.ID, "what", w)
 	}
 	user := out.Spec.Process.User
 	c.Allocated.Args = out.Spec.Process.Args
@@ -128,7 +139,9 @@ func (b *Builder) Create(ctx context.Context, prepared *Prepared, p state.Pod, c
 	var ahead sync.WaitGroup
 	defer ahead.Wait()
 	ahead.Go(func() { prefetch(c.Allocated.Rootfs, out.Spec.Process) })
+	_, step = trace.Start(ctx, "OCI create")
 	made, err := create(ctx, b, prepared, c.ID, out)
+	step.End(err)
 	if errors.Is(err, oci.ErrCommandNotFound) || errors.Is(err, oci.ErrCommandNotExecutable) {
 		c.Status.StartError = err.Error()
 		return nil

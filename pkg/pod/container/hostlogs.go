@@ -1,6 +1,7 @@
 package container
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -10,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/subpod/subpod/pkg/logging"
 	"github.com/subpod/subpod/pkg/state"
 	"github.com/subpod/subpod/pkg/subpath"
 )
@@ -18,6 +20,7 @@ import (
 type hostLogs struct {
 	tree HostTree // nil where the node shows all
 	log  *slog.Logger
+	once *logging.Once
 }
 
 // attach shows the directory of a pod's logs at its own place where the node may have
@@ -48,7 +51,8 @@ func (h hostLogs) attach(dir, path string) error {
 	if !h.tree.HasOwn(dir) {
 		return fmt.Errorf("%w: %w", ErrLogDirectory, refused)
 	}
-	h.log.Warn("a container's log is in the node's own directory, not in the host's: a client outside of the node cannot read it", "path", path, "reason", refused)
+	h.log.Log(context.Background(), h.once.Level("logs in "+filepath.Dir(dir)),
+		"a container's log is in the node's own directory, not in the host's: a client outside of the node cannot read it (said once, of others at level debug)", "path", path, "reason", refused)
 	return nil
 }
 

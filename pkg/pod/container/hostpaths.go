@@ -1,6 +1,7 @@
 package container
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -34,7 +35,8 @@ func (b *Builder) hostPath(id, name string, m *runtimeapi.Mount) (string, error)
 	if err != nil || !b.HostTree.HasOwn(filepath.Clean(m.HostPath)) || !b.HostTree.HasOwn(own) {
 		return "", hostErr
 	}
-	b.Log.Warn("a container's mount shows the node's own files, not the host's", "container", id, "path", m.HostPath, "mounted_on", m.ContainerPath, "reason", hostErr)
+	b.Log.Log(context.Background(), b.once.Level("own files on "+m.HostPath),
+		"a container's mount shows the node's own files, not the host's (said once, of others at level debug)", "container", id, "path", m.HostPath, "mounted_on", m.ContainerPath, "reason", hostErr)
 	return own, nil
 }
 

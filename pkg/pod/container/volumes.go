@@ -47,7 +47,7 @@ func imageVolumes(ctx context.Context, b *Builder, prepared *Prepared, c *state.
 		return nil, err
 	}
 	if len(left) > 0 {
-		b.Log.Warn("volumes of an image left out: nothing can be mounted on their paths", "container", id, "paths", left)
+		b.Log.Log(ctx, b.once.Level("volumes of "+prepared.image.ID), "volumes of an image left out: nothing can be mounted on their paths (said once, of others at level debug)", "container", id, "paths", left)
 	}
 	mounts := make([]*runtimeapi.Mount, 0, len(made))
 	for i, v := range made {

@@ -15,6 +15,7 @@ import (
 	"github.com/subpod/subpod/netns"
 	"github.com/subpod/subpod/pkg/cgroup"
 	"github.com/subpod/subpod/pkg/state"
+	"github.com/subpod/subpod/pkg/trace"
 )
 
 // Builder builds pod sandboxes. Its methods may be called concurrently for
@@ -38,6 +39,41 @@ func (b *Builder) Build(ctx context.Context, plan Plan, p *state.Pod) error {
 	}
 	made := &p.Allocated
 	dir := b.podDir(p.ID)
+	err := trace.Do(ctx, "files", func() error { return b.makeFiles(dir, plan, made) })
+	if err != nil {
+		return err
+	}
+	spec := plan.pins
+	spec.Dir = dir
+	_, step := trace.Start(ctx, "namespaces")
+	made.Pins, err = netns.Pin(ctx, spec)
+	step.End(err)
+	if err != nil {
+		return err
+	}
+	if plan.network {
+		connecting, step := trace.Start(ctx, "network")
+		err := b.connect(connecting, plan, p)
+		step.End(err)
+		if err != nil {
+			return err
+		}
+		if err := b.writeNames(dir, plan, made.Network); err != nil {
+			return err
+		}
+	}
+	return trace.Do(ctx, "cgroup", func() error {
+		if err := plan.group.Make(); err != nil {
+			return err
+		}
+		// What is left out for want of a controller is in the status of the runtime.
+		_, err := b.Limit(*p)
+		return err
+	})
+}
+
+// makeFiles makes the pod's directory, what lies in it and the volumes in memory.
+func (b *Builder) makeFiles(dir string, plan Plan, made *state.PodResources) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("make the pod's directory: %w", err)
 	}
@@ -50,29 +86,7 @@ func (b *Builder) Build(ctx context.Context, plan Plan, p *state.Pod) error {
 	if plan.pins.IPC {
 		made.Shm = filepath.Join(dir, shmDir)
 	}
-	if err := mountVolumes(dir, plan.volumes); err != nil {
-		return err
-	}
-	spec := plan.pins
-	spec.Dir = dir
-	var err error
-	if made.Pins, err = netns.Pin(ctx, spec); err != nil {
-		return err
-	}
-	if plan.network {
-		if err := b.connect(ctx, plan, p); err != nil {
-			return err
-		}
-		if err := b.writeNames(dir, plan, made.Network); err != nil {
-			return err
-		}
-	}
-	if err := plan.group.Make(); err != nil {
-		return err
-	}
-	// What is left out for want of a controller is in the status of the runtime.
-	_, err = b.Limit(*p)
-	return err
+	return mountVolumes(dir, plan.volumes)
 }
 
 // connect joins the pod sandbox to the pod network.
@@ -94,9 +108,9 @@ func (b *Builder) Teardown(ctx context.Context, p state.Pod) error {
 	dir := b.podDir(p.ID)
 	var errs []error
 	if p.Allocated.NetworkAsked {
-		errs = append(errs, b.Network.Teardown(ctx, p.ID))
+		errs = append(errs, trace.Do(ctx, "network", func() error { return b.Network.Teardown(ctx, p.ID) }))
 	}
-	errs = append(errs, Release(dir))
+	errs = append(errs, trace.Do(ctx, "release mounts and namespaces", func() error { return Release(dir) }))
 	if p.Allocated.Cgroup != "" {
 		errs = append(errs, b.Cgroup.Remove(ctx, p.Allocated.Cgroup))
 	}
