@@ -40,28 +40,13 @@ var handleFilter = sync.OnceValues(func() ([]byte, error) {
 	return filter, err
 })
 
-// startCommand is cmd.Start, under the filter if confined is set. The filter is that of
-// a thread, which is of no other use then and ends.
-func startCommand(cmd *exec.Cmd, confined bool) error {
-	if !confined {
-		return cmd.Start()
-	}
-	return onOwnThread(func() error {
-		if err := confineThread(); err != nil {
-			return err
-		}
-		return cmd.Start()
-	})
-}
-
-// startJoining is startCommand for what joins a container to execute a command, with a
-// session keyring of its own. A runtime gives one to a container's first process, but
-// has what joins keep that of the session that the daemon was started in, with its keys.
-func startJoining(cmd *exec.Cmd, confined bool) error {
-	return onOwnThread(func() error {
-		// A kernel may have no keys. When the user's quota of keys is used up, commands
-		// still have to run.
-		_, _ = unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0)
+// startCommand is cmd.Start, for what makes a container or joins one to execute a command:
+// with a session keyring of its own, and under the filter if confined is set. Both are
+// those of a thread, which is of no other use then and ends. keyring is the error where it
+// has the daemon's keyring: when no quota has room, containers still have to run.
+func startCommand(cmd *exec.Cmd, confined bool) (keyring, err error) {
+	err = onOwnThread(func() error {
+		keyring = joinKeyring()
 		if confined {
 			if err := confineThread(); err != nil {
 				return err
@@ -69,6 +54,7 @@ func startJoining(cmd *exec.Cmd, confined bool) error {
 		}
 		return cmd.Start()
 	})
+	return keyring, err
 }
 
 // onOwnThread runs f on a thread that ends with it, and never on the main thread.

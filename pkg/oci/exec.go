@@ -225,7 +225,9 @@ func (x *execution) start(e *Executor, id string, s stdio.Streams) error {
 		}
 		x.io = p
 	}
-	if err := startJoining(x.cmd, x.ctr.Confined); err != nil {
+	keyring, err := startCommand(x.cmd, x.ctr.Confined)
+	e.sharedKeyring(keyring)
+	if err != nil {
 		return err
 	}
 	x.io.started()

@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"sync/atomic"
 )
 
 // Options configures an Executor.
@@ -53,6 +54,7 @@ type Executor struct {
 	// monitorSocket is that of the node's monitor, which new containers get with ownMonitor.
 	monitorSocket string
 	ownMonitor    bool
+	keyringShared atomic.Bool // see sharedKeyring
 	log           *slog.Logger
 }
 

@@ -40,7 +40,6 @@ type Pending struct {
 	e       *Executor
 	rt      *runtime
 	spec    BeginSpec
-	keyring bool // the runtime makes a session keyring
 	launch  launch
 	log     *os.File // nil without a log
 	spent   bool
@@ -72,7 +71,7 @@ func (e *Executor) Begin(ctx context.Context, s BeginSpec) (*Pending, error) {
 	if err := removeFile(e.exitFile(s.ID)); err != nil {
 		return nil, fmt.Errorf("create container %s: remove an old exit file: %w", s.ID, err)
 	}
-	p := &Pending{e: e, rt: rt, spec: s, keyring: rt.keyring.Load()}
+	p := &Pending{e: e, rt: rt, spec: s}
 	if s.LogPath != "" {
 		p.log, err = openLog(s.LogPath)
 	}
@@ -114,7 +113,9 @@ func (p *Pending) start(cmd *exec.Cmd) error {
 		}
 		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(dir.Fd())
 	}
-	return startCommand(cmd, p.spec.Confined)
+	keyring, err := startCommand(cmd, p.spec.Confined)
+	p.e.sharedKeyring(keyring)
+	return err
 }
 
 // PID returns the PID of the waiting process. A cgroup that the caller moves it
@@ -179,17 +180,11 @@ func (p *Pending) create(ctx context.Context, spec *specs.Spec, filter string, c
 // retry switches off the option that a creation failed for, and adds ErrRetry
 // to the error then.
 func (p *Pending) retry(err error) error {
-	switch log := p.e.log.With("handler", p.rt.name); {
-	case errors.Is(err, errBPFIgnored):
-		if p.rt.bpf.CompareAndSwap(true, false) {
-			log.Warn("runtime ignores compiled seccomp filters, it compiles the profiles itself from now on")
-		}
-	case errors.Is(err, errKeyQuota) && p.keyring:
-		if p.rt.keyring.CompareAndSwap(true, false) {
-			log.Warn("the user has no more session keyrings, containers share the daemon's from now on; sysctl kernel.keys.maxkeys and kernel.keys.maxbytes raise the limit")
-		}
-	default:
+	if !errors.Is(err, errBPFIgnored) {
 		return err
+	}
+	if p.rt.bpf.CompareAndSwap(true, false) {
+		p.e.log.Warn("runtime ignores compiled seccomp filters, it compiles the profiles itself from now on", "handler", p.rt.name)
 	}
 	return fmt.Errorf("%w: %w", ErrRetry, err)
 }
