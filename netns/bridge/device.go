@@ -33,6 +33,7 @@ type device struct {
 type deviceState struct {
 	index    int            // 0 until it is set up
 	mtu      int            // 0 until it is set up when it is to be the uplink's
+	mac      net.HardwareAddr
 	subnets  []netip.Prefix // of new pods, IPv4 first
 	served   []netip.Prefix // all subnets with a gateway address on the bridge
 	answered int            // index of the interface whose gateways pods have been able to find
@@ -81,7 +82,7 @@ func (d *device) setUp(used func(netip.Prefix) bool) error {
 			}
 		}
 	}
-	d.update(func(s *deviceState) { s.index, s.served = link.Attrs().Index, nil })
+	d.update(func(s *deviceState) { s.index, s.mac, s.served = link.Attrs().Index, link.Attrs().HardwareAddr, nil })
 	if err := d.assign(keep); err != nil {
 		return err
 	}
@@ -100,7 +101,7 @@ func (d *device) repair() (bool, error) {
 	if link, err = d.ensure(); err != nil {
 		return false, err
 	}
-	d.update(func(s *deviceState) { s.index = link.Attrs().Index })
+	d.update(func(s *deviceState) { s.index, s.mac = link.Attrs().Index, link.Attrs().HardwareAddr })
 	if err := d.assign(d.now().served); err != nil {
 		return false, err
 	}

@@ -122,6 +122,13 @@ func (m *ipam) claim(pod string, subnets []netip.Prefix, wanted ...netip.Addr) (
 	return nil, errors.Join(fmt.Errorf("%w: %v", netns.ErrNoAddress, subnets), m.free(pod))
 }
 
+// taken reports whether a pod has the address.
+func (m *ipam) taken(a netip.Addr) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.owner[a] != ""
+}
+
 // mac returns the pod's hardware address; nil for a pod without an address.
 func (m *ipam) mac(pod string) net.HardwareAddr {
 	m.mu.Lock()
