@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -101,7 +102,13 @@ func (d *device) repair() (bool, error) {
 	if link, err = d.ensure(); err != nil {
 		return false, err
 	}
-	d.update(func(s *deviceState) { s.index, s.mac = link.Attrs().Index, link.Attrs().HardwareAddr })
+	// The pods know it by the old one's.
+	if mac := d.now().mac; mac != nil && !bytes.Equal(mac, link.Attrs().HardwareAddr) {
+		if err := d.rt.LinkSetHardwareAddr(link, mac); err != nil {
+			return false, fmt.Errorf("set hardware address %s of bridge %s: %w", mac, d.name, err)
+		}
+	}
+	d.update(func(s *deviceState) { s.index = link.Attrs().Index })
 	if err := d.assign(d.now().served); err != nil {
 		return false, err
 	}

@@ -45,6 +45,15 @@ func (d *device) meet(addrs []netip.Addr, mac net.HardwareAddr) error {
 	return nil
 }
 
+// meetAll enters the addresses of all pods on the bridge.
+func (b *Bridge) meetAll() error {
+	var errs []error
+	for pod, addrs := range b.ipam.all() {
+		errs = append(errs, b.device.meet(addrs, b.ipam.mac(pod)))
+	}
+	return errors.Join(errs...)
+}
+
 // forget removes a pod's addresses from the bridge's neighbours. Idempotent.
 func (d *device) forget(addrs []netip.Addr) error {
 	for _, a := range addrs {
