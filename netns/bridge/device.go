@@ -32,8 +32,8 @@ type device struct {
 
 // deviceState describes the interface. Its slices are replaced, never changed.
 type deviceState struct {
-	index    int            // 0 until it is set up
-	mtu      int            // 0 until it is set up when it is to be the uplink's
+	index    int // 0 until it is set up
+	mtu      int // 0 until it is set up when it is to be the uplink's
 	mac      net.HardwareAddr
 	subnets  []netip.Prefix // of new pods, IPv4 first
 	served   []netip.Prefix // all subnets with a gateway address on the bridge

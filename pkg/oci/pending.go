@@ -37,12 +37,12 @@ type BeginSpec struct {
 // pipe, conmon or a shell, before it invokes the runtime. Exactly one Create follows, or
 // Abandon. Its methods must not be called at the same time.
 type Pending struct {
-	e       *Executor
-	rt      *runtime
-	spec    BeginSpec
-	launch  launch
-	log     *os.File // nil without a log
-	spent   bool
+	e      *Executor
+	rt     *runtime
+	spec   BeginSpec
+	launch launch
+	log    *os.File // nil without a log
+	spent  bool
 }
 
 // Begin starts that process up to the point where it invokes the runtime. That takes

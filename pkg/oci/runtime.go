@@ -53,13 +53,13 @@ type Features struct {
 
 // runtime is a Handler with what was found out about it.
 type runtime struct {
-	name   string
-	path   string
-	root   string   // --root: one state directory per container
-	prefix []string // command that calls the runtime, see ownCgroupView
-	global []string // global arguments
-	crun   bool     // the crun-only shortcuts may be taken
-	bpf    atomic.Bool
+	name    string
+	path    string
+	root    string   // --root: one state directory per container
+	prefix  []string // command that calls the runtime, see ownCgroupView
+	global  []string // global arguments
+	crun    bool     // the crun-only shortcuts may be taken
+	bpf     atomic.Bool
 	timeout time.Duration // bounds each call, see runtimeTimeout
 	feat    Features
 }
