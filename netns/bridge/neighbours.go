@@ -46,7 +46,7 @@ func (d *device) meet(addrs []netip.Addr, mac net.HardwareAddr) error {
 }
 
 // meetAll enters the addresses of all pods on the bridge.
-func (b *Bridge) meetAll() error {
+func meetAll(b *Bridge) error {
 	var errs []error
 	for pod, addrs := range b.ipam.all() {
 		errs = append(errs, b.device.meet(addrs, b.ipam.mac(pod)))

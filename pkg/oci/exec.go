@@ -226,7 +226,7 @@ func (x *execution) start(e *Executor, id string, s stdio.Streams) error {
 		x.io = p
 	}
 	keyring, err := startCommand(x.cmd, x.ctr.Confined)
-	e.sharedKeyring(keyring)
+	sharedKeyring(e, keyring)
 	if err != nil {
 		return err
 	}

@@ -43,7 +43,7 @@ var keyringOwners = sync.OnceValue(func() (owners []uint32) {
 var keyringOwner atomic.Uint32
 
 // sharedKeyring logs, once, that a container has no keyring of its own.
-func (e *Executor) sharedKeyring(err error) {
+func sharedKeyring(e *Executor, err error) {
 	if err != nil && e.keyringShared.CompareAndSwap(false, true) {
 		e.log.Warn("containers share the session keyring of the daemon; sysctl kernel.keys.maxkeys and kernel.keys.maxbytes raise the limit of each user ID, and subordinate IDs have limits of their own", "error", err)
 	}

@@ -114,7 +114,7 @@ func (p *Pending) start(cmd *exec.Cmd) error {
 		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(dir.Fd())
 	}
 	keyring, err := startCommand(cmd, p.spec.Confined)
-	p.e.sharedKeyring(keyring)
+	sharedKeyring(p.e, keyring)
 	return err
 }
 
