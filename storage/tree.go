@@ -53,6 +53,12 @@ func (r *Rootfs) create(ctx context.Context, dir string, spec RootfsSpec) (path 
 		}
 		err = errors.Join(err, r.removeTree(dir))
 	}()
+	plain := !want.ReadOnly && len(want.UIDMap) == 0 && len(want.GIDMap) == 0
+	if plain {
+		if path, ok := r.store.spares.handOut(ctx, want.ImageID, dir); ok {
+			return path, nil
+		}
+	}
 	layers, err := r.claimImage(ctx, dir, want)
 	if err != nil {
 		return "", err
@@ -60,7 +66,11 @@ func (r *Rootfs) create(ctx context.Context, dir string, spec RootfsSpec) (path 
 	if err := r.writeTree(dir, want, layers); err != nil {
 		return "", err
 	}
-	return r.mount(ctx, dir, want)
+	path, err = r.mount(ctx, dir, want)
+	if err == nil && plain {
+		r.store.spares.want(want.ImageID)
+	}
+	return path, err
 }
 
 // complete reports whether writeTree has finished.

@@ -51,11 +51,3 @@ func TestHelperProcesses(t *testing.T) {
 		t.Errorf("%v, with one conmon more than %d", got, before)
 	}
 }
-
-// TestForgetStart: a program whose pages were given back goes on.
-func TestForgetStart(t *testing.T) {
-	forgetStart()
-	if got, err := os.ReadFile("/proc/self/statm"); err != nil || len(got) == 0 {
-		t.Errorf("%q, %v", got, err)
-	}
-}

@@ -98,7 +98,12 @@ func runServer(ctx context.Context, cfg *config.Config, degraded string, node *r
 	if err := node.Ready(); err != nil {
 		slog.Warn("the supervisor or the service manager does not know that the server is ready", "error", err)
 	}
-	forgetStart()
+	releasing := time.AfterFunc(startPagesDelay, func() {
+		if err := releaseStartPages(); err != nil {
+			slog.Debug("the pages of the start stay", "error", err)
+		}
+	})
+	defer releasing.Stop()
 	return group.Wait()
 }
 

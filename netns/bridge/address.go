@@ -57,7 +57,7 @@ func awaitUp(ctx context.Context, name string, get func() (netlink.Link, error))
 // address gives the pod's interface its addresses and default routes, and removes
 // others that an interrupted Setup gave it. It returns the addresses in use: IPv6 ones
 // are left out when a sysctl of the pod turned IPv6 off.
-func (l *links) address(ctx context.Context, pod netns.Pod, mac net.HardwareAddr, addrs []netip.Prefix, mtu int) ([]netip.Prefix, error) {
+func (l *links) address(ctx context.Context, pod netns.Pod, mac net.HardwareAddr, addrs []netip.Prefix, bridge deviceState) ([]netip.Prefix, error) {
 	var used []netip.Prefix
 	name := interfaceOf(pod)
 	err := netns.In(pod.NetNS, func() error {
@@ -104,11 +104,14 @@ func (l *links) address(ctx context.Context, pod netns.Pod, mac net.HardwareAddr
 			if err := h.RouteReplace(r); err != nil {
 				return fmt.Errorf("add default route via %s: %w", gw, err)
 			}
+			if err := enter(h, neighbour(link.Attrs().Index, gw, bridge.mac)); err != nil {
+				return err
+			}
 		}
 		if err := l.secure(link.Attrs().ParentIndex, mac); err != nil {
 			return err
 		}
-		if err := limit(h, link, pod.EgressRate, mtu); err != nil {
+		if err := limit(h, link, pod.EgressRate, bridge.mtu); err != nil {
 			return err
 		}
 		for _, p := range addrs {

@@ -112,7 +112,7 @@ func New(o Options) (*Bridge, error) {
 		b.isolate = &isolation{nft: filter, ids: map[string]uint32{}, ports: map[isolatedPort]bool{}}
 	}
 	b.repairer = newRepairer(b)
-	b.repairer.remade = o.Remade
+	b.repairer.meet, b.repairer.remade = func() error { return meetAll(b) }, o.Remade
 	subnets, err := b.device.decideSubnets(o.StateDir, o.Subnets)
 	if err == nil && len(subnets) == 0 {
 		err = errors.New("no subnet for pods: there is no IPv6 here, configure an IPv4 one")

@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -31,8 +32,9 @@ type device struct {
 
 // deviceState describes the interface. Its slices are replaced, never changed.
 type deviceState struct {
-	index    int            // 0 until it is set up
-	mtu      int            // 0 until it is set up when it is to be the uplink's
+	index    int // 0 until it is set up
+	mtu      int // 0 until it is set up when it is to be the uplink's
+	mac      net.HardwareAddr
 	subnets  []netip.Prefix // of new pods, IPv4 first
 	served   []netip.Prefix // all subnets with a gateway address on the bridge
 	answered int            // index of the interface whose gateways pods have been able to find
@@ -81,7 +83,7 @@ func (d *device) setUp(used func(netip.Prefix) bool) error {
 			}
 		}
 	}
-	d.update(func(s *deviceState) { s.index, s.served = link.Attrs().Index, nil })
+	d.update(func(s *deviceState) { s.index, s.mac, s.served = link.Attrs().Index, link.Attrs().HardwareAddr, nil })
 	if err := d.assign(keep); err != nil {
 		return err
 	}
@@ -99,6 +101,12 @@ func (d *device) repair() (bool, error) {
 	}
 	if link, err = d.ensure(); err != nil {
 		return false, err
+	}
+	// The pods know it by the old one's.
+	if mac := d.now().mac; mac != nil && !bytes.Equal(mac, link.Attrs().HardwareAddr) {
+		if err := d.rt.LinkSetHardwareAddr(link, mac); err != nil {
+			return false, fmt.Errorf("set hardware address %s of bridge %s: %w", mac, d.name, err)
+		}
 	}
 	d.update(func(s *deviceState) { s.index = link.Attrs().Index })
 	if err := d.assign(d.now().served); err != nil {

@@ -122,6 +122,24 @@ func (m *ipam) claim(pod string, subnets []netip.Prefix, wanted ...netip.Addr) (
 	return nil, errors.Join(fmt.Errorf("%w: %v", netns.ErrNoAddress, subnets), m.free(pod))
 }
 
+// all returns the addresses by pod.
+func (m *ipam) all() map[string][]netip.Addr {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	all := make(map[string][]netip.Addr, len(m.byPod))
+	for pod, addrs := range m.byPod {
+		all[pod] = slices.Clone(addrs)
+	}
+	return all
+}
+
+// taken reports whether a pod has the address.
+func (m *ipam) taken(a netip.Addr) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.owner[a] != ""
+}
+
 // mac returns the pod's hardware address; nil for a pod without an address.
 func (m *ipam) mac(pod string) net.HardwareAddr {
 	m.mu.Lock()

@@ -64,7 +64,7 @@ func (b *Bridge) restoreShared(ctx context.Context, live []netns.Pod, ids map[st
 	}
 	errs := []error{b.links.sweep(macs, bridge.index)}
 	forwards, err := b.restore(ctx, live, bridge.mtu)
-	errs = append(errs, err)
+	errs = append(errs, err, b.device.forgetOthers(b.ipam.taken))
 	err = b.rules.noteSubnets(bridge.served)
 	if err == nil {
 		err = b.rules.write()
@@ -181,6 +181,9 @@ func (b *Bridge) restorePod(ctx context.Context, pod netns.Pod, addrs []netip.Ad
 	}
 	mac := b.ipam.mac(pod.ID)
 	if err := b.links.secureExisting(pod.ID, mac); err != nil {
+		return err
+	}
+	if err := b.device.meet(addrs, mac); err != nil {
 		return err
 	}
 	result := resultOf(pod, prefixes, mtu)

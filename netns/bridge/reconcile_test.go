@@ -159,7 +159,7 @@ func partialSetup(t *testing.T, b *Bridge, pod netns.Pod, steps int) {
 		nettest.Must(t, b.links.attach(pod, bridge.index, bridge.mtu, macOf(addrs[0])))
 	}
 	if steps > 2 {
-		_, err := b.links.address(t.Context(), pod, macOf(addrs[0]), prefixes, bridge.mtu)
+		_, err := b.links.address(t.Context(), pod, macOf(addrs[0]), prefixes, bridge)
 		nettest.Must(t, err)
 		nettest.Must(t, b.rules.add(elementsOf(pod.Ports, addrs)))
 	}

@@ -41,6 +41,7 @@ type repairer struct {
 	nft    *nft
 	tables []filterTable
 	mac    func(podID string) net.HardwareAddr
+	meet   func() error  // enters the neighbours on a bridge that was made again
 	remade func()        // called when the bridge has been made again; nil does nothing
 	dirty  chan struct{} // holds an element when there may be damage
 
@@ -218,6 +219,9 @@ func (r *repairer) repair() (fixed []string, busy bool, err error) {
 	}
 	if made {
 		fixed = append(fixed, "bridge "+r.device.name)
+		if err := r.meet(); err != nil {
+			return fixed, false, err
+		}
 		if r.remade != nil {
 			go r.remade()
 		}

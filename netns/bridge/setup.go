@@ -65,7 +65,10 @@ func (b *Bridge) connect(ctx context.Context, pod netns.Pod, p *podNet) (netns.R
 	if err := b.links.attach(pod, bridge.index, bridge.mtu, mac); err != nil {
 		return netns.Result{}, err
 	}
-	if prefixes, err = b.links.address(ctx, pod, mac, prefixes, bridge.mtu); err != nil {
+	if prefixes, err = b.links.address(ctx, pod, mac, prefixes, bridge); err != nil {
+		return netns.Result{}, err
+	}
+	if err := b.device.meet(b.ipam.of(pod.ID), mac); err != nil {
 		return netns.Result{}, err
 	}
 	if err := b.links.limitIngress(pod, bridge.mtu); err != nil {
@@ -151,6 +154,9 @@ func (b *Bridge) disconnect(ctx context.Context, podID string, p *podNet) error 
 		p.port = nil
 	}
 	if err := b.security.remove(b.nft.link(podID)); err != nil {
+		return err
+	}
+	if err := b.device.forget(b.ipam.of(podID)); err != nil {
 		return err
 	}
 	if err := b.ipam.release(podID); err != nil {

@@ -78,32 +78,19 @@ func (f filters) apply() error {
 	return nil
 }
 
-// startCommand is cmd.Start, under filters. They are those of a thread, which ends.
-func startCommand(cmd *exec.Cmd, f filters) error {
-	if !f.confined && f.install == nil {
-		return cmd.Start()
-	}
-	return onOwnThread(func() error {
+// startCommand is cmd.Start, for what makes a container or joins one to execute a command:
+// with a session keyring of its own, and under filters. Both are those of a thread, which is
+// of no other use then and ends. keyring is the error where it has the daemon's keyring: when
+// no quota has room, containers still have to run.
+func startCommand(cmd *exec.Cmd, f filters) (keyring, err error) {
+	err = onOwnThread(func() error {
+		keyring = joinKeyring()
 		if err := f.apply(); err != nil {
 			return err
 		}
 		return cmd.Start()
 	})
-}
-
-// startJoining is startCommand for what joins a container to execute a command, with a
-// session keyring of its own. A runtime gives one to a container's first process, but
-// has what joins keep that of the session that the daemon was started in, with its keys.
-func startJoining(cmd *exec.Cmd, f filters) error {
-	return onOwnThread(func() error {
-		// A kernel may have no keys. When the user's quota of keys is used up, commands
-		// still have to run.
-		_, _ = unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0)
-		if err := f.apply(); err != nil {
-			return err
-		}
-		return cmd.Start()
-	})
+	return keyring, err
 }
 
 // onOwnThread runs f on a thread that ends with it, and never on the main thread.

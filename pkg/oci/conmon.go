@@ -31,7 +31,7 @@ var bundleFiles = []string{configFile, initPIDFile, conmonPIDFile, attachSocket,
 
 // conmonArgs returns conmon's command line. conmon(8) appends "create --bundle …"
 // to the runtime and its arguments.
-func (rt *runtime) conmonArgs(s BeginSpec, exitDir string, keyring bool) []string {
+func (rt *runtime) conmonArgs(s BeginSpec, exitDir string) []string {
 	log := "none"
 	if s.LogPath != "" {
 		log = "k8s-file:" + filepath.Join(s.Bundle, logLink)
@@ -48,13 +48,11 @@ func (rt *runtime) conmonArgs(s BeginSpec, exitDir string, keyring bool) []strin
 		"--exit-dir", exitDir,
 		"--log-path", log,
 		"--no-sync-log",
+		"--no-new-keyring", // conmon has it, see keyring.go
 		"--runtime", argv[0],
 	}
 	for _, a := range argv[1:] {
 		args = append(args, "--runtime-arg="+a)
-	}
-	if !keyring {
-		args = append(args, "--no-new-keyring")
 	}
 	if s.Terminal {
 		args = append(args, "--terminal")

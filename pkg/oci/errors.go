@@ -42,14 +42,6 @@ var (
 	ErrNoCgroup = errors.New("no cgroup is delegated, resource limits cannot be changed")
 )
 
-// errKeyQuota matches a failure because the user may have no more kernel keys.
-var errKeyQuota = errors.New("no more session keyrings")
-
-// The messages of crun and of runc, around those of the C library.
-var keyQuota = sync.OnceValue(func() *regexp.Regexp {
-	return regexp.MustCompile(`(create keyring|session key).*quota exceeded`)
-})
-
 // RuntimeError is a failure that the OCI runtime reported, with its own message.
 type RuntimeError struct {
 	Op      string // "create", "start", "exec", "update", "delete"
@@ -75,8 +67,6 @@ func (e *RuntimeError) Is(target error) bool {
 		return notFound().MatchString(e.Message)
 	case ErrCommandNotExecutable:
 		return notExecutable().MatchString(e.Message) && !notFound().MatchString(e.Message)
-	case errKeyQuota:
-		return keyQuota().MatchString(e.Message)
 	case unix.EAGAIN, unix.ENOMEM, unix.ENOSPC, unix.EMFILE:
 		// Go and the C library differ in the first letter.
 		return strings.Contains(strings.ToLower(e.Message), target.Error())

@@ -229,7 +229,9 @@ func (x *execution) start(e *Executor, id string, s stdio.Streams) error {
 	if err != nil {
 		return err
 	}
-	if err := startJoining(x.cmd, f); err != nil {
+	keyring, err := startCommand(x.cmd, f)
+	sharedKeyring(e, keyring)
+	if err != nil {
 		return err
 	}
 	x.io.started()

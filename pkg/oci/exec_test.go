@@ -105,7 +105,8 @@ func TestExecUnfed(t *testing.T) {
 		theirs, err := x.prepareRuntime(e, b.id, nil)
 		check(t, err)
 		x.cmd.ExtraFiles = []*os.File{theirs}
-		check(t, startJoining(x.cmd, filters{confined: b.ctr.Confined}))
+		_, err = startCommand(x.cmd, filters{confined: b.ctr.Confined})
+		check(t, err)
 		theirs.Close()
 		_, err = x.feed.Write(told)
 		check(t, err, x.feed.Close())

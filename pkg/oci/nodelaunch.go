@@ -53,10 +53,7 @@ func (l *nodeLaunch) begin() error {
 	}
 	defer startEnd.Close()
 	l.start = start
-	args := []string{"create", "--bundle", l.p.spec.Bundle, "--pid-file", filepath.Join(l.p.spec.Bundle, initPIDFile)}
-	if !l.p.keyring {
-		args = append(args, "--no-new-keyring")
-	}
+	args := []string{"create", "--bundle", l.p.spec.Bundle, "--pid-file", filepath.Join(l.p.spec.Bundle, initPIDFile), "--no-new-keyring"}
 	if l.p.spec.Terminal {
 		socket, err := l.listen()
 		if err != nil {

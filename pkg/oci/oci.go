@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"sync"
+	"sync/atomic"
 )
 
 // Options configures an Executor.
@@ -58,6 +59,7 @@ type Executor struct {
 	monitorSocket string
 	ownMonitor    bool
 	switchThread  func(pod string) error
+	keyringShared atomic.Bool // see sharedKeyring
 	log           *slog.Logger
 }
 

@@ -40,13 +40,12 @@ type BeginSpec struct {
 // pipe, conmon or a shell, before it invokes the runtime. Exactly one Create follows, or
 // Abandon. Its methods must not be called at the same time.
 type Pending struct {
-	e       *Executor
-	rt      *runtime
-	spec    BeginSpec
-	keyring bool // the runtime makes a session keyring
-	launch  launch
-	log     *os.File // nil without a log
-	spent   bool
+	e      *Executor
+	rt     *runtime
+	spec   BeginSpec
+	launch launch
+	log    *os.File // nil without a log
+	spent  bool
 }
 
 // Begin starts that process up to the point where it invokes the runtime. That takes
@@ -75,7 +74,7 @@ func (e *Executor) Begin(ctx context.Context, s BeginSpec) (*Pending, error) {
 	if err := removeFile(e.exitFile(s.ID)); err != nil {
 		return nil, fmt.Errorf("create container %s: remove an old exit file: %w", s.ID, err)
 	}
-	p := &Pending{e: e, rt: rt, spec: s, keyring: rt.keyring.Load()}
+	p := &Pending{e: e, rt: rt, spec: s}
 	if s.LogPath != "" {
 		p.log, err = openLog(s.LogPath)
 	}
@@ -121,7 +120,9 @@ func (p *Pending) start(cmd *exec.Cmd) error {
 	if err != nil {
 		return err
 	}
-	return startCommand(cmd, f)
+	keyring, err := startCommand(cmd, f)
+	sharedKeyring(p.e, keyring)
+	return err
 }
 
 // PID returns the PID of the waiting process. A cgroup that the caller moves it
@@ -186,17 +187,11 @@ func (p *Pending) create(ctx context.Context, spec *specs.Spec, filter string, c
 // retry switches off the option that a creation failed for, and adds ErrRetry
 // to the error then.
 func (p *Pending) retry(err error) error {
-	switch log := p.e.log.With("handler", p.rt.name); {
-	case errors.Is(err, errBPFIgnored):
-		if p.rt.bpf.CompareAndSwap(true, false) {
-			log.Warn("runtime ignores compiled seccomp filters, it compiles the profiles itself from now on")
-		}
-	case errors.Is(err, errKeyQuota) && p.keyring:
-		if p.rt.keyring.CompareAndSwap(true, false) {
-			log.Warn("the user has no more session keyrings, containers share the daemon's from now on; sysctl kernel.keys.maxkeys and kernel.keys.maxbytes raise the limit")
-		}
-	default:
+	if !errors.Is(err, errBPFIgnored) {
 		return err
+	}
+	if p.rt.bpf.CompareAndSwap(true, false) {
+		p.e.log.Warn("runtime ignores compiled seccomp filters, it compiles the profiles itself from now on", "handler", p.rt.name)
 	}
 	return fmt.Errorf("%w: %w", ErrRetry, err)
 }

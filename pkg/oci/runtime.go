@@ -54,16 +54,13 @@ type Features struct {
 
 // runtime is a Handler with what was found out about it.
 type runtime struct {
-	name   string
-	path   string
-	root   string   // --root: one state directory per container
-	prefix []string // command that calls the runtime, see ownCgroupView
-	global []string // global arguments
-	crun   bool     // the crun-only shortcuts may be taken
-	bpf    atomic.Bool
-	// keyring: each container gets a session keyring of its own, until the user
-	// may have no more (keyrings(7): 200 by default).
-	keyring atomic.Bool
+	name    string
+	path    string
+	root    string   // --root: one state directory per container
+	prefix  []string // command that calls the runtime, see ownCgroupView
+	global  []string // global arguments
+	crun    bool     // the crun-only shortcuts may be taken
+	bpf     atomic.Bool
 	timeout time.Duration // bounds each call, see runtimeTimeout
 	feat    Features
 }
@@ -175,7 +172,6 @@ func newRuntime(ctx context.Context, name string, h Handler, o Options) (*runtim
 	line, _, _ := strings.Cut(string(version), "\n")
 	rt.crun = strings.HasPrefix(line, "crun version ")
 	rt.bpf.Store(rt.crun)
-	rt.keyring.Store(true)
 	rt.feat = Features{Path: path, Version: line, FifoStart: rt.crun}
 	rt.feat.RecursiveReadOnlyMounts, rt.feat.IDMappedMounts = mountFeatures(ctx, path, line)
 

@@ -251,10 +251,10 @@ func TestConmonArgs(t *testing.T) {
 	s := BeginSpec{ID: "c1", Bundle: "/run/u/containers/c1", LogPath: "/var/log/pods/p/0.log", Terminal: true, Stdin: true}
 	const want = `--api-version 1 --cid c1 --cuuid c1 --bundle /run/u/containers/c1 --full-attach
 --conmon-pidfile /run/u/containers/c1/conmon.pid --container-pidfile /run/u/containers/c1/init.pid
---exit-dir /run/u/exits --log-path k8s-file:/run/u/containers/c1/log --no-sync-log --runtime /usr/bin/crun
+--exit-dir /run/u/exits --log-path k8s-file:/run/u/containers/c1/log --no-sync-log --no-new-keyring --runtime /usr/bin/crun
 --runtime-arg=--root=/run/u/oci/crun --runtime-arg=--log-format=json --runtime-arg=--cgroup-manager=disabled
 --terminal --stdin --leave-stdin-open`
-	if got := strings.Join(rt.conmonArgs(s, "/run/u/exits", true), " "); got != strings.ReplaceAll(want, "\n", " ") {
+	if got := strings.Join(rt.conmonArgs(s, "/run/u/exits"), " "); got != strings.ReplaceAll(want, "\n", " ") {
 		t.Errorf("conmon's arguments are\n%s\nwant\n%s", got, want)
 	}
 }

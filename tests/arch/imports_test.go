@@ -58,7 +58,7 @@ var table = []struct{ pkg, imports string }{
 	// Parts of a container: each knows one subject.
 	{"pkg/cgroup", "pkg/errclass"},
 	{"pkg/ocispec", "pkg/cgroup pkg/errclass pkg/idmap pkg/ocispec/seccompbpf pkg/openat2"},
-	{"pkg/oci", "pkg/errclass pkg/monitor/wire pkg/ocispec/seccompbpf pkg/openat2 pkg/proc pkg/stdio"},
+	{"pkg/oci", "pkg/errclass pkg/idmap pkg/monitor/wire pkg/ocispec/seccompbpf pkg/openat2 pkg/proc pkg/stdio"},
 	{"pkg/config", "configs pkg/quantity"},
 	{"pkg/api", "pkg/stdio pkg/trace pkg/workload"},
 	{"pkg/health", "pkg/api"},

@@ -54,6 +54,7 @@ var parts = map[string]func(args []string) error{
 	pullArg:  pullMain,
 	echoArg:  func(args []string) error { return echo(args[0]) },
 	askArg:   func(args []string) error { return ask(args[0]) },
+	traceArg: traceMain,
 }
 
 func TestBench(t *testing.T) {

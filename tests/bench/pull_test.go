@@ -3,6 +3,7 @@ package bench
 import (
 	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -107,6 +108,16 @@ func pullMain(args []string) error {
 // serveImage serves, on loopback, an image that does not compress, and returns its name.
 func serveImage(t *testing.T, layers, mebibytes int) string {
 	t.Helper()
+	var made [][]byte
+	for i := range layers {
+		made = append(made, randomLayer(t, fmt.Sprintf("layer%d", i), mebibytes))
+	}
+	return serveLayers(t, made)
+}
+
+// serveLayers serves an image of these layers on loopback, and returns its name.
+func serveLayers(t *testing.T, layers [][]byte) string {
+	t.Helper()
 	blobs := map[string][]byte{}
 	add := func(mediaType string, blob []byte) v1.Descriptor {
 		d := digest.FromBytes(blob)
@@ -115,10 +126,16 @@ func serveImage(t *testing.T, layers, mebibytes int) string {
 	}
 	manifest := v1.Manifest{Versioned: imagespec.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageManifest}
 	config := v1.Image{Platform: v1.Platform{Architecture: "amd64", OS: "linux"}, RootFS: v1.RootFS{Type: "layers"}}
-	for i := range layers {
-		d := add(v1.MediaTypeImageLayer, randomLayer(t, fmt.Sprintf("layer%d", i), mebibytes))
-		manifest.Layers = append(manifest.Layers, d)
-		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, d.Digest)
+	for _, layer := range layers {
+		mediaType, diffID := v1.MediaTypeImageLayer, digest.FromBytes(layer)
+		if plain, err := gzip.NewReader(bytes.NewReader(layer)); err == nil {
+			mediaType = v1.MediaTypeImageLayerGzip
+			if diffID, err = digest.FromReader(plain); err != nil {
+				t.Fatal(err)
+			}
+		}
+		manifest.Layers = append(manifest.Layers, add(mediaType, layer))
+		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, diffID)
 	}
 	manifest.Config = add(v1.MediaTypeImageConfig, encode(t, config))
 	blobs["/v2/big/manifests/latest"] = encode(t, manifest)

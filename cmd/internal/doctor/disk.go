@@ -95,7 +95,7 @@ func inotify(h Host) []Result {
 // keyring checks the number of keys: each container has a session keyring
 // (keyrings(7)).
 func keyring(h Host) []Result {
-	return limit(h, "kernel/keys/maxkeys", 200, "each container uses a key, and fails with \"disk quota exceeded\" when none is left")
+	return limit(h, "kernel/keys/maxkeys", 200, "each container has a session keyring of one of your IDs, and shares the daemon's when none may have one more")
 }
 
 // earlierRun checks for files of a daemon that no longer runs.
