@@ -102,6 +102,9 @@ func play(t *testing.T, n *node.Node, file string, want []expectation) {
 	}
 	volumes := values(want, "volume")
 	t.Cleanup(func() {
+		if t.Failed() { // the next ones begin with nothing
+			_, _ = n.Subpod("play", "--down", file)
+		}
 		for _, v := range volumes {
 			n.MustSubpod("volume", "rm", v)
 		}

@@ -128,6 +128,13 @@ type CronJob struct {
 	} `json:"spec"`
 }
 
+// Part is what a pod has from its workload.
+type Part struct {
+	Workload string // kind and name; "" of a Pod
+	After    *Pod   // has to be up before this one starts, nil for none
+	Queue    *Queue // of a Job
+}
+
 // Queue is what the pods of a Job share: at most Parallel of them run at the same time.
 type Queue struct{ Parallel, Pods int }
 
@@ -207,7 +214,7 @@ func (o *object) serves(t Template, labels map[string]string) error {
 func (s *Set) addReplica(o *object, w controller, t Template, i, number int32) *Pod {
 	p := &Pod{
 		Kind: "Pod", Metadata: t.Metadata, Spec: t.Spec,
-		origin: o, template: templateField, ordinal: i, workload: w.Kind + "/" + w.Metadata.Name,
+		origin: o, template: templateField, ordinal: i, Part: Part{Workload: w.Kind + "/" + w.Metadata.Name},
 	}
 	p.Metadata.Name, p.Metadata.Namespace = fmt.Sprintf("%s-%d", w.Metadata.Name, number), w.Metadata.Namespace
 	p.Metadata.Labels, p.Metadata.Annotations = maps.Clone(t.Metadata.Labels), maps.Clone(t.Metadata.Annotations)
@@ -217,7 +224,7 @@ func (s *Set) addReplica(o *object, w controller, t Template, i, number int32) *
 }
 
 // label sets labels of the pod that its controller gives it.
-func (p *Pod) label(labels map[string]string) {
+func label(p *Pod, labels map[string]string) {
 	if p.Metadata.Labels == nil {
 		p.Metadata.Labels = map[string]string{}
 	}
@@ -253,20 +260,20 @@ func (s *Set) addStatefulSet(o *object) error {
 	for i := range n {
 		p := s.addReplica(o, d.controller, d.Spec.Template, i, first+i)
 		if policy != "Parallel" {
-			p.after = last
+			p.Part.After = last
 		}
 		last = p
 		p.Spec.Hostname, p.Spec.Subdomain = p.Metadata.Name, d.Spec.ServiceName
-		p.label(map[string]string{"statefulset.kubernetes.io/pod-name": p.Metadata.Name, "apps.kubernetes.io/pod-index": strconv.Itoa(int(first + i))})
+		label(p, map[string]string{"statefulset.kubernetes.io/pod-name": p.Metadata.Name, "apps.kubernetes.io/pod-index": strconv.Itoa(int(first + i))})
 		for _, c := range d.Spec.VolumeClaimTemplates {
-			p.claim(c.Metadata.Name)
+			claim(p, c.Metadata.Name)
 		}
 	}
 	return nil
 }
 
 // claim gives the pod a volume of its own, which takes the place of one of that name.
-func (p *Pod) claim(name string) {
+func claim(p *Pod, name string) {
 	v := Volume{Name: name, PersistentVolumeClaim: &ClaimVolume{ClaimName: name + "-" + p.Metadata.Name}}
 	p.Spec.Volumes = append(slices.DeleteFunc(p.Spec.Volumes, func(v Volume) bool { return v.Name == name }), v)
 }
@@ -313,23 +320,23 @@ func (s *Set) addJobPods(o *object, w controller, j *JobSpec) error {
 	queue := &Queue{Parallel: int(min(parallel, n)), Pods: int(n)}
 	for i := range n {
 		p := s.addReplica(o, w, j.Template, i, i)
-		p.retries, p.queue = &limit, queue
+		p.retries, p.Part.Queue = &limit, queue
 		if p.Spec.ActiveDeadlineSeconds == nil {
 			p.Spec.ActiveDeadlineSeconds = j.ActiveDeadlineSeconds
 		}
-		p.label(map[string]string{"batch.kubernetes.io/job-name": w.Metadata.Name, "job-name": w.Metadata.Name})
+		label(p, map[string]string{"batch.kubernetes.io/job-name": w.Metadata.Name, "job-name": w.Metadata.Name})
 		if j.CompletionMode == "Indexed" {
-			p.index(i)
+			index(p, i)
 		}
 	}
 	return nil
 }
 
 // index tells the pod of an indexed Job which one it is.
-func (p *Pod) index(i int32) {
+func index(p *Pod, i int32) {
 	const name = "batch.kubernetes.io/job-completion-index"
 	text := strconv.Itoa(int(i))
-	p.label(map[string]string{name: text})
+	label(p, map[string]string{name: text})
 	if p.Metadata.Annotations == nil {
 		p.Metadata.Annotations = map[string]string{}
 	}
@@ -350,16 +357,6 @@ func (s *Set) addCronJob(o *object) error {
 		why: fmt.Sprintf("not scheduled (%s): make a Job of its jobTemplate, and a timer that plays it", c.Spec.Schedule)})
 	return nil
 }
-
-// WorkloadName returns the workload that the pod is a part of, as "Deployment/web"; "" of a Pod.
-func (p *Pod) WorkloadName() string { return p.workload }
-
-// After returns the pod of the Set that has to be up before this one is started, nil for
-// none.
-func (p *Pod) After() *Pod { return p.after }
-
-// Queue returns what the pods of a Job share, nil of others.
-func (p *Pod) Queue() *Queue { return p.queue }
 
 // Containers returns all containers of the pod, in the order in which they are started.
 func (p *Pod) Containers() []*Container {

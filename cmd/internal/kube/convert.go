@@ -84,8 +84,8 @@ func (p *Pod) Sandbox(at Place) *runtimeapi.PodSandboxConfig {
 		cfg.Annotations[api.AnnotationNetworks] = text
 	}
 	cfg.Labels[api.LabelMadeBy], cfg.Annotations[api.AnnotationRunID] = api.MadeByPlay, at.UID
-	if p.workload != "" {
-		cfg.Labels[api.LabelWorkload] = p.workload
+	if p.Part.Workload != "" {
+		cfg.Labels[api.LabelWorkload] = p.Part.Workload
 	}
 	if cfg.Hostname == "" && !p.Spec.HostNetwork {
 		cfg.Hostname = p.Metadata.Name

@@ -210,7 +210,7 @@ func (s *Set) check() error {
 	var errs []error
 	seen := map[string]bool{}
 	for _, p := range s.Pods {
-		p.setDefaults()
+		setDefaults(p)
 		key := p.Metadata.Namespace + "/" + p.Metadata.Name
 		if seen[key] {
 			errs = append(errs, p.origin.problem("metadata.name: more than one pod is named %s", key))
@@ -237,7 +237,7 @@ func (s *Set) check() error {
 }
 
 // setDefaults sets what the manifest leaves to the API.
-func (p *Pod) setDefaults() {
+func setDefaults(p *Pod) {
 	if p.Metadata.Namespace == "" {
 		p.Metadata.Namespace = "default"
 	}
@@ -281,7 +281,7 @@ func (p *Pod) problems(s *Set) []string {
 	if p.OwnUsers() && (spec.HostNetwork || spec.HostPID || spec.HostIPC) {
 		bad("spec.hostUsers: false excludes hostNetwork, hostPID and hostIPC")
 	}
-	p.timeProblems(bad)
+	timeProblems(p, bad)
 	volumes := map[string]bool{}
 	for i, v := range spec.Volumes {
 		if volumes[v.Name] {
@@ -313,7 +313,7 @@ func (p *Pod) problems(s *Set) []string {
 }
 
 // timeProblems describes times that are negative or longer than the API allows.
-func (p *Pod) timeProblems(bad func(format string, args ...any)) {
+func timeProblems(p *Pod, bad func(format string, args ...any)) {
 	check := func(field string, seconds *int64) {
 		if seconds != nil && (*seconds < 0 || *seconds > math.MaxInt32) {
 			bad("%s: %d is not between 0 and %d seconds", field, *seconds, math.MaxInt32)

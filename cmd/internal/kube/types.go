@@ -43,12 +43,9 @@ type Pod struct {
 	origin   *object
 	template string // path of the pod's template in the object, "" or with a dot at its end
 	ordinal  int32  // in the workload
-	workload string // kind and name; "" of a Pod
 	retries  *int32 // of a Job: backoffLimit
-	// after is the pod that has to be up before this one starts, nil for none; queue is
-	// what the pods of a Job share, of which only some run at the same time.
-	after *Pod
-	queue *Queue
+
+	Part Part `json:"-"`
 }
 
 // ConfigMap is a ConfigMap.

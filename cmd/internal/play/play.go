@@ -99,10 +99,10 @@ func newRunners(set *kube.Set, o Options) []*runner {
 	for i, p := range set.Pods {
 		r := &runner{
 			Options: o, set: set, pod: p, logLock: &logs, usersLock: &users,
-			up: make(chan struct{}), ended: make(chan struct{}), after: byPod[p.After()],
+			up: make(chan struct{}), ended: make(chan struct{}), after: byPod[p.Part.After],
 		}
 		runners[i], byPod[p] = r, r
-		q := p.Queue()
+		q := p.Part.Queue
 		if q == nil || q.Parallel >= q.Pods {
 			continue
 		}
@@ -190,7 +190,7 @@ func podOf(set *kube.Set, there *runtimeapi.PodSandbox) *kube.Pod {
 		if p.Metadata.Name == there.Metadata.GetName() {
 			return p
 		}
-		if w := p.WorkloadName(); w != "" && w == there.Labels[api.LabelWorkload] {
+		if w := p.Part.Workload; w != "" && w == there.Labels[api.LabelWorkload] {
 			like = p
 		}
 	}
