@@ -153,7 +153,10 @@ func (d *dependencies) connect(cfg *config.Config, node *rootless.Node, executor
 		ReopenLog:  sessions.ReopenLog,
 		Forget:     collector.Forget,
 		Changed:    func(podID string) { d.units.Kick(podID) },
-		Log:        slog.Default(),
+		Restart: func(ctx context.Context, podID, id string, grace time.Duration) error {
+			return d.units.RestartPod(ctx, podID, id, grace)
+		},
+		Log: slog.Default(),
 	})
 	restarter := &pod.Restarter{Manager: d.manager}
 	d.units = newSupervisor(node, restarter, d.state, sessions, sandboxes.Dir)
