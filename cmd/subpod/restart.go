@@ -15,7 +15,6 @@ import (
 	"github.com/subpod/subpod/cmd/internal/logs"
 	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/client"
-	"github.com/subpod/subpod/pkg/workload"
 )
 
 func newStart(a *app) *cobra.Command {
@@ -149,26 +148,34 @@ func (r *oneRun) hasEnded() bool {
 	}
 }
 
-// isLater reports whether a line of that time was written by a later run. As long as this
-// one goes on, its lines are older than the look at it.
+// drain is how long after its end the last lines of a run can be written. The next run
+// takes longer than that to be made.
+const drain = 10 * time.Millisecond
+
+// isLater reports whether a line of that time was written by a later run. What is there
+// when no later run is was not.
 func (r *oneRun) isLater(ctx context.Context, line time.Time) bool {
-	if !r.hasEnded() {
-		if !line.After(r.seen) {
-			return false
-		}
-		now := time.Now()
-		st, err := r.client.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: r.id})
-		if err != nil {
-			return false // the server is being replaced
-		}
-		if st.Status.State == runtimeapi.ContainerState_CONTAINER_RUNNING && st.Status.Metadata.GetAttempt() == r.attempt {
-			r.seen = now
-			return false
-		}
-		<-r.ended
+	switch {
+	case !r.hasEnded() && !line.After(r.seen):
+		return false
+	case r.hasEnded() && !r.afterEnd(line):
+		return false
 	}
-	// The next run begins after the pause of the restart policy.
-	return r.exit != nil && !r.exit.FinishedAt.IsZero() && line.After(r.exit.FinishedAt.Add(workload.RunBackoff.First))
+	now := time.Now()
+	st, err := r.client.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: r.id})
+	if err != nil { // the server is being replaced
+		return false
+	}
+	if st.Status.Metadata.GetAttempt() == r.attempt {
+		r.seen = now
+		return false
+	}
+	<-r.ended
+	return r.afterEnd(line)
+}
+
+func (r *oneRun) afterEnd(line time.Time) bool {
+	return r.exit != nil && !r.exit.FinishedAt.IsZero() && line.After(r.exit.FinishedAt.Add(drain))
 }
 
 func newRestart(a *app) *cobra.Command {
