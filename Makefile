@@ -93,7 +93,7 @@ govulncheck: .cache/bin/govulncheck ## Known vulnerabilities, where the database
 
 # Packages below tests/ drive the built daemon, but for these.
 ALL    = $(shell $(GO) list -tags "$(TAGS)" ./... | grep -v /tests/) ./tests/arch ./tests/leak ./tests/node
-DAEMON = $(shell $(GO) list -tags "$(TAGS)" ./tests/... | grep -vE '/tests/(arch|attack|leak|node|cli|critest|foreign|bench|crash|kubernetes|vm)$$')
+DAEMON = $(shell $(GO) list -tags "$(TAGS)" ./tests/... | grep -vE '/tests/(arch|attack|leak|node|cli|play|critest|foreign|bench|crash|kubernetes|vm)$$')
 
 # Tests of these packages need namespaces, subordinate IDs or the programs that run
 # containers. tests/arch looks that no other package does.
@@ -129,8 +129,13 @@ test-cri: build test-tools test-images ## Walk the daemon through crictl, and lo
 	$(TEST) -count=1 -p 1 -timeout 20m $(DAEMON)
 
 .PHONY: test-cli
-test-cli: build test-images ## The command line, by scripts (tests/cli/testdata)
+test-cli: build test-images ## The command line, by scripts (tests/cli/testdata), and a sample of the manifests
 	$(TEST) -count=1 -timeout 20m ./tests/cli
+	$(TEST) -count=1 -timeout 20m -short ./tests/play
+
+.PHONY: test-play
+test-play: build test-images ## Run every manifest of tests/play, and look that nothing is left (PLAY="-run TestManifests/job -v")
+	$(TEST) -count=1 -timeout 20m ./tests/play $(PLAY)
 
 .PHONY: test-critest
 test-critest: build test-tools test-images ## The Kubernetes project's CRI validation suite

@@ -180,7 +180,10 @@ func (d *dependencies) connect(cfg *config.Config, node *rootless.Node, executor
 		ReopenLog:  sessions.ReopenLog,
 		Forget:     collector.Forget,
 		Changed:    func(podID string) { d.units.Kick(podID) },
-		Log:        slog.Default(),
+		Restart: func(ctx context.Context, podID, id string, grace time.Duration) error {
+			return d.units.RestartPod(ctx, podID, id, grace)
+		},
+		Log: slog.Default(),
 	}
 	if d.plugins = d.newPlugins(cfg); d.plugins != nil {
 		options.Plugins, containers.Adjust = d.plugins, d.plugins.Adjust

@@ -90,7 +90,7 @@ func TestHealthOptions(t *testing.T) {
 	}
 	for name, change := range map[string]func(*healthOptions){
 		"interval": func(h *healthOptions) { h.interval = "5" }, "timeout": func(h *healthOptions) { h.timeout = "1ms" },
-		"retries": func(h *healthOptions) { h.retries = 0 }, "action": func(h *healthOptions) { h.onFailure = "restart" },
+		"retries": func(h *healthOptions) { h.retries = 0 }, "action": func(h *healthOptions) { h.onFailure = "start" },
 		"list": func(h *healthOptions) { h.command = "[" }, "empty": func(h *healthOptions) { h.command = `["CMD"]` },
 	} {
 		bad := base

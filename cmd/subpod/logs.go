@@ -118,10 +118,10 @@ func showLog(ctx context.Context, c *client.Client, ref string, o logs.Options, 
 	if _, err := os.Stat(st.Status.LogPath); os.IsNotExist(err) && st.Status.State == runtimeapi.ContainerState_CONTAINER_CREATED {
 		return nil // nothing written yet
 	}
-	if o.Follow {
+	if o.Follow && o.Ended == nil {
 		waited, cancel := context.WithCancel(ctx)
 		defer cancel()
-		o.Ended = endOf(waited, c, x.Id)
+		o.Ended = waitForRun(waited, c, x.Id).hasEnded
 	}
 	if !o.Follow || o.Tail < 0 { // the older half of a log that has reached its bound
 		old := o
@@ -141,29 +141,3 @@ func showLog(ctx context.Context, c *client.Client, ref string, o logs.Options, 
 
 // logsRetryInterval is the delay before a failed Wait is repeated.
 const logsRetryInterval = time.Second
-
-// endOf returns a function that reports whether the container has exited.
-func endOf(ctx context.Context, c *client.Client, id string) func() bool {
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		for ctx.Err() == nil {
-			_, err := c.Wait(ctx, id)
-			if err == nil || client.IsNotFound(err) {
-				return
-			}
-			select { // not started yet, or the server is being replaced
-			case <-ctx.Done():
-			case <-time.After(logsRetryInterval):
-			}
-		}
-	}()
-	return func() bool {
-		select {
-		case <-ended:
-			return true
-		default:
-			return false
-		}
-	}
-}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -28,18 +27,20 @@ func newPlay(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "play [flags] FILE...",
 		Short: "Run the pods of Kubernetes manifests",
-		Long: `Runs the Pods and Deployments (one pod for each replica) of manifests ("-" is
-standard input), with their Services, ConfigMaps, Secrets and PersistentVolumeClaims.
-Services are found by name; those of type NodePort and LoadBalancer also have ports of
-the host. Claims are named volumes and are kept. The daemon runs the pods as in a cluster: init
-containers, sidecars, probes, hooks and restart policies go on whatever becomes of this
-command, and after a restart of the daemon or the machine.
+		Long: `Runs what Kubernetes manifests ("-" is standard input) describe: Pods, Deployments,
+StatefulSets, DaemonSets and Jobs, with their Services, ConfigMaps, Secrets and
+PersistentVolumeClaims. Services are found by name; those of type NodePort and
+LoadBalancer also have ports of the host. Claims are named volumes and are kept. The
+daemon runs the pods as in a cluster: init containers, sidecars, probes, hooks and
+restart policies go on whatever becomes of this command, and after a restart of the
+daemon or the machine.
 
 The command exits when all pods have completed, with 0 if they succeeded. When
 interrupted, it stops and removes them. With -d it exits once they are up; they run
 until they complete, are stopped (subpod stop) or are removed with --down.
 
-Other kinds and unsupported fields are rejected.`,
+What has no meaning here (Ingress, Role, affinity, ...) is skipped and named once;
+CronJobs are not scheduled. Unknown fields are errors.`,
 		Example: `  subpod play pod.yaml
   subpod play --logs job.yaml
   subpod play -d app.yaml && subpod play --down app.yaml`,
@@ -48,11 +49,11 @@ Other kinds and unsupported fields are rejected.`,
 			if o.down && (o.detach || o.replace || o.logs) {
 				return usagef("--down cannot be combined with other flags")
 			}
-			manifest, err := readManifests(args)
+			manifests, err := readManifests(args)
 			if err != nil {
 				return err
 			}
-			set, err := kube.Parse(bytes.NewReader(manifest))
+			set, err := kube.Parse(manifests...)
 			if err != nil {
 				return err
 			}
@@ -84,19 +85,20 @@ Other kinds and unsupported fields are rejected.`,
 	return cmd
 }
 
-// readManifests concatenates the files into one stream of documents.
-func readManifests(files []string) ([]byte, error) {
-	var all bytes.Buffer
+// readManifests reads the files.
+func readManifests(files []string) ([]kube.Source, error) {
+	var all []kube.Source
 	for _, name := range files {
 		text, err := readSource(name, kube.MaxManifest)
 		if err != nil {
 			return nil, fmt.Errorf("read the manifest: %w", err)
 		}
-		all.WriteString("---\n")
-		all.Write(text)
-		all.WriteString("\n")
+		if name == "-" {
+			name = "standard input"
+		}
+		all = append(all, kube.Source{Name: name, Text: text})
 	}
-	return all.Bytes(), nil
+	return all, nil
 }
 
 func (o *playOptions) play(ctx context.Context, conn *connection, set *kube.Set) error {
@@ -111,7 +113,7 @@ func (o *playOptions) play(ctx context.Context, conn *connection, set *kube.Set)
 			return err
 		}
 	}
-	for _, line := range set.HostPorts() {
+	for _, line := range append(set.Notes(), set.HostPorts()...) {
 		opts.Report("%s", line)
 	}
 	err := play.Play(ctx, set, opts)

@@ -13,6 +13,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/cmd/internal/logs"
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/client"
 )
 
@@ -87,16 +88,94 @@ func startAttached(ctx context.Context, conn *connection, ref string) error {
 	if err := client.Start(ctx, conn.Client, x.PodSandboxId, x.Id); err != nil {
 		return err
 	}
+	run := waitForRun(ctx, conn.Client, x.Id)
 	s := &session{client: conn.Client, containerID: x.Id}
 	s.forwardSignals(ctx)
-	if err := showLog(ctx, conn.Client, x.Id, logs.Options{Tail: -1, Since: since, Follow: true}, os.Stdout, os.Stderr); err != nil {
+	if run.attempt = x.Metadata.GetAttempt(); x.State == runtimeapi.ContainerState_CONTAINER_EXITED {
+		run.attempt++
+	}
+	o := logs.Options{
+		Tail: -1, Since: since, Follow: true, Ended: run.hasEnded,
+		Skip: func(line time.Time) bool { return run.isLater(ctx, line) },
+	}
+	if err := showLog(ctx, conn.Client, x.Id, o, os.Stdout, os.Stderr); err != nil {
 		return err
 	}
-	exit, err := conn.Wait(ctx, x.Id)
-	if err == nil && exit.ExitCode != 0 {
-		return exitStatus(exit.ExitCode)
+	<-run.ended
+	if run.err == nil && run.exit.ExitCode != 0 {
+		return exitStatus(run.exit.ExitCode)
 	}
-	return err
+	return run.err
+}
+
+// oneRun is one run of a container, which may be restarted after it.
+type oneRun struct {
+	client  *client.Client
+	id      string
+	attempt uint32
+	seen    time.Time     // it went on then
+	ended   chan struct{} // the rest is set once it is closed
+	exit    *api.WaitResponse
+	err     error
+}
+
+// waitForRun waits for the end of the present run, also across a restart of the server.
+func waitForRun(ctx context.Context, c *client.Client, id string) *oneRun {
+	r := &oneRun{client: c, id: id, ended: make(chan struct{})}
+	go func() {
+		defer close(r.ended)
+		for {
+			r.exit, r.err = c.Wait(ctx, id)
+			if r.err == nil || client.IsNotFound(r.err) {
+				return
+			}
+			select { // not started yet, or the server is being replaced
+			case <-ctx.Done():
+				return
+			case <-time.After(logsRetryInterval):
+			}
+		}
+	}()
+	return r
+}
+
+func (r *oneRun) hasEnded() bool {
+	select {
+	case <-r.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// drain is how long after its end the last lines of a run can be written. The next run
+// takes longer than that to be made.
+const drain = 10 * time.Millisecond
+
+// isLater reports whether a line of that time was written by a later run. What is there
+// when no later run is was not.
+func (r *oneRun) isLater(ctx context.Context, line time.Time) bool {
+	switch {
+	case !r.hasEnded() && !line.After(r.seen):
+		return false
+	case r.hasEnded() && !r.afterEnd(line):
+		return false
+	}
+	now := time.Now()
+	st, err := r.client.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: r.id})
+	if err != nil { // the server is being replaced
+		return false
+	}
+	if st.Status.Metadata.GetAttempt() == r.attempt {
+		r.seen = now
+		return false
+	}
+	<-r.ended
+	return r.afterEnd(line)
+}
+
+func (r *oneRun) afterEnd(line time.Time) bool {
+	return r.exit != nil && !r.exit.FinishedAt.IsZero() && line.After(r.exit.FinishedAt.Add(drain))
 }
 
 func newRestart(a *app) *cobra.Command {

@@ -25,7 +25,7 @@ func (h *healthOptions) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&h.timeout, "health-timeout", "30s", "time after which a check has failed")
 	f.StringVar(&h.startPeriod, "health-start-period", "0s", "time in which failed checks do not count")
 	f.IntVar(&h.retries, "health-retries", 3, "failed checks in a row that make the container unhealthy")
-	f.StringVar(&h.onFailure, "health-on-failure", "none", "what becomes of an unhealthy container: none, kill or stop")
+	f.StringVar(&h.onFailure, "health-on-failure", "none", "what becomes of an unhealthy container: none, kill, restart or stop")
 	f.BoolVar(&h.off, "no-healthcheck", false, "do not check the container's health")
 }
 
@@ -55,11 +55,9 @@ func (h *healthOptions) parse() (*api.Health, error) {
 		return nil, usagef("invalid --health-retries %d: expected at least 1", h.retries)
 	}
 	switch h.onFailure {
-	case "none", "kill", "stop":
-	case "restart":
-		return nil, usagef("--health-on-failure restart is refused: use kill, with a restart policy")
+	case "none", "kill", "restart", "stop":
 	default:
-		return nil, usagef("invalid --health-on-failure %q: expected none, kill or stop", h.onFailure)
+		return nil, usagef("invalid --health-on-failure %q: expected none, kill, restart or stop", h.onFailure)
 	}
 	text := strings.TrimPrefix(h.command, "CMD-SHELL ")
 	if strings.HasPrefix(strings.TrimSpace(text), "[") {

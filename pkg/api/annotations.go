@@ -5,6 +5,9 @@ const (
 	// LabelMadeBy is a label of a pod sandbox that names the command that has made it:
 	// MadeByRun or MadeByPlay.
 	LabelMadeBy = "subpod.io/made-by"
+	// LabelWorkload is a label of a pod sandbox of play: the kind and name of the workload
+	// that it is a replica of, as "Deployment/web".
+	LabelWorkload = "subpod.io/workload"
 	// AnnotationRunID is an annotation of a pod sandbox that one run of a command has
 	// made: random, so that no two runs ask for the same pod sandbox. The server then
 	// returns AlreadyExists to all but the first one of a name, and never takes them

@@ -122,6 +122,8 @@ type WaitResponse struct {
 	ExitCode int32  `json:"exitCode"`
 	Reason   string `json:"reason"`
 	Message  string `json:"message,omitempty"`
+	// FinishedAt is when this run of the container ended.
+	FinishedAt time.Time `json:"finishedAt,omitzero"`
 }
 
 // SignalRequest asks for a signal, by its number on this machine.

@@ -86,7 +86,8 @@ type Health struct {
 	Timeout     time.Duration `json:"timeout,omitempty"`
 	StartPeriod time.Duration `json:"startPeriod,omitempty"`
 	Retries     int           `json:"retries,omitempty"`
-	// OnFailure is what becomes of a container that is unhealthy: "none", "kill" or "stop".
+	// OnFailure is what becomes of a container that is unhealthy: "none", "kill", "restart" or
+	// "stop".
 	OnFailure string `json:"onFailure,omitempty"`
 }
 

@@ -13,7 +13,7 @@ func (s *service) Wait(ctx context.Context, req *api.WaitRequest) (*api.WaitResp
 	if err != nil {
 		return nil, err
 	}
-	return &api.WaitResponse{ExitCode: st.ExitCode, Reason: st.Reason, Message: st.Message}, nil
+	return &api.WaitResponse{ExitCode: st.ExitCode, Reason: st.Reason, Message: st.Message, FinishedAt: st.FinishedAt}, nil
 }
 
 // Signal sends a signal to a container's process.

@@ -126,7 +126,11 @@ func (s *service) Tag(ctx context.Context, req *api.TagRequest) (*api.Empty, err
 
 // Untag removes a name from an image.
 func (s *service) Untag(ctx context.Context, req *api.UntagRequest) (*api.UntagResponse, error) {
-	done, err := s.Images.Untag(ctx, req.Name, req.Force)
+	var done storage.Untagged
+	err := onceLeft(ctx, s.State, func() (err error) {
+		done, err = s.Images.Untag(ctx, req.Name, req.Force)
+		return err
+	})
 	return &api.UntagResponse{Untagged: done.Names, Deleted: done.Deleted}, err
 }
 

@@ -62,14 +62,14 @@ func (s *service) NetworkCreate(_ context.Context, req *api.NetworkCreateRequest
 }
 
 // NetworkRemove removes a network.
-func (s *service) NetworkRemove(_ context.Context, req *api.NetworkRequest) (*api.Empty, error) {
+func (s *service) NetworkRemove(ctx context.Context, req *api.NetworkRequest) (*api.Empty, error) {
 	if s.Named == nil {
 		return nil, errNoNetworks
 	}
 	if req.Name == api.DefaultNetwork {
 		return nil, invalid("%s is the network that pods are on by default; it cannot be removed", req.Name)
 	}
-	return &api.Empty{}, s.Named.Remove(req.Name)
+	return &api.Empty{}, onceLeft(ctx, s.State, func() error { return s.Named.Remove(req.Name) })
 }
 
 // Networks lists all networks.

@@ -31,7 +31,7 @@ func (s *volumeService) CreateVolume(_ context.Context, req *api.VolumeRequest) 
 }
 
 // RemoveVolume removes a volume that no container has.
-func (s *volumeService) RemoveVolume(_ context.Context, req *api.VolumeRequest) (*api.VolumeRemoved, error) {
+func (s *volumeService) RemoveVolume(ctx context.Context, req *api.VolumeRequest) (*api.VolumeRemoved, error) {
 	v, err := s.volumes.Get(req.Name)
 	if errors.Is(err, volumes.ErrNotFound) && req.Force {
 		return &api.VolumeRemoved{}, nil
@@ -39,10 +39,12 @@ func (s *volumeService) RemoveVolume(_ context.Context, req *api.VolumeRequest) 
 	if err != nil {
 		return nil, err
 	}
-	if users := s.volumeUsers()[v.Path]; len(users) > 0 {
-		return nil, fmt.Errorf("%w: volume %s is used by the containers %s; remove them first, or use -f", errdefs.ErrFailedPrecondition, v.Name, strings.Join(users, ", "))
-	}
-	return &api.VolumeRemoved{Removed: true}, s.volumes.Remove(v.Name)
+	return &api.VolumeRemoved{Removed: true}, onceLeft(ctx, s.state, func() error {
+		if users := s.volumeUsers()[v.Path]; len(users) > 0 {
+			return fmt.Errorf("%w: volume %s is used by the containers %s; remove them first, or use -f", errdefs.ErrFailedPrecondition, v.Name, strings.Join(users, ", "))
+		}
+		return s.volumes.Remove(v.Name)
+	})
 }
 
 // Volumes lists all volumes.

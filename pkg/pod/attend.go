@@ -66,15 +66,23 @@ func (m attendant) unhealthy(c state.Container, o *api.ContainerOptions) {
 		if err := m.Processes.Signal(m.ctx, c.ID, *c.Allocated.Runtime, unix.SIGKILL, false); err != nil && !errors.Is(err, syscall.ESRCH) {
 			m.Log.Warn("an unhealthy container could not be killed", "container", c.ID, "error", err)
 		}
-	case "stop":
-		grace := defaultStopTimeout
-		if o.StopTimeout != nil {
-			grace = quantity.Seconds(*o.StopTimeout)
+	case "restart":
+		if err := m.Restart(m.ctx, c.PodID, c.ID, stopTimeout(o)); err != nil {
+			m.Log.Warn("an unhealthy container could not be restarted", "container", c.ID, "error", err)
 		}
-		if err := m.StopContainer(m.ctx, c.ID, grace); err != nil {
+	case "stop":
+		if err := m.StopContainer(m.ctx, c.ID, stopTimeout(o)); err != nil {
 			m.Log.Warn("an unhealthy container could not be stopped", "container", c.ID, "error", err)
 		}
 	}
+}
+
+// stopTimeout is how long the container has to end.
+func stopTimeout(o *api.ContainerOptions) time.Duration {
+	if o.StopTimeout != nil {
+		return quantity.Seconds(*o.StopTimeout)
+	}
+	return defaultStopTimeout
 }
 
 const (

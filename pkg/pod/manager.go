@@ -127,6 +127,8 @@ type Options struct {
 	// Changed is called with the ID of a pod after a container of it has exited, or its
 	// user has stopped or removed it or a part of it. It does not block.
 	Changed func(podID string)
+	// Restart ends a container that is unhealthy, and starts it again.
+	Restart func(ctx context.Context, podID, id string, grace time.Duration) error
 	Log     *slog.Logger
 }
 

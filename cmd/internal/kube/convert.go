@@ -92,6 +92,9 @@ func (p *Pod) Sandbox(at Place) *runtimeapi.PodSandboxConfig {
 		cfg.Annotations[api.AnnotationNetworks] = text
 	}
 	cfg.Labels[api.LabelMadeBy], cfg.Annotations[api.AnnotationRunID] = api.MadeByPlay, at.UID
+	if p.Part.Workload != "" {
+		cfg.Labels[api.LabelWorkload] = p.Part.Workload
+	}
 	if cfg.Hostname == "" && !p.Spec.HostNetwork {
 		cfg.Hostname = p.Metadata.Name
 	}
@@ -100,8 +103,10 @@ func (p *Pod) Sandbox(at Place) *runtimeapi.PodSandboxConfig {
 			cfg.Linux.Sysctls[s.Name] = s.Value
 		}
 	}
-	for _, c := range p.Spec.Containers {
-		cfg.PortMappings = append(cfg.PortMappings, hostPorts(c.Ports)...)
+	for _, list := range [][]Container{p.Spec.InitContainers, p.Spec.Containers} { // sidecars have ports, too
+		for _, c := range list {
+			cfg.PortMappings = append(cfg.PortMappings, hostPorts(c.Ports)...)
+		}
 	}
 	if d := p.Spec.DNSConfig; d != nil {
 		cfg.DnsConfig = &runtimeapi.DNSConfig{Servers: d.Nameservers, Searches: d.Searches}
@@ -137,6 +142,7 @@ func hostPorts(ports []Port) []*runtimeapi.PortMapping {
 // Container returns the configuration of a container of the pod. podIP is the
 // address of the pod, "" if it has none.
 func (p *Pod) Container(c *Container, s *Set, at Place, attempt uint32, podIP string) (*runtimeapi.ContainerConfig, error) {
+	s = s.in(p.Metadata.Namespace)
 	envs, err := c.environment(s, func(path string) (string, error) { return p.field(path, at.UID, podIP) })
 	if err != nil {
 		return nil, fmt.Errorf("%w: container %s: %w", ErrManifest, c.Name, err)
@@ -149,7 +155,12 @@ func (p *Pod) Container(c *Container, s *Set, at Place, attempt uint32, podIP st
 	if err != nil {
 		return nil, fmt.Errorf("%w: container %s: %w", ErrManifest, c.Name, err)
 	}
+	var stop runtimeapi.Signal // 0: the image's
+	if c.Lifecycle != nil {
+		stop = runtimeapi.Signal(runtimeapi.Signal_value["SIGNAL_"+c.Lifecycle.StopSignal])
+	}
 	return &runtimeapi.ContainerConfig{
+		StopSignal:  stop,
 		Metadata:    &runtimeapi.ContainerMetadata{Name: c.Name, Attempt: attempt},
 		Image:       &runtimeapi.ImageSpec{Image: c.Image, UserSpecifiedImage: c.Image},
 		Command:     expandAll(c.Command, envs),
@@ -242,6 +253,9 @@ func (p *Pod) security(c *Container, at Place) (*runtimeapi.LinuxContainerSecuri
 		}
 		if out.Privileged = is(s.Privileged); out.Privileged {
 			out.Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Unconfined}
+			out.MaskedPaths, out.ReadonlyPaths = nil, nil
+		}
+		if s.ProcMount == "Unmasked" {
 			out.MaskedPaths, out.ReadonlyPaths = nil, nil
 		}
 	}

@@ -38,7 +38,7 @@ func (c *Container) environment(s *Set, field func(path string) (string, error))
 			set(e.Name, expand(e.Value, known))
 			continue
 		}
-		value, ok, err := e.from(s, field)
+		value, ok, err := e.from(c, s, field)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", e.Name, err)
 		}
@@ -74,7 +74,7 @@ func (f *EnvFrom) data(s *Set) (map[string]string, error) {
 	return nil, fmt.Errorf("envFrom: one of configMapRef and secretRef must be set")
 }
 
-func (e *EnvVar) from(s *Set, field func(string) (string, error)) (value string, ok bool, err error) {
+func (e *EnvVar) from(c *Container, s *Set, field func(string) (string, error)) (value string, ok bool, err error) {
 	from := e.ValueFrom
 	switch {
 	case from.ConfigMapKeyRef != nil:
@@ -96,8 +96,11 @@ func (e *EnvVar) from(s *Set, field func(string) (string, error)) (value string,
 	case from.FieldRef != nil:
 		value, err := field(from.FieldRef.FieldPath)
 		return value, true, err
+	case from.ResourceFieldRef != nil:
+		value, err := from.ResourceFieldRef.value(c)
+		return value, true, err
 	}
-	return "", false, fmt.Errorf("valueFrom: one of configMapKeyRef, secretKeyRef and fieldRef must be set")
+	return "", false, fmt.Errorf("valueFrom: one of configMapKeyRef, secretKeyRef, fieldRef and resourceFieldRef must be set")
 }
 
 // content returns the data of a secret, nil if s is nil.

@@ -69,7 +69,7 @@ spec:
 `
 
 func TestConvert(t *testing.T) {
-	set, err := Parse(strings.NewReader(manifest))
+	set, err := Parse(Source{Text: []byte(manifest)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,13 +136,13 @@ func TestRefused(t *testing.T) {
 		pod("{containers: [{name: a, image: i, resources: {limits: {memory: 100E}}}]}"):                                     "resources: memory",
 		pod("{containers: [{name: a, image: i}], volumes: [{name: v}]}"):                                                    "one of emptyDir",
 		"apiVersion: v1\nkind: Pod\nkind: Pod\nmetadata: {name: p}":                                                         "already set",
-		"apiVersion: batch/v1\nkind: Job\nmetadata: {name: p}":                                                              `kind "Job"`,
+		"apiVersion: batch/v1\nkind: Jop\nmetadata: {name: p}":                                                              `there is no "Jop"`,
 		"apiVersion: v1\nkind: ConfigMap\nmetadata: {}":                                                                     "metadata.name is missing",
 		"apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\nspec: {replicas: 1000, template: {spec: {}}}":          "spec.replicas",
 		"apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\nspec: {selector: {matchLabels: {a: b}}, template: {}}": "no label a=b",
 		"": "empty",
 	} {
-		_, err := Parse(strings.NewReader(text))
+		_, err := Parse(Source{Text: []byte(text)})
 		if want == "" {
 			continue // told when the container is made
 		}
@@ -205,7 +205,7 @@ spec:
 
 // subPaths returns the annotation of the only container of a manifest.
 func subPaths(t *testing.T, text string) (string, error) {
-	set, err := Parse(strings.NewReader(text))
+	set, err := Parse(Source{Text: []byte(text)})
 	if err != nil {
 		return "", err
 	}
@@ -220,7 +220,7 @@ func subPaths(t *testing.T, text string) (string, error) {
 }
 
 func TestPrepare(t *testing.T) {
-	set, err := Parse(strings.NewReader(`
+	set, err := Parse(Source{Text: []byte(`
 apiVersion: v1
 kind: Secret
 metadata: {name: s}
@@ -232,7 +232,7 @@ metadata: {name: p}
 spec:
   containers: [{name: a, image: i}]
   volumes: [{name: v, secret: {secretName: s, items: [{key: k, path: ../../out}]}}]
-`))
+`)})
 	if err != nil {
 		t.Fatal(err)
 	}

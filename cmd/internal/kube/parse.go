@@ -1,18 +1,15 @@
 package kube
 
 import (
-	"bufio"
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"path"
 	"strings"
 
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	strictjson "sigs.k8s.io/json"
-	"sigs.k8s.io/yaml"
 
 	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/quantity"
@@ -25,159 +22,182 @@ var ErrManifest = errors.New("manifest")
 
 // Set contains the objects of the manifests.
 type Set struct {
-	Pods       []*Pod // including those of Deployments
-	ConfigMaps map[string]*ConfigMap
+	Pods       []*Pod                // including those of workloads, in the order in which they are started
+	ConfigMaps map[string]*ConfigMap // by namespace/name
 	Secrets    map[string]*Secret
 	Claims     map[string]*Claim
 	Services   []*Service
+
+	notes notes
 }
 
-// MaxManifest bounds the size of what Parse reads, in bytes.
-const MaxManifest = 16 << 20
+// maxPods bounds the pods of all workloads of a Set.
+const maxPods = 500
 
-// Parse parses YAML or JSON documents. Unknown kinds, unknown fields and unsupported
-// values are rejected: ErrManifest, with all problems at once.
-func Parse(r io.Reader) (*Set, error) {
-	text, err := io.ReadAll(io.LimitReader(r, MaxManifest+1))
-	if err != nil {
-		return nil, fmt.Errorf("read the manifest: %w", err)
+// Parse reads the objects of manifests. Objects and fields without a meaning here are left
+// out, see Notes; unknown fields and unsupported values are errors: ErrManifest, with all
+// problems at once, each with its place.
+func Parse(sources ...Source) (*Set, error) {
+	s := &Set{ConfigMaps: map[string]*ConfigMap{}, Secrets: map[string]*Secret{}, Claims: map[string]*Claim{}, notes: notes{fields: map[string]bool{}}}
+	size := 0
+	for _, src := range sources {
+		size += len(src.Text)
 	}
-	if len(text) > MaxManifest {
+	if size > MaxManifest {
 		return nil, fmt.Errorf("%w: larger than %d bytes", ErrManifest, MaxManifest)
 	}
-	s := &Set{ConfigMaps: map[string]*ConfigMap{}, Secrets: map[string]*Secret{}, Claims: map[string]*Claim{}}
+	left := &budget{nodes: maxNodes, bytes: maxJSON}
 	var errs []error
-	docs := documents(text)
-	for i, doc := range docs {
-		if err := s.add(doc); err != nil {
-			errs = append(errs, fmt.Errorf("%w: document %d: %w", ErrManifest, i+1, err))
+	count := 0
+	for _, src := range sources {
+		docs, err := src.documents(left)
+		errs, count = append(errs, err), count+len(docs)
+		for _, doc := range docs {
+			errs = append(errs, s.add(doc, left, 0))
 		}
 	}
-	if len(docs) == 0 {
-		errs = append(errs, fmt.Errorf("%w: the manifest is empty; it must contain at least one object", ErrManifest))
-	}
-	if err := errors.Join(errs...); err != nil {
+	err := errors.Join(errs...)
+	switch {
+	case err != nil:
 		return nil, err
+	case count == 0:
+		return nil, fmt.Errorf("%w: the manifest is empty; it must contain at least one object", ErrManifest)
+	case s.empty():
+		return nil, fmt.Errorf("%w: nothing in it can be run here: %s", ErrManifest, s.notes.objects())
 	}
 	return s, s.check()
 }
 
-// documents splits YAML at its document markers and drops empty documents.
-func documents(text []byte) [][]byte {
-	var docs [][]byte
-	var doc []byte
-	flush := func() {
-		var v any
-		if err := yaml.Unmarshal(doc, &v); err != nil || v != nil {
-			docs = append(docs, doc)
-		}
-		doc = nil
-	}
-	lines := bufio.NewScanner(bytes.NewReader(text))
-	lines.Buffer(nil, MaxManifest+1)
-	for lines.Scan() {
-		line := lines.Bytes()
-		if bytes.HasPrefix(line, []byte("---")) && (len(line) == 3 || line[3] == ' ' || line[3] == '\t') {
-			flush()
-			continue
-		}
-		doc = append(append(doc, line...), '\n')
-	}
-	flush()
-	return docs
+func (s *Set) empty() bool {
+	return len(s.Pods)+len(s.ConfigMaps)+len(s.Secrets)+len(s.Claims)+len(s.Services) == 0 && len(s.notes.skipped) > 0
 }
 
-func (s *Set) add(doc []byte) error {
-	text, err := yaml.YAMLToJSONStrict(doc)
-	if err != nil {
-		return err
-	}
+// maxLists is how deep Lists may contain Lists.
+const maxLists = 3
+
+// add adds an object, or those of a List.
+func (s *Set) add(o *object, left *budget, depth int) error {
 	var head struct {
 		APIVersion string `json:"apiVersion"`
 		Kind       string `json:"kind"`
 		Metadata   Meta   `json:"metadata"`
 	}
-	if err := json.Unmarshal(text, &head); err != nil {
-		return err
+	if err := json.Unmarshal(o.json, &head); err != nil {
+		return o.decodeError(err)
 	}
-	name := head.Kind + " " + head.Metadata.Name
-	wrap := func(err error) error {
-		if err == nil {
-			return nil
+	if o.name = strings.TrimSpace(head.Kind + " " + head.Metadata.Name); o.name == "" {
+		o.name = "object"
+	}
+	if o.key = "default/" + head.Metadata.Name; head.Metadata.Namespace != "" {
+		o.key = head.Metadata.Namespace + "/" + head.Metadata.Name
+	}
+	if head.APIVersion == "" || head.Kind == "" {
+		return o.problem("apiVersion and kind: both are required")
+	}
+	if isList(head.APIVersion, head.Kind) {
+		if depth == maxLists {
+			return o.problem("items: Lists are nested more than %d deep", maxLists)
 		}
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	if head.Metadata.Name == "" && head.Kind != "" {
-		return fmt.Errorf("%s: metadata.name is missing", head.Kind)
-	}
-	switch head.APIVersion + " " + head.Kind {
-	case "v1 Pod":
-		p := &Pod{}
-		err = decode(text, p)
-		s.Pods = append(s.Pods, p)
-	case "apps/v1 Deployment":
-		d := &Deployment{}
-		if err = decode(text, d); err == nil {
-			err = s.addDeployment(d)
+		items, err := o.items(left)
+		errs := []error{err}
+		for _, item := range items {
+			errs = append(errs, s.add(item, left, depth+1))
 		}
-	case "v1 ConfigMap":
-		c := &ConfigMap{}
-		err = decode(text, c)
-		s.ConfigMaps[head.Metadata.Name] = c
-	case "v1 Secret":
-		c := &Secret{}
-		err = decode(text, c)
-		s.Secrets[head.Metadata.Name] = c
-	case "v1 PersistentVolumeClaim":
-		c := &Claim{}
-		err = decode(text, c)
-		s.Claims[head.Metadata.Name] = c
-	case "v1 Service":
-		c := &Service{}
-		err = decode(text, c)
-		s.Services = append(s.Services, c)
-	default:
-		return fmt.Errorf("kind %q of %q is not supported; supported kinds: Pod, Deployment, Service, ConfigMap, Secret, PersistentVolumeClaim", head.Kind, head.APIVersion)
+		return errors.Join(errs...)
 	}
-	return wrap(err)
+	read := kinds[head.APIVersion+" "+head.Kind]
+	if read == nil {
+		return s.skip(o, head.APIVersion, head.Kind, head.Metadata.Name)
+	}
+	if head.Metadata.Name == "" {
+		return o.problem("metadata.name is missing")
+	}
+	return read(s, o)
 }
 
-// decode rejects unknown fields and names their paths.
-func decode(text []byte, into any) error {
-	strict, err := strictjson.UnmarshalStrict(text, into)
+// kinds are the objects that are read.
+var kinds = map[string]func(*Set, *object) error{
+	"v1 Pod":                   (*Set).addPod,
+	"apps/v1 Deployment":       (*Set).addDeployment,
+	"apps/v1 ReplicaSet":       (*Set).addDeployment,
+	"v1 ReplicationController": (*Set).addReplicationController,
+	"apps/v1 StatefulSet":      (*Set).addStatefulSet,
+	"apps/v1 DaemonSet":        (*Set).addDaemonSet,
+	"batch/v1 Job":             (*Set).addJob,
+	"batch/v1 CronJob":         (*Set).addCronJob,
+	"v1 ConfigMap":             func(s *Set, o *object) error { return keep(s, o, s.ConfigMaps) },
+	"v1 Secret":                func(s *Set, o *object) error { return keep(s, o, s.Secrets) },
+	"v1 PersistentVolumeClaim": func(s *Set, o *object) error { return keep(s, o, s.Claims) },
+	"v1 Service": func(s *Set, o *object) error {
+		svc := &Service{origin: o}
+		s.Services = append(s.Services, svc)
+		return s.decode(o, svc, "")
+	},
+}
+
+// keep adds an object to those of its kind.
+func keep[T any](s *Set, o *object, all map[string]*T) error {
+	v := new(T)
+	err := s.decode(o, v, "")
+	if all[o.key] != nil {
+		return errors.Join(err, o.problem("metadata.name: another one has the same name"))
+	}
+	all[o.key] = v
+	return err
+}
+
+// in returns the set as objects of a namespace see it: configMaps and secrets are those of
+// the namespace, by name.
+func (s *Set) in(namespace string) *Set {
+	out := *s
+	out.ConfigMaps, out.Secrets = within(s.ConfigMaps, namespace), within(s.Secrets, namespace)
+	return &out
+}
+
+func within[T any](all map[string]*T, namespace string) map[string]*T {
+	out := map[string]*T{}
+	for key, v := range all {
+		if ns, name, _ := strings.Cut(key, "/"); ns == namespace {
+			out[name] = v
+		}
+	}
+	return out
+}
+
+func (s *Set) addPod(o *object) error {
+	p := &Pod{origin: o}
+	s.Pods = append(s.Pods, p)
+	return s.decode(o, p, "spec.")
+}
+
+// decode reads an object. Unknown fields are errors, those of the API that have no effect
+// are noted; spec is the path of the pod's.
+func (s *Set) decode(o *object, into any, spec string) error {
+	strict, err := strictjson.UnmarshalStrict(o.json, into)
 	if err != nil {
-		return err
+		return o.decodeError(err)
 	}
 	var errs []error
 	for _, e := range strict {
-		errs = append(errs, fmt.Errorf("%w (misspelt, or not supported)", e))
+		var field strictjson.FieldError
+		if !errors.As(e, &field) {
+			errs = append(errs, o.errorAt(0, e))
+			continue
+		}
+		if path := field.FieldPath(); spec == "" || !s.notes.field(path, spec) {
+			errs = append(errs, o.errorAt(o.line(path), fmt.Errorf("%w (misspelt, or not supported)", e)))
+		}
 	}
 	return errors.Join(errs...)
 }
 
-// addDeployment adds a pod for each replica.
-func (s *Set) addDeployment(d *Deployment) error {
-	replicas := int32(1)
-	if d.Spec.Replicas != nil {
-		replicas = *d.Spec.Replicas
+// decodeError says where a value is of the wrong type.
+func (o *object) decodeError(err error) error {
+	var wrong *json.UnmarshalTypeError
+	if !errors.As(err, &wrong) {
+		return o.errorAt(o.node.Line, err)
 	}
-	if replicas < 0 || replicas > 100 {
-		return fmt.Errorf("spec.replicas: %d is not between 0 and 100", replicas)
-	}
-	if p := d.Spec.Template.Spec.RestartPolicy; p != "" && p != "Always" {
-		return fmt.Errorf("spec.template.spec.restartPolicy: %s; a Deployment's is Always", p)
-	}
-	for k, v := range d.Spec.Selector.MatchLabels {
-		if d.Spec.Template.Metadata.Labels[k] != v {
-			return fmt.Errorf("spec.selector.matchLabels: the template has no label %s=%s", k, v)
-		}
-	}
-	for i := range replicas {
-		meta := d.Spec.Template.Metadata
-		meta.Name, meta.Namespace = fmt.Sprintf("%s-%d", d.Metadata.Name, i), d.Metadata.Namespace
-		s.Pods = append(s.Pods, &Pod{Kind: "Pod", Metadata: meta, Spec: d.Spec.Template.Spec})
-	}
-	return nil
+	return o.errorAt(o.lineAt(wrong.Offset), fmt.Errorf("%s: %s where a value of type %s is expected (quote what is meant as text)", wrong.Field, wrong.Value, wrong.Type))
 }
 
 // isDNSName reports whether s is a DNS name of at most 63 characters: lower-case
@@ -190,20 +210,45 @@ func (s *Set) check() error {
 	var errs []error
 	seen := map[string]bool{}
 	for _, p := range s.Pods {
-		if p.Metadata.Namespace == "" {
-			p.Metadata.Namespace = "default"
-		}
+		setDefaults(p)
 		key := p.Metadata.Namespace + "/" + p.Metadata.Name
 		if seen[key] {
-			errs = append(errs, fmt.Errorf("%w: more than one pod is named %s", ErrManifest, key))
+			errs = append(errs, p.origin.problem("metadata.name: more than one pod is named %s", key))
 		}
 		seen[key] = true
-		for _, problem := range p.problems(s) {
-			errs = append(errs, fmt.Errorf("%w: pod %s: %s", ErrManifest, p.Metadata.Name, problem))
+		problems := p.problems(s.in(p.Metadata.Namespace))
+		if p.ordinal > 0 {
+			continue // the same as of the first one
 		}
+		for _, problem := range problems {
+			errs = append(errs, p.origin.problem("%s%s", p.template, problem))
+		}
+	}
+	for _, name := range s.ClaimNames() {
+		if !isDNSName(name) {
+			errs = append(errs, fmt.Errorf("%w: PersistentVolumeClaim %q: metadata.name is not a DNS name in lower case", ErrManifest, name))
+		}
+	}
+	if len(s.Pods) > maxPods {
+		errs = append(errs, fmt.Errorf("%w: %d pods are more than %d", ErrManifest, len(s.Pods), maxPods))
 	}
 	errs = append(errs, s.addServices()...)
 	return errors.Join(errs...)
+}
+
+// setDefaults sets what the manifest leaves to the API.
+func setDefaults(p *Pod) {
+	if p.Metadata.Namespace == "" {
+		p.Metadata.Namespace = "default"
+	}
+	if p.Spec.RestartPolicy == "" {
+		p.Spec.RestartPolicy = always
+	}
+	for i := range p.Spec.Volumes {
+		if v := &p.Spec.Volumes[i]; v.Ephemeral != nil && v.EmptyDir == nil {
+			v.EmptyDir = &EmptyDir{}
+		}
+	}
 }
 
 // problems describes what is invalid in a pod, by field.
@@ -221,9 +266,7 @@ func (p *Pod) problems(s *Set) []string {
 		bad("spec.containers: at least one container is required")
 	}
 	switch spec.RestartPolicy {
-	case "":
-		spec.RestartPolicy = "Always"
-	case "Always", "OnFailure", "Never":
+	case always, "OnFailure", never:
 	default:
 		bad("spec.restartPolicy: %q is not Always, OnFailure or Never", spec.RestartPolicy)
 	}
@@ -238,13 +281,16 @@ func (p *Pod) problems(s *Set) []string {
 	if p.OwnUsers() && (spec.HostNetwork || spec.HostPID || spec.HostIPC) {
 		bad("spec.hostUsers: false excludes hostNetwork, hostPID and hostIPC")
 	}
-	p.timeProblems(bad)
+	timeProblems(p, bad)
 	volumes := map[string]bool{}
 	for i, v := range spec.Volumes {
 		if volumes[v.Name] {
 			bad("spec.volumes[%d].name: %q is used twice", i, v.Name)
 		}
 		volumes[v.Name] = true
+		if e := v.EmptyDir; e != nil && e.SizeLimit != nil && !v.inMemory() {
+			s.notes.effectless("volumes.emptyDir.sizeLimit (but in memory)")
+		}
 		if problem := v.problem(s); problem != "" {
 			bad("spec.volumes[%d] (%s): %s", i, v.Name, problem)
 		}
@@ -267,7 +313,7 @@ func (p *Pod) problems(s *Set) []string {
 }
 
 // timeProblems describes times that are negative or longer than the API allows.
-func (p *Pod) timeProblems(bad func(format string, args ...any)) {
+func timeProblems(p *Pod, bad func(format string, args ...any)) {
 	check := func(field string, seconds *int64) {
 		if seconds != nil && (*seconds < 0 || *seconds > math.MaxInt32) {
 			bad("%s: %d is not between 0 and %d seconds", field, *seconds, math.MaxInt32)
@@ -305,8 +351,6 @@ func (v *Volume) problem(s *Set) string {
 		return "emptyDir.medium: " + v.EmptyDir.Medium + " is not supported"
 	case v.EmptyDir != nil && v.EmptyDir.SizeLimit != nil && (*v.EmptyDir.SizeLimit < 0 || *v.EmptyDir.SizeLimit > math.MaxInt64/2):
 		return "emptyDir.sizeLimit is no size that a volume can have"
-	case v.EmptyDir != nil && v.EmptyDir.SizeLimit != nil && *v.EmptyDir.SizeLimit > 0 && !v.inMemory():
-		return "emptyDir.sizeLimit cannot be enforced on disk: leave it out, or set medium: Memory"
 	case v.HostPath != nil && !strings.HasPrefix(v.HostPath.Path, "/"):
 		return "hostPath.path must be absolute"
 	case v.ConfigMap != nil:
@@ -353,6 +397,9 @@ func (p *Projection) problem(s *Set) string {
 
 func fileProblem(files []DownwardFile) string {
 	for i, f := range files {
+		if f.FieldRef == nil && f.ResourceFieldRef != nil {
+			continue
+		}
 		if f.FieldRef == nil {
 			return fmt.Sprintf("items[%d] has no fieldRef", i)
 		}
@@ -406,6 +453,9 @@ func (c *Container) problems(s *Set, volumes map[string]bool, init bool) []strin
 	if c.RestartPolicy != "" && (!init || c.RestartPolicy != "Always") {
 		bad(".restartPolicy: only init containers can have one, and it must be Always")
 	}
+	if l := c.Lifecycle; l != nil && l.StopSignal != "" && runtimeapi.Signal_value["SIGNAL_"+l.StopSignal] == 0 {
+		bad(".lifecycle.stopSignal: %q is no signal", l.StopSignal)
+	}
 	c.mountProblems(volumes, bad)
 	for i, p := range c.Ports {
 		if p.ContainerPort < 1 || p.ContainerPort > 65535 || p.HostPort < 0 || p.HostPort > 65535 {
@@ -417,9 +467,13 @@ func (c *Container) problems(s *Set, volumes map[string]bool, init bool) []strin
 	}
 	for _, r := range []map[string]quantity.Quantity{c.Resources.Limits, c.Resources.Requests} {
 		for name, q := range r {
-			if most, ok := resources[name]; !ok {
+			most, ok := resources[name]
+			switch {
+			case strings.Contains(name, "/") || strings.HasPrefix(name, "hugepages-"):
+				s.notes.effectless("containers.resources of " + name)
+			case !ok:
 				bad(".resources: %q is not supported", name)
-			} else if q > most {
+			case q > most:
 				bad(".resources: %s: %v is more than any machine has", name, q)
 			}
 		}

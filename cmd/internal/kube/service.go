@@ -20,6 +20,9 @@ type Service struct {
 	Metadata   Meta        `json:"metadata"`
 	Spec       ServiceSpec `json:"spec"`
 	Status     any         `json:"status"` // not read
+
+	origin    *object
+	published bool // a pod has its ports of the host
 }
 
 // ServiceSpec is a ServiceSpec. What says how a cluster balances or announces has no
@@ -72,18 +75,17 @@ func (s *Set) addServices() []error {
 			svc.Metadata.Namespace = "default"
 		}
 		if problem := svc.problem(); problem != "" {
-			errs = append(errs, fmt.Errorf("%w: service %s: %s", ErrManifest, svc.Metadata.Name, problem))
+			errs = append(errs, svc.origin.problem("%s", problem))
 			continue
 		}
-		published := false
 		for _, p := range s.Pods {
 			if p.Metadata.Namespace != svc.Metadata.Namespace || p.Spec.HostNetwork || !svc.selects(p) {
 				continue
 			}
-			if err := p.join(svc, !published); err != nil {
-				errs = append(errs, fmt.Errorf("%w: service %s: %w", ErrManifest, svc.Metadata.Name, err))
+			if err := p.join(svc, !svc.published); err != nil {
+				errs = append(errs, svc.origin.problem("spec.ports: %w", err))
 			}
-			published = true
+			svc.published = true
 		}
 	}
 	for _, p := range s.Pods {
@@ -219,7 +221,7 @@ func (s *Set) HostPorts() []string {
 	var out []string
 	for _, svc := range s.Services {
 		for _, port := range svc.Spec.Ports {
-			if host := svc.hostPort(port); host > 0 {
+			if host := svc.hostPort(port); host > 0 && svc.published {
 				out = append(out, fmt.Sprintf("service %s: port %d is port %d of the host", svc.Metadata.Name, port.Port, host))
 			}
 		}

@@ -56,7 +56,7 @@ spec: {containers: [{name: c, image: i}]}
 // TestServices: each pod that a service selects knows its names and ports; the host's
 // lead to the first one.
 func TestServices(t *testing.T) {
-	set, err := Parse(strings.NewReader(serviceManifest))
+	set, err := Parse(Source{Text: []byte(serviceManifest)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +117,7 @@ func TestBadServices(t *testing.T) {
 		"{selector: {app: web}, ports: [{port: 80, protocol: ICMP}]}":      "spec.ports[0].protocol",
 		"{selector: {app: web}, ports: [{port: 80, targetPort: 99999}]}":   "spec.ports[0]",
 	} {
-		_, err := Parse(strings.NewReader(serviceManifest + "---\napiVersion: v1\nkind: Service\nmetadata: {name: bad}\nspec: " + spec + "\n"))
+		_, err := Parse(Source{Text: []byte(serviceManifest + "---\napiVersion: v1\nkind: Service\nmetadata: {name: bad}\nspec: " + spec + "\n")})
 		if !errors.Is(err, ErrManifest) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", spec, err, want)
 		}

@@ -22,6 +22,11 @@ type Meta struct {
 	CreationTimestamp any    `json:"creationTimestamp"`
 	ResourceVersion   string `json:"resourceVersion"`
 	Generation        int64  `json:"generation"`
+	GenerateName      string `json:"generateName"`
+	SelfLink          string `json:"selfLink"`
+	ManagedFields     any    `json:"managedFields"`
+	OwnerReferences   any    `json:"ownerReferences"`
+	Finalizers        any    `json:"finalizers"`
 }
 
 // Pod is a Pod.
@@ -34,31 +39,13 @@ type Pod struct {
 
 	networks     api.PodNetworks
 	servicePorts []*runtimeapi.PortMapping
-}
 
-// Deployment is a Deployment: as many pods as it has replicas.
-type Deployment struct {
-	APIVersion string         `json:"apiVersion"`
-	Kind       string         `json:"kind"`
-	Metadata   Meta           `json:"metadata"`
-	Spec       DeploymentSpec `json:"spec"`
-	Status     any            `json:"status"` // not read
-}
+	origin   *object
+	template string // path of the pod's template in the object, "" or with a dot at its end
+	ordinal  int32  // in the workload
+	retries  *int32 // of a Job: backoffLimit
 
-// DeploymentSpec is apps/v1 DeploymentSpec. How pods are replaced has no meaning
-// where they are created once.
-type DeploymentSpec struct {
-	Replicas *int32 `json:"replicas"`
-	Selector struct {
-		MatchLabels map[string]string `json:"matchLabels"`
-	} `json:"selector"`
-	Template struct {
-		Metadata Meta    `json:"metadata"`
-		Spec     PodSpec `json:"spec"`
-	} `json:"template"`
-	Strategy             any    `json:"strategy"`
-	MinReadySeconds      int32  `json:"minReadySeconds"`
-	RevisionHistoryLimit *int32 `json:"revisionHistoryLimit"`
+	Part Part `json:"-"`
 }
 
 // ConfigMap is a ConfigMap.
@@ -101,6 +88,7 @@ type PodSpec struct {
 	TerminationGracePeriodSeconds *int64              `json:"terminationGracePeriodSeconds"`
 	ActiveDeadlineSeconds         *int64              `json:"activeDeadlineSeconds"`
 	Hostname                      string              `json:"hostname"`
+	Subdomain                     string              `json:"subdomain"` // names of headless services do without
 	HostNetwork                   bool                `json:"hostNetwork"`
 	HostPID                       bool                `json:"hostPID"`
 	HostIPC                       bool                `json:"hostIPC"`
@@ -183,7 +171,16 @@ type EnvVar struct {
 		ConfigMapKeyRef *KeyRef   `json:"configMapKeyRef"`
 		SecretKeyRef    *KeyRef   `json:"secretKeyRef"`
 		FieldRef        *FieldRef `json:"fieldRef"`
+
+		ResourceFieldRef *ResourceRef `json:"resourceFieldRef"`
 	} `json:"valueFrom"`
+}
+
+// ResourceRef is a ResourceFieldSelector.
+type ResourceRef struct {
+	ContainerName string            `json:"containerName"`
+	Resource      string            `json:"resource"`
+	Divisor       quantity.Quantity `json:"divisor"`
 }
 
 // FieldRef is an ObjectFieldSelector.
@@ -234,11 +231,8 @@ type VolumeMount struct {
 
 // Volume is a Volume.
 type Volume struct {
-	Name     string `json:"name"`
-	EmptyDir *struct {
-		Medium    string             `json:"medium"`
-		SizeLimit *quantity.Quantity `json:"sizeLimit"` // of one in memory
-	} `json:"emptyDir"`
+	Name     string    `json:"name"`
+	EmptyDir *EmptyDir `json:"emptyDir"`
 	HostPath *struct {
 		Path string `json:"path"`
 		Type string `json:"type"`
@@ -250,10 +244,11 @@ type Volume struct {
 		DefaultMode *int32      `json:"defaultMode"`
 		Optional    bool        `json:"optional"`
 	} `json:"secret"`
-	PersistentVolumeClaim *struct {
-		ClaimName string `json:"claimName"`
-		ReadOnly  bool   `json:"readOnly"`
-	} `json:"persistentVolumeClaim"`
+	PersistentVolumeClaim *ClaimVolume `json:"persistentVolumeClaim"`
+	// Ephemeral is a claim that goes with its pod: it is kept as an emptyDir is.
+	Ephemeral *struct {
+		VolumeClaimTemplate any `json:"volumeClaimTemplate"` // size and class, not read
+	} `json:"ephemeral"`
 	Image *struct {
 		Reference  string `json:"reference"`
 		PullPolicy string `json:"pullPolicy"`
@@ -268,11 +263,25 @@ type Volume struct {
 	} `json:"projected"`
 }
 
+// EmptyDir is an EmptyDirVolumeSource.
+type EmptyDir struct {
+	Medium    string             `json:"medium"`
+	SizeLimit *quantity.Quantity `json:"sizeLimit"` // of one in memory
+}
+
+// ClaimVolume is a PersistentVolumeClaimVolumeSource.
+type ClaimVolume struct {
+	ClaimName string `json:"claimName"`
+	ReadOnly  bool   `json:"readOnly"`
+}
+
 // DownwardFile is a DownwardAPIVolumeFile.
 type DownwardFile struct {
 	Path     string    `json:"path"`
 	FieldRef *FieldRef `json:"fieldRef"`
 	Mode     *int32    `json:"mode"`
+
+	ResourceFieldRef *ResourceRef `json:"resourceFieldRef"`
 }
 
 // Projection is a VolumeProjection. Exactly one of the fields is set.
@@ -321,6 +330,7 @@ type SecurityContext struct {
 	RunAsGroup               *int64          `json:"runAsGroup"`
 	RunAsNonRoot             *bool           `json:"runAsNonRoot"`
 	SeccompProfile           *SeccompProfile `json:"seccompProfile"`
+	ProcMount                string          `json:"procMount"`
 	Capabilities             *struct {
 		Add  []string `json:"add"`
 		Drop []string `json:"drop"`
@@ -359,8 +369,9 @@ type Probe struct {
 
 // Lifecycle is a Lifecycle, as far as commands go.
 type Lifecycle struct {
-	PostStart *Hook `json:"postStart"`
-	PreStop   *Hook `json:"preStop"`
+	PostStart  *Hook  `json:"postStart"`
+	PreStop    *Hook  `json:"preStop"`
+	StopSignal string `json:"stopSignal"`
 }
 
 // Hook is a LifecycleHandler.

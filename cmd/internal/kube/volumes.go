@@ -46,6 +46,7 @@ func (p *Pod) memoryVolumes() map[string]uint64 {
 // Prepare creates the volumes of the pod. Idempotent. The files below at.Disk and
 // at.Memory belong to the pod and can be removed with it; named volumes are kept.
 func (p *Pod) Prepare(s *Set, at Place) error {
+	s = s.in(p.Metadata.Namespace)
 	for i := range p.Spec.Volumes {
 		v := &p.Spec.Volumes[i]
 		if err := p.prepare(v, s, at); err != nil {
@@ -65,10 +66,8 @@ func (p *Pod) prepare(v *Volume, s *Set, at Place) error {
 	case v.EmptyDir != nil:
 		return makeOpen(dir)
 	case v.PersistentVolumeClaim != nil:
-		if _, err := os.Stat(dir); err == nil {
-			return nil // with the owner and mode that its users have set
-		}
-		return makeOpen(dir)
+		_, err := MakeVolume(at.Volumes, v.PersistentVolumeClaim.ClaimName)
+		return err
 	case v.ConfigMap != nil:
 		return writeFiles(dir, s.ConfigMaps[v.ConfigMap.Name].content(), v.ConfigMap.Items, v.ConfigMap.DefaultMode, v.ConfigMap.Optional)
 	case v.Secret != nil:
@@ -79,6 +78,33 @@ func (p *Pod) prepare(v *Volume, s *Set, at Place) error {
 		return p.project(dir, v.Projected.Sources, v.Projected.DefaultMode, s, at)
 	}
 	return nil
+}
+
+// ClaimNames returns the names of the volumes that the claims and the pods of the set have.
+func (s *Set) ClaimNames() []string {
+	names := map[string]bool{}
+	for key := range s.Claims {
+		_, name, _ := strings.Cut(key, "/")
+		names[name] = true
+	}
+	for _, p := range s.Pods {
+		for _, v := range p.Spec.Volumes {
+			if c := v.PersistentVolumeClaim; c != nil {
+				names[c.ClaimName] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(names))
+}
+
+// MakeVolume creates a named volume, and reports whether it was not there before. One that
+// exists keeps the owner and mode that its users have set.
+func MakeVolume(volumes, name string) (made bool, err error) {
+	dir := filepath.Join(volumes, name)
+	if _, err := os.Stat(dir); err == nil {
+		return false, nil
+	}
+	return true, makeOpen(dir)
 }
 
 // makeOpen creates a directory that is writable for all users in containers, as the
@@ -171,7 +197,7 @@ func (p *Pod) writeFields(dir string, files []DownwardFile, mode *int32, at Plac
 	data := map[string][]byte{}
 	items := []KeyToPath{}
 	for _, f := range files {
-		value, err := p.fileField(f.FieldRef.FieldPath, at.UID)
+		value, err := p.fileValue(&f, at.UID)
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrManifest, err)
 		}
@@ -179,6 +205,21 @@ func (p *Pod) writeFields(dir string, files []DownwardFile, mode *int32, at Plac
 		items = append(items, KeyToPath{Key: f.Path, Path: f.Path, Mode: f.Mode})
 	}
 	return writeFiles(dir, data, items, mode, false)
+}
+
+// fileValue returns the content of a file of a downwardAPI volume.
+func (p *Pod) fileValue(f *DownwardFile, uid string) (string, error) {
+	if f.FieldRef != nil {
+		return p.fileField(f.FieldRef.FieldPath, uid)
+	}
+	for _, list := range [][]Container{p.Spec.InitContainers, p.Spec.Containers} {
+		for i := range list {
+			if list[i].Name == f.ResourceFieldRef.ContainerName {
+				return f.ResourceFieldRef.value(&list[i])
+			}
+		}
+	}
+	return "", fmt.Errorf("resourceFieldRef: the pod has no container %q", f.ResourceFieldRef.ContainerName)
 }
 
 // fileField returns the value of a fieldRef in a volume. Only metadata is supported;

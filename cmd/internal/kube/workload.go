@@ -40,7 +40,7 @@ func (p *Pod) Workload(s *Set, at Place) (*workload.Spec, []*runtimeapi.Containe
 			return fmt.Errorf("encode container %s: %w", c.Name, err)
 		}
 		w := workload.Container{
-			Name: c.Name, Role: role, Restart: workload.Policy{Name: policy}, Config: text, Fresh: true,
+			Name: c.Name, Role: role, Restart: p.policy(policy, role), Config: text, Fresh: true,
 			Startup: c.StartupProbe.workload(c), Liveness: c.LivenessProbe.workload(c), Readiness: c.ReadinessProbe.workload(c),
 		}
 		if l := c.Lifecycle; l != nil {
@@ -73,6 +73,18 @@ func (p *Pod) Workload(s *Set, at Place) (*workload.Spec, []*runtimeapi.Containe
 		}
 	}
 	return spec, configs, nil
+}
+
+// policy returns the restart policy of a container of that role: in a Job, what fails is
+// run again in its place, as often as the Job allows, whatever the policy of the pod.
+func (p *Pod) policy(name, role string) workload.Policy {
+	switch {
+	case p.retries == nil || role == workload.Sidecar:
+		return workload.Policy{Name: name}
+	case *p.retries == 0:
+		return workload.Policy{Name: workload.No}
+	}
+	return workload.Policy{Name: workload.OnFailure, Max: uint32(*p.retries)}
 }
 
 // Grace returns the termination grace period of the pod, in seconds.

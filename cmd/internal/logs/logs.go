@@ -20,7 +20,9 @@ import (
 type Options struct {
 	Since time.Time // skip older lines
 	Until time.Time // and newer ones; zero: none
-	Tail  int       // number of existing lines to print, from the end; negative: all
+	// Skip, if set, reports whether a line of that time is left out.
+	Skip func(time.Time) bool
+	Tail int // number of existing lines to print, from the end; negative: all
 	// Follow waits for more lines until Ended reports that no more will be
 	// written, and reads the remaining ones. A nil Ended follows until ctx ends.
 	Follow bool
@@ -185,7 +187,7 @@ func (p *printer) print(line []byte) error {
 	if err != nil {
 		return err
 	}
-	if e.Time.Before(p.options.Since) || !p.options.Until.IsZero() && e.Time.After(p.options.Until) {
+	if e.Time.Before(p.options.Since) || !p.options.Until.IsZero() && e.Time.After(p.options.Until) || p.options.Skip != nil && p.options.Skip(e.Time) {
 		return nil
 	}
 	i := 0

@@ -250,7 +250,7 @@ func (f *fakeServer) ImageStatus(_ context.Context, req *runtimeapi.ImageStatusR
 // parse returns the objects of a manifest.
 func parse(t *testing.T, manifest string) *kube.Set {
 	t.Helper()
-	set, err := kube.Parse(strings.NewReader(manifest))
+	set, err := kube.Parse(kube.Source{Text: []byte(manifest)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/cmd/internal/kube"
@@ -46,9 +47,9 @@ var ErrExists = errors.New("pod exists")
 // its restart policy does not restart it.
 var ErrFailed = errors.New("pod failed")
 
-// Play runs the pods of the set until all have completed. When ctx ends, and when
-// the name of one of them is taken, it stops and removes the pods that it has
-// created. When this process is killed they go on. ErrExists, ErrFailed.
+// Play runs the pods of the set until all have completed. A set is run as a whole or not at
+// all: when a pod of it cannot be made, or ctx ends, Play stops and removes the pods that it
+// has created. When this process is killed they go on. ErrExists, ErrFailed.
 func Play(ctx context.Context, set *kube.Set, o Options) error {
 	for _, p := range set.Pods {
 		if there, err := find(ctx, o.Client, p); err != nil {
@@ -57,19 +58,25 @@ func Play(ctx context.Context, set *kube.Set, o Options) error {
 			return exists(client.PodName(there))
 		}
 	}
-	var logs, users sync.Mutex
+	if err := o.images(ctx, set); ctx.Err() != nil {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	made, err := o.makeVolumes(set)
+	if err != nil {
+		return errors.Join(err, removeEmpty(made))
+	}
 	var all sync.WaitGroup
 	running, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	errs := make([]error, len(set.Pods))
-	runners := make([]*runner, len(set.Pods))
-	for i, p := range set.Pods {
-		r := &runner{Options: o, set: set, pod: p, logLock: &logs, usersLock: &users}
-		runners[i] = r
+	runners := newRunners(set, o)
+	errs := make([]error, len(runners))
+	for i, r := range runners {
 		all.Go(func() {
-			errs[i] = r.run(running)
-			if errors.Is(errs[i], ErrExists) {
-				cancel(errs[i]) // a set is run as a whole or not at all
+			defer close(r.ended)
+			if errs[i] = r.run(running); errors.Is(errs[i], errNotMade) {
+				cancel(errs[i])
 			}
 		})
 	}
@@ -78,7 +85,59 @@ func Play(ctx context.Context, set *kube.Set, o Options) error {
 	case ctx.Err() != nil:
 		return removeOwn(ctx, runners)
 	case running.Err() != nil:
-		return errors.Join(context.Cause(running), removeOwn(ctx, runners))
+		return errors.Join(context.Cause(running), removeOwn(ctx, runners), removeEmpty(made))
+	}
+	return errors.Join(errs...)
+}
+
+// newRunners returns a runner for each pod, which knows those that it waits for.
+func newRunners(set *kube.Set, o Options) []*runner {
+	var logs, users sync.Mutex
+	runners := make([]*runner, len(set.Pods))
+	byPod := map[*kube.Pod]*runner{}
+	queues := map[*kube.Queue]*queue{}
+	for i, p := range set.Pods {
+		r := &runner{
+			Options: o, set: set, pod: p, logLock: &logs, usersLock: &users,
+			up: make(chan struct{}), ended: make(chan struct{}), after: byPod[p.Part.After],
+		}
+		runners[i], byPod[p] = r, r
+		q := p.Part.Queue
+		if q == nil || q.Parallel >= q.Pods {
+			continue
+		}
+		if queues[q] == nil {
+			queues[q] = &queue{slots: make(chan struct{}, q.Parallel)}
+			queues[q].waiting.Store(int32(q.Pods))
+		}
+		r.queue = queues[q]
+	}
+	return runners
+}
+
+// makeVolumes creates the named volumes of the set that are not there, and returns their
+// directories.
+func (o Options) makeVolumes(set *kube.Set) (made []string, err error) {
+	volumes := filepath.Join(o.DataDir, "volumes")
+	for _, name := range set.ClaimNames() {
+		isNew, err := kube.MakeVolume(volumes, name)
+		if err != nil {
+			return made, fmt.Errorf("volume %s: %w", name, err)
+		}
+		if isNew {
+			made = append(made, filepath.Join(volumes, name))
+		}
+	}
+	return made, nil
+}
+
+// removeEmpty removes the directories in which nothing was written.
+func removeEmpty(dirs []string) error {
+	var errs []error
+	for _, dir := range dirs {
+		if err := os.Remove(dir); err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -102,24 +161,45 @@ func removeOwn(ctx context.Context, runners []*runner) error {
 	return errors.Join(errs...)
 }
 
-// Down stops and removes the pods of the set with their files, except named volumes.
-// Idempotent.
+// Down stops and removes the pods of the set with their files, except named volumes, also
+// replicas of its workloads that the set no longer has. Idempotent.
 func Down(ctx context.Context, set *kube.Set, o Options) error {
+	pods, err := played(ctx, o.Client)
+	if err != nil {
+		return err
+	}
 	var all sync.WaitGroup
-	errs := make([]error, len(set.Pods))
-	for i, p := range set.Pods {
-		all.Go(func() { errs[i] = down(ctx, p, o) })
+	errs := make([]error, len(pods))
+	for i, there := range pods {
+		if p := podOf(set, there); p != nil {
+			all.Go(func() { errs[i] = removePod(ctx, p, there, o) })
+		}
 	}
 	all.Wait()
 	return errors.Join(errs...)
 }
 
-func down(ctx context.Context, p *kube.Pod, o Options) error {
-	there, err := find(ctx, o.Client, p)
-	if err != nil || there == nil {
-		return err
+// podOf returns the pod of the set that a pod sandbox is of, or the like of it of the same
+// workload, nil for none.
+func podOf(set *kube.Set, there *runtimeapi.PodSandbox) *kube.Pod {
+	var like *kube.Pod
+	for _, p := range set.Pods {
+		if p.Metadata.Namespace != there.Metadata.GetNamespace() {
+			continue
+		}
+		if p.Metadata.Name == there.Metadata.GetName() {
+			return p
+		}
+		if w := p.Part.Workload; w != "" && w == there.Labels[api.LabelWorkload] {
+			like = p
+		}
 	}
-	return removePod(ctx, p, there, o)
+	if like == nil {
+		return nil
+	}
+	other := *like
+	other.Metadata.Name = there.Metadata.GetName()
+	return &other
 }
 
 // removePod stops and removes a pod with its files.
@@ -206,18 +286,24 @@ func hook(ctx context.Context, c *client.Client, id string, h *kube.Hook) error 
 
 // find returns the pod sandbox of a pod, nil if there is none.
 func find(ctx context.Context, c *client.Client, p *kube.Pod) (*runtimeapi.PodSandbox, error) {
-	resp, err := c.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{Filter: &runtimeapi.PodSandboxFilter{
-		LabelSelector: map[string]string{api.LabelMadeBy: api.MadeByPlay},
-	}})
+	pods, err := played(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	for _, there := range resp.Items {
+	for _, there := range pods {
 		if there.Metadata.GetName() == p.Metadata.Name && there.Metadata.GetNamespace() == p.Metadata.Namespace {
 			return there, nil
 		}
 	}
 	return nil, nil
+}
+
+// played returns the pod sandboxes of play.
+func played(ctx context.Context, c *client.Client) ([]*runtimeapi.PodSandbox, error) {
+	resp, err := c.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{Filter: &runtimeapi.PodSandboxFilter{
+		LabelSelector: map[string]string{api.LabelMadeBy: api.MadeByPlay},
+	}})
+	return resp.GetItems(), err
 }
 
 // place returns the directories of a pod.

@@ -12,8 +12,6 @@ import (
 	"sync"
 	"time"
 
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-
 	"github.com/subpod/subpod/cmd/internal/kube"
 	"github.com/subpod/subpod/cmd/internal/logs"
 	"github.com/subpod/subpod/pkg/api"
@@ -29,15 +27,59 @@ type runner struct {
 	// usersLock prevents two pods of the set from choosing the same ID range.
 	usersLock *sync.Mutex
 
+	// after has to be up before this one is handed over, nil for none; queue, if set, has
+	// room for the pods of a Job that run at the same time.
+	after *runner
+	queue *queue
+	// up is closed once the pod is up or has succeeded, ended when run returns.
+	up, ended chan struct{}
+	isUp      sync.Once
+
 	at      kube.Place
 	id      string
 	logging sync.WaitGroup
 }
 
+// errNotMade reports that a pod could not be handed over to the server.
+var errNotMade = errors.New("not made")
+
+// notMade is an error that is errNotMade too, with its own message.
+type notMade struct{ error }
+
+// Unwrap makes the error be errNotMade and what it is.
+func (e notMade) Unwrap() []error { return []error{errNotMade, e.error} }
+
+// await waits until the pod may start.
+func (r *runner) await(ctx context.Context) error {
+	if r.after != nil {
+		select {
+		case <-r.after.up:
+		case <-r.after.ended:
+			select {
+			case <-r.after.up:
+			default:
+				return fmt.Errorf("%w: pod %s was not started, since %s is not up", ErrFailed, r.pod.Metadata.Name, r.after.pod.Metadata.Name)
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	if r.queue == nil {
+		return nil
+	}
+	return r.queue.enter(ctx, r.pod.Metadata.Name)
+}
+
 // run hands the pod over and follows it until it has ended; with Detach, until it is up.
 func (r *runner) run(ctx context.Context) error {
+	if err := r.await(ctx); err != nil {
+		return err
+	}
+	if r.queue != nil {
+		defer r.queue.leave()
+	}
 	if err := r.handOver(ctx); err != nil {
-		return errors.Join(fmt.Errorf("pod %s: %w", r.pod.Metadata.Name, err), r.remove(ctx))
+		return notMade{errors.Join(fmt.Errorf("pod %s: %w", r.pod.Metadata.Name, err), r.remove(ctx))}
 	}
 	r.Report("%s: created", r.pod.Metadata.Name)
 	ended, cancel := context.WithCancel(ctx)
@@ -49,6 +91,9 @@ func (r *runner) run(ctx context.Context) error {
 	case err != nil:
 		return err
 	case last.Failed:
+		if r.queue != nil {
+			r.queue.failed.Store(true)
+		}
 		return fmt.Errorf("%w: %s/%s", ErrFailed, r.pod.Metadata.Name, last.Reason)
 	}
 	return nil
@@ -74,7 +119,11 @@ func (r *runner) follow(ctx context.Context) (last api.FollowEvent, err error) {
 			if e.Text != "" {
 				r.Report("%s", e.Text)
 			}
-			if e.Up && r.Detach {
+			if e.Up || e.Final && !e.Failed && !e.Stopped {
+				r.isUp.Do(func() { close(r.up) })
+			}
+			// What waits for its turn needs this one's end.
+			if e.Up && r.Detach && (r.queue == nil || r.queue.waiting.Load() == 0) {
 				return errUp
 			}
 			return nil
@@ -109,13 +158,6 @@ func (r *runner) handOver(ctx context.Context) error {
 	}
 	if err := r.pod.Prepare(r.set, r.at); err != nil {
 		return err
-	}
-	for _, list := range [][]kube.Container{r.pod.Spec.InitContainers, r.pod.Spec.Containers} {
-		for i := range list {
-			if err := r.image(ctx, &list[i]); err != nil {
-				return err
-			}
-		}
 	}
 	if r.pod.OwnUsers() {
 		r.usersLock.Lock() // until the daemon has recorded the range
@@ -155,40 +197,6 @@ func (r *runner) remove(ctx context.Context) error {
 }
 
 func (r *runner) title(c *kube.Container) string { return r.pod.Metadata.Name + "/" + c.Name }
-
-// image pulls the image according to the pull policy and enforces runAsNonRoot.
-func (r *runner) image(ctx context.Context, c *kube.Container) error {
-	status := func() (*runtimeapi.Image, error) {
-		st, err := r.Client.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: c.Image}})
-		return st.GetImage(), err
-	}
-	image, err := status()
-	if err != nil {
-		return err
-	}
-	switch {
-	case c.ImagePullPolicy == "Never" && image == nil:
-		return fmt.Errorf("image %s is not present and imagePullPolicy is Never; pull it (subpod pull %s)", c.Image, c.Image)
-	case c.ImagePullPolicy == "Always", image == nil:
-		if err := r.Pull(ctx, c.Image); err != nil {
-			return err
-		}
-		if image, err = status(); err != nil {
-			return err
-		}
-	}
-	must, known := r.pod.NonRoot(c)
-	if !must || known {
-		return nil
-	}
-	switch {
-	case image.GetUsername() != "":
-		return fmt.Errorf("%w: runAsNonRoot: image %s has the user name %q; set runAsUser to a UID", kube.ErrManifest, c.Image, image.Username)
-	case image.GetUid().GetValue() == 0:
-		return fmt.Errorf("%w: runAsNonRoot: image %s runs as root; set runAsUser", kube.ErrManifest, c.Image)
-	}
-	return nil
-}
 
 // logPoll is the time between looks for the log of a container that has not started yet.
 const logPoll = 100 * time.Millisecond

@@ -59,9 +59,9 @@ func checkHealth(h *api.Health) error {
 		return nil
 	}
 	switch h.OnFailure {
-	case "", "none", "kill", "stop":
+	case "", "none", "kill", "restart", "stop":
 	default:
-		return invalid("health check: %q is not none, kill or stop", h.OnFailure)
+		return invalid("health check: %q is not none, kill, restart or stop", h.OnFailure)
 	}
 	if len(h.Command) == 0 || h.Interval != 0 && h.Interval < minInterval || h.Timeout < 0 || h.StartPeriod < 0 || h.Retries < 0 {
 		return invalid("health check: a command and an interval of at least %v are needed; nothing can be below 0", minInterval)

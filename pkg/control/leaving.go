@@ -1,0 +1,49 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/containerd/errdefs"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/pkg/api"
+	"github.com/subpod/subpod/pkg/state"
+)
+
+const (
+	// leavingTimeout bounds how long a removal waits for pods that are being removed.
+	leavingTimeout = 10 * time.Second
+	// leavingPoll is the time between two attempts.
+	leavingPoll = 10 * time.Millisecond
+)
+
+// onceLeft removes what pods use. What only "run --rm" has used, which has ended, is in
+// use until its pod is removed: its user knows nothing of that, and it is waited for.
+func onceLeft(ctx context.Context, st *state.Store, remove func() error) error {
+	for deadline := time.Now().Add(leavingTimeout); ; {
+		err := remove()
+		if !errors.Is(err, errdefs.ErrFailedPrecondition) || !anyLeaves(st) || time.Now().After(deadline) {
+			return err
+		}
+		select {
+		case <-time.After(leavingPoll):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+// anyLeaves reports whether a pod whose containers have ended is going to be removed.
+func anyLeaves(st *state.Store) bool {
+	if st == nil {
+		return false
+	}
+	return slices.ContainsFunc(st.Pods(), func(p state.Pod) bool {
+		containers := st.ContainersOf(p.ID)
+		return len(containers) > 0 && p.Config.V.GetAnnotations()[api.AnnotationWhenDone] == api.WhenDoneRemove && !p.Supervised() &&
+			!slices.ContainsFunc(containers, func(c state.Container) bool { return c.State() != runtimeapi.ContainerState_CONTAINER_EXITED })
+	})
+}

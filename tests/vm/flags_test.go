@@ -1,0 +1,104 @@
+package vm
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// TestLimitFlags: what the flags of "subpod run" ask for stands in the container's cgroup,
+// and without them no limit does.
+func TestLimitFlags(t *testing.T) {
+	start(t, "")
+	in(t, subpod+" pull -q busybox")
+	all := []struct{ flags, file, want string }{
+		{"--memory 64m", "memory.max", "67108864"},
+		{"-m 64m --memory-swap 96m", "memory.swap.max", "33554432"},
+		{"-m 64m --memory-swap 64m", "memory.swap.max", "0"},
+		{"-m 64m --memory-swap -1", "memory.swap.max", "max"},
+		{"--memory-reservation 32m", "memory.low", "33554432"},
+		{"--cpus 0.5", "cpu.max", "50000 100000"},
+		{"--cpu-period 50000 --cpu-quota 20000", "cpu.max", "20000 50000"},
+		{"--cpuset-cpus 0", "cpuset.cpus.effective", "0"},
+		{"--cpuset-mems 0", "cpuset.mems", "0"},
+		{"--pids-limit 30", "pids.max", "30"},
+		{"--pids-limit -1", "pids.max", "max"},
+	}
+	for _, c := range all {
+		t.Run(strings.Fields(c.flags)[0], func(t *testing.T) {
+			if got := limitFile(t, c.flags, c.file); got != c.want {
+				t.Errorf("%s: %s is %q, want %q", c.flags, c.file, got, c.want)
+			}
+		})
+	}
+	t.Run("without", func(t *testing.T) {
+		for file, want := range map[string]string{
+			"memory.max": "max", "memory.swap.max": "max", "memory.low": "0", "cpu.max": "max 100000", "cpu.weight": "100", "cpuset.cpus": "", "cpuset.mems": "",
+		} {
+			if got := limitFile(t, "", file); got != want {
+				t.Errorf("%s is %q, want %q", file, got, want)
+			}
+		}
+	})
+	t.Run("--cpu-shares", func(t *testing.T) {
+		var weights []int
+		for _, shares := range []string{"256", "512", "2048", "8192"} {
+			weight, err := strconv.Atoi(limitFile(t, "--cpu-shares "+shares, "cpu.weight"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			weights = append(weights, weight)
+		}
+		if !slices.IsSorted(weights) || weights[0] == weights[3] || slices.Contains(weights, 100) {
+			t.Errorf("weights of 256, 512, 2048 and 8192 shares: %v", weights)
+		}
+	})
+}
+
+// TestLimitFlagsHold: the limits have their effect.
+func TestLimitFlagsHold(t *testing.T) {
+	start(t, "")
+	in(t, subpod+" pull -q busybox")
+	t.Run("--memory", func(t *testing.T) {
+		out := in(t, subpod+" run --rm --memory 16m --memory-swap 16m busybox tail /dev/zero; echo code $?")
+		if !strings.HasSuffix(out, "code 137") {
+			t.Errorf("more memory than the limit: %s", out)
+		}
+	})
+	t.Run("--pids-limit", func(t *testing.T) {
+		out := in(t, subpod+" run --rm --pids-limit 20 busybox sh -c '(for i in $(seq 60); do sleep 2 & done) 2>/dev/null; grep ^max /sys/fs/cgroup/pids.events'")
+		if refused, ok := strings.CutPrefix(out, "max "); !ok || refused == "0" {
+			t.Errorf("no fork was refused: %q", out)
+		}
+	})
+	t.Run("--cpus", func(t *testing.T) {
+		const busy = "timeout 5 sh -c 'while :; do :; done'; grep ^nr_throttled /sys/fs/cgroup/cpu.stat"
+		out := in(t, fmt.Sprintf("%s run --rm --cpus 0.1 busybox sh -c %q", subpod, busy))
+		if n, ok := strings.CutPrefix(out, "nr_throttled "); !ok || n == "0" {
+			t.Errorf("never throttled: %q", out)
+		}
+	})
+	t.Run("--cpuset-cpus", func(t *testing.T) {
+		if out := in(t, subpod+" run --rm --cpuset-cpus 1 busybox sh -c 'grep ^Cpus_allowed_list /proc/self/status'"); !strings.HasSuffix(out, "\t1") {
+			t.Errorf("allowed CPUs: %q", out)
+		}
+	})
+	t.Run("restart", func(t *testing.T) {
+		in(t, subpod+" run -d --name limits --memory 64m --pids-limit 30 busybox sleep 1000")
+		defer in(t, subpod+" rm -f -t 0 limits")
+		in(t, subpod+" restart -t 0 limits")
+		if out := in(t, subpod+" exec limits sh -c 'cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max'"); out != "67108864\n30" {
+			t.Errorf("after a restart: %q", out)
+		}
+	})
+}
+
+const subpod = "~/.local/bin/subpod"
+
+// limitFile returns a file of the cgroup of a container with these flags.
+func limitFile(t *testing.T, flags, file string) string {
+	t.Helper()
+	return in(t, fmt.Sprintf("%s run --rm %s busybox cat /sys/fs/cgroup/%s", subpod, flags, file))
+}
