@@ -97,7 +97,7 @@ func TestPackageSetup(t *testing.T) {
 	wants(t, "after the reboot", in(t, "for i in $(seq 100); do subpod ps | grep -q web && break; sleep 1; done; subpod ps"), "web")
 	out = in(t, "subpod setup --undo")
 	wants(t, "undo", out, "stopped and disabled subpod.service", "removed: /home/pod/.config/subpod/crictl.yaml")
-	if left := in(t, "systemctl --user is-active subpod; ls -A ~/.config/systemd/user ~/.local/state/subpod 2>/dev/null; true"); left != "inactive" {
+	if left := in(t, "systemctl --user is-active subpod; find ~/.config/systemd ~/.config/subpod ~/.local/state/subpod ! -type d 2>/dev/null; true"); left != "inactive" {
 		t.Errorf("left after undo: %q", left)
 	}
 }
