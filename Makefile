@@ -196,6 +196,7 @@ test-vm: ## In a virtual machine, where systemd delegates cgroups: limits, drive
 	@tests/deps.sh vm >/dev/null
 	@$(MAKE) --no-print-directory build test-tools test-images
 	@tests/vm/image.sh
+	@tests/vm/packages.sh
 	$(TEST) -count=1 -timeout 120m ./tests/vm $(VM)
 
 .PHONY: test-tools
@@ -252,7 +253,9 @@ outdated: ## List what is behind its newest release, of all modules of the tree
 changelog: ## Show what has changed since the last release (RELEASE=0.2.0: put it into CHANGELOG.md)
 	@tests/changelog.sh $(if $(RELEASE),release $(RELEASE))
 
+include tests/pack/pack.mk
+
 .PHONY: clean
 clean: ## Remove what was built, fetched and made for the tests
-	rm -rf bin .cache
+	rm -rf bin dist .cache
 	tests/user.sh --remove

@@ -1,6 +1,7 @@
 // Package configs holds the files that subpod ships with: the default
-// configuration, a systemd user unit (subpod.service, for users to install) and an
-// AppArmor profile, which is a template that is filled with the path of the program.
+// configuration, systemd user units (subpod.service and subpod.socket), an AppArmor
+// profile, and examples for the administrator. Unit and profile are templates that are
+// filled with the path of the program.
 package configs
 
 import (
@@ -18,8 +19,20 @@ var Default string
 //go:embed apparmor.profile
 var apparmor string
 
+// Delegate is an example of a drop-in of user@.service that delegates all cgroup
+// controllers, for the machine's administrator.
+//
+//go:embed delegate.conf
+var Delegate string
+
+// Sysctl is an example for sysctl.d(5): the kernel's limits that many containers meet,
+// all of them commented out.
+//
+//go:embed sysctl.conf
+var Sysctl string
+
 // AppArmorProfile returns an AppArmor profile that lets the subpod binary at
-// the absolute path binary (and subpod-node, subpod-node-gvisor and subpod-server beside it) make user namespaces.
+// the absolute path binary (and and the programs beside it that it starts) make user namespaces.
 func AppArmorProfile(binary string) (string, error) {
 	if err := checkPath(binary); err != nil {
 		return "", fmt.Errorf("AppArmor profile: %w", err)

@@ -9,6 +9,7 @@ import (
 	"github.com/rootless-containers/rootlesskit/v3/pkg/child"
 	"github.com/rootless-containers/rootlesskit/v3/pkg/port"
 	"github.com/rootless-containers/rootlesskit/v3/pkg/port/builtin"
+	"golang.org/x/sys/unix"
 )
 
 // selfExe is this very binary, also when its file has been replaced.
@@ -67,6 +68,10 @@ type nodeView struct {
 
 // CopyUp implements rootlesskit's copyup.ChildDriver.
 func (v nodeView) CopyUp([]string) ([]string, error) {
+	// The supervisor gets the service manager's socket, and no other program.
+	if os.Getenv(envListenFDs) != "" {
+		unix.CloseOnExec(listenFD)
+	}
 	if err := checkProc(); err != nil {
 		return nil, err
 	}

@@ -23,7 +23,7 @@ const (
 	envDir    = envPrefix + "WORK_DIR"    // for roleEnter
 	envIDs    = envPrefix + "ID_MAPPING"  // Config.IDMapping, for the links of replaceMappers
 
-	// Rootlesskit's socket activation is not used, but its keys must be set.
+	// Rootlesskit's keys of socket activation (activation.go); its helper is not used.
 	envActivation       = envPrefix + "ACTIVATION"
 	envActivationHelper = envPrefix + "ACTIVATION_HELPER"
 )

@@ -70,6 +70,7 @@ func enterOuter(c Config, h Host) error {
 		_, err = unix.FcntlInt(w.Fd(), unix.F_SETFD, 0) // nsenter keeps it open
 	}
 	if err == nil {
+		keepActivation()
 		env := append(cleanEnv(os.Environ()), envRole+"="+roleParent, envConfig+"="+string(b),
 			fmt.Sprintf("%s=%s %d %d", envOuter, pid, w.Fd(), host))
 		argv := append([]string{"nsenter", "--target", pid, "--user", "--mount", "--preserve-credentials", "--", exe}, os.Args[1:]...)

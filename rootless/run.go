@@ -48,6 +48,11 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
+	if activated, err := takeActivation(); err != nil {
+		return err
+	} else if activated {
+		c.Log.Debug("the service manager listens for clients")
+	}
 	if err := os.Setenv("PATH", withSbin(os.Getenv("PATH"))); err != nil {
 		return err
 	}
@@ -95,6 +100,9 @@ func Run(ctx context.Context, c Config) error {
 	if err := errors.Join(os.MkdirAll(outsideDir(c.RunDir), 0o700), KeepServed(c.RunDir, c.Served)); err != nil {
 		return err
 	}
+	reporting := make(chan struct{})
+	defer close(reporting)
+	go reportStatus(c, reporting)
 	if nested {
 		return runNested(ctx, c)
 	}
@@ -150,10 +158,6 @@ func runParent(ctx context.Context, c Config) error {
 	// supervisor: a signal to ourselves is the way to stop.
 	stop := context.AfterFunc(ctx, func() { _ = unix.Kill(os.Getpid(), unix.SIGTERM) })
 	defer stop()
-	// Sockets of systemd's activation would reach the server in our place.
-	os.Unsetenv("LISTEN_FDS")
-	os.Unsetenv("LISTEN_PID")
-
 	asked := make(chan os.Signal, 1)
 	signal.Notify(asked, unix.SIGTERM, unix.SIGINT)
 	defer signal.Stop(asked)

@@ -80,6 +80,10 @@ func runSupervisorRole() error {
 	signal.Ignore(unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGPIPE, unix.SIGALRM, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU)
 	s := &supervisor{argv: c.Server, saved: savedConfig(c.RunDir), log: newLogger(c, "supervisor"), signals: signals, pause: minPause,
 		ready: func(since time.Time) bool { return wasReady(c.RunDir, since) }}
+	s.held.log = s.log
+	if f := inheritActivation(); f != nil {
+		s.held.put(HeldCRI, f)
+	}
 	return s.run()
 }
 

@@ -39,6 +39,7 @@ const panicExitDelay = 100 * time.Millisecond
 // is why cfg is not the configuration on disk, "" when it is.
 func runServer(ctx context.Context, cfg *config.Config, degraded string, node *rootless.Node, level *slog.LevelVar, served func()) error {
 	begin := time.Now()
+	activated := rootless.Held().Take(rootless.HeldCRI) // before what nobody has taken is dropped
 	nodeNet, err := netns.OpenThread(node.NetNS)
 	if err != nil {
 		return err
@@ -50,7 +51,7 @@ func runServer(ctx context.Context, cfg *config.Config, degraded string, node *r
 	}
 	defer d.close()
 
-	listener, err := listenUnix(cfg.Daemon.Socket)
+	listener, err := listenCRI(activated, cfg.Daemon.Socket)
 	if err != nil {
 		return err
 	}
@@ -183,6 +184,24 @@ func streamListeners(node *rootless.Node, nodeNet *netns.Thread) []stream.Listen
 		return []stream.ListenFunc{net.Listen} // one network for both
 	}
 	return []stream.ListenFunc{net.Listen, nodeNet.Listen}
+}
+
+// listenCRI returns the service manager's socket, where there is one for the path, or
+// makes one.
+func listenCRI(activated *os.File, path string) (net.Listener, error) {
+	if activated == nil {
+		return listenUnix(path)
+	}
+	l, err := net.FileListener(activated)
+	_ = activated.Close() // the listener has another descriptor
+	if err != nil {
+		return nil, fmt.Errorf("take the socket of the service manager: %w", err)
+	}
+	if at := l.Addr().String(); at != path {
+		slog.Warn("the service manager's socket is not used: daemon.socket is another one", "socket", at, "daemon.socket", path)
+		return listenUnix(path)
+	}
+	return l, nil
 }
 
 // listenUnix makes the socket that only its owner may use. The caller has locked the

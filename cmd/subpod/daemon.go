@@ -32,6 +32,9 @@ everything in the node. SIGHUP, or "subpod reload", restarts only the server.`,
 			if err != nil {
 				return err
 			}
+			if err := checkState(cfg); err != nil {
+				return err
+			}
 			node, err := nodeConfig(cfg, flags)
 			if err != nil {
 				return err

@@ -88,8 +88,8 @@ found.`,
 	add(groupImages, newPull(a), newPush(a), newImages(a), newRmi(a), newTag(a), newLoad(a.flags), newSave(a), newHistory(a), newImage(a), newLogin(a), newLogout(a))
 	add(groupData, newVolume(a), newSecret(a))
 	add(groupNode, newDaemon(a.flags), newReload(a.flags), newNsenter(a.flags), newUnshare(a.flags), newKubernetes(a),
-		newInfo(a), newDoctor(a.flags), newSystem(a), newVersion())
-	cmd.AddCommand(newMan())
+		newInfo(a), newDoctor(a.flags), newSetup(a.flags), newSystem(a), newVersion())
+	cmd.AddCommand(newMan(), newAssets())
 	return cmd
 }
 

@@ -24,11 +24,15 @@ take effect when the daemon is restarted.
 
 A configuration that is invalid is refused before the server is stopped. With one
 that is valid but cannot be used, the server goes on with the one that served last:
-the command reports why, and its exit code is 1.`,
+the command reports why, and its exit code is 1. A binary older than the state on
+disk is refused before the server is stopped.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := flags.Load()
 			if err != nil {
+				return err
+			}
+			if err := checkState(cfg); err != nil {
 				return err
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), reloadTimeout)

@@ -313,9 +313,10 @@ func TestFilesOfEarlierVersions(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// What an earlier subpod reads: a database of version 1, an empty journal.
+	// What an earlier subpod reads: a database of version 1, an empty journal. The version
+	// is noted beside them.
 	files := readFiles(t, file)
-	if len(files) != 2 || len(files[".journal"]) != 0 {
+	if len(files) != 3 || len(files[".journal"]) != 0 || files[".version"] == nil {
 		t.Errorf("files after Close: %d, a journal of %d bytes", len(files), len(files[".journal"]))
 	}
 }

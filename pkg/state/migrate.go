@@ -5,11 +5,14 @@ import (
 	"fmt"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/subpod/subpod/pkg/state/format"
 )
 
 // migrations bring a store from version i to i+1. An entry, once released, is
-// never changed; each has a test with a store of the version before.
-var migrations = []func(*bolt.Tx) error{
+// never changed; each has a test with a store of the version before. There is one for
+// each version up to format.Version.
+var migrations = [format.Version]func(*bolt.Tx) error{
 	func(*bolt.Tx) error { return nil }, // 0 → 1: an empty file
 }
 

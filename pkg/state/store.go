@@ -11,6 +11,7 @@ import (
 	berrors "go.etcd.io/bbolt/errors"
 
 	"github.com/subpod/subpod/pkg/errclass"
+	"github.com/subpod/subpod/pkg/state/format"
 )
 
 // The errors of this package.
@@ -22,7 +23,7 @@ var (
 	// ErrHeld says that another process has the store open.
 	ErrHeld = errors.New("state is in use by another process")
 	// ErrTooNew says that a newer subpod wrote the store.
-	ErrTooNew = errors.New("state was written by a newer version")
+	ErrTooNew = format.ErrTooNew
 )
 
 // Store holds all records: in memory for reading, and in a file. Its methods may be
@@ -76,6 +77,9 @@ func open(file string, log *slog.Logger, opts options) (*Store, error) {
 		return nil, errors.Join(fmt.Errorf("read state %s: %w", file, err), c.abandon())
 	}
 	c.start()
+	if err := format.Write(file); err != nil {
+		log.Warn("an older subpod will notice only after it was started that it cannot read this state", "error", err)
+	}
 	return s, nil
 }
 

@@ -90,7 +90,7 @@ func anyBelow(dir string, roots []string) bool {
 // TestTopLevel: the root of the tree has the agreed entries only.
 func TestTopLevel(t *testing.T) {
 	allowed := map[string]bool{}
-	for _, name := range []string{"cmd", "pkg", "rootless", "storage", "netns", "configs", "tests", "docs", "bin",
+	for _, name := range []string{"cmd", "pkg", "rootless", "storage", "netns", "configs", "tests", "docs", "bin", "dist",
 		"go.mod", "go.sum", "Makefile", "README.md", "LICENSE", "VERSION", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"} {
 		allowed[name] = true
 	}

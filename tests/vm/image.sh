@@ -22,7 +22,7 @@ suite=trixie
 packages="systemd systemd-sysv udev dbus dbus-user-session libpam-systemd openssh-server
 	linux-image-cloud-amd64 initramfs-tools kmod procps iproute2 nftables mount
 	crun runc conmon fuse-overlayfs slirp4netns uidmap catatonit util-linux-extra
-	ca-certificates apparmor"
+	ca-certificates apparmor polkitd"
 
 # The Debian mirror of this machine's sources.
 mirror=$(apt-get indextargets --format '$(SITE) $(ORIGIN)' 2>/dev/null |

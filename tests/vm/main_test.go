@@ -23,10 +23,12 @@ var (
 	config = flag.String("config", "", "configuration (TOML) of the daemon that critest runs against")
 )
 
-// machine is the one that all tests share; local is the socket of its daemon.
+// machine is the one that all tests share; local is the socket of its daemon, and
+// imagesAddr the registry's address.
 var (
-	machine *Machine
-	local   string
+	machine    *Machine
+	local      string
+	imagesAddr string
 )
 
 const (
@@ -73,6 +75,7 @@ func run(ctx context.Context, m *testing.M) (code int, err error) {
 		return 1, err
 	}
 	defer images.Stop()
+	imagesAddr = images.Addr
 	if err := install(ctx, images.Addr); err != nil {
 		return 1, fmt.Errorf("install subpod in the machine: %w", err)
 	}

@@ -1,0 +1,252 @@
+// Package setup makes a user's account ready for subpod (systemd units, crictl's
+// configuration, shell completion, linger), and takes back what it has made.
+//
+// What is done is noted first, in a record in the user's state directory: files with
+// their digest. A file that is not as the record has it is the user's, and is left alone.
+package setup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/subpod/subpod/configs"
+)
+
+const (
+	// commandTimeout bounds one call of systemctl or loginctl.
+	commandTimeout = 20 * time.Second
+	// startTimeout bounds the start of the service, which waits for its readiness.
+	startTimeout = 100 * time.Second
+)
+
+const (
+	unitService = "subpod.service"
+	unitSocket  = "subpod.socket"
+)
+
+// ErrForeignDaemon says that a daemon runs which is no service of systemd.
+var ErrForeignDaemon = errors.New("a daemon runs already, outside of systemd")
+
+// ErrOtherUnit says that setup has chosen the other way of starting before.
+var ErrOtherUnit = errors.New("the daemon is started another way")
+
+// Setup is what Do and Undo work on.
+type Setup struct {
+	Binary string // path of subpod, absolute
+	User   string // name of the account
+
+	ConfigHome  string            // $XDG_CONFIG_HOME
+	DataHome    string            // $XDG_DATA_HOME
+	StateHome   string            // $XDG_STATE_HOME
+	RuntimeDir  string            // $XDG_RUNTIME_DIR
+	Root        string            // "", or what stands for / in tests
+	Socket      string            // CRI endpoint of the configuration
+	Completions map[string]string // scripts by the name of the shell
+	OnDemand    bool              // start by the socket unit, at the first client
+	DryRun      bool              // say what would be done only
+	Out         io.Writer
+}
+
+// Do writes what is missing, enables linger, and starts the service. Idempotent.
+// ErrForeignDaemon and ErrOtherUnit before anything is changed.
+func (s Setup) Do(ctx context.Context) error {
+	systemd := s.hasSystemd()
+	if systemd && !s.DryRun && s.foreign(ctx) {
+		return fmt.Errorf("%w (it serves %s): end it first (kill $(cat %s)), then: subpod setup", ErrForeignDaemon, s.Socket, filepath.Join(filepath.Dir(s.Socket), "daemon.lock"))
+	}
+	r, err := s.load()
+	if err != nil {
+		return err
+	}
+	if other := s.other(); slices.Contains(r.Units, other) {
+		return fmt.Errorf("%w: %s is enabled; change that by subpod setup --undo, which ends the containers, and setup again", ErrOtherUnit, other)
+	}
+	files, err := s.files(systemd)
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		if err := s.write(r, f); err != nil {
+			return err
+		}
+	}
+	if !systemd {
+		s.say("no systemd user session", "no unit is written and nothing starts at login: \"subpod run\" starts a daemon where none runs, \"subpod daemon\" is one for another init")
+		return s.hint()
+	}
+	if err := s.linger(ctx, r); err != nil {
+		return err
+	}
+	if err := s.start(ctx, r); err != nil {
+		return err
+	}
+	return s.hint()
+}
+
+// hint says what only the user can do.
+func (s Setup) hint() error {
+	_, err := fmt.Fprintf(s.Out, "\nFor crictl: export CRI_CONFIG_FILE=%s\nTo take this back: subpod setup --undo\n", s.crictlFile())
+	return err
+}
+
+// say prints one line of the report.
+func (s Setup) say(what, format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	if text != "" {
+		what += ": " + text
+	}
+	fmt.Fprintln(s.Out, what)
+}
+
+// hasSystemd reports whether there is a user manager to talk to (sd_booted(3)).
+func (s Setup) hasSystemd() bool {
+	for _, path := range []string{filepath.Join(s.Root, "/run/systemd/system"), filepath.Join(s.RuntimeDir, "systemd")} {
+		if _, err := os.Stat(path); err != nil {
+			return false
+		}
+	}
+	return s.RuntimeDir != ""
+}
+
+// foreign reports whether someone serves the socket who is no unit of ours.
+func (s Setup) foreign(ctx context.Context) bool {
+	conn, err := net.Dial("unix", s.Socket)
+	if err != nil {
+		return false
+	}
+	conn.Close()
+	for _, unit := range []string{unitService, unitSocket} {
+		if _, err := s.systemctl(ctx, "is-active", "--quiet", unit); err == nil {
+			return false
+		}
+	}
+	return true
+}
+
+// linger has systemd keep the user's services without a login, where it may be asked to.
+func (s Setup) linger(ctx context.Context, r *record) error {
+	if _, err := os.Stat(filepath.Join(s.Root, "/var/lib/systemd/linger", s.User)); err == nil {
+		s.say("linger is enabled", "")
+		return nil
+	}
+	if s.DryRun {
+		s.say("would enable linger", "")
+		return nil
+	}
+	r.Linger = true
+	if err := s.save(r); err != nil {
+		return err
+	}
+	if _, err := s.command(ctx, commandTimeout, "loginctl", "--no-ask-password", "enable-linger"); err != nil {
+		r.Linger = false
+		s.say("linger is not enabled", "the daemon and its containers end with your last session. To keep them: sudo loginctl enable-linger %s (%v)", s.User, err)
+		return s.save(r)
+	}
+	s.say("enabled linger", "the daemon runs without a login")
+	return nil
+}
+
+// unit is what starts the daemon, and other what does not.
+func (s Setup) unit() string {
+	if s.OnDemand {
+		return unitSocket
+	}
+	return unitService
+}
+
+func (s Setup) other() string {
+	s.OnDemand = !s.OnDemand
+	return s.unit()
+}
+
+// start enables and starts the unit; the service is started again with a new unit.
+func (s Setup) start(ctx context.Context, r *record) error {
+	unit := s.unit()
+	if s.DryRun {
+		s.say("would enable and start "+unit, "")
+		return nil
+	}
+	if _, err := s.systemctl(ctx, "daemon-reload"); err != nil {
+		return err
+	}
+	if _, err := s.systemctl(ctx, "is-enabled", "--quiet", unit); err != nil {
+		r.Units = append(r.Units, unit)
+		if err := s.save(r); err != nil {
+			return err
+		}
+	}
+	if _, err := s.command(ctx, startTimeout, "systemctl", "--user", "enable", "--now", unit); err != nil {
+		return fmt.Errorf("%w; why: journalctl --user -u subpod -n 20, and subpod doctor", err)
+	}
+	s.say("started "+unit, "")
+	return nil
+}
+
+func (s Setup) systemctl(ctx context.Context, args ...string) (string, error) {
+	return s.command(ctx, commandTimeout, "systemctl", append([]string{"--user"}, args...)...)
+}
+
+// command runs a program and returns its output.
+func (s Setup) command(ctx context.Context, timeout time.Duration, name string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.WaitDelay = time.Second
+	cmd.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+s.RuntimeDir)
+	out, err := cmd.CombinedOutput()
+	text := strings.TrimSpace(string(out))
+	if err != nil {
+		err = fmt.Errorf("%s %s: %w", name, strings.Join(args, " "), err)
+		if text != "" {
+			err = fmt.Errorf("%w: %s", err, text)
+		}
+	}
+	return text, err
+}
+
+func (s Setup) crictlFile() string { return filepath.Join(s.ConfigHome, "subpod", "crictl.yaml") }
+
+// files lists what is to be there, but for what an installation for all users has
+// already.
+func (s Setup) files(systemd bool) ([]file, error) {
+	unit, err := configs.Unit(s.Binary)
+	if err != nil {
+		return nil, err
+	}
+	prefix := filepath.Dir(filepath.Dir(s.Binary))
+	all := []file{{path: s.crictlFile(), text: fmt.Sprintf("# For crictl: export CRI_CONFIG_FILE=%s\nruntime-endpoint: unix://%[2]s\nimage-endpoint: unix://%[2]s\ntimeout: 30\n", s.crictlFile(), s.Socket)}}
+	if systemd {
+		// systemd looks into these prefixes only.
+		system := ""
+		if prefix == "/usr" || prefix == "/usr/local" {
+			system = filepath.Join(s.Root, prefix, "lib/systemd/user")
+		}
+		units := filepath.Join(s.ConfigHome, "systemd/user")
+		all = append(all,
+			file{path: filepath.Join(units, unitService), text: unit, system: []string{system}},
+			file{path: filepath.Join(units, unitSocket), text: configs.SocketUnit(), system: []string{system}})
+	}
+	share := filepath.Join(s.Root, prefix, "share")
+	for _, c := range []struct {
+		shell, path string
+		system      []string
+	}{
+		{"bash", filepath.Join(s.DataHome, "bash-completion/completions/subpod"), []string{share + "/bash-completion/completions"}},
+		{"zsh", filepath.Join(s.DataHome, "zsh/site-functions/_subpod"), []string{share + "/zsh/site-functions", share + "/zsh/vendor-completions"}},
+		{"fish", filepath.Join(s.ConfigHome, "fish/completions/subpod.fish"), []string{share + "/fish/vendor_completions.d"}},
+	} {
+		if _, err := exec.LookPath(c.shell); err == nil && s.Completions[c.shell] != "" {
+			all = append(all, file{c.path, s.Completions[c.shell], c.system})
+		}
+	}
+	return all, nil
+}

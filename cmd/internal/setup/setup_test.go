@@ -1,0 +1,293 @@
+package setup
+
+import (
+	"errors"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// account is a home with programs in the place of systemctl and loginctl, which log how
+// they are called and do what a file "state" says.
+type account struct {
+	Setup
+	t   *testing.T
+	dir string
+	out strings.Builder
+}
+
+// fake answers as a systemctl that keeps the units enabled and active in files, and as a
+// loginctl that is refused where there is a file "no-linger".
+const fake = `#!/bin/sh
+cd "$FAKE" || exit 1
+echo "${0##*/} $*" >>calls
+case "${0##*/} $*" in
+*is-enabled*) test -e "enabled-${*##* }" ;;
+*is-active*) test -e "active-${*##* }" ;;
+*"enable --now"*) touch "enabled-${*##* }" "active-${*##* }"; if test -e no-start; then echo "Job for ${*##* } failed" >&2; exit 1; fi ;;
+*"disable --now"*) rm -f "enabled-${*##* }" "active-${*##* }" ;;
+*"enable-linger") if test -e no-linger; then echo "Could not enable linger: Interactive authentication required." >&2; exit 1; fi; touch "root/var/lib/systemd/linger/ann" ;;
+*"disable-linger") rm -f "root/var/lib/systemd/linger/ann" ;;
+esac
+`
+
+func newAccount(t *testing.T, systemd bool) *account {
+	dir := t.TempDir()
+	a := &account{t: t, dir: dir}
+	in := func(name string) string { return filepath.Join(dir, name) }
+	for _, d := range []string{"bin", "run", "root/var/lib/systemd/linger"} {
+		if err := os.MkdirAll(in(d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if systemd {
+		for _, d := range []string{"run/systemd", "root/run/systemd/system"} {
+			if err := os.MkdirAll(in(d), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for name, text := range map[string]string{"systemctl": fake, "loginctl": fake, "bash": "", "fish": ""} {
+		if err := os.WriteFile(in("bin/"+name), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("FAKE", dir)
+	t.Setenv("PATH", in("bin")+":/usr/bin:/bin")
+	a.Setup = Setup{
+		Binary: "/home/ann/.local/bin/subpod", User: "ann", RuntimeDir: in("run"), Root: in("root"), Socket: in("run/subpod.sock"),
+		ConfigHome: in("home/.config"), DataHome: in("home/.local/share"), StateHome: in("home/.local/state"),
+		Completions: map[string]string{"bash": "# bash\n", "fish": "# fish\n"}, Out: &a.out,
+	}
+	return a
+}
+
+// do runs Do and returns what it printed.
+func (a *account) do() string {
+	a.t.Helper()
+	a.out.Reset()
+	if err := a.Do(a.t.Context()); err != nil {
+		a.t.Fatal(err)
+	}
+	return a.out.String()
+}
+
+func (a *account) undo() string {
+	a.t.Helper()
+	a.out.Reset()
+	if err := a.Undo(a.t.Context()); err != nil {
+		a.t.Fatal(err)
+	}
+	return a.out.String()
+}
+
+// files lists what is in the home, below which nothing is at first.
+func (a *account) files() (list []string) {
+	_ = filepath.WalkDir(filepath.Join(a.dir, "home"), func(path string, _ fs.DirEntry, err error) error {
+		if err == nil {
+			list = append(list, strings.TrimPrefix(path, a.dir+"/"))
+		}
+		return nil
+	})
+	return list
+}
+
+func (a *account) calls() string {
+	b, _ := os.ReadFile(filepath.Join(a.dir, "calls"))
+	return string(b)
+}
+
+func (a *account) touch(name string) {
+	a.t.Helper()
+	if err := os.WriteFile(filepath.Join(a.dir, name), nil, 0o644); err != nil {
+		a.t.Fatal(err)
+	}
+}
+
+// TestDoAndUndo: what is done is said, done once, and taken back so that nothing is left.
+func TestDoAndUndo(t *testing.T) {
+	a := newAccount(t, true)
+	a.DryRun = true
+	out := a.do()
+	for _, want := range []string{"would write: " + a.ConfigHome + "/systemd/user/subpod.service", "would enable linger", "would enable and start subpod.service"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the dry run does not say %q:\n%s", want, out)
+		}
+	}
+	if got := a.files(); len(got) > 0 || strings.Contains(a.calls(), "enable") {
+		t.Errorf("the dry run wrote %q, and called:\n%s", got, a.calls())
+	}
+	a.DryRun = false
+	out = a.do()
+	for _, want := range []string{"wrote: " + a.ConfigHome + "/systemd/user/subpod.service", "wrote: " + a.crictlFile(), "enabled linger", "started subpod.service", "CRI_CONFIG_FILE=" + a.crictlFile()} {
+		if !strings.Contains(out, want) {
+			t.Errorf("not said: %q:\n%s", want, out)
+		}
+	}
+	unit, err := os.ReadFile(filepath.Join(a.ConfigHome, "systemd/user/subpod.service"))
+	if err != nil || !strings.Contains(string(unit), "\nExecStart=/home/ann/.local/bin/subpod daemon\n") {
+		t.Errorf("the unit: %v\n%s", err, unit)
+	}
+	before := a.files()
+	for _, want := range []string{"home/.config/fish/completions/subpod.fish", "home/.local/share/bash-completion/completions/subpod"} {
+		if !slices.Contains(before, want) {
+			t.Errorf("no %s in %q", want, before)
+		}
+	}
+	out = a.do()
+	if got := a.files(); !slices.Equal(got, before) || strings.Contains(out, "wrote") || strings.Contains(out, "enabled linger") {
+		t.Errorf("the second time: %q, was %q; said:\n%s", got, before, out)
+	}
+	// An update of subpod changes what is written.
+	a.Completions["bash"] = "# newer\n"
+	if out := a.do(); !strings.Contains(out, "wrote: "+a.DataHome+"/bash-completion/completions/subpod") {
+		t.Errorf("after an update:\n%s", out)
+	}
+	a.DryRun = true
+	if out := a.undo(); !strings.Contains(out, "would remove: "+a.crictlFile()) || len(a.files()) != len(before) {
+		t.Errorf("dry undo: %q\n%s", a.files(), out)
+	}
+	a.DryRun = false
+	a.undo()
+	if got := a.files(); !slices.Equal(got, []string{"home", "home/.local", "home/.local/state"}) && len(got) > 0 {
+		t.Errorf("left: %q", got)
+	}
+	for _, want := range []string{"disable --now subpod.service", "disable-linger"} {
+		if !strings.Contains(a.calls(), want) {
+			t.Errorf("no %q in:\n%s", want, a.calls())
+		}
+	}
+	if out := a.undo(); !strings.Contains(out, "nothing to take back") {
+		t.Errorf("the second undo:\n%s", out)
+	}
+}
+
+// TestWhatIsTheUsers: neither is written over nor removed.
+func TestWhatIsTheUsers(t *testing.T) {
+	a := newAccount(t, true)
+	unit := filepath.Join(a.ConfigHome, "systemd/user/subpod.service")
+	fish := filepath.Join(a.ConfigHome, "fish/completions/subpod.fish")
+	bash := filepath.Join(a.DataHome, "bash-completion/completions/subpod")
+	for _, f := range []string{unit, fish} {
+		if err := os.MkdirAll(filepath.Dir(f), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(os.WriteFile(unit, []byte("[Service]\n"), 0o644), os.Symlink("/nowhere", fish)); err != nil {
+		t.Fatal(err)
+	}
+	out := a.do()
+	for _, f := range []string{unit, fish} {
+		if !strings.Contains(out, "kept: "+f) {
+			t.Errorf("%s is not kept:\n%s", f, out)
+		}
+	}
+	if err := os.WriteFile(bash, []byte("# mine\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out := a.do(); !strings.Contains(out, "kept: "+bash) {
+		t.Errorf("the changed one is not kept:\n%s", out)
+	}
+	if out := a.undo(); !strings.Contains(out, "kept: "+bash+", which was changed") {
+		t.Errorf("undo does not keep the changed one:\n%s", out)
+	}
+	for f, want := range map[string]string{unit: "[Service]\n", bash: "# mine\n"} {
+		if b, err := os.ReadFile(f); err != nil || string(b) != want {
+			t.Errorf("%s: %v, %q", f, err, b)
+		}
+	}
+	if to, err := os.Readlink(fish); err != nil || to != "/nowhere" {
+		t.Errorf("the link: %v, %s", err, to)
+	}
+}
+
+// TestLinger: what was enabled before stays so, and a refusal is said with its remedy.
+func TestLinger(t *testing.T) {
+	a := newAccount(t, true)
+	a.touch("no-linger")
+	if out := a.do(); !strings.Contains(out, "sudo loginctl enable-linger ann") || !strings.Contains(out, "Interactive authentication required") {
+		t.Errorf("the refusal is not said:\n%s", out)
+	}
+	a.undo()
+	a.touch("root/var/lib/systemd/linger/ann")
+	a.do()
+	a.undo()
+	if strings.Contains(a.calls(), "disable-linger") {
+		t.Errorf("linger of before was disabled:\n%s", a.calls())
+	}
+}
+
+// TestSystem: what an installation for all users has is not written again.
+func TestSystem(t *testing.T) {
+	a := newAccount(t, true)
+	a.Binary = "/usr/bin/subpod"
+	files, err := a.Setup.files(true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if len(f.system) == 0 {
+			continue
+		}
+		if err := os.MkdirAll(f.system[0], 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(f.system[0], filepath.Base(f.path)), []byte(f.text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out := a.do(); strings.Count(out, "wrote") != 1 || !strings.Contains(out, "wrote: "+a.crictlFile()) || !strings.Contains(out, "started subpod.service") {
+		t.Errorf("beside a package:\n%s", out)
+	}
+}
+
+// TestRefusals: a daemon outside of systemd, the other way of starting, a start that
+// fails: each is said, and the first two change nothing.
+func TestRefusals(t *testing.T) {
+	a := newAccount(t, true)
+	l, err := net.Listen("unix", a.Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Do(t.Context()); !errors.Is(err, ErrForeignDaemon) || len(a.files()) > 0 {
+		t.Errorf("with a foreign daemon: %v, %q", err, a.files())
+	}
+	l.Close()
+	a.do()
+	a.OnDemand = true
+	if err := a.Do(t.Context()); !errors.Is(err, ErrOtherUnit) {
+		t.Errorf("the other way: %v", err)
+	}
+	a.OnDemand = false
+	a.undo()
+	a.OnDemand = true
+	if out := a.do(); !strings.Contains(out, "started subpod.socket") {
+		t.Errorf("on demand:\n%s", out)
+	}
+	a.undo()
+	a.touch("no-start")
+	if err := a.Do(t.Context()); err == nil || !strings.Contains(err.Error(), "journalctl --user -u subpod") {
+		t.Errorf("a start that fails: %v", err)
+	}
+	a.undo()
+}
+
+// TestWithoutSystemd: says what there is instead, and calls nothing.
+func TestWithoutSystemd(t *testing.T) {
+	a := newAccount(t, false)
+	out := a.do()
+	if !strings.Contains(out, "subpod daemon") || strings.Contains(out, "subpod.service") || a.calls() != "" {
+		t.Errorf("said:\n%s\ncalled:\n%s", out, a.calls())
+	}
+	if _, err := os.Stat(a.crictlFile()); err != nil {
+		t.Error(err)
+	}
+	a.undo()
+	if got := a.files(); len(got) > 3 {
+		t.Errorf("left: %q", got)
+	}
+}

@@ -1,0 +1,133 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/subpod/subpod/cmd/internal/cli"
+	"github.com/subpod/subpod/cmd/internal/doctor"
+	"github.com/subpod/subpod/cmd/internal/setup"
+	"github.com/subpod/subpod/pkg/config"
+)
+
+func newSetup(flags *cli.Flags) *cobra.Command {
+	var undo, dryRun, onDemand bool
+	cmd := &cobra.Command{
+		Use:   "setup",
+		Short: "Make your account ready: a service, crictl, shell completion",
+		Long: `Checks this host as "subpod doctor" does, then writes the systemd user units, a
+configuration for crictl and shell completion with the paths of this installation,
+enables linger where you may, and starts the daemon. Each step is printed.
+
+It can be repeated, after an update or a change. Files that you have changed, and those
+that were there before, are left alone. --undo takes back what setup has done, and
+nothing else: images, containers and your configuration stay. Without systemd there is
+no service, the rest is the same.`,
+		Example: "  subpod setup --dry-run\n  subpod setup\n  subpod setup --undo",
+		Args:    exactly(0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if args, err := flags.Args(); err != nil || len(args) > 0 {
+				return usagef("setup takes no %s: the service reads the configuration in its standard places (subpod daemon --help)", strings.Join(args, " "))
+			}
+			cfg, err := flags.Load()
+			if err != nil {
+				return err
+			}
+			s, err := newSetupOf(cmd, cfg)
+			if err != nil {
+				return err
+			}
+			s.DryRun, s.OnDemand = dryRun, onDemand
+			if undo {
+				return s.Undo(cmd.Context())
+			}
+			if err := checkHost(cmd, cfg); err != nil {
+				return err
+			}
+			return s.Do(cmd.Context())
+		},
+	}
+	cmd.Flags().BoolVar(&undo, "undo", false, "take back what setup has done")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print what would be done, and change nothing")
+	cmd.Flags().BoolVar(&onDemand, "on-demand", false, "start the daemon at the first client of the CRI socket (socket activation), not at login")
+	return cmd
+}
+
+// checkHost prints what is missing on this host; an error where the daemon cannot start.
+func checkHost(cmd *cobra.Command, cfg *config.Config) error {
+	server, err := serverPath()
+	if err != nil {
+		return err
+	}
+	results := doctor.Run(doctor.ThisHost(cfg, os.Getenv, server))
+	var problems []doctor.Result
+	for _, r := range results {
+		// Linger, and a cgroup of its own for the daemon, are what setup is about to get.
+		if r.Level >= doctor.Warning && r.Check != "linger" && !strings.Contains(r.Fix, "systemctl --user enable --now subpod") {
+			problems = append(problems, r)
+		}
+	}
+	if len(problems) > 0 {
+		if err := doctorText(cmd.OutOrStdout(), problems, true); err != nil {
+			return err
+		}
+	}
+	if doctor.Worst(results) == doctor.Error {
+		return fmt.Errorf("the daemon cannot start here, so nothing was changed: mend the errors above, then run setup again")
+	}
+	return nil
+}
+
+func newSetupOf(cmd *cobra.Command, cfg *config.Config) (setup.Setup, error) {
+	me, err := user.Current()
+	if err != nil {
+		return setup.Setup{}, fmt.Errorf("find out who you are: %w", err)
+	}
+	if os.Geteuid() == 0 {
+		return setup.Setup{}, fmt.Errorf("setup is for an ordinary user's account: subpod is rootless")
+	}
+	binary, err := calledPath()
+	if err != nil {
+		return setup.Setup{}, err
+	}
+	completions, err := completionFiles(cmd.Root())
+	if err != nil {
+		return setup.Setup{}, err
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return setup.Setup{}, fmt.Errorf("find your home directory: %w", err)
+	}
+	xdg := func(name, fallback string) string {
+		if dir := os.Getenv(name); filepath.IsAbs(dir) {
+			return dir
+		}
+		return filepath.Join(home, fallback)
+	}
+	return setup.Setup{
+		Binary: binary, User: me.Username, RuntimeDir: os.Getenv("XDG_RUNTIME_DIR"), Socket: cfg.Daemon.Socket,
+		ConfigHome: xdg("XDG_CONFIG_HOME", ".config"), DataHome: xdg("XDG_DATA_HOME", ".local/share"), StateHome: xdg("XDG_STATE_HOME", ".local/state"),
+		Completions: completions, Out: cmd.OutOrStdout(),
+	}, nil
+}
+
+// calledPath returns the path by which this program was called: a link stays one, so that
+// a unit follows an update that replaces it.
+func calledPath() (string, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("find this program: %w", err)
+	}
+	if called, err := exec.LookPath(os.Args[0]); err == nil {
+		if abs, err := filepath.Abs(called); err == nil && isExecutable(abs) {
+			return abs, nil
+		}
+	}
+	return exe, nil
+}

@@ -1,0 +1,34 @@
+package configs
+
+import (
+	"strings"
+	"testing"
+)
+
+// TestUnitFor: the unit has the path of the program, quoted for systemd, and is otherwise
+// the one that is shipped.
+func TestUnitFor(t *testing.T) {
+	for binary, want := range map[string][]string{
+		"/usr/bin/subpod":             {"ExecStart=/usr/bin/subpod daemon", "ExecReload=/usr/bin/subpod reload", "Environment=PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+		"/home/ann/.local/bin/subpod": {"ExecStart=/home/ann/.local/bin/subpod daemon", "Environment=PATH=/home/ann/.local/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+		`/opt/5% "off"/$x/subpod`:     {`ExecStart="/opt/5%% \"off\"/$$x/subpod" daemon`, `Environment="PATH=/opt/5%% \"off\"/$x:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"`},
+	} {
+		unit, err := Unit(binary)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, line := range append(want, "Type=notify", "Delegate=yes", "WatchdogSec=180", "[Install]") {
+			if !strings.Contains(unit, "\n"+line+"\n") {
+				t.Errorf("the unit for %s has no line %s:\n%s", binary, line, unit)
+			}
+		}
+		if strings.Contains(unit, "%h") || strings.Contains(unit, "enable-linger") {
+			t.Errorf("the unit for %s still tells how to install it:\n%s", binary, unit)
+		}
+	}
+	for _, bad := range []string{"", "subpod", "/a:b/subpod", "/a\nExecStart=/bin/sh"} {
+		if got, err := Unit(bad); err == nil {
+			t.Errorf("the path %q was accepted: %s", bad, got)
+		}
+	}
+}

@@ -1,0 +1,37 @@
+#!/bin/sh
+# Makes the packages that tests/vm installs: of this tree, and of an earlier commit that
+# made none, OLD, with this tree's packing.
+#
+#   .cache/vm/packages/new.deb  old.deb
+set -eu
+root=$(cd "$(dirname "$0")/../.." && pwd)
+OLD=${OLD:-d57127d}
+to=$root/.cache/vm/packages
+tags="containers_image_openpgp exclude_graphdriver_btrfs exclude_graphdriver_devicemapper"
+cd "$root"
+mkdir -p "$to"
+
+rm -f dist/subpod_*_amd64.deb
+make --no-print-directory deb ARCH=amd64 >/dev/null
+cp dist/subpod_*_amd64.deb "$to/new.deb"
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+if [ ! -e "$to/$OLD/subpod" ]; then
+	git archive "$OLD" | tar -x -C "$work"
+	mkdir -p "$work/made"
+	for program in subpod subpod-server subpod-node subpod-node-gvisor; do
+		(cd "$work" && CGO_ENABLED=0 "$root/tests/go.sh" build -buildvcs=false -trimpath -tags "$tags" \
+			-ldflags "-s -w -X main.version=0.1.0-dev+$OLD" -o "made/$program" "./cmd/$program")
+	done
+	rm -rf "${to:?}/$OLD"
+	mv "$work/made" "$to/$OLD"
+fi
+# The tree of this package, with the programs and the unit of then.
+cp -a dist/stage/package-amd64 "$work/stage"
+rm "$work/stage/usr/bin/"*
+cp "$to/$OLD/"* "$work/stage/usr/bin/"
+sed -i '/^WatchdogSec=/d' "$work/stage/usr/lib/systemd/user/subpod.service"
+TOOL=$to/$OLD/subpod .cache/bin/pack-* deb -version "0.1.0-dev+$OLD" -epoch "$(git log -1 --format=%ct "$OLD")" -arch amd64 \
+	-scripts tests/pack/scripts -stage "$work/stage" -out "$work/out" >/dev/null
+cp "$work"/out/*.deb "$to/old.deb"
