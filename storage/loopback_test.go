@@ -27,3 +27,17 @@ func TestPlainLocalhost(t *testing.T) {
 		t.Error("an entry without insecure = true is not followed")
 	}
 }
+
+// TestPlainLocalPush: a push to such a registry finds out as well that it speaks plain HTTP.
+func TestPlainLocalPush(t *testing.T) {
+	s := openStore(t, testOptions(t, t.TempDir(), DriverFuse))
+	r := startRegistry(t, false)
+	img := sample(t, "local")
+	loadInto(t, s, "example.com/local:v1", img)
+	if _, err := s.Images.Push(t.Context(), "example.com/local:v1", r.host+"/app:v1"); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Images.Pull(t.Context(), PullRequest{Ref: r.host + "/app:v1"}); err != nil || got.ID != img.id() {
+		t.Errorf("pulled %s, %v, want %s", got.ID, err, img.id())
+	}
+}

@@ -51,9 +51,7 @@ func (im *Images) startProxy(ctx context.Context, endpoints []fetch.Endpoint) (*
 func (r *registries) endpoints(sys *types.SystemContext, named reference.Named) ([]fetch.Endpoint, error) {
 	sources := []sysregistriesv2.PullSource{{Reference: named}}
 	registry, err := sysregistriesv2.FindRegistry(sys, named.Name())
-	if err == nil && registry == nil {
-		sources[0].Endpoint.Insecure = onLoopback(reference.Domain(named))
-	}
+	local := err == nil && registry == nil && onLoopback(reference.Domain(named))
 	if err == nil && registry != nil {
 		sources, err = registry.PullSourcesFromReference(named)
 	}
@@ -63,7 +61,7 @@ func (r *registries) endpoints(sys *types.SystemContext, named reference.Named) 
 	var all []fetch.Endpoint
 	for _, s := range sources {
 		domain := reference.Domain(s.Reference)
-		e := fetch.Endpoint{Host: domain, Repo: reference.Path(s.Reference), Insecure: s.Endpoint.Insecure, Namespace: s.Endpoint.NamespaceProxy}
+		e := fetch.Endpoint{Host: domain, Repo: reference.Path(s.Reference), Insecure: s.Endpoint.Insecure, Local: local, Namespace: s.Endpoint.NamespaceProxy}
 		if domain == dockerDomain {
 			e.Host = dockerHost
 		}

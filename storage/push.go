@@ -2,7 +2,9 @@ package storage
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/http"
 
 	"go.podman.io/image/v5/docker"
 	"go.podman.io/image/v5/docker/reference"
@@ -45,10 +47,12 @@ func (im *Images) Push(ctx context.Context, ref, dest string) (string, error) {
 		if err != nil {
 			return err
 		}
-		if registry, err := sysregistriesv2.FindRegistry(sys, named.Name()); err == nil && registry == nil && onLoopback(reference.Domain(named)) {
-			sys.DockerInsecureSkipTLSVerify = types.OptionalBoolTrue
+		err = copyAccepted(ctx, sys, src, to)
+		if registry, e := sysregistriesv2.FindRegistry(sys, named.Name()); errors.Is(err, http.ErrSchemeMismatch) && e == nil && registry == nil && onLoopback(reference.Domain(named)) {
+			sys.DockerInsecureSkipTLSVerify = types.OptionalBoolTrue // plain HTTP
+			err = copyAccepted(ctx, sys, src, to)
 		}
-		return copyAccepted(ctx, sys, src, to)
+		return err
 	})
 	if err != nil {
 		return "", fmt.Errorf("push %s: %w", named, err)

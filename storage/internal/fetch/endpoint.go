@@ -227,7 +227,7 @@ func (e *endpoint) detect(ctx context.Context) error {
 		return nil
 	}
 	schemes := []string{"https"}
-	if e.Insecure {
+	if e.Insecure || e.Local {
 		schemes = append(schemes, "http")
 	}
 	var failed error
@@ -240,7 +240,10 @@ func (e *endpoint) detect(ctx context.Context) error {
 		resp, err := e.send(e.client, e.dressed(req))
 		if err != nil {
 			failed = err
-			continue
+			if e.Insecure || errors.Is(err, http.ErrSchemeMismatch) {
+				continue
+			}
+			return err
 		}
 		discard(resp)
 		if resp.StatusCode == http.StatusUnauthorized && sameServer(resp.Request.URL, &u) {

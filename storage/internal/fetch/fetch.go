@@ -36,6 +36,8 @@ type Endpoint struct {
 	Repo string // path of the repository there
 	// Insecure allows certificates that can't be verified, and plain HTTP.
 	Insecure bool
+	// Local allows plain HTTP where the endpoint does not speak HTTPS.
+	Local bool
 	// Namespace is sent as the query parameter "ns", unless it is empty.
 	Namespace string
 	// TLS has the certificates of certs.d; nil is the system's.
