@@ -38,7 +38,7 @@ func TestHealthOptions(t *testing.T) {
 		"timeout":      func(h *api.Health) { h.Timeout = -1 },
 		"start period": func(h *api.Health) { h.StartPeriod = -1 },
 		"retries":      func(h *api.Health) { h.Retries = -1 },
-		"on failure":   func(h *api.Health) { h.OnFailure = "restart" },
+		"on failure":   func(h *api.Health) { h.OnFailure = "reboot" },
 	} {
 		if err := parse(bad); !errors.Is(err, errdefs.ErrInvalidArgument) {
 			t.Errorf("%s: %v", name, err)
