@@ -134,11 +134,6 @@ func (im *Images) Remove(ctx context.Context, ref string) error {
 	if img.ReadOnly {
 		return fmt.Errorf("%w: remove %s where it was made", ErrReadOnlyImage, ref)
 	}
-	resume, err := im.store.spares.suspend(ctx, img.ID)
-	if err != nil {
-		return err
-	}
-	defer resume()
 	end, err := im.store.images.remove(ctx, img.ID)
 	if err != nil {
 		return err

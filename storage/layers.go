@@ -24,7 +24,6 @@ type layerStore struct {
 	images  holds // by Rootfs.Create until its record is written
 	reserve reserve
 	vetted  vetted
-	spares  *spares
 
 	// Set by open.
 	driver choice
@@ -93,9 +92,6 @@ func (d directories) staging() string { return filepath.Join(d.overlay(), "stagi
 
 // rootfs is the directory of a root file system; of all for "".
 func (d directories) rootfs(id string) string { return filepath.Join(d.own, "rootfs", id) }
-
-// spare is the directory of a spare root file system; of all for "".
-func (d directories) spare(id string) string { return filepath.Join(d.own, "spares", id) }
 
 // imageMount is the directory of an image mount; of all for "".
 func (d directories) imageMount(key string) string { return filepath.Join(d.own, "mounts", key) }

@@ -31,10 +31,6 @@ type Options struct {
 	// above the mount must be searchable by others, which the user's home
 	// rarely is: name a directory in a tmpfs of the node's mount namespace.
 	MountDir string
-	// Spares is of how many images, those used last, a root file system is kept ready for
-	// the next container; with fuse-overlayfs only. Each is dropped a minute after its
-	// image was last used, and when memory is short.
-	Spares int
 	// AdditionalStores are read-only containers/storage roots, for example
 	// Podman's. One that does not exist is left out, with a warning.
 	AdditionalStores []string

@@ -76,10 +76,6 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 		}
 	}()
 	s := &Store{Images: newImages(l), Rootfs: &Rootfs{store: l}, layers: l, lock: lock}
-	l.spares = newSpares(s.Rootfs, o.Spares)
-	if err := l.spares.sweep(); err != nil {
-		l.log.Warn("old spare root file systems not removed", "error", err)
-	}
 	err = l.reserve.use(func() error {
 		if err := l.open(ctx); err != nil {
 			return err
@@ -104,7 +100,6 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 // stay mounted. Idempotent.
 func (s *Store) Close() error {
 	s.Images.close()
-	s.layers.spares.close()
 	if err := s.layers.vet(); err != nil { // the library reads its lists once more
 		s.layers.log.Warn("the store's lists can't be looked at", "error", err)
 	}

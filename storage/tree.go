@@ -53,12 +53,6 @@ func (r *Rootfs) create(ctx context.Context, dir string, spec RootfsSpec) (path 
 		}
 		err = errors.Join(err, r.removeTree(dir))
 	}()
-	plain := !want.ReadOnly && len(want.UIDMap) == 0 && len(want.GIDMap) == 0
-	if plain {
-		if path, ok := r.store.spares.handOut(ctx, want.ImageID, dir); ok {
-			return path, nil
-		}
-	}
 	layers, err := r.claimImage(ctx, dir, want)
 	if err != nil {
 		return "", err
@@ -66,11 +60,7 @@ func (r *Rootfs) create(ctx context.Context, dir string, spec RootfsSpec) (path 
 	if err := r.writeTree(dir, want, layers); err != nil {
 		return "", err
 	}
-	path, err = r.mount(ctx, dir, want)
-	if err == nil && plain {
-		r.store.spares.want(want.ImageID)
-	}
-	return path, err
+	return r.mount(ctx, dir, want)
 }
 
 // complete reports whether writeTree has finished.

@@ -41,7 +41,6 @@ func storageOptions(cfg *config.Config, node *rootless.Node) storage.Options {
 		MountProgram:         lookUp(cfg.Storage.MountProgram),
 		AdditionalStores:     cfg.Storage.AdditionalImageStores,
 		AllowVFS:             cfg.Storage.AllowVFS,
-		Spares:               cfg.Storage.SpareRootfs,
 		IgnoreChownErrors:    cfg.Storage.IgnoreChownErrors || node.SingleID(),
 		RegistriesConf:       cfg.Images.RegistriesConf,
 		PolicyJSON:           cfg.Images.Policy,

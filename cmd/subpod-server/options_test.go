@@ -58,7 +58,7 @@ func TestStorageOptions(t *testing.T) {
 	got.MountDir, got.Log = "", nil // of the machine
 	want := storage.Options{
 		Root: "/data/x/storage", RunRoot: "/run/x/storage", Driver: "auto", AllowVFS: true,
-		Spares: 2, MountProgram: filepath.Join(path, "fuse-overlayfs"), AdditionalStores: []string{"/ro"},
+		MountProgram: filepath.Join(path, "fuse-overlayfs"), AdditionalStores: []string{"/ro"},
 		RegistriesConf: "/registries", PolicyJSON: "/policy", AuthFile: "/auth", CertsDir: "/certs",
 		MaxParallelDownloads: 5, PullTimeout: 7 * time.Second, Pinned: []string{"p*"}, Limits: limits,
 	}

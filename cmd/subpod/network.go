@@ -256,7 +256,7 @@ func newNetworkRemove(a *app) *cobra.Command {
 					if !force {
 						break
 					}
-					if err := removePod(cmd.Context(), conn, id, ""); err != nil {
+					if err := remove(cmd.Context(), conn, id, true); err != nil && !client.IsNotFound(err) && !errors.Is(err, client.ErrNotFound) {
 						return err
 					}
 				}

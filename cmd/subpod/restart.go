@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -228,10 +229,21 @@ by SIGKILL or by its stop signal is not restarted, whatever its restart policy.`
 				if err != nil {
 					return err
 				}
+				var errs []error
+				killed := false
 				for _, x := range t.containers {
-					if err := client.Kill(cmd.Context(), conn.Client, x.Id, int(sig)); err != nil {
+					err := client.Kill(cmd.Context(), conn.Client, x.Id, int(sig))
+					if t.wholePod && err != nil && x.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
+						errs = append(errs, err) // it matters if nothing of the pod runs
+						continue
+					}
+					if err != nil {
 						return err
 					}
+					killed = true
+				}
+				if !killed {
+					return errors.Join(errs...)
 				}
 				fmt.Fprintln(cmd.OutOrStdout(), ref)
 				return nil

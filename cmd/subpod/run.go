@@ -80,6 +80,11 @@ func (o *runOptions) run(ctx context.Context, conn *connection, args []string) (
 	switch {
 	case o.name == "":
 		o.name = newName(args[0])
+	case o.replace && o.joins():
+		// The container of that pod; a pod may have the same name.
+		if err := remove(ctx, conn, o.pod+"/"+o.name, true); err != nil && !client.IsNotFound(err) && !errors.Is(err, client.ErrNotFound) {
+			return err
+		}
 	case o.replace:
 		if err := removeNamed(ctx, conn, o.name); err != nil {
 			return err

@@ -98,7 +98,7 @@ func (o *moreOptions) addLifeFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.detachKeys, "detach-keys", defaultDetachKeys, "keys that detach from the container; \"\" for none")
 	f.BoolVar(&o.sigProxy, "sig-proxy", true, "forward signals to the command")
 	f.StringArrayVarP(&o.attach, "attach", "a", nil, "stdin, stdout or stderr: what to attach to (default: all)")
-	f.BoolVar(&o.replace, "replace", false, "remove the pod that has the name")
+	f.BoolVar(&o.replace, "replace", false, "remove the pod that has the name, with --pod the container")
 	f.BoolVar(&o.removeImage, "rmi", false, "with --rm, also remove the image afterwards, unless it is used")
 }
 

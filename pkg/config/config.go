@@ -59,7 +59,6 @@ type Storage struct {
 	Driver                string   `toml:"driver"`    // fuse-overlayfs, native, auto, vfs
 	AllowVFS              bool     `toml:"allow_vfs"` // of auto
 	MountProgram          string   `toml:"mount_program" path:"command"`
-	SpareRootfs           int      `toml:"spare_rootfs"` // images; of fuse-overlayfs
 	AdditionalImageStores []string `toml:"additional_image_stores" path:"dir"`
 	IgnoreChownErrors     bool     `toml:"ignore_chown_errors"`
 }

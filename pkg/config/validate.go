@@ -83,7 +83,6 @@ func (v *validator) mtu(key string, mtu int) { v.within(key, mtu, 1280, 65521) }
 
 func (v *validator) storage(s Storage, i Images) {
 	v.oneOf("storage.driver", s.Driver, "fuse-overlayfs", "native", "auto", "vfs")
-	v.within("storage.spare_rootfs", s.SpareRootfs, 0, 16)
 	v.noneEmpty("storage.additional_image_stores", s.AdditionalImageStores)
 	v.noneEmpty("images.pinned", i.Pinned)
 	v.within("images.max_parallel_downloads", i.MaxParallelDownloads, 1, 64)

@@ -178,7 +178,7 @@ var ErrPolicy = errors.New("expected no, on-failure[:MAX], unless-stopped or alw
 func ParsePolicy(text string) (Policy, error) {
 	name, limit, given := strings.Cut(text, ":")
 	switch name {
-	case "", No:
+	case "", No, "never": // as Kubernetes has it
 		name = No
 	case OnFailure:
 		if !given {

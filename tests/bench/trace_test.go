@@ -31,7 +31,7 @@ var traceSteps = []struct {
 	text        string
 	follows     bool // what comes later counts for the steps after it
 }{
-	{what: "the root file system is mounted (or a spare one bound)", comm: "subpod-server", event: "sys_enter_mount"},
+	{what: "the root file system is mounted", comm: "subpod-server", event: "sys_enter_mount"},
 	{what: "conmon is started", comm: "conmon", event: "sched_process_exec", follows: true},
 	{what: "conmon goes into the background", comm: "conmon", event: "sched_process_fork", follows: true},
 	{what: "crun is started", comm: "crun", event: "sched_process_exec", follows: true},

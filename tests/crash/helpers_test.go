@@ -60,7 +60,6 @@ func sabotaged(t *testing.T) (*rig, func(program, what string)) {
 		orders[h.name]("")
 		fmt.Fprintf(&config, "%s\n%s = %q\n", h.section, h.key, script)
 	}
-	config.WriteString("spare_rootfs = 0\n") // of [storage]: each container has fuse-overlayfs started
 	n.WriteHome(".config/subpod/subpod.toml", config.String())
 	n.Run()
 	r := startedRig(t, n)
@@ -108,7 +107,7 @@ func TestHelpersFail(t *testing.T) {
 
 // TestHelpersKilled kills what belongs to a running container.
 func TestHelpersKilled(t *testing.T) {
-	r := newRig(t, node.Options{Config: "[storage]\nspare_rootfs = 0\n"}) // none but the container's is killed
+	r := newRig(t, node.Options{})
 	before := r.warm()
 	for _, victim := range []string{"conmon", "fuse-overlayfs", "slirp4netns", "sh"} {
 		t.Run(victim, func(t *testing.T) {

@@ -267,19 +267,12 @@ func (r *rig) picture() leak.Snapshot {
 			s[before+"node/netns"] = words
 		}
 	}
-	spares := 0
 	for _, pattern := range []string{
 		"storage/overlay/*", "storage/overlay-layers/*", "storage/overlay-images/*", "storage/subpod/*/*", "net/*", "net/*/*", "*",
 	} {
 		files, _ := filepath.Glob(filepath.Join(r.DataDir, pattern))
 		for _, f := range files {
 			name := strings.TrimPrefix(f, r.DataDir)
-			// Root file systems that are kept ready: of two images by default.
-			if strings.Contains(name, "/subpod/spares/") {
-				if spares++; spares <= 2 {
-					continue
-				}
-			}
 			// A background sync of the pull before.
 			if strings.Contains(name, "/unsynced/") || strings.HasSuffix(name, ".lock") {
 				continue

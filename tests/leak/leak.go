@@ -314,27 +314,7 @@ func Node(inside Output, runDir string) (Snapshot, error) {
 		name, body, _ := strings.Cut(section, "\n")
 		s.section(name, body, runDir)
 	}
-	s.forgetSpares()
 	return s, nil
-}
-
-// forgetSpares takes out the root file systems that are kept ready for the next container,
-// with a process for each: they are no container's, come a moment after one and go a
-// minute after the last one.
-func (s Snapshot) forgetSpares() {
-	const programs = "process fuse-overlayfs, number "
-	for name := range s {
-		if !strings.HasPrefix(name, "mount /") || !strings.Contains(name, "/spares/") || !strings.Contains(name, "fuse-overlayfs") {
-			continue
-		}
-		delete(s, name)
-		for n := len(s); n > 0; n-- {
-			if _, ok := s[programs+strconv.Itoa(n)]; ok {
-				delete(s, programs+strconv.Itoa(n))
-				break
-			}
-		}
-	}
 }
 
 func (s Snapshot) section(name, body, runDir string) {

@@ -135,22 +135,3 @@ func TestMountsOfOthers(t *testing.T) {
 		t.Errorf("of three mounts two are the node's, found %v", node)
 	}
 }
-
-// A root file system that is kept ready is no leak, and hides none.
-func TestSparesAreNoLeak(t *testing.T) {
-	s := Snapshot{}
-	s.section("mounts", "30 1 0:50 / /run/subpod-rootfs/spares/a rw - fuse.fuse-overlayfs fuse-overlayfs rw\n"+
-		"31 1 0:51 / /run/subpod-rootfs/rootfs/b rw - fuse.fuse-overlayfs fuse-overlayfs rw\n", "/run/user/1/subpod")
-	for i := range 2 {
-		s["process fuse-overlayfs, number "+strconv.Itoa(i+1)] = ""
-	}
-	s.forgetSpares()
-	if len(s) != 2 {
-		t.Errorf("left: %v", s)
-	}
-	for _, name := range []string{"mount /run/subpod-rootfs/rootfs/b (fuse.fuse-overlayfs /)", "process fuse-overlayfs, number 1"} {
-		if _, ok := s[name]; !ok {
-			t.Errorf("not seen any more: %s in %v", name, s)
-		}
-	}
-}
