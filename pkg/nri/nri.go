@@ -21,6 +21,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/nri/pkg/adaptation"
 	"github.com/containerd/nri/pkg/log"
+	"github.com/containerd/ttrpc"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -86,7 +87,8 @@ func New(o Options) (*Plugins, error) {
 	adaptation.SetPluginRequestTimeout(requestTimeout)
 	var err error
 	n.runtime, err = adaptation.New("subpod", o.Version, n.synchronize, n.updateContainers,
-		adaptation.WithSocketPath(o.Socket), adaptation.WithPluginPath(""), adaptation.WithMetrics(counter{&n.count}))
+		adaptation.WithSocketPath(o.Socket), adaptation.WithPluginPath(""), adaptation.WithMetrics(counter{&n.count}),
+		adaptation.WithTTRPCOptions([]ttrpc.ClientOpts{ttrpc.WithUnaryClientInterceptor(patience)}, nil))
 	log.Set(logger{o.Log})
 	return n, err
 }
