@@ -143,7 +143,7 @@ func within(t *testing.T, what string, f func()) {
 	}()
 	select {
 	case <-done:
-	case <-time.After(20*time.Second):
+	case <-time.After(20 * time.Second):
 		t.Fatal(what + " waits for a plugin without an end")
 	}
 }
@@ -232,5 +232,64 @@ func TestInterrupted(t *testing.T) {
 	}
 	if told := c.told(); !strings.HasSuffix(told, "stop container") {
 		t.Errorf("the plugin was told %q", told)
+	}
+}
+
+// TestRegistering: what happens while the first plugin learns what there is reaches it
+// afterwards, and the limits that it asks for then are set when nobody waits for it any more.
+func TestRegistering(t *testing.T) {
+	c := state.Container{ID: "c", Config: state.Msg(&runtimeapi.ContainerConfig{})}
+	n := listening(t, none)
+	stopped, limited := make(chan error, 1), make(chan error, 1)
+	n.options.Limit = func(ctx context.Context, _ string, _ *runtimeapi.LinuxContainerResources) error {
+		// Another request has the container's lock, and talks to plugins.
+		err := n.Container(ctx, pod.ContainerUpdated, aPod(""), c)
+		limited <- errors.Join(err, ctx.Err())
+		return nil
+	}
+	p := &client{sync: func() []*api.ContainerUpdate {
+		go func() { stopped <- n.Container(context.Background(), pod.ContainerStop, aPod(""), c) }()
+		select {
+		case err := <-stopped:
+			stopped <- err
+		case <-time.After(100 * time.Millisecond): // it waits, as it must; it is told in any case
+		}
+		u := &api.ContainerUpdate{Linux: &api.LinuxContainerUpdate{Resources: &api.LinuxResources{}}}
+		u.SetContainerId("c")
+		return []*api.ContainerUpdate{u}
+	}}
+	connect(t, n, p, asItIs)
+	within(t, "the exit of a container", func() {
+		if err := <-stopped; err != nil {
+			t.Error(err)
+		}
+	})
+	if told := p.told(); told != "sync, stop container" {
+		t.Errorf("the plugin was told %q", told)
+	}
+	within(t, "a limit", func() {
+		if err := <-limited; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestLearningWhatIsCreated: a container whose creation ends while a plugin learns what there
+// is does not escape it.
+func TestLearningWhatIsCreated(t *testing.T) {
+	n := newPlugins(t)
+	c := state.Container{ID: "c", Config: state.Msg(&runtimeapi.ContainerConfig{})}
+	n.creating["c"] = creation{container: c}
+	n.options.List = func() ([]state.Pod, []state.Container) {
+		n.created("c") // just after the records were read
+		return nil, nil
+	}
+	learnt := 0
+	err := n.synchronize(t.Context(), func(_ context.Context, _ []*adaptation.PodSandbox, containers []*adaptation.Container) ([]*adaptation.ContainerUpdate, error) {
+		learnt = len(containers)
+		return nil, nil
+	})
+	if err != nil || learnt != 1 {
+		t.Errorf("the plugin learns of %d containers, %v", learnt, err)
 	}
 }

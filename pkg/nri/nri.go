@@ -110,25 +110,25 @@ func (n *Plugins) Close() { n.runtime.Stop() }
 // relay talks to plugins, when it is this request's turn. f is not called where there are
 // none. No plugin is registered meanwhile: one learns of everything exactly once.
 func (n *Plugins) relay(ctx context.Context, f func(ctx context.Context) error) error {
-	if n.count.Load() == 0 {
-		return nil
-	}
 	return n.relayNew(ctx, func() {}, f)
 }
 
-// relayNew is relay for what no record shows yet: keep is called in any case, and keeps it
-// for plugins that register later.
+// relayNew is relay for what no record shows yet: keep is called, also where there are no
+// plugins, and keeps it for those that register later.
 func (n *Plugins) relayNew(ctx context.Context, keep func(), f func(ctx context.Context) error) error {
-	block := n.runtime.BlockPluginSync() // waits for a plugin that registers just now
-	defer block.Unblock()
+	ctx, cancel := context.WithTimeout(ctx, turnTimeout)
+	defer cancel()
+	unblock, err := n.blockRegistration(ctx)
+	if err != nil {
+		return err
+	}
+	defer unblock()
 	n.mu.Lock()
 	keep()
 	n.mu.Unlock()
 	if n.count.Load() == 0 {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, turnTimeout)
-	defer cancel()
 	select {
 	case n.turn <- struct{}{}:
 		defer func() { <-n.turn }()
@@ -136,6 +136,20 @@ func (n *Plugins) relayNew(ctx context.Context, keep func(), f func(ctx context.
 		return fmt.Errorf("%w: %w", ErrBusy, ctx.Err())
 	}
 	return f(ctx)
+}
+
+// blockRegistration waits for a plugin that registers just now, and keeps others from it
+// until unblock is called.
+func (n *Plugins) blockRegistration(ctx context.Context) (unblock func(), err error) {
+	blocked := make(chan *adaptation.PluginSyncBlock, 1)
+	go func() { blocked <- n.runtime.BlockPluginSync() }()
+	select {
+	case b := <-blocked:
+		return b.Unblock, nil
+	case <-ctx.Done():
+		go func() { (<-blocked).Unblock() }()
+		return nil, fmt.Errorf("%w: %w", ErrBusy, ctx.Err())
+	}
 }
 
 // Pod tells plugins of a pod sandbox, and returns what one of them has against it.
