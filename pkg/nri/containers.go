@@ -88,7 +88,7 @@ func (n *Plugins) evict(ctx context.Context, list []*adaptation.ContainerEvictio
 		go func() {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), changeTimeout)
 			defer cancel()
-			n.options.Log.Info("an NRI plugin ends a container", "container", e.GetContainerId(), "reason", e.GetReason())
+			n.options.Log.Info("an NRI plugin ends a container", "container", e.GetContainerId(), "reason", cut(e.GetReason()))
 			if err := n.options.Kill(ctx, e.GetContainerId()); err != nil {
 				n.options.Log.Warn("a container that an NRI plugin wants to end is still there", "container", e.GetContainerId(), "error", err)
 			}

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -240,8 +241,28 @@ func named(err error) error {
 	if err == nil || errors.Is(err, ErrBusy) {
 		return err
 	}
-	return fmt.Errorf("NRI: %w", err)
+	return fmt.Errorf("NRI: %w", short{err})
 }
+
+// maxText is how much of a plugin's words is passed on, in bytes: they go to the client, into
+// the log, and into the record of a container whose start is refused.
+const maxText = 1024
+
+func cut(text string) string {
+	if len(text) <= maxText {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxText], "") + "…"
+}
+
+// short is an error of which the text is cut.
+type short struct{ error }
+
+// Error implements error.
+func (s short) Error() string { return cut(s.error.Error()) }
+
+// Unwrap returns the error.
+func (s short) Unwrap() error { return s.error }
 
 // counter counts plugins: while there are none, nobody waits for a turn.
 type counter struct{ n *atomic.Int32 }
