@@ -145,6 +145,7 @@ func (b *base) rebuild(held *heldPod) error {
 		return err
 	}
 	next, told := held.Pod, false
+	next.Status = state.PodStatus{Phase: state.PodCreating} // as plugins see it
 	err = b.Sandboxes.Build(held.ctx, plan, &next)
 	if err == nil {
 		told = true
