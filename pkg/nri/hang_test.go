@@ -145,7 +145,7 @@ func within(t *testing.T, what string, f func()) {
 	}()
 	select {
 	case <-done:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal(what + " waits for a plugin without an end")
 	}
 }
@@ -172,13 +172,13 @@ func TestDeafPlugin(t *testing.T) {
 			list, syncing := none, make(chan struct{})
 			if when == "registering" {
 				list = func() ([]state.Pod, []state.Container) {
+					adaptation.SetPluginRequestTimeout(200 * time.Millisecond)
 					close(syncing)
 					return []state.Pod{aPod(strings.Repeat("x", long))}, nil
 				}
 			}
 			n := listening(t, list)
-			adaptation.SetPluginRequestTimeout(200 * time.Millisecond)
-			defer adaptation.SetPluginRequestTimeout(requestTimeout)
+			t.Cleanup(func() { adaptation.SetPluginRequestTimeout(requestTimeout) })
 			c := &client{configure: func() {
 				if when == "registering" {
 					close(now)
@@ -188,6 +188,7 @@ func TestDeafPlugin(t *testing.T) {
 			t.Cleanup(func() { close(over) })
 			if when == "later" {
 				registered(t, n)
+				adaptation.SetPluginRequestTimeout(200 * time.Millisecond)
 				close(now)
 			} else {
 				<-syncing
