@@ -13,8 +13,6 @@ import (
 	"github.com/containerd/nri/pkg/api"
 	"github.com/containerd/nri/pkg/stub"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/pod"
@@ -298,13 +296,13 @@ func TestLearningWhatIsCreated(t *testing.T) {
 }
 
 // TestLongRefusal: of what a plugin says against a request as much is passed on as a person
-// reads, and its code.
+// reads.
 func TestLongRefusal(t *testing.T) {
 	n := listening(t, none)
-	connect(t, n, &client{run: func() error { return status.Error(codes.PermissionDenied, strings.Repeat("ä", 1<<20)) }}, asItIs)
+	connect(t, n, &client{run: func() error { return errors.New("no" + strings.Repeat("ä", 1<<20)) }}, asItIs)
 	registered(t, n)
 	err := n.Pod(t.Context(), pod.PodRun, aPod(""))
-	if s, ok := status.FromError(err); !ok || s.Code() != codes.PermissionDenied || len(s.Message()) > 2*maxText || !strings.HasPrefix(s.Message(), "NRI: ") {
-		t.Errorf("%d bytes, code %v", len(s.Message()), s.Code())
+	if err == nil || len(err.Error()) > 2*maxText || !strings.HasPrefix(err.Error(), "NRI: ") || !strings.Contains(err.Error(), "noä") {
+		t.Errorf("%.2100v", err)
 	}
 }
