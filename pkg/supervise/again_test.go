@@ -353,3 +353,28 @@ func TestUnhealthyAndStopped(t *testing.T) {
 		}
 	}
 }
+
+// TestUnhealthyOfStoppedPod: the same for a pod that has no policy, whose stop is on record in
+// its phase only.
+func TestUnhealthyOfStoppedPod(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(play(containerOf("a", workload.Main, workload.No)))
+		s := f.serve(t)
+		defer s.Close()
+		synctest.Wait()
+		f.mu.Lock()
+		f.pod.Workload = nil
+		f.mu.Unlock()
+		f.ending = func() {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			f.pod.Status.Phase = state.PodNotReady
+		}
+		if err := s.RestartUnhealthy(t.Context(), "pod", "id-a", time.Second); err != nil {
+			t.Error(err)
+		}
+		if f.count("start a") != 1 || f.count("rebuild") > 0 {
+			t.Errorf("%v", f.log)
+		}
+	})
+}

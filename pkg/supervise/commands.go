@@ -210,7 +210,10 @@ func (s *Supervisor) RestartPod(ctx context.Context, podID, id string, grace tim
 // its user has stopped, and that ends just now, stays so.
 func (s *Supervisor) RestartUnhealthy(ctx context.Context, podID, id string, grace time.Duration) error {
 	return s.restart(ctx, podID, id, grace, func(p state.Pod, name string) bool {
-		return p.Workload == nil || p.Supervised() && !p.Supervision.Containers[name].Stopped
+		if p.Workload == nil {
+			return p.Status.Phase == state.PodReady
+		}
+		return p.Supervised() && !p.Supervision.Containers[name].Stopped
 	})
 }
 
