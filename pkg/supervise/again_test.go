@@ -358,19 +358,19 @@ func TestUnhealthyAndStopped(t *testing.T) {
 // its phase only.
 func TestUnhealthyOfStoppedPod(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake(play(containerOf("a", workload.Main, workload.No)))
+		f := newFake(nil)
 		s := f.serve(t)
 		defer s.Close()
-		synctest.Wait()
-		f.mu.Lock()
-		f.pod.Workload = nil
-		f.mu.Unlock()
+		id, err := f.CreateContainer(t.Context(), "pod", &runtimeapi.ContainerConfig{Metadata: &runtimeapi.ContainerMetadata{Name: "a"}})
+		if err := errors.Join(err, f.StartAgain(t.Context(), id, nil, false, func(state.Pod) bool { return true })); err != nil {
+			t.Fatal(err)
+		}
 		f.ending = func() {
 			f.mu.Lock()
 			defer f.mu.Unlock()
 			f.pod.Status.Phase = state.PodNotReady
 		}
-		if err := s.RestartUnhealthy(t.Context(), "pod", "id-a", time.Second); err != nil {
+		if err := s.RestartUnhealthy(t.Context(), "pod", id, time.Second); err != nil {
 			t.Error(err)
 		}
 		if f.count("start a") != 1 || f.count("rebuild") > 0 {
