@@ -181,7 +181,7 @@ func (d *dependencies) connect(cfg *config.Config, node *rootless.Node, executor
 		Forget:     collector.Forget,
 		Changed:    func(podID string) { d.units.Kick(podID) },
 		Restart: func(ctx context.Context, podID, id string, grace time.Duration) error {
-			return d.units.RestartPod(ctx, podID, id, grace)
+			return d.units.RestartUnhealthy(ctx, podID, id, grace)
 		},
 		Log: slog.Default(),
 	}

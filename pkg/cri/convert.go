@@ -19,7 +19,7 @@ import (
 // other runtimes look for pid and runtimeSpec: pid is a process in the pod's namespaces, the
 // pause process or a container's, 0 where there is none.
 func podInfo(p state.Pod, containers []state.Container) (map[string]string, error) {
-	pid := p.Allocated.Pins.Pause.PID
+	pid := p.PausePID()
 	for _, c := range containers {
 		if pid == 0 {
 			pid = initPID(c)

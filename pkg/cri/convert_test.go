@@ -231,8 +231,8 @@ func TestVerbose(t *testing.T) {
 	}
 }
 
-// TestPID: a container that has ended has no process, whoever has its PID by now; a pod
-// sandbox without a pause process has its containers'.
+// TestPID: a container that has ended, or a pod sandbox that was stopped, has no process,
+// whoever has its PID by now; a pod sandbox without a pause process has its containers'.
 func TestPID(t *testing.T) {
 	c := containerRecord("c", "p", isExited, nil)
 	c.Allocated.Runtime = &oci.Container{Init: proc.ID{PID: 42}}
@@ -244,6 +244,10 @@ func TestPID(t *testing.T) {
 	info, err := podInfo(p, []state.Container{c})
 	if err != nil || !strings.Contains(info["info"], `"pid":7`) || !strings.Contains(info["info"], `"namespaces":[{"type":"network","path":"/run/net"}]`) {
 		t.Errorf("verbose status of a pod sandbox with a pause process: %v, %v", info, err)
+	}
+	p.Status.Phase = state.PodNotReady
+	if info, err := podInfo(p, []state.Container{c}); err != nil || !strings.Contains(info["info"], `"pid":0`) {
+		t.Errorf("verbose status of a pod sandbox that was stopped: %v, %v", info, err)
 	}
 }
 

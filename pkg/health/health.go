@@ -44,11 +44,11 @@ type Monitor struct {
 	Exec Exec
 
 	mu     sync.Mutex
-	states map[string]State // by container ID
+	states map[string]*State // by container ID; of its latest run
 }
 
 // New returns a Monitor.
-func New(exec Exec) *Monitor { return &Monitor{Exec: exec, states: map[string]State{}} }
+func New(exec Exec) *Monitor { return &Monitor{Exec: exec, states: map[string]*State{}} }
 
 // Of returns the state of a container; ok is false where it has no check.
 func (m *Monitor) Of(id string) (s State, ok bool) {
@@ -57,25 +57,27 @@ func (m *Monitor) Of(id string) (s State, ok bool) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s, ok = m.states[id]
+	state, ok := m.states[id]
+	if ok {
+		s = *state
+	}
 	return s, ok
-}
-
-func (m *Monitor) set(id string, s State) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.states[id] = s
 }
 
 // Follow checks a container until ctx ends, from when started returns the time of its
 // start. It calls failed, once, when the container becomes unhealthy, and again only after
 // it was healthy in between.
 func (m *Monitor) Follow(ctx context.Context, id string, h api.Health, started func() time.Time, failed func()) {
-	m.set(id, State{Status: Starting})
+	own := &State{Status: Starting}
+	m.mu.Lock()
+	m.states[id] = own
+	m.mu.Unlock()
 	defer func() {
 		m.mu.Lock()
-		delete(m.states, id)
-		m.mu.Unlock()
+		defer m.mu.Unlock()
+		if m.states[id] == own { // failed may have restarted it
+			delete(m.states, id)
+		}
 	}()
 	h = withDefaults(h)
 	for {
@@ -88,12 +90,14 @@ func (m *Monitor) Follow(ctx context.Context, id string, h api.Health, started f
 		if since.IsZero() {
 			continue
 		}
-		before, _ := m.Of(id)
+		before := *own
 		next := m.check(ctx, id, h, before, since)
 		if ctx.Err() != nil {
 			return
 		}
-		m.set(id, next)
+		m.mu.Lock()
+		*own = next
+		m.mu.Unlock()
 		if next.Status == Unhealthy && before.Status != Unhealthy {
 			failed()
 		}

@@ -3,7 +3,9 @@ package health_test
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/subpod/subpod/pkg/api"
@@ -57,4 +59,34 @@ func TestFollow(t *testing.T) {
 	if _, ok := m.Of("c"); ok {
 		t.Error("the state outlives the container")
 	}
+}
+
+// TestRestarted: who restarts a container because it is unhealthy does not take away what is
+// known of its next run: that starts, and its first checks do not count yet.
+func TestRestarted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := health.New(func(context.Context, string, []string, time.Duration) (int32, []byte, error) { return 1, nil, nil })
+		h := api.Health{Command: []string{"x"}, Interval: time.Second, Retries: 1}
+		start := func() time.Time { return time.Now() }
+		first, end := context.WithCancel(t.Context())
+		second, endSecond := context.WithCancel(t.Context())
+		var runs sync.WaitGroup
+		runs.Go(func() {
+			m.Follow(first, "c", h, start, func() {
+				end()
+				runs.Go(func() {
+					late := h
+					late.StartPeriod = time.Hour
+					m.Follow(second, "c", late, start, func() { t.Error("unhealthy while it starts") })
+				})
+				synctest.Wait()
+			})
+		})
+		time.Sleep(10 * time.Second)
+		if s, ok := m.Of("c"); !ok || s.Status != health.Starting {
+			t.Errorf("after the restart: %+v, %v", s, ok)
+		}
+		endSecond()
+		runs.Wait()
+	})
 }

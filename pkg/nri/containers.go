@@ -2,6 +2,8 @@ package nri
 
 import (
 	"context"
+	"maps"
+	"slices"
 
 	"github.com/containerd/nri/pkg/adaptation"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -16,8 +18,9 @@ import (
 // ContainerUndone afterwards.
 func (n *Plugins) Adjust(ctx context.Context, p state.Pod, c state.Container, spec *specs.Spec) (*ocispec.Adjustment, error) {
 	var resp *adaptation.CreateContainerResponse
-	asked := containerMessage(c, spec)
+	var asked *adaptation.Container
 	err := n.relayNew(ctx, func() { n.creating[c.ID] = creation{c, spec} }, func(ctx context.Context) (err error) {
+		asked = containerMessage(c, spec)
 		resp, err = n.runtime.CreateContainer(ctx, &adaptation.CreateContainerRequest{Pod: podMessage(p), Container: asked})
 		return err
 	})
@@ -85,7 +88,7 @@ func (n *Plugins) evict(ctx context.Context, list []*adaptation.ContainerEvictio
 		go func() {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), changeTimeout)
 			defer cancel()
-			n.options.Log.Info("an NRI plugin ends a container", "container", e.GetContainerId(), "reason", e.GetReason())
+			n.options.Log.Info("an NRI plugin ends a container", "container", e.GetContainerId(), "reason", cut(e.GetReason()))
 			if err := n.options.Kill(ctx, e.GetContainerId()); err != nil {
 				n.options.Log.Warn("a container that an NRI plugin wants to end is still there", "container", e.GetContainerId(), "error", err)
 			}
@@ -104,19 +107,17 @@ func (n *Plugins) synchronize(ctx context.Context, tell adaptation.SyncCB) error
 		_, err := tell(ctx, nil, nil)
 		return err
 	}
-	pods, containers := n.options.List()
+	// Read before the records: what is taken out of it in between has a record.
 	n.mu.Lock()
-	var creating []creation
-	for _, c := range n.creating {
-		creating = append(creating, c)
-	}
+	creating, built := slices.Collect(maps.Values(n.creating)), maps.Clone(n.built)
+	n.mu.Unlock()
+	pods, containers := n.options.List()
 	podMessages, messages := []*adaptation.PodSandbox{}, []*adaptation.Container{}
 	for _, p := range pods {
-		if p.Status.Phase != state.PodCreating || n.built[p.ID] {
+		if p.Status.Phase != state.PodCreating || built[p.ID] {
 			podMessages = append(podMessages, podMessage(p))
 		}
 	}
-	n.mu.Unlock()
 	listed := map[string]bool{}
 	for _, c := range containers {
 		if s := c.State(); s == runtimeapi.ContainerState_CONTAINER_CREATED || s == runtimeapi.ContainerState_CONTAINER_RUNNING {
@@ -133,6 +134,7 @@ func (n *Plugins) synchronize(ctx context.Context, tell adaptation.SyncCB) error
 	if err != nil {
 		return err
 	}
-	n.limit(ctx, updates)
+	// Those wait for containers' locks, whose holders may wait for this registration.
+	go n.limit(ctx, updates)
 	return nil
 }

@@ -25,7 +25,7 @@ func podMessage(p state.Pod) *adaptation.PodSandbox {
 	}
 	out := &adaptation.PodSandbox{
 		Id: p.ID, Name: cfg.GetMetadata().GetName(), Uid: cfg.GetMetadata().GetUid(), Namespace: cfg.GetMetadata().GetNamespace(),
-		Labels: cfg.GetLabels(), Annotations: cfg.GetAnnotations(), RuntimeHandler: p.RuntimeHandler(), Pid: uint32(pins.Pause.PID),
+		Labels: cfg.GetLabels(), Annotations: cfg.GetAnnotations(), RuntimeHandler: p.RuntimeHandler(), Pid: uint32(p.PausePID()),
 		Linux: &adaptation.LinuxPodSandbox{
 			CgroupParent: linux.GetCgroupParent(), CgroupsPath: p.Allocated.Cgroup, PodOverhead: fromCRI(overhead), PodResources: fromCRI(resources),
 		},

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,6 +22,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/nri/pkg/adaptation"
 	"github.com/containerd/nri/pkg/log"
+	"github.com/containerd/ttrpc"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -86,7 +88,8 @@ func New(o Options) (*Plugins, error) {
 	adaptation.SetPluginRequestTimeout(requestTimeout)
 	var err error
 	n.runtime, err = adaptation.New("subpod", o.Version, n.synchronize, n.updateContainers,
-		adaptation.WithSocketPath(o.Socket), adaptation.WithPluginPath(""), adaptation.WithMetrics(counter{&n.count}))
+		adaptation.WithSocketPath(o.Socket), adaptation.WithPluginPath(""), adaptation.WithMetrics(counter{&n.count}),
+		adaptation.WithTTRPCOptions([]ttrpc.ClientOpts{ttrpc.WithUnaryClientInterceptor(patience)}, nil))
 	log.Set(logger{o.Log})
 	return n, err
 }
@@ -108,25 +111,25 @@ func (n *Plugins) Close() { n.runtime.Stop() }
 // relay talks to plugins, when it is this request's turn. f is not called where there are
 // none. No plugin is registered meanwhile: one learns of everything exactly once.
 func (n *Plugins) relay(ctx context.Context, f func(ctx context.Context) error) error {
-	if n.count.Load() == 0 {
-		return nil
-	}
 	return n.relayNew(ctx, func() {}, f)
 }
 
-// relayNew is relay for what no record shows yet: keep is called in any case, and keeps it
-// for plugins that register later.
+// relayNew is relay for what no record shows yet: keep is called, also where there are no
+// plugins, and keeps it for those that register later.
 func (n *Plugins) relayNew(ctx context.Context, keep func(), f func(ctx context.Context) error) error {
-	block := n.runtime.BlockPluginSync() // waits for a plugin that registers just now
-	defer block.Unblock()
+	ctx, cancel := context.WithTimeout(ctx, turnTimeout)
+	defer cancel()
+	unblock, err := n.blockRegistration(ctx)
+	if err != nil {
+		return err
+	}
+	defer unblock()
 	n.mu.Lock()
 	keep()
 	n.mu.Unlock()
 	if n.count.Load() == 0 {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, turnTimeout)
-	defer cancel()
 	select {
 	case n.turn <- struct{}{}:
 		defer func() { <-n.turn }()
@@ -134,6 +137,20 @@ func (n *Plugins) relayNew(ctx context.Context, keep func(), f func(ctx context.
 		return fmt.Errorf("%w: %w", ErrBusy, ctx.Err())
 	}
 	return f(ctx)
+}
+
+// blockRegistration waits for a plugin that registers just now, and keeps others from it
+// until unblock is called.
+func (n *Plugins) blockRegistration(ctx context.Context) (unblock func(), err error) {
+	blocked := make(chan *adaptation.PluginSyncBlock, 1)
+	go func() { blocked <- n.runtime.BlockPluginSync() }()
+	select {
+	case b := <-blocked:
+		return b.Unblock, nil
+	case <-ctx.Done():
+		go func() { (<-blocked).Unblock() }()
+		return nil, fmt.Errorf("%w: %w", ErrBusy, ctx.Err())
+	}
 }
 
 // Pod tells plugins of a pod sandbox, and returns what one of them has against it.
@@ -224,8 +241,28 @@ func named(err error) error {
 	if err == nil || errors.Is(err, ErrBusy) {
 		return err
 	}
-	return fmt.Errorf("NRI: %w", err)
+	return fmt.Errorf("NRI: %w", short{err})
 }
+
+// maxText is how much of a plugin's words is passed on, in bytes: they go to the client, into
+// the log, and into the record of a container whose start is refused.
+const maxText = 1024
+
+func cut(text string) string {
+	if len(text) <= maxText {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxText], "") + "…"
+}
+
+// short is an error of which the text is cut.
+type short struct{ error }
+
+// Error implements error.
+func (s short) Error() string { return cut(s.error.Error()) }
+
+// Unwrap returns the error.
+func (s short) Unwrap() error { return s.error }
 
 // counter counts plugins: while there are none, nobody waits for a turn.
 type counter struct{ n *atomic.Int32 }

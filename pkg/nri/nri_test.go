@@ -32,14 +32,14 @@ func TestTurns(t *testing.T) {
 	n := newPlugins(t)
 	n.turn <- struct{}{} // another request talks to a plugin that hangs
 	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
+	defer cancel()
 	kept := 0
 	must := func(context.Context) error { t.Error("plugins are asked"); return nil }
 	if err := n.relayNew(ctx, func() { kept++ }, must); err != nil || kept != 1 {
 		t.Errorf("without plugins: %v, kept %d times", err, kept)
 	}
 	n.count.Store(1)
-	if err := n.relayNew(ctx, func() { kept++ }, must); !errors.Is(err, ErrBusy) || kept != 2 {
+	if err := n.relayNew(ctx, func() { kept++; cancel() }, must); !errors.Is(err, ErrBusy) || kept != 2 {
 		t.Errorf("behind a plugin that hangs: %v, kept %d times", err, kept)
 	}
 	<-n.turn

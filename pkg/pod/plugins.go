@@ -31,7 +31,7 @@ const (
 )
 
 // plugins are told what happens to pod sandboxes and containers: *nri.Plugins, noPlugins and
-// the fake of the tests. Each call is bounded in time by itself. What creates a container
+// the fake of the tests (plugins_test.go). Each call is bounded in time by itself. What creates a container
 // asks them, too (container.Builder.Adjust).
 type plugins interface {
 	Pod(ctx context.Context, m Moment, p state.Pod) error

@@ -126,9 +126,13 @@ func (r Restarter) Rebuild(ctx context.Context, podID string, wanted func(state.
 const rebuildReason = "it was being built again"
 
 func (b *base) rebuild(held *heldPod) error {
+	if !isStopped(held.Pod) {
+		b.notices.pod(held.ctx, PodStop, held.Pod)
+	}
 	if err := b.teardown(held.ctx, held.Pod); err != nil {
 		return err
 	}
+	b.notices.pod(held.ctx, PodRemove, held.Pod) // as for subscribers it is another one
 	plan, err := sandbox.NewPlan(held.ID, held.Config.V, b.Host)
 	if err != nil {
 		return err
@@ -140,9 +144,11 @@ func (b *base) rebuild(held *heldPod) error {
 	if err != nil {
 		return err
 	}
-	next := held.Pod
+	next, told := held.Pod, false
+	next.Status = state.PodStatus{Phase: state.PodCreating} // as plugins see it
 	err = b.Sandboxes.Build(held.ctx, plan, &next)
 	if err == nil {
+		told = true
 		err = b.Plugins.Pod(held.ctx, PodRun, next)
 	}
 	if err == nil {
@@ -156,6 +162,9 @@ func (b *base) rebuild(held *heldPod) error {
 		return nil
 	}
 	reason := ""
+	if told {
+		b.notices.pod(held.ctx, PodStop, next)
+	}
 	if undo := b.teardown(held.ctx, next); undo != nil {
 		err, reason = errors.Join(err, undo), "it could not be built again and not be undone: "+undo.Error()
 	}

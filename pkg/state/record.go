@@ -54,6 +54,14 @@ func (p Pod) RuntimeHandler() string {
 // Supervised reports whether the supervisor restarts what ends in the pod.
 func (p Pod) Supervised() bool { return p.Workload != nil && p.Supervision.Active() }
 
+// PausePID returns the pause process as the node sees it, 0 where there is none any more.
+func (p Pod) PausePID() int {
+	if p.Status.Phase == PodNotReady {
+		return 0
+	}
+	return p.Allocated.Pins.Pause.PID
+}
+
 // Resumable reports whether the supervisor may restart in this node what the user has last
 // stopped in an earlier one.
 func (p Pod) Resumable(nodeID string) bool {

@@ -319,3 +319,62 @@ func TestHalfRenamed(t *testing.T) {
 		}
 	})
 }
+
+// TestUnhealthyAndStopped: a container that fails its health check while its user stops it
+// stays stopped, also where the stop comes while it is ended to be restarted; one that nobody
+// stops is restarted.
+func TestUnhealthyAndStopped(t *testing.T) {
+	for _, stops := range []string{"never", "before", "meanwhile"} {
+		for _, made := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFake(play(containerOf("a", workload.Main, workload.Always)))
+				s := f.serve(t)
+				defer s.Close()
+				synctest.Wait()
+				if made {
+					f.pod.Workload.Containers[0].Config = nil
+				}
+				stop := func() { _ = f.MarkStopped(t.Context(), "id-a") }
+				switch stops {
+				case "before":
+					stop()
+				case "meanwhile":
+					f.ending = stop
+				}
+				if err := s.RestartUnhealthy(t.Context(), "pod", "id-a", time.Second); err != nil {
+					t.Error(err)
+				}
+				synctest.Wait()
+				want := map[bool]int{true: 2, false: 1}[stops == "never"]
+				if f.count("start a") != want || f.pod.Supervision.Containers["a"].Stopped == (stops == "never") {
+					t.Errorf("stops %s, made by a request %v: %v, %+v", stops, made, f.log, f.pod.Supervision)
+				}
+			})
+		}
+	}
+}
+
+// TestUnhealthyOfStoppedPod: the same for a pod that has no policy, whose stop is on record in
+// its phase only.
+func TestUnhealthyOfStoppedPod(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(nil)
+		s := f.serve(t)
+		defer s.Close()
+		id, err := f.CreateContainer(t.Context(), "pod", &runtimeapi.ContainerConfig{Metadata: &runtimeapi.ContainerMetadata{Name: "a"}})
+		if err := errors.Join(err, f.StartAgain(t.Context(), id, nil, false, func(state.Pod) bool { return true })); err != nil {
+			t.Fatal(err)
+		}
+		f.ending = func() {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			f.pod.Status.Phase = state.PodNotReady
+		}
+		if err := s.RestartUnhealthy(t.Context(), "pod", id, time.Second); err != nil {
+			t.Error(err)
+		}
+		if f.count("start a") != 1 || f.count("rebuild") > 0 {
+			t.Errorf("%v", f.log)
+		}
+	})
+}

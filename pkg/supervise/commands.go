@@ -203,6 +203,22 @@ func (s *Supervisor) started(p state.Pod, name string) bool {
 // RestartPod ends a pod, or where id is set this container of it, with a grace period, and
 // starts it. Its sandbox, with address and ports, stays where it is ready.
 func (s *Supervisor) RestartPod(ctx context.Context, podID, id string, grace time.Duration) error {
+	return s.restart(ctx, podID, id, grace, func(state.Pod, string) bool { return true })
+}
+
+// RestartUnhealthy is RestartPod for a container that nobody has asked to restart: one that
+// its user has stopped, and that ends just now, stays so.
+func (s *Supervisor) RestartUnhealthy(ctx context.Context, podID, id string, grace time.Duration) error {
+	return s.restart(ctx, podID, id, grace, func(p state.Pod, name string) bool {
+		if p.Workload == nil {
+			return p.Status.Phase == state.PodReady
+		}
+		return p.Supervised() && !p.Supervision.Containers[name].Stopped
+	})
+}
+
+// restart is RestartPod as long as the container of that name is wanted.
+func (s *Supervisor) restart(ctx context.Context, podID, id string, grace time.Duration, wanted func(p state.Pod, name string) bool) error {
 	p, err := s.Records.Pod(podID)
 	if err != nil {
 		return err
@@ -216,7 +232,8 @@ func (s *Supervisor) RestartPod(ctx context.Context, podID, id string, grace tim
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace+2*startTimeout)
 	defer cancel()
 	defer context.AfterFunc(s.ctx, cancel)()
-	if err := s.dueAfterEnd(podID, id); err != nil {
+	name := s.nameOf(podID, id)
+	if goesOn, err := s.dueAfterEnd(podID, name, wanted); err != nil || !goesOn {
 		return err
 	}
 	var ends errgroup.Group
@@ -227,6 +244,9 @@ func (s *Supervisor) RestartPod(ctx context.Context, podID, id string, grace tim
 	}
 	if err := ends.Wait(); err != nil {
 		return errors.Join(err, s.stopRestart(podID))
+	}
+	if p, err := s.Records.Pod(podID); err == nil && !wanted(p, inWorkload(p, name)) {
+		return nil // it was stopped meanwhile
 	}
 	return s.StartPod(ctx, podID, id)
 }
@@ -253,22 +273,14 @@ func (s *Supervisor) stopRestart(podID string) error {
 }
 
 // dueAfterEnd records, before a container is ended, that it is to be started then whatever
-// its policy: also by another server. Of a pod with more than one all end before any
-// starts.
-func (s *Supervisor) dueAfterEnd(podID, id string) error {
-	name := ""
-	for _, c := range s.Records.ContainersOf(podID) {
-		if c.ID == id {
-			name = c.Config.V.GetMetadata().GetName()
-		}
-	}
-	_, err := s.Pods.Supervise(podID, func(p state.Pod) (workload.Status, bool) {
+// its policy: also by another server. Without a name all of the pod end before any starts.
+// It reports whether the pod is wanted.
+func (s *Supervisor) dueAfterEnd(podID, name string, wanted func(p state.Pod, name string) bool) (goesOn bool, err error) {
+	_, err = s.Pods.Supervise(podID, func(p state.Pod) (workload.Status, bool) {
 		st := p.Supervision
-		if !p.Supervised() {
+		name := inWorkload(p, name)
+		if goesOn = wanted(p, name); !goesOn || !p.Supervised() {
 			return st, false
-		}
-		if isDirect(p) {
-			name = p.Workload.Containers[0].Name
 		}
 		if name != "" {
 			return st.With(name, workload.Progress{Generation: st.Containers[name].Generation}), true
@@ -276,7 +288,25 @@ func (s *Supervisor) dueAfterEnd(podID, id string) error {
 		st.Restarting = true
 		return st, true
 	})
-	return err
+	return goesOn, err
+}
+
+// nameOf returns the name of a container; "" for no container.
+func (s *Supervisor) nameOf(podID, id string) string {
+	for _, c := range s.Records.ContainersOf(podID) {
+		if c.ID == id {
+			return c.Config.V.GetMetadata().GetName()
+		}
+	}
+	return ""
+}
+
+// inWorkload returns the name that the pod's workload has for the container of that name.
+func inWorkload(p state.Pod, name string) string {
+	if p.Workload.Made() {
+		return p.Workload.Containers[0].Name
+	}
+	return name
 }
 
 // Kill notes that the user ends a container by a signal, before it is sent: it is not

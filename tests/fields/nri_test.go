@@ -162,15 +162,14 @@ func TestNRI(t *testing.T) {
 		e.run("adjustments", env.nriAdjustments)
 		e.run("refusals", env.nriRefusals)
 		e.run("plugins that hang", env.nriHanging)
+		e.run("reload", env.nriReload)
 	})
 }
 
 func (e env) nriEvents() {
 	before := e.pod("before", nil)
 	before.start("c", idle())
-	p := &plugin{}
-	p.ready = make(chan struct{})
-	e.plugin("10", p)
+	p := e.plugin("10", &plugin{})
 	pod := e.pod("pod", nil)
 	c := pod.start("c", idle())
 	p.update = func(*api.LinuxResources) *api.LinuxResources {
@@ -324,4 +323,13 @@ func (e env) nriHanging() {
 		pod.create(what + "-again")
 		e.equal(what+": events after it was disconnected", p.told(), "")
 	}
+}
+
+// nriReload: the next server lets plugins connect again, and they learn what there is.
+func (e env) nriReload() {
+	e.plugin("10", &plugin{})
+	e.pod("stays", nil).start("c", idle())
+	_, err := e.n.Subpod("reload")
+	e.must(err)
+	e.knows(&plugin{}, "stays", "c")
 }
