@@ -1,6 +1,7 @@
 package rootless
 
 import (
+	"errors"
 	"log/slog"
 	"net"
 	"os"
@@ -8,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestWatchdog(t *testing.T) {
@@ -23,6 +26,8 @@ func TestWatchdog(t *testing.T) {
 		{"4000000", "7", 2 * time.Second, true},
 		{"4000000", "8", statusInterval, false},
 		{"180000000", "7", statusInterval, true},
+		{"1", "", time.Millisecond, true},
+		{"9223372036854775807", "", statusInterval, true},
 	} {
 		if got, watched := watchdog(c.usec, c.pid, 7); got != c.want || watched != c.watched {
 			t.Errorf("WATCHDOG_USEC=%s WATCHDOG_PID=%s: %v, %t", c.usec, c.pid, got, watched)
@@ -99,4 +104,30 @@ func TestReportStatus(t *testing.T) {
 	}
 	close(stop)
 	<-done
+}
+
+// TestForeignNotes: what a process of the node puts in the place of a note neither holds up
+// the process that the service manager watches, nor shows it a file of the host.
+func TestForeignNotes(t *testing.T) {
+	dir := t.TempDir()
+	secret := filepath.Join(dir, "secret")
+	if err := errors.Join(os.MkdirAll(nodeDir(dir), 0o700), os.WriteFile(secret, []byte("secret"), 0o600),
+		os.WriteFile(filepath.Join(nodeDir(dir), fileReady), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for name, put := range map[string]func(path string) error{
+		"link": func(path string) error { return os.Symlink(secret, path) },
+		"FIFO": func(path string) error { return unix.Mkfifo(path, 0o600) },
+	} {
+		path := filepath.Join(nodeDir(dir), fileFailure)
+		if err := put(path); err != nil {
+			t.Fatal(err)
+		}
+		if got := statusText(dir); got != "serving" {
+			t.Errorf("%s: the status is %q", name, got)
+		}
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
