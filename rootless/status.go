@@ -74,9 +74,14 @@ func watchdog(usec, pid string, own int) (time.Duration, bool) {
 
 // statusText returns one line on the servers of the node of runDir.
 func statusText(runDir string) string {
-	note := func(name string) string { return readNote(filepath.Join(nodeDir(runDir), name)) }
-	switch failure, degraded := note(fileFailure), note(fileDegraded); {
-	case readyTime(runDir).IsZero():
+	failed := filepath.Join(nodeDir(runDir), fileFailure)
+	ready, failure, degraded := readyTime(runDir), readNote(failed), readNote(filepath.Join(nodeDir(runDir), fileDegraded))
+	// A failure stays noted when a later server serves with another configuration.
+	if st, err := os.Lstat(failed); err != nil || st.ModTime().Before(ready) {
+		failure = ""
+	}
+	switch {
+	case ready.IsZero():
 		return "starting"
 	case failure != "":
 		return "containers run, but the server does not start: " + failure

@@ -131,3 +131,29 @@ func TestForeignNotes(t *testing.T) {
 		}
 	}
 }
+
+// TestStatusAfterFailure: a server that could not start with the configuration on disk is
+// past once another one serves, with the one before; why it failed stays noted.
+func TestStatusAfterFailure(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.MkdirAll(nodeDir(dir), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	at := time.Now()
+	for _, c := range []struct{ note, text, want string }{
+		{fileReady, "", "serving"},
+		{fileFailure, "the port is taken", "containers run, but the server does not start: the port is taken"},
+		{fileDegraded, "the one before serves", "containers run, but the server does not start: the port is taken"},
+		{fileReady, "", "serving, not with the configuration on disk: the one before serves"},
+		{fileFailure, "no memory", "containers run, but the server does not start: no memory"},
+	} {
+		path := filepath.Join(nodeDir(dir), c.note)
+		at = at.Add(time.Second)
+		if err := errors.Join(os.WriteFile(path, []byte(c.text), 0o600), os.Chtimes(path, at, at)); err != nil {
+			t.Fatal(err)
+		}
+		if got := statusText(dir); got != c.want {
+			t.Errorf("after %s: the status is %q, want %q", c.note, got, c.want)
+		}
+	}
+}
