@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -191,6 +192,14 @@ func TestRemote(t *testing.T) {
 		if r := trace.ParseRemote(bad); r != (trace.Remote{}) {
 			t.Errorf("%q: %+v", bad, r)
 		}
+	}
+	long := strings.Repeat("-", 1<<20)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	trace.ParseRemote(long)
+	runtime.ReadMemStats(&after)
+	if n := after.TotalAlloc - before.TotalAlloc; n > 1<<20 {
+		t.Errorf("a header of 1 MiB costs %d bytes", n)
 	}
 	var rec trace.Recorder
 	_, root := rec.Begin(t.Context(), "x", r)
