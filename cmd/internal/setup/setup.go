@@ -39,6 +39,10 @@ var ErrForeignDaemon = errors.New("a daemon runs already, outside of systemd")
 // ErrOtherUnit says that setup has chosen the other way of starting before.
 var ErrOtherUnit = errors.New("the daemon is started another way")
 
+// ErrNoSession says that the units of the user cannot be asked for: systemd has no session
+// of the user's here.
+var ErrNoSession = errors.New("there is no systemd session")
+
 // Setup is what Do and Undo work on.
 type Setup struct {
 	Binary string // path of subpod, absolute
@@ -107,14 +111,16 @@ func (s Setup) say(what, format string, args ...any) {
 	fmt.Fprintln(s.Out, what)
 }
 
-// hasSystemd reports whether there is a user manager to talk to (sd_booted(3)).
+// hasSystemd reports whether there is a user manager to talk to.
 func (s Setup) hasSystemd() bool {
-	for _, path := range []string{filepath.Join(s.Root, "/run/systemd/system"), filepath.Join(s.RuntimeDir, "systemd")} {
-		if _, err := os.Stat(path); err != nil {
-			return false
-		}
-	}
-	return s.RuntimeDir != ""
+	_, err := os.Stat(filepath.Join(s.RuntimeDir, "systemd"))
+	return s.RuntimeDir != "" && err == nil && s.booted()
+}
+
+// booted reports whether systemd runs this machine (sd_booted(3)).
+func (s Setup) booted() bool {
+	_, err := os.Stat(filepath.Join(s.Root, "/run/systemd/system"))
+	return err == nil
 }
 
 // foreign reports whether someone serves the socket who is no unit of ours.
@@ -168,7 +174,8 @@ func (s Setup) other() string {
 	return s.unit()
 }
 
-// start enables and starts the unit; the service is started again with a new unit.
+// start enables and starts the unit. A service that runs goes on as it is: a new unit is its
+// next start's.
 func (s Setup) start(ctx context.Context, r *record) error {
 	unit := s.unit()
 	if s.DryRun {

@@ -276,6 +276,30 @@ func TestRefusals(t *testing.T) {
 	a.undo()
 }
 
+// TestUndoWithoutSession: where systemd runs the service and cannot be asked (su, sudo),
+// nothing is taken back and nothing forgotten; where there is no systemd any more, all is.
+func TestUndoWithoutSession(t *testing.T) {
+	a := newAccount(t, true)
+	a.do()
+	before := a.files()
+	if err := os.Remove(filepath.Join(a.RuntimeDir, "systemd")); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Undo(t.Context()); !errors.Is(err, ErrNoSession) || !strings.Contains(err.Error(), "XDG_RUNTIME_DIR") {
+		t.Errorf("without a session: %v", err)
+	}
+	if got := a.files(); !slices.Equal(got, before) || strings.Contains(a.calls(), "disable") {
+		t.Errorf("left: %q, was %q; called:\n%s", got, before, a.calls())
+	}
+	if err := os.RemoveAll(filepath.Join(a.Root, "run")); err != nil {
+		t.Fatal(err)
+	}
+	a.undo()
+	if got := a.files(); len(got) > 3 {
+		t.Errorf("without systemd: %q is left", got)
+	}
+}
+
 // TestWithoutSystemd: says what there is instead, and calls nothing.
 func TestWithoutSystemd(t *testing.T) {
 	a := newAccount(t, false)
