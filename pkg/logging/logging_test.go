@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -125,6 +126,25 @@ func TestOnce(t *testing.T) {
 		if l := once.Level(what); l != slog.LevelDebug {
 			t.Fatalf("%s is said again at level %v", what, l)
 		}
+	}
+}
+
+// TestOnceLong: what is remembered of a sentence is no longer for one that a client made long.
+func TestOnceLong(t *testing.T) {
+	var once logging.Once
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	for i := range 100 {
+		once.Level(strings.Repeat("x", 1<<20) + fmt.Sprint(i))
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 10<<20 {
+		t.Errorf("100 sentences of 1 MiB take %d bytes", grown)
+	}
+	if l := once.Level(strings.Repeat("x", 1<<20) + "7"); l != slog.LevelDebug {
+		t.Errorf("a long sentence is said again at level %v", l)
 	}
 }
 
