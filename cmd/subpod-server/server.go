@@ -80,6 +80,7 @@ func runServer(ctx context.Context, cfg *config.Config, degraded string, node *r
 	group.Go(func() error {
 		<-stopped.Done()
 		d.events.Close() // subscriptions have no end of their own
+		d.observer.traces.Close()
 		shutDown(server)
 		return d.cri.Stream.Close()
 	})

@@ -242,6 +242,27 @@ func TestTrace(t *testing.T) {
 		t.Errorf("an interrupted follower: %v", err)
 	}
 	node.Contains(t, "what was followed", followed.String(), "default/web", "default/bad")
+	// A reload ends who follows, and says so.
+	var said strings.Builder
+	follow = n.Command(t.Context(), node.Path(t, node.Subpod), "system", "trace", "-f", "-n", "1")
+	follow.Stderr = &said
+	if out, err = follow.StdoutPipe(); err != nil {
+		t.Fatal(err)
+	}
+	if err := follow.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(out, first); err != nil {
+		t.Fatal(err)
+	}
+	n.MustSubpod("reload")
+	if _, err := io.Copy(io.Discard, out); err != nil {
+		t.Error(err)
+	}
+	if err := follow.Wait(); err == nil {
+		t.Error("a follower that a reload ends says nothing")
+	}
+	node.Contains(t, "at a reload", said.String(), "this server ends")
 	if _, err := n.Subpod("system", "trace", "-o", "xml"); err == nil || !strings.Contains(err.Error(), "tree, json or otlp") {
 		t.Errorf("-o xml: %v", err)
 	}
