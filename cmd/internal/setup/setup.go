@@ -39,6 +39,9 @@ var ErrForeignDaemon = errors.New("a daemon runs already, outside of systemd")
 // ErrOtherUnit says that setup has chosen the other way of starting before.
 var ErrOtherUnit = errors.New("the daemon is started another way")
 
+// ErrOtherSocket says that the socket unit is of no use: clients come to another socket.
+var ErrOtherSocket = errors.New("daemon.socket is not the one of subpod.socket")
+
 // ErrNoSession says that the units of the user cannot be asked for: systemd has no session
 // of the user's here.
 var ErrNoSession = errors.New("there is no systemd session")
@@ -61,7 +64,7 @@ type Setup struct {
 }
 
 // Do writes what is missing, enables linger, and starts the service. Idempotent.
-// ErrForeignDaemon and ErrOtherUnit before anything is changed.
+// ErrForeignDaemon, ErrOtherUnit and ErrOtherSocket before anything is changed.
 func (s Setup) Do(ctx context.Context) error {
 	systemd := s.hasSystemd()
 	if systemd && !s.DryRun && s.foreign(ctx) {
@@ -73,6 +76,10 @@ func (s Setup) Do(ctx context.Context) error {
 	}
 	if other := s.other(); slices.Contains(r.Units, other) {
 		return fmt.Errorf("%w: %s is enabled; change that by subpod setup --undo, which ends the containers, and setup again", ErrOtherUnit, other)
+	}
+	// ListenStream= of configs/subpod.socket.
+	if at := filepath.Join(s.RuntimeDir, "subpod", "subpod.sock"); systemd && s.OnDemand && s.Socket != at {
+		return fmt.Errorf("%w: clients come to %s, systemd would listen on %s; leave daemon.socket at its default, or setup without --on-demand", ErrOtherSocket, s.Socket, at)
 	}
 	files, err := s.files(systemd)
 	if err != nil {

@@ -39,7 +39,7 @@ func newAccount(t *testing.T, systemd bool) *account {
 	dir := t.TempDir()
 	a := &account{t: t, dir: dir}
 	in := func(name string) string { return filepath.Join(dir, name) }
-	for _, d := range []string{"bin", "run", "root/var/lib/systemd/linger"} {
+	for _, d := range []string{"bin", "run/subpod", "root/var/lib/systemd/linger"} {
 		if err := os.MkdirAll(in(d), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -59,7 +59,7 @@ func newAccount(t *testing.T, systemd bool) *account {
 	t.Setenv("FAKE", dir)
 	t.Setenv("PATH", in("bin")+":/usr/bin:/bin")
 	a.Setup = Setup{
-		Binary: "/home/ann/.local/bin/subpod", User: "ann", RuntimeDir: in("run"), Root: in("root"), Socket: in("run/subpod.sock"),
+		Binary: "/home/ann/.local/bin/subpod", User: "ann", RuntimeDir: in("run"), Root: in("root"), Socket: in("run/subpod/subpod.sock"),
 		ConfigHome: in("home/.config"), DataHome: in("home/.local/share"), StateHome: in("home/.local/state"),
 		Completions: map[string]string{"bash": "# bash\n", "fish": "# fish\n"}, Out: &a.out,
 	}
@@ -265,6 +265,13 @@ func TestRefusals(t *testing.T) {
 	a.OnDemand = false
 	a.undo()
 	a.OnDemand = true
+	before := a.files()
+	own := a.Socket
+	a.Socket = "/tmp/own.sock"
+	if err := a.Do(t.Context()); !errors.Is(err, ErrOtherSocket) || !slices.Equal(a.files(), before) {
+		t.Errorf("on demand with another socket: %v, %q", err, a.files())
+	}
+	a.Socket = own
 	if out := a.do(); !strings.Contains(out, "started subpod.socket") {
 		t.Errorf("on demand:\n%s", out)
 	}
