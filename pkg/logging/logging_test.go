@@ -61,6 +61,24 @@ func TestPriority(t *testing.T) {
 	}
 }
 
+// loud logs while it is made into text.
+type loud struct{ log *slog.Logger }
+
+func (l loud) String() string {
+	l.log.Warn("of 4")
+	return "text"
+}
+
+// TestNested: what is logged may log: it waits for no lock of the log's.
+func TestNested(t *testing.T) {
+	var out lines
+	log := logging.New(&out, logging.Options{Journal: true})
+	log.Info("of 6", "value", loud{log})
+	if len(out.lines) != 2 || out.lines[0] != "<4>level=WARN msg=\"of 4\"\n" || out.lines[1] != "<6>level=INFO msg=\"of 6\" value=text\n" {
+		t.Errorf("lines %q", out.lines)
+	}
+}
+
 // TestPlain: elsewhere lines are slog's, and a level may change.
 func TestPlain(t *testing.T) {
 	var out bytes.Buffer

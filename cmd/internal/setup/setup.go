@@ -78,7 +78,7 @@ func (s Setup) Do(ctx context.Context) error {
 		return fmt.Errorf("%w: %s is enabled; change that by subpod setup --undo, which ends the containers, and setup again", ErrOtherUnit, other)
 	}
 	// ListenStream= of configs/subpod.socket.
-	if at := filepath.Join(s.RuntimeDir, "subpod", "subpod.sock"); systemd && s.OnDemand && s.Socket != at {
+	if at := filepath.Join(s.RuntimeDir, "subpod", "subpod.sock"); systemd && s.OnDemand && filepath.Clean(s.Socket) != at {
 		return fmt.Errorf("%w: clients come to %s, systemd would listen on %s; leave daemon.socket at its default, or setup without --on-demand", ErrOtherSocket, s.Socket, at)
 	}
 	files, err := s.files(systemd)
