@@ -41,10 +41,10 @@ func takeActivation() (bool, error) {
 		return false, nil
 	}
 	if count != "1" {
-		return false, fmt.Errorf("the service manager passes %s sockets: subpod takes the one of the CRI only (subpod.socket)", count)
+		return false, fmt.Errorf("the service manager passes %s sockets: subpod takes the one of the CRI only (subpod.socket); if no service manager has set LISTEN_FDS, unset it", count)
 	}
 	if err := isListener(listenFD); err != nil {
-		return false, err
+		return false, fmt.Errorf("%w; if no service manager has set LISTEN_FDS, unset it", err)
 	}
 	unix.CloseOnExec(listenFD)
 	for name, value := range map[string]string{envListenPID: anyPID, envListenFDs: "1"} {

@@ -34,6 +34,13 @@ func TestTakeActivation(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer plain.Close()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	datagrams := os.NewFile(uintptr(fds[0]), "datagrams")
+	defer datagrams.Close()
+	defer unix.Close(fds[1])
 	for _, c := range []struct {
 		name, count string
 		file        *os.File
@@ -44,7 +51,8 @@ func TestTakeActivation(t *testing.T) {
 		{name: "none", count: "", file: listener, want: "false <nil>"},
 		{name: "another's", count: "1", file: listener, foreign: true, want: "false <nil>"},
 		{name: "two", count: "2", file: listener, want: "false the service manager passes 2 sockets"},
-		{name: "no socket", count: "1", file: plain, want: "false look at the socket"},
+		{name: "no socket", count: "1", file: plain, want: "false look at the socket of the service manager: socket operation on non-socket; if no service manager has set LISTEN_FDS, unset it"},
+		{name: "another kind", count: "1", file: datagrams, want: "false the socket of the service manager is no listening unix stream socket"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			out := filepath.Join(t.TempDir(), "out")

@@ -4,7 +4,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 )
 
 // restartNames are the programs of the node that are started again when they have ended.
@@ -22,11 +21,7 @@ func countRestart(dir, name string) {
 }
 
 func readRestarts(dir, name string) uint64 {
-	text, err := os.ReadFile(restartFile(dir, name))
-	if err != nil {
-		return 0
-	}
-	n, _ := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
+	n, _ := strconv.ParseUint(readNote(restartFile(dir, name)), 10, 64)
 	return n
 }
 

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 	"unicode"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -66,29 +68,20 @@ func watchdog(usec, pid string, own int) (time.Duration, bool) {
 	if err != nil || n <= 0 || pid != "" && pid != strconv.Itoa(own) {
 		return statusInterval, false
 	}
-	return min(time.Duration(n)*time.Microsecond/2, statusInterval), true
+	n = min(n, statusInterval.Microseconds()*2) // and no overflow
+	return max(time.Duration(n)*time.Microsecond/2, time.Millisecond), true
 }
 
 // statusText returns one line on the servers of the node of runDir.
 func statusText(runDir string) string {
-	note := func(name string) string {
-		f, err := os.Open(filepath.Join(nodeDir(runDir), name))
-		if err != nil {
-			return ""
-		}
-		defer f.Close()
-		buf := make([]byte, maxStatus)
-		n, _ := f.Read(buf)
-		// Processes of the node can write it.
-		return strings.TrimSpace(strings.Map(func(r rune) rune {
-			if !unicode.IsPrint(r) {
-				return ' '
-			}
-			return r
-		}, strings.ToValidUTF8(string(buf[:n]), "")))
+	failed := filepath.Join(nodeDir(runDir), fileFailure)
+	ready, failure, degraded := readyTime(runDir), readNote(failed), readNote(filepath.Join(nodeDir(runDir), fileDegraded))
+	// A failure stays noted when a later server serves with another configuration.
+	if st, err := os.Lstat(failed); err != nil || st.ModTime().Before(ready) {
+		failure = ""
 	}
-	switch failure, degraded := note(fileFailure), note(fileDegraded); {
-	case readyTime(runDir).IsZero():
+	switch {
+	case ready.IsZero():
 		return "starting"
 	case failure != "":
 		return "containers run, but the server does not start: " + failure
@@ -96,4 +89,25 @@ func statusText(runDir string) string {
 		return "serving, not with the configuration on disk: " + degraded
 	}
 	return "serving"
+}
+
+// readNote returns the beginning of a file that processes of the node can write, as one
+// line. It waits for no FIFO, and follows no link: this process sees more than the node.
+func readNote(name string) string {
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		return ""
+	}
+	buf := make([]byte, maxStatus)
+	n, _ := f.Read(buf)
+	return strings.TrimSpace(strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(string(buf[:n]), "")))
 }

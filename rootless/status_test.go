@@ -1,6 +1,7 @@
 package rootless
 
 import (
+	"errors"
 	"log/slog"
 	"net"
 	"os"
@@ -8,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestWatchdog(t *testing.T) {
@@ -23,6 +26,8 @@ func TestWatchdog(t *testing.T) {
 		{"4000000", "7", 2 * time.Second, true},
 		{"4000000", "8", statusInterval, false},
 		{"180000000", "7", statusInterval, true},
+		{"1", "", time.Millisecond, true},
+		{"9223372036854775807", "", statusInterval, true},
 	} {
 		if got, watched := watchdog(c.usec, c.pid, 7); got != c.want || watched != c.watched {
 			t.Errorf("WATCHDOG_USEC=%s WATCHDOG_PID=%s: %v, %t", c.usec, c.pid, got, watched)
@@ -99,4 +104,56 @@ func TestReportStatus(t *testing.T) {
 	}
 	close(stop)
 	<-done
+}
+
+// TestForeignNotes: what a process of the node puts in the place of a note neither holds up
+// the process that the service manager watches, nor shows it a file of the host.
+func TestForeignNotes(t *testing.T) {
+	dir := t.TempDir()
+	secret := filepath.Join(dir, "secret")
+	if err := errors.Join(os.MkdirAll(nodeDir(dir), 0o700), os.WriteFile(secret, []byte("secret"), 0o600),
+		os.WriteFile(filepath.Join(nodeDir(dir), fileReady), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for name, put := range map[string]func(path string) error{
+		"link": func(path string) error { return os.Symlink(secret, path) },
+		"FIFO": func(path string) error { return unix.Mkfifo(path, 0o600) },
+	} {
+		path := filepath.Join(nodeDir(dir), fileFailure)
+		if err := put(path); err != nil {
+			t.Fatal(err)
+		}
+		if got := statusText(dir); got != "serving" {
+			t.Errorf("%s: the status is %q", name, got)
+		}
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestStatusAfterFailure: a server that could not start with the configuration on disk is
+// past once another one serves, with the one before; why it failed stays noted.
+func TestStatusAfterFailure(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.MkdirAll(nodeDir(dir), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	at := time.Now()
+	for _, c := range []struct{ note, text, want string }{
+		{fileReady, "", "serving"},
+		{fileFailure, "the port is taken", "containers run, but the server does not start: the port is taken"},
+		{fileDegraded, "the one before serves", "containers run, but the server does not start: the port is taken"},
+		{fileReady, "", "serving, not with the configuration on disk: the one before serves"},
+		{fileFailure, "no memory", "containers run, but the server does not start: no memory"},
+	} {
+		path := filepath.Join(nodeDir(dir), c.note)
+		at = at.Add(time.Second)
+		if err := errors.Join(os.WriteFile(path, []byte(c.text), 0o600), os.Chtimes(path, at, at)); err != nil {
+			t.Fatal(err)
+		}
+		if got := statusText(dir); got != c.want {
+			t.Errorf("after %s: the status is %q, want %q", c.note, got, c.want)
+		}
+	}
 }

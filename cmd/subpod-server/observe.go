@@ -138,8 +138,7 @@ func countedPods(records *state.Store) []metrics.Pod {
 // helpers are the programs that work for the server.
 var helpers = []string{"conmon", "fuse-overlayfs", rootless.MonitorBinary}
 
-// helperProcesses counts the processes of the node that run a helper. Those of containers
-// are in mount namespaces of their own: their names count for nothing.
+// helperProcesses counts the processes of the node that run a helper.
 func helperProcesses() map[string]int {
 	count := map[string]int{}
 	for _, h := range helpers {
@@ -151,21 +150,29 @@ func helperProcesses() map[string]int {
 		if _, err := strconv.Atoi(e.Name()); err != nil {
 			continue
 		}
-		dir := filepath.Join("/proc", e.Name())
-		comm, err := os.ReadFile(filepath.Join(dir, "comm"))
-		if err != nil {
-			continue
-		}
-		for _, h := range helpers {
-			if strings.TrimSpace(string(comm)) != h[:min(len(h), 15)] {
-				continue
-			}
-			if ns, err := os.Readlink(filepath.Join(dir, "ns/mnt")); err == nil && ns == own {
-				count[h]++
-			}
+		if h := helperOf(filepath.Join("/proc", e.Name()), own); h != "" {
+			count[h]++
 		}
 	}
 	return count
+}
+
+// helperOf returns the helper that the process of a directory in /proc runs; "" for none.
+// Those of containers are in mount namespaces of their own: their names count for nothing.
+func helperOf(dir, ownMounts string) string {
+	comm, err := os.ReadFile(filepath.Join(dir, "comm"))
+	if err != nil {
+		return ""
+	}
+	for _, h := range helpers {
+		if strings.TrimSpace(string(comm)) != h[:min(len(h), 15)] {
+			continue
+		}
+		if ns, err := os.Readlink(filepath.Join(dir, "ns/mnt")); err == nil && ns == ownMounts {
+			return h
+		}
+	}
+	return ""
 }
 
 // uplinkTraffic reads the counters of the uplink's interface.

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/subpod/subpod/pkg/cgroup"
 	"github.com/subpod/subpod/pkg/config"
 	"github.com/subpod/subpod/pkg/oci"
@@ -155,6 +157,7 @@ func TestInfo(t *testing.T) {
 
 // The socket is its owner's; a dead server's is replaced.
 func TestListenUnix(t *testing.T) {
+	defer unix.Umask(unix.Umask(0)) // it has no say
 	path := filepath.Join(t.TempDir(), "dir", "sock")
 	for range 2 {
 		l, err := listenUnix(path)
@@ -185,5 +188,44 @@ func TestUplinkFlag(t *testing.T) {
 	words = append(words[:len(words)-2], words[len(words)-1]) // "none or host"
 	if !reflect.DeepEqual(words, rootless.Uplinks()) {
 		t.Errorf("--uplink says %q, want %q", words, rootless.Uplinks())
+	}
+}
+
+// TestListenBesideOthers: the rights of a socket are none of what others make at the same
+// time. The socket of the metrics is made while the server's parts work already.
+func TestListenBesideOthers(t *testing.T) {
+	dir, done := t.TempDir(), make(chan struct{})
+	go func() {
+		defer close(done)
+		for range 500 {
+			l, err := listenUnix(filepath.Join(dir, "socket"))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			l.Close()
+		}
+	}()
+	other := filepath.Join(dir, "other")
+	for {
+		select {
+		case <-done:
+			return
+		default:
+		}
+		if err := os.Mkdir(other, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		st, err := os.Stat(other)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st.Mode().Perm() != 0o700 {
+			<-done
+			t.Fatalf("a directory that another part made has mode %o", st.Mode().Perm())
+		}
+		if err := os.Remove(other); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -82,20 +82,35 @@ func printMetrics(ctx context.Context, out io.Writer, network, address string) e
 	if _, err := io.WriteString(conn, "GET /metrics HTTP/1.0\r\nHost: subpod\r\n\r\n"); err != nil {
 		return fmt.Errorf("ask for metrics: %w", err)
 	}
-	answer := bufio.NewReader(conn)
-	for first := true; ; first = false {
-		line, err := answer.ReadString('\n')
-		if err != nil {
-			return fmt.Errorf("ask for metrics at %s: %w", address, err)
+	if err := copyMetrics(out, conn); err != nil {
+		return fmt.Errorf("ask for metrics at %s: %w", address, err)
+	}
+	return nil
+}
+
+// maxMetricsLine bounds a line of the answer, in bytes.
+const maxMetricsLine = 1 << 20
+
+// copyMetrics prints an answer of HTTP. On a loopback address another user may give it.
+func copyMetrics(out io.Writer, from io.Reader) error {
+	answer := bufio.NewScanner(from)
+	answer.Buffer(nil, maxMetricsLine)
+	head := true
+	for first := true; answer.Scan(); first = false {
+		line := answer.Text()
+		switch {
+		case first && !strings.HasSuffix(line, " 200 OK"):
+			return errors.New(plain(line))
+		case head:
+			head = line != ""
+			continue
 		}
-		line = strings.TrimSpace(line)
-		if first && !strings.HasSuffix(line, " 200 OK") {
-			return fmt.Errorf("ask for metrics at %s: %s", address, plain(line))
-		}
-		if line == "" {
-			break
+		if _, err := fmt.Fprintln(out, plain(line)); err != nil {
+			return err
 		}
 	}
-	_, err = io.Copy(out, answer)
-	return err
+	if err := answer.Err(); err != nil || !head {
+		return err
+	}
+	return io.ErrUnexpectedEOF
 }

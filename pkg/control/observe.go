@@ -2,8 +2,11 @@ package control
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"strings"
+
+	"github.com/containerd/errdefs"
 
 	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/logging"
@@ -45,7 +48,10 @@ func (s *observeService) Traces(ctx context.Context, req *api.TraceRequest, send
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case t := <-follow:
+		case t, ok := <-follow:
+			if !ok {
+				return fmt.Errorf("%w: this server ends, follow the next one", errdefs.ErrUnavailable)
+			}
 			if !match(t) || containsTrace(sent, t) {
 				continue
 			}

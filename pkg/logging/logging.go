@@ -26,8 +26,7 @@ type Options struct {
 // New returns a logger that writes to w, a line a call.
 func New(w io.Writer, o Options) *slog.Logger {
 	if o.Journal {
-		p := &prioritized{to: w}
-		return slog.New(&handler{p: p, Handler: plain(p, o)})
+		return slog.New(newHandler(w, o))
 	}
 	return slog.New(plain(w, o))
 }
@@ -56,47 +55,72 @@ func ToJournal(f *os.File) bool {
 	return stream != "" && unix.Fstat(int(f.Fd()), &st) == nil && stream == fmt.Sprintf("%d:%d", st.Dev, st.Ino)
 }
 
-// prioritized puts a priority before each line.
-type prioritized struct {
+// lines writes lines with a beginning.
+type lines struct {
 	to io.Writer
 
-	mu     sync.Mutex // of a record, until it is written
-	prefix string
-	line   []byte
+	mu   sync.Mutex
+	line []byte
 }
 
-// Write implements io.Writer. The caller holds p.mu.
-func (p *prioritized) Write(line []byte) (int, error) {
-	p.line = append(append(p.line[:0], p.prefix...), line...)
-	_, err := p.to.Write(p.line)
-	if cap(p.line) > 64<<10 {
-		p.line = nil
+func (l *lines) write(prefix string, line []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.line = append(append(l.line[:0], prefix...), line...)
+	_, err := l.to.Write(l.line)
+	if cap(l.line) > 64<<10 {
+		l.line = nil
 	}
 	return len(line), err
 }
 
-// handler tells prioritized of each record.
-type handler struct {
-	slog.Handler
-	p *prioritized
+// prioritized puts a priority before each line.
+type prioritized struct {
+	*lines
+	prefix string
+}
+
+// Write implements io.Writer.
+func (p prioritized) Write(line []byte) (int, error) { return p.write(p.prefix, line) }
+
+// handler has one handler for each priority, so that none is locked while a record is made
+// into text: what is logged may log, too.
+type handler map[string]slog.Handler
+
+func newHandler(w io.Writer, o Options) handler {
+	h, out := handler{}, &lines{to: w}
+	for _, l := range []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError} {
+		h[priority(l)] = plain(prioritized{out, priority(l)}, o)
+	}
+	return h
+}
+
+// Enabled implements slog.Handler.
+func (h handler) Enabled(ctx context.Context, l slog.Level) bool {
+	return h[priority(l)].Enabled(ctx, l)
 }
 
 // Handle implements slog.Handler.
-func (h *handler) Handle(ctx context.Context, r slog.Record) error {
-	h.p.mu.Lock()
-	defer h.p.mu.Unlock()
-	h.p.prefix = priority(r.Level)
-	return h.Handler.Handle(ctx, r)
+func (h handler) Handle(ctx context.Context, r slog.Record) error {
+	return h[priority(r.Level)].Handle(ctx, r)
 }
 
 // WithAttrs implements slog.Handler.
-func (h *handler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &handler{h.Handler.WithAttrs(attrs), h.p}
+func (h handler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return h.with(func(one slog.Handler) slog.Handler { return one.WithAttrs(attrs) })
 }
 
 // WithGroup implements slog.Handler.
-func (h *handler) WithGroup(name string) slog.Handler {
-	return &handler{h.Handler.WithGroup(name), h.p}
+func (h handler) WithGroup(name string) slog.Handler {
+	return h.with(func(one slog.Handler) slog.Handler { return one.WithGroup(name) })
+}
+
+func (h handler) with(more func(slog.Handler) slog.Handler) handler {
+	out := handler{}
+	for p, one := range h {
+		out[p] = more(one)
+	}
+	return out
 }
 
 // priority is that of syslog(3).

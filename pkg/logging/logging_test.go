@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -57,6 +58,24 @@ func TestPriority(t *testing.T) {
 				t.Errorf("the journal has the time: %q", l)
 			}
 		}
+	}
+}
+
+// loud logs while it is made into text.
+type loud struct{ log *slog.Logger }
+
+func (l loud) String() string {
+	l.log.Warn("of 4")
+	return "text"
+}
+
+// TestNested: what is logged may log: it waits for no lock of the log's.
+func TestNested(t *testing.T) {
+	var out lines
+	log := logging.New(&out, logging.Options{Journal: true})
+	log.Info("of 6", "value", loud{log})
+	if len(out.lines) != 2 || out.lines[0] != "<4>level=WARN msg=\"of 4\"\n" || out.lines[1] != "<6>level=INFO msg=\"of 6\" value=text\n" {
+		t.Errorf("lines %q", out.lines)
 	}
 }
 
@@ -125,6 +144,25 @@ func TestOnce(t *testing.T) {
 		if l := once.Level(what); l != slog.LevelDebug {
 			t.Fatalf("%s is said again at level %v", what, l)
 		}
+	}
+}
+
+// TestOnceLong: what is remembered of a sentence is no longer for one that a client made long.
+func TestOnceLong(t *testing.T) {
+	var once logging.Once
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	for i := range 100 {
+		once.Level(strings.Repeat("x", 1<<20) + fmt.Sprint(i))
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 10<<20 {
+		t.Errorf("100 sentences of 1 MiB take %d bytes", grown)
+	}
+	if l := once.Level(strings.Repeat("x", 1<<20) + "7"); l != slog.LevelDebug {
+		t.Errorf("a long sentence is said again at level %v", l)
 	}
 }
 

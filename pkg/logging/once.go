@@ -1,6 +1,7 @@
 package logging
 
 import (
+	"crypto/sha256"
 	"log/slog"
 	"strings"
 	"sync"
@@ -13,20 +14,21 @@ const maxSaid = 1000
 // said at level debug from then on. The zero value has said nothing.
 type Once struct {
 	mu   sync.Mutex
-	said map[string]bool
+	said map[[sha256.Size]byte]bool // digests: clients choose how long a sentence is
 }
 
 // Level returns slog.LevelWarn for what is said for the first time, then slog.LevelDebug.
 func (o *Once) Level(what string) slog.Level {
+	key := sha256.Sum256([]byte(what))
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.said[what] {
+	if o.said[key] {
 		return slog.LevelDebug
 	}
 	if o.said == nil || len(o.said) >= maxSaid {
-		o.said = map[string]bool{}
+		o.said = map[[sha256.Size]byte]bool{}
 	}
-	o.said[what] = true
+	o.said[key] = true
 	return slog.LevelWarn
 }
 

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -130,7 +132,7 @@ func (l looked) Collect(out chan<- prometheus.Metric) {
 	gauge(f.took, time.Since(begin).Seconds())
 }
 
-// emit leaves out what is no metric: a name that is not UTF-8.
+// emit leaves out what is no metric.
 func emit(out chan<- prometheus.Metric, d *prometheus.Desc, kind prometheus.ValueType, v float64, labels []string) {
 	if m, err := prometheus.NewConstMetric(d, kind, v, labels...); err == nil {
 		out <- m
@@ -140,11 +142,19 @@ func emit(out chan<- prometheus.Metric, d *prometheus.Desc, kind prometheus.Valu
 // maxLabel bounds the value of a label, in bytes: names of the CRI have no bound.
 const maxLabel = 253
 
+// label makes a name of the CRI the value of a label: bounded, and nothing that controls a
+// terminal or is no text.
 func label(s string) string {
-	if len(s) <= maxLabel {
-		return s
+	end := ""
+	if len(s) > maxLabel {
+		s, end = strings.ToValidUTF8(s[:maxLabel], ""), "…"
 	}
-	return strings.ToValidUTF8(s[:maxLabel], "") + "…"
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return utf8.RuneError
+		}
+		return r
+	}, s) + end
 }
 
 // byState counts pods and containers by namespace and state; -1 where there is none of a

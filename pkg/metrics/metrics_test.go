@@ -5,12 +5,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"log"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -172,6 +174,22 @@ func TestBounds(t *testing.T) {
 	if values[`subpod_pods{namespace="long",state="ready"}`] != 3000 || values[`subpod_pods{namespace="(other)",state="ready"}`] != 2901 ||
 		values[`subpod_container_restarts_total{container="c",namespace="ns2999",pod="p2999"}`] != 2999 {
 		t.Errorf("the largest are not there: %v", count)
+	}
+}
+
+// TestLabels: names that control terminals, or are no text, are shown without that, and
+// counted.
+func TestLabels(t *testing.T) {
+	const bad = "a\x1b]0;x\a\xff\u202e\n"
+	f := &fake{pods: []metrics.Pod{{Namespace: bad, Name: bad, State: "ready", Containers: []metrics.Container{{Name: bad, State: "running", Restarts: 1}}}}}
+	values, _ := scrape(t, metrics.New("v", f.sources(), nil))
+	for _, series := range []string{
+		`subpod_pods{namespace="N",state="ready"}`, `subpod_containers{namespace="N",state="running"}`,
+		`subpod_container_restarts_total{container="N",namespace="N",pod="N"}`,
+	} {
+		if name := strings.ReplaceAll(series, "N", "a\ufffd]0;x\ufffd\ufffd\ufffd\ufffd"); values[name] != 1 {
+			t.Errorf("%q is not there: %q", name, slices.DeleteFunc(slices.Sorted(maps.Keys(values)), func(s string) bool { return !strings.Contains(s, "]0;") }))
+		}
 	}
 }
 

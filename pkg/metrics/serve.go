@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/net/netutil"
 )
 
 const (
@@ -19,6 +20,9 @@ const (
 	idleTimeout   = 2 * time.Minute
 	// maxScrapes are answered at a time, others refused.
 	maxScrapes = 2
+	// maxConnections are open at a time, others wait in the kernel: on a loopback address
+	// every user of the machine may connect.
+	maxConnections = 32
 )
 
 // Handler returns what answers a request for Path.
@@ -42,7 +46,7 @@ func (m *Metrics) Serve(ctx context.Context, l net.Listener, errorLog *log.Logge
 	}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
-	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+	if err := server.Serve(netutil.LimitListener(l, maxConnections)); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil

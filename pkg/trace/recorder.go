@@ -34,6 +34,7 @@ type Recorder struct {
 	steps     int      // of recent
 	slowest   []*Trace // slowest first
 	followers map[chan *Trace]struct{}
+	closed    bool
 }
 
 // End ends the trace of a request, with the code and the error of its answer.
@@ -133,7 +134,7 @@ func (r *Recorder) Slowest(n int, match func(*Trace) bool) []*Trace {
 }
 
 // Follow returns a channel of the requests that end from now on. A follower that does not
-// receive misses some. stop must be called once.
+// receive misses some. Close closes the channel. stop must be called once.
 func (r *Recorder) Follow() (traces <-chan *Trace, stop func()) {
 	if r == nil {
 		return nil, func() {}
@@ -141,6 +142,10 @@ func (r *Recorder) Follow() (traces <-chan *Trace, stop func()) {
 	c := make(chan *Trace, queue)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.closed {
+		close(c)
+		return c, func() {}
+	}
 	if r.followers == nil {
 		r.followers = map[chan *Trace]struct{}{}
 	}
@@ -150,4 +155,15 @@ func (r *Recorder) Follow() (traces <-chan *Trace, stop func()) {
 		defer r.mu.Unlock()
 		delete(r.followers, c)
 	}
+}
+
+// Close ends what follows, which has no end of its own. Idempotent.
+func (r *Recorder) Close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.closed = true
+	for f := range r.followers {
+		close(f)
+	}
+	clear(r.followers)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -155,6 +156,29 @@ func TestFollow(t *testing.T) {
 	}
 }
 
+// TestClose: who follows is told of the end, after what has come before.
+func TestClose(t *testing.T) {
+	var r trace.Recorder
+	early, stop := r.Follow()
+	_, root := r.Begin(t.Context(), "x", trace.Remote{})
+	r.End(root, "OK", "error")
+	r.Close()
+	r.Close()
+	stop()
+	if x := <-early; x == nil || x.Name != "x" {
+		t.Errorf("followed %v", x)
+	}
+	late, stop := r.Follow()
+	defer stop()
+	for _, c := range []<-chan *trace.Trace{early, late} {
+		if x, ok := <-c; ok {
+			t.Errorf("after the end: %v", x)
+		}
+	}
+	_, root = r.Begin(t.Context(), "x", trace.Remote{})
+	r.End(root, "OK", "error")
+}
+
 // TestConcurrent: steps of one request begin and end in many goroutines, also after its end.
 func TestConcurrent(t *testing.T) {
 	var r trace.Recorder
@@ -191,6 +215,14 @@ func TestRemote(t *testing.T) {
 		if r := trace.ParseRemote(bad); r != (trace.Remote{}) {
 			t.Errorf("%q: %+v", bad, r)
 		}
+	}
+	long := strings.Repeat("-", 1<<20)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	trace.ParseRemote(long)
+	runtime.ReadMemStats(&after)
+	if n := after.TotalAlloc - before.TotalAlloc; n > 1<<20 {
+		t.Errorf("a header of 1 MiB costs %d bytes", n)
 	}
 	var rec trace.Recorder
 	_, root := rec.Begin(t.Context(), "x", r)

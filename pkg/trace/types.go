@@ -42,7 +42,7 @@ type Remote struct {
 // ParseRemote reads the header "traceparent" of W3C Trace Context. What is none is the zero
 // Remote.
 func ParseRemote(header string) (r Remote) {
-	parts := strings.Split(header, "-")
+	parts := strings.SplitN(header, "-", 5) // the fifth is of a later version
 	if len(parts) < 4 || len(parts[0]) != 2 || len(parts[1]) != 32 || len(parts[2]) != 16 || parts[0] == "ff" {
 		return Remote{}
 	}

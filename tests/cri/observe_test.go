@@ -1,7 +1,7 @@
 package cri
 
 import (
-	"bytes"
+	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -103,7 +103,7 @@ func TestMetrics(t *testing.T) {
 		`subpod_step_duration_seconds_count{step="network"}`: 1, `subpod_step_duration_seconds_count{step="OCI create"}`: 1,
 		`subpod_rpc_requests_total{code="OK",method="Session",service="subpod.v1.Control"}`: 1,
 	})
-	s.grows("a packet out", func() { _, _ = n.Subpod("exec", "web", "sh", "-c", "nc 192.0.2.1 9 & sleep 0.1; kill $!") }, map[string]float64{`subpod_uplink_bytes_total{direction="send"}`: 50})
+	s.grows("a packet out", func() { _, _ = n.Subpod("exec", "web", "sh", "-c", "nc -w 5 192.0.2.1 9") }, map[string]float64{`subpod_uplink_bytes_total{direction="send"}`: 50})
 	s.grows("restarts", func() {
 		n.MustSubpod("run", "-d", "--name", "again", "--restart", "on-failure:1", busybox, "false")
 	}, map[string]float64{`subpod_container_restarts_total{container="again",namespace="default",pod="again"}`: 1, `subpod_state_commits_total{result="ok"}`: 1})
@@ -172,7 +172,7 @@ func TestMetrics(t *testing.T) {
 func TestTrace(t *testing.T) {
 	n := node.Start(t, node.Options{})
 	n.MustSubpod("pull", busybox)
-	var followed bytes.Buffer
+	var followed strings.Builder
 	follow := n.Command(t.Context(), node.Path(t, node.Subpod), "system", "trace", "-f", "-n", "1", "-o", "json")
 	out, err := follow.StdoutPipe()
 	if err != nil {
@@ -185,14 +185,17 @@ func TestTrace(t *testing.T) {
 	if _, err := io.ReadFull(out, first); err != nil {
 		t.Fatal(err)
 	}
-	copied := make(chan error, 1)
-	go func() {
-		_, err := io.Copy(&followed, out)
-		copied <- err
-	}()
 	n.MustSubpod("run", "-d", "--name", "web", "-e", "TOKEN=hunter2", busybox, "sh", "-c", "echo hunter2; exec sleep 1000")
 	if _, err := n.Subpod("run", "--rm", "--name", "bad", busybox, "/no-hunter3"); err == nil {
 		t.Error("a command that does not exist has run")
+	}
+	lines := bufio.NewReader(out)
+	for !strings.Contains(followed.String(), "default/bad") {
+		line, err := lines.ReadString('\n')
+		if err != nil {
+			t.Fatalf("the follower has ended: %v; it had: %s", err, followed.String())
+		}
+		followed.WriteString(line)
 	}
 	tree := n.MustSubpod("system", "trace", "default/web")
 	node.Contains(t, "trace", tree, "Run", "claim the name", "files", "namespaces", "network", "start the monitor", "root file system", "OCI specification", "OCI create", "start init", "name=default/web", "OK")
@@ -232,13 +235,34 @@ func TestTrace(t *testing.T) {
 	if err := follow.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-copied; err != nil {
+	if _, err := io.Copy(io.Discard, lines); err != nil {
 		t.Error(err)
 	}
 	if err := follow.Wait(); err != nil {
 		t.Errorf("an interrupted follower: %v", err)
 	}
 	node.Contains(t, "what was followed", followed.String(), "default/web", "default/bad")
+	// A reload ends who follows, and says so.
+	var said strings.Builder
+	follow = n.Command(t.Context(), node.Path(t, node.Subpod), "system", "trace", "-f", "-n", "1")
+	follow.Stderr = &said
+	if out, err = follow.StdoutPipe(); err != nil {
+		t.Fatal(err)
+	}
+	if err := follow.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(out, first); err != nil {
+		t.Fatal(err)
+	}
+	n.MustSubpod("reload")
+	if _, err := io.Copy(io.Discard, out); err != nil {
+		t.Error(err)
+	}
+	if err := follow.Wait(); err == nil {
+		t.Error("a follower that a reload ends says nothing")
+	}
+	node.Contains(t, "at a reload", said.String(), "this server ends")
 	if _, err := n.Subpod("system", "trace", "-o", "xml"); err == nil || !strings.Contains(err.Error(), "tree, json or otlp") {
 		t.Errorf("-o xml: %v", err)
 	}

@@ -15,11 +15,11 @@ export SOURCE_DATE_EPOCH
 
 .PHONY: install
 install: build ## Install into PREFIX (/usr/local), below DESTDIR
-	@PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) tests/pack/install.sh install bin
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' tests/pack/install.sh install bin
 
 .PHONY: uninstall
 uninstall: bin/subpod ## Take away what "make install" has installed
-	@PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) tests/pack/install.sh uninstall bin
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' tests/pack/install.sh uninstall bin
 
 $(PACKER): tests/pack/go.mod tests/pack/go.sum $(wildcard tests/pack/*.go)
 	@mkdir -p $(@D) && rm -f .cache/bin/pack-*

@@ -39,6 +39,13 @@ var ErrForeignDaemon = errors.New("a daemon runs already, outside of systemd")
 // ErrOtherUnit says that setup has chosen the other way of starting before.
 var ErrOtherUnit = errors.New("the daemon is started another way")
 
+// ErrOtherSocket says that the socket unit is of no use: clients come to another socket.
+var ErrOtherSocket = errors.New("daemon.socket is not the one of subpod.socket")
+
+// ErrNoSession says that the units of the user cannot be asked for: systemd has no session
+// of the user's here.
+var ErrNoSession = errors.New("there is no systemd session")
+
 // Setup is what Do and Undo work on.
 type Setup struct {
 	Binary string // path of subpod, absolute
@@ -57,7 +64,7 @@ type Setup struct {
 }
 
 // Do writes what is missing, enables linger, and starts the service. Idempotent.
-// ErrForeignDaemon and ErrOtherUnit before anything is changed.
+// ErrForeignDaemon, ErrOtherUnit and ErrOtherSocket before anything is changed.
 func (s Setup) Do(ctx context.Context) error {
 	systemd := s.hasSystemd()
 	if systemd && !s.DryRun && s.foreign(ctx) {
@@ -69,6 +76,10 @@ func (s Setup) Do(ctx context.Context) error {
 	}
 	if other := s.other(); slices.Contains(r.Units, other) {
 		return fmt.Errorf("%w: %s is enabled; change that by subpod setup --undo, which ends the containers, and setup again", ErrOtherUnit, other)
+	}
+	// ListenStream= of configs/subpod.socket.
+	if at := filepath.Join(s.RuntimeDir, "subpod", "subpod.sock"); systemd && s.OnDemand && filepath.Clean(s.Socket) != at {
+		return fmt.Errorf("%w: clients come to %s, systemd would listen on %s; leave daemon.socket at its default, or setup without --on-demand", ErrOtherSocket, s.Socket, at)
 	}
 	files, err := s.files(systemd)
 	if err != nil {
@@ -107,14 +118,16 @@ func (s Setup) say(what, format string, args ...any) {
 	fmt.Fprintln(s.Out, what)
 }
 
-// hasSystemd reports whether there is a user manager to talk to (sd_booted(3)).
+// hasSystemd reports whether there is a user manager to talk to.
 func (s Setup) hasSystemd() bool {
-	for _, path := range []string{filepath.Join(s.Root, "/run/systemd/system"), filepath.Join(s.RuntimeDir, "systemd")} {
-		if _, err := os.Stat(path); err != nil {
-			return false
-		}
-	}
-	return s.RuntimeDir != ""
+	_, err := os.Stat(filepath.Join(s.RuntimeDir, "systemd"))
+	return s.RuntimeDir != "" && err == nil && s.booted()
+}
+
+// booted reports whether systemd runs this machine (sd_booted(3)).
+func (s Setup) booted() bool {
+	_, err := os.Stat(filepath.Join(s.Root, "/run/systemd/system"))
+	return err == nil
 }
 
 // foreign reports whether someone serves the socket who is no unit of ours.
@@ -168,7 +181,8 @@ func (s Setup) other() string {
 	return s.unit()
 }
 
-// start enables and starts the unit; the service is started again with a new unit.
+// start enables and starts the unit. A service that runs goes on as it is: a new unit is its
+// next start's.
 func (s Setup) start(ctx context.Context, r *record) error {
 	unit := s.unit()
 	if s.DryRun {

@@ -39,7 +39,7 @@ func newAccount(t *testing.T, systemd bool) *account {
 	dir := t.TempDir()
 	a := &account{t: t, dir: dir}
 	in := func(name string) string { return filepath.Join(dir, name) }
-	for _, d := range []string{"bin", "run", "root/var/lib/systemd/linger"} {
+	for _, d := range []string{"bin", "run/subpod", "root/var/lib/systemd/linger"} {
 		if err := os.MkdirAll(in(d), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -59,7 +59,7 @@ func newAccount(t *testing.T, systemd bool) *account {
 	t.Setenv("FAKE", dir)
 	t.Setenv("PATH", in("bin")+":/usr/bin:/bin")
 	a.Setup = Setup{
-		Binary: "/home/ann/.local/bin/subpod", User: "ann", RuntimeDir: in("run"), Root: in("root"), Socket: in("run/subpod.sock"),
+		Binary: "/home/ann/.local/bin/subpod", User: "ann", RuntimeDir: in("run"), Root: in("root"), Socket: in("run/subpod/subpod.sock"),
 		ConfigHome: in("home/.config"), DataHome: in("home/.local/share"), StateHome: in("home/.local/state"),
 		Completions: map[string]string{"bash": "# bash\n", "fish": "# fish\n"}, Out: &a.out,
 	}
@@ -265,6 +265,13 @@ func TestRefusals(t *testing.T) {
 	a.OnDemand = false
 	a.undo()
 	a.OnDemand = true
+	before := a.files()
+	own := a.Socket
+	a.Socket = "/tmp/own.sock"
+	if err := a.Do(t.Context()); !errors.Is(err, ErrOtherSocket) || !slices.Equal(a.files(), before) {
+		t.Errorf("on demand with another socket: %v, %q", err, a.files())
+	}
+	a.Socket = own
 	if out := a.do(); !strings.Contains(out, "started subpod.socket") {
 		t.Errorf("on demand:\n%s", out)
 	}
@@ -274,6 +281,30 @@ func TestRefusals(t *testing.T) {
 		t.Errorf("a start that fails: %v", err)
 	}
 	a.undo()
+}
+
+// TestUndoWithoutSession: where systemd runs the service and cannot be asked (su, sudo),
+// nothing is taken back and nothing forgotten; where there is no systemd any more, all is.
+func TestUndoWithoutSession(t *testing.T) {
+	a := newAccount(t, true)
+	a.do()
+	before := a.files()
+	if err := os.Remove(filepath.Join(a.RuntimeDir, "systemd")); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Undo(t.Context()); !errors.Is(err, ErrNoSession) || !strings.Contains(err.Error(), "XDG_RUNTIME_DIR") {
+		t.Errorf("without a session: %v", err)
+	}
+	if got := a.files(); !slices.Equal(got, before) || strings.Contains(a.calls(), "disable") {
+		t.Errorf("left: %q, was %q; called:\n%s", got, before, a.calls())
+	}
+	if err := os.RemoveAll(filepath.Join(a.Root, "run")); err != nil {
+		t.Fatal(err)
+	}
+	a.undo()
+	if got := a.files(); len(got) > 3 {
+		t.Errorf("without systemd: %q is left", got)
+	}
 }
 
 // TestWithoutSystemd: says what there is instead, and calls nothing.

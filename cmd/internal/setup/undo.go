@@ -7,11 +7,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // Undo takes back what Do has done: it stops and disables the units that Do has enabled,
 // removes the files that are still as Do has written them, and disables linger where Do
 // has enabled it. Images, containers and the user's configuration stay. Idempotent.
+// ErrNoSession before anything is changed.
 func (s Setup) Undo(ctx context.Context) error {
 	if _, err := os.Stat(s.recordFile()); errors.Is(err, fs.ErrNotExist) {
 		s.say("nothing to take back", "setup has not been run here")
@@ -23,6 +25,10 @@ func (s Setup) Undo(ctx context.Context) error {
 	}
 	var errs []error
 	systemd := s.hasSystemd()
+	if !systemd && s.booted() && len(r.Units) > 0 {
+		return fmt.Errorf("%w to stop %s: log in as %s (not by su or sudo), or export XDG_RUNTIME_DIR=/run/user/%d; nothing was changed",
+			ErrNoSession, strings.Join(r.Units, ", "), s.User, os.Getuid())
+	}
 	if systemd {
 		errs = append(errs, s.disable(ctx, r))
 	}

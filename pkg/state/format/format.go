@@ -6,9 +6,12 @@ package format
 import (
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // Version is the version of the state that this program writes. pkg/state has a
@@ -27,13 +30,27 @@ func Write(file string) error {
 		return nil
 	}
 	tmp := file + suffix + ".new"
-	if err := os.WriteFile(tmp, []byte(strconv.Itoa(Version)+"\n"), 0o600); err != nil {
-		return fmt.Errorf("note the version of the state: %w", err)
+	err := os.Remove(tmp) // one that was not finished: it is not written to, whatever it is
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		err = writeNew(tmp, strconv.Itoa(Version)+"\n")
 	}
-	if err := os.Rename(tmp, file+suffix); err != nil {
+	if err == nil {
+		err = os.Rename(tmp, file+suffix)
+	}
+	if err != nil {
 		return fmt.Errorf("note the version of the state: %w", err)
 	}
 	return nil
+}
+
+// writeNew writes a file that must not be there, not even as a link.
+func writeNew(name, text string) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Close())
 }
 
 // Check returns ErrTooNew for a state file that this program cannot read. One without a
@@ -51,16 +68,31 @@ func Check(file string) error {
 const maxNote = 20
 
 func read(file string) (int, error) {
-	text, err := os.ReadFile(file + suffix)
+	text, err := readNote(file + suffix)
 	if err != nil {
 		return 0, fmt.Errorf("read the version of the state: %w", err)
-	}
-	if len(text) > maxNote {
-		return 0, fmt.Errorf("read the version of the state: %s is no number", file+suffix)
 	}
 	version, err := strconv.Atoi(strings.TrimSpace(string(text)))
 	if err != nil {
 		return 0, fmt.Errorf("read the version of the state: %s: %w", file+suffix, err)
 	}
 	return version, nil
+}
+
+// readNote reads a regular file that is no longer than a note: a FIFO would keep its reader
+// waiting, a link or a device could have no end.
+func readNote(name string) ([]byte, error) {
+	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() || st.Size() > maxNote {
+		return nil, fmt.Errorf("%s is no number", name)
+	}
+	return io.ReadAll(io.LimitReader(f, maxNote))
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 )
 
@@ -37,5 +38,38 @@ func TestCheck(t *testing.T) {
 		if err := Check(file); err != nil {
 			t.Errorf("note %q: %v", text, err)
 		}
+	}
+}
+
+// TestForeignNotes: what is there in the place of a note is neither waited for, nor read
+// to its end, nor written to: it is no note, and is replaced.
+func TestForeignNotes(t *testing.T) {
+	dir := t.TempDir()
+	other := filepath.Join(dir, "other")
+	newer := func() error { return os.WriteFile(other, []byte("7\n"), 0o600) }
+	for name, put := range map[string]func(path string) error{
+		"FIFO":   func(path string) error { return syscall.Mkfifo(path, 0o600) },
+		"device": func(path string) error { return os.Symlink("/dev/zero", path) },
+		"link":   func(path string) error { return errors.Join(newer(), os.Symlink(other, path)) },
+		"large":  func(path string) error { return errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, 1<<40)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "state.db")
+			if err := errors.Join(put(file+suffix), put(file+suffix+".new")); err != nil {
+				t.Fatal(err)
+			}
+			if err := Check(file); err != nil {
+				t.Errorf("look: %v", err)
+			}
+			if err := Write(file); err != nil {
+				t.Errorf("write: %v", err)
+			}
+			if text, err := os.ReadFile(file + suffix); err != nil || string(text) != "1\n" {
+				t.Errorf("the note is %q, %v", text, err)
+			}
+			if text, err := os.ReadFile(other); err == nil && string(text) != "7\n" {
+				t.Errorf("the file that a link leads to is %q", text)
+			}
+		})
 	}
 }
