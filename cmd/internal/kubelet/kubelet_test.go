@@ -167,7 +167,7 @@ func TestCheck(t *testing.T) {
 	}
 	good := Host{Node: whole, User: "ann", Hostname: "box", Unified: true, Durable: true, NodeIP: "192.0.2.7", HasNodeIP: true,
 		Programs: all, CPUs: 4, MemoryMB: 8000}
-	good.Expose = []string{"tcp:10250"}
+	good.Expose, good.WaitsForCIDR = []string{"tcp:10250"}, true
 	golden(t, "check-good.txt", text(Check(good)))
 	if worst := doctor.Worst(Check(good)); worst != doctor.OK {
 		t.Errorf("a good host is %v", worst)
