@@ -146,7 +146,8 @@ func exists(name string) error {
 	return fmt.Errorf("%w: %s; remove it (--down) or replace it (--replace)", ErrExists, name)
 }
 
-// cleanupTimeout bounds the removal of pods after Play was interrupted.
+// cleanupTimeout bounds the removal of pods after Play was interrupted, and before it the
+// wait for those that are being made.
 const cleanupTimeout = 2 * time.Minute
 
 // removeOwn removes the pods that these runners have created, and no others of

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -128,6 +129,53 @@ func TestWhole(t *testing.T) {
 		if want := fmt.Sprint(map[bool][]string{false: nil, true: {volume}}[written]); fmt.Sprint(left) != want {
 			t.Errorf("written %v: %v", written, left)
 		}
+	}
+}
+
+// TestWholeInTheMaking: a pod that the server is making, when another one of the set cannot
+// be made or the command is interrupted, is not left either: a server goes on with what it
+// has begun.
+func TestWholeInTheMaking(t *testing.T) {
+	for _, interrupted := range []bool{false, true} {
+		f, o := newFake(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		slow, failed, returned, made := make(chan struct{}), make(chan struct{}), make(chan struct{}), make(chan struct{})
+		f.making = func(ctx context.Context, name string) {
+			if name == "bad" {
+				<-slow
+				return
+			}
+			close(slow)
+			<-failed
+			select {
+			case <-ctx.Done(): // nobody waits
+				<-returned
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+		f.onPlay = func(name string) error {
+			if name != "bad" {
+				close(made)
+				return nil
+			}
+			defer close(failed)
+			if interrupted {
+				cancel()
+			}
+			return status.Error(codes.Internal, "no room")
+		}
+		const spec = "{containers: [{name: c, image: image}]}"
+		err := Play(ctx, parse(t, podSpec("bad", spec)+podSpec("slow", spec)), o)
+		close(returned)
+		<-made
+		if interrupted != (err == nil) {
+			t.Errorf("interrupted %v: %v", interrupted, err)
+		}
+		if pods := f.podNames(); len(pods) > 0 {
+			t.Errorf("interrupted %v: left %v", interrupted, pods)
+		}
+		leftFiles(t, o)
 	}
 }
 
