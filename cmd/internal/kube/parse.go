@@ -23,6 +23,7 @@ var ErrManifest = errors.New("manifest")
 // Set contains the objects of the manifests.
 type Set struct {
 	Pods       []*Pod                // including those of workloads, in the order in which they are started
+	None       []*Pod                // one without a name of each workload that is to have no pods
 	ConfigMaps map[string]*ConfigMap // by namespace/name
 	Secrets    map[string]*Secret
 	Claims     map[string]*Claim
@@ -216,6 +217,9 @@ func (s *Set) check() error {
 	}
 	var errs []error
 	seen, told := map[string]bool{}, map[*object]bool{}
+	for _, p := range s.None {
+		setDefaults(p)
+	}
 	for _, p := range s.Pods {
 		setDefaults(p)
 		key := p.Metadata.Namespace + "/" + p.Metadata.Name

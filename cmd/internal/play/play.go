@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -163,7 +164,7 @@ func removeOwn(ctx context.Context, runners []*runner) error {
 }
 
 // Down stops and removes the pods of the set with their files, except named volumes, also
-// replicas of its workloads that the set no longer has. Idempotent.
+// replicas of its workloads that the set no longer has, up to all of them. Idempotent.
 func Down(ctx context.Context, set *kube.Set, o Options) error {
 	pods, err := played(ctx, o.Client)
 	if err != nil {
@@ -184,7 +185,7 @@ func Down(ctx context.Context, set *kube.Set, o Options) error {
 // workload, nil for none.
 func podOf(set *kube.Set, there *runtimeapi.PodSandbox) *kube.Pod {
 	var like *kube.Pod
-	for _, p := range set.Pods {
+	for _, p := range slices.Concat(set.Pods, set.None) {
 		if p.Metadata.Namespace != there.Metadata.GetNamespace() {
 			continue
 		}

@@ -192,6 +192,17 @@ func TestDownWorkload(t *testing.T) {
 	if pods := f.podNames(); !slices.Equal(pods, []string{"db-9"}) {
 		t.Errorf("%v", pods)
 	}
+	for _, none := range []string{"replicas: 0", "replicas: 0, ordinals: {start: 9}"} {
+		if err := Play(t.Context(), parse(t, statefulSet), o); err != nil {
+			t.Fatal(err)
+		}
+		if err := Down(t.Context(), parse(t, strings.Replace(statefulSet, "replicas: 3", strings.Replace(none, ", ", "\n  ", 1), 1)), o); err != nil {
+			t.Fatal(err)
+		}
+		if pods := f.podNames(); !slices.Equal(pods, []string{"db-9"}) {
+			t.Errorf("%s: %v", none, pods)
+		}
+	}
 }
 
 // TestPullOnce: the replicas of a workload do not pull the same image each.
