@@ -86,7 +86,7 @@ func Play(ctx context.Context, set *kube.Set, o Options) error {
 	case ctx.Err() != nil:
 		return removeOwn(ctx, runners)
 	case running.Err() != nil:
-		return errors.Join(context.Cause(running), removeOwn(ctx, runners), removeEmpty(made))
+		return errors.Join(context.Cause(running), removeOwn(ctx, runners), o.removeUnused(ctx, set, made))
 	}
 	return errors.Join(errs...)
 }
@@ -130,6 +130,22 @@ func (o Options) makeVolumes(set *kube.Set) (made []string, err error) {
 		}
 	}
 	return made, nil
+}
+
+// removeUnused removes volumes in which nothing was written, unless another client has
+// pods of the set, whose volumes they are then.
+func (o Options) removeUnused(ctx context.Context, set *kube.Set, volumes []string) error {
+	if len(volumes) == 0 {
+		return nil
+	}
+	pods, err := played(ctx, o.Client)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(pods, func(p *runtimeapi.PodSandbox) bool { return podOf(set, p) != nil }) {
+		return nil
+	}
+	return removeEmpty(volumes)
 }
 
 // removeEmpty removes the directories in which nothing was written.

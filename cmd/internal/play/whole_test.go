@@ -14,6 +14,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/api"
 )
@@ -129,6 +130,25 @@ func TestWhole(t *testing.T) {
 		if want := fmt.Sprint(map[bool][]string{false: nil, true: {volume}}[written]); fmt.Sprint(left) != want {
 			t.Errorf("written %v: %v", written, left)
 		}
+	}
+}
+
+// TestVolumesOfAnother: where another client has been quicker with the same set, the volumes
+// are those of its pods, whoever has made them.
+func TestVolumesOfAnother(t *testing.T) {
+	f, o := newFake(t)
+	f.making = func(_ context.Context, name string) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.pods["another's"] = &fakePod{&runtimeapi.PodSandboxConfig{
+			Metadata: &runtimeapi.PodSandboxMetadata{Name: name, Namespace: "default"}, Labels: map[string]string{api.LabelMadeBy: api.MadeByPlay},
+		}, runtimeapi.PodSandboxState_SANDBOX_READY}
+	}
+	if err := Play(t.Context(), parse(t, statefulSet), o); !errors.Is(err, ErrExists) {
+		t.Errorf("%v", err)
+	}
+	if _, err := os.Stat(filepath.Join(o.DataDir, "volumes", "d-db-0")); err != nil {
+		t.Error(err)
 	}
 }
 
