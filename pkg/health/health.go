@@ -44,11 +44,11 @@ type Monitor struct {
 	Exec Exec
 
 	mu     sync.Mutex
-	states map[string]State // by container ID
+	states map[string]*State // of the present run, by container ID
 }
 
 // New returns a Monitor.
-func New(exec Exec) *Monitor { return &Monitor{Exec: exec, states: map[string]State{}} }
+func New(exec Exec) *Monitor { return &Monitor{Exec: exec, states: map[string]*State{}} }
 
 // Of returns the state of a container; ok is false where it has no check.
 func (m *Monitor) Of(id string) (s State, ok bool) {
@@ -57,26 +57,34 @@ func (m *Monitor) Of(id string) (s State, ok bool) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s, ok = m.states[id]
-	return s, ok
+	if now := m.states[id]; now != nil {
+		return *now, true
+	}
+	return s, false
 }
 
-func (m *Monitor) set(id string, s State) {
+// begin returns the state of a run that begins, and what ends it: by then the container may
+// run again, with another state.
+func (m *Monitor) begin(id string) (own *State, end func()) {
+	own = &State{Status: Starting}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.states[id] = s
+	m.states[id] = own
+	return own, func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if m.states[id] == own {
+			delete(m.states, id)
+		}
+	}
 }
 
-// Follow checks a container until ctx ends, from when started returns the time of its
+// Follow checks one run of a container until ctx ends, from when started returns the time of its
 // start. It calls failed, once, when the container becomes unhealthy, and again only after
 // it was healthy in between.
 func (m *Monitor) Follow(ctx context.Context, id string, h api.Health, started func() time.Time, failed func()) {
-	m.set(id, State{Status: Starting})
-	defer func() {
-		m.mu.Lock()
-		delete(m.states, id)
-		m.mu.Unlock()
-	}()
+	own, end := m.begin(id)
+	defer end()
 	h = withDefaults(h)
 	for {
 		select {
@@ -88,12 +96,14 @@ func (m *Monitor) Follow(ctx context.Context, id string, h api.Health, started f
 		if since.IsZero() {
 			continue
 		}
-		before, _ := m.Of(id)
+		before := *own // which only this changes
 		next := m.check(ctx, id, h, before, since)
 		if ctx.Err() != nil {
 			return
 		}
-		m.set(id, next)
+		m.mu.Lock()
+		*own = next
+		m.mu.Unlock()
 		if next.Status == Unhealthy && before.Status != Unhealthy {
 			failed()
 		}
