@@ -147,6 +147,16 @@ func TestUnits(t *testing.T) {
 	for _, u := range units {
 		golden(t, u.Name, u.Content)
 	}
+	// As systemd.syntax(7) and systemd.unit(5) read them.
+	units, err = Units(Programs{Subpod: "/opt/100%/sub pod", Path: `/usr/bin:/mnt/c/Program Files/a"b\c`})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, u := range units {
+		if !strings.Contains(u.Content, `Environment="PATH=/usr/bin:/mnt/c/Program Files/a\"b\\c"`+"\n") || !strings.Contains(u.Content, `ExecStart="/opt/100%%/sub pod" `) {
+			t.Errorf("%s", u.Content)
+		}
+	}
 }
 
 func text(results []doctor.Result) string {
