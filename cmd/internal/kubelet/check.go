@@ -167,7 +167,7 @@ func subnet(h Host) doctor.Result {
 	if h.WaitsForCIDR {
 		return result(check, doctor.OK, "", "pods wait for the node's subnet")
 	}
-	return result(check, doctor.Warning, "network.wait_for_pod_cidr = true in subpod.toml; then restart the daemon. Leave it for a kubelet without a cluster",
+	return result(check, doctor.Warning, "network.wait_for_pod_cidr = true in subpod.toml, then restart the daemon; not for a kubelet without a cluster, which has no pod CIDR",
 		"the first pods of a new node have addresses outside of the subnet that the cluster gives it")
 }
 
