@@ -27,7 +27,7 @@ func newNetwork(cfg *config.Config, node *rootless.Node, nodeNet *netns.Thread, 
 		return bridge.New(bridge.Options{
 			Thread: nodeNet, StateDir: dir, RunDir: filepath.Join(cfg.Daemon.RunDir, "net"), Ports: ports.Network(), Log: slog.Default(),
 			Subnets: cfg.Network.Subnets, Name: cfg.Network.Bridge, MTU: cfg.Network.MTU,
-			Isolate: cfg.Network.Isolate, Remade: func() { networks.BridgeRemade() },
+			Isolate: cfg.Network.Isolate, WaitForPodCIDR: cfg.Network.WaitForPodCIDR, Remade: func() { networks.BridgeRemade() },
 		})
 	}
 	newCNI := func(skip func(string) bool) (*cni.Network, error) {

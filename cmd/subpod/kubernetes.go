@@ -38,9 +38,10 @@ they would refuse there, and runs the kubelet. docs/kubernetes.md has the steps.
 // kubernetesNode reads from the running daemon what a kubelet depends on.
 func kubernetesNode(ctx context.Context, conn *connection) (kubelet.Node, error) {
 	n := kubelet.Node{
-		Socket:     conn.config.Daemon.Socket,
-		ResolvConf: filepath.Join(conn.config.Daemon.RunDir, "node", "resolv.conf"),
-		Expose:     conn.config.Network.Expose,
+		Socket:       conn.config.Daemon.Socket,
+		ResolvConf:   filepath.Join(conn.config.Daemon.RunDir, "node", "resolv.conf"),
+		Expose:       conn.config.Network.Expose,
+		WaitsForCIDR: conn.config.Network.WaitForPodCIDR || conn.config.Network.Backend == "cni",
 	}
 	info, err := readNode(ctx, conn.Client)
 	if err != nil {

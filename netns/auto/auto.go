@@ -94,7 +94,7 @@ func (n *Network) makeBridge(ctx context.Context) error {
 		return nil
 	}
 	err := n.bridge.Reconcile(ctx, live)
-	if err != nil && n.bridge.Status(ctx) != nil {
+	if err != nil && !n.bridgeWorks(ctx) {
 		return err
 	}
 	if err != nil {
@@ -104,6 +104,12 @@ func (n *Network) makeBridge(ctx context.Context) error {
 	n.bridged = true
 	n.mu.Unlock()
 	return nil
+}
+
+// bridgeWorks reports whether the bridge can connect pods.
+func (n *Network) bridgeWorks(ctx context.Context) bool {
+	err := n.bridge.Status(ctx)
+	return err == nil || errors.Is(err, bridge.ErrNoPodCIDR)
 }
 
 // Setup implements netns.Network.
@@ -175,7 +181,7 @@ func (n *Network) Reconcile(ctx context.Context, live []netns.Pod) error {
 		n.mu.Unlock()
 		err := n.bridge.Reconcile(ctx, byBridge)
 		errs = append(errs, err)
-		made := err == nil || n.bridge.Status(ctx) == nil
+		made := err == nil || n.bridgeWorks(ctx)
 		n.mu.Lock()
 		n.bridged = made
 		n.mu.Unlock()

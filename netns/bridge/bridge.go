@@ -37,6 +37,9 @@ type Options struct {
 	// Isolate blocks traffic between pods of different Kubernetes namespaces, except
 	// through host ports and services.
 	Isolate bool
+	// WaitForPodCIDR makes Status not ready until a SetPodCIDR, of this server or an
+	// earlier one.
+	WaitForPodCIDR bool
 	// Table begins the names of its nftables tables, Veth those of the node's ends of
 	// pods' links; "" are those of the one network that is not kept apart. No two
 	// bridges of a node may have the same.
@@ -66,6 +69,7 @@ type Bridge struct {
 	ipam     *ipam
 	pods     pods
 	repairer *repairer
+	waits    bool // Options.WaitForPodCIDR
 
 	ready  atomic.Bool
 	close  sync.Once
@@ -100,7 +104,7 @@ func New(o Options) (*Bridge, error) {
 		return nil, fmt.Errorf("pod network: %w", err)
 	}
 	b := &Bridge{
-		log: o.Log, stateDir: o.StateDir, nft: filter, links: links, security: security, ipam: claims,
+		log: o.Log, stateDir: o.StateDir, waits: o.WaitForPodCIDR, nft: filter, links: links, security: security, ipam: claims,
 		device: &device{name: o.Name, thread: o.Thread, rt: links.rt, log: o.Log, state: deviceState{mtu: o.MTU}},
 		rules:  &rules{nft: filter, bridge: o.Name, isolate: o.Isolate, apart: o.Apart, elements: map[element]bool{}},
 	}
@@ -171,13 +175,28 @@ func (b *Bridge) Delete() error {
 // InUse reports whether any pod has an address of the bridge's.
 func (b *Bridge) InUse() bool { return b.ipam.used() > 0 }
 
-// Status implements netns.Network.
+// ErrNoPodCIDR is of Status, where the subnets are waited for. Setup connects pods all the
+// same.
+var ErrNoPodCIDR = errors.New("network.wait_for_pod_cidr is set, and no kubelet has handed over the node's pod CIDR yet: " +
+	"give the node one (kube-controller-manager --allocate-node-cidrs), or take the setting back")
+
+// Status implements netns.Network. ErrNoPodCIDR.
 func (b *Bridge) Status(_ context.Context) error {
 	if !b.ready.Load() {
 		return fmt.Errorf("%w: not reconciled yet", netns.ErrNotReady)
 	}
 	// The repairer acts on the kernel's messages; this finds damage without one.
 	if _, _, err := b.repairer.repair(); err != nil {
+		return fmt.Errorf("%w: %w", netns.ErrNotReady, err)
+	}
+	if !b.waits {
+		return nil
+	}
+	cidrs, err := readCIDRs(b.stateDir)
+	if err == nil && len(cidrs) == 0 {
+		err = ErrNoPodCIDR
+	}
+	if err != nil {
 		return fmt.Errorf("%w: %w", netns.ErrNotReady, err)
 	}
 	return nil

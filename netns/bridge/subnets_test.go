@@ -2,12 +2,14 @@ package bridge
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
 
+	"github.com/subpod/subpod/netns"
 	"github.com/subpod/subpod/tests/nettest"
 )
 
@@ -56,4 +58,24 @@ func TestRefusedPodCIDR(t *testing.T) {
 	if r := w.Setup(b, w.Pod("one")); !good[0].Contains(r.IPs[0]) || !good[1].Contains(r.IPs[1]) {
 		t.Errorf("after a restart addresses %v, want in %v", r.IPs, good)
 	}
+}
+
+// TestWaitForPodCIDR: where it is waited for, the network is not ready before the kubelet has
+// handed over the subnets, also after a restart of the server; what is made in the meantime
+// by others is connected all the same.
+func TestWaitForPodCIDR(t *testing.T) {
+	w := newWorld(t)
+	wait := Options{WaitForPodCIDR: true}
+	b := w.bridge(wait)
+	w.Setup(b, w.Pod("early"))
+	for range 2 {
+		if err := b.Status(t.Context()); !errors.Is(err, netns.ErrNotReady) || !errors.Is(err, ErrNoPodCIDR) {
+			t.Fatalf("before SetPodCIDR: %v", err)
+		}
+		nettest.Must(t, b.SetPodCIDR(t.Context(), nil)) // a kubelet without one
+		b = w.bridge(wait)
+	}
+	nettest.Must(t, b.SetPodCIDR(t.Context(), []netip.Prefix{netip.MustParsePrefix("10.244.3.0/24")}))
+	nettest.Must(t, b.Status(t.Context()))
+	nettest.Must(t, w.bridge(wait).Status(t.Context()))
 }

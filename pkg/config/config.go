@@ -102,6 +102,8 @@ type Network struct {
 	IngressRate Rate           `toml:"ingress_rate"` // bits per second
 	EgressRate  Rate           `toml:"egress_rate"`  // bits per second
 
+	WaitForPodCIDR bool `toml:"wait_for_pod_cidr"`
+
 	SwitchedEgress string         `toml:"switched_egress"` // asked, always, never
 	SwitchedLocal  []netip.Prefix `toml:"switched_local"`
 }

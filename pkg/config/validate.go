@@ -145,6 +145,9 @@ func (v *validator) network(n Network) {
 	if n.Backend == "cni" && n.Isolate {
 		v.add("network.isolate", "only the built-in bridge can isolate pods")
 	}
+	if n.Backend == "cni" && n.WaitForPodCIDR {
+		v.add("network.wait_for_pod_cidr", "only the built-in bridge waits for it: CNI plugins have subnets of their own")
+	}
 }
 
 func (v *validator) subnets(subnets []netip.Prefix) {

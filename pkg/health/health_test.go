@@ -12,6 +12,33 @@ import (
 	"github.com/subpod/subpod/pkg/health"
 )
 
+// TestFollowNextRun: the run that a failed check has brought about has a state of its own,
+// also once the one before it is given up.
+func TestFollowNextRun(t *testing.T) {
+	m := health.New(func(context.Context, string, []string, time.Duration) (int32, []byte, error) { return 1, nil, nil })
+	h := api.Health{Command: []string{"x"}, Interval: time.Millisecond, Retries: 1, StartPeriod: time.Hour}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	next := make(chan struct{})
+	first, end := context.WithCancel(ctx)
+	m.Follow(first, "c", h, func() time.Time { return time.Now().Add(-2 * time.Hour) }, func() {
+		go func() {
+			defer close(next)
+			m.Follow(ctx, "c", h, time.Now, func() { t.Error("unhealthy in its start period") })
+		}()
+		for s, _ := m.Of("c"); s.Status != health.Starting; s, _ = m.Of("c") {
+			time.Sleep(time.Millisecond)
+		}
+		end()
+	})
+	if s, ok := m.Of("c"); !ok || s.Status != health.Starting {
+		t.Errorf("%+v, %v", s, ok)
+	}
+	time.Sleep(20 * time.Millisecond) // a few checks
+	cancel()
+	<-next
+}
+
 // TestFollow: a container is starting, then healthy, unhealthy after as many failures as
 // it may have, which is said once, and healthy again.
 func TestFollow(t *testing.T) {

@@ -378,3 +378,36 @@ func TestUnhealthyOfStoppedPod(t *testing.T) {
 		}
 	})
 }
+
+// TestPauseAfterStart: what is started in a sandbox that was built again is restarted by its
+// policy with the pause before a first restart.
+func TestPauseAfterStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(play(containerOf("a", workload.Main, workload.UnlessStopped)))
+		f.pod.Workload.Containers[0].Config = nil // a request has made it
+		f.pod.Workload.Backoff = workload.RunBackoff
+		if _, err := f.CreateContainer(t.Context(), "pod", &runtimeapi.ContainerConfig{Metadata: &runtimeapi.ContainerMetadata{Name: "a"}}); err != nil {
+			t.Fatal(err)
+		}
+		f.ends = func(_ string, run int) (time.Duration, int32, bool) { return time.Second, 1, run == 1 }
+		s := f.serve(t)
+		defer s.Close()
+		synctest.Wait()
+		if err := f.End(t.Context(), "id-a", 0); err != nil {
+			t.Fatal(err)
+		}
+		f.stopPod()
+		synctest.Wait()
+		if err := s.StartPod(t.Context(), "pod", ""); err != nil || f.count("rebuild") != 1 || f.count("start a") != 2 {
+			t.Fatalf("%v, %v", err, f.log)
+		}
+		time.Sleep(time.Second + workload.RunBackoff.First/2)
+		if n := f.count("start a"); n != 2 {
+			t.Errorf("restarted before its pause: %v", f.log)
+		}
+		time.Sleep(workload.RunBackoff.First)
+		if n := f.count("start a"); n != 3 {
+			t.Errorf("not restarted after its pause: %v", f.log)
+		}
+	})
+}

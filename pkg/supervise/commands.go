@@ -57,6 +57,9 @@ func (s *Supervisor) startDirectly(ctx context.Context, p state.Pod, id string) 
 		defer s.Kick(p.ID)
 	}
 	err := s.Pods.Rebuild(ctx, p.ID, still)
+	if err == nil && p.Workload != nil {
+		err = s.noteSandbox(p)
+	}
 	if err == nil {
 		err = s.startContainers(ctx, p.ID, id, still)
 	}
@@ -77,6 +80,19 @@ func (s *Supervisor) resume(podID string) (before state.Pod, err error) {
 		return next.With(p.Workload.Containers[0].Name, workload.Progress{Ran: true, Generation: next.Generation}), true
 	})
 	return before, err
+}
+
+// noteSandbox records that the only container of a pod is started in the sandbox that is
+// there now: its next exit is one of this sandbox, with the pause of one.
+func (s *Supervisor) noteSandbox(p state.Pod) error {
+	name := p.Workload.Containers[0].Name
+	_, err := s.Pods.Supervise(p.ID, func(p state.Pod) (workload.Status, bool) {
+		progress := p.Supervision.Containers[name]
+		old := progress.Generation
+		progress.Generation = p.Supervision.Generation
+		return p.Supervision.With(name, progress), old != progress.Generation
+	})
+	return err
 }
 
 // giveUp records that a pod is stopped which could not be started, unless it has been.

@@ -36,7 +36,7 @@ const drift = 1.10
 // sample is what must not grow.
 type sample struct {
 	goroutines, fds, threads, mounts, processes int
-	rss, store                                  int // KiB
+	rss, store                                  int // KiB; rss without the pages of files
 }
 
 func (r *rig) sample() (s sample, err error) {
@@ -60,7 +60,7 @@ func (r *rig) sample() (s sample, err error) {
 		}
 	}
 	for line := range strings.Lines(string(text)) {
-		fmt.Sscanf(line, "VmRSS: %d kB", &s.rss)
+		fmt.Sscanf(line, "RssAnon: %d kB", &s.rss)
 		fmt.Sscanf(line, "Threads: %d", &s.threads)
 	}
 	s.mounts = bytes.Count(mounts, []byte("\n"))
@@ -248,7 +248,7 @@ func (r *rig) flat(samples []sample, latency []map[string]time.Duration, short b
 		{"mounts", early.mounts, late.mounts, 0},
 		{"processes of the node", early.processes, late.processes, 4},
 		{"KiB of the data directory", early.store, late.store, 1024},
-		{"KiB RSS of the server", early.rss, late.rss, 4096},
+		{"KiB of the server's own memory", early.rss, late.rss, 4096},
 	} {
 		if limit := int(math.Ceil(float64(c.early)*drift)) + c.slack; c.late > limit {
 			r.t.Errorf("%s grew from %d to %d, limit %d", c.what, c.early, c.late, limit)

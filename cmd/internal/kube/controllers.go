@@ -179,10 +179,21 @@ func (s *Set) replicate(o *object, w controller, t Template, replicas *int32, la
 	if err := o.serves(t, labels); err != nil {
 		return err
 	}
+	s.addNone(n, o, w, t)
 	for i := range n {
 		s.addReplica(o, w, t, i, i)
 	}
 	return nil
+}
+
+// addNone adds a workload that has no replica to None.
+func (s *Set) addNone(n int32, o *object, w controller, t Template) {
+	if n > 0 {
+		return
+	}
+	p := s.addReplica(o, w, t, 0, 0)
+	p.Metadata.Name = ""
+	s.Pods, s.None = s.Pods[:len(s.Pods)-1], append(s.None, p)
 }
 
 // count returns how many pods a field asks for.
@@ -256,6 +267,7 @@ func (s *Set) addStatefulSet(o *object) error {
 			return o.problem("spec.volumeClaimTemplates[%d].metadata.name: %q is not a DNS name in lower case", i, c.Metadata.Name)
 		}
 	}
+	s.addNone(n, o, d.controller, d.Spec.Template)
 	var last *Pod
 	for i := range n {
 		p := s.addReplica(o, d.controller, d.Spec.Template, i, first+i)
@@ -314,9 +326,11 @@ func (s *Set) addJobPods(o *object, w controller, j *JobSpec) error {
 		s.notes.effectless("ttlSecondsAfterFinished")
 	}
 	if j.Suspend || parallel == 0 {
+		s.addNone(0, o, w, j.Template)
 		s.notes.skipped = append(s.notes.skipped, skippedObject{kind: "Job", name: w.Metadata.Name, why: "suspended"})
 		return nil
 	}
+	s.addNone(n, o, w, j.Template)
 	queue := &Queue{Parallel: int(min(parallel, n)), Pods: int(n)}
 	for i := range n {
 		p := s.addReplica(o, w, j.Template, i, i)

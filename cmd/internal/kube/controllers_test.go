@@ -130,10 +130,18 @@ func TestWorkloadsRefused(t *testing.T) {
 		t.Errorf("a claim that leads out of the volumes: %v", err)
 	}
 	var many strings.Builder
-	for i := range 6 {
+	for i := range 100 {
 		fmt.Fprintf(&many, "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d%d}\nspec: {replicas: 100, %s}\n", i, template)
 	}
-	if _, err := Parse(Source{Text: []byte(many.String())}); err == nil || !strings.Contains(err.Error(), "600 pods are more than 500") {
-		t.Errorf("%v", err)
+	s, err := Parse(Source{Text: []byte(many.String())})
+	if err == nil || !strings.Contains(err.Error(), "more than 500 pods") || len(s.Pods) > maxPods+maxReplicas {
+		t.Errorf("%v, after %d pods", err, len(s.Pods))
+	}
+	one, _, _ := strings.Cut(many.String(), "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d1}")
+	if _, err := Parse(Source{Text: []byte(one + one)}); err == nil || strings.Count(err.Error(), "more than one pod is named") != 1 {
+		t.Errorf("the same workload twice: %v", err)
+	}
+	if _, err := Parse(Source{Text: []byte(strings.Replace(one, "name: d0", "name: d0, namespace: ../x", 1))}); err == nil || strings.Count(err.Error(), "metadata.namespace") != 1 {
+		t.Errorf("a namespace that is none: %v", err)
 	}
 }

@@ -145,3 +145,35 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// TestEnvironmentBound: variables whose values stand for more than a program can be given are
+// refused, before they are made, and so are too many of them; those that are there twice have
+// the last value.
+func TestEnvironmentBound(t *testing.T) {
+	pod := func(env string) error {
+		_, err := Parse(Source{Text: []byte("apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {containers: [{name: c, image: i, env: [" + env + "]}]}")})
+		return err
+	}
+	doubled := "{name: A0, value: xxxxxxxxxxxxxxxx}"
+	for i := range 60 {
+		doubled += fmt.Sprintf(", {name: A%d, value: $(A%d)$(A%d)}", i+1, i, i)
+	}
+	many := "{name: A, value: " + strings.Repeat("x", maxText/2) + "}"
+	for i := range 1000 {
+		many += fmt.Sprintf(", {name: A%d, value: $(A)}", i)
+	}
+	for what, env := range map[string]string{
+		"doubled":  doubled,
+		"repeated": "{name: A, value: " + strings.Repeat("x", maxText/2) + "}, {name: B, value: " + strings.Repeat("$(A)", 100000) + "}",
+		"many":     many,
+	} {
+		if err := pod(env); !errors.Is(err, ErrManifest) || !strings.Contains(err.Error(), "more than a program can be given") || len(err.Error()) > 1000 {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	c := Container{Env: []EnvVar{{Name: "A", Value: "1"}, {Name: "B", Value: "$(A)"}, {Name: "A", Value: "2"}}}
+	envs, err := c.environment(&Set{}, nil)
+	if err != nil || len(envs) != 2 || envs[0].Key != "B" || string(envs[0].Value) != "1" || string(envs[1].Value) != "2" {
+		t.Errorf("%v, %v", envs, err)
+	}
+}

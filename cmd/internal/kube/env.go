@@ -11,15 +11,25 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
+// maxText and maxEnvironment bound the bytes of a variable, and of all of a container: the
+// kernel takes no more (MAX_ARG_STRLEN, and three quarters of _STK_LIM).
+const maxText, maxEnvironment = 128 << 10, 6 << 20
+
 // environment returns the environment variables of a container, in order; field
 // returns the value of a fieldRef.
 func (c *Container) environment(s *Set, field func(path string) (string, error)) ([]*runtimeapi.KeyValue, error) {
 	var out []*runtimeapi.KeyValue
-	known := map[string]string{}
-	set := func(name, value string) {
-		known[name] = value
-		out = slices.DeleteFunc(out, func(kv *runtimeapi.KeyValue) bool { return kv.Key == name })
+	known, at, size := map[string]string{}, map[string]int{}, 0
+	set := func(name, value string) error {
+		if size += len(value); len(value) >= maxText || size > maxEnvironment {
+			return fmt.Errorf("%s: its %d bytes are more than a program can be given (%d, all variables %d)", name, len(value), maxText, maxEnvironment)
+		}
+		if i, again := at[name]; again {
+			out[i] = nil
+		}
+		known[name], at[name] = value, len(out)
 		out = append(out, &runtimeapi.KeyValue{Key: name, Value: []byte(value)})
+		return nil
 	}
 	for _, from := range c.EnvFrom {
 		data, err := from.data(s)
@@ -27,26 +37,30 @@ func (c *Container) environment(s *Set, field func(path string) (string, error))
 			return nil, err
 		}
 		for _, k := range slices.Sorted(maps.Keys(data)) {
-			set(from.Prefix+k, data[k])
+			if err := set(from.Prefix+k, data[k]); err != nil {
+				return nil, err
+			}
 		}
 	}
 	for _, e := range c.Env {
 		if e.Name == "" || strings.ContainsAny(e.Name, "=\x00") {
 			return nil, fmt.Errorf("%q is not a valid name of a variable", e.Name)
 		}
-		if e.ValueFrom == nil {
-			set(e.Name, expand(e.Value, known))
-			continue
+		value, ok, err := expand(e.Value, known), true, error(nil)
+		if e.ValueFrom != nil {
+			value, ok, err = e.from(c, s, field)
 		}
-		value, ok, err := e.from(c, s, field)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", e.Name, err)
 		}
-		if ok {
-			set(e.Name, value)
+		if !ok {
+			continue
+		}
+		if err := set(e.Name, value); err != nil {
+			return nil, err
 		}
 	}
-	return out, nil
+	return slices.DeleteFunc(out, func(kv *runtimeapi.KeyValue) bool { return kv == nil }), nil
 }
 
 func (f *EnvFrom) data(s *Set) (map[string]string, error) {
@@ -136,13 +150,16 @@ var reference = sync.OnceValue(func() *regexp.Regexp {
 })
 
 // expand replaces $(NAME) with known values and $$ with $, as specified for
-// EnvVar.value and Container.command.
+// EnvVar.value and Container.command. It ends once that is longer than maxText: variables
+// that double each other a few times are more than any machine can hold.
 func expand(s string, known map[string]string) string {
+	size := 0
 	return reference().ReplaceAllStringFunc(s, func(m string) string {
 		if m == "$$" {
 			return "$"
 		}
-		if v, ok := known[m[2:len(m)-1]]; ok {
+		if v, ok := known[m[2:len(m)-1]]; ok && size < maxText {
+			size += len(v)
 			return v
 		}
 		return m

@@ -23,6 +23,7 @@ var ErrManifest = errors.New("manifest")
 // Set contains the objects of the manifests.
 type Set struct {
 	Pods       []*Pod                // including those of workloads, in the order in which they are started
+	None       []*Pod                // one without a name of each workload that is to have no pods
 	ConfigMaps map[string]*ConfigMap // by namespace/name
 	Secrets    map[string]*Secret
 	Claims     map[string]*Claim
@@ -75,8 +76,12 @@ func (s *Set) empty() bool {
 // maxLists is how deep Lists may contain Lists.
 const maxLists = 3
 
-// add adds an object, or those of a List.
+// add adds an object, or those of a List. Beyond maxPods check refuses the set, and
+// nothing more is added.
 func (s *Set) add(o *object, left *budget, depth int) error {
+	if len(s.Pods) > maxPods {
+		return nil
+	}
 	var head struct {
 		APIVersion string `json:"apiVersion"`
 		Kind       string `json:"kind"`
@@ -207,12 +212,19 @@ func isDNSName(s string) bool {
 }
 
 func (s *Set) check() error {
+	if len(s.Pods) > maxPods {
+		return fmt.Errorf("%w: it has more than %d pods", ErrManifest, maxPods)
+	}
 	var errs []error
-	seen := map[string]bool{}
+	seen, told := map[string]bool{}, map[*object]bool{}
+	for _, p := range s.None {
+		setDefaults(p)
+	}
 	for _, p := range s.Pods {
 		setDefaults(p)
 		key := p.Metadata.Namespace + "/" + p.Metadata.Name
-		if seen[key] {
+		if seen[key] && !told[p.origin] { // of a workload once
+			told[p.origin] = true
 			errs = append(errs, p.origin.problem("metadata.name: more than one pod is named %s", key))
 		}
 		seen[key] = true
@@ -228,9 +240,6 @@ func (s *Set) check() error {
 		if !isDNSName(name) {
 			errs = append(errs, fmt.Errorf("%w: PersistentVolumeClaim %q: metadata.name is not a DNS name in lower case", ErrManifest, name))
 		}
-	}
-	if len(s.Pods) > maxPods {
-		errs = append(errs, fmt.Errorf("%w: %d pods are more than %d", ErrManifest, len(s.Pods), maxPods))
 	}
 	errs = append(errs, s.addServices()...)
 	return errors.Join(errs...)
@@ -257,6 +266,9 @@ func (p *Pod) problems(s *Set) []string {
 	bad := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	if !isDNSName(p.Metadata.Name) {
 		bad("metadata.name: %q is not a DNS name in lower case", p.Metadata.Name)
+	}
+	if ns := p.Metadata.Namespace; !isDNSName(ns) || strings.Contains(ns, ".") {
+		bad("metadata.namespace: %q is not a DNS label in lower case", ns)
 	}
 	if key := api.Reserved(p.Metadata.Labels, p.Metadata.Annotations); key != "" {
 		bad("metadata: %s is reserved for subpod's own commands", key)
@@ -310,29 +322,6 @@ func (p *Pod) problems(s *Set) []string {
 		}
 	}
 	return out
-}
-
-// timeProblems describes times that are negative or longer than the API allows.
-func timeProblems(p *Pod, bad func(format string, args ...any)) {
-	check := func(field string, seconds *int64) {
-		if seconds != nil && (*seconds < 0 || *seconds > math.MaxInt32) {
-			bad("%s: %d is not between 0 and %d seconds", field, *seconds, math.MaxInt32)
-		}
-	}
-	check("spec.terminationGracePeriodSeconds", p.Spec.TerminationGracePeriodSeconds)
-	check("spec.activeDeadlineSeconds", p.Spec.ActiveDeadlineSeconds)
-	for _, list := range [][]Container{p.Spec.InitContainers, p.Spec.Containers} {
-		for _, c := range list {
-			if c.Lifecycle == nil {
-				continue
-			}
-			for name, h := range map[string]*Hook{"postStart": c.Lifecycle.PostStart, "preStop": c.Lifecycle.PreStop} {
-				if h != nil && h.Sleep != nil {
-					check("container "+c.Name+": lifecycle."+name+".sleep.seconds", &h.Sleep.Seconds)
-				}
-			}
-		}
-	}
 }
 
 func (v *Volume) problem(s *Set) string {

@@ -32,7 +32,7 @@ var Wanted = []string{"kubelet", "kubeadm", "kubectl", "mount", "losetup", "cp",
 func Check(h Host) []doctor.Result {
 	var out []doctor.Result
 	for _, check := range []func(Host) doctor.Result{
-		programs, version, hostname, cgroups, controllers, durable, userNamespaces, subidTool, ports, address, size,
+		programs, version, hostname, cgroups, controllers, durable, userNamespaces, subidTool, ports, subnet, address, size,
 	} {
 		if r := check(h); r.What != "" {
 			out = append(out, r)
@@ -159,6 +159,16 @@ func ports(h Host) doctor.Result {
 	}
 	return result("kubelet port", doctor.Info, "network.expose = [\"tcp:10250\"] in subpod.toml; of a control plane \"tcp:6443\" as well",
 		"10250 is not open on the host's addresses: kubectl logs and exec need it where the API server is not in this node")
+}
+
+// subnet says whether pods can be made before the node's subnet is known.
+func subnet(h Host) doctor.Result {
+	const check = "pod CIDR"
+	if h.WaitsForCIDR {
+		return result(check, doctor.OK, "", "pods wait for the node's subnet")
+	}
+	return result(check, doctor.Warning, "network.wait_for_pod_cidr = true in subpod.toml, then restart the daemon; not for a kubelet without a cluster, which has no pod CIDR",
+		"the first pods of a new node have addresses outside of the subnet that the cluster gives it")
 }
 
 func address(h Host) doctor.Result {

@@ -22,6 +22,7 @@ func yamlString(s string) (string, error) {
 
 var templates = template.Must(template.New("").Funcs(template.FuncMap{
 	"q":    yamlString,
+	"unit": unitWord,
 	"join": strings.Join,
 }).ParseFS(files, "templates/*"))
 

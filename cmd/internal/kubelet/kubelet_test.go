@@ -147,6 +147,16 @@ func TestUnits(t *testing.T) {
 	for _, u := range units {
 		golden(t, u.Name, u.Content)
 	}
+	// As systemd.syntax(7) and systemd.unit(5) read them.
+	units, err = Units(Programs{Subpod: "/opt/100%/sub pod", Path: `/usr/bin:/mnt/c/Program Files/a"b\c`})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, u := range units {
+		if !strings.Contains(u.Content, `Environment="PATH=/usr/bin:/mnt/c/Program Files/a\"b\\c"`+"\n") || !strings.Contains(u.Content, `ExecStart="/opt/100%%/sub pod" `) {
+			t.Errorf("%s", u.Content)
+		}
+	}
 }
 
 func text(results []doctor.Result) string {
@@ -167,7 +177,7 @@ func TestCheck(t *testing.T) {
 	}
 	good := Host{Node: whole, User: "ann", Hostname: "box", Unified: true, Durable: true, NodeIP: "192.0.2.7", HasNodeIP: true,
 		Programs: all, CPUs: 4, MemoryMB: 8000}
-	good.Expose = []string{"tcp:10250"}
+	good.Expose, good.WaitsForCIDR = []string{"tcp:10250"}, true
 	golden(t, "check-good.txt", text(Check(good)))
 	if worst := doctor.Worst(Check(good)); worst != doctor.OK {
 		t.Errorf("a good host is %v", worst)

@@ -25,11 +25,12 @@ const (
 
 // Node is what a kubelet's configuration depends on.
 type Node struct {
-	Socket      string // of the CRI
-	ResolvConf  string // what resolves names from the node's network
-	Controllers []string
-	IDs         uint32 // IDs of the node, from 0 on
-	Expose      []string
+	Socket       string // of the CRI
+	ResolvConf   string // what resolves names from the node's network
+	Controllers  []string
+	IDs          uint32 // IDs of the node, from 0 on
+	Expose       []string
+	WaitsForCIDR bool // network.wait_for_pod_cidr
 }
 
 // limitsNeed are the cgroup controllers without which a kubelet cannot divide the node

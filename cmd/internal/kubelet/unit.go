@@ -1,5 +1,7 @@
 package kubelet
 
+import "strings"
+
 // Unit is a systemd user unit.
 type Unit struct{ Name, Content string }
 
@@ -8,6 +10,15 @@ type Programs struct {
 	Subpod string
 	Path   string // PATH of the programs in the node
 	Args   string // more flags of "subpod kubernetes kubelet", after a space
+}
+
+// unitWord returns s as one word of a systemd unit, without specifiers in it.
+func unitWord(s string) string {
+	s = strings.ReplaceAll(s, "%", "%%")
+	if !strings.ContainsAny(s, " \t\"'\\;") {
+		return s
+	}
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
 }
 
 // Units returns the units of a kubelet and, for clusters that run none as a pod, of

@@ -31,7 +31,9 @@ type fakeServer struct {
 	runtimeapi.UnimplementedImageServiceServer
 	api.Server
 
-	// onPlay is called after a pod was made, before the answer; onFollow is Follow.
+	// making is called before a pod is made, onPlay after it was, before the answer;
+	// onFollow is Follow.
+	making   func(ctx context.Context, name string)
 	onPlay   func(name string) error
 	onFollow func(ctx context.Context, name string, send func(*api.FollowEvent) error) error
 
@@ -55,6 +57,7 @@ type fakePod struct {
 func newFake(t *testing.T) (*fakeServer, Options) {
 	t.Helper()
 	f := &fakeServer{
+		making: func(context.Context, string) {},
 		onPlay: func(string) error { return nil },
 		onFollow: func(_ context.Context, name string, send func(*api.FollowEvent) error) error {
 			return errors.Join(send(&api.FollowEvent{Up: true}), send(&api.FollowEvent{Final: true, Text: name + ": succeeded"}))
@@ -205,6 +208,7 @@ func (f *fakeServer) Play(ctx context.Context, req *api.PlayRequest) (*api.PlayR
 		return nil, err
 	}
 	name := cfg.Metadata.Name
+	f.making(ctx, name)
 	f.mu.Lock()
 	for _, p := range f.pods {
 		if p.config.Metadata.Name == name {

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -85,7 +86,7 @@ func Play(ctx context.Context, set *kube.Set, o Options) error {
 	case ctx.Err() != nil:
 		return removeOwn(ctx, runners)
 	case running.Err() != nil:
-		return errors.Join(context.Cause(running), removeOwn(ctx, runners), removeEmpty(made))
+		return errors.Join(context.Cause(running), removeOwn(ctx, runners), o.removeUnused(ctx, set, made))
 	}
 	return errors.Join(errs...)
 }
@@ -131,6 +132,22 @@ func (o Options) makeVolumes(set *kube.Set) (made []string, err error) {
 	return made, nil
 }
 
+// removeUnused removes volumes in which nothing was written, unless another client has
+// pods of the set, whose volumes they are then.
+func (o Options) removeUnused(ctx context.Context, set *kube.Set, volumes []string) error {
+	if len(volumes) == 0 {
+		return nil
+	}
+	pods, err := played(ctx, o.Client)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(pods, func(p *runtimeapi.PodSandbox) bool { return podOf(set, p) != nil }) {
+		return nil
+	}
+	return removeEmpty(volumes)
+}
+
 // removeEmpty removes the directories in which nothing was written.
 func removeEmpty(dirs []string) error {
 	var errs []error
@@ -146,7 +163,8 @@ func exists(name string) error {
 	return fmt.Errorf("%w: %s; remove it (--down) or replace it (--replace)", ErrExists, name)
 }
 
-// cleanupTimeout bounds the removal of pods after Play was interrupted.
+// cleanupTimeout bounds the removal of pods after Play was interrupted, and before it the
+// wait for those that are being made.
 const cleanupTimeout = 2 * time.Minute
 
 // removeOwn removes the pods that these runners have created, and no others of
@@ -162,7 +180,7 @@ func removeOwn(ctx context.Context, runners []*runner) error {
 }
 
 // Down stops and removes the pods of the set with their files, except named volumes, also
-// replicas of its workloads that the set no longer has. Idempotent.
+// replicas of its workloads that the set no longer has, up to all of them. Idempotent.
 func Down(ctx context.Context, set *kube.Set, o Options) error {
 	pods, err := played(ctx, o.Client)
 	if err != nil {
@@ -183,7 +201,7 @@ func Down(ctx context.Context, set *kube.Set, o Options) error {
 // workload, nil for none.
 func podOf(set *kube.Set, there *runtimeapi.PodSandbox) *kube.Pod {
 	var like *kube.Pod
-	for _, p := range set.Pods {
+	for _, p := range slices.Concat(set.Pods, set.None) {
 		if p.Metadata.Namespace != there.Metadata.GetNamespace() {
 			continue
 		}

@@ -171,11 +171,31 @@ func (r *runner) handOver(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	// Only the answer tells whether the pod is there: the server goes on with what it has
+	// begun.
+	ctx, cancel := lasting(ctx)
+	defer cancel()
 	r.id, err = client.Play(ctx, r.Client, r.pod.Sandbox(r.at), r.pod.Spec.RuntimeClassName, spec, configs)
 	if client.HasReason(err, api.ReasonNameTaken) {
 		return exists(r.pod.Metadata.Name)
 	}
 	return err
+}
+
+// lasting returns a context that ends cleanupTimeout after ctx.
+func lasting(ctx context.Context) (context.Context, context.CancelFunc) {
+	out, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		select {
+		case <-time.After(cleanupTimeout):
+			cancel()
+		case <-out.Done():
+		}
+	})
+	return out, func() { stop(); cancel() }
 }
 
 // remove removes the pod if this runner has created it, whether or not the answer

@@ -10,9 +10,11 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/api"
 )
@@ -131,6 +133,72 @@ func TestWhole(t *testing.T) {
 	}
 }
 
+// TestVolumesOfAnother: where another client has been quicker with the same set, the volumes
+// are those of its pods, whoever has made them.
+func TestVolumesOfAnother(t *testing.T) {
+	f, o := newFake(t)
+	f.making = func(_ context.Context, name string) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.pods["another's"] = &fakePod{&runtimeapi.PodSandboxConfig{
+			Metadata: &runtimeapi.PodSandboxMetadata{Name: name, Namespace: "default"}, Labels: map[string]string{api.LabelMadeBy: api.MadeByPlay},
+		}, runtimeapi.PodSandboxState_SANDBOX_READY}
+	}
+	if err := Play(t.Context(), parse(t, statefulSet), o); !errors.Is(err, ErrExists) {
+		t.Errorf("%v", err)
+	}
+	if _, err := os.Stat(filepath.Join(o.DataDir, "volumes", "d-db-0")); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestWholeInTheMaking: a pod that the server is making, when another one of the set cannot
+// be made or the command is interrupted, is not left either: a server goes on with what it
+// has begun.
+func TestWholeInTheMaking(t *testing.T) {
+	for _, interrupted := range []bool{false, true} {
+		f, o := newFake(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		slow, failed, returned, made := make(chan struct{}), make(chan struct{}), make(chan struct{}), make(chan struct{})
+		f.making = func(ctx context.Context, name string) {
+			if name == "bad" {
+				<-slow
+				return
+			}
+			close(slow)
+			<-failed
+			select {
+			case <-ctx.Done(): // nobody waits
+				<-returned
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+		f.onPlay = func(name string) error {
+			if name != "bad" {
+				close(made)
+				return nil
+			}
+			defer close(failed)
+			if interrupted {
+				cancel()
+			}
+			return status.Error(codes.Internal, "no room")
+		}
+		const spec = "{containers: [{name: c, image: image}]}"
+		err := Play(ctx, parse(t, podSpec("bad", spec)+podSpec("slow", spec)), o)
+		close(returned)
+		<-made
+		if interrupted != (err == nil) {
+			t.Errorf("interrupted %v: %v", interrupted, err)
+		}
+		if pods := f.podNames(); len(pods) > 0 {
+			t.Errorf("interrupted %v: left %v", interrupted, pods)
+		}
+		leftFiles(t, o)
+	}
+}
+
 // TestDownWorkload: also the replicas are removed that a workload no longer has, and
 // nothing of others.
 func TestDownWorkload(t *testing.T) {
@@ -143,6 +211,17 @@ func TestDownWorkload(t *testing.T) {
 	}
 	if pods := f.podNames(); !slices.Equal(pods, []string{"db-9"}) {
 		t.Errorf("%v", pods)
+	}
+	for _, none := range []string{"replicas: 0", "replicas: 0, ordinals: {start: 9}"} {
+		if err := Play(t.Context(), parse(t, statefulSet), o); err != nil {
+			t.Fatal(err)
+		}
+		if err := Down(t.Context(), parse(t, strings.Replace(statefulSet, "replicas: 3", strings.Replace(none, ", ", "\n  ", 1), 1)), o); err != nil {
+			t.Fatal(err)
+		}
+		if pods := f.podNames(); !slices.Equal(pods, []string{"db-9"}) {
+			t.Errorf("%s: %v", none, pods)
+		}
 	}
 }
 
