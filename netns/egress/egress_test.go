@@ -74,6 +74,21 @@ func TestAgain(t *testing.T) {
 
 func equal(a, b []string) bool { return strings.Join(a, "\n") == strings.Join(b, "\n") }
 
+// TestInterrupted: a call that blocks is ended by a signal, and by SO_SNDTIMEO, as any other; its connection is made.
+func TestInterrupted(t *testing.T) {
+	w := newWorld(t)
+	lines := strings.Split(w.run("interrupted", outside+":"+slowPort), "\n")
+	if len(lines) != 4 || lines[0] != "interrupted system call" || lines[1] != "operation now in progress" {
+		t.Fatalf("%q", lines)
+	}
+	for _, line := range lines[2:] {
+		own, _, _ := strings.Cut(line, " ")
+		if !strings.HasPrefix(own, hostAddress+":") || !strings.HasSuffix(line, fmt.Sprintf(" \"hello %s\\n\" <nil>", own)) {
+			t.Errorf("%q, want the host's address and a greeting", line)
+		}
+	}
+}
+
 // TestRefusedCalls: what sends data ahead of a connection, and what connects without being asked; and
 // the host's sockets do not listen.
 func TestRefusedCalls(t *testing.T) {

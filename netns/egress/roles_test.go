@@ -1,12 +1,17 @@
 package egress
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"os/signal"
 	"runtime"
 	"strconv"
+	"strings"
+	"syscall"
 	"time"
 	"unsafe"
 
@@ -21,6 +26,7 @@ var roles = map[string]func(args []string) error{
 	"kept":        kept,
 	"options":     carriedOptions,
 	"again":       connectAgain,
+	"interrupted": connectInterrupted,
 	"refused":     refusedCalls,
 	"rewrite":     rewrite,
 	"swap":        swapDescriptors,
@@ -191,6 +197,82 @@ func connectAgain(args []string) error {
 	// The pod's own loopback: not the host's.
 	fmt.Println(unix.Connect(fd, sockaddr("127.0.0.1:"+args[3])))
 	return nil
+}
+
+// connectInterrupted connects two sockets to a peer that does not answer yet: a signal ends the call of the first, its time
+// that of the second. Both connections are made nevertheless (connect(2)), once the peer answers.
+func connectInterrupted(args []string) error {
+	control, err := net.Dial("tcp", args[0])
+	if err != nil {
+		return err
+	}
+	defer control.Close()
+	address, err := bufio.NewReader(control).ReadString('\n')
+	if err != nil {
+		return err
+	}
+	to := sockaddr(strings.TrimSpace(address))
+	if err := interruptible(unix.SIGUSR1); err != nil {
+		return err
+	}
+	first, second := tcp(0), tcp(0)
+	thread, result := make(chan int), make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		thread <- unix.Gettid()
+		result <- unix.Connect(first, to)
+	}()
+	tid := <-thread
+	for end := time.Now().Add(20 * time.Second); name(unix.Getsockname(first)) == "0.0.0.0:0"; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			return errors.New("the socket of a call that waits is still the pod's")
+		}
+	}
+	for waits := true; waits; {
+		if err := unix.Tgkill(unix.Getpid(), tid, unix.SIGUSR1); err != nil {
+			return err
+		}
+		select {
+		case err := <-result:
+			fmt.Println(err)
+			waits = false
+		case <-time.After(10 * time.Millisecond): // it may not have waited yet
+		}
+	}
+	tv := unix.Timeval{Usec: 200000}
+	if err := unix.SetsockoptTimeval(second, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &tv); err != nil {
+		return err
+	}
+	fmt.Println(unix.Connect(second, to))
+	if _, err := control.Write([]byte("x")); err != nil {
+		return err
+	}
+	for _, fd := range []int{first, second} {
+		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+		if _, err := unix.Poll(p, 20000); err != nil {
+			return err
+		}
+		talk(fd)
+	}
+	return nil
+}
+
+// interruptible has a signal end system calls, which the handlers of Go do not.
+func interruptible(s syscall.Signal) error {
+	signal.Notify(make(chan os.Signal, 1), s)
+	const restart = 0x10000000 // SA_RESTART
+	var action struct{ handler, flags, restorer, mask uint64 }
+	change := func(to, from uintptr) error {
+		if _, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(s), to, from, 8, 0, 0); errno != 0 {
+			return errno
+		}
+		return nil
+	}
+	if err := change(0, uintptr(unsafe.Pointer(&action))); err != nil {
+		return err
+	}
+	action.flags &^= restart
+	return change(uintptr(unsafe.Pointer(&action)), 0)
 }
 
 // refusedCalls are those that the filter refuses.
