@@ -199,15 +199,19 @@ func slow(c net.Conn) {
 	f := os.NewFile(uintptr(fd), "slow")
 	defer f.Close()
 	at := sockaddr(outside + ":0")
-	err := errors.Join(unix.Bind(fd, at), unix.Listen(fd, 0))
+	err := errors.Join(unix.Bind(fd, at), unix.Listen(fd, 1))
 	address := name(unix.Getsockname(fd))
-	first, dialErr := net.Dial("tcp", address)
+	for range 2 { // one more than listen(2) says
+		conn, dialErr := net.Dial("tcp", address)
+		if err = errors.Join(err, dialErr); err == nil {
+			defer conn.Close()
+		}
+	}
 	l, listenErr := net.FileListener(f)
-	if err := errors.Join(err, dialErr, listenErr); err != nil {
+	if err := errors.Join(err, listenErr); err != nil {
 		fmt.Fprintln(c, err)
 		return
 	}
-	defer first.Close()
 	defer l.Close()
 	fmt.Fprintln(c, address)
 	if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {

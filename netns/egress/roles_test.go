@@ -262,17 +262,14 @@ func interruptible(s syscall.Signal) error {
 	signal.Notify(make(chan os.Signal, 1), s)
 	const restart = 0x10000000 // SA_RESTART
 	var action struct{ handler, flags, restorer, mask uint64 }
-	change := func(to, from uintptr) error {
-		if _, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(s), to, from, 8, 0, 0); errno != 0 {
-			return errno
-		}
-		return nil
-	}
-	if err := change(0, uintptr(unsafe.Pointer(&action))); err != nil {
-		return err
+	if _, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(s), 0, uintptr(unsafe.Pointer(&action)), 8, 0, 0); errno != 0 {
+		return errno
 	}
 	action.flags &^= restart
-	return change(uintptr(unsafe.Pointer(&action)), 0)
+	if _, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(s), uintptr(unsafe.Pointer(&action)), 0, 8, 0, 0); errno != 0 {
+		return errno
+	}
+	return nil
 }
 
 // refusedCalls are those that the filter refuses.
