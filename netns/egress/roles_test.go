@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
@@ -339,16 +340,17 @@ func swapDescriptors(args []string) error {
 		return err
 	}
 	target := 100
-	end := time.Now().Add(seconds(args[2]))
+	var done atomic.Bool
+	defer done.Store(true)
 	go func() {
 		runtime.LockOSThread()
-		for time.Now().Before(end) {
+		for !done.Load() {
 			_ = unix.Dup2(mine, target)
 			_ = unix.Dup2(host, target)
 		}
 	}()
 	swapped := 0
-	for time.Now().Before(end) {
+	for begun, length := time.Now(), seconds(args[2]); time.Since(begun) < length || swapped == 0 && time.Since(begun) < 30*time.Second; {
 		// For a datagram socket the server leaves it to the kernel.
 		if err := unix.Connect(target, bad); errors.Is(err, unix.EINPROGRESS) || errors.Is(err, unix.EALREADY) {
 			swapped++
