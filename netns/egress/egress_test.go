@@ -207,6 +207,16 @@ func TestWeld(t *testing.T) {
 	}
 }
 
+// TestReserved: ports that the host's administrator has reserved are not taken.
+func TestReserved(t *testing.T) {
+	const ports = "8080,40000-40009,50000\n"
+	for port, want := range map[int]bool{8080: true, 8081: false, 39999: false, 40000: true, 40009: true, 40010: false, 50000: true} {
+		if got := reserved(ports, port); got != want || reserved("\n", port) {
+			t.Errorf("port %d: %v, want %v", port, got, want)
+		}
+	}
+}
+
 // TestPlaces: which addresses the pod's network has.
 func TestPlaces(t *testing.T) {
 	p := places{more: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")}}
