@@ -19,8 +19,9 @@ type caller struct {
 	fd  int // of its socket
 }
 
-// maxAddress is what is read of a caller's memory: struct sockaddr_in6.
-const maxAddress = 28
+// maxAddress is what is read of a caller's memory: struct sockaddr_in6. maxSockaddr is what the kernel
+// takes as the size of an address: struct sockaddr_storage.
+const maxAddress, maxSockaddr = 28, 128
 
 var (
 	errFamily = errors.New("not an address of IPv4 or IPv6")
@@ -31,14 +32,15 @@ var (
 // readAddress reads the address that a caller wants to connect to, once. errFamily.
 func readAddress(tid int, pointer, length uint64) (netip.AddrPort, error) {
 	var buf [maxAddress]byte
-	size := min(length, maxAddress)
-	if size < 2 || pointer == 0 || pointer>>63 != 0 {
+	size := int(int32(length)) // as the kernel takes it, which refuses more than a sockaddr_storage
+	if size < 2 || size > maxSockaddr || pointer == 0 || pointer>>63 != 0 {
 		return netip.AddrPort{}, errFamily
 	}
-	local := []unix.Iovec{{Base: &buf[0], Len: size}}
-	remote := []unix.RemoteIovec{{Base: uintptr(pointer), Len: int(size)}}
+	size = min(size, maxAddress)
+	local := []unix.Iovec{{Base: &buf[0], Len: uint64(size)}}
+	remote := []unix.RemoteIovec{{Base: uintptr(pointer), Len: size}}
 	n, err := unix.ProcessVMReadv(tid, local, remote, 0)
-	if err != nil || n != int(size) {
+	if err != nil || n != size {
 		return netip.AddrPort{}, fmt.Errorf("%w: read %d of %d bytes: %w", errOpaque, n, size, err)
 	}
 	return parseAddress(buf[:size])
@@ -134,7 +136,7 @@ func (c caller) use(inode uint64) (use, error) {
 		return usedUnknown, nil
 	}
 	own, same := strconv.Itoa(c.fd), fmt.Sprintf("socket:[%d]", inode)
-	buf := make([]byte, 64)
+	buf, left := make([]byte, 64), int64(maxSets)
 	for _, name := range names {
 		if name == own {
 			continue
@@ -147,7 +149,7 @@ func (c caller) use(inode uint64) (use, error) {
 		case same:
 			return usedTwice, nil
 		case "anon_inode:[eventpoll]":
-			found, err := c.inSet(name)
+			found, err := c.inSet(name, &left)
 			if err != nil || found != usedOnce {
 				return found, err
 			}
@@ -156,18 +158,18 @@ func (c caller) use(inode uint64) (use, error) {
 	return usedOnce, nil
 }
 
-// maxSet is how much of the description of an epoll set is read, in bytes: some 10,000 descriptors.
-const maxSet = 1 << 20
+// maxSets is how much of the descriptions of a process's epoll sets is read, in bytes: some 10,000 descriptors.
+const maxSets = 1 << 20
 
-// inSet reports whether an epoll set watches the caller's descriptor.
-func (c caller) inSet(epoll string) (use, error) {
+// inSet reports whether an epoll set watches the caller's descriptor. left is how much may still be read.
+func (c caller) inSet(epoll string, left *int64) (use, error) {
 	f, err := os.Open(fmt.Sprintf("/proc/%d/fdinfo/%s", c.tid, epoll))
 	if err != nil {
 		return usedOnce, nil // it has been closed
 	}
 	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxSet))
-	if err != nil || len(text) == maxSet {
+	text, err := io.ReadAll(io.LimitReader(f, *left))
+	if *left -= int64(len(text)); err != nil || *left <= 0 {
 		return usedUnknown, nil
 	}
 	own := strconv.Itoa(c.fd)

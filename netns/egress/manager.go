@@ -64,6 +64,7 @@ type Manager struct {
 	places places
 	ways   ways
 	slots  chan struct{}
+	full   atomic.Bool // the ledger, see Install
 
 	mu      sync.Mutex
 	next    int
@@ -127,8 +128,11 @@ func (m *Manager) resume() {
 		}
 		fields := strings.Split(strings.TrimPrefix(name, seccompnotify.HeldListener), ":")
 		number, err := strconv.Atoi(fields[0])
-		entry := m.ledger.Again(number)
-		if err != nil || entry == nil || len(fields) != 3 {
+		var entry *seccompnotify.Entry
+		if err == nil && len(fields) == 3 {
+			entry = m.ledger.Again(number)
+		}
+		if entry == nil {
 			m.Log.Error("what the supervisor holds is no listener of a pod", "name", name)
 			f.Close()
 			continue
@@ -144,12 +148,20 @@ func (m *Manager) resume() {
 
 // Install has the connections of what the calling thread starts from now on, and of the
 // thread itself, switched, if they are made in the pod's network namespace. It cannot be undone: the thread
-// has to end. ErrUnavailable where a filter with a listener is there already.
+// has to end. When as many listeners are in use as there may be, connections stay as they are.
+// ErrUnavailable where a filter with a listener is there already.
 func (m *Manager) Install(pod string) error {
 	entry, err := m.ledger.Take()
+	if errors.Is(err, seccompnotify.ErrLedgerFull) { // a process has to run, fast or not
+		if m.full.CompareAndSwap(false, true) {
+			m.Log.Warn("connections of further containers and commands stay on the uplink", "pod", pod, "error", err)
+		}
+		return nil
+	}
 	if err != nil {
 		return err
 	}
+	m.full.Store(false)
 	f, err := seccompnotify.Install(filter())
 	if err != nil {
 		m.ledger.Free(entry)
@@ -159,12 +171,17 @@ func (m *Manager) Install(pod string) error {
 	name := fmt.Sprintf("%s%d:%s:%d", seccompnotify.HeldListener, entry.Number, pod, m.next)
 	m.next++
 	m.mu.Unlock()
-	if err := m.Holder.Keep(name, int(f.Fd())); err != nil {
+	if err = m.Holder.Keep(name, int(f.Fd())); err == nil {
+		if err = m.start(name, pod, f, entry, false); err != nil {
+			err = errors.Join(err, m.Holder.Drop(name))
+		}
+	} else {
 		f.Close()
-		m.ledger.Free(entry)
-		return err
 	}
-	return m.start(name, pod, f, entry, false)
+	if err != nil {
+		m.ledger.Free(entry)
+	}
+	return err
 }
 
 // start answers what comes from a listener until no process has its filter.

@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/subpod/subpod/netns"
 	"github.com/subpod/subpod/tests/nstest"
@@ -27,8 +28,9 @@ const (
 	hostAddress = "192.0.2.1"
 	outside     = "192.0.2.77"
 	onLo        = "198.51.100.9" // of the host's loopback interface
-	// Ports of the helper's. Nothing listens on closedPort, bulkPort takes and gives bytes without end.
-	greetPort, otherPort, countPort, bulkPort, closedPort = "1001", "1002", "1003", "1004", "1005"
+	// Ports of the helper's. Nothing listens on closedPort, bulkPort takes and gives bytes without end,
+	// slowPort makes a peer that answers when it is told to.
+	greetPort, otherPort, countPort, bulkPort, closedPort, slowPort = "1001", "1002", "1003", "1004", "1005", "1006"
 )
 
 // stage is where the test binary is in all of this.
@@ -154,7 +156,7 @@ func serveOutside() error {
 		return nil
 	}
 	err = serve(countPort, func(c net.Conn) { fmt.Fprint(c, greeted()) })
-	if err := errors.Join(err, serve(bulkPort, bulk)); err != nil {
+	if err := errors.Join(err, serve(bulkPort, bulk), serve(slowPort, slow)); err != nil {
 		return err
 	}
 	fmt.Println("ready")
@@ -190,6 +192,40 @@ func bulk(c net.Conn) {
 	}
 }
 
+// slow makes a listener whose queue is full, so that connections to it wait, and writes its address. A byte has it
+// greet its clients.
+func slow(c net.Conn) {
+	fd := tcp(0)
+	f := os.NewFile(uintptr(fd), "slow")
+	defer f.Close()
+	at := sockaddr(outside + ":0")
+	err := errors.Join(unix.Bind(fd, at), unix.Listen(fd, 1))
+	address := name(unix.Getsockname(fd))
+	for range 2 { // one more than listen(2) says
+		conn, dialErr := net.Dial("tcp", address)
+		if err = errors.Join(err, dialErr); err == nil {
+			defer conn.Close()
+		}
+	}
+	l, listenErr := net.FileListener(f)
+	if err := errors.Join(err, listenErr); err != nil {
+		fmt.Fprintln(c, err)
+		return
+	}
+	defer l.Close()
+	fmt.Fprintln(c, address)
+	if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
+		return
+	}
+	go accept(l, hello)
+	_, _ = io.Copy(io.Discard, c)
+}
+
+func hello(c net.Conn) {
+	fmt.Fprintln(c, "hello", c.RemoteAddr())
+	_, _ = io.Copy(io.Discard, c)
+}
+
 // greet serves clients: each gets a greeting. It counts them.
 func greet(address string) (at string, clients func() int, err error) {
 	l, err := net.Listen("tcp", address)
@@ -202,8 +238,7 @@ func greet(address string) (at string, clients func() int, err error) {
 		mu.Lock()
 		n++
 		mu.Unlock()
-		fmt.Fprintln(conn, "hello", conn.RemoteAddr())
-		_, _ = io.Copy(io.Discard, conn)
+		hello(conn)
 	})
 	return l.Addr().String(), func() int { mu.Lock(); defer mu.Unlock(); return n }, nil
 }

@@ -1,12 +1,18 @@
 package egress
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"os/signal"
 	"runtime"
 	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
 	"time"
 	"unsafe"
 
@@ -21,6 +27,7 @@ var roles = map[string]func(args []string) error{
 	"kept":        kept,
 	"options":     carriedOptions,
 	"again":       connectAgain,
+	"interrupted": connectInterrupted,
 	"refused":     refusedCalls,
 	"rewrite":     rewrite,
 	"swap":        swapDescriptors,
@@ -193,6 +200,79 @@ func connectAgain(args []string) error {
 	return nil
 }
 
+// connectInterrupted connects two sockets to a peer that does not answer yet: a signal ends the call of the first, its time
+// that of the second. Both connections are made nevertheless (connect(2)), once the peer answers.
+func connectInterrupted(args []string) error {
+	control, err := net.Dial("tcp", args[0])
+	if err != nil {
+		return err
+	}
+	defer control.Close()
+	address, err := bufio.NewReader(control).ReadString('\n')
+	if err != nil {
+		return err
+	}
+	to := sockaddr(strings.TrimSpace(address))
+	if err := interruptible(unix.SIGUSR1); err != nil {
+		return err
+	}
+	first, second := tcp(0), tcp(0)
+	thread, result := make(chan int), make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		thread <- unix.Gettid()
+		result <- unix.Connect(first, to)
+	}()
+	tid := <-thread
+	for end := time.Now().Add(20 * time.Second); name(unix.Getsockname(first)) == "0.0.0.0:0"; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			return errors.New("the socket of a call that waits is still the pod's")
+		}
+	}
+	for waits := true; waits; {
+		if err := unix.Tgkill(unix.Getpid(), tid, unix.SIGUSR1); err != nil {
+			return err
+		}
+		select {
+		case err := <-result:
+			fmt.Println(err)
+			waits = false
+		case <-time.After(10 * time.Millisecond): // it may not have waited yet
+		}
+	}
+	tv := unix.Timeval{Usec: 200000}
+	if err := unix.SetsockoptTimeval(second, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &tv); err != nil {
+		return err
+	}
+	fmt.Println(unix.Connect(second, to))
+	if _, err := control.Write([]byte("x")); err != nil {
+		return err
+	}
+	for _, fd := range []int{first, second} {
+		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+		if _, err := unix.Poll(p, 20000); err != nil {
+			return err
+		}
+		talk(fd)
+	}
+	return nil
+}
+
+// interruptible has a signal end system calls, which the handlers of Go do not.
+func interruptible(s syscall.Signal) error {
+	signal.Notify(make(chan os.Signal, 1), s)
+	const restart = 0x10000000 // SA_RESTART
+	var action struct{ handler, flags, restorer, mask uint64 }
+	if _, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(s), 0, uintptr(unsafe.Pointer(&action)), 8, 0, 0); errno != 0 {
+		return errno
+	}
+	action.flags &^= restart
+	if _, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(s), uintptr(unsafe.Pointer(&action)), 0, 8, 0, 0); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
 // refusedCalls are those that the filter refuses.
 func refusedCalls(args []string) error {
 	fd := tcp(0)
@@ -260,16 +340,17 @@ func swapDescriptors(args []string) error {
 		return err
 	}
 	target := 100
-	end := time.Now().Add(seconds(args[2]))
+	var done atomic.Bool
+	defer done.Store(true)
 	go func() {
 		runtime.LockOSThread()
-		for time.Now().Before(end) {
+		for !done.Load() {
 			_ = unix.Dup2(mine, target)
 			_ = unix.Dup2(host, target)
 		}
 	}()
 	swapped := 0
-	for time.Now().Before(end) {
+	for begun, length := time.Now(), seconds(args[2]); time.Since(begun) < length || swapped == 0 && time.Since(begun) < 30*time.Second; {
 		// For a datagram socket the server leaves it to the kernel.
 		if err := unix.Connect(target, bad); errors.Is(err, unix.EINPROGRESS) || errors.Is(err, unix.EALREADY) {
 			swapped++

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -13,10 +14,7 @@ import (
 )
 
 const (
-	// connectTimeout bounds how long a caller whose socket blocks is waited for. The kernel's own
-	// time for a connection (tcp_syn_retries) is a little longer.
-	connectTimeout = 125 * time.Second
-	// goneInterval is how often it is looked whether such a caller has been interrupted.
+	// goneInterval is how often it is looked whether a caller that is waited for has been interrupted.
 	goneInterval = 250 * time.Millisecond
 	// portTries is how many ports of the host are tried for one connection.
 	portTries = 16
@@ -244,9 +242,7 @@ func (a *attempt) replace() outcome {
 	}
 	defer unix.Close(fd)
 	if errors.Is(err, unix.EINPROGRESS) && a.flags&unix.O_NONBLOCK == 0 {
-		if err = a.wait(fd); err != nil && !errors.Is(err, unix.EINPROGRESS) {
-			return a.fail(err)
-		}
+		return a.block(fd)
 	}
 	// When a signal comes before the answer, the caller has the socket, and asks again.
 	told := a.g.deliveries.begin(fd)
@@ -311,40 +307,69 @@ func (a *attempt) sockaddr() unix.Sockaddr {
 	return &unix.SockaddrInet6{Addr: a.to.Addr().As16(), Port: int(a.to.Port())}
 }
 
-// wait waits for a connection, as long as the caller's own call would: unix.EINPROGRESS when its time
-// (SO_SNDTIMEO) is over, the connection's error, or errInterrupted.
-func (a *attempt) wait(fd int) error {
-	limit := connectTimeout
-	if tv, err := unix.GetsockoptTimeval(a.theirs, unix.SOL_SOCKET, unix.SO_SNDTIMEO); err == nil && tv.Nano() > 0 {
-		limit = min(limit, time.Duration(tv.Nano()))
+// block gives a caller whose socket blocks one that is on the way to its connection, and has the
+// kernel go on with the call, which waits for that. So what ends the call, or closes the descriptor
+// meanwhile, has its usual effect, whether there is a server or not.
+func (a *attempt) block(fd int) outcome {
+	tv, err := unix.GetsockoptTimeval(a.theirs, unix.SOL_SOCKET, unix.SO_SNDTIMEO)
+	if err != nil || tv.Nano() <= 0 {
+		if a.deliver(fd) != nil {
+			return interrupted
+		}
+		_ = a.g.listener.Continue(a.id) // ErrGone: when the call is begun again, again continues it
+		return switched
 	}
-	// A copy: closing it takes the socket out of the runtime's epoll set.
+	// The kernel would return EALREADY when the time is over: it has not begun the connection.
+	expires, err := a.timer(fd, time.Duration(tv.Nano()))
+	if err != nil {
+		return other
+	}
+	defer expires.Close()
+	if a.deliver(fd) != nil {
+		return interrupted
+	}
+	if expires.wait() {
+		_ = a.g.listener.Return(a.id, unix.EINPROGRESS)
+	} else {
+		_ = a.g.listener.Continue(a.id)
+	}
+	return switched
+}
+
+// timer is the time that a caller has for a connection.
+type timer struct {
+	*os.File // a copy: closing it takes the socket out of the runtime's epoll set
+	a        *attempt
+	raw      syscall.RawConn
+	limit    time.Duration
+}
+
+// timer is called before the socket blocks: the runtime waits for others by threads.
+func (a *attempt) timer(fd int, limit time.Duration) (timer, error) {
 	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
-		return err
+		return timer{}, err
 	}
-	f := os.NewFile(uintptr(own), "connection")
-	defer f.Close()
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return err
+	t := timer{File: os.NewFile(uintptr(own), "connection"), a: a, limit: limit}
+	if t.raw, err = t.SyscallConn(); err != nil {
+		t.Close()
 	}
-	for end := time.Now().Add(limit); ; {
-		_ = f.SetWriteDeadline(time.Now().Add(min(goneInterval, time.Until(end))))
-		err := raw.Write(func(fd uintptr) bool { return state(int(fd)) != tcpSynSent })
-		switch {
-		case err == nil:
-			// The kernel then takes it for connected, or returns the error, once.
-			return unix.Connect(fd, a.sockaddr())
-		case !errors.Is(err, os.ErrDeadlineExceeded), !a.g.listener.Valid(a.id):
-			return errInterrupted
-		case time.Now().After(end):
-			return unix.EINPROGRESS
+	return t, err
+}
+
+// wait reports whether the time is over before it is known what becomes of the connection.
+func (t timer) wait() bool {
+	for end := time.Now().Add(t.limit); ; {
+		_ = t.SetWriteDeadline(time.Now().Add(min(goneInterval, time.Until(end))))
+		err := t.raw.Write(func(fd uintptr) bool { return state(int(fd)) != tcpSynSent })
+		if !errors.Is(err, os.ErrDeadlineExceeded) || !t.a.g.listener.Valid(t.a.id) {
+			return false
+		}
+		if !time.Now().Before(end) {
+			return true
 		}
 	}
 }
-
-var errInterrupted = errors.New("the caller no longer waits")
 
 // deliver puts a socket into the place of the caller's.
 func (a *attempt) deliver(fd int) error {

@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"os"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -69,9 +71,13 @@ func bindAny(fd int, domain int) error {
 		return os.NewSyscallError("SO_REUSEADDR", err)
 	}
 	first, last := portRange()
-	var err error
+	text, _ := readBounded("/proc/sys/net/ipv4/ip_local_reserved_ports")
+	err := error(unix.EADDRINUSE)
 	for range bindTries {
 		port := first + rand.IntN(last-first+1)
+		if reserved(text, port) {
+			continue
+		}
 		var addr unix.Sockaddr = &unix.SockaddrInet4{Port: port}
 		if domain == unix.AF_INET6 {
 			addr = &unix.SockaddrInet6{Port: port}
@@ -81,6 +87,23 @@ func bindAny(fd int, domain int) error {
 		}
 	}
 	return os.NewSyscallError("bind", err)
+}
+
+// reserved reports whether a port is among those that the kernel gives to no program which does not ask
+// for it by number, in the form of ip_local_reserved_ports.
+func reserved(ports string, port int) bool {
+	for text := range strings.SplitSeq(strings.TrimSpace(ports), ",") {
+		from, to, isRange := strings.Cut(text, "-")
+		first, err := strconv.Atoi(from)
+		last := first
+		if isRange && err == nil {
+			last, err = strconv.Atoi(to)
+		}
+		if err == nil && first <= port && port <= last {
+			return true
+		}
+	}
+	return false
 }
 
 // portRange returns the host's ports for outgoing connections.

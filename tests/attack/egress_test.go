@@ -250,16 +250,17 @@ func egressSwap(args []string) error {
 		return err
 	}
 	const target = 100
-	end := time.Now().Add(length)
+	var done atomic.Bool
+	defer done.Store(true)
 	go func() {
 		runtime.LockOSThread()
-		for time.Now().Before(end) {
+		for !done.Load() {
 			_ = unix.Dup2(mine, target)
 			_ = unix.Dup2(host, target)
 		}
 	}()
 	met := 0
-	for time.Now().Before(end) || met == 0 && time.Now().Before(end.Add(20*time.Second)) {
+	for begun := time.Now(); time.Since(begun) < length || met == 0 && time.Since(begun) < 30*time.Second; {
 		err := connectRaw(target, unsafe.Pointer(bad))
 		if errors.Is(err, unix.EINPROGRESS) || errors.Is(err, unix.EALREADY) {
 			met++
@@ -267,12 +268,6 @@ func egressSwap(args []string) error {
 		}
 		if peer, err := unix.Getpeername(host); err == nil {
 			got("a connection to %v", peer)
-			break
-		}
-		if time.Now().After(end) {
-			end = time.Now().Add(length)
-		}
-		if met > 0 && time.Now().After(end.Add(-length/10)) {
 			break
 		}
 	}
