@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -228,8 +229,11 @@ func (c *container) receive(cl *client, stdin bool) {
 	for {
 		n, err := cl.conn.Read(buf)
 		if n > 0 && stdin && c.stdin != nil {
-			if _, err := c.stdin.Write(buf[:n]); errors.Is(err, unix.EPIPE) {
+			switch fed := c.writeStdin(cl.conn, buf[:n]); {
+			case errors.Is(fed, unix.EPIPE):
 				stdin = false
+			case errors.Is(fed, errHungUp):
+				err = fed
 			}
 		}
 		if err != nil {
@@ -243,15 +247,62 @@ func (c *container) receive(cl *client, stdin bool) {
 	c.clients.remove(cl)
 }
 
+// goneCheck is how often a client whose stdin the container does not read is looked at.
+const goneCheck = 100 * time.Millisecond
+
+// errHungUp means that a client has closed its connection before the container read its stdin.
+var errHungUp = errors.New("the client has gone")
+
+// writeStdin writes what a client has sent to the container's stdin, one client at a time, and
+// waits until the container reads it: as long as the client is there. errHungUp.
+func (c *container) writeStdin(conn *net.UnixConn, data []byte) error {
+	for taken := false; !taken; {
+		select {
+		case c.turn <- struct{}{}:
+			taken = true
+		case <-time.After(goneCheck):
+			if hungUp(conn) {
+				return errHungUp
+			}
+		}
+	}
+	defer func() { <-c.turn }()
+	for {
+		if err := c.stdin.SetWriteDeadline(time.Now().Add(goneCheck)); err != nil {
+			return err
+		}
+		n, err := c.stdin.Write(data)
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return err
+		}
+		if data = data[n:]; hungUp(conn) {
+			return errHungUp
+		}
+	}
+}
+
+// hungUp reports whether the other side has closed the connection, or this one has. It
+// waits for nothing.
+func hungUp(conn *net.UnixConn) (gone bool) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return true
+	}
+	err = raw.Control(func(fd uintptr) { gone = polledHangup(fd) })
+	return gone || err != nil
+}
+
 // awaitHangup waits until the other side has closed the connection, or this one has.
 func awaitHangup(conn *net.UnixConn) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return
 	}
-	_ = raw.Read(func(fd uintptr) bool {
-		p := []unix.PollFd{{Fd: int32(fd)}}
-		_, err := unix.Poll(p, 0)
-		return err == nil && p[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0
-	})
+	_ = raw.Read(polledHangup)
+}
+
+func polledHangup(fd uintptr) bool {
+	p := []unix.PollFd{{Fd: int32(fd)}}
+	_, err := unix.Poll(p, 0)
+	return err == nil && p[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0
 }

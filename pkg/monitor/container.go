@@ -34,6 +34,7 @@ type container struct {
 	fds   []int               // those of state.Files
 	files map[string]*os.File // of them, those that can be waited for
 	stdin *os.File
+	turn  chan struct{} // taken by the client whose stdin is being written
 	exit  *wire.Exit
 	lost  int64 // bytes that could not be written
 	// settled: nothing is written any more. dropped: the keeper has forgotten it.
@@ -58,7 +59,7 @@ type stream struct {
 // newContainer takes over the descriptors. What an earlier monitor has left is resumed
 // before start.
 func newContainer(m *Monitor, state wire.Container, fds []int) *container {
-	c := &container{m: m, id: state.ID, init: state.Init, index: state.Index, bundle: state.Bundle, stdinOnce: state.StdinOnce, state: state, fds: fds, files: map[string]*os.File{}, ended: make(chan struct{}), done: make(chan struct{})}
+	c := &container{m: m, id: state.ID, init: state.Init, index: state.Index, bundle: state.Bundle, stdinOnce: state.StdinOnce, state: state, fds: fds, files: map[string]*os.File{}, ended: make(chan struct{}), done: make(chan struct{}), turn: make(chan struct{}, 1)}
 	c.clients.changed = sync.NewCond(&c.clients.mu)
 	for i, name := range state.Files {
 		if name != fileLog && name != fileEvents {
