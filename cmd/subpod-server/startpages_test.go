@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -20,6 +21,25 @@ func TestReadOnlyPart(t *testing.T) {
 		if _, _, ok := readOnlyPart(line, exe); ok != want {
 			t.Errorf("%q: %v, want %v", line, ok, want)
 		}
+	}
+}
+
+// What was relocated is not in the file: the program would be broken without it.
+func TestFilePages(t *testing.T) {
+	const smaps = `00400000-01193000 r-xp 00000000 08:01 123                        /usr/bin/subpod-server
+Rss:                4096 kB
+Anonymous:             0 kB
+01193000-01d00000 r--p 00d93000 08:01 123                        /usr/bin/subpod-server
+Rss:                 120 kB
+Anonymous:            64 kB
+01d00000-01db0000 rw-p 01900000 08:01 123                        /usr/bin/subpod-server
+Anonymous:             0 kB
+01db0000-01dc0000 r--p 01900000 08:01 123                        /usr/bin/subpod-server
+Anonymous:             0 kB
+`
+	parts, err := filePages(strings.NewReader(smaps), "/usr/bin/subpod-server")
+	if want := []part{{0x400000, 0x1193000}, {0x1db0000, 0x1dc0000}}; err != nil || !slices.Equal(parts, want) {
+		t.Errorf("%x, %v; want %x", parts, err, want)
 	}
 }
 
