@@ -49,7 +49,9 @@ func (d *device) meet(addrs []netip.Addr, mac net.HardwareAddr) error {
 func meetAll(b *Bridge) error {
 	var errs []error
 	for pod, addrs := range b.ipam.all() {
-		errs = append(errs, b.device.meet(addrs, b.ipam.mac(pod)))
+		if mac := b.ipam.mac(pod); mac != nil { // it has not gone meanwhile
+			errs = append(errs, b.device.meet(addrs, mac))
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -217,11 +217,10 @@ func (r *repairer) repair() (fixed []string, busy bool, err error) {
 	if err != nil {
 		return nil, false, err
 	}
+	var met error // no reason to leave the rest as it is: the kernel looks for what is missing itself
 	if made {
 		fixed = append(fixed, "bridge "+r.device.name)
-		if err := r.meet(); err != nil {
-			return fixed, false, err
-		}
+		met = r.meet()
 		if r.remade != nil {
 			go r.remade()
 		}
@@ -231,18 +230,18 @@ func (r *repairer) repair() (fixed []string, busy bool, err error) {
 		fixed = append(fixed, fmt.Sprintf("%d links of pods", ports))
 	}
 	if err != nil {
-		return fixed, busy, err
+		return fixed, busy, errors.Join(met, err)
 	}
 	for _, t := range r.tables {
 		if !t.wanted() || r.nft.present(t.table()) == nil {
 			continue
 		}
 		if err := t.write(); err != nil {
-			return fixed, busy, err
+			return fixed, busy, errors.Join(met, err)
 		}
 		fixed = append(fixed, "nftables table "+nameOf(t.table()))
 	}
-	return fixed, busy, nil
+	return fixed, busy, met
 }
 
 // nameOf returns a table's name as nft(8) has it.

@@ -1,7 +1,9 @@
 package bridge
 
 import (
+	"errors"
 	"os/exec"
+	"strings"
 	"testing"
 
 	"github.com/subpod/subpod/netns"
@@ -42,6 +44,30 @@ func TestDamageIsRepaired(t *testing.T) {
 			nettest.Eventually(t, "pod to outside", answers(one.NetNS, "192.0.2.1:80", "outside"))
 			nettest.Eventually(t, "host port", answers(w.Outside, "192.0.2.2:8080", "one"))
 			w.Setup(b, w.Pod("three"))
+		})
+	}
+}
+
+// TestRepairWithoutNeighbours: a bridge that was made again whose neighbours could not be
+// entered is used all the same, and all else is put back.
+func TestRepairWithoutNeighbours(t *testing.T) {
+	w := newWorld(t)
+	b := w.bridge(Options{})
+	one, two := w.Pod("one"), w.Pod("two")
+	r := w.Setup(b, one)
+	w.Setup(b, two)
+	w.Serve(one.NetNS, "one", 80)
+	remade := make(chan struct{}, 1)
+	b.repairer.mu.Lock()
+	b.repairer.meet = func() error { return errors.New("refused for the test") }
+	b.repairer.remade = func() { remade <- struct{}{} }
+	b.repairer.mu.Unlock()
+	nettest.Must(t, w.Thread.Do(func() error { return exec.Command("ip", "link", "del", "subpod0").Run() }))
+	nettest.Eventually(t, "the bridge is reported as made again", func() bool { return len(remade) > 0 })
+	for _, ip := range r.IPs {
+		nettest.Eventually(t, "pod to pod", func() bool {
+			got, err := w.Ask(two.NetNS, "tcp", nettest.HostPort(ip, 80))
+			return err == nil && strings.HasPrefix(got, "one")
 		})
 	}
 }
