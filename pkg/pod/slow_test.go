@@ -166,6 +166,7 @@ func TestAFailedCreationGivesItsNameBack(t *testing.T) {
 		time.Sleep(10 * time.Second) // it is tried again, and fails again
 		broken.mended.Store(true)
 		time.Sleep(autoRemoveMaxPause)
+		synctest.Wait()
 		if left := r.w.leftovers(); len(left) > 0 {
 			t.Errorf("left: %q", left)
 		}
