@@ -16,7 +16,7 @@ func TestParsePolicy(t *testing.T) {
 			t.Errorf("%q: %+v, %v", text, got, err)
 		}
 	}
-	for _, text := range []string{"never", "Always", "on-failure:", "on-failure:-1", "on-failure:x", "always:3", "no:1", "on-failure:99999999999"} {
+	for _, text := range []string{"nosuch", "never:1", "Always", "on-failure:", "on-failure:-1", "on-failure:x", "always:3", "no:1", "on-failure:99999999999"} {
 		if got, err := ParsePolicy(text); !errors.Is(err, ErrPolicy) {
 			t.Errorf("%q: %+v, %v", text, got, err)
 		}
