@@ -109,6 +109,7 @@ func (e usageError) Is(target error) bool { return target == errUsage }
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
 // exactly, atLeast and between check the number of arguments.
+func none() cobra.PositionalArgs                { return usageArgs(cobra.NoArgs) }
 func exactly(n int) cobra.PositionalArgs        { return usageArgs(cobra.ExactArgs(n)) }
 func atLeast(n int) cobra.PositionalArgs        { return usageArgs(cobra.MinimumNArgs(n)) }
 func between(min, max int) cobra.PositionalArgs { return usageArgs(cobra.RangeArgs(min, max)) }

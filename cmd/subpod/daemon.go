@@ -26,7 +26,7 @@ func newDaemon(flags *cli.Flags) *cobra.Command {
 		Long: `Creates the node (user, mount, PID and network namespaces) and runs the CRI
 server in it; a server that crashes is restarted. SIGTERM stops the server and
 everything in the node. SIGHUP, or "subpod reload", restarts only the server.`,
-		Args: cobra.NoArgs,
+		Args: none(),
 		RunE: func(*cobra.Command, []string) error {
 			cfg, err := flags.Load()
 			if err != nil {

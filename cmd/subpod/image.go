@@ -19,7 +19,7 @@ func newImage(a *app) *cobra.Command {
 		Use:     "image",
 		Short:   "The commands for images, as \"podman image\" has them",
 		Example: "  subpod image ls\n  subpod image prune --force",
-		Args:    cobra.NoArgs,
+		Args:    none(),
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	ls := newImages(a)

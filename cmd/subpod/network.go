@@ -22,7 +22,7 @@ not, unless by published ports. A pod without --network is on the network "pod".
 		Example: `  subpod network create backend
   subpod run -d --name db --network backend postgres
   subpod run --rm --network backend busybox ping -c 1 db`,
-		Args: cobra.NoArgs,
+		Args: none(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newNetworkCreate(a), newNetworkList(a), newNetworkRemove(a), newNetworkInspect(a), newNetworkPrune(a),
@@ -180,7 +180,7 @@ func newNetworkList(a *app) *cobra.Command {
 		Use: "ls [flags]", Aliases: []string{"list"},
 		Short:   "List networks",
 		Example: "  subpod network ls\n  subpod network ls -o json",
-		Args:    cobra.NoArgs,
+		Args:    none(),
 		RunE: a.run(func(cmd *cobra.Command, conn *connection, _ []string) error {
 			if err := out.check(); err != nil {
 				return err
@@ -305,7 +305,7 @@ func newNetworkPrune(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "prune [flags]",
 		Short: "Remove the networks that no pod is connected to",
-		Args:  cobra.NoArgs,
+		Args:  none(),
 		RunE: a.run(func(cmd *cobra.Command, conn *connection, _ []string) error {
 			if err := confirm(cmd, force, "Remove all networks that no pod is connected to?"); err != nil {
 				return err

@@ -26,7 +26,7 @@ A configuration that is invalid is refused before the server is stopped. With on
 that is valid but cannot be used, the server goes on with the one that served last:
 the command reports why, and its exit code is 1. A binary older than the state on
 disk is refused before the server is stopped.`,
-		Args: cobra.NoArgs,
+		Args: none(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := flags.Load()
 			if err != nil {

@@ -38,7 +38,7 @@ func newSecret(a *app) *cobra.Command {
 		Long: `Secrets are kept in the data directory, in files that only this user can read; they are
 not encrypted. "run --secret NAME" gives one to a container, as /run/secrets/NAME.`,
 		Example: "  printf %s \"$TOKEN\" | subpod secret create token -\n  subpod run --rm --secret token busybox cat /run/secrets/token",
-		Args:    cobra.NoArgs,
+		Args:    none(),
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	for _, c := range []*cobra.Command{newSecretCreate(a), newSecretLs(a), newSecretRm(a)} {

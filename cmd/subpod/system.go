@@ -24,7 +24,7 @@ func newSystem(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "system",
 		Short: "Look at the server, check, clean up or reset its storage",
-		Args:  cobra.NoArgs,
+		Args:  none(),
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newSystemCheck(a), newSystemPrune(a), newSystemReset(a), newSystemTrace(a), newSystemLogLevel(a), newSystemMetrics(a))
@@ -40,7 +40,7 @@ func newSystemCheck(a *app) *cobra.Command {
 root file systems and directories that belong to no pod. The exit code is 1 if there
 are findings that are not repaired. Pods keep running.`,
 		Example: "  subpod system check\n  subpod system check --repair",
-		Args:    cobra.NoArgs,
+		Args:    none(),
 		RunE: a.run(func(cmd *cobra.Command, conn *connection, _ []string) error {
 			found, err := conn.Check(cmd.Context(), repair)
 			if err != nil {
@@ -79,7 +79,7 @@ func newSystemPrune(a *app) *cobra.Command {
 used by a container. With --all, removes every image that is neither used by a
 container nor pinned.`,
 		Example: "  subpod system prune\n  subpod system prune --all --force",
-		Args:    cobra.NoArgs,
+		Args:    none(),
 		RunE: a.run(func(cmd *cobra.Command, conn *connection, _ []string) error {
 			what := "stopped pods and unnamed images"
 			if all {
@@ -173,7 +173,7 @@ also files that are owned by subordinate IDs. The configuration is kept, and so 
 volumes and secrets without --volumes. Nothing is done when another daemon uses one of
 the directories, which are locked meanwhile.`,
 		Example: "  subpod system reset --force",
-		Args:    cobra.NoArgs,
+		Args:    none(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := a.flags.Load()
 			if err != nil {

@@ -24,7 +24,7 @@ func newVolume(a *app) *cobra.Command {
 makes it if it is missing. An empty volume gets what the image has at PATH. Their files
 belong to the users of containers: "subpod unshare" runs commands as root over them.`,
 		Example: "  subpod volume create data\n  subpod run --rm -v data:/data busybox touch /data/x\n  subpod volume export data > data.tar",
-		Args:    cobra.NoArgs,
+		Args:    none(),
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	for _, c := range []*cobra.Command{newVolumeCreate(a), newVolumeLs(a), newVolumeInspect(a), newVolumeExists(a),
