@@ -83,14 +83,15 @@ type creation struct {
 // New prepares for plugins; Start lets them connect.
 func New(o Options) (*Plugins, error) {
 	n := &Plugins{options: o, turn: make(chan struct{}, 1), creating: map[string]creation{}, built: map[string]bool{}}
-	log.Set(logger{slog.New(slog.DiscardHandler)}) // it would say that there is no WebAssembly
+	setLog()
+	libraryLog.Store(nil) // it would say that there is no WebAssembly
 	adaptation.SetPluginRegistrationTimeout(registrationTimeout)
 	adaptation.SetPluginRequestTimeout(requestTimeout)
 	var err error
 	n.runtime, err = adaptation.New("subpod", o.Version, n.synchronize, n.updateContainers,
 		adaptation.WithSocketPath(o.Socket), adaptation.WithPluginPath(""), adaptation.WithMetrics(counter{&n.count}),
 		adaptation.WithTTRPCOptions([]ttrpc.ClientOpts{ttrpc.WithUnaryClientInterceptor(patience)}, nil))
-	log.Set(logger{o.Log})
+	libraryLog.Store(o.Log)
 	return n, err
 }
 
@@ -279,8 +280,14 @@ func (counter) RecordPluginLatency(string, string, time.Duration) {}
 // RecordPluginAdjustments implements adaptation.Metrics.
 func (counter) RecordPluginAdjustments(string, string, *adaptation.ContainerAdjustment, int, int) {}
 
+// libraryLog is where the library's messages go, nil for nowhere: the library has one log for
+// the process, which its goroutines read at any time.
+var libraryLog atomic.Pointer[slog.Logger]
+
+var setLog = sync.OnceFunc(func() { log.Set(logger{}) })
+
 // logger passes the library's messages on.
-type logger struct{ log *slog.Logger }
+type logger struct{}
 
 // Debugf implements log.Logger.
 func (l logger) Debugf(ctx context.Context, format string, args ...any) {
@@ -303,7 +310,7 @@ func (l logger) Errorf(ctx context.Context, format string, args ...any) {
 }
 
 func (l logger) write(ctx context.Context, level slog.Level, format string, args []any) {
-	if l.log.Enabled(ctx, level) {
-		l.log.Log(ctx, level, "NRI: "+fmt.Sprintf(format, args...))
+	if to := libraryLog.Load(); to != nil && to.Enabled(ctx, level) {
+		to.Log(ctx, level, "NRI: "+fmt.Sprintf(format, args...))
 	}
 }
