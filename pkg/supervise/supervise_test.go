@@ -148,6 +148,9 @@ func (f *fake) StartAgain(_ context.Context, id string, _ *runtimeapi.ContainerC
 	if !wanted(f.pod) || f.make != nil {
 		return errors.Join(f.make, errors.New("not started"))
 	}
+	if c.State() == runtimeapi.ContainerState_CONTAINER_RUNNING {
+		return nil // by whoever came first
+	}
 	f.note("start %s", name)
 	c.Status = state.ContainerStatus{Created: true, StartedAt: time.Now()}
 	if after, code, ok := f.ends(name, f.runs[name]); ok {
