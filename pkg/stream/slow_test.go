@@ -208,7 +208,7 @@ func TestKilledWithUnreadStdin(parent *testing.T) {
 			// well: the client's end must get through.
 			unread := int64(100_000)
 			if name == "SPDY" {
-				unread = 1_850_000
+				unread = 1_720_000
 			}
 			go func() { _, _ = io.Copy(stdin, io.LimitReader(zeros{}, unread)) }()
 			<-first
