@@ -56,21 +56,28 @@ warnings), 1 if not.`,
 				results = append([]doctor.Result{{Check: "configuration", Level: doctor.Error, What: problem.Error(),
 					Fix: "mend the file, then: subpod reload"}}, results...)
 			}
-			if asJSON {
-				err = doctorJSON(cmd.OutOrStdout(), results)
-			} else {
-				err = doctorText(cmd.OutOrStdout(), results, quiet)
-			}
-			if err == nil && doctor.Worst(results) == doctor.Error {
-				err = exitStatus(1)
-			}
-			return err
+			return showChecks(cmd.OutOrStdout(), results, asJSON, quiet)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON: {\"level\", \"checks\": [{\"check\", \"level\", \"what\", \"fix\"}]}")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print problems only")
 	cmd.Flags().BoolVar(&profile, "apparmor-profile", false, "print the AppArmor profile for this program and exit")
 	return cmd
+}
+
+// showChecks prints results, and returns exit status 1 where one of them is an error.
+func showChecks(w io.Writer, results []doctor.Result, asJSON, quiet bool) error {
+	show := func() error { return doctorText(w, results, quiet) }
+	if asJSON {
+		show = func() error { return doctorJSON(w, results) }
+	}
+	if err := show(); err != nil {
+		return err
+	}
+	if doctor.Worst(results) == doctor.Error {
+		return exitStatus(1)
+	}
+	return nil
 }
 
 func doctorJSON(w io.Writer, results []doctor.Result) error {

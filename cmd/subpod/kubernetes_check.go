@@ -14,7 +14,6 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"github.com/subpod/subpod/cmd/internal/doctor"
 	"github.com/subpod/subpod/cmd/internal/kubelet"
 	"github.com/subpod/subpod/rootless"
 )
@@ -34,16 +33,7 @@ Exit codes: 0 if a kubelet can run (there may be warnings), 1 if not.`,
 			if err != nil {
 				return err
 			}
-			results := kubelet.Check(h)
-			if asJSON {
-				err = doctorJSON(cmd.OutOrStdout(), results)
-			} else {
-				err = doctorText(cmd.OutOrStdout(), results, quiet)
-			}
-			if err == nil && doctor.Worst(results) == doctor.Error {
-				err = exitStatus(1)
-			}
-			return err
+			return showChecks(cmd.OutOrStdout(), kubelet.Check(h), asJSON, quiet)
 		}),
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON: {\"level\", \"checks\": [{\"check\", \"level\", \"what\", \"fix\"}]}")

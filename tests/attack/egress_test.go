@@ -29,19 +29,19 @@ var switchedEgress = map[string]string{"subpod.io/egress": "switched"}
 // nothing else.
 func TestSwitchedEgress(t *testing.T) {
 	c := newCage(t)
-	outside, _ := serveClients(t, hostIPv4(t)+":0")
+	outside, _ := serveClients(t, node.HostIPv4(t)+":0")
 	loopback, reached := serveClients(t, "127.0.0.1:0")
 	id := c.run(inmate{pid: ownPID, annotations: switchedEgress,
 		command: []string{"sh", "-c", "/attack escape-egress-dial " + outside + " >/tmp/own; until [ -e /tmp/go ]; do sleep 0.1; done; /attack escape-egress-many " + outside + " 3s; sleep 1000"}})
 	t.Run("the outside", func(t *testing.T) {
 		c := c.in(t)
 		for i, out := range []string{c.exec(id, "/attack", "escape-egress-dial", outside), c.exec(id, "sh", "-c", "until grep TRIED /tmp/own >/dev/null; do sleep 0.1; done; cat /tmp/own")} {
-			if !strings.HasPrefix(out, hostIPv4(t)+":") {
+			if !strings.HasPrefix(out, node.HostIPv4(t)+":") {
 				t.Errorf("connection %d: %q, want the host's address", i, out)
 			}
 		}
 		plain := c.run(inmate{pid: ownPID})
-		if out := c.exec(plain, "/attack", "escape-egress-dial", outside); strings.HasPrefix(out, hostIPv4(t)+":") {
+		if out := c.exec(plain, "/attack", "escape-egress-dial", outside); strings.HasPrefix(out, node.HostIPv4(t)+":") {
 			t.Errorf("a pod that has not asked: %q", out)
 		}
 	})
@@ -63,7 +63,7 @@ func TestSwitchedEgress(t *testing.T) {
 	t.Run("hostUsers false", func(t *testing.T) {
 		c := c.in(t)
 		id := c.run(inmate{pid: ownPID, users: ownUsers(), annotations: switchedEgress})
-		if out := c.exec(id, "/attack", "escape-egress-dial", outside); !strings.HasPrefix(out, hostIPv4(t)+":") {
+		if out := c.exec(id, "/attack", "escape-egress-dial", outside); !strings.HasPrefix(out, node.HostIPv4(t)+":") {
 			t.Errorf("%q, want the host's address", out)
 		}
 		c.escape(id, "egress-swap", outside, loopback, "300ms")
@@ -99,7 +99,7 @@ func TestSwitchedEgress(t *testing.T) {
 		if !strings.HasPrefix(out, "0 failed") {
 			t.Errorf("connections while servers were killed: %s", out)
 		}
-		if out := c.exec(id, "/attack", "escape-egress-dial", outside); !strings.HasPrefix(out, hostIPv4(t)+":") {
+		if out := c.exec(id, "/attack", "escape-egress-dial", outside); !strings.HasPrefix(out, node.HostIPv4(t)+":") {
 			t.Errorf("by the next server: %q, want the host's address", out)
 		}
 	})
@@ -126,22 +126,6 @@ func refuseEgress(c *cage) {
 			c.Errorf("%v, want an error with %q", err, want)
 		}
 	}
-}
-
-// hostIPv4 returns an address of this machine's that is not its loopback's.
-func hostIPv4(t *testing.T) string {
-	t.Helper()
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, a := range addrs {
-		if ip, ok := a.(*net.IPNet); ok && ip.IP.To4() != nil && ip.IP.IsGlobalUnicast() {
-			return ip.IP.String()
-		}
-	}
-	t.Fatal("this machine has no IPv4 address but its loopback's")
-	return ""
 }
 
 // serveClients accepts clients on the host and counts them.

@@ -56,7 +56,7 @@ func (b *netBench) run(uplink string) {
 	port := int(freePorts(b.t, 4))
 	server := b.pod("server", port)
 	client := b.pod("client", 0)
-	host := hostAddress(b.t)
+	host := node.HostIPv4(b.t)
 
 	b.both("loopback of the host", onHost{}, onHost{}, "127.0.0.1", port+1, port+1)
 	for _, way := range []struct {
@@ -265,19 +265,4 @@ func ask(addr string) error {
 	}
 	fmt.Println(median(connect).Nanoseconds(), median(trip).Nanoseconds())
 	return nil
-}
-
-func hostAddress(t *testing.T) string {
-	t.Helper()
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, a := range addrs {
-		if ip, ok := a.(*net.IPNet); ok && ip.IP.To4() != nil && ip.IP.IsGlobalUnicast() {
-			return ip.IP.String()
-		}
-	}
-	t.Fatal("this machine has no IPv4 address but its loopback's")
-	return ""
 }
