@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/tests/lists"
 )
 
 // outcome of one spec.
@@ -86,40 +88,6 @@ func firstLine(s string) string {
 	return line
 }
 
-// readList reads lines of "spec name TAB reason"; # begins a comment line. A third
-// column limits an entry to machines that lack something (lacks).
-func readList(file string, m machine) (list, error) {
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
-	l := list{}
-	for i, line := range strings.Split(string(data), "\n") {
-		if strings.TrimSpace(line) == "" || strings.HasPrefix(line, "#") {
-			continue
-		}
-		columns := strings.Split(line+"\t\t", "\t")
-		name, reason := strings.TrimSpace(columns[0]), strings.TrimSpace(columns[1])
-		if name == "" || reason == "" {
-			return nil, fmt.Errorf("%s:%d: want a spec's name, a tab, and the reason", file, i+1)
-		}
-		if _, twice := l[name]; twice {
-			return nil, fmt.Errorf("%s:%d: %q is listed twice", file, i+1, name)
-		}
-		if condition := strings.TrimSpace(columns[2]); condition != "" {
-			applies, err := lacks(condition, m)
-			if err != nil {
-				return nil, fmt.Errorf("%s:%d: %w", file, i+1, err)
-			}
-			if !applies {
-				continue
-			}
-		}
-		l[name] = reason
-	}
-	return l, nil
-}
-
 // machine is what only some machines have.
 type machine struct {
 	memory   bool // limits on memory can be set
@@ -130,8 +98,11 @@ type machine struct {
 // here is this machine.
 func here() machine { return machine{memory: memoryDelegated(), internet: internet()} }
 
+// readList reads a list; a third column limits an entry to machines that lack something.
+func readList(file string, m machine) (list, error) { return lists.Read(file, m.lacks) }
+
 // lacks reports whether the machine is without something that only some have.
-func lacks(condition string, m machine) (bool, error) {
+func (m machine) lacks(condition string) (bool, error) {
 	switch condition {
 	case "no memory controller":
 		return !m.memory, nil

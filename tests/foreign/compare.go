@@ -3,10 +3,11 @@ package foreign
 import (
 	"fmt"
 	"maps"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/subpod/subpod/tests/lists"
 )
 
 // outcomes are "PASS", "FAIL" or "SKIP" by the name of a test or subtest.
@@ -68,34 +69,15 @@ func (o outcomes) count() string {
 // noMemory limits an entry to machines where memory is neither limited nor measured.
 const noMemory = "no memory controller"
 
-// readList reads lines of "name TAB reason"; # begins a comment line. A third column,
-// noMemory, makes an entry count only where memory is false.
+// readList reads a list; a third column, noMemory, makes an entry count only where memory is
+// false.
 func readList(file string, memory bool) (list, error) {
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
-	l := list{}
-	for i, line := range strings.Split(string(data), "\n") {
-		if strings.TrimSpace(line) == "" || strings.HasPrefix(line, "#") {
-			continue
+	return lists.Read(file, func(condition string) (bool, error) {
+		if condition != noMemory {
+			return false, fmt.Errorf("unknown condition %q", condition)
 		}
-		columns := strings.Split(line+"\t\t", "\t")
-		name, reason, condition := strings.TrimSpace(columns[0]), strings.TrimSpace(columns[1]), strings.TrimSpace(columns[2])
-		if name == "" || reason == "" {
-			return nil, fmt.Errorf("%s:%d: want a test's name, a tab, and the reason", file, i+1)
-		}
-		if _, twice := l[name]; twice {
-			return nil, fmt.Errorf("%s:%d: %q is listed twice", file, i+1, name)
-		}
-		if condition != "" && condition != noMemory {
-			return nil, fmt.Errorf("%s:%d: unknown condition %q", file, i+1, condition)
-		}
-		if condition == "" || !memory {
-			l[name] = reason
-		}
-	}
-	return l, nil
+		return !memory, nil
+	})
 }
 
 // pattern returns what -test.skip wants for the names.
