@@ -92,7 +92,7 @@ govulncheck: .cache/bin/govulncheck ## Known vulnerabilities, where the database
 	cd tests/lint && CGO_ENABLED=0 ../go.sh build -trimpath -ldflags "-s -w" -o ../../$@ $$(../go.sh list tool | grep "/$(@F)$$")
 
 # Packages below tests/ drive the built daemon, but for these.
-ALL    = $(shell $(GO) list -tags "$(TAGS)" ./... | grep -v /tests/) ./tests/arch ./tests/leak ./tests/node
+ALL    = $(shell $(GO) list -tags "$(TAGS)" ./... | grep -v /tests/) ./tests/arch ./tests/leak ./tests/lists ./tests/node
 DAEMON = $(shell $(GO) list -tags "$(TAGS)" ./tests/... | grep -vE '/tests/(arch|attack|leak|node|cli|play|critest|foreign|bench|crash|kubernetes|vm)$$')
 
 # Tests of these packages need namespaces, subordinate IDs or the programs that run
