@@ -27,8 +27,9 @@ func (m *Manager) autoRemove(ctx context.Context, podID string) {
 		return
 	}
 	action := p.Config.V.GetAnnotations()[api.AnnotationWhenDone]
-	due := func() bool { return m.allExited(podID) && !m.keeps(podID) }
-	if action == "" || !due() {
+	// A try that failed may have removed the containers.
+	due := func() bool { return !m.inUse(podID) && !m.keeps(podID) }
+	if action == "" || len(m.State.ContainersOf(podID)) == 0 || !due() {
 		return
 	}
 	select {
@@ -62,14 +63,15 @@ func (r recovery) resumeRemoval(ctx context.Context, p state.Pod) error {
 	if p.Config.V.GetAnnotations()[api.AnnotationWhenDone] == "" {
 		return nil
 	}
-	started := slices.ContainsFunc(r.State.ContainersOf(p.ID), func(c state.Container) bool { return !c.Status.StartedAt.IsZero() })
+	containers := r.State.ContainersOf(p.ID)
+	started := slices.ContainsFunc(containers, func(c state.Container) bool { return !c.Status.StartedAt.IsZero() })
 	if !started && p.Workload != nil && p.Supervision.Stopped {
 		return nil // "subpod create"
 	}
 	if !started && p.Config.V.GetLabels()[api.LabelMadeBy] == api.MadeByRun {
 		return r.removeWithLogs(ctx, p.ID)
 	}
-	if r.allExited(p.ID) {
+	if len(containers) > 0 && !r.inUse(p.ID) {
 		r.Manager.running.Go(func() { r.autoRemove(r.ctx, p.ID) })
 	}
 	return nil
@@ -82,13 +84,9 @@ func (b *base) keeps(podID string) bool {
 	return err == nil && p.Supervised() || b.restarting.has(podID)
 }
 
-// allExited reports whether the pod had containers and all have exited.
-func (b *base) allExited(podID string) bool {
-	list := b.State.ContainersOf(podID)
-	for _, c := range list {
-		if c.State() != runtimeapi.ContainerState_CONTAINER_EXITED {
-			return false
-		}
-	}
-	return len(list) > 0
+// inUse reports whether the pod has a container that has not exited.
+func (b *base) inUse(podID string) bool {
+	return slices.ContainsFunc(b.State.ContainersOf(podID), func(c state.Container) bool {
+		return c.State() != runtimeapi.ContainerState_CONTAINER_EXITED
+	})
 }
