@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -222,6 +223,8 @@ func (f fault) run(before leak.Snapshot) (hit string, took time.Duration) {
 	}
 	took, err = again(func(ctx context.Context) error { return f.op.do(p, ctx) })
 	if err != nil {
+		// The server's goroutines go to the log, which is printed, and say what it waits for.
+		_ = syscall.Kill(f.r.Server(), syscall.SIGQUIT)
 		f.fatal(report.Hit, "the first answer was: %v; after %v: %v", firstErr, took, err)
 	}
 	if err := f.op.after(p, ctx); err != nil {

@@ -8,7 +8,7 @@ import (
 )
 
 const (
-	logKept   = 16 << 10 // of a daemon's output, at its end
+	logKept   = 64 << 10 // of a daemon's output, at its end
 	racesKept = 4
 	raceKept  = 16 << 10 // of one report of the race detector
 	raceStart = "WARNING: DATA RACE"
