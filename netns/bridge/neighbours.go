@@ -18,13 +18,16 @@ import (
 // included. So we enter both ourselves, as learned elsewhere: such entries do not count,
 // and are not collected. The kernel confirms and corrects them as any others.
 
-// enter makes such an entry. An interface whose IPv6 is off takes none, and needs none.
+// enter makes such an entry. An interface whose IPv6 is off takes none, and needs none; nor
+// does a kernel without it.
 func enter(h *netlink.Handle, n *netlink.Neigh) error {
-	if err := h.NeighSet(n); err != nil && (n.Family != unix.AF_INET6 || !errors.Is(err, unix.EINVAL)) {
+	if err := h.NeighSet(n); err != nil && (n.Family != unix.AF_INET6 || !noIPv6(err)) {
 		return fmt.Errorf("enter neighbour %s: %w", n.IP, err)
 	}
 	return nil
 }
+
+func noIPv6(err error) bool { return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EAFNOSUPPORT) }
 
 // neighbour returns an entry for enter.
 func neighbour(ifindex int, a netip.Addr, mac net.HardwareAddr) *netlink.Neigh {
@@ -60,7 +63,7 @@ func meetAll(b *Bridge) error {
 func (d *device) forget(addrs []netip.Addr) error {
 	for _, a := range addrs {
 		err := d.rt.NeighDel(neighbour(d.now().index, a, nil))
-		if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EINVAL) {
+		if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENODEV) && !noIPv6(err) {
 			return fmt.Errorf("remove neighbour %s from bridge %s: %w", a, d.name, err)
 		}
 	}

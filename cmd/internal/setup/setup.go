@@ -22,7 +22,7 @@ import (
 )
 
 const (
-	// commandTimeout bounds one call of systemctl or loginctl.
+	// commandTimeout bounds one call of systemctl or loginctl, and the look at the socket.
 	commandTimeout = 20 * time.Second
 	// startTimeout bounds the start of the service, which waits for its readiness.
 	startTimeout = 100 * time.Second
@@ -132,7 +132,7 @@ func (s Setup) booted() bool {
 
 // foreign reports whether someone serves the socket who is no unit of ours.
 func (s Setup) foreign(ctx context.Context) bool {
-	conn, err := net.Dial("unix", s.Socket)
+	conn, err := net.DialTimeout("unix", s.Socket, commandTimeout)
 	if err != nil {
 		return false
 	}
