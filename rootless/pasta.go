@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,7 +11,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/rootless-containers/rootlesskit/v3/pkg/api"
 	"github.com/rootless-containers/rootlesskit/v3/pkg/messages"
 	"golang.org/x/sys/unix"
 )
@@ -22,36 +19,12 @@ import (
 // addresses as slirp4netns. Unlike rootlesskit's own it stays our child, is started
 // again when it ends, and when the host's DNS servers change, which it reads only
 // when it starts. Each start makes the tap anew; pods and their bridge do not notice.
-type pasta struct {
-	binary              string
-	mtu                 int
-	disableHostLoopback bool
-	log                 *slog.Logger
-}
+type pasta struct{ tapUplink }
 
 func newPasta(c Config) (pasta, error) {
-	path, err := exec.LookPath(c.PastaBinary)
-	if err != nil {
-		return pasta{}, err
-	}
-	p := pasta{binary: path, mtu: c.MTU, disableHostLoopback: c.DisableHostLoopback, log: c.Log}
-	if p.mtu == 0 {
-		p.mtu = slirpMTU
-	}
-	return p, nil
+	u, err := newTapUplink(UplinkPasta, c.PastaBinary, c)
+	return pasta{u}, err
 }
-
-// Info implements network.ParentDriver.
-func (p pasta) Info(context.Context) (*api.NetworkDriverInfo, error) {
-	return &api.NetworkDriverInfo{
-		Driver:  UplinkPasta,
-		DNS:     []net.IP{net.ParseIP(slirpDNS)},
-		ChildIP: net.ParseIP(slirpAddress),
-	}, nil
-}
-
-// MTU implements network.ParentDriver.
-func (p pasta) MTU() int { return p.mtu }
 
 // ConfigureNetwork implements network.ParentDriver.
 func (p pasta) ConfigureNetwork(childPID int, stateDir, netns string) (*messages.ParentInitNetworkDriverCompleted, func() error, error) {
@@ -70,10 +43,7 @@ func (p pasta) ConfigureNetwork(childPID int, stateDir, netns string) (*messages
 	if err != nil {
 		return nil, stop, err
 	}
-	return &messages.ParentInitNetworkDriverCompleted{
-		Dev: slirpTap, MTU: p.mtu, DNS: []string{slirpDNS},
-		IP: slirpAddress, Netmask: slirpBits, Gateway: slirpGateway,
-	}, stop, nil
+	return p.configuration(), stop, nil
 }
 
 // start returns once pasta has configured the tap, which is when it writes its PID.

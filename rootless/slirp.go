@@ -4,65 +4,29 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"net"
 	"os"
 	"os/exec"
 	"strconv"
 	"syscall"
 	"time"
 
-	"github.com/rootless-containers/rootlesskit/v3/pkg/api"
 	"github.com/rootless-containers/rootlesskit/v3/pkg/messages"
 	"github.com/rootless-containers/rootlesskit/v3/pkg/network/parentutils"
 	"golang.org/x/sys/unix"
 )
 
-// What slirp4netns serves by default (slirp4netns(1)).
-const (
-	slirpTap     = UplinkInterface
-	slirpAddress = "10.0.2.100"
-	slirpBits    = 24
-	slirpGateway = "10.0.2.2"
-	slirpDNS     = "10.0.2.3"
-	slirpMTU     = 65520
-	// uplinkReadyTimeout is how long it may take to open the tap.
-	uplinkReadyTimeout = 10 * time.Second
-)
+// uplinkReadyTimeout is how long it may take to open the tap.
+const uplinkReadyTimeout = 10 * time.Second
 
 // slirp is the slirp4netns uplink, a rootlesskit network driver. Unlike
 // rootlesskit's own it starts a slirp4netns that has died again: tap, address
 // and routes stay in the node network namespace, so pods only see a pause.
-type slirp struct {
-	binary              string
-	mtu                 int
-	disableHostLoopback bool
-	log                 *slog.Logger
-}
+type slirp struct{ tapUplink }
 
 func newSlirp(c Config) (slirp, error) {
-	path, err := exec.LookPath(c.SlirpBinary)
-	if err != nil {
-		return slirp{}, err
-	}
-	s := slirp{binary: path, mtu: c.MTU, disableHostLoopback: c.DisableHostLoopback, log: c.Log}
-	if s.mtu == 0 {
-		s.mtu = slirpMTU
-	}
-	return s, nil
+	u, err := newTapUplink(UplinkSlirp, c.SlirpBinary, c)
+	return slirp{u}, err
 }
-
-// Info implements network.ParentDriver.
-func (s slirp) Info(context.Context) (*api.NetworkDriverInfo, error) {
-	return &api.NetworkDriverInfo{
-		Driver:  UplinkSlirp,
-		DNS:     []net.IP{net.ParseIP(slirpDNS)},
-		ChildIP: net.ParseIP(slirpAddress),
-	}, nil
-}
-
-// MTU implements network.ParentDriver.
-func (s slirp) MTU() int { return s.mtu }
 
 // ConfigureNetwork implements network.ParentDriver.
 func (s slirp) ConfigureNetwork(childPID int, stateDir, netns string) (*messages.ParentInitNetworkDriverCompleted, func() error, error) {
@@ -90,10 +54,7 @@ func (s slirp) ConfigureNetwork(childPID int, stateDir, netns string) (*messages
 	if err != nil {
 		return nil, stop, err
 	}
-	return &messages.ParentInitNetworkDriverCompleted{
-		Dev: slirpTap, MTU: s.mtu, DNS: []string{slirpDNS},
-		IP: slirpAddress, Netmask: slirpBits, Gateway: slirpGateway,
-	}, stop, nil
+	return s.configuration(), stop, nil
 }
 
 // start returns once slirp4netns says that it serves the tap.
