@@ -121,6 +121,9 @@ func (t *transfer) pull(named reference.Named, auth *Auth, progress func(Progres
 		_, step := trace.Start(t.ctx, "fetch and unpack")
 		ids, err := t.runContent(job, contentRun{progress: progress, proxy: proxy})
 		step.End(err)
+		if errors.Is(classOf(err), ErrCorrupt) && proxy.Distrust(t.ctx) {
+			continue
+		}
 		if err != nil {
 			return Image{}, err
 		}
@@ -128,7 +131,7 @@ func (t *transfer) pull(named reference.Named, auth *Auth, progress func(Progres
 			return Image{}, fmt.Errorf("the content process returned %d images", len(ids))
 		}
 		img, err := im.Get(t.ctx, ids[0])
-		if try == 3 || !errors.Is(err, ErrImageNotFound) {
+		if try >= 3 || !errors.Is(err, ErrImageNotFound) {
 			return img, err
 		}
 		// Removed meanwhile; or a removal failed on the disk, and only this process

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -25,6 +26,8 @@ type endpoint struct {
 	// old one.
 	client, fresh *http.Client
 
+	delivered  atomic.Bool   // a blob, or a part of one
+	distrusted atomic.Bool   // see Distrust
 	known      chan struct{} // taken while the scheme is being found out
 	scheme     string        // "" until then
 	signatures string        // what it says about an extension for signatures
@@ -98,7 +101,9 @@ func (e *endpoint) again(ctx context.Context, what string, send func(context.Con
 		}
 		asked := time.Duration(0)
 		if err == nil {
-			asked = retryAfter(resp.Header)
+			if asked = retryAfter(resp.Header); asked > 0 && !e.last {
+				return resp, nil // another one need not wait
+			}
 			discard(resp)
 			err = errors.New(statusOf(resp))
 		}
