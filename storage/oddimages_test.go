@@ -169,7 +169,8 @@ func TestOddImages(t *testing.T) {
 	r.index(t, "application/octet-stream", "octet-index", on(r.put(img("octet-index", here), oci, ""), here, ""))
 	nested("attested", v1.Descriptor{MediaType: oci, Digest: foreign.Digest, Size: foreign.Size, Platform: &v1.Platform{OS: "unknown", Architecture: "unknown"},
 		Annotations: map[string]string{"vnd.docker.reference.type": "attestation-manifest"}}, on(r.put(img("attested", here), oci, ""), here, ""))
-	want := []string{"zstd", "zstd-list", "octets", "text", "nested", "nested-platform", "octet-index", "attested"}
+	r.put(remake(t, img("docker-config", here), func(m *v1.Manifest) { m.Config.MediaType = "application/vnd.docker.container.image.v1+json" }), oci, "docker-config")
+	want := []string{"docker-config", "zstd", "zstd-list", "octets", "text", "nested", "nested-platform", "octet-index", "attested"}
 	if here == "amd64" {
 		level := fmt.Sprintf("v%d", processorLevel())
 		nested("variant", foreign, on(r.put(img("variant", here), oci, ""), here, level))
@@ -225,6 +226,12 @@ func TestOddImagesRefused(t *testing.T) {
 		deep = r.index(t, v1.MediaTypeImageIndex, "deep", deep)
 	}
 	r.put(dockerStyle(t, img, "application/vnd.acme.something"), dockerManifest, "layer-type")
+	r.put(remake(t, img, func(m *v1.Manifest) { m.Layers[0].MediaType += "+encrypted" }), oci, "encrypted")
+	r.put(remake(t, img, func(m *v1.Manifest) { m.Config.MediaType = "" }), oci, "untyped")
+	r.put(remake(t, img, func(m *v1.Manifest) { m.Config.Digest = "md5:" + digest.Digest(m.Config.Digest.Encoded()[:32]) }), oci, "md5")
+	r.index(t, v1.MediaTypeImageIndex, "mixed-index", on(r.put(remake(t, img, func(m *v1.Manifest) {
+		m.Config.MediaType = "application/vnd.docker.container.image.v1+json"
+	}), oci, ""), runtime.GOARCH, ""))
 	config := func(tag, text string) {
 		blob := []byte(text)
 		changed := remake(t, img, func(m *v1.Manifest) {
@@ -251,6 +258,10 @@ func TestOddImagesRefused(t *testing.T) {
 		"empty-index":    {ErrUnsupported, "it has no images"},
 		"deep":           {ErrUnsupported, "deep"},
 		"layer-type":     {ErrUnsupported, "application/vnd.acme.something"},
+		"encrypted":      {ErrUnsupported, "encrypted"},
+		"untyped":        {ErrUnsupported, "artifact"},
+		"md5":            {ErrUnsupported, "digest"},
+		"mixed-index":    {ErrUnsupported, "mixed"},
 		"created":        {ErrCorrupt, "yesterday"},
 		"no-json":        {ErrCorrupt, "configuration"},
 		"wrong-type":     {ErrCorrupt, "configuration"},
@@ -283,7 +294,7 @@ func TestCorruptLayers(t *testing.T) {
 	link := tarEntries(t, "h=>nowhere")
 	for tag, blob := range map[string][]byte{
 		"gzip-cut": zipped[:len(zipped)-100], "gzip-broken": append(zipped[:5000:5000], random(50000)...),
-		"zstd-cut": z[:len(z)-100], "tar-cut": gzipped(t, layer[:50000]), "tar-broken": gzipped(t, []byte(random(5000))),
+		"zstd-cut": z[:len(z)-100], "zstd-junk": append(z[:len(z):len(z)], "junk"...), "tar-cut": gzipped(t, layer[:50000]), "tar-broken": gzipped(t, []byte(random(5000))),
 		"link": gzipped(t, link),
 	} {
 		changed := remake(t, build(t, imageSpec{tars: [][]byte{layer}}), func(m *v1.Manifest) {

@@ -360,6 +360,9 @@ func (t *worker) checkStated(raw []byte, mime string) error {
 		if l.Size < -1 || l.Size > limits.Size {
 			return fmt.Errorf("%w: its manifest states %d bytes for a layer", ErrCorrupt, l.Size)
 		}
+		if strings.HasSuffix(l.MediaType, "+encrypted") {
+			return fmt.Errorf("%w: its layers are encrypted (%.100q), and there is no key for them here", ErrUnsupported, l.MediaType)
+		}
 		if t.pulling && len(l.URLs) > 0 {
 			// The library would ask that address: perhaps of a service that only this
 			// user or this machine reaches.
