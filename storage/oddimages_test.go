@@ -159,6 +159,19 @@ func TestOddImages(t *testing.T) {
 	r.put(dockerStyle(t, withZstd(t, mark("zstd")), "application/vnd.docker.image.rootfs.diff.tar.zstd"), dockerManifest, "zstd")
 	zstdChild := dockerStyle(t, withZstd(t, mark("zstd-list")), "application/vnd.docker.image.rootfs.diff.tar.zstd")
 	r.index(t, dockerList, "zstd-list", on(r.put(zstdChild, dockerManifest, ""), here, ""))
+	framed := func(name string) built {
+		i := withZstd(t, mark(name))
+		return remake(t, i, func(m *v1.Manifest) {
+			m.Layers[0].MediaType = v1.MediaTypeImageLayerZstd
+			blob := append([]byte("\x50\x2a\x4d\x18\x04\x00\x00\x00abcd\x5f\x2a\x4d\x18\x00\x00\x00\x00"), i.blobs[m.Layers[0].Digest]...)
+			d := digest.FromBytes(blob)
+			i.blobs[d] = blob
+			m.Layers[0].Digest, m.Layers[0].Size = d, int64(len(blob))
+		})
+	}
+	r.put(framed("skippable"), oci, "skippable")
+	r.index(t, v1.MediaTypeImageIndex, "skippable-index", foreign, on(r.put(framed("skippable-index"), oci, ""), here, ""))
+	r.put(dockerStyle(t, framed("skippable-docker"), "application/vnd.docker.image.rootfs.diff.tar.zstd"), dockerManifest, "skippable-docker")
 	r.put(img("octets", here), "application/octet-stream", "octets")
 	r.put(dockerStyle(t, img("text", here), "application/vnd.docker.image.rootfs.diff.tar.gzip"), "text/plain", "text")
 	nested := func(tag string, d ...v1.Descriptor) v1.Descriptor {
@@ -170,7 +183,7 @@ func TestOddImages(t *testing.T) {
 	nested("attested", v1.Descriptor{MediaType: oci, Digest: foreign.Digest, Size: foreign.Size, Platform: &v1.Platform{OS: "unknown", Architecture: "unknown"},
 		Annotations: map[string]string{"vnd.docker.reference.type": "attestation-manifest"}}, on(r.put(img("attested", here), oci, ""), here, ""))
 	r.put(remake(t, img("docker-config", here), func(m *v1.Manifest) { m.Config.MediaType = "application/vnd.docker.container.image.v1+json" }), oci, "docker-config")
-	want := []string{"docker-config", "zstd", "zstd-list", "octets", "text", "nested", "nested-platform", "octet-index", "attested"}
+	want := []string{"skippable", "skippable-index", "skippable-docker", "docker-config", "zstd", "zstd-list", "octets", "text", "nested", "nested-platform", "octet-index", "attested"}
 	if here == "amd64" {
 		level := fmt.Sprintf("v%d", processorLevel())
 		nested("variant", foreign, on(r.put(img("variant", here), oci, ""), here, level))
@@ -294,7 +307,8 @@ func TestCorruptLayers(t *testing.T) {
 	link := tarEntries(t, "h=>nowhere")
 	for tag, blob := range map[string][]byte{
 		"gzip-cut": zipped[:len(zipped)-100], "gzip-broken": append(zipped[:5000:5000], random(50000)...),
-		"zstd-cut": z[:len(z)-100], "zstd-junk": append(z[:len(z):len(z)], "junk"...), "tar-cut": gzipped(t, layer[:50000]), "tar-broken": gzipped(t, []byte(random(5000))),
+		"zstd-cut": z[:len(z)-100], "zstd-junk": append(z[:len(z):len(z)], "junk"...),
+		"zstd-skippable-cut": []byte("\x50\x2a\x4d\x18\xff\x00\x00\x00\x01"), "tar-cut": gzipped(t, layer[:50000]), "tar-broken": gzipped(t, []byte(random(5000))),
 		"link": gzipped(t, link),
 	} {
 		changed := remake(t, build(t, imageSpec{tars: [][]byte{layer}}), func(m *v1.Manifest) {

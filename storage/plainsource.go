@@ -41,6 +41,8 @@ type plainSource struct {
 	mime              string
 	limits            Limits
 	changed           bool // the library would take the source for something else
+	// unframed are the files of layers that are presented without their first frames.
+	unframed map[digest.Digest]string
 }
 
 // plain replaces the source of o by a plainSource, where the library needs one. A source
@@ -53,10 +55,15 @@ func (o *openSource) plain(ctx context.Context, sys *types.SystemContext, limits
 	if err := limits.checkManifest(int64(len(raw))); err != nil {
 		return err
 	}
-	p := &plainSource{ImageSource: o.source, top: raw, limits: limits}
+	p := &plainSource{ImageSource: o.source, top: raw, limits: limits, changed: o.unframe != ""}
 	fetches := maxManifests
 	if err := p.choose(ctx, sys, raw, mime, 0, &fetches); err != nil {
 		return err
+	}
+	if o.unframe != "" {
+		if err := p.unframe(ctx, o.unframe); err != nil {
+			return err
+		}
 	}
 	if p.changed {
 		o.source = p

@@ -168,7 +168,20 @@ func (t *worker) pullOnce(named reference.Named, route fetch.Route, progress fun
 	if err != nil {
 		return Image{}, err
 	}
-	return t.fromRegistry(sys, named, src, progress)
+	bytes, entries := t.meter.bytes.Load(), t.meter.entries.Load()
+	img, err := t.fromRegistry(sys, named, src, progress)
+	if !errors.Is(classOf(err), ErrCorrupt) {
+		return img, err
+	}
+	t.meter.bytes.Store(bytes)
+	t.meter.entries.Store(entries)
+	if src, openErr := openDocker(t.ctx, sys, named); openErr == nil {
+		src.unframe = t.tmp
+		if again, err := t.fromRegistry(sys, named, src, progress); err == nil {
+			return again, nil
+		}
+	}
+	return Image{}, err
 }
 
 // worthKeeping reports whether the whole blobs of a pull that ended with err help the
@@ -412,6 +425,8 @@ type openSource struct {
 	types.ImageReference
 	source types.ImageSource
 	used   bool
+	// unframe is a directory for layers whose first frames are left out, "" for none.
+	unframe string
 }
 
 func openDocker(ctx context.Context, sys *types.SystemContext, named reference.Named) (*openSource, error) {
