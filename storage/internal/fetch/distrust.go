@@ -12,15 +12,15 @@ func (p *Proxy) Distrust(ctx context.Context) bool {
 		}
 		e.distrusted.Store(true)
 		p.cfg.Log.Warn("a mirror sends what is corrupt, another registry is asked", "mirror", e.Host, "repository", e.Repo)
-		p.forget(ctx)
+		forgetWrong(ctx, p)
 		p.setErr(nil)
 		return true
 	}
 	return false
 }
 
-// forget releases the blobs of this pull that are not what their digests say.
-func (p *Proxy) forget(ctx context.Context) {
+// forgetWrong releases the blobs of a pull that are not what their digests say.
+func forgetWrong(ctx context.Context, p *Proxy) {
 	p.mu.Lock()
 	used := p.blobs
 	p.blobs = map[string]*blob{}
