@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // endpoint sends requests to a registry or a mirror.
@@ -245,12 +247,15 @@ func (e *endpoint) detect(ctx context.Context) error {
 		resp, err := e.send(e.client, e.dressed(req))
 		if err != nil {
 			failed = err
-			if e.Insecure || errors.Is(err, http.ErrSchemeMismatch) {
+			if e.Insecure || noTLS(err) {
 				continue
 			}
 			return err
 		}
 		discard(resp)
+		if failed != nil && resp.StatusCode == http.StatusBadRequest {
+			continue // it does speak TLS
+		}
 		if resp.StatusCode == http.StatusUnauthorized && sameServer(resp.Request.URL, &u) {
 			e.auth.challenges = parseChallenges(resp.Header)
 		}
@@ -259,6 +264,12 @@ func (e *endpoint) detect(ctx context.Context) error {
 		return nil
 	}
 	return failed
+}
+
+// noTLS reports whether what answered may not speak TLS: it said something else, or nothing.
+func noTLS(err error) bool {
+	var record tls.RecordHeaderError
+	return errors.Is(err, http.ErrSchemeMismatch) || errors.As(err, &record) || errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET)
 }
 
 // discard reads the little that an answer may still hold, so that its connection can be

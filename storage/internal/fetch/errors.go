@@ -129,8 +129,10 @@ func retryable(code int) bool {
 
 // refusesRange reports whether a request with a range may get a better answer without: the
 // blob's beginning came from the same place, and what stands in front of a registry may refuse
-// a range by any code.
-func refusesRange(code int) bool { return code/100 == 4 && !retryable(code) }
+// a range by any code but those that say that the blob is gone.
+func refusesRange(code int) bool {
+	return code/100 == 4 && !retryable(code) && code != http.StatusNotFound && code != http.StatusGone
+}
 
 // transient reports whether a request that failed with err may succeed when it is
 // sent again soon. One that found nobody, or the wrong one, does not.
