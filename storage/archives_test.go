@@ -193,7 +193,12 @@ func TestArchivesRefused(t *testing.T) {
 			s.file("c.json", img.config)
 			s.json("manifest.json", list)
 		}, ErrCorrupt, "igest"},
-		"no-list": {func(s *saveFile) { s.file("manifest.json", []byte("{")) }, ErrCorrupt, "manifest.json"},
+		"no-images": {func(s *saveFile) {
+			s.file("oci-layout", []byte(`{"imageLayoutVersion":"1.0.0"}`))
+			s.file("index.json", []byte("{}"))
+		}, ErrCorrupt, "it has no images"},
+		"empty-list": {func(s *saveFile) { s.json("manifest.json", []item{}) }, ErrCorrupt, "it has no images"},
+		"no-list":    {func(s *saveFile) { s.file("manifest.json", []byte("{")) }, ErrCorrupt, "manifest.json"},
 		"bad-name": {func(s *saveFile) {
 			s.file("c.json", img.config)
 			s.json("manifest.json", []item{{"Config": "c.json", "RepoTags": []string{"A B"}}})

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -9,11 +10,13 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"path"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	fakes "github.com/subpod/subpod/tests/registry"
@@ -185,6 +188,17 @@ func TestPullMirrors(t *testing.T) {
 		"portal": startBad(t, on("/", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/html")
 			io.WriteString(w, "<html>log in</html>")
+		}), img).Addr,
+		"truncated": startBad(t, on("/blobs/", func(w http.ResponseWriter, r *http.Request) {
+			blob := img.blobs[digest.Digest(path.Base(r.URL.Path))]
+			w.Write(blob[:len(blob)/2])
+		}), img).Addr,
+		"corrupt": startBad(t, on("/blobs/", func(w http.ResponseWriter, r *http.Request) {
+			blob := bytes.Clone(img.blobs[digest.Digest(path.Base(r.URL.Path))])
+			for i := range blob[len(blob)/2:] {
+				blob[len(blob)/2+i] ^= 0x55
+			}
+			w.Write(blob)
 		}), img).Addr,
 		"hanging": startBad(t, on("/blobs/", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }), img).Addr,
 	} {

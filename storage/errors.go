@@ -237,7 +237,11 @@ func textSentinel(err error) error {
 		{"Frame requires too much memory", ErrTooLarge}, // zstd(1), where it is installed
 		{"window size exceeded", ErrTooLarge},
 		{"insufficient UIDs or GIDs", ErrIDRange},
+		{"invalid mixed OCI image", ErrUnsupported},
+		{"image-specific operation on artifact", ErrUnsupported},
+		{"unsupported digest algorithm", ErrUnsupported},
 		{"xz: data is", ErrCorrupt},
+		{`zstd: /*stdin*\`, ErrCorrupt}, // zstd(1) as well
 		{"archive/tar: ", ErrCorrupt},
 		{"unpacking failed", ErrCorrupt},
 		{"Digest did not match", ErrCorrupt},

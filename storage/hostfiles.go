@@ -28,6 +28,9 @@ const etcDir = "/etc"
 // read all of the machine's.
 func (r *registries) hostFiles(sys *types.SystemContext, tmp string) error {
 	r.authFile(sys)
+	if err := r.plainFiles(sys); err != nil {
+		return err
+	}
 	return errors.Join(r.registriesConf(sys, tmp), r.signatureDirs(sys, tmp), r.certDirs(sys, tmp))
 }
 
@@ -101,6 +104,9 @@ func (r *registries) registriesConf(sys *types.SystemContext, tmp string) error 
 	return nil
 }
 
+// builtinLookaside is where signatures are, below the home, if registries.d does not say.
+const builtinLookaside = ".local/share/containers/sigstore"
+
 // signatureDirs replaces registries.d, which says where signatures are. Without them
 // the policy refuses what it wants signed, so to leave out what is unreadable never
 // lets an image pass.
@@ -109,31 +115,43 @@ func (r *registries) signatureDirs(sys *types.SystemContext, tmp string) error {
 	if err != nil {
 		return err
 	}
-	closed := r.anyClosed(paths.DropInDirectories, ".yaml")
+	none := filepath.Join(tmp, "no-signatures")
+	closed, named := r.anyClosed(paths.DropInDirectories, ".yaml"), false
 	for _, dir := range paths.DropInDirectories {
 		files, _ := filepath.Glob(filepath.Join(dir, "*.yaml"))
 		for _, f := range files {
 			data, err := os.ReadFile(f)
-			if err != nil || !r.isHost(f) {
+			if err != nil {
 				continue
 			}
-			if _, cut := openLookasides(data); cut {
+			_, cut, names, err := openLookasides(data, none)
+			if err != nil && !r.isHost(f) {
+				return fmt.Errorf("%w: read %s: %w", ErrConfiguration, f, err)
+			}
+			if named = named || names; cut {
 				r.warnUnreadable(f)
 				closed = true
 			}
 		}
 	}
-	if !closed {
+	builtin := filepath.Join(r.opts.Home, builtinLookaside)
+	hidden := !named && !readable(builtin)
+	if hidden {
+		r.warnUnreadable(builtin)
+	}
+	if !closed && !hidden {
 		return nil
 	}
 	sys.RegistriesDirPath = filepath.Join(tmp, "registries.d")
-	return copyDropIns(paths.DropInDirectories, sys.RegistriesDirPath, ".yaml", func(from string, data []byte) []byte {
-		if !r.isHost(from) {
-			return data
-		}
-		out, _ := openLookasides(data)
+	err = copyDropIns(paths.DropInDirectories, sys.RegistriesDirPath, ".yaml", func(_ string, data []byte) []byte {
+		out, _, _, _ := openLookasides(data, none)
 		return out
 	})
+	if err != nil || !hidden {
+		return err
+	}
+	text := fmt.Sprintf("default-docker:\n  lookaside: %q\n", "file://"+none)
+	return os.WriteFile(filepath.Join(sys.RegistriesDirPath, "subpod-closed.yaml"), []byte(text), 0o600)
 }
 
 // anyClosed reports whether the user may not read all files that end in suffix in
@@ -160,16 +178,17 @@ func copyDropIns(dirs []string, to, suffix string, edit func(from string, data [
 	return nil
 }
 
-// openLookasides removes directories that the user may not read from a file of
-// registries.d, and reports whether there were any. What is no such file is returned
-// as it is: the library reports the error.
-func openLookasides(data []byte) (out []byte, cut bool) {
+// openLookasides puts the directory none in the place of those that the user may not read
+// in a file of registries.d. It reports whether there were any, and whether the file says
+// where the signatures of all registries are. What is no such file is returned as it is:
+// the library reports the error.
+func openLookasides(data []byte, none string) (out []byte, cut, named bool, err error) {
 	var file struct {
 		DefaultDocker map[string]any            `json:"default-docker,omitempty"`
 		Docker        map[string]map[string]any `json:"docker,omitempty"`
 	}
 	if err := yaml.Unmarshal(data, &file); err != nil {
-		return data, false
+		return data, false, false, err
 	}
 	namespaces := []map[string]any{file.DefaultDocker}
 	for _, ns := range file.Docker {
@@ -179,19 +198,19 @@ func openLookasides(data []byte) (out []byte, cut bool) {
 		for _, key := range []string{"lookaside", "sigstore"} {
 			at, _ := ns[key].(string)
 			if u, err := url.Parse(at); err == nil && u.Scheme == "file" && !readable(u.Path) {
-				delete(ns, key)
+				ns[key] = "file://" + none
 				cut = true
 			}
 		}
 	}
+	named = len(file.DefaultDocker) > 0
 	if !cut {
-		return data, false
+		return data, false, named, nil
 	}
-	out, err := yaml.Marshal(file)
-	if err != nil {
-		return data, false
+	if out, err = yaml.Marshal(file); err != nil {
+		return data, false, named, err
 	}
-	return out, true
+	return out, true, named, nil
 }
 
 // certDirs replaces certs.d where a file of the machine's in it can't be read, as a
@@ -286,19 +305,14 @@ func copyReadable(from, to, suffix string, edit func(from string, data []byte) [
 // warnUnreadable logs, once for each path, that configuration is left out.
 func (r *registries) warnUnreadable(path string) {
 	if _, before := r.warned.LoadOrStore(path, true); !before {
-		r.log.Warn("configuration of the machine left out: it is closed to this user", "path", path)
+		r.log.Warn("configuration left out: it is closed to this user", "path", path)
 	}
 }
 
 // readable reports whether the user may open path, or look for it where it does not
 // exist.
 func readable(path string) bool {
-	f, err := os.Open(path)
-	if err != nil {
-		return !errors.Is(err, fs.ErrPermission)
-	}
-	f.Close()
-	return true
+	return openable(path) == nil
 }
 
 // firstReadable returns the first of paths that exists and can be read, or otherwise.

@@ -40,6 +40,10 @@ func TestFilesOfRoot(t *testing.T) {
 			"-containers/registries.rootless.d/closed.yaml":     "not yaml: [",
 			"-containers/certs.rootless.d/other.example/x.crt":  "not PEM",
 		}},
+		{name: "signatures of the user's", etc: map[string]string{"containers/policy.json": open,
+			"../user/home/.local/share/containers/x": ""}, close: []string{"../user/home/.local/share/containers"}},
+		{name: "signatures where the user's file says", etc: map[string]string{"containers/policy.json": open,
+			"../user/home/.config/containers/registries.d/default.yaml": "default-docker:\n  lookaside: file:///var/lib/containers/sigstore\n"}},
 		{name: "directories", etc: map[string]string{
 			"containers/policy.json":                open,
 			"containers/registries.conf.d/a.conf":   "not toml",
@@ -85,6 +89,11 @@ func TestFilesOfRoot(t *testing.T) {
 				chmod(t, filepath.Join(dir, name), 0o700)
 			}
 			chownAll(t, filepath.Join(dir, "user"))
+			for _, d := range c.close { // also what root has left in the user's home
+				if err := os.Chown(filepath.Join(dir, "etc", d), 0, 0); err != nil {
+					t.Fatal(err)
+				}
+			}
 			t.Setenv("TMPDIR", filepath.Join(dir, "root"))
 			t.Setenv("XDG_RUNTIME_DIR", filepath.Join(dir, "user"))
 			if c.name == "directories" {

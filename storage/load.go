@@ -220,7 +220,7 @@ func (t *worker) loadLayout(dir, ref string) ([]string, error) {
 		images = append(images, img)
 	}
 	if len(images) == 0 {
-		return nil, fmt.Errorf("%w: no image %q in %s", ErrImageNotFound, ref, dir)
+		return nil, noneLoaded(ref)
 	}
 	return images, nil
 }
@@ -279,9 +279,18 @@ func (t *worker) loadDockerArchive(path, ref string) ([]string, error) {
 		images = append(images, img)
 	}
 	if len(images) == 0 {
-		return nil, fmt.Errorf("%w: no image %q in %s", ErrImageNotFound, ref, path)
+		return nil, noneLoaded(ref)
 	}
 	return images, nil
+}
+
+// noneLoaded is the error of an archive or layout without the image ref, or, where that is
+// "", without any.
+func noneLoaded(ref string) error {
+	if ref == "" {
+		return fmt.Errorf("%w: it has no images", ErrCorrupt)
+	}
+	return fmt.Errorf("%w: it has no image %q", ErrImageNotFound, ref)
 }
 
 // loadOne copies one image into the store and gives it names.

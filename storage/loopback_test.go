@@ -4,7 +4,7 @@ import "testing"
 
 func TestLoopback(t *testing.T) {
 	for host, want := range map[string]bool{
-		"localhost": true, "localhost:5000": true, "127.0.0.1": true, "127.1.2.3:80": true, "[::1]:5000": true, "[::1]": true,
+		"localhost": true, "LocalHost:80": true, "localhost:5000": true, "127.0.0.1": true, "127.1.2.3:80": true, "[::1]:5000": true, "[::1]": true,
 		"localhost.example.com": false, "example.com:5000": false, "10.0.0.1": false, "127.0.0.1.example.com": false, "": false,
 	} {
 		if got := onLoopback(host); got != want {

@@ -159,6 +159,19 @@ func TestOddImages(t *testing.T) {
 	r.put(dockerStyle(t, withZstd(t, mark("zstd")), "application/vnd.docker.image.rootfs.diff.tar.zstd"), dockerManifest, "zstd")
 	zstdChild := dockerStyle(t, withZstd(t, mark("zstd-list")), "application/vnd.docker.image.rootfs.diff.tar.zstd")
 	r.index(t, dockerList, "zstd-list", on(r.put(zstdChild, dockerManifest, ""), here, ""))
+	framed := func(name string) built {
+		i := withZstd(t, mark(name))
+		return remake(t, i, func(m *v1.Manifest) {
+			m.Layers[0].MediaType = v1.MediaTypeImageLayerZstd
+			blob := append([]byte("\x50\x2a\x4d\x18\x04\x00\x00\x00abcd\x5f\x2a\x4d\x18\x00\x00\x00\x00"), i.blobs[m.Layers[0].Digest]...)
+			d := digest.FromBytes(blob)
+			i.blobs[d] = blob
+			m.Layers[0].Digest, m.Layers[0].Size = d, int64(len(blob))
+		})
+	}
+	r.put(framed("skippable"), oci, "skippable")
+	r.index(t, v1.MediaTypeImageIndex, "skippable-index", foreign, on(r.put(framed("skippable-index"), oci, ""), here, ""))
+	r.put(dockerStyle(t, framed("skippable-docker"), "application/vnd.docker.image.rootfs.diff.tar.zstd"), dockerManifest, "skippable-docker")
 	r.put(img("octets", here), "application/octet-stream", "octets")
 	r.put(dockerStyle(t, img("text", here), "application/vnd.docker.image.rootfs.diff.tar.gzip"), "text/plain", "text")
 	nested := func(tag string, d ...v1.Descriptor) v1.Descriptor {
@@ -169,7 +182,8 @@ func TestOddImages(t *testing.T) {
 	r.index(t, "application/octet-stream", "octet-index", on(r.put(img("octet-index", here), oci, ""), here, ""))
 	nested("attested", v1.Descriptor{MediaType: oci, Digest: foreign.Digest, Size: foreign.Size, Platform: &v1.Platform{OS: "unknown", Architecture: "unknown"},
 		Annotations: map[string]string{"vnd.docker.reference.type": "attestation-manifest"}}, on(r.put(img("attested", here), oci, ""), here, ""))
-	want := []string{"zstd", "zstd-list", "octets", "text", "nested", "nested-platform", "octet-index", "attested"}
+	r.put(remake(t, img("docker-config", here), func(m *v1.Manifest) { m.Config.MediaType = "application/vnd.docker.container.image.v1+json" }), oci, "docker-config")
+	want := []string{"skippable", "skippable-index", "skippable-docker", "docker-config", "zstd", "zstd-list", "octets", "text", "nested", "nested-platform", "octet-index", "attested"}
 	if here == "amd64" {
 		level := fmt.Sprintf("v%d", processorLevel())
 		nested("variant", foreign, on(r.put(img("variant", here), oci, ""), here, level))
@@ -225,6 +239,12 @@ func TestOddImagesRefused(t *testing.T) {
 		deep = r.index(t, v1.MediaTypeImageIndex, "deep", deep)
 	}
 	r.put(dockerStyle(t, img, "application/vnd.acme.something"), dockerManifest, "layer-type")
+	r.put(remake(t, img, func(m *v1.Manifest) { m.Layers[0].MediaType += "+encrypted" }), oci, "encrypted")
+	r.put(remake(t, img, func(m *v1.Manifest) { m.Config.MediaType = "" }), oci, "untyped")
+	r.put(remake(t, img, func(m *v1.Manifest) { m.Config.Digest = "md5:" + digest.Digest(m.Config.Digest.Encoded()[:32]) }), oci, "md5")
+	r.index(t, v1.MediaTypeImageIndex, "mixed-index", on(r.put(remake(t, img, func(m *v1.Manifest) {
+		m.Config.MediaType = "application/vnd.docker.container.image.v1+json"
+	}), oci, ""), runtime.GOARCH, ""))
 	config := func(tag, text string) {
 		blob := []byte(text)
 		changed := remake(t, img, func(m *v1.Manifest) {
@@ -251,6 +271,10 @@ func TestOddImagesRefused(t *testing.T) {
 		"empty-index":    {ErrUnsupported, "it has no images"},
 		"deep":           {ErrUnsupported, "deep"},
 		"layer-type":     {ErrUnsupported, "application/vnd.acme.something"},
+		"encrypted":      {ErrUnsupported, "encrypted"},
+		"untyped":        {ErrUnsupported, "artifact"},
+		"md5":            {ErrUnsupported, "digest"},
+		"mixed-index":    {ErrUnsupported, "mixed"},
 		"created":        {ErrCorrupt, "yesterday"},
 		"no-json":        {ErrCorrupt, "configuration"},
 		"wrong-type":     {ErrCorrupt, "configuration"},
@@ -283,7 +307,8 @@ func TestCorruptLayers(t *testing.T) {
 	link := tarEntries(t, "h=>nowhere")
 	for tag, blob := range map[string][]byte{
 		"gzip-cut": zipped[:len(zipped)-100], "gzip-broken": append(zipped[:5000:5000], random(50000)...),
-		"zstd-cut": z[:len(z)-100], "tar-cut": gzipped(t, layer[:50000]), "tar-broken": gzipped(t, []byte(random(5000))),
+		"zstd-cut": z[:len(z)-100], "zstd-junk": append(z[:len(z):len(z)], "junk"...),
+		"zstd-skippable-cut": []byte("\x50\x2a\x4d\x18\xff\x00\x00\x00\x01"), "tar-cut": gzipped(t, layer[:50000]), "tar-broken": gzipped(t, []byte(random(5000))),
 		"link": gzipped(t, link),
 	} {
 		changed := remake(t, build(t, imageSpec{tars: [][]byte{layer}}), func(m *v1.Manifest) {

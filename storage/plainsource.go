@@ -30,7 +30,8 @@ const (
 // plainSource presents the image of a source that is for this machine as if it were the
 // only one there, in a form that the library takes: it does not look into an index in
 // an index, for near platforms, at the content of a manifest whose type the registry
-// does not say, or at Docker manifests with zstd layers. Signatures are those of the
+// does not say, at Docker manifests with zstd layers, or at OCI manifests with a
+// configuration of Docker's. Signatures are those of the
 // source as it came: see openSource.allowed.
 type plainSource struct {
 	types.ImageSource                // as it came
@@ -40,6 +41,8 @@ type plainSource struct {
 	mime              string
 	limits            Limits
 	changed           bool // the library would take the source for something else
+	// unframed are the files of layers that are presented without their first frames.
+	unframed map[digest.Digest]string
 }
 
 // plain replaces the source of o by a plainSource, where the library needs one. A source
@@ -52,10 +55,15 @@ func (o *openSource) plain(ctx context.Context, sys *types.SystemContext, limits
 	if err := limits.checkManifest(int64(len(raw))); err != nil {
 		return err
 	}
-	p := &plainSource{ImageSource: o.source, top: raw, limits: limits}
+	p := &plainSource{ImageSource: o.source, top: raw, limits: limits, changed: o.unframe != ""}
 	fetches := maxManifests
 	if err := p.choose(ctx, sys, raw, mime, 0, &fetches); err != nil {
 		return err
+	}
+	if o.unframe != "" {
+		if err := p.unframe(ctx, o.unframe); err != nil {
+			return err
+		}
 	}
 	if p.changed {
 		o.source = p
@@ -137,10 +145,14 @@ func mimeOf(raw []byte, said string) string {
 // present notes what is presented.
 func (p *plainSource) present(raw []byte, mime string) error {
 	p.raw, p.mime = raw, mime
-	if mime != manifest.DockerV2Schema2MediaType {
-		return nil
+	var converted []byte
+	var err error
+	switch mime {
+	case manifest.DockerV2Schema2MediaType:
+		converted, err = ociManifest(raw)
+	case v1.MediaTypeImageManifest:
+		converted, err = ociConfig(raw)
 	}
-	converted, err := ociManifest(raw)
 	if converted != nil {
 		p.raw, p.mime, p.changed = converted, v1.MediaTypeImageManifest, true
 	}
@@ -175,6 +187,20 @@ func ociManifest(raw []byte) ([]byte, error) {
 		m.Layers[i].MediaType = kind
 	}
 	m.MediaType, m.Config.MediaType = v1.MediaTypeImageManifest, v1.MediaTypeImageConfig
+	return json.Marshal(m)
+}
+
+// ociConfig converts an OCI manifest whose configuration has Docker's type, which is the same
+// format, and which the library refuses. It returns nil for others. ErrCorrupt.
+func ociConfig(raw []byte) ([]byte, error) {
+	var m v1.Manifest
+	if err := json.Unmarshal(raw, &m); err != nil {
+		return nil, fmt.Errorf("%w: its manifest: %w", ErrCorrupt, err)
+	}
+	if m.Config.MediaType != manifest.DockerV2Schema2ConfigMediaType {
+		return nil, nil
+	}
+	m.Config.MediaType = v1.MediaTypeImageConfig
 	return json.Marshal(m)
 }
 

@@ -56,7 +56,7 @@ func (r *registries) endpoints(sys *types.SystemContext, named reference.Named) 
 		sources, err = registry.PullSourcesFromReference(named)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read registries.conf: %w", err)
+		return nil, fmt.Errorf("%w: read registries.conf: %w", ErrConfiguration, err)
 	}
 	var all []fetch.Endpoint
 	for _, s := range sources {
@@ -134,7 +134,7 @@ func certificates(sys *types.SystemContext, domain string) (*tls.Config, error) 
 			continue
 		}
 		if err := tlsclientconfig.SetupCertificates(dir, conf); err != nil {
-			return nil, fmt.Errorf("read the certificates for %s: %w", domain, err)
+			return nil, fmt.Errorf("%w: read the certificates for %s: %w", ErrConfiguration, domain, err)
 		}
 		break
 	}

@@ -121,6 +121,9 @@ func (t *transfer) pull(named reference.Named, auth *Auth, progress func(Progres
 		_, step := trace.Start(t.ctx, "fetch and unpack")
 		ids, err := t.runContent(job, contentRun{progress: progress, proxy: proxy})
 		step.End(err)
+		if errors.Is(classOf(err), ErrCorrupt) && proxy.Distrust(t.ctx) {
+			continue
+		}
 		if err != nil {
 			return Image{}, err
 		}
@@ -128,7 +131,7 @@ func (t *transfer) pull(named reference.Named, auth *Auth, progress func(Progres
 			return Image{}, fmt.Errorf("the content process returned %d images", len(ids))
 		}
 		img, err := im.Get(t.ctx, ids[0])
-		if try == 3 || !errors.Is(err, ErrImageNotFound) {
+		if try >= 3 || !errors.Is(err, ErrImageNotFound) {
 			return img, err
 		}
 		// Removed meanwhile; or a removal failed on the disk, and only this process
@@ -165,7 +168,20 @@ func (t *worker) pullOnce(named reference.Named, route fetch.Route, progress fun
 	if err != nil {
 		return Image{}, err
 	}
-	return t.fromRegistry(sys, named, src, progress)
+	bytes, entries := t.meter.bytes.Load(), t.meter.entries.Load()
+	img, err := t.fromRegistry(sys, named, src, progress)
+	if !errors.Is(classOf(err), ErrCorrupt) {
+		return img, err
+	}
+	t.meter.bytes.Store(bytes)
+	t.meter.entries.Store(entries)
+	if src, openErr := openDocker(t.ctx, sys, named); openErr == nil {
+		src.unframe = t.tmp
+		if again, err := t.fromRegistry(sys, named, src, progress); err == nil {
+			return again, nil
+		}
+	}
+	return Image{}, err
 }
 
 // worthKeeping reports whether the whole blobs of a pull that ended with err help the
@@ -357,6 +373,9 @@ func (t *worker) checkStated(raw []byte, mime string) error {
 		if l.Size < -1 || l.Size > limits.Size {
 			return fmt.Errorf("%w: its manifest states %d bytes for a layer", ErrCorrupt, l.Size)
 		}
+		if strings.HasSuffix(l.MediaType, "+encrypted") {
+			return fmt.Errorf("%w: its layers are encrypted (%.100q), and there is no key for them here", ErrUnsupported, l.MediaType)
+		}
 		if t.pulling && len(l.URLs) > 0 {
 			// The library would ask that address: perhaps of a service that only this
 			// user or this machine reaches.
@@ -406,6 +425,8 @@ type openSource struct {
 	types.ImageReference
 	source types.ImageSource
 	used   bool
+	// unframe is a directory for layers whose first frames are left out, "" for none.
+	unframe string
 }
 
 func openDocker(ctx context.Context, sys *types.SystemContext, named reference.Named) (*openSource, error) {

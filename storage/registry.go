@@ -81,6 +81,9 @@ func (r *registries) readPolicy() (*signature.Policy, error) {
 			return &signature.Policy{Default: acceptAnything}, nil
 		}
 	}
+	if err := plainFile(path); err != nil {
+		return nil, fmt.Errorf("%w: read policy: %w", ErrSignature, err)
+	}
 	policy, err := signature.NewPolicyFromFile(path)
 	if errors.Is(err, fs.ErrPermission) && path != own {
 		return nil, fmt.Errorf("%w: read policy: %w; have it made readable, or write a policy of your own into %s", ErrSignature, err, own)

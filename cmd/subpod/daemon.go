@@ -40,10 +40,15 @@ everything in the node. SIGHUP, or "subpod reload", restarts only the server.`,
 				return err
 			}
 			ownScope(cfg)
+			unix.Umask(daemonMask)
 			return rootless.Exec(node)
 		},
 	}
 }
+
+// daemonMask is the umask of the daemon and all that it starts: containers read, as their
+// users, what it makes for them, as /etc/hosts. What is nobody else's is made so.
+const daemonMask = 0o022
 
 // ownScope moves a daemon that was started from a shell into a systemd scope, and
 // so into a cgroup of its own: limits can only be set below that. A service has a

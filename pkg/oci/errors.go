@@ -84,7 +84,8 @@ var notFound = sync.OnceValue(func() *regexp.Regexp {
 // The messages of crun and runc for a file without the permission, or a directory; then
 // those of both for what the kernel does not take for a program.
 var notExecutable = sync.OnceValue(func() *regexp.Regexp {
-	return regexp.MustCompile("(?s)open executable: (Permission denied|Operation not permitted|Is a directory)|exec(utable)?:? .*(permission denied|is a directory)|the path `.*` (is not a regular file|is a directory)|" +
+	return regexp.MustCompile("(?s)open executable: (Permission denied|Operation not permitted|Is a directory|Not a directory|Too many levels of symbolic links|File name too long)|" +
+		"exec(utable)?:? .*(permission denied|(is|not) a directory|too many levels of symbolic links|file name too long)|the path `.*` (is not a regular file|is a directory)|" +
 		"exec container process .*: |^exec: |exec /?[^ ]*: (exec format error|text file busy|argument list too long|operation not permitted|too many levels of symbolic links|accessing a corrupted shared library|invalid argument)")
 })
 

@@ -102,7 +102,7 @@ func (e *Executor) Exec(ctx context.Context, id string, c Container, p *specs.Pr
 	if err := rt.running(ctx, id, c); err != nil {
 		return -1, err
 	}
-	if err := c.checkProgram(ctx, programOf(p)); err != nil {
+	if _, err := c.checkProgram(ctx, programOf(p)); err != nil {
 		return -1, fmt.Errorf("exec in container %s: %w", id, err)
 	}
 	dir, err := os.MkdirTemp(e.execDir, "")

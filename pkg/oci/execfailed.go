@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"os"
 	"regexp"
@@ -15,9 +16,10 @@ import (
 
 // execFailed returns a *RuntimeError when init has ended because the kernel refused to
 // execute its command. It has ended as any program that exits with 1 then, and only the
-// message of the runtime, which is all that there is in the container's log, tells.
-func (e *Executor) execFailed(ctx context.Context, rt *runtime, id string, c Container) error {
-	if c.LogPath == "" {
+// message of the runtime, which is all that there is in the container's log, tells. Without
+// a log, it is doubt in the program that does.
+func (e *Executor) execFailed(ctx context.Context, rt *runtime, id string, c Container, doubt error) error {
+	if c.LogPath == "" && doubt == nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, leftoverGrace)
@@ -25,6 +27,9 @@ func (e *Executor) execFailed(ctx context.Context, rt *runtime, id string, c Con
 	x, err := e.Wait(ctx, id, c)
 	if err != nil || x.Unknown || x.Code != 1 && x.Code != 255 {
 		return nil
+	}
+	if c.LogPath == "" {
+		return fmt.Errorf("start container %s: %w", id, doubt)
 	}
 	if message := refusal(onlyLine(c.LogPath)); message != "" {
 		return &RuntimeError{Op: "start", Handler: rt.name, Message: message, ExitCode: int(x.Code)}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"path"
 	goruntime "runtime"
@@ -76,18 +77,19 @@ const (
 // certainly refuse to execute a program in the container. An OCI runtime looks for the
 // permission only, and init then ends with the runtime's exit code and its message in the
 // container's log, as if the program itself had written that. What is not certain is left
-// to the kernel: a foreign binary may have an interpreter by binfmt_misc.
+// to the kernel: a foreign binary may have an interpreter by binfmt_misc. What the error will
+// be if it has none is returned as doubt.
 //
 // The container may have mounted a file system there that never answers: what cannot be
 // seen soon is left to the kernel, too, which ends the wait with the process that waits.
-func (c Container) checkProgram(ctx context.Context, p program) error {
+func (c Container) checkProgram(ctx context.Context, p program) (doubt, err error) {
 	if p.Name == "" {
-		return nil
+		return nil, nil
 	}
 	select {
 	case looks <- struct{}{}:
 	default:
-		return nil
+		return nil, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
@@ -97,11 +99,25 @@ func (c Container) checkProgram(ctx context.Context, p program) error {
 		done <- c.lookAt(p)
 	}()
 	select {
-	case err := <-done:
-		return err
+	case err = <-done:
 	case <-ctx.Done():
-		return nil
+		return nil, nil
 	}
+	if d := (*doubtful)(nil); errors.As(err, &d) {
+		return d.error, nil
+	}
+	return nil, err
+}
+
+// doubtful is an error of a program that the kernel may execute all the same.
+type doubtful struct{ error }
+
+// Unwrap returns the error that has the class.
+func (d *doubtful) Unwrap() error { return d.error }
+
+// unknown doubts a program that only an interpreter by binfmt_misc could run.
+func unknown(name, what string) error {
+	return &doubtful{fmt.Errorf("%w: %s: exec format error: %s", ErrCommandNotExecutable, name, what)}
 }
 
 // lookTimeout bounds the wait for a look at a program.
@@ -195,7 +211,7 @@ func (v view) check(name string, fd, depth int) error {
 	case isText(head):
 		return fmt.Errorf(`%w: %s: exec format error: the file is neither a program nor a script that begins with "#!"`, ErrCommandNotExecutable, name)
 	}
-	return nil
+	return unknown(name, "it is no program for this machine")
 }
 
 // isText reports whether a file cannot be meant for an interpreter by binfmt_misc.
@@ -214,8 +230,8 @@ func (v view) checkScript(name string, line []byte, depth int) error {
 	switch {
 	case end >= 0:
 		line = line[:end]
-	case !whole && len(line) > 0:
-		return nil // longer than what the kernel reads, or a file without a line end
+	case !whole && len(line) > 0: // a file without a line end, or longer than what the kernel reads
+		return unknown(name, `its first line "#!" is too long`)
 	}
 	interpreter := string(line)
 	if interpreter == "" {
@@ -241,7 +257,7 @@ func (v view) checkInterpreter(name, interpreter string, depth int) error {
 		return fmt.Errorf("%w: %s: permission denied: its interpreter %.200q is not an executable file", ErrCommandNotExecutable, name, interpreter)
 	}
 	if depth >= maxInterpreters {
-		return nil
+		return unknown(name, "too many scripts interpret each other")
 	}
 	file, ok := v.open(interpreter)
 	if !ok {
@@ -252,15 +268,34 @@ func (v view) checkInterpreter(name, interpreter string, depth int) error {
 }
 
 // machines are the e_machine numbers of the programs that a kernel for GOARCH can run
-// (elf(5)).
-var machines = map[string][]uint16{"amd64": {62, 3}, "arm64": {183, 40}}
+// (elf(5)), architectures those that images are made for.
+var (
+	machines      = map[string][]uint16{"amd64": {62, 3}, "arm64": {183, 40}}
+	architectures = map[uint16]string{3: "386", 8: "mips", 20: "ppc", 21: "ppc64", 22: "s390x", 40: "arm", 62: "amd64", 183: "arm64", 243: "riscv64", 258: "loong64"}
+)
 
 // checkELF looks for the loader of a program of this machine.
 func (v view) checkELF(name string, fd int, head []byte) error {
-	le := binary.LittleEndian
-	if len(head) < 64 || head[5] != 1 || !slices.Contains(machines[goruntime.GOARCH], le.Uint16(head[18:])) {
-		return nil
+	if len(head) < 64 {
+		return unknown(name, "the program is cut off")
 	}
+	order := binary.ByteOrder(binary.LittleEndian)
+	if head[5] == 2 {
+		order = binary.BigEndian
+	}
+	if machine := order.Uint16(head[18:]); head[5] != 1 || !slices.Contains(machines[goruntime.GOARCH], machine) {
+		what := architectures[machine]
+		if what == "" {
+			what = fmt.Sprintf("machine %d of elf(5)", machine)
+		}
+		return unknown(name, fmt.Sprintf("the program is for %s, this machine is %s", what, goruntime.GOARCH))
+	}
+	return v.checkLoader(name, fd, head)
+}
+
+// checkLoader looks for the loader that a program names.
+func (v view) checkLoader(name string, fd int, head []byte) error {
+	le := binary.LittleEndian
 	var table uint64
 	var size, count uint16
 	var offsetAt, lengthAt int

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	goruntime "runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -74,6 +75,67 @@ func TestProgramsThatCannotRun(t *testing.T) {
 				}
 				if log, _ := os.ReadFile(b.log); len(log) > 0 != c.seen {
 					t.Errorf("the log has %q", log)
+				}
+			})
+		}
+	})
+}
+
+// TestProgramsThatCannotRunWithoutLog: where the runtime's message is seen by nobody else, a
+// program that the kernel refused has not been started either; one that only looks so has.
+func TestProgramsThatCannotRunWithoutLog(t *testing.T) {
+	foreign := elf(183, "/lib/ld.so")
+	if goruntime.GOARCH == "arm64" {
+		foreign = elf(62, "/lib/ld.so")
+	}
+	bigEndian := elf(0, "/lib/ld.so")
+	bigEndian[5], bigEndian[18], bigEndian[19] = 2, 0, 22
+	eachHandler(t, func(t *testing.T, handler string) {
+		e := executor(t)
+		for name, c := range map[string]struct {
+			content []byte
+			text    string // "" for one that runs
+		}{
+			"another machine": {foreign, "this machine is " + goruntime.GOARCH},
+			"big endian":      {bigEndian, "for s390x"},
+			"cut off":         {foreign[:30], "cut off"},
+			"binary rubbish":  {[]byte("\x00\x01\x02\x03"), "no program for this machine"},
+			"a long line":     {[]byte("#!/" + strings.Repeat("x", 300) + "\n"), "too long"},
+			"of itself":       {[]byte("#!/bin/bad\n"), "interpret each other"},
+			"exits with 1":    {[]byte("#!/bin/sh\nexit 1\n"), ""},
+		} {
+			t.Run(name, func(t *testing.T) {
+				b := create(t, e, container{handler: handler, args: []string{"/bin/bad"}, noLog: true, change: func(s *specs.Spec) {
+					if err := os.WriteFile(filepath.Join(s.Root.Path, "bin", "bad"), c.content, 0o755); err != nil {
+						t.Fatal(err)
+					}
+				}})
+				err := b.Start(context.Background(), b.id, b.ctr)
+				if c.text == "" && err != nil || c.text != "" && (!errors.Is(err, ErrCommandNotExecutable) || !strings.Contains(err.Error(), c.text)) {
+					t.Errorf("%v, want it to say %q", err, c.text)
+				}
+			})
+		}
+	})
+}
+
+// TestCommandsThatAreNoFiles: what no path leads to is the command's fault.
+func TestCommandsThatAreNoFiles(t *testing.T) {
+	eachHandler(t, func(t *testing.T, handler string) {
+		e := executor(t)
+		for name, command := range map[string]string{"below a file": "/bin/sh/", "a loop of links": "/loop", "a long name": "/" + strings.Repeat("n", 300)} {
+			t.Run(name, func(t *testing.T) {
+				b, err := tryCreate(t, e, container{handler: handler, args: []string{command}, change: func(s *specs.Spec) {
+					if err := os.Symlink("loop", filepath.Join(s.Root.Path, "loop")); err != nil && !errors.Is(err, os.ErrExist) {
+						t.Fatal(err)
+					}
+				}})
+				if err == nil {
+					defer b.Delete(context.Background(), b.id, b.ctr)
+					err = b.Start(context.Background(), b.id, b.ctr)
+				}
+				if !errors.Is(err, ErrCommandNotExecutable) && !errors.Is(err, ErrCommandNotFound) {
+					t.Errorf("%v, want one of the command", err)
 				}
 			})
 		}

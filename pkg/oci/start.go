@@ -29,7 +29,8 @@ func (e *Executor) Start(ctx context.Context, id string, c Container) error {
 	if !c.Init.Alive() {
 		return fmt.Errorf("start container %s: %w", id, ErrNotRunning)
 	}
-	if err := c.checkProgram(ctx, c.Program); err != nil {
+	doubt, err := c.checkProgram(ctx, c.Program)
+	if err != nil {
 		return fmt.Errorf("start container %s: %w", id, err)
 	}
 	done := false
@@ -46,7 +47,7 @@ func (e *Executor) Start(ctx context.Context, id string, c Container) error {
 	if seen, err := awaitExec(ctx, c); err != nil || seen {
 		return err
 	}
-	return commandError(e.execFailed(ctx, rt, id, c))
+	return commandError(e.execFailed(ctx, rt, id, c, doubt))
 }
 
 // openGate does what "crun start" does to a container without poststart hooks:
@@ -140,10 +141,12 @@ func running(pid int) bool {
 	return err == nil && st.State == 'R'
 }
 
-// executed reports whether init is seen to execute the container's command.
+// executed reports whether init is seen to execute the container's command. One that is
+// about to end has no stack any more.
 func (c Container) executed() bool {
 	now, err := imageOf(c.Init.PID)
-	return err == nil && now != c.Before && c.Init.Alive()
+	ending := now.Stack == 0 && c.Before.Stack != 0
+	return err == nil && now != c.Before && !ending && c.Init.Alive()
 }
 
 // Started reports whether init executes the container's command, or has ended:

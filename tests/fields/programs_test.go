@@ -8,6 +8,8 @@ import (
 
 	"google.golang.org/grpc/codes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/tests/node"
 )
 
 // TestPrograms: what programs of the real world expect of a container.
@@ -35,6 +37,17 @@ func TestPrograms(t *testing.T) {
 		})
 		e.refused("a host port twice", err, codes.InvalidArgument, "28080", "mapped twice")
 	})
+}
+
+// TestUmask: the umask of who starts the daemon is not the containers': their users read what
+// is made for them.
+func TestUmask(t *testing.T) {
+	n := node.Start(t, node.Options{Config: bridge, Prefix: []string{"sh", "-c", `umask 0777; exec "$@"`, "sh"}})
+	e := env{T: t, n: n, cri: n.CRI(), handler: "crun"}
+	e.pull(busybox)
+	c := e.pod("umask", nil).start("c", idle(), secure(func(s *security) { s.RunAsUser = value(4242) }))
+	e.equal("the container's", c.sh("umask"), "0022")
+	c.sh("cat /etc/hosts /etc/resolv.conf /etc/hostname")
 }
 
 // TestCommandsThatCannotRun: they are start errors, as the kubelet shows them.

@@ -11,7 +11,10 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // endpoint sends requests to a registry or a mirror.
@@ -25,6 +28,8 @@ type endpoint struct {
 	// old one.
 	client, fresh *http.Client
 
+	delivered  atomic.Bool   // a blob, or a part of one
+	distrusted atomic.Bool   // see Distrust
 	known      chan struct{} // taken while the scheme is being found out
 	scheme     string        // "" until then
 	signatures string        // what it says about an extension for signatures
@@ -98,7 +103,9 @@ func (e *endpoint) again(ctx context.Context, what string, send func(context.Con
 		}
 		asked := time.Duration(0)
 		if err == nil {
-			asked = retryAfter(resp.Header)
+			if asked = retryAfter(resp.Header); asked > 0 && !e.last {
+				return resp, nil // another one need not wait
+			}
 			discard(resp)
 			err = errors.New(statusOf(resp))
 		}
@@ -240,12 +247,15 @@ func (e *endpoint) detect(ctx context.Context) error {
 		resp, err := e.send(e.client, e.dressed(req))
 		if err != nil {
 			failed = err
-			if e.Insecure || errors.Is(err, http.ErrSchemeMismatch) {
+			if e.Insecure || noTLS(err) {
 				continue
 			}
 			return err
 		}
 		discard(resp)
+		if failed != nil && resp.StatusCode == http.StatusBadRequest {
+			continue // it does speak TLS
+		}
 		if resp.StatusCode == http.StatusUnauthorized && sameServer(resp.Request.URL, &u) {
 			e.auth.challenges = parseChallenges(resp.Header)
 		}
@@ -254,6 +264,12 @@ func (e *endpoint) detect(ctx context.Context) error {
 		return nil
 	}
 	return failed
+}
+
+// noTLS reports whether what answered may not speak TLS: it said something else, or nothing.
+func noTLS(err error) bool {
+	var record tls.RecordHeaderError
+	return errors.Is(err, http.ErrSchemeMismatch) || errors.As(err, &record) || errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET)
 }
 
 // discard reads the little that an answer may still hold, so that its connection can be

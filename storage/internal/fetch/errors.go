@@ -127,9 +127,11 @@ func retryable(code int) bool {
 	return code >= 500 // also what proxies in front of a registry made up: 520 to 527
 }
 
-// refusesRange reports whether a request with a range may get a better answer without.
+// refusesRange reports whether a request with a range may get a better answer without: the
+// blob's beginning came from the same place, and what stands in front of a registry may refuse
+// a range by any code but those that say that the blob is gone.
 func refusesRange(code int) bool {
-	return code == http.StatusBadRequest || code == http.StatusRequestedRangeNotSatisfiable
+	return code/100 == 4 && !retryable(code) && code != http.StatusNotFound && code != http.StatusGone
 }
 
 // transient reports whether a request that failed with err may succeed when it is

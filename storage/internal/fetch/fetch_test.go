@@ -247,6 +247,27 @@ func TestRetryAfter(t *testing.T) {
 	}
 }
 
+// TestRetryAfterOfMirror: nobody waits for a mirror that wants it while another one can be asked.
+func TestRetryAfterOfMirror(t *testing.T) {
+	var n atomic.Int32
+	f := fake(t, registry.FakeOptions{Fault: func(w http.ResponseWriter, r *http.Request) bool {
+		if strings.Contains(r.URL.Path, "/manifests/") {
+			n.Add(1)
+			w.Header().Set("Retry-After", "1")
+			w.WriteHeader(http.StatusTooManyRequests)
+			return true
+		}
+		return false
+	}})
+	_, c := start(t, Config{Endpoints: []Endpoint{endpointOf(f), endpointOf(fake(t, registry.FakeOptions{}))}})
+	if resp, _, err := get(t, c, f.Addr, "manifests/1"); err == nil && resp.StatusCode == http.StatusOK {
+		t.Error("the manifest came")
+	}
+	if n.Load() != 1 {
+		t.Errorf("the mirror was asked %d times", n.Load())
+	}
+}
+
 // TestMirrors: a mirror that is silent, slow, incomplete or something else than a
 // registry does not keep the image from its reader.
 func TestMirrors(t *testing.T) {

@@ -32,7 +32,7 @@ func TestBrokenRanges(t *testing.T) {
 		return func(w http.ResponseWriter) { w.WriteHeader(code) }
 	}
 	for what, ranged := range map[string]func(http.ResponseWriter){
-		"416": status(416), "400": status(400), "no Content-Range": part(""), "another range": part("bytes 0-999/1048576"),
+		"416": status(416), "400": status(400), "401": status(401), "403": status(403), "405": status(405), "no Content-Range": part(""), "another range": part("bytes 0-999/1048576"),
 		"another unit": part("lines 1-2/3"),
 	} {
 		for _, mirror := range []bool{false, true} {

@@ -39,6 +39,8 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case e == nil:
 		http.Error(w, errRefuse.Error(), http.StatusNotFound)
+	case e.distrusted.Load():
+		p.fail(w, &Error{What: strings.TrimSuffix(kind, "s") + " " + name, Host: e.Host, Err: notRegistry("what does not have its digest")})
 	case kind == "ping":
 		p.servePing(r.Context(), w, e)
 	case kind == "blobs" && r.Method == http.MethodGet && r.Header.Get("Range") == "":

@@ -37,6 +37,7 @@ func (p *Proxy) newSource(ctx context.Context, first *endpoint, d digest.Digest,
 	s := &source{p: p, ctx: ctx, digest: d, offset: offset, size: size}
 	i := slices.Index(p.endpoints, first)
 	s.endpoints = append(slices.Clone(p.endpoints[i:]), p.endpoints[:i]...)
+	s.endpoints = slices.DeleteFunc(s.endpoints, func(e *endpoint) bool { return e.distrusted.Load() })
 	return s
 }
 
@@ -145,6 +146,7 @@ func (s *source) connect() error {
 	}
 	if err = s.accept(resp); err == nil {
 		s.body, s.begin = resp.Body, s.offset
+		e.delivered.Store(true)
 		return nil
 	}
 	s.err = err
