@@ -46,11 +46,11 @@ func (r *Rootfs) Changes(_ context.Context, id string) ([]Change, error) {
 		name := strings.TrimPrefix(p, upper)
 		kind := "A"
 		switch {
+		case isOpaqueMark(d):
+			return nil
 		case isWhiteout(d):
 			kind = "D"
 			name = filepath.Join(filepath.Dir(name), strings.TrimPrefix(filepath.Base(name), whiteoutPrefix))
-		case isOpaqueMark(d):
-			return nil
 		case slices.ContainsFunc(layers, func(l string) bool { _, err := os.Lstat(filepath.Join(r.store.diffDir(l), name)); return err == nil }):
 			kind = "C"
 		}
@@ -89,7 +89,11 @@ func isWhiteout(d fs.DirEntry) bool {
 	return err == nil && deviceOf(info) == 0
 }
 
-func isOpaqueMark(d fs.DirEntry) bool { return d.Name() == opaqueMarker }
+// opaqueDevice is a second mark of fuse-overlayfs in opaque directories, beside opaqueMarker.
+// Neither name is one that a container can give.
+const opaqueDevice = ".wh..opq"
+
+func isOpaqueMark(d fs.DirEntry) bool { return d.Name() == opaqueMarker || d.Name() == opaqueDevice }
 
 // CommitSpec says what an image is made of, beside a container's root file system.
 type CommitSpec struct {
@@ -243,7 +247,7 @@ func packLayer(ctx context.Context, upper string, w io.Writer, limits Limits) er
 		if err != nil || name == "." {
 			return err
 		}
-		if d.Type()&fs.ModeSocket != 0 {
+		if d.Type()&fs.ModeSocket != 0 || d.Name() == opaqueDevice {
 			return nil
 		}
 		return p.pack(name, d)
