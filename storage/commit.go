@@ -247,8 +247,8 @@ func packLayer(ctx context.Context, upper string, w io.Writer, limits Limits) er
 		if err != nil || name == "." {
 			return err
 		}
-		if d.Type()&fs.ModeSocket != 0 || d.Name() == opaqueDevice {
-			return nil
+		if d.Type()&fs.ModeSocket != 0 || isOpaqueMark(d) {
+			return nil // a mark is written with its directory
 		}
 		return p.pack(name, d)
 	})
@@ -324,6 +324,9 @@ func (p *layerPacker) directory(h *tar.Header) error {
 
 // isOpaqueDir reports whether a directory hides those of the layers below it.
 func isOpaqueDir(dir string) bool {
+	if exists(filepath.Join(dir, opaqueMarker)) {
+		return true
+	}
 	for _, name := range []string{"user.overlay.opaque", "trusted.overlay.opaque", "user.fuseoverlayfs.opaque"} {
 		var b [1]byte
 		if n, err := unix.Lgetxattr(dir, name, b[:]); err == nil && n == 1 && b[0] == 'y' {
