@@ -42,10 +42,10 @@ func TestPushStaysTLS(t *testing.T) {
 	writeFile(t, o.AuthFile, fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, host, base64.StdEncoding.EncodeToString([]byte("me:secret"))))
 	s := openStore(t, o)
 	loadInto(t, s, "example.com/out:v1", sample(t, "out"))
-	for what, c := range map[string]string{"upload": challenge, "tokens": `Bearer realm="` + plain.URL + `/token",service="s"`} {
-		challenge = c
+	for _, c := range []struct{ what, challenge string }{{"upload", challenge}, {"tokens", `Bearer realm="` + plain.URL + `/token",service="s"`}} {
+		challenge = c.challenge // the last one is the login's, too
 		if _, err := s.Images.Push(t.Context(), "example.com/out:v1", host+"/out:v1"); err == nil || !strings.Contains(err.Error(), "plain HTTP") || strings.Contains(err.Error(), "secret") {
-			t.Errorf("%s: push: %v", what, err)
+			t.Errorf("%s: push: %v", c.what, err)
 		}
 	}
 	if _, err := s.Images.Login(t.Context(), host, "me", "secret"); err == nil || !strings.Contains(err.Error(), "plain HTTP") {
