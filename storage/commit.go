@@ -46,11 +46,11 @@ func (r *Rootfs) Changes(_ context.Context, id string) ([]Change, error) {
 		name := strings.TrimPrefix(p, upper)
 		kind := "A"
 		switch {
+		case isOpaqueMark(d):
+			return nil
 		case isWhiteout(d):
 			kind = "D"
 			name = filepath.Join(filepath.Dir(name), strings.TrimPrefix(filepath.Base(name), whiteoutPrefix))
-		case isOpaqueMark(d):
-			return nil
 		case slices.ContainsFunc(layers, func(l string) bool { _, err := os.Lstat(filepath.Join(r.store.diffDir(l), name)); return err == nil }):
 			kind = "C"
 		}
@@ -89,7 +89,11 @@ func isWhiteout(d fs.DirEntry) bool {
 	return err == nil && deviceOf(info) == 0
 }
 
-func isOpaqueMark(d fs.DirEntry) bool { return d.Name() == opaqueMarker }
+// opaqueDevice is a second mark of fuse-overlayfs in opaque directories, beside opaqueMarker.
+// Neither name is one that a container can give.
+const opaqueDevice = ".wh..opq"
+
+func isOpaqueMark(d fs.DirEntry) bool { return d.Name() == opaqueMarker || d.Name() == opaqueDevice }
 
 // CommitSpec says what an image is made of, beside a container's root file system.
 type CommitSpec struct {
@@ -243,8 +247,8 @@ func packLayer(ctx context.Context, upper string, w io.Writer, limits Limits) er
 		if err != nil || name == "." {
 			return err
 		}
-		if d.Type()&fs.ModeSocket != 0 {
-			return nil
+		if d.Type()&fs.ModeSocket != 0 || isOpaqueMark(d) {
+			return nil // a mark is written with its directory
 		}
 		return p.pack(name, d)
 	})
@@ -320,6 +324,9 @@ func (p *layerPacker) directory(h *tar.Header) error {
 
 // isOpaqueDir reports whether a directory hides those of the layers below it.
 func isOpaqueDir(dir string) bool {
+	if exists(filepath.Join(dir, opaqueMarker)) {
+		return true
+	}
 	for _, name := range []string{"user.overlay.opaque", "trusted.overlay.opaque", "user.fuseoverlayfs.opaque"} {
 		var b [1]byte
 		if n, err := unix.Lgetxattr(dir, name, b[:]); err == nil && n == 1 && b[0] == 'y' {

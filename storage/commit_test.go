@@ -3,6 +3,7 @@ package storage
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -71,6 +72,12 @@ func TestCommit(t *testing.T) {
 			}
 			if left, _ := os.ReadDir(s.layers.dirs.tmp()); len(left) > 0 {
 				t.Errorf("left: %v", left)
+			}
+			if problems, err := s.Images.Check(context.Background(), false); err != nil || len(problems) > 0 {
+				t.Errorf("the store has problems: %v, %v", problems, err)
+			}
+			if err := s.Images.Save(context.Background(), []string{made.ID}, "oci-archive", io.Discard); err != nil {
+				t.Errorf("the image cannot be saved: %v", err)
 			}
 		})
 	}

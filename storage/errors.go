@@ -233,6 +233,7 @@ func textSentinel(err error) error {
 		{"no space left on device", ErrNoSpace},
 		{"disk quota exceeded", ErrNoSpace},
 		{"file too large", ErrTooLarge},
+		{"short write", ErrTooLarge},                    // what gzip's reader makes of the same
 		{"exceeded maximum allowed size", ErrTooLarge},  // of a manifest or configuration, as the library reads them
 		{"Frame requires too much memory", ErrTooLarge}, // zstd(1), where it is installed
 		{"window size exceeded", ErrTooLarge},

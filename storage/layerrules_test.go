@@ -257,6 +257,9 @@ func TestSaveOfDuplicates(t *testing.T) {
 	if err := s.Images.Save(context.Background(), []string{img}, "docker-archive", io.Discard); !errors.Is(err, ErrUnsupported) {
 		t.Errorf("save: %v", err)
 	}
+	if problems, err := s.Images.Check(context.Background(), false); err != nil || len(problems) > 0 {
+		t.Errorf("it is taken for damaged: %v, %v", problems, err)
+	}
 	img = loadInto(t, s, "localhost/once:1", build(t, imageSpec{tars: [][]byte{tarEntries(t, "d/", "d/old=1"), tarEntries(t, ".wh.d", "d/", "d/f=2", "d/g=>d/f")}}))
 	if err := s.Images.Save(context.Background(), []string{img}, "oci-archive", io.Discard); err != nil {
 		t.Errorf("save: %v", err)

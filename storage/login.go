@@ -38,6 +38,7 @@ func (im *Images) Login(ctx context.Context, registry, user, password string) (f
 	if err != nil {
 		return "", err
 	}
+	sys.DockerProxy = keepTLS()
 	if err := docker.CheckAuth(ctx, sys, user, password, registry); err != nil {
 		return "", fmt.Errorf("log in to %s: %w", registry, classify(ctx, err))
 	}

@@ -5,6 +5,10 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"time"
+
+	"github.com/subpod/subpod/pkg/tree"
 )
 
 // Finding is what can be mounted below a directory. Errors are text, because a
@@ -13,6 +17,23 @@ type Finding struct {
 	BackingFS string
 	// Native and Fuse are why that overlay does not work; "" when it does.
 	Native, Fuse string
+}
+
+// probePrefix begins the names of the directories in which Probe mounts.
+const probePrefix = ".doctor"
+
+// probeAge is the age from which a directory of Probe's is one that a killed one has left.
+const probeAge = 10 * time.Minute
+
+// removeOldProbes removes what probes that were killed have left: their mounts went with
+// their namespaces.
+func removeOldProbes(dir string) {
+	old, _ := filepath.Glob(filepath.Join(dir, probePrefix+"[0-9]*"))
+	for _, p := range old {
+		if info, err := os.Lstat(p); err == nil && time.Since(info.ModTime()) > probeAge {
+			_ = tree.RemoveAll(p) // the next one tries again
+		}
+	}
 }
 
 // Probe tries both overlays by real mounts below dir, which must exist, and unmounts
@@ -24,7 +45,8 @@ func Probe(ctx context.Context, dir, mountProgram string) (Finding, error) {
 	if err != nil {
 		return f, err
 	}
-	tmp, err := os.MkdirTemp(dir, ".doctor")
+	removeOldProbes(dir)
+	tmp, err := os.MkdirTemp(dir, probePrefix)
 	if err != nil {
 		return f, err
 	}

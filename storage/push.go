@@ -47,8 +47,10 @@ func (im *Images) Push(ctx context.Context, ref, dest string) (string, error) {
 		if err != nil {
 			return err
 		}
+		sys.DockerProxy = keepTLS()
 		err = copyAccepted(ctx, sys, src, to)
 		if registry, e := sysregistriesv2.FindRegistry(sys, named.Name()); errors.Is(err, http.ErrSchemeMismatch) && e == nil && registry == nil && onLoopback(reference.Domain(named)) {
+			sys.DockerProxy = keepTLS()
 			sys.DockerInsecureSkipTLSVerify = types.OptionalBoolTrue // plain HTTP
 			err = copyAccepted(ctx, sys, src, to)
 		}

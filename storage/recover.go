@@ -13,6 +13,7 @@ import (
 
 	cstorage "go.podman.io/storage"
 
+	"github.com/subpod/subpod/pkg/tree"
 	"github.com/subpod/subpod/storage/internal/fetch"
 )
 
@@ -21,10 +22,10 @@ import (
 // and must not keep everything else from starting.
 func (im *Images) recover(ctx context.Context) error {
 	l := im.store
-	if err := os.RemoveAll(l.dirs.tmp()); err != nil {
+	if err := tree.RemoveAll(l.dirs.tmp()); err != nil {
 		l.log.Warn("old temporary files not removed", "error", err)
 	}
-	if err := os.RemoveAll(l.dirs.staging()); err != nil {
+	if err := tree.RemoveAll(l.dirs.staging()); err != nil {
 		l.log.Warn("old staged layers not removed", "error", err)
 	}
 	for _, dir := range []string{l.dirs.tmp(), l.dirs.unsynced()} {
@@ -72,7 +73,7 @@ func removeHalfWritten(l *layerStore) {
 func removeProbes(l *layerStore) {
 	probes, _ := filepath.Glob(filepath.Join(l.opts.Root, ".probe*"))
 	for _, p := range probes {
-		if err := errors.Join(unmount(filepath.Join(p, "merged")), os.RemoveAll(p)); err != nil {
+		if err := errors.Join(unmount(filepath.Join(p, "merged")), tree.RemoveAll(p)); err != nil {
 			l.log.Warn("old probe not removed", "error", err)
 		}
 	}

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/pkg/tree"
 )
 
 // removeStaged removes what content processes that were killed have left of layers that
@@ -26,7 +28,7 @@ func removeStaged(l *layerStore) error {
 		}
 		whole := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart}
 		if unix.FcntlFlock(lock.Fd(), unix.F_OFD_SETLK, &whole) == nil {
-			err = errors.Join(err, os.RemoveAll(dir))
+			err = errors.Join(err, tree.RemoveAll(dir))
 		}
 		lock.Close()
 	}

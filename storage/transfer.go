@@ -13,6 +13,8 @@ import (
 
 	cstorage "go.podman.io/storage"
 	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/pkg/tree"
 )
 
 // transfer is one pull or load under way, as the server sees it: a temporary directory,
@@ -38,7 +40,7 @@ func (im *Images) transfer(ctx context.Context, do func(*transfer) error) error 
 	}
 	t := &transfer{im: im, ctx: ctx, tmp: tmp}
 	err = classify(ctx, do(t))
-	if rmErr := os.RemoveAll(tmp); rmErr != nil {
+	if rmErr := tree.RemoveAll(tmp); rmErr != nil {
 		im.store.log.Warn("temporary directory not removed", "path", tmp, "error", rmErr)
 	}
 	layers, images := t.release()
@@ -87,7 +89,7 @@ func (t *transfer) removeUnnamed(ctx context.Context, images []string) error {
 		img, err := t.im.store.cs.Image(id)
 		switch {
 		case errors.Is(err, cstorage.ErrImageUnknown):
-			err = os.RemoveAll(t.im.store.imageDir(id)) // files without a record
+			err = tree.RemoveAll(t.im.store.imageDir(id)) // files without a record
 		case err == nil && len(img.Names) == 0:
 			err = t.im.Remove(ctx, id)
 		}

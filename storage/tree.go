@@ -11,6 +11,8 @@ import (
 
 	"go.podman.io/storage/drivers/copy"
 	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/pkg/tree"
 )
 
 // mountPoint returns where the tree in dir is mounted.
@@ -293,9 +295,9 @@ func (r *Rootfs) removeTree(dir string) error {
 		return err
 	}
 	for _, sub := range []string{"upper", "upper.new", "work", "empty", "volumes"} {
-		if err := os.RemoveAll(filepath.Join(dir, sub)); err != nil {
+		if err := tree.RemoveAll(filepath.Join(dir, sub)); err != nil {
 			return err
 		}
 	}
-	return os.RemoveAll(dir)
+	return tree.RemoveAll(dir)
 }

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/subpod/subpod/pkg/openat2"
+	"github.com/subpod/subpod/pkg/tree"
 )
 
 // A content process writes the store's files, and may have been taken over by what it
@@ -216,7 +217,7 @@ func (l *layerStore) vetLayer(id string) error {
 		}
 		err = unix.Unlinkat(at, name, 0)
 		if errors.Is(err, unix.EISDIR) || errors.Is(err, unix.EPERM) {
-			err = os.RemoveAll(filepath.Join(dir, name))
+			err = tree.RemoveAll(filepath.Join(dir, name))
 		}
 		unix.Close(at)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/subpod/subpod/pkg/openat2"
+	"github.com/subpod/subpod/pkg/tree"
 )
 
 // Volume is a directory that belongs to a root file system: for a VOLUME of its image.
@@ -60,7 +61,7 @@ func (r *Rootfs) MakeVolumes(ctx context.Context, id string, paths []string, wan
 	if kept := keptVolumes(rec, parent, paths, wanted); kept != nil {
 		return kept, nil, nil
 	}
-	if err := os.RemoveAll(parent); err != nil {
+	if err := tree.RemoveAll(parent); err != nil {
 		return nil, nil, err
 	}
 	if err := os.Mkdir(parent, 0o711); err != nil {
@@ -68,7 +69,7 @@ func (r *Rootfs) MakeVolumes(ctx context.Context, id string, paths []string, wan
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, os.RemoveAll(parent))
+			err = errors.Join(err, tree.RemoveAll(parent))
 		}
 	}()
 	root := r.mountPoint(dir)

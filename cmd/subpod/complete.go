@@ -2,6 +2,8 @@ package main
 
 import (
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -22,7 +24,16 @@ func (a *app) complete(cmd *cobra.Command, list func(*connection) ([]string, err
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError
 	}
-	return names, cobra.ShellCompDirectiveNoFileComp
+	return completable(names), cobra.ShellCompDirectiveNoFileComp
+}
+
+// completable leaves out names that a shell would take for more than a word once they are
+// in a command line, or a terminal for more than text: clients of the CRI choose any.
+func completable(names []string) []string {
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+	return slices.DeleteFunc(names, func(name string) bool {
+		return strings.Trim(name, letters+"-_.:/@") != "" || strings.HasPrefix(name, "-")
+	})
 }
 
 func (a *app) completeContainers(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {

@@ -89,7 +89,7 @@ func copyOut(ctx context.Context, c *client.Client, ref, from, to string) error 
 		w.CloseWithError(err)
 		done <- err
 	}()
-	err = tree.Unpack(root, name, r)
+	err = tree.Unpack(ctx, root, name, r)
 	r.CloseWithError(err)
 	if sent := <-done; sent != nil && !errors.Is(sent, io.ErrClosedPipe) {
 		return sent

@@ -13,6 +13,7 @@ import (
 
 	"github.com/subpod/subpod/cmd/internal/kube"
 	"github.com/subpod/subpod/cmd/internal/play"
+	"github.com/subpod/subpod/pkg/tree"
 	"github.com/subpod/subpod/rootless"
 )
 
@@ -160,7 +161,7 @@ func (o *playOptions) options(conn *connection) play.Options {
 // removeTree removes a directory that containers have written to, as root of the
 // node if the user does not have the permission.
 func removeTree(ctx context.Context, conn *connection, dir string) error {
-	err := os.RemoveAll(dir)
+	err := tree.RemoveAll(dir)
 	if !errors.Is(err, os.ErrPermission) {
 		return err
 	}

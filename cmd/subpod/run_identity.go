@@ -106,6 +106,7 @@ func (o *moreOptions) fillSecrets(cfg *config.Config, ctr *runtimeapi.ContainerC
 				name = m.Name
 			}
 			ctr.Envs = append(ctr.Envs, &runtimeapi.KeyValue{Key: name, Value: text})
+			options.SecretEnv = append(options.SecretEnv, name)
 			continue
 		}
 		switch {

@@ -25,6 +25,8 @@ type ContainerOptions struct {
 	Anonymous []string `json:"anonymous,omitempty"`
 	// Secrets are bound into the container.
 	Secrets []SecretMount `json:"secrets,omitempty"`
+	// SecretEnv are variables whose values come from secrets: no status shows them.
+	SecretEnv []string `json:"secretEnv,omitempty"`
 	// Init runs an init process as the first one.
 	Init bool `json:"init,omitempty"`
 	// Umask of the first process.

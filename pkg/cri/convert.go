@@ -71,7 +71,11 @@ func listPods(pods []state.Pod, f *runtimeapi.PodSandboxFilter) []*runtimeapi.Po
 // containerInfo returns the verbose part of a container's status, as JSON. spec is its
 // OCI specification, nil for none; clients of other runtimes look for it by this name.
 func containerInfo(c state.Container, spec json.RawMessage, checks *health.Monitor) (map[string]string, error) {
-	info := map[string]any{"id": c.ID, "sandboxID": c.PodID, "facts": c.Allocated, "status": c.Status, "config": c.Config.V, "pid": initPID(c)}
+	cfg, spec, err := withoutSecrets(c.Config.V, spec)
+	if err != nil {
+		return nil, fmt.Errorf("status of container %s: %w", c.ID, err)
+	}
+	info := map[string]any{"id": c.ID, "sandboxID": c.PodID, "facts": c.Allocated, "status": c.Status, "config": cfg, "pid": initPID(c)}
 	if spec != nil {
 		info["runtimeSpec"] = spec
 	}

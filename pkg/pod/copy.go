@@ -85,7 +85,7 @@ func (c *Copier) In(ctx context.Context, id, dir string, tar io.Reader) error {
 		_, err := io.Copy(writerOnly{pipe}, readerOnly{tar})
 		pipe.CloseWithError(err)
 	}()
-	err = container.CopyIn(root.dir, id, dir, r)
+	err = container.CopyIn(root.ctx, root.dir, id, dir, r)
 	if err == nil { // the end of an archive is padded
 		_, err = io.Copy(io.Discard, r)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -117,4 +118,23 @@ func (i *interceptor) withCode(err error) error {
 		}
 	}
 	return status.Error(codes.Unknown, err.Error())
+}
+
+// maxMessage bounds the message of an error, in bytes. Errors name what they are about, and
+// a client chooses how long that is: it is in the answer, in the log and in the trace.
+const maxMessage = 8 << 10
+
+// bounded returns a status with the beginning and the end of a message that is too long: the
+// cause and what to do come last.
+func bounded(err error) error {
+	s, ok := status.FromError(err)
+	if !ok || len(s.Message()) <= maxMessage {
+		return err
+	}
+	text := s.Message()
+	head, tail := text[:maxMessage/2], text[len(text)-maxMessage/4:]
+	short := fmt.Sprintf("%s… (%d bytes) …%s", head, len(text)-len(head)-len(tail), tail)
+	p := s.Proto()
+	p.Message = strings.ToValidUTF8(short, "")
+	return status.FromProto(p).Err()
 }

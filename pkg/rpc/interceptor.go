@@ -57,7 +57,7 @@ func (i *interceptor) serve(ctx context.Context, fullMethod string, handle func(
 	if reason := i.reasonOf(err); reason != "" {
 		_ = grpc.SetTrailer(ctx, metadata.Pairs(api.ReasonTrailer, reason))
 	}
-	err = i.withCode(err)
+	err = bounded(i.withCode(err))
 	i.log(ctx, method, time.Since(c.start), err)
 	return err
 }

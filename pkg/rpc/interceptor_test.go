@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
+	"github.com/containerd/errdefs"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -42,6 +45,27 @@ func TestLevels(t *testing.T) {
 		_ = i.serve(t.Context(), "/s/M", func(context.Context) error { return c.err })
 		if got := strings.Contains(text.String(), "level=WARN"); got != c.warn {
 			t.Errorf("%v: the log is %q", c.err, text.String())
+		}
+	}
+}
+
+// TestLongErrors: what a client has chosen the length of fills neither the log nor the
+// answer; the cause is still there.
+func TestLongErrors(t *testing.T) {
+	ready := make(chan struct{})
+	close(ready)
+	long := strings.Repeat("ä", 1<<20)
+	for name, give := range map[string]error{
+		"an error": fmt.Errorf("%w: %s: the cause", errdefs.ErrInvalidArgument, long), "a status": status.Error(codes.InvalidArgument, long+": the cause"),
+	} {
+		var text bytes.Buffer
+		i := &interceptor{Options{Ready: ready, Log: slog.New(slog.NewTextHandler(&text, nil))}}
+		err := i.serve(t.Context(), "/s/M", func(context.Context) error { return give })
+		if s := status.Convert(err); s.Code() != codes.InvalidArgument || !strings.HasSuffix(s.Message(), ": the cause") || !utf8.ValidString(s.Message()) {
+			t.Errorf("%s: %v, %.100s", name, s.Code(), s.Message())
+		}
+		if len(err.Error()) > 2*maxMessage || text.Len() > 4*maxMessage {
+			t.Errorf("%s: the answer has %d bytes, the log %d", name, len(err.Error()), text.Len())
 		}
 	}
 }

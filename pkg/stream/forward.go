@@ -132,5 +132,5 @@ func (t *tunnelWriter) WriteHeader(int) {}
 
 // Hijack implements http.Hijacker.
 func (t *tunnelWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	return t.conn, bufio.NewReadWriter(bufio.NewReader(t.conn), bufio.NewWriter(t.conn)), nil
+	return t.conn, bufio.NewReadWriter(bufio.NewReader(&spdyReader{r: t.conn}), bufio.NewWriter(t.conn)), nil
 }

@@ -56,9 +56,10 @@ func TestInvalidRequests(t *testing.T) {
 func TestTokens(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tk := tokens{ttl: time.Minute, waiting: map[string]pending{}}
+		request := &runtimeapi.ExecRequest{ContainerId: "c"}
 		add := func() string {
 			t.Helper()
-			token, err := tk.add(kindExec, "request")
+			token, err := tk.add(kindExec, request)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -71,7 +72,7 @@ func TestTokens(t *testing.T) {
 		if _, ok := tk.take(kindAttach, token); ok {
 			t.Error("good for another kind of session")
 		}
-		if r, ok := tk.take(kindExec, token); !ok || r != "request" {
+		if r, ok := tk.take(kindExec, token); !ok || r != request {
 			t.Errorf("got %v, %v", r, ok)
 		}
 		if _, ok := tk.take(kindExec, token); ok {
@@ -92,6 +93,21 @@ func TestTokens(t *testing.T) {
 		add()
 		if n := len(tk.waiting); n != 1 {
 			t.Errorf("%d wait, of which one has not expired", n)
+		}
+		// What they hold is bounded, too: this is half of it, with what waits already.
+		large := &runtimeapi.ExecRequest{Cmd: []string{strings.Repeat("x", maxWaitingBytes/2)}}
+		token, err := tk.add(kindExec, large)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tk.add(kindExec, large); !errors.Is(err, ErrBusy) {
+			t.Errorf("%d bytes more than may wait: %v", maxWaitingBytes/2, err)
+		}
+		if _, ok := tk.take(kindExec, token); !ok {
+			t.Error("the large one is lost")
+		}
+		if _, err := tk.add(kindExec, large); err != nil {
+			t.Errorf("there is room again: %v", err)
 		}
 	})
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/go-logr/logr"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
+	"k8s.io/streaming/pkg/httpstream/wsstream"
 )
 
 // Server serves streaming sessions. Make one with New.
@@ -75,6 +76,9 @@ func (s *Server) open(kind string, w http.ResponseWriter, r *http.Request) {
 	}
 	defer s.end()
 	start := time.Now()
+	if !wsstream.IsWebSocketRequest(r) && !wsstream.IsWebSocketRequestWithTunnelingProtocol(r) {
+		w = spdyWriter{w}
+	}
 	switch req := request.(type) {
 	case *runtimeapi.ExecRequest:
 		s.serveCommand(w, r, newExecSession(s.backend, req))

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/errclass"
@@ -161,7 +162,7 @@ func checkStreams(id string, tty, stdin, stdout, stderr bool) error {
 	return nil
 }
 
-func (s *Server) register(kind string, req any) (string, error) {
+func (s *Server) register(kind string, req proto.Message) (string, error) {
 	if s.closed() {
 		return "", ErrClosed
 	}

@@ -41,7 +41,7 @@ func TestPackGenerated(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer dir.Close()
-		if err := Unpack(dir, "copy", &stream); err != nil {
+		if err := Unpack(t.Context(), dir, "copy", &stream); err != nil {
 			t.Errorf("%s: %v", path, err)
 			continue
 		}
@@ -76,8 +76,8 @@ func TestSetIDBits(t *testing.T) {
 		unpack func(*os.Root, string, *bytes.Reader) error
 		file   fs.FileMode
 	}{
-		"the caller's":  {func(d *os.Root, as string, r *bytes.Reader) error { return Unpack(d, as, r) }, 0},
-		"a container's": {func(d *os.Root, as string, r *bytes.Reader) error { return UnpackSetID(d, as, r) }, bits},
+		"the caller's":  {func(d *os.Root, as string, r *bytes.Reader) error { return Unpack(t.Context(), d, as, r) }, 0},
+		"a container's": {func(d *os.Root, as string, r *bytes.Reader) error { return UnpackSetID(t.Context(), d, as, r) }, bits},
 	} {
 		into := t.TempDir()
 		dir, err := os.OpenRoot(into)

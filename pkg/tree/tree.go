@@ -4,6 +4,7 @@ package tree
 
 import (
 	"archive/tar"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -171,29 +172,27 @@ func packOne(root *os.Root, out *tar.Writer, name, as string, info fs.FileInfo) 
 // Unpack reads a tar stream of a stranger into dir. The first part of each name is replaced
 // by rename, if that is not "". Files get the caller as their owner, so set-user-ID and
 // set-group-ID bits are dropped: they would let others act as the caller. Devices and other
-// special files are refused.
-func Unpack(dir *os.Root, rename string, r io.Reader) error {
-	return unpack(dir, rename, r, 0)
+// special files are refused. What is a hole in the stream, or a long row of zeros, is a hole
+// in the file. The cause of ctx when that ends.
+func Unpack(ctx context.Context, dir *os.Root, rename string, r io.Reader) error {
+	return unpack(ctx, dir, rename, r, 0, false)
 }
 
 // UnpackSetID is Unpack for a dir whose owner's identity is the stranger's own, as a
 // container's root is: set-user-ID and set-group-ID bits stay.
-func UnpackSetID(dir *os.Root, rename string, r io.Reader) error {
-	return unpack(dir, rename, r, fs.ModeSetuid|fs.ModeSetgid)
+func UnpackSetID(ctx context.Context, dir *os.Root, rename string, r io.Reader) error {
+	return unpack(ctx, dir, rename, r, fs.ModeSetuid|fs.ModeSetgid, false)
 }
 
 // UnpackOwned is UnpackSetID that also keeps the owners of files, as far as the caller
 // has their IDs.
-func UnpackOwned(dir *os.Root, rename string, r io.Reader) error {
-	return unpackAll(dir, rename, r, fs.ModeSetuid|fs.ModeSetgid, true)
+func UnpackOwned(ctx context.Context, dir *os.Root, rename string, r io.Reader) error {
+	return unpack(ctx, dir, rename, r, fs.ModeSetuid|fs.ModeSetgid, true)
 }
 
-func unpack(dir *os.Root, rename string, r io.Reader, keep fs.FileMode) error {
-	return unpackAll(dir, rename, r, keep, false)
-}
-
-func unpackAll(dir *os.Root, rename string, r io.Reader, keep fs.FileMode, owners bool) error {
+func unpack(ctx context.Context, dir *os.Root, rename string, r io.Reader, keep fs.FileMode, owners bool) error {
 	in := tar.NewReader(r)
+	content := contentReader{ctx, in}
 	for {
 		h, err := in.Next()
 		if err == io.EOF {
@@ -203,11 +202,11 @@ func unpackAll(dir *os.Root, rename string, r io.Reader, keep fs.FileMode, owner
 			return fmt.Errorf("read the stream: %w", err)
 		}
 		name := renamed(h.Name, rename)
-		err = unpackOne(dir, name, h, rename, in, keep|fs.ModeSticky)
+		err = unpackOne(dir, name, h, rename, content, keep|fs.ModeSticky)
 		if errors.Is(err, fs.ErrNotExist) && strings.Contains(path.Clean(h.Name), "/") {
 			// A stream need not have entries for the directories of its files.
 			if err = dir.MkdirAll(path.Dir(name), 0o755); err == nil {
-				err = unpackOne(dir, name, h, rename, in, keep|fs.ModeSticky)
+				err = unpackOne(dir, name, h, rename, content, keep|fs.ModeSticky)
 			}
 		}
 		if err != nil {
@@ -272,8 +271,7 @@ func unpackOne(dir *os.Root, name string, h *tar.Header, rename string, content 
 		if err != nil {
 			return err
 		}
-		_, err = io.Copy(f, content)
-		return errors.Join(err, f.Chmod(mode.Perm()|mode&keep), f.Close(),
+		return errors.Join(writeContent(f, content, h.Size), f.Chmod(mode.Perm()|mode&keep), f.Close(),
 			ignorePermission(dir.Chtimes(name, h.ModTime, h.ModTime)))
 	case tar.TypeSymlink:
 		if err := removeFile(dir, name); err != nil {

@@ -94,7 +94,7 @@ func TestPackUnpack(t *testing.T) {
 	}
 	defer dir.Close()
 	for range 2 { // over what is there
-		if err := Unpack(dir, "renamed", bytes.NewReader(stream.Bytes())); err != nil {
+		if err := Unpack(t.Context(), dir, "renamed", bytes.NewReader(stream.Bytes())); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -140,7 +140,7 @@ func TestHostileStreams(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer dir.Close()
-			_ = Unpack(dir, "", &stream) // an error, or a file inside: both are fine
+			_ = Unpack(t.Context(), dir, "", &stream) // an error, or a file inside: both are fine
 			if _, err := os.Lstat(filepath.Join(top, "escaped")); err == nil {
 				t.Error("a file was written outside")
 			}
@@ -182,13 +182,13 @@ func TestNoDirectoryEntries(t *testing.T) {
 		}
 		return bytes.NewReader(b.Bytes())
 	}
-	if err := UnpackOwned(into, "", stream("new/deeper/file")); err != nil {
+	if err := UnpackOwned(t.Context(), into, "", stream("new/deeper/file")); err != nil {
 		t.Fatal(err)
 	}
 	if got := read(t, filepath.Join(dir, "new/deeper/file")); got != "x" {
 		t.Errorf("the file has %q", got)
 	}
-	if err := UnpackOwned(into, "", stream("out/new/file")); err == nil {
+	if err := UnpackOwned(t.Context(), into, "", stream("out/new/file")); err == nil {
 		t.Error("a directory was made through a link out")
 	}
 	if _, err := os.Lstat(filepath.Join(outside, "new")); err == nil {

@@ -174,7 +174,7 @@ func (s *Store) Remove(name string) error {
 		return err
 	}
 	defer s.lock(name)()
-	if err := os.RemoveAll(s.path(name)); err != nil {
+	if err := tree.RemoveAll(s.path(name)); err != nil {
 		return fmt.Errorf("remove volume %s: %w", name, err)
 	}
 	_ = os.Remove(s.info(name)) // it says nothing without the volume
@@ -199,14 +199,14 @@ func (s *Store) Fill(name string, copy func(path string) error) error {
 	// Beside the volume, so that it stays empty when the disk is full. The directory itself
 	// stays: a container may have it mounted.
 	tmp := filepath.Join(s.Dir, infoDir, "fill-"+name)
-	err := os.RemoveAll(tmp)
+	err := tree.RemoveAll(tmp)
 	if err == nil {
 		err = copy(tmp)
 	}
 	if err == nil {
 		err = moveInto(tmp, dir)
 	}
-	return errors.Join(err, os.RemoveAll(tmp))
+	return errors.Join(err, tree.RemoveAll(tmp))
 }
 
 // moveInto moves what is in from to the empty directory into, and gives that the owner
@@ -260,7 +260,7 @@ func (s *Store) Export(_ context.Context, name string, w io.Writer) error {
 
 // Import adds the content of a tar stream to a volume. On an error the volume is as it
 // was before. ErrNotFound, ErrName.
-func (s *Store) Import(_ context.Context, name string, r io.Reader) error {
+func (s *Store) Import(ctx context.Context, name string, r io.Reader) error {
 	if _, err := s.Get(name); err != nil {
 		return err
 	}
@@ -272,13 +272,13 @@ func (s *Store) Import(_ context.Context, name string, r io.Reader) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(tmp)
+	defer tree.RemoveAll(tmp)
 	into, err := os.OpenRoot(tmp)
 	if err != nil {
 		return err
 	}
 	defer into.Close()
-	if err := tree.UnpackOwned(into, "", r); err != nil {
+	if err := tree.UnpackOwned(ctx, into, "", r); err != nil {
 		return fmt.Errorf("import into volume %s: %w", name, err)
 	}
 	defer s.lock(name)()
@@ -297,7 +297,7 @@ func (s *Store) Clear() error {
 	left := slices.DeleteFunc(entries, func(e fs.DirEntry) bool { return !e.IsDir() })
 	errs := []error{err}
 	for _, e := range left {
-		errs = append(errs, os.RemoveAll(filepath.Join(s.Dir, infoDir, e.Name())))
+		errs = append(errs, tree.RemoveAll(filepath.Join(s.Dir, infoDir, e.Name())))
 	}
 	return errors.Join(errs...)
 }

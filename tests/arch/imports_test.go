@@ -45,7 +45,7 @@ var table = []struct{ pkg, imports string }{
 	{"rootless/gvisor", "rootless"},
 	{"storage/internal/xz", ""}, // a module of its own, in the place of another (go.mod)
 	{"storage/internal/fetch", ""},
-	{"storage", "pkg/errclass pkg/idmap pkg/landlock pkg/openat2 pkg/trace storage/internal/fetch"},
+	{"storage", "pkg/errclass pkg/idmap pkg/landlock pkg/openat2 pkg/trace pkg/tree storage/internal/fetch"},
 	{"netns/pause", ""},
 	{"netns", "netns/pause pkg/errclass pkg/idmap pkg/proc"},
 	{"netns/bridge", "netns"},

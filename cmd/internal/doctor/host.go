@@ -76,7 +76,8 @@ func withSbin(path string) string { return path + ":/usr/local/sbin:/usr/sbin:/s
 // ProbeFlag makes subpod-server try the overlays and print an Overlay.
 const ProbeFlag = "--probe-overlay"
 
-// tryOverlay runs subpod-server as root of a new user namespace.
+// tryOverlay runs subpod-server as root of a new user namespace, and as the first process
+// of a PID namespace: what it has started and mounted ends with it, also when it is killed.
 func tryOverlay(server, dir, mountProgram string) (Overlay, error) {
 	var o Overlay
 	ctx, cancel := context.WithTimeout(context.Background(), overlayTimeout)
@@ -84,7 +85,7 @@ func tryOverlay(server, dir, mountProgram string) (Overlay, error) {
 	cmd := exec.CommandContext(ctx, server, ProbeFlag, dir, "--mount-program", mountProgram)
 	cmd.WaitDelay = time.Second
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS,
+		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID,
 		UidMappings: []syscall.SysProcIDMap{{HostID: os.Geteuid(), Size: 1}},
 		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}},
 		Pdeathsig:   unix.SIGKILL,

@@ -147,7 +147,13 @@ func (p *Pod) Container(c *Container, s *Set, at Place, attempt uint32, podIP st
 	if err != nil {
 		return nil, fmt.Errorf("%w: container %s: %w", ErrManifest, c.Name, err)
 	}
-	mounts, subPaths, err := p.mounts(c, at, envs)
+	mounts, annotations, err := p.mounts(c, at, envs)
+	if annotations == nil {
+		annotations = map[string]string{}
+	}
+	if err == nil {
+		err = api.SetOptions(annotations, &api.ContainerOptions{SecretEnv: c.secretVariables(s)})
+	}
 	if err != nil {
 		return nil, fmt.Errorf("container %s: %w", c.Name, err)
 	}
@@ -169,7 +175,7 @@ func (p *Pod) Container(c *Container, s *Set, at Place, attempt uint32, podIP st
 		Envs:        envs,
 		Mounts:      mounts,
 		Labels:      map[string]string{api.LabelMadeBy: api.MadeByPlay},
-		Annotations: subPaths,
+		Annotations: annotations,
 		LogPath:     fmt.Sprintf("%s/%d.log", c.Name, attempt),
 		Stdin:       c.Stdin, StdinOnce: c.StdinOnce, Tty: c.TTY,
 		Linux: &runtimeapi.LinuxContainerConfig{Resources: c.limits(), SecurityContext: sec},

@@ -63,6 +63,23 @@ func (c *Container) environment(s *Set, field func(path string) (string, error))
 	return slices.DeleteFunc(out, func(kv *runtimeapi.KeyValue) bool { return kv == nil }), nil
 }
 
+// secretVariables returns the names of variables whose values come from secrets.
+func (c *Container) secretVariables(s *Set) (names []string) {
+	for _, f := range c.EnvFrom {
+		if f.SecretRef != nil {
+			for _, k := range slices.Sorted(maps.Keys(s.Secrets[f.SecretRef.Name].content())) {
+				names = append(names, f.Prefix+k)
+			}
+		}
+	}
+	for _, e := range c.Env {
+		if e.ValueFrom != nil && e.ValueFrom.SecretKeyRef != nil {
+			names = append(names, e.Name)
+		}
+	}
+	return names
+}
+
 func (f *EnvFrom) data(s *Set) (map[string]string, error) {
 	switch {
 	case f.ConfigMapRef != nil && f.SecretRef == nil:

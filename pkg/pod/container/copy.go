@@ -1,6 +1,7 @@
 package container
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -42,8 +43,8 @@ func CopyOut(root *os.File, id, path string, w io.Writer) error {
 }
 
 // CopyIn unpacks a tar stream into the directory at a path below root.
-// errdefs.ErrInvalidArgument where there is no such directory.
-func CopyIn(root *os.File, id, dir string, tar io.Reader) error {
+// errdefs.ErrInvalidArgument where there is no such directory; the cause of ctx when that ends.
+func CopyIn(ctx context.Context, root *os.File, id, dir string, tar io.Reader) error {
 	p, err := tree.At(root, dir)
 	if err == nil && !p.IsDir {
 		p.Close()
@@ -58,7 +59,7 @@ func CopyIn(root *os.File, id, dir string, tar io.Reader) error {
 		return fmt.Errorf("copy into container %s: open %s: %w", id, dir, err)
 	}
 	defer into.Close()
-	if err := tree.UnpackSetID(into, "", tar); err != nil {
+	if err := tree.UnpackSetID(ctx, into, "", tar); err != nil {
 		return fmt.Errorf("copy into %s of container %s: %w", dir, id, err)
 	}
 	return nil
