@@ -85,16 +85,16 @@ func startAttached(ctx context.Context, conn *connection, ref string) error {
 	if x.State == runtimeapi.ContainerState_CONTAINER_RUNNING {
 		return fmt.Errorf("container %s is running; see \"subpod attach %s\"", x.Name(), ref)
 	}
-	since := time.Now()
+	since, attempt := time.Now(), x.Metadata.GetAttempt()
+	if x.State == runtimeapi.ContainerState_CONTAINER_EXITED {
+		attempt++
+	}
 	if err := client.Start(ctx, conn.Client, x.PodSandboxId, x.Id); err != nil {
 		return err
 	}
-	run := waitForRun(ctx, conn.Client, x.Id)
+	run := waitForRun(ctx, conn.Client, x.Id, attempt)
 	s := &session{client: conn.Client, containerID: x.Id}
 	s.forwardSignals(ctx)
-	if run.attempt = x.Metadata.GetAttempt(); x.State == runtimeapi.ContainerState_CONTAINER_EXITED {
-		run.attempt++
-	}
 	o := logs.Options{
 		Tail: -1, Since: since, Follow: true, Ended: run.hasEnded,
 		Skip: func(line time.Time) bool { return run.isLater(ctx, line) },
@@ -120,13 +120,14 @@ type oneRun struct {
 	err     error
 }
 
-// waitForRun waits for the end of the present run, also across a restart of the server.
-func waitForRun(ctx context.Context, c *client.Client, id string) *oneRun {
-	r := &oneRun{client: c, id: id, ended: make(chan struct{})}
+// waitForRun waits for the end of the run with that number, also across a restart of the
+// server, and when others have begun since.
+func waitForRun(ctx context.Context, c *client.Client, id string, attempt uint32) *oneRun {
+	r := &oneRun{client: c, id: id, attempt: attempt, ended: make(chan struct{})}
 	go func() {
 		defer close(r.ended)
 		for {
-			r.exit, r.err = c.Wait(ctx, id)
+			r.exit, r.err = c.Wait(ctx, id, &attempt)
 			if r.err == nil || client.IsNotFound(r.err) {
 				return
 			}
@@ -284,7 +285,7 @@ that has. A container that is restarted later has exited all the same.`,
 				if err != nil {
 					return err
 				}
-				exit, err := conn.Wait(cmd.Context(), x.Id)
+				exit, err := conn.Wait(cmd.Context(), x.Id, nil)
 				if err != nil {
 					return err
 				}

@@ -115,6 +115,9 @@ type LogoutRequest struct {
 // WaitRequest names a container by its full ID.
 type WaitRequest struct {
 	ContainerID string `json:"containerId"`
+	// Attempt is the run to wait for, by the number that the CRI gives it; nil is the
+	// present one. It may have ended, and others since.
+	Attempt *uint32 `json:"attempt,omitempty"`
 }
 
 // WaitResponse is how the container ended.

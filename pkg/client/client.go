@@ -168,9 +168,10 @@ func (c *Client) Logout(ctx context.Context, req *api.LogoutRequest) error {
 	return err
 }
 
-// Wait waits until a container has exited and returns its exit status.
-func (c *Client) Wait(ctx context.Context, id string) (*api.WaitResponse, error) {
-	return api.Call[api.WaitResponse](ctx, c.conn, "Wait", &api.WaitRequest{ContainerID: id})
+// Wait waits until a container has exited and returns its exit status: that of the run
+// with the number attempt, of the present one for nil.
+func (c *Client) Wait(ctx context.Context, id string, attempt *uint32) (*api.WaitResponse, error) {
+	return api.Call[api.WaitResponse](ctx, c.conn, "Wait", &api.WaitRequest{ContainerID: id, Attempt: attempt})
 }
 
 // Signal sends a signal to a container's process.

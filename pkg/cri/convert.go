@@ -113,7 +113,7 @@ func containerMetadata(c state.Container) *runtimeapi.ContainerMetadata {
 	if c.Restarts == 0 {
 		return m
 	}
-	return &runtimeapi.ContainerMetadata{Name: m.GetName(), Attempt: m.GetAttempt() + c.Restarts}
+	return &runtimeapi.ContainerMetadata{Name: m.GetName(), Attempt: c.Attempt()}
 }
 
 func podState(p state.Pod) runtimeapi.PodSandboxState {

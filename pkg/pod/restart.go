@@ -240,7 +240,7 @@ func (r Restarter) remake(held *heldContainer, p state.Pod, cfg *runtimeapi.Cont
 	if err := held.update(func(c *state.Container) { c.Allocated = next.Allocated }); err != nil {
 		return err
 	}
-	next.Status = state.ContainerStatus{}
+	next.NextRun()
 	r.notices.container(held.ctx, ContainerRemove, held.Container)
 	if err = r.makeAgain(held.ctx, next, p, fresh); err != nil {
 		r.notices.container(held.ctx, ContainerUndone, next.Container)
@@ -297,7 +297,6 @@ func (r Restarter) makeAgain(ctx context.Context, c *newContainer, p state.Pod, 
 		return err
 	}
 	c.Allocated.Remaking = false
-	c.Restarts++
 	return r.commitContainer(c)
 }
 
