@@ -52,6 +52,7 @@ var ErrFailed = errors.New("pod failed")
 // all: when a pod of it cannot be made, or ctx ends, Play stops and removes the pods that it
 // has created. When this process is killed they go on. ErrExists, ErrFailed.
 func Play(ctx context.Context, set *kube.Set, o Options) error {
+	o.sweep(ctx)
 	for _, p := range set.Pods {
 		if there, err := find(ctx, o.Client, p); err != nil {
 			return err
@@ -182,6 +183,7 @@ func removeOwn(ctx context.Context, runners []*runner) error {
 // Down stops and removes the pods of the set with their files, except named volumes, also
 // replicas of its workloads that the set no longer has, up to all of them. Idempotent.
 func Down(ctx context.Context, set *kube.Set, o Options) error {
+	o.sweep(ctx)
 	pods, err := played(ctx, o.Client)
 	if err != nil {
 		return err
