@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/client"
 )
 
@@ -132,6 +133,7 @@ type verboseImage struct {
 	Digest       string            `json:"digest"`
 	OS           string            `json:"os"`
 	Architecture string            `json:"architecture"`
+	Variant      string            `json:"variant"`
 	Created      time.Time         `json:"created"`
 	Labels       map[string]string `json:"labels"`
 	ImageSpec    struct {
@@ -154,17 +156,27 @@ func imageInfo(ctx context.Context, c *client.Client, ref string) (verboseImage,
 
 func newPull(a *app) *cobra.Command {
 	var quiet bool
+	var of platformFlags
 	cmd := &cobra.Command{
 		Use:   "pull [flags] IMAGE...",
 		Short: "Pull images from a registry",
 		Long: `Pulls images with the credentials in auth.json (see "subpod login"). The files
-registries.conf, policy.json and certs.d are shared with Podman and Buildah.`,
-		Example: "  subpod pull busybox\n  subpod pull quay.io/podman/hello:latest",
+registries.conf, policy.json and certs.d are shared with Podman and Buildah. Of an image
+for several platforms what fits this machine is pulled, or what --platform asks for: its
+name stands for that one then.`,
+		Example: "  subpod pull busybox\n  subpod pull quay.io/podman/hello:latest\n  subpod pull --platform linux/arm64 busybox",
 		Args:    atLeast(1),
 		RunE: a.runStarting(func(cmd *cobra.Command, conn *connection, args []string) error {
-			return each(args, func(ref string) error { return pull(cmd.Context(), conn.Client, ref, quiet) })
+			platform, err := of.asked()
+			if err != nil {
+				return err
+			}
+			return each(args, func(ref string) error {
+				return pull(cmd.Context(), conn.Client, &api.PullRequest{Ref: strings.TrimPrefix(ref, "docker://"), Platform: platform}, quiet)
+			})
 		}),
 	}
+	of.add(cmd.Flags())
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "do not show progress")
 	return cmd
 }

@@ -97,12 +97,15 @@ func (o *runOptions) run(ctx context.Context, conn *connection, args []string) (
 	if err := o.warnings(ctx, conn.Client); err != nil {
 		return err
 	}
+	if err := o.ofPlatform(ctx, conn, args[0]); err != nil {
+		return err
+	}
 	pod, ctr, err := o.configs(conn.config, args)
 	if err != nil {
 		return err
 	}
 	if o.pull == "always" || o.pull == "newer" {
-		err := pull(ctx, conn.Client, args[0], o.quiet)
+		err := o.pullImage(ctx, conn.Client, args[0])
 		if err != nil && (o.pull == "always" || !hasImage(ctx, conn.Client, args[0])) {
 			return err
 		}
@@ -122,7 +125,13 @@ func (o *runOptions) run(ctx context.Context, conn *connection, args []string) (
 		}
 	}()
 	if client.HasReason(err, api.ReasonImageNotFound) && o.pull != "never" {
-		if err := pull(ctx, conn.Client, args[0], o.quiet); err != nil {
+		if err := o.pullImage(ctx, conn.Client, args[0]); err != nil {
+			return err
+		}
+		exit, err = o.session(ctx, conn.Client, pod, ctr)
+	}
+	if client.HasReason(err, api.ReasonForeignImage) {
+		if err := o.foreign(ctx, conn.Client, args[0], ctr, err); err != nil {
 			return err
 		}
 		exit, err = o.session(ctx, conn.Client, pod, ctr)

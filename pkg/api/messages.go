@@ -36,6 +36,8 @@ type LoadedImage struct {
 // PullRequest names an image to pull, with the credentials of auth.json.
 type PullRequest struct {
 	Ref string `json:"ref"`
+	// Platform is OS/ARCHITECTURE[/VARIANT] of the image; empty is what fits this machine.
+	Platform string `json:"platform,omitempty"`
 }
 
 // PullEvent is the progress of a pull; the last one has the image's ID.

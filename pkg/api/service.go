@@ -26,6 +26,7 @@ const (
 	ReasonCommandNotFound      = "CommandNotFound"
 	ReasonCommandNotExecutable = "CommandNotExecutable"
 	ReasonImageNotFound        = "ImageNotFound"
+	ReasonForeignImage         = "ForeignImage"
 	ReasonNotLoggedIn          = "NotLoggedIn"
 	ReasonNameTaken            = "NameTaken" // another object of the runtime has the name
 )

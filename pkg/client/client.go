@@ -117,8 +117,8 @@ func (c *Client) LoadStream(ctx context.Context, kind, ref string, archive io.Re
 }
 
 // Pull pulls an image and returns its ID; progress may be nil.
-func (c *Client) Pull(ctx context.Context, ref string, progress func(*api.PullEvent)) (id string, err error) {
-	err = api.Receive(ctx, c.conn, "Pull", &api.PullRequest{Ref: ref}, func(e *api.PullEvent) error {
+func (c *Client) Pull(ctx context.Context, req *api.PullRequest, progress func(*api.PullEvent)) (id string, err error) {
+	err = api.Receive(ctx, c.conn, "Pull", req, func(e *api.PullEvent) error {
 		id = e.ID
 		if progress != nil {
 			progress(e)
