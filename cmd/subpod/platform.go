@@ -156,7 +156,7 @@ func isFor(ctx context.Context, c *client.Client, ref, platform string) bool {
 
 // ofPlatform sees to it that the name of the image stands for one of the platform that the
 // flags ask for, and that this machine runs it: before anything is pulled.
-func (o *runOptions) ofPlatform(ctx context.Context, conn *connection, ref string) error {
+func ofPlatform(ctx context.Context, conn *connection, o *runOptions, ref string) error {
 	if o.wanted == "" {
 		return nil
 	}
@@ -179,7 +179,7 @@ func (o *runOptions) pullImage(ctx context.Context, c *client.Client, ref string
 
 // foreign decides what becomes of a run that the server has refused since the image, which
 // is here by its name, is for another architecture: nil is to try it with the emulator.
-func (o *runOptions) foreign(ctx context.Context, c *client.Client, ref string, ctr *runtimeapi.ContainerConfig, refusal error) error {
+func foreign(ctx context.Context, c *client.Client, o *runOptions, ref string, ctr *runtimeapi.ContainerConfig, refusal error) error {
 	info, err := imageInfo(ctx, c, ref)
 	if err != nil || o.emulated {
 		return refusal

@@ -77,27 +77,13 @@ func (o *runOptions) run(ctx context.Context, conn *connection, args []string) (
 	if err := checkIDFile("--cidfile", o.cidFile); err != nil {
 		return err
 	}
-	switch {
-	case o.name == "":
-		o.name = newName(args[0])
-	case o.replace && o.joins():
-		// The container of that pod; a pod may have the same name.
-		if err := remove(ctx, conn, o.pod+"/"+o.name, true); err != nil && !client.IsNotFound(err) && !errors.Is(err, client.ErrNotFound) {
-			return err
-		}
-	case o.replace:
-		if err := removeNamed(ctx, conn, o.name); err != nil {
-			return err
-		}
-	case o.pod == "":
-		if err := checkName(ctx, conn.Client, o.name); err != nil {
-			return err // before anything is pulled or created; the server decides
-		}
+	if err := nameFor(ctx, conn, o, args[0]); err != nil {
+		return err
 	}
 	if err := o.warnings(ctx, conn.Client); err != nil {
 		return err
 	}
-	if err := o.ofPlatform(ctx, conn, args[0]); err != nil {
+	if err := ofPlatform(ctx, conn, o, args[0]); err != nil {
 		return err
 	}
 	pod, ctr, err := o.configs(conn.config, args)
@@ -131,7 +117,7 @@ func (o *runOptions) run(ctx context.Context, conn *connection, args []string) (
 		exit, err = o.session(ctx, conn.Client, pod, ctr)
 	}
 	if client.HasReason(err, api.ReasonForeignImage) {
-		if err := o.foreign(ctx, conn.Client, args[0], ctr, err); err != nil {
+		if err := foreign(ctx, conn.Client, o, args[0], ctr, err); err != nil {
 			return err
 		}
 		exit, err = o.session(ctx, conn.Client, pod, ctr)
@@ -151,6 +137,29 @@ func (o *runOptions) run(ctx context.Context, conn *connection, args []string) (
 	}
 	if exit.Code != 0 {
 		return exitStatus(exit.Code)
+	}
+	return nil
+}
+
+// nameFor sees to it that the name of the container is free, before anything is pulled or
+// created; the server decides.
+func nameFor(ctx context.Context, conn *connection, o *runOptions, image string) error {
+	switch {
+	case o.name == "":
+		o.name = newName(image)
+	case o.replace && o.joins():
+		// The container of that pod; a pod may have the same name.
+		if err := remove(ctx, conn, o.pod+"/"+o.name, true); err != nil && !client.IsNotFound(err) && !errors.Is(err, client.ErrNotFound) {
+			return err
+		}
+	case o.replace:
+		if err := removeNamed(ctx, conn, o.name); err != nil {
+			return err
+		}
+	case o.pod == "":
+		if err := checkName(ctx, conn.Client, o.name); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -46,6 +46,13 @@ type PauseRequest struct {
 	Resume      bool   `json:"resume,omitempty"`
 }
 
+// SetRestartRequest names a container by its full ID. Restart is a restart policy, as of
+// RunRequest.
+type SetRestartRequest struct {
+	ContainerID string `json:"containerId"`
+	Restart     string `json:"restart"`
+}
+
 // RenameRequest names a pod by its full ID.
 type RenameRequest struct {
 	PodID string `json:"podId"`

@@ -71,6 +71,8 @@ type Server interface {
 	Pause(context.Context, *PauseRequest) (*Empty, error)
 	// Rename gives a pod of "subpod run" another name.
 	Rename(context.Context, *RenameRequest) (*Empty, error)
+	// SetRestart changes the restart policy of a container of "subpod run".
+	SetRestart(context.Context, *SetRestartRequest) (*Empty, error)
 	// Top lists a container's processes.
 	Top(context.Context, *TopRequest) (*TopResponse, error)
 	// Session joins a client's streams to a container or a pod's port.
@@ -124,6 +126,7 @@ func Register(s grpc.ServiceRegistrar, impl Server) {
 			{MethodName: "Restart", Handler: unary("Restart", impl.Restart)},
 			{MethodName: "Pause", Handler: unary("Pause", impl.Pause)},
 			{MethodName: "Rename", Handler: unary("Rename", impl.Rename)},
+			{MethodName: "SetRestart", Handler: unary("SetRestart", impl.SetRestart)},
 			{MethodName: "Top", Handler: unary("Top", impl.Top)},
 			{MethodName: "CopyInfo", Handler: unary("CopyInfo", impl.CopyInfo)},
 			{MethodName: "CreateVolume", Handler: unary("CreateVolume", impl.CreateVolume)},

@@ -59,6 +59,12 @@ func Pause(ctx context.Context, c *Client, id string, resume bool) error {
 	return err
 }
 
+// SetRestart changes the restart policy of a container of "subpod run".
+func SetRestart(ctx context.Context, c *Client, id, policy string) error {
+	_, err := api.Call[api.Empty](ctx, c.conn, "SetRestart", &api.SetRestartRequest{ContainerID: id, Restart: policy})
+	return err
+}
+
 // Rename gives a pod of "subpod run" another name.
 func Rename(ctx context.Context, c *Client, podID, name string) error {
 	_, err := api.Call[api.Empty](ctx, c.conn, "Rename", &api.RenameRequest{PodID: podID, Name: name})

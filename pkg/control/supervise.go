@@ -71,6 +71,19 @@ func (s *supervision) Rename(ctx context.Context, req *api.RenameRequest) (*api.
 	return &api.Empty{}, s.Restarter.Rename(ctx, req.PodID, req.Name)
 }
 
+// SetRestart changes the restart policy of a container.
+func (s *supervision) SetRestart(ctx context.Context, req *api.SetRestartRequest) (*api.Empty, error) {
+	policy, err := workload.ParsePolicy(req.Restart)
+	if err != nil {
+		return nil, invalid("restart policy: %v", err)
+	}
+	podID, err := s.Restarter.SetPolicy(ctx, req.ContainerID, policy)
+	if err == nil {
+		s.Supervisor.Kick(podID)
+	}
+	return &api.Empty{}, err
+}
+
 // runPod makes the container of a run, in a pod that is there or in a new one: where it is
 // to be restarted, or is started later, in the care of the supervisor.
 func (s *service) runPod(ctx context.Context, run *api.RunRequest, pod *runtimeapi.PodSandboxConfig, ctr *runtimeapi.ContainerConfig) (podID, id string, err error) {

@@ -262,6 +262,12 @@ func (r Restarter) remake(held *heldContainer, p state.Pod, cfg *runtimeapi.Cont
 // stands for by now.
 func (r Restarter) planAgain(c state.Container, p state.Pod) (*newContainer, error) {
 	cfg := proto.Clone(c.Config.V).(*runtimeapi.ContainerConfig)
+	if c.Resources.V != nil { // as they were changed since
+		if cfg.Linux == nil {
+			cfg.Linux = &runtimeapi.LinuxContainerConfig{}
+		}
+		cfg.Linux.Resources = mergeResources(cfg.Linux.Resources, c.Resources.V)
+	}
 	if cfg.Image.UserSpecifiedImage == "" {
 		cfg.Image.UserSpecifiedImage = c.Allocated.ImageName
 	}
