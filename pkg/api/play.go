@@ -40,6 +40,11 @@ type StartRequest struct {
 	Grace int64 `json:"grace,omitempty"`
 }
 
+// PreStopRequest names a container by its full ID.
+type PreStopRequest struct {
+	ContainerID string `json:"containerId"`
+}
+
 // PauseRequest names a container by its full ID.
 type PauseRequest struct {
 	ContainerID string `json:"containerId"`

@@ -58,6 +58,11 @@ func (s *supervision) Restart(ctx context.Context, req *api.StartRequest) (*api.
 	return &api.Empty{}, s.Supervisor.RestartPod(ctx, req.PodID, req.ContainerID, quantity.Seconds(req.Grace))
 }
 
+// PreStop runs the preStop hook of a container.
+func (s *supervision) PreStop(ctx context.Context, req *api.PreStopRequest) (*api.Empty, error) {
+	return &api.Empty{}, s.Supervisor.PreStop(ctx, req.ContainerID)
+}
+
 // Pause freezes a container, or lets it go on.
 func (s *supervision) Pause(ctx context.Context, req *api.PauseRequest) (*api.Empty, error) {
 	return &api.Empty{}, s.Restarter.Pause(ctx, req.ContainerID, !req.Resume)
