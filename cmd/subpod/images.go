@@ -29,8 +29,14 @@ type imageRow struct {
 }
 
 func newImages(a *app) *cobra.Command {
-	var quiet bool
+	var quiet, noTrunc, all bool
 	var out *format
+	id := func(full string) string {
+		if noTrunc {
+			return full
+		}
+		return shortID(full)
+	}
 	cmd := &cobra.Command{
 		Use:     "images [flags] [NAME]",
 		Short:   "List images",
@@ -49,8 +55,8 @@ func newImages(a *app) *cobra.Command {
 				for _, r := range rows {
 					ids = append(ids, r.ID)
 				}
-				for _, id := range slices.Compact(ids) {
-					fmt.Fprintln(cmd.OutOrStdout(), id)
+				for _, full := range slices.Compact(ids) {
+					fmt.Fprintln(cmd.OutOrStdout(), id(full))
 				}
 				return nil
 			}
@@ -61,7 +67,7 @@ func newImages(a *app) *cobra.Command {
 					}
 					return r.Name
 				}},
-				{"IMAGE ID", func(r imageRow) string { return shortID(r.ID) }},
+				{"IMAGE ID", func(r imageRow) string { return id(r.ID) }},
 				{"CREATED", func(r imageRow) string { return ago(r.Created) }},
 				{"SIZE", func(r imageRow) string { return bytesText(r.Size) }},
 			})
@@ -71,6 +77,8 @@ func newImages(a *app) *cobra.Command {
 	out = addFormat(cmd)
 	out.addGoFormat(cmd, "")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "IDs only")
+	cmd.Flags().BoolVar(&noTrunc, "no-trunc", false, "show whole IDs")
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "accepted, without effect: all images are listed")
 	cmd.Flags().BoolVarP(&out.noHeading, "noheading", "n", false, "leave out the line of titles")
 	return cmd
 }

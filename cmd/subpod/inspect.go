@@ -96,7 +96,7 @@ network. Fields that Podman and Docker have are there by their names, for --form
 	must(cmd.Flags().Set("output", "json"))
 	cmd.Flags().Lookup("output").DefValue = "json"
 	cmd.Flags().Lookup("output").Usage = "output format: json, yaml, table (only the explanation), or go-template=TEMPLATE"
-	cmd.Flags().StringVar(&kind, "type", kind, "container, pod or image (default: the first of these that has the name)")
+	cmd.Flags().StringVarP(&kind, "type", "t", kind, "container, pod or image (default: the first of these that has the name)")
 	return cmd
 }
 

@@ -79,6 +79,7 @@ found.`,
 			if c.Args != nil {
 				c.Args = usageArgs(c.Args)
 			}
+			addRefused(c.Flags(), refusedOf[c.Name()])
 			cmd.AddCommand(c)
 		}
 	}

@@ -182,16 +182,26 @@ func (r *oneRun) afterEnd(line time.Time) bool {
 
 func newRestart(a *app) *cobra.Command {
 	var timeout int64
+	var all, running bool
 	cmd := &cobra.Command{
 		Use:   "restart [flags] CONTAINER|POD...",
 		Short: "Stop containers or pods, and start them",
 		Long: `Stops what runs as "subpod stop" does, and starts it as "subpod start" does. The pod
 keeps its address and host ports.`,
-		Example: "  subpod restart web\n  subpod restart -t 0 web db",
-		Args:    atLeast(1),
+		Example: "  subpod restart web\n  subpod restart -t 0 web db\n  subpod restart --running",
+		Args: func(cmd *cobra.Command, args []string) error {
+			none := all || running
+			return argsOrAll(&none)(cmd, args)
+		},
 		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) error {
 			if timeout < 0 {
 				return usagef("invalid -t %d: it must not be negative", timeout)
+			}
+			if all || running {
+				var err error
+				if args, err = runningContainers(cmd.Context(), conn.Client, all); err != nil {
+					return err
+				}
 			}
 			return each(args, func(ref string) error {
 				pod, id, err := startable(cmd.Context(), conn, ref)
@@ -208,22 +218,30 @@ keeps its address and host ports.`,
 		ValidArgsFunction: a.completeBoth,
 	}
 	cmd.Flags().Int64VarP(&timeout, "time", "t", 10, "seconds to wait before SIGKILL")
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "all containers")
+	cmd.Flags().BoolVar(&running, "running", false, "all containers that run")
 	return cmd
 }
 
 func newKill(a *app) *cobra.Command {
 	var name string
+	var all bool
 	cmd := &cobra.Command{
 		Use:   "kill [flags] CONTAINER...",
 		Short: "Send a signal to containers",
 		Long: `Sends SIGKILL, or another signal, to the first process of containers. One that is ended
 by SIGKILL or by its stop signal is not restarted, whatever its restart policy.`,
 		Example: "  subpod kill web\n  subpod kill -s HUP web",
-		Args:    atLeast(1),
+		Args:    argsOrAll(&all),
 		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) error {
 			sig, err := parseSignal(name)
 			if err != nil {
 				return err
+			}
+			if all {
+				if args, err = runningContainers(cmd.Context(), conn.Client, false); err != nil {
+					return err
+				}
 			}
 			return each(args, func(ref string) error {
 				t, err := find(cmd.Context(), conn.Client, ref)
@@ -252,6 +270,7 @@ by SIGKILL or by its stop signal is not restarted, whatever its restart policy.`
 		}),
 		ValidArgsFunction: a.completeBoth,
 	}
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "all containers that run")
 	cmd.Flags().StringVarP(&name, "signal", "s", "KILL", "signal, by its name or number")
 	return cmd
 }
