@@ -154,9 +154,7 @@ func scriptLines(t *testing.T) []string {
 				if line = strings.TrimSpace(line); strings.HasPrefix(line, "#") {
 					continue
 				}
-				for _, command := range strings.Split(line, "subpod ")[1:] {
-					lines = append(lines, command)
-				}
+				lines = append(lines, strings.Split(line, "subpod ")[1:]...)
 			}
 		}
 	}
