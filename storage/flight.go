@@ -33,13 +33,17 @@ type flight struct {
 	next     int
 }
 
-// flightKey identifies a pull by its reference and credentials, so that nobody
+// flightKey identifies a pull by its reference, platform and credentials, so that nobody
 // gets a private image through somebody else's pull.
-func flightKey(named reference.Named, auth *Auth) string {
-	if auth == nil {
-		return named.String()
+func flightKey(named reference.Named, auth *Auth, platform Platform) string {
+	key := named.String()
+	if platform != (Platform{}) {
+		key += " " + platform.String()
 	}
-	return fmt.Sprintf("%s %x", named, sha256.Sum256(fmt.Appendf(nil, "%q", *auth)))
+	if auth == nil {
+		return key
+	}
+	return fmt.Sprintf("%s %x", key, sha256.Sum256(fmt.Appendf(nil, "%q", *auth)))
 }
 
 // join waits for the flight with key, starting it with pull if there is none.

@@ -64,7 +64,7 @@ func FuzzIndex(f *testing.F) {
 	f.Add([]byte(`{"manifests":[{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"sha256:` + strings.Repeat("a", 64) + `","platform":{"os":"linux","architecture":"amd64","variant":"v2"}}]}`))
 	f.Add([]byte(`{"manifests":[{"digest":"sha256:../x"}]}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		found, none, err := candidates(data)
+		found, none, err := candidates(data, Platform{})
 		if err != nil {
 			if !errors.Is(err, ErrCorrupt) {
 				t.Error(err)

@@ -37,9 +37,9 @@ type Image struct {
 	// Options.Pinned, or is in a read-only store.
 	Pinned bool
 	// Digest is the digest of the image's own manifest.
-	Digest           digest.Digest
-	Architecture, OS string
-	History          []v1.History
+	Digest                    digest.Digest
+	Architecture, OS, Variant string
+	History                   []v1.History
 	// ReadOnly says that the image is in an additional store.
 	ReadOnly bool
 }

@@ -313,7 +313,7 @@ func loadOnce(t *worker, ref types.ImageReference, names []reference.Named) (str
 	}
 	src := &openSource{ImageReference: ref, source: source}
 	defer src.closeUnlessUsed()
-	if err := src.plain(t.ctx, sys, t.meter.limits); err != nil {
+	if err := src.plain(t.ctx, sys, t.meter.limits, t.platform); err != nil {
 		return "", err
 	}
 	id, err := t.localID(sys, src.source)

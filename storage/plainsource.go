@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"runtime"
 	"slices"
 	"strings"
 
@@ -40,6 +39,7 @@ type plainSource struct {
 	raw               []byte         // the image's manifest as it is presented
 	mime              string
 	limits            Limits
+	platform          Platform
 	changed           bool // the library would take the source for something else
 	// unframed are the files of layers that are presented without their first frames.
 	unframed map[digest.Digest]string
@@ -47,7 +47,7 @@ type plainSource struct {
 
 // plain replaces the source of o by a plainSource, where the library needs one. A source
 // with nothing for this machine is ErrUnsupported.
-func (o *openSource) plain(ctx context.Context, sys *types.SystemContext, limits Limits) error {
+func (o *openSource) plain(ctx context.Context, sys *types.SystemContext, limits Limits, platform Platform) error {
 	raw, mime, err := o.source.GetManifest(ctx, nil)
 	if err != nil {
 		return err
@@ -55,7 +55,7 @@ func (o *openSource) plain(ctx context.Context, sys *types.SystemContext, limits
 	if err := limits.checkManifest(int64(len(raw))); err != nil {
 		return err
 	}
-	p := &plainSource{ImageSource: o.source, top: raw, limits: limits, changed: o.unframe != ""}
+	p := &plainSource{ImageSource: o.source, top: raw, limits: limits, platform: platform, changed: o.unframe != ""}
 	fetches := maxManifests
 	if err := p.choose(ctx, sys, raw, mime, 0, &fetches); err != nil {
 		return err
@@ -85,7 +85,7 @@ func (p *plainSource) choose(ctx context.Context, sys *types.SystemContext, raw 
 	if err != nil {
 		return fmt.Errorf("%w: its index: %w", ErrCorrupt, err)
 	}
-	found, none, err := candidates(raw)
+	found, none, err := candidates(raw, p.platform)
 	if err != nil {
 		return err
 	}
@@ -99,7 +99,7 @@ func (p *plainSource) choose(ctx context.Context, sys *types.SystemContext, raw 
 			return nil // the library takes it as it is, and checks the manifest
 		}
 		if *fetches--; *fetches < 0 {
-			return fmt.Errorf("%w: none of %d manifests of its indexes is for %s/%s", ErrUnsupported, maxManifests, runtime.GOOS, runtime.GOARCH)
+			return fmt.Errorf("%w: none of %d manifests of its indexes is for %s", ErrUnsupported, maxManifests, p.platform)
 		}
 		at := d.Digest
 		child, mime, err := p.ImageSource.GetManifest(ctx, &at)
@@ -117,7 +117,7 @@ func (p *plainSource) choose(ctx context.Context, sys *types.SystemContext, raw 
 			return err
 		}
 	}
-	return fmt.Errorf("%w: its index has %w: %s", ErrUnsupported, errNotHere, none)
+	return fmt.Errorf("%w: its index has %w for %s: %s", ErrUnsupported, errNotHere, p.platform, none)
 }
 
 func btoi(b bool) int {
@@ -127,8 +127,8 @@ func btoi(b bool) int {
 	return 0
 }
 
-// errNotHere says that an index has nothing for this machine.
-var errNotHere = fmt.Errorf("no image for %s/%s", runtime.GOOS, runtime.GOARCH)
+// errNotHere says that an index has nothing for the platform.
+var errNotHere = errors.New("no image")
 
 // mimeOf returns the type of a manifest: what was said of it, or where that is nothing,
 // or says nothing, what it looks like.

@@ -16,10 +16,59 @@ import (
 	"golang.org/x/sys/cpu"
 )
 
-// runsHere reports whether this machine's processor runs programs for arch.
-func runsHere(arch string) bool {
-	return arch == "" || rankOf(v1.Platform{OS: runtime.GOOS, Architecture: arch}) >= 0
+// Platform is what an image is to be made for. The zero value is this machine: whatever
+// of an index fits it best.
+type Platform struct {
+	OS, Architecture, Variant string
 }
+
+// ParsePlatform parses OS/ARCHITECTURE[/VARIANT]; "" is this machine. ErrBadReference.
+func ParsePlatform(s string) (Platform, error) {
+	if s == "" {
+		return Platform{}, nil
+	}
+	parts := append(strings.Split(strings.ToLower(s), "/"), "")
+	if len(parts) < 3 || len(parts) > 4 || parts[0] == "" || parts[1] == "" || len(s) > 100 {
+		return Platform{}, fmt.Errorf("%w: the platform %.100q: expected OS/ARCHITECTURE[/VARIANT]", ErrBadReference, s)
+	}
+	return Platform{parts[0], usualArchitecture(parts[1]), parts[2]}, nil
+}
+
+// String returns OS/ARCHITECTURE[/VARIANT].
+func (p Platform) String() string {
+	if p == (Platform{}) {
+		p = Platform{OS: runtime.GOOS, Architecture: runtime.GOARCH}
+	}
+	return strings.TrimSuffix(p.OS+"/"+p.Architecture+"/"+p.Variant, "/")
+}
+
+// rank returns how well an image for q fits: the lower the better, negative for not.
+func (p Platform) rank(q v1.Platform) int {
+	if p == (Platform{}) {
+		return rankOf(q)
+	}
+	variant := strings.ToLower(q.Variant)
+	if !strings.EqualFold(q.OS, p.OS) || usualArchitecture(q.Architecture) != p.Architecture || p.Variant != "" && variant != "" && variant != p.Variant {
+		return -1
+	}
+	level := 0
+	if _, err := fmt.Sscanf(variant, "v%d", &level); err != nil || p.Architecture == "amd64" {
+		return max(level, 0) // the image for every processor first
+	}
+	return max(10-level, 0)
+}
+
+// fits reports whether an image is made for the platform, as far as that is known.
+func (p Platform) fits(img Image) bool {
+	if p == (Platform{}) {
+		img.Variant = "" // what is written there is often wrong
+	}
+	return img.Architecture == "" || p.rank(v1.Platform{OS: cmp.Or(img.OS, runtime.GOOS), Architecture: img.Architecture, Variant: img.Variant}) >= 0
+}
+
+// RunsHere reports whether this machine's processor runs the image's programs without an
+// emulator.
+func (i Image) RunsHere() bool { return Platform{}.fits(i) }
 
 // rankOf returns how well an image for p fits this machine: the lower the better,
 // negative for one that does not run here.
@@ -97,10 +146,10 @@ func corruptConfig(err error) error {
 // isIndex reports whether a media type is that of an index; "" may be.
 func isIndex(mime string) bool { return mime == "" || manifest.MIMETypeIsMultiImage(mime) }
 
-// candidates returns what an index, of Docker or OCI, has for this machine: what fits
+// candidates returns what an index, of Docker or OCI, has for a platform: what fits
 // best first, and last what does not say what it is for. none describes what there is
 // where that is nothing. ErrCorrupt.
-func candidates(index []byte) (found []v1.Descriptor, none string, err error) {
+func candidates(index []byte, want Platform) (found []v1.Descriptor, none string, err error) {
 	var doc struct {
 		Manifests []v1.Descriptor `json:"manifests"`
 	}
@@ -118,7 +167,7 @@ func candidates(index []byte) (found []v1.Descriptor, none string, err error) {
 		case d.Annotations["vnd.docker.reference.type"] != "" || d.ArtifactType != "":
 			continue // says something about another one
 		case p != nil && (p.OS != "" || p.Architecture != ""):
-			if r = rankOf(*p); r < 0 {
+			if r = want.rank(*p); r < 0 {
 				others = append(others, strings.TrimSuffix(fmt.Sprintf("%.20s/%.20s/%.20s", p.OS, p.Architecture, p.Variant), "/"))
 				continue
 			}

@@ -6,9 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -29,6 +27,9 @@ import (
 type PullRequest struct {
 	Ref  string
 	Auth *Auth
+	// Platform is which image of an index is pulled. Its name then stands for that one,
+	// whatever it stood for before.
+	Platform Platform
 	// Progress, if set, is called with the state of the download now and then, from
 	// another goroutine, one call at a time. It must not block.
 	Progress func(Progress)
@@ -55,8 +56,8 @@ func (im *Images) Pull(ctx context.Context, r PullRequest) (Image, error) {
 	if err != nil {
 		return Image{}, err
 	}
-	img, err := im.pulls.join(ctx, flightKey(named, r.Auth), r.Progress, func(ctx context.Context, progress func(Progress)) (Image, error) {
-		return im.pull(ctx, named, r.Auth, progress)
+	img, err := im.pulls.join(ctx, flightKey(named, r.Auth, r.Platform), r.Progress, func(ctx context.Context, progress func(Progress)) (Image, error) {
+		return im.pull(ctx, named, r, progress)
 	})
 	if err != nil {
 		return Image{}, fmt.Errorf("pull %s: %w", named, err)
@@ -66,12 +67,12 @@ func (im *Images) Pull(ctx context.Context, r PullRequest) (Image, error) {
 
 // pull pulls in a content process, which reaches the registry through a proxy of the
 // server's.
-func (im *Images) pull(ctx context.Context, named reference.Named, auth *Auth, progress func(Progress)) (img Image, err error) {
+func (im *Images) pull(ctx context.Context, named reference.Named, r PullRequest, progress func(Progress)) (img Image, err error) {
 	began := time.Now()
 	trace.Set(ctx, "image", named.String())
 	count := pullCount{began: began, observe: im.store.opts.Pulled}
 	err = im.transfer(ctx, func(t *transfer) error {
-		img, err = t.pull(named, auth, count.watch(progress))
+		img, err = t.pull(named, r, count.watch(progress))
 		return err
 	})
 	count.end(err)
@@ -82,7 +83,7 @@ func (im *Images) pull(ctx context.Context, named reference.Named, auth *Auth, p
 	return img, nil
 }
 
-func (t *transfer) pull(named reference.Named, auth *Auth, progress func(Progress)) (img Image, err error) {
+func (t *transfer) pull(named reference.Named, r PullRequest, progress func(Progress)) (img Image, err error) {
 	im := t.im
 	sys, err := im.registries.systemContext(t.tmp)
 	if err != nil {
@@ -96,7 +97,7 @@ func (t *transfer) pull(named reference.Named, auth *Auth, progress func(Progres
 	if err != nil {
 		return Image{}, err
 	}
-	if err := addCredentials(sys, named, auth, endpoints); err != nil {
+	if err := addCredentials(sys, named, r.Auth, endpoints); err != nil {
 		return Image{}, err
 	}
 	proxy, err := im.startProxy(t.ctx, endpoints)
@@ -111,12 +112,12 @@ func (t *transfer) pull(named reference.Named, auth *Auth, progress func(Progres
 		}
 	}()
 	_, step := trace.Start(t.ctx, "ask whether it has changed")
-	img, ok := t.unchanged(named, policy, proxy)
+	img, ok := t.unchanged(named, r.Platform, policy, proxy)
 	step.End(nil)
 	if ok {
 		return img, nil
 	}
-	job := contentJob{Pull: named.String(), Route: proxy.Route()}
+	job := contentJob{Pull: named.String(), Platform: r.Platform, Route: proxy.Route()}
 	for try := 0; ; try++ {
 		_, step := trace.Start(t.ctx, "fetch and unpack")
 		ids, err := t.runContent(job, contentRun{progress: progress, proxy: proxy})
@@ -193,7 +194,7 @@ func worthKeeping(err error) bool {
 // fromRegistry copies the image behind src into the store, unless it is there.
 func (t *worker) fromRegistry(sys *types.SystemContext, named reference.Named, src *openSource, progress func(Progress)) (Image, error) {
 	defer src.closeUnlessUsed()
-	if err := src.plain(t.ctx, sys, t.meter.limits); err != nil {
+	if err := src.plain(t.ctx, sys, t.meter.limits, t.platform); err != nil {
 		return Image{}, err
 	}
 	found, err := t.inspect(sys, src.source, named)
@@ -204,7 +205,7 @@ func (t *worker) fromRegistry(sys *types.SystemContext, named reference.Named, s
 	if err != nil {
 		return Image{}, err
 	}
-	if img, ok := upToDate(t.im.store, named, byDigest); ok && !t.anew {
+	if img, ok := upToDate(t.im.store, t.platform, named, byDigest); ok && !t.anew {
 		policy, err := t.im.registries.policy()
 		if err != nil {
 			return Image{}, err
@@ -240,8 +241,12 @@ func (t *worker) fromRegistry(sys *types.SystemContext, named reference.Named, s
 	return t.im.Get(t.ctx, img.ID)
 }
 
-// upToDate returns the image that has both names already.
-func upToDate(l *layerStore, names ...reference.Named) (Image, bool) {
+// upToDate returns the image that has both names already, if it runs here and is not asked
+// for by its platform: which of an index that is the index says.
+func upToDate(l *layerStore, platform Platform, names ...reference.Named) (Image, bool) {
+	if platform != (Platform{}) {
+		return Image{}, false
+	}
 	img, err := l.cs.Image(names[0].String())
 	if err != nil {
 		return Image{}, false
@@ -252,7 +257,7 @@ func upToDate(l *layerStore, names ...reference.Named) (Image, bool) {
 		}
 	}
 	out, err := l.describe(img)
-	return out, err == nil
+	return out, err == nil && out.RunsHere()
 }
 
 // copy runs containers/image's copy from src into the store. name may be nil:
@@ -339,7 +344,7 @@ func (t *worker) inspect(sys *types.SystemContext, src types.ImageSource, named 
 	}
 	instance, err := list.ChooseInstance(sys)
 	if err != nil {
-		return f, fmt.Errorf("%w: its index has no image for %s/%s: %w", ErrUnsupported, runtime.GOOS, runtime.GOARCH, err)
+		return f, fmt.Errorf("%w: its index has no image for %s: %w", ErrUnsupported, t.platform, err)
 	}
 	f.instance = &instance
 	return f, nil
@@ -412,9 +417,12 @@ func (t *worker) checkPlatform(sys *types.SystemContext, src types.ImageSource) 
 	if err := corruptConfig(err); err != nil {
 		return err
 	}
-	if config.OS != "" && !strings.EqualFold(config.OS, runtime.GOOS) || !runsHere(config.Architecture) {
-		return fmt.Errorf("%w: it is made for %s/%s, this machine is %s/%s", ErrUnsupported,
-			config.OS, config.Architecture, runtime.GOOS, runtime.GOARCH)
+	if made := (Image{OS: config.OS, Architecture: config.Architecture, Variant: config.Variant}); !t.platform.fits(made) {
+		asked := "this machine is"
+		if t.platform != (Platform{}) {
+			asked = "asked for is"
+		}
+		return fmt.Errorf("%w: it is made for %s/%s, %s %s", ErrUnsupported, config.OS, config.Architecture, asked, t.platform)
 	}
 	return nil
 }

@@ -13,7 +13,7 @@ import (
 // manifest that the image was pulled by. Only the manifest's digest is looked at, so no
 // content process is needed. The registry is asked in any case: whether the caller may
 // have the image is for it to say. What a policy has to verify is not unchanged.
-func (t *transfer) unchanged(named reference.Named, policy *signature.Policy, proxy *fetch.Proxy) (Image, bool) {
+func (t *transfer) unchanged(named reference.Named, platform Platform, policy *signature.Policy, proxy *fetch.Proxy) (Image, bool) {
 	if !acceptsAnything(policy) {
 		return Image{}, false
 	}
@@ -38,5 +38,5 @@ func (t *transfer) unchanged(named reference.Named, policy *signature.Policy, pr
 	if err != nil {
 		return Image{}, false
 	}
-	return upToDate(t.im.store, named, byDigest)
+	return upToDate(t.im.store, platform, named, byDigest)
 }

@@ -30,6 +30,9 @@ type contentJob struct {
 	Save   []string // names or IDs of images, for an archive
 	Format string   // of that
 
+	// Platform is what is pulled of an index.
+	Platform Platform
+
 	// Anew has an image pulled also where it is there.
 	Anew bool
 

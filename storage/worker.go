@@ -27,6 +27,8 @@ type worker struct {
 	cancel context.CancelCauseFunc
 	tmp    string
 	anew   bool // see contentJob
+	// platform is what is pulled of an index.
+	platform Platform
 	// pulling: what comes into tmp is the image's blobs.
 	pulling bool
 
@@ -108,7 +110,7 @@ func (t *worker) open(job contentJob) (err error) {
 	if l.cs, err = cstorage.GetStore(l.storeOptions()); err != nil {
 		return fmt.Errorf("%w: open %s: %w", ErrNotUsable, job.Options.Root, err)
 	}
-	t.im, t.pulling, t.anew = newImages(l), job.Pull != "", job.Anew
+	t.im, t.pulling, t.anew, t.platform = newImages(l), job.Pull != "", job.Anew, job.Platform
 	// The server has read the same configuration, and warned.
 	t.im.registries.log = slog.New(slog.DiscardHandler)
 	t.meter = &meter{ctx: t.ctx, limits: job.Options.Limits}
@@ -132,6 +134,9 @@ func (t *worker) systemContext() (*types.SystemContext, error) {
 	sys, err := t.im.registries.systemContext(t.tmp)
 	if err == nil {
 		noCredentials(sys)
+		if p := t.platform; p != (Platform{}) {
+			sys.OSChoice, sys.ArchitectureChoice, sys.VariantChoice = p.OS, p.Architecture, p.Variant
+		}
 	}
 	return sys, err
 }

@@ -26,7 +26,7 @@ func newImage(a *app) *cobra.Command {
 	ls.Use, ls.Aliases = "ls [flags] [NAME]", []string{"list"}
 	rm := newRmi(a)
 	rm.Use = "rm [flags] IMAGE..."
-	for _, c := range []*cobra.Command{ls, rm, newPull(a), newPush(a), newTag(a), newSave(a), newLoad(a.flags), newHistory(a), newImagePrune(a), newImageExists(a)} {
+	for _, c := range []*cobra.Command{ls, rm, newPull(a), newPush(a), newTag(a), newSave(a), newLoad(a.flags), newHistory(a), newInspectOf(a, "image"), newImagePrune(a), newImageExists(a)} {
 		if c.Args != nil {
 			c.Args = usageArgs(c.Args)
 		}

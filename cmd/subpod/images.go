@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/client"
 )
 
@@ -28,8 +29,14 @@ type imageRow struct {
 }
 
 func newImages(a *app) *cobra.Command {
-	var quiet bool
+	var quiet, noTrunc, all bool
 	var out *format
+	id := func(full string) string {
+		if noTrunc {
+			return full
+		}
+		return shortID(full)
+	}
 	cmd := &cobra.Command{
 		Use:     "images [flags] [NAME]",
 		Short:   "List images",
@@ -48,8 +55,8 @@ func newImages(a *app) *cobra.Command {
 				for _, r := range rows {
 					ids = append(ids, r.ID)
 				}
-				for _, id := range slices.Compact(ids) {
-					fmt.Fprintln(cmd.OutOrStdout(), id)
+				for _, full := range slices.Compact(ids) {
+					fmt.Fprintln(cmd.OutOrStdout(), id(full))
 				}
 				return nil
 			}
@@ -60,7 +67,7 @@ func newImages(a *app) *cobra.Command {
 					}
 					return r.Name
 				}},
-				{"IMAGE ID", func(r imageRow) string { return shortID(r.ID) }},
+				{"IMAGE ID", func(r imageRow) string { return id(r.ID) }},
 				{"CREATED", func(r imageRow) string { return ago(r.Created) }},
 				{"SIZE", func(r imageRow) string { return bytesText(r.Size) }},
 			})
@@ -70,6 +77,8 @@ func newImages(a *app) *cobra.Command {
 	out = addFormat(cmd)
 	out.addGoFormat(cmd, "")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "IDs only")
+	cmd.Flags().BoolVar(&noTrunc, "no-trunc", false, "show whole IDs")
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "accepted, without effect: all images are listed")
 	cmd.Flags().BoolVarP(&out.noHeading, "noheading", "n", false, "leave out the line of titles")
 	return cmd
 }
@@ -132,6 +141,7 @@ type verboseImage struct {
 	Digest       string            `json:"digest"`
 	OS           string            `json:"os"`
 	Architecture string            `json:"architecture"`
+	Variant      string            `json:"variant"`
 	Created      time.Time         `json:"created"`
 	Labels       map[string]string `json:"labels"`
 	ImageSpec    struct {
@@ -154,17 +164,27 @@ func imageInfo(ctx context.Context, c *client.Client, ref string) (verboseImage,
 
 func newPull(a *app) *cobra.Command {
 	var quiet bool
+	var of platformFlags
 	cmd := &cobra.Command{
 		Use:   "pull [flags] IMAGE...",
 		Short: "Pull images from a registry",
 		Long: `Pulls images with the credentials in auth.json (see "subpod login"). The files
-registries.conf, policy.json and certs.d are shared with Podman and Buildah.`,
-		Example: "  subpod pull busybox\n  subpod pull quay.io/podman/hello:latest",
+registries.conf, policy.json and certs.d are shared with Podman and Buildah. Of an image
+for several platforms what fits this machine is pulled, or what --platform asks for: its
+name stands for that one then.`,
+		Example: "  subpod pull busybox\n  subpod pull quay.io/podman/hello:latest\n  subpod pull --platform linux/arm64 busybox",
 		Args:    atLeast(1),
 		RunE: a.runStarting(func(cmd *cobra.Command, conn *connection, args []string) error {
-			return each(args, func(ref string) error { return pull(cmd.Context(), conn.Client, ref, quiet) })
+			platform, err := of.asked()
+			if err != nil {
+				return err
+			}
+			return each(args, func(ref string) error {
+				return pull(cmd.Context(), conn.Client, &api.PullRequest{Ref: strings.TrimPrefix(ref, "docker://"), Platform: platform}, quiet)
+			})
 		}),
 	}
+	of.add(cmd.Flags())
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "do not show progress")
 	return cmd
 }

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -23,18 +25,38 @@ type inspected struct {
 	Explain []string        `json:"explain,omitempty"`
 	Status  json.RawMessage `json:"status"`
 	Info    json.RawMessage `json:"info,omitempty"`
+
+	fields any // what --format sees, with the names of Podman and Docker
 }
 
-func newInspect(a *app) *cobra.Command {
+// MarshalJSON puts the fields that Podman and Docker have in front of subpod's own.
+func (i inspected) MarshalJSON() ([]byte, error) {
+	type own inspected
+	theirs, err := json.Marshal(i.fields)
+	if err != nil {
+		return nil, err
+	}
+	var ours bytes.Buffer
+	e := json.NewEncoder(&ours)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(own(i)); err != nil {
+		return nil, err
+	}
+	return append(append(theirs[:len(theirs)-1:len(theirs)-1], ','), ours.Bytes()[1:]...), nil
+}
+
+func newInspect(a *app) *cobra.Command { return newInspectOf(a, "") }
+
+// newInspectOf returns the command for objects of a kind; "" is any.
+func newInspectOf(a *app, kind string) *cobra.Command {
 	var out *format
-	var kind string
 	cmd := &cobra.Command{
 		Use:   "inspect [flags] NAME|ID...",
 		Short: "Show details of a container, pod or image",
 		Long: `Shows all details of an object, and explains which host IDs the IDs in the container
 are mapped to, how its root file system is mounted and how it is connected to the
-network.`,
-		Example: "  subpod inspect web\n  subpod inspect --type image busybox\n  subpod inspect -o 'go-template={{index .explain 0}}' web",
+network. Fields that Podman and Docker have are there by their names, for --format, too.`,
+		Example: "  subpod inspect web\n  subpod inspect -f '{{.State.Status}} {{.NetworkSettings.IPAddress}}' web\n  subpod inspect --type image busybox\n  subpod inspect -o 'go-template={{index .explain 0}}' web",
 		Args:    atLeast(1),
 		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) error {
 			if err := out.check(); err != nil {
@@ -53,6 +75,9 @@ network.`,
 				}
 				list = append(list, item)
 			}
+			if out.goFormat != "" && out.goFormat != "json" {
+				return printInspected(cmd.OutOrStdout(), out.goFormat, list)
+			}
 			if out.value == "table" {
 				for _, item := range list {
 					fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", item.Kind, plain(item.Name))
@@ -67,11 +92,30 @@ network.`,
 		ValidArgsFunction: a.completeBoth,
 	}
 	out = addFormat(cmd)
+	out.addGoFormat(cmd, "f")
 	must(cmd.Flags().Set("output", "json"))
 	cmd.Flags().Lookup("output").DefValue = "json"
 	cmd.Flags().Lookup("output").Usage = "output format: json, yaml, table (only the explanation), or go-template=TEMPLATE"
-	cmd.Flags().StringVar(&kind, "type", "", "container, pod or image (default: the first of these that has the name)")
+	cmd.Flags().StringVarP(&kind, "type", "t", kind, "container, pod or image (default: the first of these that has the name)")
 	return cmd
+}
+
+// printInspected prints objects by a template, a line each.
+func printInspected(w io.Writer, text string, list []inspected) error {
+	tmpl, err := parseTemplate(goTemplate(text))
+	if err != nil {
+		return err
+	}
+	for _, item := range list {
+		var line strings.Builder
+		if err := tmpl.Execute(&line, item.fields); err != nil {
+			return usagef("--format: %v; \"subpod inspect %s\" shows the fields", err, item.Name)
+		}
+		if _, err := fmt.Fprintln(w, line.String()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func inspect(ctx context.Context, c *client.Client, ref, kind string) (inspected, error) {
@@ -135,6 +179,9 @@ func inspectContainer(ctx context.Context, c *client.Client, ref string) (inspec
 	var facts containerFacts
 	if err := json.Unmarshal(out.Info, &facts); err != nil {
 		return out, fmt.Errorf("decode the status of container %s: %w", x.Id, err)
+	}
+	if out.fields, err = containerFields(ctx, c, x, st.Status, out.Info); err != nil {
+		return out, err
 	}
 	node, err := readNode(ctx, c)
 	if err != nil {
@@ -234,6 +281,9 @@ func inspectPod(ctx context.Context, c *client.Client, ref string) (inspected, e
 		return inspected{}, err
 	}
 	out := inspected{Kind: "pod", Name: client.PodName(p), Status: protoJSON(st.Status), Info: json.RawMessage(st.Info["info"])}
+	if out.fields, err = podFields(ctx, c, st.Status, out.Info); err != nil {
+		return out, err
+	}
 	state := "ready"
 	if p.State != runtimeapi.PodSandboxState_SANDBOX_READY {
 		state = "not ready: it is stopped"
@@ -254,5 +304,6 @@ func inspectImage(ctx context.Context, c *client.Client, ref string) (inspected,
 	}
 	out := inspected{Kind: "image", Name: ref, Status: protoJSON(st.Image), Info: json.RawMessage(st.Info["info"])}
 	out.Explain = append(out.Explain, "size: "+bytesText(st.Image.Size)+" unpacked", "names: "+strings.Join(st.Image.RepoTags, ", "))
-	return out, nil
+	out.fields, err = imageFields(st.Image, out.Info)
+	return out, err
 }

@@ -121,7 +121,7 @@ func showLog(ctx context.Context, c *client.Client, ref string, o logs.Options, 
 	if o.Follow && o.Ended == nil {
 		waited, cancel := context.WithCancel(ctx)
 		defer cancel()
-		o.Ended = waitForRun(waited, c, x.Id).hasEnded
+		o.Ended = waitForRun(waited, c, x.Id, x.Metadata.GetAttempt()).hasEnded
 	}
 	if !o.Follow || o.Tail < 0 { // the older half of a log that has reached its bound
 		old := o

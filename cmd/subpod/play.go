@@ -13,6 +13,7 @@ import (
 
 	"github.com/subpod/subpod/cmd/internal/kube"
 	"github.com/subpod/subpod/cmd/internal/play"
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/tree"
 	"github.com/subpod/subpod/rootless"
 )
@@ -149,7 +150,9 @@ func (o *playOptions) options(conn *connection) play.Options {
 			defer mu.Unlock()
 			fmt.Fprintln(os.Stderr, plainLines(fmt.Sprintf(format, args...)))
 		},
-		Pull:   func(ctx context.Context, ref string) error { return pull(ctx, conn.Client, ref, o.quiet) },
+		Pull: func(ctx context.Context, ref string) error {
+			return pull(ctx, conn.Client, &api.PullRequest{Ref: ref}, o.quiet)
+		},
 		Remove: func(ctx context.Context, dir string) error { return removeTree(ctx, conn, dir) },
 	}
 	if o.logs {

@@ -3,7 +3,9 @@ package main
 import (
 	"errors"
 	"os"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -49,6 +51,9 @@ func podmanRows(t *testing.T) []podmanRow {
 		switch {
 		case section == "kube play":
 			r.command = "play"
+		case section == "Other commands":
+			r.command = strings.Trim(cells[0], "`")
+			cells = cells[1:]
 		case section == "volume" || section == "network":
 			r.command += " " + strings.Trim(cells[0], "`")
 			cells = cells[1:]
@@ -122,6 +127,75 @@ func checkFlags(t *testing.T, cmd *cobra.Command, r podmanRow) {
 			t.Errorf("%s %s: it is refused as an unknown flag, without the reason", r.command, name)
 		case r.here != "refused" && (f == nil || isRefused):
 			t.Errorf("%s %s: the table says %s, and there is no such flag", r.command, name, r.here)
+		}
+	}
+}
+
+// scriptLines returns the lines of the scripts of tests/cli that run subpod, each from its
+// command on, and those of the tests in the virtual machine and with a terminal.
+func scriptLines(t *testing.T) []string {
+	t.Helper()
+	var lines []string
+	for _, pattern := range []string{"../../tests/cli/testdata/*/*.txtar", "../../tests/cli/*_test.go", "../../tests/vm/*_test.go", "../../tests/crash/*_test.go"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: %v, %v", pattern, files, err)
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for line := range strings.Lines(string(text)) {
+				if strings.HasSuffix(file, ".go") { // "run", "-it", …
+					lines = append(lines, strings.NewReplacer(`", "`, " ", `"`, " ").Replace(line))
+					continue
+				}
+				if line = strings.TrimSpace(line); strings.HasPrefix(line, "#") {
+					continue
+				}
+				lines = append(lines, strings.Split(line, "subpod ")[1:]...)
+			}
+		}
+	}
+	return lines
+}
+
+// uses returns what a line must have that uses a flag by one of its names.
+func uses(flags []string) *regexp.Regexp {
+	var names []string
+	for _, f := range flags {
+		if long, ok := strings.CutPrefix(f, "--"); ok {
+			names = append(names, `--`+long+`([ =]|$)`)
+		} else {
+			names = append(names, `-[a-zA-Z]*`+f[1:]+`[^ -]*( |$)`)
+		}
+	}
+	return regexp.MustCompile(`(^|[ '"])(` + strings.Join(names, "|") + `)`)
+}
+
+// TestPodmanFlagsTested ties the tables to tests: what is the same or differs is used by a
+// script of its command. That the script asserts the effect is for its author to see to.
+func TestPodmanFlagsTested(t *testing.T) {
+	lines := scriptLines(t)
+	for _, r := range podmanRows(t) {
+		if r.here == "refused" || slices.Contains(r.flags, "--help") {
+			continue // TestPodmanFlags; and help.txtar
+		}
+		flag := uses(r.flags)
+		tested := slices.ContainsFunc(lines, func(line string) bool {
+			_, args, found := strings.Cut(" "+line+" ", " "+r.command+" ")
+			if !found && r.command == "run" { // "create" has the same flags, and tests have tables of them
+				_, args, found = strings.Cut(" "+line+" ", " create ")
+				found = found || strings.Contains(line, "-") && !strings.Contains(line, "subpod")
+				if args == "" {
+					args = line
+				}
+			}
+			return found && (len(r.flags) == 0 || flag.MatchString(args))
+		})
+		if !tested {
+			t.Errorf("%s %s: it is in no script of tests/cli", r.command, strings.Join(r.flags, ", "))
 		}
 	}
 }

@@ -14,15 +14,15 @@ import (
 // pull pulls an image and shows the progress on standard error: a bar on a
 // terminal, else an occasional line. Standard output stays free for the command
 // that is run.
-func pull(ctx context.Context, c *client.Client, ref string, quiet bool) error {
-	p := &progress{ref: ref, began: time.Now(), live: isTerminal(os.Stderr)}
+func pull(ctx context.Context, c *client.Client, req *api.PullRequest, quiet bool) error {
+	p := &progress{ref: req.Ref, began: time.Now(), live: isTerminal(os.Stderr)}
 	show := p.show
 	if quiet {
 		show = nil
 	} else {
 		p.start()
 	}
-	id, err := c.Pull(ctx, ref, show)
+	id, err := c.Pull(ctx, req, show)
 	if !quiet {
 		p.end(id, err)
 	}

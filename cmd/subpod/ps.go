@@ -128,7 +128,7 @@ func (o *psFlags) run(cmd *cobra.Command, conn *connection) error {
 }
 
 func (o *psFlags) id(id string) string {
-	if o.noTrunc || o.quiet {
+	if o.noTrunc {
 		return id
 	}
 	return shortID(id)
@@ -240,6 +240,7 @@ func podPorts(ctx context.Context, c *client.Client, id string) ([]string, error
 // contains.
 type sandboxConfig struct {
 	LogDirectory string `json:"log_directory"`
+	Hostname     string `json:"hostname"`
 	PortMappings []struct {
 		HostIP        string `json:"host_ip"`
 		HostPort      int32  `json:"host_port"`

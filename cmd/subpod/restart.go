@@ -85,16 +85,16 @@ func startAttached(ctx context.Context, conn *connection, ref string) error {
 	if x.State == runtimeapi.ContainerState_CONTAINER_RUNNING {
 		return fmt.Errorf("container %s is running; see \"subpod attach %s\"", x.Name(), ref)
 	}
-	since := time.Now()
+	since, attempt := time.Now(), x.Metadata.GetAttempt()
+	if x.State == runtimeapi.ContainerState_CONTAINER_EXITED {
+		attempt++
+	}
 	if err := client.Start(ctx, conn.Client, x.PodSandboxId, x.Id); err != nil {
 		return err
 	}
-	run := waitForRun(ctx, conn.Client, x.Id)
+	run := waitForRun(ctx, conn.Client, x.Id, attempt)
 	s := &session{client: conn.Client, containerID: x.Id}
 	s.forwardSignals(ctx)
-	if run.attempt = x.Metadata.GetAttempt(); x.State == runtimeapi.ContainerState_CONTAINER_EXITED {
-		run.attempt++
-	}
 	o := logs.Options{
 		Tail: -1, Since: since, Follow: true, Ended: run.hasEnded,
 		Skip: func(line time.Time) bool { return run.isLater(ctx, line) },
@@ -120,13 +120,14 @@ type oneRun struct {
 	err     error
 }
 
-// waitForRun waits for the end of the present run, also across a restart of the server.
-func waitForRun(ctx context.Context, c *client.Client, id string) *oneRun {
-	r := &oneRun{client: c, id: id, ended: make(chan struct{})}
+// waitForRun waits for the end of the run with that number, also across a restart of the
+// server, and when others have begun since.
+func waitForRun(ctx context.Context, c *client.Client, id string, attempt uint32) *oneRun {
+	r := &oneRun{client: c, id: id, attempt: attempt, ended: make(chan struct{})}
 	go func() {
 		defer close(r.ended)
 		for {
-			r.exit, r.err = c.Wait(ctx, id)
+			r.exit, r.err = c.Wait(ctx, id, &attempt)
 			if r.err == nil || client.IsNotFound(r.err) {
 				return
 			}
@@ -181,16 +182,26 @@ func (r *oneRun) afterEnd(line time.Time) bool {
 
 func newRestart(a *app) *cobra.Command {
 	var timeout int64
+	var all, running bool
 	cmd := &cobra.Command{
 		Use:   "restart [flags] CONTAINER|POD...",
 		Short: "Stop containers or pods, and start them",
 		Long: `Stops what runs as "subpod stop" does, and starts it as "subpod start" does. The pod
 keeps its address and host ports.`,
-		Example: "  subpod restart web\n  subpod restart -t 0 web db",
-		Args:    atLeast(1),
+		Example: "  subpod restart web\n  subpod restart -t 0 web db\n  subpod restart --running",
+		Args: func(cmd *cobra.Command, args []string) error {
+			none := all || running
+			return argsOrAll(&none)(cmd, args)
+		},
 		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) error {
 			if timeout < 0 {
 				return usagef("invalid -t %d: it must not be negative", timeout)
+			}
+			if all || running {
+				var err error
+				if args, err = runningContainers(cmd.Context(), conn.Client, all); err != nil {
+					return err
+				}
 			}
 			return each(args, func(ref string) error {
 				pod, id, err := startable(cmd.Context(), conn, ref)
@@ -207,22 +218,30 @@ keeps its address and host ports.`,
 		ValidArgsFunction: a.completeBoth,
 	}
 	cmd.Flags().Int64VarP(&timeout, "time", "t", 10, "seconds to wait before SIGKILL")
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "all containers")
+	cmd.Flags().BoolVar(&running, "running", false, "all containers that run")
 	return cmd
 }
 
 func newKill(a *app) *cobra.Command {
 	var name string
+	var all bool
 	cmd := &cobra.Command{
 		Use:   "kill [flags] CONTAINER...",
 		Short: "Send a signal to containers",
 		Long: `Sends SIGKILL, or another signal, to the first process of containers. One that is ended
 by SIGKILL or by its stop signal is not restarted, whatever its restart policy.`,
 		Example: "  subpod kill web\n  subpod kill -s HUP web",
-		Args:    atLeast(1),
+		Args:    argsOrAll(&all),
 		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) error {
 			sig, err := parseSignal(name)
 			if err != nil {
 				return err
+			}
+			if all {
+				if args, err = runningContainers(cmd.Context(), conn.Client, false); err != nil {
+					return err
+				}
 			}
 			return each(args, func(ref string) error {
 				t, err := find(cmd.Context(), conn.Client, ref)
@@ -251,6 +270,7 @@ by SIGKILL or by its stop signal is not restarted, whatever its restart policy.`
 		}),
 		ValidArgsFunction: a.completeBoth,
 	}
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "all containers that run")
 	cmd.Flags().StringVarP(&name, "signal", "s", "KILL", "signal, by its name or number")
 	return cmd
 }
@@ -284,7 +304,7 @@ that has. A container that is restarted later has exited all the same.`,
 				if err != nil {
 					return err
 				}
-				exit, err := conn.Wait(cmd.Context(), x.Id)
+				exit, err := conn.Wait(cmd.Context(), x.Id, nil)
 				if err != nil {
 					return err
 				}

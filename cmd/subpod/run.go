@@ -77,24 +77,13 @@ func (o *runOptions) run(ctx context.Context, conn *connection, args []string) (
 	if err := checkIDFile("--cidfile", o.cidFile); err != nil {
 		return err
 	}
-	switch {
-	case o.name == "":
-		o.name = newName(args[0])
-	case o.replace && o.joins():
-		// The container of that pod; a pod may have the same name.
-		if err := remove(ctx, conn, o.pod+"/"+o.name, true); err != nil && !client.IsNotFound(err) && !errors.Is(err, client.ErrNotFound) {
-			return err
-		}
-	case o.replace:
-		if err := removeNamed(ctx, conn, o.name); err != nil {
-			return err
-		}
-	case o.pod == "":
-		if err := checkName(ctx, conn.Client, o.name); err != nil {
-			return err // before anything is pulled or created; the server decides
-		}
+	if err := nameFor(ctx, conn, o, args[0]); err != nil {
+		return err
 	}
 	if err := o.warnings(ctx, conn.Client); err != nil {
+		return err
+	}
+	if err := ofPlatform(ctx, conn, o, args[0]); err != nil {
 		return err
 	}
 	pod, ctr, err := o.configs(conn.config, args)
@@ -102,7 +91,7 @@ func (o *runOptions) run(ctx context.Context, conn *connection, args []string) (
 		return err
 	}
 	if o.pull == "always" || o.pull == "newer" {
-		err := pull(ctx, conn.Client, args[0], o.quiet)
+		err := o.pullImage(ctx, conn.Client, args[0])
 		if err != nil && (o.pull == "always" || !hasImage(ctx, conn.Client, args[0])) {
 			return err
 		}
@@ -122,7 +111,13 @@ func (o *runOptions) run(ctx context.Context, conn *connection, args []string) (
 		}
 	}()
 	if client.HasReason(err, api.ReasonImageNotFound) && o.pull != "never" {
-		if err := pull(ctx, conn.Client, args[0], o.quiet); err != nil {
+		if err := o.pullImage(ctx, conn.Client, args[0]); err != nil {
+			return err
+		}
+		exit, err = o.session(ctx, conn.Client, pod, ctr)
+	}
+	if client.HasReason(err, api.ReasonForeignImage) {
+		if err := foreign(ctx, conn.Client, o, args[0], ctr, err); err != nil {
 			return err
 		}
 		exit, err = o.session(ctx, conn.Client, pod, ctr)
@@ -142,6 +137,29 @@ func (o *runOptions) run(ctx context.Context, conn *connection, args []string) (
 	}
 	if exit.Code != 0 {
 		return exitStatus(exit.Code)
+	}
+	return nil
+}
+
+// nameFor sees to it that the name of the container is free, before anything is pulled or
+// created; the server decides.
+func nameFor(ctx context.Context, conn *connection, o *runOptions, image string) error {
+	switch {
+	case o.name == "":
+		o.name = newName(image)
+	case o.replace && o.joins():
+		// The container of that pod; a pod may have the same name.
+		if err := remove(ctx, conn, o.pod+"/"+o.name, true); err != nil && !client.IsNotFound(err) && !errors.Is(err, client.ErrNotFound) {
+			return err
+		}
+	case o.replace:
+		if err := removeNamed(ctx, conn, o.name); err != nil {
+			return err
+		}
+	case o.pod == "":
+		if err := checkName(ctx, conn.Client, o.name); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -16,7 +16,6 @@ type moreOptions struct {
 	attach, unsetEnv                            []string
 	init, publishAll, replace, removeImage      bool
 	unsetAll, envHost, sigProxy, readOnlyTmpfs  bool
-	platform, arch, os, variant                 string
 	shmSize, memorySwap, memoryReservation      string
 	cpusetCPUs, cpusetMems, cgroupParent        string
 	stopSignal, umask, tz, cidFile              string
@@ -26,6 +25,10 @@ type moreOptions struct {
 	cpuShares                                   uint64
 	oomScoreAdj                                 int64
 	health                                      healthOptions
+
+	platformFlags
+	wanted   string // the platform that they ask for
+	emulated bool   // it is run by an emulator
 
 	given func(flag string) bool // whether a flag was given
 	podID string                 // that of the pod which --pod names
@@ -88,10 +91,7 @@ func (o *moreOptions) addLifeFlags(f *pflag.FlagSet) {
 	f.BoolVar(&o.init, "init", false, "run an init process, which forwards signals and reaps processes")
 	f.StringVar(&o.stopSignal, "stop-signal", "", "signal that stops the container (default: the image's, else SIGTERM)")
 	f.Int64Var(&o.stopTimeout, "stop-timeout", 10, "seconds that \"stop\" waits before it kills the container")
-	f.StringVar(&o.platform, "platform", "", "OS/ARCH[/VARIANT] of the image to pull")
-	f.StringVar(&o.arch, "arch", "", "architecture of the image to pull")
-	f.StringVar(&o.os, "os", "", "operating system of the image to pull")
-	f.StringVar(&o.variant, "variant", "", "variant of the architecture of the image to pull")
+	o.platformFlags.add(f)
 	f.StringVar(&o.cidFile, "cidfile", "", "write the container's ID to this new file")
 	f.StringVar(&o.logDriver, "log-driver", "k8s-file", "k8s-file (json-file means the same) or none")
 	f.StringArrayVar(&o.logOpts, "log-opt", nil, "max-size=SIZE of the log (default 100m with -d; -1 for no bound)")

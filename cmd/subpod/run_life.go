@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -43,8 +42,6 @@ func (o *runOptions) checkLife() error {
 		return usagef("--rmi is refused with -d: %sthis command removes the image, and has ended by then", notYet)
 	case o.replace && o.name == "":
 		return usagef("--replace needs --name")
-	case o.platform != "" && (o.arch != "" || o.os != "" || o.variant != ""):
-		return usagef("--platform excludes --arch, --os and --variant")
 	case o.joins() && o.remove && o.detach:
 		return usagef("--rm is refused with -d and --pod: %sonly whole pods are removed by the daemon", notYet)
 	case len(o.attach) > 0 && o.detach:
@@ -73,7 +70,9 @@ func (o *runOptions) checkLife() error {
 	default:
 		return usagef("invalid --log-driver %q: expected k8s-file or none", o.logDriver)
 	}
-	return o.checkPlatform()
+	var err error
+	o.wanted, err = o.asked()
+	return err
 }
 
 // joins reports whether the container is made in a pod that is there.
@@ -82,38 +81,9 @@ func (o *moreOptions) joins() bool { return o.pod != "" && !strings.HasPrefix(o.
 // ofPod are the flags that a pod gets when it is made.
 var ofPod = []string{"publish", "publish-all", "hostname", "network", "net", "network-alias", "egress", "ip", "ip6", "mac-address", "add-host", "dns", "dns-search", "dns-option", "dns-opt", "sysctl", "shm-size", "userns", "ipc", "uts", "cgroup-parent", "runtime"}
 
-// checkPlatform refuses platforms that this machine does not run: the server chooses
-// what fits best of those that it does.
-func (o *moreOptions) checkPlatform() error {
-	system, arch := o.os, o.arch
-	if o.platform != "" {
-		parts := strings.Split(o.platform, "/")
-		if len(parts) > 3 || slices.Contains(parts, "") {
-			return usagef("invalid --platform %q: expected OS/ARCH[/VARIANT]", o.platform)
-		}
-		system = parts[0]
-		if len(parts) > 1 {
-			arch = parts[1]
-		}
-	}
-	switch {
-	case system != "" && system != runtime.GOOS:
-		return usagef("--platform %s is refused: only images for %s run here", o.platform, runtime.GOOS)
-	case arch != "" && !slices.Contains(architectures[runtime.GOARCH], strings.ToLower(arch)):
-		return usagef("the platform %s/%s is refused: %sonly images for this machine's architecture (%s) are pulled", runtime.GOOS, arch, notYet, runtime.GOARCH)
-	}
-	return nil
-}
-
-// architectures are the names of what runs on an architecture without emulation.
-var architectures = map[string][]string{
-	"amd64": {"amd64", "x86_64", "x86-64"},
-	"arm64": {"arm64", "aarch64"},
-}
-
 // fillLife sets what happens to the container and its output.
 func (o *runOptions) fillLife(pod *runtimeapi.PodSandboxConfig, ctr *runtimeapi.ContainerConfig, options *api.ContainerOptions) (err error) {
-	options.Init = o.init
+	options.Init, options.Emulated = o.init, o.emulated
 	if o.given("stop-timeout") {
 		options.StopTimeout = &o.stopTimeout
 	}
@@ -231,7 +201,7 @@ func (o *runOptions) prepare(ctx context.Context, conn *connection, image string
 	}
 	if o.publishAll {
 		if !hasImage(ctx, conn.Client, image) && o.pull != "never" {
-			if err := pull(ctx, conn.Client, image, o.quiet); err != nil {
+			if err := o.pullImage(ctx, conn.Client, image); err != nil {
 				return err
 			}
 		}

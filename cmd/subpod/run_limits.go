@@ -23,6 +23,15 @@ func parseSize(flag, value string) (int64, error) {
 	return n, nil
 }
 
+// maxCPUs is more than any machine has: more would be no limit, and no quota either.
+const maxCPUs = 1 << 20
+
+func validCPUs(n float64) bool { return n >= 0 && n <= maxCPUs } // not NaN
+
+func invalidCPUs(n float64) error {
+	return usagef("invalid --cpus %v: expected a number of CPUs such as 1.5", n)
+}
+
 func (o *runOptions) fillLimits(ctr *runtimeapi.ContainerConfig) error {
 	res := &runtimeapi.LinuxContainerResources{
 		CpuShares: int64(min(o.cpuShares, math.MaxInt64)), CpuPeriod: o.cpuPeriod, CpuQuota: o.cpuQuota,

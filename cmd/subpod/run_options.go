@@ -99,8 +99,8 @@ func (o *runOptions) check() error {
 		return usagef("-d and --ephemeral-node exclude each other: the container would be stopped with the node at once")
 	case o.network != "pod" && len(o.ports) > 0:
 		return usagef("-p cannot be combined with --network %s: only a pod with a network of its own has port mappings", o.network)
-	case o.cpus < 0:
-		return usagef("invalid --cpus %v: it must not be negative", o.cpus)
+	case !validCPUs(o.cpus):
+		return invalidCPUs(o.cpus)
 	case o.tty && !o.detach && o.interactive && !isTerminal(os.Stdin):
 		return usagef("-t: standard input is not a terminal; omit -t to use a pipe")
 	}

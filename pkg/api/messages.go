@@ -36,6 +36,8 @@ type LoadedImage struct {
 // PullRequest names an image to pull, with the credentials of auth.json.
 type PullRequest struct {
 	Ref string `json:"ref"`
+	// Platform is OS/ARCHITECTURE[/VARIANT] of the image; empty is what fits this machine.
+	Platform string `json:"platform,omitempty"`
 }
 
 // PullEvent is the progress of a pull; the last one has the image's ID.
@@ -115,6 +117,9 @@ type LogoutRequest struct {
 // WaitRequest names a container by its full ID.
 type WaitRequest struct {
 	ContainerID string `json:"containerId"`
+	// Attempt is the run to wait for, by the number that the CRI gives it; nil is the
+	// present one. It may have ended, and others since.
+	Attempt *uint32 `json:"attempt,omitempty"`
 }
 
 // WaitResponse is how the container ended.

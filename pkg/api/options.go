@@ -41,6 +41,9 @@ type ContainerOptions struct {
 	// LogMax bounds the container's log in bytes: the older half of what is kept goes
 	// when the newer half is full. 0 is no bound.
 	LogMax int64 `json:"logMax,omitempty"`
+	// Emulated says that programs of another architecture than this machine's are run by an
+	// emulator: without it an image for one is refused.
+	Emulated bool `json:"emulated,omitempty"`
 	// Health is a check that the server runs in the container.
 	Health *Health `json:"health,omitempty"`
 }

@@ -40,10 +40,22 @@ type StartRequest struct {
 	Grace int64 `json:"grace,omitempty"`
 }
 
+// PreStopRequest names a container by its full ID.
+type PreStopRequest struct {
+	ContainerID string `json:"containerId"`
+}
+
 // PauseRequest names a container by its full ID.
 type PauseRequest struct {
 	ContainerID string `json:"containerId"`
 	Resume      bool   `json:"resume,omitempty"`
+}
+
+// SetRestartRequest names a container by its full ID. Restart is a restart policy, as of
+// RunRequest.
+type SetRestartRequest struct {
+	ContainerID string `json:"containerId"`
+	Restart     string `json:"restart"`
 }
 
 // RenameRequest names a pod by its full ID.

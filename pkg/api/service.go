@@ -26,6 +26,7 @@ const (
 	ReasonCommandNotFound      = "CommandNotFound"
 	ReasonCommandNotExecutable = "CommandNotExecutable"
 	ReasonImageNotFound        = "ImageNotFound"
+	ReasonForeignImage         = "ForeignImage"
 	ReasonNotLoggedIn          = "NotLoggedIn"
 	ReasonNameTaken            = "NameTaken" // another object of the runtime has the name
 )
@@ -68,8 +69,12 @@ type Server interface {
 	Restart(context.Context, *StartRequest) (*Empty, error)
 	// Pause freezes the processes of a container, or lets them go on.
 	Pause(context.Context, *PauseRequest) (*Empty, error)
+	// PreStop runs the preStop hook of a container of Play, before its user stops it.
+	PreStop(context.Context, *PreStopRequest) (*Empty, error)
 	// Rename gives a pod of "subpod run" another name.
 	Rename(context.Context, *RenameRequest) (*Empty, error)
+	// SetRestart changes the restart policy of a container of "subpod run".
+	SetRestart(context.Context, *SetRestartRequest) (*Empty, error)
 	// Top lists a container's processes.
 	Top(context.Context, *TopRequest) (*TopResponse, error)
 	// Session joins a client's streams to a container or a pod's port.
@@ -122,7 +127,9 @@ func Register(s grpc.ServiceRegistrar, impl Server) {
 			{MethodName: "Start", Handler: unary("Start", impl.Start)},
 			{MethodName: "Restart", Handler: unary("Restart", impl.Restart)},
 			{MethodName: "Pause", Handler: unary("Pause", impl.Pause)},
+			{MethodName: "PreStop", Handler: unary("PreStop", impl.PreStop)},
 			{MethodName: "Rename", Handler: unary("Rename", impl.Rename)},
+			{MethodName: "SetRestart", Handler: unary("SetRestart", impl.SetRestart)},
 			{MethodName: "Top", Handler: unary("Top", impl.Top)},
 			{MethodName: "CopyInfo", Handler: unary("CopyInfo", impl.CopyInfo)},
 			{MethodName: "CreateVolume", Handler: unary("CreateVolume", impl.CreateVolume)},

@@ -117,8 +117,8 @@ func (c *Client) LoadStream(ctx context.Context, kind, ref string, archive io.Re
 }
 
 // Pull pulls an image and returns its ID; progress may be nil.
-func (c *Client) Pull(ctx context.Context, ref string, progress func(*api.PullEvent)) (id string, err error) {
-	err = api.Receive(ctx, c.conn, "Pull", &api.PullRequest{Ref: ref}, func(e *api.PullEvent) error {
+func (c *Client) Pull(ctx context.Context, req *api.PullRequest, progress func(*api.PullEvent)) (id string, err error) {
+	err = api.Receive(ctx, c.conn, "Pull", req, func(e *api.PullEvent) error {
 		id = e.ID
 		if progress != nil {
 			progress(e)
@@ -168,9 +168,10 @@ func (c *Client) Logout(ctx context.Context, req *api.LogoutRequest) error {
 	return err
 }
 
-// Wait waits until a container has exited and returns its exit status.
-func (c *Client) Wait(ctx context.Context, id string) (*api.WaitResponse, error) {
-	return api.Call[api.WaitResponse](ctx, c.conn, "Wait", &api.WaitRequest{ContainerID: id})
+// Wait waits until a container has exited and returns its exit status: that of the run
+// with the number attempt, of the present one for nil.
+func (c *Client) Wait(ctx context.Context, id string, attempt *uint32) (*api.WaitResponse, error) {
+	return api.Call[api.WaitResponse](ctx, c.conn, "Wait", &api.WaitRequest{ContainerID: id, Attempt: attempt})
 }
 
 // Signal sends a signal to a container's process.

@@ -236,7 +236,7 @@ func TestErrors(t *testing.T) {
 		t.Errorf("an error without a message: %#v", err)
 	}
 	// The other service, and a stream.
-	_, err = c.Pull(t.Context(), "missing", nil)
+	_, err = c.Pull(t.Context(), &api.PullRequest{Ref: "missing"}, nil)
 	if !HasReason(err, api.ReasonImageNotFound) || !IsNotFound(err) {
 		t.Errorf("an error of a stream: %#v", err)
 	}
@@ -254,7 +254,7 @@ func TestErrors(t *testing.T) {
 func TestPull(t *testing.T) {
 	_, c := newFake(t)
 	var events []int64
-	id, err := c.Pull(t.Context(), "image", func(e *api.PullEvent) { events = append(events, e.Downloaded) })
+	id, err := c.Pull(t.Context(), &api.PullRequest{Ref: "image"}, func(e *api.PullEvent) { events = append(events, e.Downloaded) })
 	if err != nil || id != "image" || len(events) != 2 {
 		t.Errorf("%q, %v, %v", id, err, events)
 	}

@@ -53,9 +53,21 @@ func Kill(ctx context.Context, c *Client, id string, signal int) error {
 	return err
 }
 
+// PreStop runs the preStop hook of a container of Play.
+func PreStop(ctx context.Context, c *Client, id string) error {
+	_, err := api.Call[api.Empty](ctx, c.conn, "PreStop", &api.PreStopRequest{ContainerID: id})
+	return err
+}
+
 // Pause freezes a container, or lets it go on.
 func Pause(ctx context.Context, c *Client, id string, resume bool) error {
 	_, err := api.Call[api.Empty](ctx, c.conn, "Pause", &api.PauseRequest{ContainerID: id, Resume: resume})
+	return err
+}
+
+// SetRestart changes the restart policy of a container of "subpod run".
+func SetRestart(ctx context.Context, c *Client, id, policy string) error {
+	_, err := api.Call[api.Empty](ctx, c.conn, "SetRestart", &api.SetRestartRequest{ContainerID: id, Restart: policy})
 	return err
 }
 

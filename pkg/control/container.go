@@ -9,7 +9,7 @@ import (
 
 // Wait returns once a container has exited.
 func (s *service) Wait(ctx context.Context, req *api.WaitRequest) (*api.WaitResponse, error) {
-	st, err := s.Containers.WaitContainer(ctx, req.ContainerID)
+	st, err := s.Containers.WaitContainer(ctx, req.ContainerID, req.Attempt)
 	if err != nil {
 		return nil, err
 	}

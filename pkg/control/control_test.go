@@ -73,7 +73,7 @@ func (c *core) RemoveUnstarted(_ context.Context, podID, id string) error {
 
 func (c *core) StartContainer(_ context.Context, id string) error { return c.called("Start %s", id) }
 
-func (c *core) WaitContainer(_ context.Context, id string) (state.ContainerStatus, error) {
+func (c *core) WaitContainer(_ context.Context, id string, _ *uint32) (state.ContainerStatus, error) {
 	return state.ContainerStatus{ExitCode: 3, Reason: "Error", Message: "why"}, c.called("Wait %s", id)
 }
 

@@ -4,6 +4,7 @@ import (
 	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/oci"
 	"github.com/subpod/subpod/pkg/pod"
+	"github.com/subpod/subpod/pkg/pod/container"
 	"github.com/subpod/subpod/pkg/rpc"
 	"github.com/subpod/subpod/storage"
 )
@@ -15,6 +16,7 @@ func Reasons() []rpc.Reason {
 		{Err: oci.ErrCommandNotFound, Reason: api.ReasonCommandNotFound},
 		{Err: oci.ErrCommandNotExecutable, Reason: api.ReasonCommandNotExecutable},
 		{Err: storage.ErrImageNotFound, Reason: api.ReasonImageNotFound},
+		{Err: container.ErrForeignImage, Reason: api.ReasonForeignImage},
 		{Err: storage.ErrNotLoggedIn, Reason: api.ReasonNotLoggedIn},
 		{Err: pod.ErrNameTaken, Reason: api.ReasonNameTaken},
 	}

@@ -48,6 +48,10 @@ func (s *service) Pull(ctx context.Context, req *api.PullRequest, send func(*api
 	if req.Ref == "" {
 		return invalid("the request names no image")
 	}
+	platform, err := storage.ParsePlatform(req.Platform)
+	if err != nil {
+		return err
+	}
 	// The download does not wait for a slow client: only the latest update is kept, and
 	// the client skips those in between.
 	var mu sync.Mutex
@@ -55,7 +59,7 @@ func (s *service) Pull(ctx context.Context, req *api.PullRequest, send func(*api
 	updated := make(chan struct{}, 1)
 	done := make(chan error, 1)
 	go func() {
-		image, err := s.Images.Pull(ctx, storage.PullRequest{Ref: req.Ref, Progress: func(p storage.Progress) {
+		image, err := s.Images.Pull(ctx, storage.PullRequest{Ref: req.Ref, Platform: platform, Progress: func(p storage.Progress) {
 			mu.Lock()
 			latest = api.PullEvent{Downloaded: p.Downloaded, Total: p.Total, Layers: p.Blobs, Done: p.Done}
 			mu.Unlock()

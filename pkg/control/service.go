@@ -63,7 +63,7 @@ type Containers interface {
 	RemoveContainer(ctx context.Context, id string) error
 	RemoveUnstarted(ctx context.Context, podID, id string) error
 	StartContainer(ctx context.Context, id string) error
-	WaitContainer(ctx context.Context, id string) (state.ContainerStatus, error)
+	WaitContainer(ctx context.Context, id string, attempt *uint32) (state.ContainerStatus, error)
 	ExitOf(id string) func(context.Context) (state.ContainerStatus, error)
 }
 

@@ -58,6 +58,11 @@ func (s *supervision) Restart(ctx context.Context, req *api.StartRequest) (*api.
 	return &api.Empty{}, s.Supervisor.RestartPod(ctx, req.PodID, req.ContainerID, quantity.Seconds(req.Grace))
 }
 
+// PreStop runs the preStop hook of a container.
+func (s *supervision) PreStop(ctx context.Context, req *api.PreStopRequest) (*api.Empty, error) {
+	return &api.Empty{}, s.Supervisor.PreStop(ctx, req.ContainerID)
+}
+
 // Pause freezes a container, or lets it go on.
 func (s *supervision) Pause(ctx context.Context, req *api.PauseRequest) (*api.Empty, error) {
 	return &api.Empty{}, s.Restarter.Pause(ctx, req.ContainerID, !req.Resume)
@@ -69,6 +74,19 @@ func (s *supervision) Rename(ctx context.Context, req *api.RenameRequest) (*api.
 		return nil, invalid("the request has no name")
 	}
 	return &api.Empty{}, s.Restarter.Rename(ctx, req.PodID, req.Name)
+}
+
+// SetRestart changes the restart policy of a container.
+func (s *supervision) SetRestart(ctx context.Context, req *api.SetRestartRequest) (*api.Empty, error) {
+	policy, err := workload.ParsePolicy(req.Restart)
+	if err != nil {
+		return nil, invalid("restart policy: %v", err)
+	}
+	podID, err := s.Restarter.SetPolicy(ctx, req.ContainerID, policy)
+	if err == nil {
+		s.Supervisor.Kick(podID)
+	}
+	return &api.Empty{}, err
 }
 
 // runPod makes the container of a run, in a pod that is there or in a new one: where it is

@@ -11,6 +11,7 @@ import (
 	"github.com/subpod/subpod/pkg/health"
 	"github.com/subpod/subpod/pkg/pod/sandbox"
 	"github.com/subpod/subpod/pkg/state"
+	"github.com/subpod/subpod/pkg/workload"
 )
 
 // This file converts records to CRI messages. It reads nothing but the records.
@@ -25,8 +26,15 @@ func podInfo(p state.Pod, containers []state.Container) (map[string]string, erro
 			pid = initPID(c)
 		}
 	}
+	restart := map[string]workload.Policy{}
+	if p.Workload != nil {
+		for _, c := range p.Workload.Containers {
+			restart[c.Name] = c.Restart
+		}
+	}
 	return verbose(map[string]any{
-		"id": p.ID, "runtimeHandler": p.Handler, "facts": p.Allocated, "status": p.Status, "supervised": p.Supervised(), "config": p.Config.V,
+		"restart": restart,
+		"id":      p.ID, "runtimeHandler": p.Handler, "facts": p.Allocated, "status": p.Status, "supervised": p.Supervised(), "config": p.Config.V,
 		"pid": pid, "runtimeSpec": sandbox.RuntimeSpec(p),
 	})
 }
@@ -117,7 +125,7 @@ func containerMetadata(c state.Container) *runtimeapi.ContainerMetadata {
 	if c.Restarts == 0 {
 		return m
 	}
-	return &runtimeapi.ContainerMetadata{Name: m.GetName(), Attempt: m.GetAttempt() + c.Restarts}
+	return &runtimeapi.ContainerMetadata{Name: m.GetName(), Attempt: c.Attempt()}
 }
 
 func podState(p state.Pod) runtimeapi.PodSandboxState {

@@ -81,7 +81,7 @@ func (s *imageService) ImageStatus(ctx context.Context, req *runtimeapi.ImageSta
 	resp := &runtimeapi.ImageStatusResponse{Image: criImage(image)}
 	if req.Verbose {
 		text, err := json.Marshal(map[string]any{
-			"id": image.ID, "digest": image.Digest, "os": image.OS, "architecture": image.Architecture,
+			"id": image.ID, "digest": image.Digest, "os": image.OS, "architecture": image.Architecture, "variant": image.Variant,
 			"created": image.Created, "labels": image.Labels, "imageSpec": map[string]any{"config": image.Config},
 			"history": image.History,
 		})

@@ -128,7 +128,7 @@ func (m *Manager) commitContainer(c *newContainer) error {
 	var w *watch
 	if c.Allocated.Runtime != nil {
 		// Whoever finds the record finds the watch, too.
-		w, _ = m.exits.begin(c.ID)
+		w, _ = m.exits.begin(c.Container)
 	}
 	if err := m.State.PutContainer(c.Container); err != nil {
 		m.exits.end(c.ID, w)

@@ -52,6 +52,7 @@ type exitWatcher struct {
 // watch is the wait for one container. done is closed once the exit status is in
 // the record, and in status.
 type watch struct {
+	attempt  uint32 // of the run
 	done     chan struct{}
 	status   state.ContainerStatus
 	starting chan struct{} // closed when a start under way has been recorded; nil without one
@@ -59,14 +60,14 @@ type watch struct {
 
 // begin adds a watch for the container, and reports whether it is new. A watch whose
 // exit is recorded is another run's.
-func (e *exitWatcher) begin(id string) (_ *watch, added bool) {
+func (e *exitWatcher) begin(c state.Container) (_ *watch, added bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if w := e.watches[id]; w != nil && !w.ended() {
+	if w := e.watches[c.ID]; w != nil && !w.ended() {
 		return w, false
 	}
-	w := &watch{done: make(chan struct{})}
-	e.watches[id] = w
+	w := &watch{attempt: c.Attempt(), done: make(chan struct{})}
+	e.watches[c.ID] = w
 	return w, true
 }
 
@@ -231,7 +232,7 @@ func (w *watch) wait(ctx, server context.Context) error {
 
 // watch follows a container that the OCI runtime has made, unless it is followed.
 func (m *Manager) watch(c state.Container) *watch {
-	w, added := m.exits.begin(c.ID)
+	w, added := m.exits.begin(c)
 	if added {
 		m.follow(c, w)
 	}

@@ -240,7 +240,7 @@ func (r Restarter) remake(held *heldContainer, p state.Pod, cfg *runtimeapi.Cont
 	if err := held.update(func(c *state.Container) { c.Allocated = next.Allocated }); err != nil {
 		return err
 	}
-	next.Status = state.ContainerStatus{}
+	next.NextRun()
 	r.notices.container(held.ctx, ContainerRemove, held.Container)
 	if err = r.makeAgain(held.ctx, next, p, fresh); err != nil {
 		r.notices.container(held.ctx, ContainerUndone, next.Container)
@@ -262,6 +262,12 @@ func (r Restarter) remake(held *heldContainer, p state.Pod, cfg *runtimeapi.Cont
 // stands for by now.
 func (r Restarter) planAgain(c state.Container, p state.Pod) (*newContainer, error) {
 	cfg := proto.Clone(c.Config.V).(*runtimeapi.ContainerConfig)
+	if c.Resources.V != nil { // as they were changed since
+		if cfg.Linux == nil {
+			cfg.Linux = &runtimeapi.LinuxContainerConfig{}
+		}
+		cfg.Linux.Resources = mergeResources(cfg.Linux.Resources, c.Resources.V)
+	}
 	if cfg.Image.UserSpecifiedImage == "" {
 		cfg.Image.UserSpecifiedImage = c.Allocated.ImageName
 	}
@@ -297,7 +303,6 @@ func (r Restarter) makeAgain(ctx context.Context, c *newContainer, p state.Pod, 
 		return err
 	}
 	c.Allocated.Remaking = false
-	c.Restarts++
 	return r.commitContainer(c)
 }
 

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -112,6 +113,59 @@ func TestRename(t *testing.T) {
 		}
 		if err := rename(r.ctx, r.pod, "next"); err != nil || !slices.Equal(r.w.renamed, []string{"next next"}) {
 			t.Errorf("%v, the network is told %q", err, r.w.renamed)
+		}
+	})
+}
+
+// TestWaitForRun: who waits for a run gets its end, also when others have begun before the
+// server was asked.
+func TestWaitForRun(t *testing.T) {
+	withSupervised(t, func(r *rig) {
+		wanted := func(state.Pod) bool { return true }
+		end := func() {
+			t.Helper()
+			if err := r.s.exit(r.ctr); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		wait := func(attempt uint32) (state.ContainerStatus, error) {
+			return r.m.WaitContainer(r.ctx, r.ctr, &attempt)
+		}
+		var ends []state.ContainerStatus
+		for n := range uint32(7) {
+			if n > 0 {
+				time.Sleep(time.Second)
+				if _, err := wait(n); !errdefs.IsFailedPrecondition(err) {
+					t.Errorf("run %d before it began: %v", n, err)
+				}
+				if err := (Restarter{r.m}).StartAgain(r.ctx, r.ctr, nil, false, wanted); err != nil {
+					t.Fatal(err)
+				}
+				if st, err := wait(n - 1); err != nil || st.ExitCode != 7 || !st.FinishedAt.Equal(ends[n-1].FinishedAt) {
+					t.Errorf("run %d after the next one began: %v, %+v, it ended at %v", n-1, err, st, ends[n-1].FinishedAt)
+				}
+			}
+			waited := make(chan state.ContainerStatus, 1)
+			go func() {
+				st, err := wait(n)
+				if err != nil {
+					t.Error(err)
+				}
+				waited <- st
+			}()
+			synctest.Wait()
+			if len(waited) != 0 {
+				t.Errorf("the wait for run %d returned before its end", n)
+			}
+			end()
+			ends = append(ends, <-waited)
+		}
+		if st, err := wait(2); err != nil || !st.FinishedAt.Equal(ends[2].FinishedAt) {
+			t.Errorf("four runs later: %v, %+v", err, st)
+		}
+		if _, err := wait(1); !errdefs.IsNotFound(err) {
+			t.Errorf("a run of which nothing is known any more: %v", err)
 		}
 	})
 }

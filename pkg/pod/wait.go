@@ -2,35 +2,55 @@ package pod
 
 import (
 	"context"
+	"fmt"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/state"
 )
 
-// WaitContainer returns the status of the container once it has exited; at once for
-// one that has. state.ErrNotFound, errdefs.ErrFailedPrecondition for one without a
-// process.
-func (m *Manager) WaitContainer(ctx context.Context, id string) (state.ContainerStatus, error) {
+// WaitContainer returns the status of the container once it has exited: of its run with
+// the number attempt, of the present one for nil; at once for one that has.
+// state.ErrNotFound, also for a run that others have followed of which nothing is known;
+// errdefs.ErrFailedPrecondition for one without a process, or that has not begun.
+func (m *Manager) WaitContainer(ctx context.Context, id string, attempt *uint32) (state.ContainerStatus, error) {
 	c, err := m.State.FindContainer(id)
 	if err != nil {
 		return state.ContainerStatus{}, err
 	}
-	if w := m.exits.watchOf(c.ID); w != nil {
-		// Not from the record, which may say by now that it runs again.
-		err := w.wait(ctx, m.ctx)
-		if err != nil {
+	for {
+		if w := m.exits.watchOf(c.ID); w != nil && (attempt == nil || w.attempt == *attempt) {
+			// Not from the record, which may say by then that it runs again.
+			if err := w.wait(ctx, m.ctx); err != nil {
+				return state.ContainerStatus{}, err
+			}
+			return w.status, nil
+		}
+		if c, err = m.State.Container(c.ID); err != nil {
 			return state.ContainerStatus{}, err
 		}
-		return w.status, nil
+		switch {
+		case attempt != nil && c.Attempt() != *attempt:
+			return otherRun(c, *attempt)
+		case c.State() == runtimeapi.ContainerState_CONTAINER_EXITED:
+			return c.Status, nil
+		case m.exits.ended(c.ID):
+			return state.ContainerStatus{}, wrongState("container %s is %s and has no process to wait for", c.ID, c.StateWord())
+		}
 	}
-	if c, err = m.State.Container(c.ID); err != nil {
-		return state.ContainerStatus{}, err
+}
+
+// otherRun returns how a run of the container ended that is not the present one.
+func otherRun(c state.Container, attempt uint32) (state.ContainerStatus, error) {
+	for _, end := range c.Ended {
+		if end.Attempt == attempt {
+			return state.ContainerStatus{ExitCode: end.ExitCode, Reason: end.Reason, FinishedAt: end.FinishedAt}, nil
+		}
 	}
-	if c.State() != runtimeapi.ContainerState_CONTAINER_EXITED {
-		return state.ContainerStatus{}, wrongState("container %s is %s and has no process to wait for", c.ID, c.StateWord())
+	if attempt > c.Attempt() {
+		return state.ContainerStatus{}, wrongState("run %d of container %s has not begun", attempt, c.ID)
 	}
-	return c.Status, nil
+	return state.ContainerStatus{}, fmt.Errorf("%w: how run %d of container %s ended is not known any more; it is at run %d", state.ErrNotFound, attempt, c.ID, c.Attempt())
 }
 
 // ExitOf returns a function that waits for the exit of the container as
@@ -40,7 +60,7 @@ func (m *Manager) ExitOf(id string) func(context.Context) (state.ContainerStatus
 	w := m.exits.watchOf(id)
 	return func(ctx context.Context) (state.ContainerStatus, error) {
 		if w == nil {
-			return m.WaitContainer(ctx, id)
+			return m.WaitContainer(ctx, id, nil)
 		}
 		if err := w.wait(ctx, m.ctx); err != nil {
 			return state.ContainerStatus{}, err

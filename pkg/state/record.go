@@ -149,6 +149,31 @@ type Container struct {
 	Resources Message[*runtimeapi.LinuxContainerResources] `json:"resources,omitzero"`
 	// Restarts counts how often it was made again in its own place.
 	Restarts uint32 `json:"restarts,omitempty"`
+	// Ended are the ends of its last runs before this one, the oldest first.
+	Ended []RunEnd `json:"ended,omitempty"`
+}
+
+// RunEnd is how a run of a container ended that was made again since.
+type RunEnd struct {
+	Attempt    uint32    `json:"attempt"`
+	ExitCode   int32     `json:"exitCode"`
+	Reason     string    `json:"reason,omitempty"`
+	FinishedAt time.Time `json:"finishedAt,omitzero"`
+}
+
+// maxEnded bounds Ended: as many runs as may end before one who waits for the first of
+// them asks how it ended.
+const maxEnded = 4
+
+// Attempt returns the number of the present run, as the CRI counts.
+func (c Container) Attempt() uint32 { return c.Config.V.GetMetadata().GetAttempt() + c.Restarts }
+
+// NextRun makes the record that of the run after the present one, which has ended.
+func (c *Container) NextRun() {
+	end := RunEnd{Attempt: c.Attempt(), ExitCode: c.Status.ExitCode, Reason: c.Status.Reason, FinishedAt: c.Status.FinishedAt}
+	c.Ended = append(slices.Clone(c.Ended[max(0, len(c.Ended)+1-maxEnded):]), end)
+	c.Status = ContainerStatus{}
+	c.Restarts++
 }
 
 // ContainerResources are what was allocated for a container.

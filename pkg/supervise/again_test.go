@@ -291,7 +291,7 @@ func TestEndlessHeader(t *testing.T) {
 		}
 		server.Close()
 	}()
-	if err := get(t.Context(), client, &workload.HTTP{}); err == nil || sent.Load() > 2*maxAnswer {
+	if _, err := get(t.Context(), client, &workload.HTTP{}); err == nil || sent.Load() > 2*maxAnswer {
 		t.Errorf("%v, after %d bytes", err, sent.Load())
 	}
 }

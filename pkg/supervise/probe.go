@@ -186,18 +186,55 @@ func (w *watch) kill(ctx context.Context, why string) {
 }
 
 func (w *watch) hook(ctx context.Context, h *workload.Hook) error {
+	return w.runHook(ctx, w.unit.id, w.id, h)
+}
+
+// PreStop runs the preStop hook of a container, if it has one: its user stops it.
+func (s *Supervisor) PreStop(ctx context.Context, id string) error {
+	c, err := s.Records.FindContainer(id)
+	if err != nil {
+		return err
+	}
+	p, err := s.Records.Pod(c.PodID)
+	if err != nil || p.Workload == nil {
+		return err
+	}
+	for _, x := range p.Workload.Containers {
+		if x.PreStop != nil && x.Name == c.Config.V.GetMetadata().GetName() {
+			return s.runHook(ctx, c.PodID, c.ID, x.PreStop)
+		}
+	}
+	return nil
+}
+
+// hookTimeout bounds the answer to the request of a hook, beside the hook's own bounds.
+const hookTimeout = time.Minute
+
+func (s *Supervisor) runHook(ctx context.Context, podID, id string, h *workload.Hook) error {
 	if h.Sleep > 0 {
 		pause(ctx, h.Sleep)
+	}
+	if h.HTTP != nil {
+		ctx, cancel := context.WithTimeout(ctx, hookTimeout)
+		defer cancel()
+		conn, err := s.Sessions.Dial(ctx, podID, h.HTTP.Host, h.HTTP.Port)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		defer context.AfterFunc(ctx, func() { conn.Close() })()
+		_, err = get(ctx, conn, h.HTTP)
+		return err
 	}
 	if len(h.Command) == 0 {
 		return nil
 	}
-	return w.exec(ctx, h.Command, 0)
+	return execIn(ctx, s, id, h.Command, 0)
 }
 
-// exec runs a command in the container; an exit code other than 0 is an error.
-func (w *watch) exec(ctx context.Context, command []string, timeout time.Duration) error {
-	result, err := w.Sessions.Probe(ctx, w.id, command, timeout)
+// execIn runs a command in a container; an exit code other than 0 is an error.
+func execIn(ctx context.Context, s *Supervisor, id string, command []string, timeout time.Duration) error {
+	result, err := s.Sessions.Probe(ctx, id, command, timeout)
 	if err != nil {
 		return err
 	}
@@ -212,7 +249,7 @@ func (w *watch) probe(ctx context.Context, p *workload.Probe) error {
 	ctx, cancel := context.WithTimeout(ctx, p.Timeout)
 	defer cancel()
 	if len(p.Command) > 0 {
-		return w.exec(ctx, p.Command, p.Timeout)
+		return execIn(ctx, w.Supervisor, w.id, p.Command, p.Timeout)
 	}
 	var at workload.Address
 	switch {
@@ -233,11 +270,19 @@ func (w *watch) probe(ctx context.Context, p *workload.Probe) error {
 	}
 	switch {
 	case p.HTTP != nil:
-		return get(ctx, conn, p.HTTP)
+		return succeeded(get(ctx, conn, p.HTTP))
 	case p.GRPC != nil:
 		return w.Health(ctx, conn, p.GRPC.Service)
 	}
 	return nil // the port is open
+}
+
+// succeeded returns an error for an answer that is no success of a probe.
+func succeeded(status int, err error) error {
+	if err == nil && (status < 200 || status >= 400) {
+		err = errors.New("status " + strconv.Itoa(status))
+	}
+	return err
 }
 
 // maxBody bounds what is read of an answer, in bytes, as a kubelet does.
@@ -246,7 +291,8 @@ const maxBody = 10 << 10
 // maxAnswer bounds an answer with its header.
 const maxAnswer = 1 << 20
 
-func get(ctx context.Context, conn net.Conn, h *workload.HTTP) error {
+// get makes a request and returns the status of the answer.
+func get(ctx context.Context, conn net.Conn, h *workload.HTTP) (status int, err error) {
 	host := h.Host
 	if host == "" {
 		host = "localhost"
@@ -261,7 +307,7 @@ func get(ctx context.Context, conn net.Conn, h *workload.HTTP) error {
 	url := "http://" + net.JoinHostPort(host, strconv.Itoa(int(h.Port))) + path
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	req.Header.Set("User-Agent", "subpod-probe")
 	for _, header := range h.Headers {
@@ -273,16 +319,13 @@ func get(ctx context.Context, conn net.Conn, h *workload.HTTP) error {
 	}
 	req.Close = true
 	if err := req.Write(conn); err != nil {
-		return err
+		return 0, err
 	}
 	resp, err := http.ReadResponse(bufio.NewReader(io.LimitReader(conn, maxAnswer)), req)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer resp.Body.Close()
 	_, _ = io.CopyN(io.Discard, resp.Body, maxBody)
-	if resp.StatusCode < 200 || resp.StatusCode >= 400 {
-		return errors.New("status " + strconv.Itoa(resp.StatusCode))
-	}
-	return nil
+	return resp.StatusCode, nil
 }

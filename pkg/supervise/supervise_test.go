@@ -461,7 +461,7 @@ func TestHTTP(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = get(t.Context(), conn, &workload.HTTP{Path: "x", Headers: [][2]string{{"host", "there"}, {"a", "b"}}})
+		err = succeeded(get(t.Context(), conn, &workload.HTTP{Path: "x", Headers: [][2]string{{"host", "there"}, {"a", "b"}}}))
 		if (err == nil) != ok {
 			t.Errorf("%d: %v", code, err)
 		}

@@ -69,6 +69,9 @@ func (h *Hook) check() error {
 	if h == nil {
 		return nil
 	}
+	if h.HTTP != nil {
+		return errors.Join(checkTimes(h.Sleep), h.HTTP.check())
+	}
 	return checkTimes(h.Sleep)
 }
 
@@ -83,7 +86,7 @@ func checkTimes(times ...time.Duration) error {
 
 func (a Address) check() error {
 	if a.Port < 1 || a.Port > 65535 {
-		return fmt.Errorf("port %d of a probe is not between 1 and 65535", a.Port)
+		return fmt.Errorf("port %d of a probe or hook is not between 1 and 65535", a.Port)
 	}
 	return nil
 }

@@ -62,8 +62,9 @@ const (
 	Volumes = "\x00volumes\x00" // the directory of the pod's memory volumes
 )
 
-// Hook is what is done after a start or before a stop.
+// Hook is what is done after a start or before a stop. Any answer to HTTP is success.
 type Hook struct {
+	HTTP    *HTTP         `json:"http,omitempty"`
 	Sleep   time.Duration `json:"sleep,omitempty"`
 	Command []string      `json:"command,omitempty"`
 }

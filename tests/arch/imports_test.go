@@ -79,8 +79,8 @@ var table = []struct{ pkg, imports string }{
 	{"pkg/audit", "pkg/api"},
 	{"pkg/rpc", "pkg/api pkg/errclass pkg/trace"},
 	{"pkg/stream", "pkg/errclass pkg/stdio"},
-	{"pkg/control", "netns/named pkg/api pkg/audit pkg/logging pkg/oci pkg/pod pkg/quantity pkg/rpc pkg/state pkg/stats pkg/stdio pkg/subpath pkg/supervise pkg/trace pkg/volumes pkg/workload storage"},
-	{"pkg/cri", "netns pkg/api pkg/cgroup pkg/events pkg/health pkg/idmap pkg/ocispec pkg/pod pkg/pod/container pkg/pod/sandbox pkg/quantity pkg/rpc pkg/state pkg/stats pkg/stream storage"},
+	{"pkg/control", "netns/named pkg/api pkg/audit pkg/logging pkg/oci pkg/pod pkg/pod/container pkg/quantity pkg/rpc pkg/state pkg/stats pkg/stdio pkg/subpath pkg/supervise pkg/trace pkg/volumes pkg/workload storage"},
+	{"pkg/cri", "netns pkg/api pkg/cgroup pkg/events pkg/health pkg/idmap pkg/ocispec pkg/pod pkg/pod/container pkg/pod/sandbox pkg/quantity pkg/rpc pkg/state pkg/stats pkg/stream pkg/workload storage"},
 	{"pkg/client", "pkg/api pkg/workload"},
 
 	// Commands. The client stays small, so that it starts fast: no core, no mechanism

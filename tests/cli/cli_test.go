@@ -129,9 +129,10 @@ func setup(t *testing.T, n *node.Node, more ...string) func(*testscript.Env) err
 
 // commands of the scripts, beside those of testscript.
 var commands = map[string]func(*testscript.TestScript, bool, []string){
-	"exits":   exits,
-	"waitfor": waitFor,
-	"signal":  signalBackground,
+	"exits":     exits,
+	"pushindex": pushIndex,
+	"waitfor":   waitFor,
+	"signal":    signalBackground,
 }
 
 // exits CODE COMMAND...: the command ends with this code.

@@ -88,6 +88,12 @@ func interrupted(t *testing.T, n *node.Node) {
 	if code := keys.wait(); code != 0 {
 		t.Errorf("after ctrl-x the exit code is %d", code)
 	}
+	inside := openTerminal(t, n, "exec", "-it", "--detach-keys", "ctrl-x", "term-with-quite-a-long-name", "sh")
+	inside.expect("/ # ")
+	inside.input("\x10\x11\x18")
+	if code := inside.wait(); code != 0 {
+		t.Errorf("after ctrl-x the exit code of exec is %d", code)
+	}
 	list := openTerminal(t, n, "ps")
 	list.expect("Up ")
 	_ = list.wait()

@@ -445,6 +445,14 @@ func (c *Container) problems(s *Set, volumes map[string]bool, init bool) []strin
 	if l := c.Lifecycle; l != nil && l.StopSignal != "" && runtimeapi.Signal_value["SIGNAL_"+l.StopSignal] == 0 {
 		bad(".lifecycle.stopSignal: %q is no signal", l.StopSignal)
 	}
+	if l := c.Lifecycle; l != nil {
+		if text := l.PostStart.problem(c); text != "" {
+			bad(".lifecycle.postStart: %s", text)
+		}
+		if text := l.PreStop.problem(c); text != "" {
+			bad(".lifecycle.preStop: %s", text)
+		}
+	}
 	c.mountProblems(volumes, bad)
 	for i, p := range c.Ports {
 		if p.ContainerPort < 1 || p.ContainerPort > 65535 || p.HostPort < 0 || p.HostPort > 65535 {

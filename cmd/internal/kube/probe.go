@@ -43,6 +43,38 @@ func (p *Probe) problem(c *Container) string {
 	return ""
 }
 
+// problem describes what is invalid in a hook; "" for a valid one.
+func (h *Hook) problem(c *Container) string {
+	if h == nil {
+		return ""
+	}
+	kinds := 0
+	if h.Exec != nil {
+		if kinds++; len(h.Exec.Command) == 0 {
+			return "exec.command is empty"
+		}
+	}
+	if h.Sleep != nil {
+		kinds++
+	}
+	if g := h.HTTPGet; g != nil {
+		kinds++
+		if s := g.Scheme; s != "" && s != "HTTP" && s != "HTTPS" {
+			return fmt.Sprintf("httpGet.scheme: %q is not HTTP or HTTPS", s)
+		}
+		if n := g.Port.In(c); n < 1 || n > 65535 {
+			return fmt.Sprintf("the container has no port %q, and %d is not between 1 and 65535", g.Port.Name, g.Port.Number)
+		}
+	}
+	switch {
+	case h.TCPSocket != nil:
+		return "tcpSocket is no hook: a cluster takes it, and fails to run it; use exec, httpGet or sleep"
+	case kinds != 1:
+		return "one of exec, httpGet and sleep must be set"
+	}
+	return ""
+}
+
 // seconds returns a duration of n seconds, or of otherwise if n is not set.
 func seconds(n, otherwise int32) time.Duration {
 	if n <= 0 {

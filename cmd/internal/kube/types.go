@@ -342,16 +342,7 @@ type Probe struct {
 	Exec *struct {
 		Command []string `json:"command"`
 	} `json:"exec"`
-	HTTPGet *struct {
-		Host        string `json:"host"`
-		Path        string `json:"path"`
-		Port        PortOf `json:"port"`
-		Scheme      string `json:"scheme"`
-		HTTPHeaders []struct {
-			Name  string `json:"name"`
-			Value string `json:"value"`
-		} `json:"httpHeaders"`
-	} `json:"httpGet"`
+	HTTPGet   *HTTPGet `json:"httpGet"`
 	TCPSocket *struct {
 		Host string `json:"host"`
 		Port PortOf `json:"port"`
@@ -374,8 +365,26 @@ type Lifecycle struct {
 	StopSignal string `json:"stopSignal"`
 }
 
-// Hook is a LifecycleHandler.
+// HTTPGet is an HTTPGetAction.
+type HTTPGet struct {
+	Host        string `json:"host"`
+	Path        string `json:"path"`
+	Port        PortOf `json:"port"`
+	Scheme      string `json:"scheme"`
+	HTTPHeaders []struct {
+		Name  string `json:"name"`
+		Value string `json:"value"`
+	} `json:"httpHeaders"`
+}
+
+// Hook is a LifecycleHandler. Exactly one of Exec, HTTPGet and Sleep is set; TCPSocket is
+// refused.
 type Hook struct {
+	HTTPGet   *HTTPGet `json:"httpGet"`
+	TCPSocket *struct {
+		Host string `json:"host"`
+		Port PortOf `json:"port"`
+	} `json:"tcpSocket"`
 	Exec *struct {
 		Command []string `json:"command"`
 	} `json:"exec"`

@@ -44,7 +44,7 @@ func (p *Pod) Workload(s *Set, at Place) (*workload.Spec, []*runtimeapi.Containe
 			Startup: c.StartupProbe.workload(c), Liveness: c.LivenessProbe.workload(c), Readiness: c.ReadinessProbe.workload(c),
 		}
 		if l := c.Lifecycle; l != nil {
-			w.PostStart, w.PreStop = l.PostStart.workload(), l.PreStop.workload()
+			w.PostStart, w.PreStop = l.PostStart.workload(c), l.PreStop.workload(c)
 		}
 		spec.Containers, configs = append(spec.Containers, w), append(configs, cfg)
 		return nil
@@ -108,7 +108,7 @@ func (p *Pod) PreStop(name string) *Hook {
 	return nil
 }
 
-func (h *Hook) workload() *workload.Hook {
+func (h *Hook) workload(c *Container) *workload.Hook {
 	if h == nil {
 		return nil
 	}
@@ -118,6 +118,9 @@ func (h *Hook) workload() *workload.Hook {
 	}
 	if h.Exec != nil {
 		out.Command = h.Exec.Command
+	}
+	if h.HTTPGet != nil {
+		out.HTTP = h.HTTPGet.workload(c)
 	}
 	return out
 }
@@ -138,11 +141,15 @@ func (p *Probe) workload(c *Container) *workload.Probe {
 	case p.GRPC != nil:
 		out.GRPC = &workload.GRPC{Address: workload.Address{Port: p.GRPC.Port}, Service: p.GRPC.Service}
 	default:
-		get := p.HTTPGet
-		out.HTTP = &workload.HTTP{Address: workload.Address{Host: get.Host, Port: get.Port.In(c)}, TLS: get.Scheme == "HTTPS", Path: get.Path}
-		for _, h := range get.HTTPHeaders {
-			out.HTTP.Headers = append(out.HTTP.Headers, [2]string{h.Name, h.Value})
-		}
+		out.HTTP = p.HTTPGet.workload(c)
+	}
+	return out
+}
+
+func (g *HTTPGet) workload(c *Container) *workload.HTTP {
+	out := &workload.HTTP{Address: workload.Address{Host: g.Host, Port: g.Port.In(c)}, TLS: g.Scheme == "HTTPS", Path: g.Path}
+	for _, h := range g.HTTPHeaders {
+		out.Headers = append(out.Headers, [2]string{h.Name, h.Value})
 	}
 	return out
 }

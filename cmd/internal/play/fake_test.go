@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -37,6 +38,7 @@ type fakeServer struct {
 	onPlay   func(name string) error
 	onFollow func(ctx context.Context, name string, send func(*api.FollowEvent) error) error
 
+	socket string
 	images map[string]*runtimeapi.Image
 	// running are containers of every pod; their hooks do not end by themselves.
 	running []string
@@ -66,11 +68,13 @@ func newFake(t *testing.T) (*fakeServer, Options) {
 		pods:   map[string]*fakePod{}, specs: map[string]*workload.Spec{},
 	}
 	socket := filepath.Join(t.TempDir(), "s")
+	f.socket = socket
 	l, err := net.Listen("unix", socket)
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := grpc.NewServer()
+	// Stop waits for the handshake with a client that was killed.
+	server := grpc.NewServer(grpc.ConnectionTimeout(time.Second))
 	runtimeapi.RegisterRuntimeServiceServer(server, f)
 	runtimeapi.RegisterImageServiceServer(server, f)
 	api.Register(server, f)

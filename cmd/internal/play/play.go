@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -52,6 +53,7 @@ var ErrFailed = errors.New("pod failed")
 // all: when a pod of it cannot be made, or ctx ends, Play stops and removes the pods that it
 // has created. When this process is killed they go on. ErrExists, ErrFailed.
 func Play(ctx context.Context, set *kube.Set, o Options) error {
+	o.sweep(ctx)
 	for _, p := range set.Pods {
 		if there, err := find(ctx, o.Client, p); err != nil {
 			return err
@@ -182,6 +184,7 @@ func removeOwn(ctx context.Context, runners []*runner) error {
 // Down stops and removes the pods of the set with their files, except named volumes, also
 // replicas of its workloads that the set no longer has, up to all of them. Idempotent.
 func Down(ctx context.Context, set *kube.Set, o Options) error {
+	o.sweep(ctx)
 	pods, err := played(ctx, o.Client)
 	if err != nil {
 		return err
@@ -242,20 +245,44 @@ func (o Options) removeFiles(ctx context.Context, at kube.Place) error {
 	return errors.Join(os.RemoveAll(at.Logs), o.Remove(ctx, at.Disk), o.Remove(ctx, old))
 }
 
+// stopContainers stops the mains of a pod at the same time, then its sidecars in the reverse
+// order of their start, all within one grace period, as a kubelet does.
 func stopContainers(ctx context.Context, p *kube.Pod, podID string, o Options) error {
 	resp, err := o.Client.ListContainers(ctx, &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{PodSandboxId: podID}})
 	if err != nil {
 		return err
 	}
+	order := map[string]int{} // of sidecars; that of mains is 0
+	for i, c := range p.Spec.InitContainers {
+		order[c.Name] = len(p.Spec.InitContainers) - i
+	}
+	turns := make([][]*runtimeapi.Container, len(p.Spec.InitContainers)+1)
+	for _, c := range resp.Containers {
+		if c.State == runtimeapi.ContainerState_CONTAINER_RUNNING {
+			turn := order[c.Metadata.GetName()]
+			turns[turn] = append(turns[turn], c)
+		}
+	}
+	until := time.Now().Add(time.Duration(p.Grace()) * time.Second)
+	for i, turn := range turns {
+		if least := time.Now().Add(leastGrace); i > 0 && p.Grace() > 0 && until.Before(least) {
+			until = least
+		}
+		if err := stopTurn(ctx, p, turn, until, o); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stopTurn stops containers at the same time.
+func stopTurn(ctx context.Context, p *kube.Pod, turn []*runtimeapi.Container, until time.Time, o Options) error {
 	var all sync.WaitGroup
-	errs := make([]error, len(resp.Containers))
-	for i, c := range resp.Containers {
+	errs := make([]error, len(turn))
+	for i, c := range turn {
 		all.Go(func() {
-			if c.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
-				return
-			}
-			grace := preStop(ctx, p, c, o)
-			_, errs[i] = o.Client.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: c.Id, Timeout: int64(grace / time.Second)})
+			grace := preStop(ctx, p, c, until, o)
+			_, errs[i] = o.Client.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: c.Id, Timeout: int64(math.Round(grace.Seconds()))})
 		})
 	}
 	all.Wait()
@@ -266,21 +293,19 @@ func stopContainers(ctx context.Context, p *kube.Pod, podID string, o Options) e
 // a kubelet has it.
 const leastGrace = 2 * time.Second
 
-// preStop runs the preStop hook of a container within its grace period, and returns what
-// is left of that.
-func preStop(ctx context.Context, p *kube.Pod, c *runtimeapi.Container, o Options) time.Duration {
-	grace := time.Duration(p.Grace()) * time.Second
+// preStop runs the preStop hook of a container within the grace period, which ends at a
+// time, and returns what is left of that.
+func preStop(ctx context.Context, p *kube.Pod, c *runtimeapi.Container, until time.Time, o Options) time.Duration {
 	h := p.PreStop(c.Metadata.GetName())
-	if h == nil || grace == 0 {
-		return grace
+	if h == nil || p.Grace() == 0 {
+		return max(time.Until(until), 0)
 	}
-	began := time.Now()
-	bounded, cancel := context.WithTimeout(ctx, grace)
+	bounded, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
 	if err := hook(bounded, o.Client, c.Id, h); err != nil {
 		o.Report("%s/%s: preStop: %v", p.Metadata.Name, c.Metadata.GetName(), err)
 	}
-	return max(grace-time.Since(began), leastGrace)
+	return max(time.Until(until), leastGrace)
 }
 
 // hook runs a lifecycle hook.
@@ -291,6 +316,9 @@ func hook(ctx context.Context, c *client.Client, id string, h *kube.Hook) error 
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+	}
+	if h.HTTPGet != nil {
+		return client.PreStop(ctx, c, id) // the server reaches the pod's network
 	}
 	if h.Exec == nil {
 		return nil

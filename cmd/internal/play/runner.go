@@ -153,6 +153,11 @@ func (r *runner) handOver(ctx context.Context) error {
 	var b [8]byte
 	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
 	r.at = r.place(r.pod, hex.EncodeToString(b[:]))
+	release, err := claimPlace(r.at)
+	if err != nil {
+		return err
+	}
+	defer release()
 	if err := os.MkdirAll(r.at.Logs, 0o700); err != nil {
 		return err
 	}
@@ -162,7 +167,6 @@ func (r *runner) handOver(ctx context.Context) error {
 	if r.pod.OwnUsers() {
 		r.usersLock.Lock() // until the daemon has recorded the range
 		defer r.usersLock.Unlock()
-		var err error
 		if r.at.Users, err = freeUsers(ctx, r.Client); err != nil {
 			return err
 		}

@@ -50,6 +50,9 @@ func (b *Builder) Prepare(ctx context.Context, plan Plan, p state.Pod, c *state.
 	if err != nil {
 		return nil, err
 	}
+	if err := checkPlatform(plan, image); err != nil {
+		return nil, err
+	}
 	c.Allocated.ImageID, c.Allocated.ImageName = image.ID, imageName(plan.Config.Image, image)
 	c.Allocated.ImageRef = imageRef(c.Allocated.ImageName, image)
 	if err := b.makeDirs(p, *c); err != nil {
