@@ -6,12 +6,9 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -67,7 +64,7 @@ func readProcesses() *processes {
 		return t
 	}
 	found := make([]*process, len(pids))
-	inParallel(len(pids), func(i int) {
+	proc.InParallel(len(pids), func(i int) {
 		if st, err := proc.ReadStat(pids[i]); err == nil {
 			found[i] = &process{Stat: st, pid: pids[i]}
 		}
@@ -83,20 +80,6 @@ func readProcesses() *processes {
 		}
 	}
 	return t
-}
-
-// inParallel calls do for 0 to n-1, on as many processors as there are.
-func inParallel(n int, do func(int)) {
-	var next atomic.Int64
-	var group sync.WaitGroup
-	for range min(runtime.GOMAXPROCS(0), n) {
-		group.Go(func() {
-			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
-				do(i)
-			}
-		})
-	}
-	group.Wait()
 }
 
 // of returns the processes of the container whose main process is init: those
@@ -134,7 +117,7 @@ func (t *processes) of(init proc.ID) []*process {
 func (t *processes) readNamespaces() {
 	all := slices.Collect(maps.Values(t.byPID))
 	in := make([]string, len(all))
-	inParallel(len(all), func(i int) {
+	proc.InParallel(len(all), func(i int) {
 		dir := "/proc/" + strconv.Itoa(all[i].pid)
 		if all[i].State == 'Z' { // its first thread has ended, others may run
 			dir = proc.Dir(all[i].pid)

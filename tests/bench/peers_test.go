@@ -18,7 +18,7 @@ var (
 	peerPulls = flag.Int("peer-pulls", 3, "how often TestBenchPeers pulls each image")
 	peerScale = flag.Int("peer-scale", 1000, "pods that TestBenchPeers brings up by each driver of subpod")
 	// otherScale bounds the time: others take seconds a pod.
-	otherScale = flag.Int("other-scale", 60, "pods that TestBenchPeers brings up by each other runtime")
+	otherScale = flag.Int("other-scale", 40, "pods that TestBenchPeers brings up by each other runtime")
 )
 
 // Calls of TestBenchPeers beside those of a pod's life.
