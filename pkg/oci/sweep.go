@@ -36,7 +36,7 @@ func (e *Executor) IDs(context.Context) ([]string, error) {
 // an error and returns all of them.
 func (e *Executor) Sweep(ctx context.Context, live func(id string) bool) error {
 	processes := readCommandLines()
-	ids, err := e.removeOrphans(ctx, processes, live, true)
+	ids, err := removeOrphans(ctx, e, processes, live, true)
 	errs := []error{err}
 	if len(ids) > 0 {
 		processes = readCommandLines()
@@ -68,10 +68,10 @@ func (e *Executor) Sweep(ctx context.Context, live func(id string) bool) error {
 // were found: a container whose record is written before it is made is never taken
 // for an orphan.
 func (e *Executor) Orphans(ctx context.Context, live func(id string) bool, remove bool) (ids []string, err error) {
-	return e.removeOrphans(ctx, readCommandLines(), live, remove)
+	return removeOrphans(ctx, e, readCommandLines(), live, remove)
 }
 
-func (e *Executor) removeOrphans(ctx context.Context, processes commandLines, live func(id string) bool, remove bool) (ids []string, err error) {
+func removeOrphans(ctx context.Context, e *Executor, processes commandLines, live func(id string) bool, remove bool) (ids []string, err error) {
 	orphans, errs := e.orphans(ctx, processes, live)
 	for id, c := range orphans {
 		ids = append(ids, id)

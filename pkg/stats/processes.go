@@ -3,7 +3,6 @@ package stats
 import (
 	"bytes"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -91,7 +90,7 @@ func (t *processes) of(init proc.ID) []*process {
 		return nil
 	}
 	if t.mounts == nil {
-		t.readNamespaces()
+		t.readNamespaces(nil)
 	}
 	queue := []*process{first}
 	if ns, ok := t.inside[first]; ok {
@@ -111,11 +110,36 @@ func (t *processes) of(init proc.ID) []*process {
 	return out
 }
 
-// readNamespaces finds the processes that are in another mount namespace than we. A
-// container that the OCI runtime has on the way is in ours, and we would be counted
-// in.
-func (t *processes) readNamespaces() {
-	all := slices.Collect(maps.Values(t.byPID))
+// prepare makes all that of needs for these containers: it may then be called by several
+// threads. Descendants of a container's init are its, wherever they are: with thousands
+// of processes it takes as long to look at their mount namespaces as to read them.
+func (t *processes) prepare(containers []Container) {
+	claimed := map[*process]bool{}
+	for _, ct := range containers {
+		first := t.byPID[ct.Init.PID]
+		if first == nil || first.StartTime != ct.Init.StartTime {
+			continue
+		}
+		for queue := first.children; len(queue) > 0; queue = queue[1:] {
+			if !claimed[queue[0]] {
+				claimed[queue[0]] = true
+				queue = append(slices.Clip(queue), queue[0].children...)
+			}
+		}
+	}
+	t.readNamespaces(claimed)
+}
+
+// readNamespaces finds the processes that are in another mount namespace than we, but
+// for those that are known anyway. A container that the OCI runtime has on the way is in
+// ours, and we would be counted in.
+func (t *processes) readNamespaces(known map[*process]bool) {
+	all := make([]*process, 0, len(t.byPID))
+	for _, p := range t.byPID {
+		if !known[p] {
+			all = append(all, p)
+		}
+	}
 	in := make([]string, len(all))
 	proc.InParallel(len(all), func(i int) {
 		dir := "/proc/" + strconv.Itoa(all[i].pid)
