@@ -48,7 +48,7 @@ func (p podman) start(name, into, ref string, more ...string) error {
 }
 
 // measurePodman measures what measureSubpod does, by the command: podman has no daemon.
-func measurePodman(t *testing.T, reg string, images map[string]string, floor *peer) *peer {
+func measurePodman(t *testing.T, reg string, images map[string]string) *peer {
 	socket := os.Getenv(agentEnv)
 	if socket == "" {
 		t.Log("podman is left out: it takes root to enter a Debian that has it")

@@ -69,23 +69,25 @@ func TestBenchPeers(t *testing.T) {
 		}
 	}
 	reg := node.Registry(t)
-	for _, d := range []string{"fuse-overlayfs", "native"} {
-		t.Run("subpod, "+d, func(t *testing.T) { r.Peers = append(r.Peers, measureSubpod(t, d, images, r.Floor)) })
+	add := func(name string, measure func(*testing.T) *peer) {
+		t.Run(name, func(t *testing.T) {
+			if p := measure(t); p != nil {
+				r.Peers = append(r.Peers, p)
+			}
+		})
 	}
 	t.Run("floor", func(t *testing.T) { measureUntar(t, layers, r.Floor) })
-	t.Run("containerd", func(t *testing.T) {
-		if p := measureContainerd(t, reg, images); p != nil {
-			r.Peers = append(r.Peers, p)
-		}
-	})
-	t.Run("podman", func(t *testing.T) {
-		if p := measurePodman(t, reg, images, r.Floor); p != nil {
-			r.Peers = append(r.Peers, p)
-		}
-	})
-	if t.Failed() {
-		return
+	for _, d := range []string{"fuse-overlayfs", "native"} {
+		add("subpod, "+d, func(t *testing.T) *peer { return measureSubpod(t, d, images, r.Floor) })
 	}
+	add("containerd", func(t *testing.T) *peer { return measureContainerd(t, reg, images) })
+	add("podman", func(t *testing.T) *peer { return measurePodman(t, reg, images) })
+	r.write(t)
+}
+
+// write prints the table, and keeps it with its figures and the charts. Of a run that has
+// failed in part it is what there is.
+func (r *peersRun) write(t *testing.T) {
 	table := r.table()
 	fmt.Print("\n", table)
 	dir := filepath.Join(node.Tree(), ".cache/user/peers")

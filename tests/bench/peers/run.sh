@@ -61,7 +61,7 @@ if [ "$(id -u)" = 0 ] && sid=$("$root/tests/bench/peers/sid.sh"); then
 		cd /var/lib/bench
 		exec env -i HOME=/var/lib/bench XDG_RUNTIME_DIR="/run/user/$2" TMPDIR=/tmp PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
 			setpriv --reuid "$2" --regid "$3" --init-groups --inh-caps=-all bench agent "$4"' \
-		sh "$sid" "$uid" "$gid" "$SUBPOD_BENCH_PODMAN" </dev/null &
+		sh "$sid" "$uid" "$gid" "$SUBPOD_BENCH_PODMAN" </dev/null 2>"$cache/agent.log" &
 	agent=$!
 else
 	echo "peers: podman is left out" >&2
