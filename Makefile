@@ -232,6 +232,11 @@ bench: build test-tools test-images ## Measure pods, one and many, and compare w
 bench-against: build test-images ## Measure the programs of BASE=COMMIT and of this tree, in turns
 	@TAGS="$(TAGS)" tests/bench/against.sh $(BASE) $(BENCH)
 
+.PHONY: bench-peers
+bench-peers: build test-tools test-images ## Measure subpod beside containerd and podman, in one run (WRITE=1: into docs; BENCH="-peer-scale 0")
+	@tests/bench/peers/build.sh
+	@TAGS="$(TAGS)" WRITE="$(WRITE)" tests/bench/peers/run.sh $(BENCH)
+
 .PHONY: bench-cli
 bench-cli: build test-images ## Measure "subpod run" beside bare crun, and podman where it is installed
 	@$(TEST) -count=1 -timeout 20m ./tests/bench -v -run '^TestBenchCLI$$' $(BENCH)

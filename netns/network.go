@@ -19,6 +19,9 @@ var (
 	ErrPortTaken = errclass.New(errdefs.ErrAlreadyExists, "host port is taken")
 	// ErrNoAddress says that the pods' subnet has no free address.
 	ErrNoAddress = errclass.New(errdefs.ErrResourceExhausted, "no free address in the pods' subnet")
+	// ErrFull says that the network has no room for a further pod, whatever addresses
+	// are free.
+	ErrFull = errclass.New(errdefs.ErrResourceExhausted, "the pod network is full")
 	// ErrAddressTaken says that another pod has the address that was asked for.
 	ErrAddressTaken = errclass.New(errdefs.ErrAlreadyExists, "address is in use")
 	// ErrNotReady says that the network cannot serve pods now. The error that

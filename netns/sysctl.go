@@ -1,9 +1,9 @@
 package netns
 
 import (
+	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 
@@ -96,21 +96,30 @@ func ApplySysctls(nsPath string, sysctls map[string]string) error {
 
 // writeSysctls sets sysctls in the namespaces of the calling thread: /proc/sys
 // shows those of whoever opens the file.
-func writeSysctls(sysctls map[string]string, net, ipc bool) error {
-	for _, key := range slices.Sorted(maps.Keys(sysctls)) {
+func writeSysctls(asked map[string]string, net, ipc bool) error {
+	for _, key := range slices.Sorted(maps.Keys(asked)) {
 		p, err := checkSysctl(key, net, ipc)
 		if err != nil {
 			return err
 		}
-		value := sysctls[key]
+		value := asked[key]
 		if p == pingGroupRange {
 			value = mappedGroups(value, "/proc/self/gid_map")
 		}
-		if err := os.WriteFile("/proc/sys/"+p, []byte(value), 0); err != nil {
-			return fmt.Errorf("%w: %s=%q: %w", ErrSysctl, key, sysctls[key], err)
+		if err := writeSysctl(p, value); err != nil {
+			return fmt.Errorf("%w: %s=%q: %w", ErrSysctl, key, asked[key], err)
 		}
 	}
 	return nil
+}
+
+func writeSysctl(path, value string) error {
+	f, err := sysctls.open(path)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(value)
+	return errors.Join(err, f.Close())
 }
 
 // writeDefaults sets net.* sysctls that s.Sysctls does not have. A kernel that lacks one,

@@ -22,9 +22,13 @@ type Config struct {
 	// Uplink connects the node network namespace to the host: one of Uplinks.
 	// Empty means UplinkAuto.
 	Uplink string
-	// UplinkFallback is tried in this order when the program of Uplink is missing.
+	// UplinkFallback is tried in this order when the program of Uplink is missing, or
+	// UplinkFaults names it.
 	UplinkFallback []string
-	fellBack       bool // to one of them
+	// UplinkFaults says of uplinks why their programs should not be used: one is, where no
+	// other is there.
+	UplinkFaults map[string]string
+	fellBack     bool // to one of them
 	// IDMapping is one of IDMappings; empty means IDsAuto.
 	IDMapping string
 	// UplinkReason and IDReason say why what was left to the host ("auto") came out

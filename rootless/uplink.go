@@ -145,7 +145,8 @@ func hostDNS() string {
 }
 
 // fallBack takes the first of UplinkFallback whose program is there when that of the
-// chosen uplink is missing, and says so in UplinkReason.
+// chosen uplink is missing or has a fault, and says so in UplinkReason. One with a fault
+// is better than none.
 func (c Config) fallBack(h Host) Config {
 	programs := map[string]string{UplinkSlirp: c.SlirpBinary, UplinkPasta: c.PastaBinary,
 		UplinkGvisor: filepath.Join(filepath.Dir(h.Executable), GvisorBinary)}
@@ -156,15 +157,33 @@ func (c Config) fallBack(h Host) Config {
 		_, err := h.LookPath(programs[uplink])
 		return err != nil
 	}
-	if !missing(c.Uplink) {
+	reason := ""
+	switch {
+	case missing(c.Uplink):
+		reason = fmt.Sprintf("%s is not installed; %%s is next in node.uplink_fallback", programs[c.Uplink])
+	case c.UplinkFaults[c.Uplink] != "":
+		reason = c.UplinkFaults[c.Uplink] + "; %s is next in node.uplink_fallback"
+	default:
 		return c
 	}
-	for _, next := range c.UplinkFallback {
-		if next != c.Uplink && !missing(next) {
-			c.UplinkReason = fmt.Sprintf("%s is not installed; %s is next in node.uplink_fallback", programs[c.Uplink], next)
-			c.Uplink, c.fellBack = next, true
-			return c
+	there := func(faults bool) string {
+		for _, next := range c.UplinkFallback {
+			if next != c.Uplink && !missing(next) && (faults || c.UplinkFaults[next] == "") {
+				return next
+			}
 		}
+		return ""
+	}
+	next := there(false)
+	if next == "" && missing(c.Uplink) {
+		next = there(true)
+	}
+	switch {
+	case next != "":
+		c.UplinkReason = strings.Replace(reason, "%s", next, 1)
+		c.Uplink, c.fellBack = next, true
+	case !missing(c.Uplink):
+		c.UplinkReason, c.fellBack = c.UplinkFaults[c.Uplink]+"; no other uplink of node.uplink_fallback is installed", true
 	}
 	return c
 }

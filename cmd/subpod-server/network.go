@@ -27,7 +27,7 @@ func newNetwork(cfg *config.Config, node *rootless.Node, nodeNet *netns.Thread, 
 		return bridge.New(bridge.Options{
 			Thread: nodeNet, StateDir: dir, RunDir: filepath.Join(cfg.Daemon.RunDir, "net"), Ports: ports.Network(), Log: slog.Default(),
 			Subnets: cfg.Network.Subnets, Name: cfg.Network.Bridge, MTU: cfg.Network.MTU,
-			Isolate: cfg.Network.Isolate, WaitForPodCIDR: cfg.Network.WaitForPodCIDR, Remade: func() { networks.BridgeRemade() },
+			Isolate: cfg.Network.Isolate, WaitForPodCIDR: cfg.Network.WaitForPodCIDR, Congestion: rootless.UplinkCongestion(node.Uplink), Remade: func() { networks.BridgeRemade() },
 		})
 	}
 	newCNI := func(skip func(string) bool) (*cni.Network, error) {
@@ -74,9 +74,10 @@ func newNetwork(cfg *config.Config, node *rootless.Node, nodeNet *netns.Thread, 
 func newNamed(cfg *config.Config, node *rootless.Node, nodeNet *netns.Thread, ports *hostport.Forwarder, base netns.Network, b *bridge.Bridge, foreign func() string) (*named.Networks, error) {
 	return named.New(named.Options{
 		Base: base, Bridge: b, Foreign: foreign, Thread: nodeNet, Ports: ports.Network(), Held: rootless.Held(), Isolate: cfg.Network.Isolate, Log: slog.Default(),
-		StateDir:  filepath.Join(cfg.Daemon.DataDir, "net", "networks"),
-		RunDir:    filepath.Join(cfg.Daemon.RunDir, "net", "networks"),
-		Upstreams: dnsOf(node).Servers,
+		Congestion: rootless.UplinkCongestion(node.Uplink),
+		StateDir:   filepath.Join(cfg.Daemon.DataDir, "net", "networks"),
+		RunDir:     filepath.Join(cfg.Daemon.RunDir, "net", "networks"),
+		Upstreams:  dnsOf(node).Servers,
 	})
 }
 

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/subpod/subpod/cmd/internal/cli"
+	"github.com/subpod/subpod/cmd/internal/doctor"
 	"github.com/subpod/subpod/pkg/cgroup"
 	"github.com/subpod/subpod/pkg/config"
 	"github.com/subpod/subpod/rootless"
@@ -83,6 +84,7 @@ func nodeConfig(cfg *config.Config, flags *cli.Flags) (rootless.Config, error) {
 		DataDir:             cfg.Daemon.DataDir,
 		Uplink:              cfg.Node.Uplink,
 		UplinkFallback:      cfg.Node.UplinkFallback,
+		UplinkFaults:        doctor.Host{Host: rootless.ThisHost(), Config: cfg}.UplinkFaults(),
 		IDMapping:           cfg.Node.IDMapping,
 		MTU:                 cfg.Node.MTU,
 		SlirpBinary:         cfg.Node.Slirp4netnsPath,

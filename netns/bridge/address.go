@@ -54,6 +54,18 @@ func awaitUp(ctx context.Context, name string, get func() (netlink.Link, error))
 	}
 }
 
+// route makes the pod's default route by gw. A congestion control that the kernel does
+// not have is left out.
+func (l *links) route(h *netlink.Handle, link netlink.Link, gw netip.Addr) error {
+	r := &netlink.Route{LinkIndex: link.Attrs().Index, Gw: gw.AsSlice(), Dst: defaultNet(gw), Congctl: l.congestion}
+	err := h.RouteReplace(r)
+	if errors.Is(err, unix.EINVAL) && r.Congctl != "" {
+		r.Congctl = ""
+		err = h.RouteReplace(r)
+	}
+	return err
+}
+
 // address gives the pod's interface its addresses and default routes, and removes
 // others that an interrupted Setup gave it. It returns the addresses in use: IPv6 ones
 // are left out when a sysctl of the pod turned IPv6 off.
@@ -100,8 +112,7 @@ func (l *links) address(ctx context.Context, pod netns.Pod, mac net.HardwareAddr
 				continue
 			}
 			gw := gatewayOf(p)
-			r := &netlink.Route{LinkIndex: link.Attrs().Index, Gw: gw.AsSlice(), Dst: defaultNet(gw)}
-			if err := h.RouteReplace(r); err != nil {
+			if err := l.route(h, link, gw); err != nil {
 				return fmt.Errorf("add default route via %s: %w", gw, err)
 			}
 			if err := enter(h, neighbour(link.Attrs().Index, gw, bridge.mac)); err != nil {

@@ -49,6 +49,9 @@ type Options struct {
 	// Range has the addresses that are given to pods that choose none; the zero value
 	// has all.
 	Range netip.Prefix
+	// Congestion is the TCP congestion control of what pods send by their default routes,
+	// where an uplink ends their connections; "" is the pod's own.
+	Congestion string
 	// Remade is called when the bridge was deleted by hand and has been made again.
 	Remade func()
 	Log    *slog.Logger
@@ -99,7 +102,7 @@ func New(o Options) (*Bridge, error) {
 	}
 	filter := &nft{naming: naming{table: cmp.Or(o.Table, tableName), veth: cmp.Or(o.Veth, vethPrefix)}, thread: o.Thread}
 	security := &portSecurity{nft: filter, senders: map[string][]sender{}}
-	links, err := openLinks(o.Thread, security)
+	links, err := openLinks(o, security)
 	if err != nil {
 		return nil, fmt.Errorf("pod network: %w", err)
 	}

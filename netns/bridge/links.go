@@ -19,10 +19,13 @@ type links struct {
 	raw      *rawSocket
 	security *portSecurity
 	names    naming
+
+	congestion string // Options.Congestion
 }
 
-func openLinks(thread *netns.Thread, security *portSecurity) (*links, error) {
-	l := &links{security: security, names: security.naming}
+func openLinks(o Options, security *portSecurity) (*links, error) {
+	l := &links{security: security, names: security.naming, congestion: o.Congestion}
+	thread := o.Thread
 	err := thread.Do(func() (err error) {
 		// The sockets keep the namespace of the thread that makes them.
 		if l.rt, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {

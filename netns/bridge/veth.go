@@ -135,11 +135,18 @@ func (l *links) attach(pod netns.Pod, ifindex, mtu int, mac net.HardwareAddr) er
 	if errors.Is(err, unix.EEXIST) {
 		err = l.reuse(name, pod, ifindex, mac, create)
 	}
+	if errors.Is(err, unix.EXFULL) {
+		return fmt.Errorf("%w: a bridge takes %d pods; put further ones on another network (subpod network create), or on the node's", netns.ErrFull, maxPorts)
+	}
 	if err != nil {
 		return fmt.Errorf("connect the pod to the bridge: %w", err)
 	}
 	return nil
 }
+
+// maxPorts is how many ports the kernel gives a bridge: port numbers have ten bits, and
+// none is 0 (BR_PORT_BITS in the kernel's net/bridge/br_private.h).
+const maxPorts = 1<<10 - 1
 
 // reuse handles names that exist already: a link between exactly this pod and
 // the node is reused, the end of an older namespace's link is replaced, and an

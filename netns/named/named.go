@@ -51,13 +51,15 @@ type Options struct {
 	Base   netns.Network
 	Bridge *bridge.Bridge
 	// Foreign returns why there are no named networks now: "" when there are.
-	Foreign  func() string
-	Thread   *netns.Thread
-	StateDir string // the networks
-	RunDir   string // their addresses
-	Ports    netns.PortForwarder
-	Held     Holder
-	Isolate  bool // see bridge.Options
+	Foreign func() string
+	Thread  *netns.Thread
+	// Congestion is bridge.Options.Congestion of all networks.
+	Congestion string
+	StateDir   string // the networks
+	RunDir     string // their addresses
+	Ports      netns.PortForwarder
+	Held       Holder
+	Isolate    bool // see bridge.Options
 	// Upstreams are the servers that know all other names.
 	Upstreams func() []netip.Addr
 	Log       *slog.Logger
@@ -329,7 +331,7 @@ func (n *Networks) newBridge(w *network) (*bridge.Bridge, error) {
 	return bridge.New(bridge.Options{
 		Thread: n.Thread, StateDir: filepath.Join(n.RunDir, w.Name), RunDir: filepath.Join(n.RunDir, w.Name),
 		Subnets: w.Subnets, Name: w.Device(), MTU: w.MTU, Ports: n.Ports, Table: w.table(), Veth: w.veth(),
-		Isolate: n.Isolate, Apart: apart, Range: w.Range, Log: n.Log, Remade: func() { n.listenAgain(w) },
+		Isolate: n.Isolate, Apart: apart, Range: w.Range, Congestion: n.Congestion, Log: n.Log, Remade: func() { n.listenAgain(w) },
 	})
 }
 

@@ -53,7 +53,7 @@ func (rt *runtime) killHelpers(id string, c Container) {
 	if !c.Conmon.IsZero() {
 		killTree(c.Conmon)
 	}
-	for _, h := range rt.helpers(readProcesses()) {
+	for _, h := range rt.helpers(readCommandLines()) {
 		if h.container == id {
 			killTree(h.ID)
 		}

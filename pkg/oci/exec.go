@@ -349,7 +349,7 @@ func (x *execution) runs() bool {
 	if err != nil {
 		return false // the runtime has not got that far
 	}
-	_, ok := x.rt.helperOf(pid)
+	_, ok := x.rt.helperOf(pid, argsOf(pid))
 	return !ok
 }
 

@@ -210,11 +210,11 @@ func TestSweepLeavesRunningExec(t *testing.T) {
 		mark := filepath.Join(b.ctr.Rootfs, "tmp/on")
 		eventually(t, "the command runs, and the runtime's part in it is over", func() bool {
 			_, err := os.Stat(mark)
-			helpers := e.handlers[handler].helpers(readProcesses())
+			helpers := e.handlers[handler].helpers(readCommandLines())
 			return err == nil && (handler == "crun" || len(helpers) == 0)
 		})
 		// Not Sweep: it removes the exec's files, which its conmon may still read.
-		e.handlers[handler].killAbandoned(e.log, func(string) bool { return true })
+		e.handlers[handler].killAbandoned(readCommandLines(), e.log, func(string) bool { return true })
 		_ = os.Remove(mark)
 		if err := <-done; err != nil {
 			t.Error(err)

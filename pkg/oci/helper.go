@@ -29,13 +29,10 @@ var runtimeOps = []string{"create", "start", "exec", "update", "delete"}
 // directory and ends with the container's ID, or, inside of the container, by
 // runc's environment. A process of a container could pretend to be one; that does
 // no harm but to itself.
-func (rt *runtime) helperOf(pid int) (helper, bool) {
-	dir := fmt.Sprintf("/proc/%d/", pid)
-	line, err := os.ReadFile(dir + "cmdline")
-	if err != nil || len(line) == 0 {
+func (rt *runtime) helperOf(pid int, args []string) (helper, bool) {
+	if len(args) == 0 {
 		return helper{}, false
 	}
-	args := strings.Split(strings.TrimSuffix(string(line), "\x00"), "\x00")
 	h := helper{container: args[len(args)-1]}
 	if i := slices.Index(args, "--root="+rt.root); i >= 0 {
 		j := slices.IndexFunc(args[i:], func(a string) bool { return slices.Contains(runtimeOps, a) })
@@ -44,7 +41,7 @@ func (rt *runtime) helperOf(pid int) (helper, bool) {
 		}
 		h.op = args[i+j]
 	} else if len(args) == 2 && args[1] == "init" {
-		env, _ := os.ReadFile(dir + "environ")
+		env, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
 		_, state, ok := bytes.Cut(append([]byte{0}, env...), []byte("\x00_LIBCONTAINER_STATEDIR="+rt.root+"/"))
 		if !ok {
 			return helper{}, false
@@ -54,15 +51,16 @@ func (rt *runtime) helperOf(pid int) (helper, bool) {
 	} else {
 		return helper{}, false
 	}
+	var err error
 	h.ID, err = proc.Identify(pid)
 	return h, err == nil && h.Alive()
 }
 
 // helpers returns the runtime's processes that there are.
-func (rt *runtime) helpers(t processTable) map[int]helper {
+func (rt *runtime) helpers(t commandLines) map[int]helper {
 	found := map[int]helper{}
-	for pid := range t {
-		if h, ok := rt.helperOf(pid); ok {
+	for pid, args := range t.args {
+		if h, ok := rt.helperOf(pid, args); ok {
 			found[pid] = h
 		}
 	}
@@ -74,14 +72,14 @@ func (rt *runtime) helpers(t processTable) map[int]helper {
 const abandonedGrace = 100 * time.Millisecond
 
 // killAbandoned ends the helpers that nobody waits for any more when a server
-// starts.
-func (rt *runtime) killAbandoned(log *slog.Logger, live func(id string) bool) {
-	before := rt.abandoned(live)
+// starts. It looks at the processes in t first, and again at those that there are.
+func (rt *runtime) killAbandoned(t commandLines, log *slog.Logger, live func(id string) bool) {
+	before := rt.abandoned(t, live)
 	if len(before) == 0 {
 		return
 	}
 	time.Sleep(abandonedGrace)
-	for _, h := range rt.abandoned(live) {
+	for _, h := range rt.abandoned(readCommandLines(), live) {
 		// It may have forked meanwhile.
 		same := func(b helper) bool { return b.container == h.container && b.op == h.op }
 		if slices.ContainsFunc(before, same) {
@@ -93,8 +91,7 @@ func (rt *runtime) killAbandoned(log *slog.Logger, live func(id string) bool) {
 
 // abandoned returns all helpers, but the init of a live container that was created,
 // and a runtime below which an exec's command runs.
-func (rt *runtime) abandoned(live func(id string) bool) []helper {
-	t := readProcesses()
+func (rt *runtime) abandoned(t commandLines, live func(id string) bool) []helper {
 	helpers := rt.helpers(t)
 	var found []helper
 	for pid, h := range helpers {
@@ -135,13 +132,10 @@ func (t processTable) commandBelow(root int, helpers map[int]helper) bool {
 // had stopped the runtime or conmon above the command (see killTree), and nobody lets
 // that go on: the command would stay, or, killed, would not be collected, and a PID
 // namespace does not end before all its processes are.
-func (e *Executor) endStopped() {
-	for pid, st := range readProcesses() {
-		if st.State != 'T' {
-			continue
-		}
-		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		if err != nil || !bytes.Contains(line, []byte(e.execDir+"/")) {
+func (e *Executor) endStopped(t commandLines) {
+	for pid, st := range t.processTable {
+		ours := func(arg string) bool { return strings.Contains(arg, e.execDir+"/") }
+		if st.State != 'T' || !slices.ContainsFunc(t.args[pid], ours) {
 			continue
 		}
 		e.log.Info("ending an exec that an earlier server was ending", "pid", pid)

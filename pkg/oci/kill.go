@@ -2,6 +2,11 @@ package oci
 
 import (
 	"context"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -15,13 +20,47 @@ type processTable map[int]proc.Stat
 
 func readProcesses() processTable {
 	pids, _ := proc.PIDs()
+	stats := make([]proc.Stat, len(pids))
+	proc.InParallel(len(pids), func(i int) {
+		if st, err := proc.ReadStat(pids[i]); err == nil {
+			stats[i] = st
+		}
+	})
 	t := make(processTable, len(pids))
-	for _, pid := range pids {
-		if st, err := proc.ReadStat(pid); err == nil {
-			t[pid] = st
+	for i, pid := range pids {
+		if stats[i].StartTime != 0 {
+			t[pid] = stats[i]
 		}
 	}
 	return t
+}
+
+// commandLines is a table of processes with their arguments, which takes reading each
+// process's memory: with thousands of them it is made once.
+type commandLines struct {
+	processTable
+	args map[int][]string // none for those without, and for those that have ended
+}
+
+func readCommandLines() commandLines {
+	t := commandLines{readProcesses(), map[int][]string{}}
+	pids := slices.Collect(maps.Keys(t.processTable))
+	all := make([][]string, len(pids))
+	proc.InParallel(len(pids), func(i int) { all[i] = argsOf(pids[i]) })
+	for i, pid := range pids {
+		if len(all[i]) > 0 {
+			t.args[pid] = all[i]
+		}
+	}
+	return t
+}
+
+func argsOf(pid int) []string {
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if err != nil || len(line) == 0 {
+		return nil
+	}
+	return strings.Split(strings.TrimSuffix(string(line), "\x00"), "\x00")
 }
 
 // below reports whether a process is a descendant of another one, or that one.

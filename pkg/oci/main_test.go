@@ -224,7 +224,7 @@ func checkNothingLeft(t testing.TB, e *Executor) {
 	}
 	all, _ := proc.PIDs()
 	for _, pid := range all {
-		if _, _, ok := e.ownConmon(pid); ok {
+		if _, _, ok := e.ownConmon(pid, argsOf(pid)); ok {
 			t.Errorf("conmon %d is left", pid)
 		}
 	}

@@ -1,7 +1,6 @@
 package oci
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -36,11 +35,15 @@ func (e *Executor) IDs(context.Context) ([]string, error) {
 // is meant for the server's start, before any request is served. It goes on after
 // an error and returns all of them.
 func (e *Executor) Sweep(ctx context.Context, live func(id string) bool) error {
-	_, err := e.Orphans(ctx, live, true)
+	processes := readCommandLines()
+	ids, err := removeOrphans(ctx, e, processes, live, true)
 	errs := []error{err}
-	e.endStopped()
+	if len(ids) > 0 {
+		processes = readCommandLines()
+	}
+	e.endStopped(processes)
 	for _, rt := range e.handlers {
-		rt.killAbandoned(e.log, live)
+		rt.killAbandoned(processes, e.log, live)
 	}
 	entries, err := os.ReadDir(e.exitDir)
 	errs = append(errs, err)
@@ -65,7 +68,11 @@ func (e *Executor) Sweep(ctx context.Context, live func(id string) bool) error {
 // were found: a container whose record is written before it is made is never taken
 // for an orphan.
 func (e *Executor) Orphans(ctx context.Context, live func(id string) bool, remove bool) (ids []string, err error) {
-	orphans, errs := e.orphans(ctx, live)
+	return removeOrphans(ctx, e, readCommandLines(), live, remove)
+}
+
+func removeOrphans(ctx context.Context, e *Executor, processes commandLines, live func(id string) bool, remove bool) (ids []string, err error) {
+	orphans, errs := e.orphans(ctx, processes, live)
 	for id, c := range orphans {
 		ids = append(ids, id)
 		if !remove {
@@ -83,7 +90,7 @@ func (e *Executor) Orphans(ctx context.Context, live func(id string) bool, remov
 
 // orphans reconstructs containers without a record from the runtimes' state and
 // the conmons' command lines.
-func (e *Executor) orphans(ctx context.Context, live func(id string) bool) (map[string]Container, []error) {
+func (e *Executor) orphans(ctx context.Context, processes commandLines, live func(id string) bool) (map[string]Container, []error) {
 	found := map[string]Container{}
 	ids, err := e.IDs(ctx)
 	errs := []error{err}
@@ -105,7 +112,6 @@ func (e *Executor) orphans(ctx context.Context, live func(id string) bool) (map[
 		c.Monitor, c.Bundle = MonitorNode, w.Bundle
 		found[w.ID] = c
 	}
-	processes := readProcesses()
 	for _, rt := range e.handlers {
 		for _, h := range rt.helpers(processes) {
 			if _, ok := found[h.container]; !ok && !live(h.container) {
@@ -113,14 +119,14 @@ func (e *Executor) orphans(ctx context.Context, live func(id string) bool) (map[
 			}
 		}
 	}
-	for pid := range processes {
-		id, bundle, ok := e.ownConmon(pid)
+	for pid, args := range processes.args {
+		id, bundle, ok := e.ownConmon(pid, args)
 		if !ok || live(id) {
 			continue
 		}
 		c := found[id]
 		c.Bundle = bundle
-		c.Conmon = proc.ID{PID: pid, StartTime: processes[pid].StartTime}
+		c.Conmon = proc.ID{PID: pid, StartTime: processes.processTable[pid].StartTime}
 		found[id] = c
 	}
 	return found, errs
@@ -161,31 +167,27 @@ func (rt *runtime) containerFromState(id string) Container {
 // exit file into our directory. It is in our mount namespace, as no container's
 // process is: one of those with a conmon's command line could have any files of the
 // user removed as its bundle's.
-func (e *Executor) ownConmon(pid int) (id, bundle string, ok bool) {
-	ours, err := os.Readlink("/proc/self/ns/mnt")
-	if err != nil {
-		return "", "", false
-	}
-	if theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid)); err != nil || theirs != ours {
-		return "", "", false
-	}
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	if err != nil {
-		return "", "", false
-	}
+func (e *Executor) ownConmon(pid int, args []string) (id, bundle string, ok bool) {
 	var exitDir string
-	args := bytes.Split(b, []byte{0})
 	for i := 1; i+1 < len(args); i++ {
-		switch value := string(args[i+1]); string(args[i]) {
+		switch args[i] {
 		case "--exit-dir":
-			exitDir = value
+			exitDir = args[i+1]
 		case "--cid":
-			id = value
+			id = args[i+1]
 		case "--bundle":
-			bundle = value
+			bundle = args[i+1]
 		case "--runtime":
 			i = len(args) // what follows is the runtime's
 		}
 	}
-	return id, bundle, exitDir == e.exitDir && validID().MatchString(id)
+	if exitDir != e.exitDir || !validID().MatchString(id) {
+		return "", "", false
+	}
+	ours, err := os.Readlink("/proc/self/ns/mnt")
+	if err != nil {
+		return "", "", false
+	}
+	theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid))
+	return id, bundle, err == nil && theirs == ours
 }

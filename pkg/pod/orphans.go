@@ -69,14 +69,30 @@ type Orphans struct {
 // Sweep removes what no record knows of, at the server's start, before any request is
 // served. It goes on after an error.
 func (o *Orphans) Sweep(ctx context.Context) error {
-	_, err := o.Find(ctx, true)
-	return errors.Join(err, o.Executor.Sweep(ctx, o.knowsContainer), subpath.ReleaseAll(o.SubPathDir))
+	err := o.Executor.Sweep(ctx, o.knowsContainer) // the processes first: they use the others
+	_, left := o.findFiles(ctx, true)
+	return errors.Join(err, left, subpath.ReleaseAll(o.SubPathDir))
 }
 
 // Find returns what no record knows of, and removes it where remove is set. Things
 // are found first and looked up after it: what a request is just making has its record
 // before it has anything else. It goes on after an error.
 func (o *Orphans) Find(ctx context.Context, remove bool) ([]Finding, error) {
+	ids, err := o.Executor.Orphans(ctx, o.knowsContainer, remove)
+	var found []Finding
+	for _, id := range ids {
+		f := Finding{Part: "orphans", What: "container " + id, Repaired: remove && err == nil}
+		if remove && err != nil {
+			f.Hint = err.Error()
+		}
+		found = append(found, f)
+	}
+	files, left := o.findFiles(ctx, remove)
+	return append(found, files...), errors.Join(err, left)
+}
+
+// findFiles is Find for root file systems and directories.
+func (o *Orphans) findFiles(ctx context.Context, remove bool) ([]Finding, error) {
 	var found []Finding
 	var errs []error
 	note := func(what string, release func() error) {
@@ -90,13 +106,6 @@ func (o *Orphans) Find(ctx context.Context, remove bool) ([]Finding, error) {
 			}
 		}
 		found = append(found, f)
-	}
-	ids, err := o.Executor.Orphans(ctx, o.knowsContainer, remove)
-	for _, id := range ids {
-		note("container "+id, func() error { return err })
-	}
-	if len(ids) == 0 {
-		errs = append(errs, err)
 	}
 	roots, err := o.Rootfs.IDs(ctx)
 	errs = append(errs, err)

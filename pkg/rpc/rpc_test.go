@@ -177,6 +177,7 @@ func TestErrors(t *testing.T) {
 		{err: netns.ErrBadSubnet, code: codes.InvalidArgument},
 		{err: netns.ErrPortTaken, code: codes.AlreadyExists}, // no NameTaken
 		{err: netns.ErrNoAddress, code: codes.ResourceExhausted},
+		{err: netns.ErrFull, code: codes.ResourceExhausted},
 		{err: netns.ErrNotReady, code: codes.Unavailable},
 		{err: netns.ErrSysctl, code: codes.InvalidArgument},
 		{err: pod.ErrNameTaken, code: codes.AlreadyExists, reason: api.ReasonNameTaken},

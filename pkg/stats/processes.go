@@ -3,15 +3,11 @@ package stats
 import (
 	"bytes"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -67,7 +63,7 @@ func readProcesses() *processes {
 		return t
 	}
 	found := make([]*process, len(pids))
-	inParallel(len(pids), func(i int) {
+	proc.InParallel(len(pids), func(i int) {
 		if st, err := proc.ReadStat(pids[i]); err == nil {
 			found[i] = &process{Stat: st, pid: pids[i]}
 		}
@@ -85,20 +81,6 @@ func readProcesses() *processes {
 	return t
 }
 
-// inParallel calls do for 0 to n-1, on as many processors as there are.
-func inParallel(n int, do func(int)) {
-	var next atomic.Int64
-	var group sync.WaitGroup
-	for range min(runtime.GOMAXPROCS(0), n) {
-		group.Go(func() {
-			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
-				do(i)
-			}
-		})
-	}
-	group.Wait()
-}
-
 // of returns the processes of the container whose main process is init: those
 // in its mount namespace, which an exec enters too and which no two containers
 // share, and the descendants of all these.
@@ -108,7 +90,7 @@ func (t *processes) of(init proc.ID) []*process {
 		return nil
 	}
 	if t.mounts == nil {
-		t.readNamespaces()
+		t.readNamespaces(nil)
 	}
 	queue := []*process{first}
 	if ns, ok := t.inside[first]; ok {
@@ -128,13 +110,38 @@ func (t *processes) of(init proc.ID) []*process {
 	return out
 }
 
-// readNamespaces finds the processes that are in another mount namespace than we. A
-// container that the OCI runtime has on the way is in ours, and we would be counted
-// in.
-func (t *processes) readNamespaces() {
-	all := slices.Collect(maps.Values(t.byPID))
+// prepare makes all that of needs for these containers: it may then be called by several
+// threads. Descendants of a container's init are its, wherever they are: with thousands
+// of processes it takes as long to look at their mount namespaces as to read them.
+func (t *processes) prepare(containers []Container) {
+	claimed := map[*process]bool{}
+	for _, ct := range containers {
+		first := t.byPID[ct.Init.PID]
+		if first == nil || first.StartTime != ct.Init.StartTime {
+			continue
+		}
+		for queue := first.children; len(queue) > 0; queue = queue[1:] {
+			if !claimed[queue[0]] {
+				claimed[queue[0]] = true
+				queue = append(slices.Clip(queue), queue[0].children...)
+			}
+		}
+	}
+	t.readNamespaces(claimed)
+}
+
+// readNamespaces finds the processes that are in another mount namespace than we, but
+// for those that are known anyway. A container that the OCI runtime has on the way is in
+// ours, and we would be counted in.
+func (t *processes) readNamespaces(known map[*process]bool) {
+	all := make([]*process, 0, len(t.byPID))
+	for _, p := range t.byPID {
+		if !known[p] {
+			all = append(all, p)
+		}
+	}
 	in := make([]string, len(all))
-	inParallel(len(all), func(i int) {
+	proc.InParallel(len(all), func(i int) {
 		dir := "/proc/" + strconv.Itoa(all[i].pid)
 		if all[i].State == 'Z' { // its first thread has ended, others may run
 			dir = proc.Dir(all[i].pid)

@@ -4,10 +4,12 @@ package stats
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/cgroup"
@@ -63,6 +65,8 @@ type Options struct {
 type Collector struct {
 	options Options
 
+	pass sync.Mutex // one reading of all processes at a time
+
 	mu     sync.Mutex
 	memory map[string]*memory // by container or pod ID
 	// measuring is the time that went into layers since measuringAt.
@@ -92,6 +96,39 @@ type memory struct {
 	layer     Usage
 	layerAt   time.Time
 	layerTook time.Duration
+
+	kept      *measured // read only
+	keptOf    Container
+	keptUntil time.Time
+}
+
+// Reading all processes takes a time that grows with their number: at most one part in
+// keepFactor of all time goes into it. So a measurement is used again for that many
+// times what its pass took, and for no longer than maxKept.
+const (
+	keepFactor = 50
+	maxKept    = time.Second
+)
+
+// keep remembers what was measured of a container in a pass that took so long.
+func (c *Collector) keep(ct Container, m *measured, took time.Duration) {
+	c.with(ct.Attributes.GetId(), func(k *memory) {
+		k.kept, k.keptOf, k.keptUntil = m, ct, time.Now().Add(min(keepFactor*took, maxKept))
+	})
+}
+
+// recent returns what was measured of a container a moment ago; nil when that is too old,
+// or the container has ended since.
+func (c *Collector) recent(ct Container) (m *measured) {
+	c.with(ct.Attributes.GetId(), func(k *memory) {
+		if k.kept != nil && k.keptOf.Init == ct.Init && k.keptOf.Cgroup == ct.Cgroup && time.Now().Before(k.keptUntil) {
+			m = k.kept
+		}
+	})
+	if m != nil && (ct.Init.PID <= 0 || errors.Is(unix.Kill(ct.Init.PID, 0), unix.ESRCH)) {
+		return nil
+	}
+	return m
 }
 
 // New makes a Collector.
@@ -183,11 +220,20 @@ type measured struct {
 // measure measures all containers with at most one pass through /proc, which it returns;
 // nil when there was none.
 func (c *Collector) measure(containers []Container) (map[string]*measured, *processes) {
+	c.pass.Lock()
+	defer c.pass.Unlock()
+	begin := time.Now()
 	all := make(map[string]*measured, len(containers))
 	var table *processes
+	var anew, byProcess []Container
 	for _, ct := range containers {
+		if m := c.recent(ct); m != nil {
+			all[ct.Attributes.GetId()] = m
+			continue
+		}
 		m := &measured{Stats: cgroup.Stats{At: time.Now()}}
 		all[ct.Attributes.GetId()] = m
+		anew = append(anew, ct)
 		if ct.Cgroup != "" {
 			if s, err := cgroup.Read(ct.Cgroup); err == nil {
 				m.Stats = s
@@ -197,15 +243,26 @@ func (c *Collector) measure(containers []Container) (map[string]*measured, *proc
 			}
 		}
 		if m.CPU == nil || m.Memory == nil || m.Pids == nil {
-			if table == nil {
-				table = readProcesses()
-			}
-			table.fill(m, ct.Init)
+			byProcess = append(byProcess, ct)
 		}
+	}
+	if len(byProcess) > 0 {
+		table = readProcesses()
+		table.prepare(byProcess)
+		proc.InParallel(len(byProcess), func(i int) {
+			table.fill(all[byProcess[i].Attributes.GetId()], byProcess[i].Init)
+		})
+	}
+	for _, ct := range anew {
+		m := all[ct.Attributes.GetId()]
 		if m.Pids != nil {
 			m.threads = m.Pids.Current
 		}
 		c.accumulate(ct.Attributes.GetId(), m)
+	}
+	took := time.Since(begin)
+	for _, ct := range anew {
+		c.keep(ct, all[ct.Attributes.GetId()], took)
 	}
 	return all, table
 }

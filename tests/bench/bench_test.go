@@ -3,6 +3,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -55,6 +56,8 @@ var parts = map[string]func(args []string) error{
 	echoArg:  func(args []string) error { return echo(args[0]) },
 	askArg:   func(args []string) error { return ask(args[0]) },
 	traceArg: traceMain,
+	agentArg: func(args []string) error { return agentMain(args[0]) },
+	relayArg: func(args []string) error { return relayMain(args[0], args[1:]) },
 }
 
 func TestBench(t *testing.T) {
@@ -107,7 +110,10 @@ type bench struct {
 	n    *node.Node
 	cri  node.Client
 	logs string
+	ref  string // of the image; "" is image
 }
+
+func (b *bench) image() string { return cmp.Or(b.ref, image) }
 
 // calls in the order of a pod's life; "pod up" is the sum of the first three.
 const (
@@ -147,7 +153,7 @@ func (b *bench) up(ctx context.Context, name string, took series) (r running, er
 	err = took.measure(create, func() error {
 		resp, err := b.cri.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: r.pod, SandboxConfig: sandbox,
 			Config: &runtimeapi.ContainerConfig{
-				Metadata: &runtimeapi.ContainerMetadata{Name: "c"}, Image: &runtimeapi.ImageSpec{Image: image},
+				Metadata: &runtimeapi.ContainerMetadata{Name: "c"}, Image: &runtimeapi.ImageSpec{Image: b.image()},
 				Command: workload, LogPath: "c.log", Linux: &runtimeapi.LinuxContainerConfig{
 					SecurityContext: &runtimeapi.LinuxContainerSecurityContext{NamespaceOptions: ownPID}},
 			}})

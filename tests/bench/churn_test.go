@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"slices"
 	"strings"
@@ -95,11 +96,13 @@ func median(all []time.Duration) time.Duration {
 	return sorted[len(sorted)/2]
 }
 
-// freePorts returns the first of so many ports in a row that are free.
+// freePorts returns the first of so many ports in a row that are free. Others may look for
+// some at the same moment: it begins anywhere.
 func freePorts(t *testing.T, count int) int32 {
 	t.Helper()
 next:
-	for first := 20000; first < 30000; first += count {
+	for range 1000 {
+		first := 20000 + count*rand.IntN(10000/count)
 		for port := first; port < first+count; port++ {
 			l, err := net.Listen("tcp", fmt.Sprint(":", port))
 			if err != nil {

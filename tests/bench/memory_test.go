@@ -19,9 +19,12 @@ type usage struct{ count, rss, pss int }
 
 // memory reads what the daemon's processes use, by kind. The containers' own
 // processes are "workload".
-func memory(n *node.Node) map[string]usage {
+func memory(n *node.Node) map[string]usage { return memoryBelow(n.PID()) }
+
+// memoryBelow is memory of a process and all below it.
+func memoryBelow(pid int) map[string]usage {
 	kinds := map[string]usage{}
-	for _, p := range append(leak.Descendants(n.PID()), leak.Process{PID: n.PID()}) {
+	for _, p := range append(leak.Descendants(pid), leak.Process{PID: pid}) {
 		rss, pss := rollup(p.PID)
 		if rss == 0 {
 			continue // ended meanwhile

@@ -158,12 +158,13 @@ func (b *netBench) background(argv ...string) (stop func()) {
 }
 
 // iperf returns Gbit/s. The server may not listen yet.
-func (b *netBench) iperf(from place, address string, port int) float64 {
+func (b *netBench) iperf(from place, address string, port int, more ...string) float64 {
 	b.t.Helper()
 	var last error
 	for range 50 {
 		ctx, cancel := context.WithTimeout(b.t.Context(), time.Duration(*netSeconds+20)*time.Second)
 		argv := from.argv("iperf3", "--client", address, "--port", strconv.Itoa(port), "--time", strconv.Itoa(*netSeconds), "--json")
+		argv = append(argv, more...)
 		out, err := b.n.Command(ctx, argv[0], argv[1:]...).Output()
 		cancel()
 		var result struct {

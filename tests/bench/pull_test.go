@@ -138,7 +138,9 @@ func serveLayers(t *testing.T, layers [][]byte) string {
 		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, diffID)
 	}
 	manifest.Config = add(v1.MediaTypeImageConfig, encode(t, config))
-	blobs["/v2/big/manifests/latest"] = encode(t, manifest)
+	encoded := encode(t, manifest)
+	blobs["/v2/big/manifests/latest"] = encoded
+	blobs["/v2/big/manifests/"+digest.FromBytes(encoded).String()] = encoded
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		blob, ok := blobs[r.URL.Path]
 		switch {

@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/subpod/subpod/rootless"
 )
 
 // advisory is a published hole of a program that subpod runs.
@@ -92,6 +94,25 @@ func (h Host) known(p program, path string) []Result {
 	r.What = fmt.Sprintf("%s %s has known holes, %s: %s", name, printed, unless, strings.Join(list, "; "))
 	r.Fix = fmt.Sprintf("sudo apt install --only-upgrade %s    # package name in Debian\n# mended upstream in %s %s; the path of another one is set in subpod.toml", p.pkg, name, join(newest))
 	return []Result{r}
+}
+
+// UplinkFaults says of the uplinks' programs, by the uplink's name, which known holes they
+// have: content of pods reaches them.
+func (h Host) UplinkFaults() map[string]string {
+	faults := map[string]string{}
+	for _, p := range []program{
+		{rootless.UplinkSlirp, h.Config.Node.Slirp4netnsPath, "slirp4netns", Warning, ""},
+		{rootless.UplinkPasta, h.Config.Node.PastaPath, "passt", Warning, ""},
+	} {
+		path, err := h.LookPath(p.path)
+		if err != nil {
+			continue
+		}
+		for _, r := range h.known(p, path) {
+			faults[p.name] = r.What
+		}
+	}
+	return faults
 }
 
 // has reports whether the version has the hole.
