@@ -163,6 +163,13 @@ test-kubernetes: build test-images ## A cluster by kubeadm in a node, as an ordi
 	SUBPOD_TEST_USER=subpod-kubernetes SUBPOD_TEST_IDS=2162688 \
 		$(TEST) -count=1 -timeout 60m -v ./tests/kubernetes -programs $$(tests/kubernetes/build.sh --where) $(KUBERNETES)
 
+.PHONY: test-kubernetes-hosts
+test-kubernetes-hosts: build test-images ## Three nodes on hosts of their own, which root makes (KUBERNETES="-row ^cross")
+	@tests/kubernetes/build.sh >/dev/null && tests/kubernetes/images.sh >/dev/null
+	@$(GO) test -c -o .cache/kubernetes/hosts.test ./tests/kubernetes
+	SUBPOD_TEST_IDS=2162688 tests/kubernetes/hosts.sh 3 .cache/kubernetes/hosts.test \
+		-test.run '^TestHosts$$' -test.timeout 60m -test.v -programs $$(tests/kubernetes/build.sh --where) $(KUBERNETES)
+
 .PHONY: test-crash
 test-crash: build test-tools test-images ## Crashes, pressure and time, a sample of each (CRASH="-run TestReload -v")
 	$(TEST) -count=1 -timeout 25m -short ./tests/crash $(CRASH)
