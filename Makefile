@@ -97,7 +97,7 @@ DAEMON = $(shell $(GO) list -tags "$(TAGS)" ./tests/... | grep -vE '/tests/(arch
 
 # Tests of these packages need namespaces, subordinate IDs or the programs that run
 # containers. tests/arch looks that no other package does.
-NAMESPACES := netns netns/auto netns/bridge netns/cni netns/egress netns/named netns/tunnel pkg/oci pkg/ocispec pkg/stats pkg/subpath rootless storage tests/leak
+NAMESPACES := netns netns/auto netns/bridge netns/cni netns/egress netns/kubeproxy netns/named netns/tunnel pkg/oci pkg/ocispec pkg/stats pkg/subpath rootless storage tests/leak
 UNIT = $(filter-out $(NAMESPACES:%=github.com/subpod/subpod/%) $(NAMESPACES:%=./%),$(ALL))
 # One test of pkg/state needs them, and one of pkg/cgroup root, who delegates a cgroup.
 NOT_UNIT := ^(TestAFullFileSystem|TestDelegatedTree)$$

@@ -52,6 +52,7 @@ var table = []struct{ pkg, imports string }{
 	{"netns/cni", "netns"},
 	{"netns/auto", "netns netns/bridge netns/cni"},
 	{"netns/tunnel", ""},
+	{"netns/kubeproxy", ""},
 	{"netns/egress", "netns pkg/errclass pkg/seccompnotify"},
 	{"netns/resolver", ""},
 	{"netns/named", "netns netns/bridge netns/resolver pkg/errclass"},
@@ -67,7 +68,7 @@ var table = []struct{ pkg, imports string }{
 	{"pkg/state", "netns pkg/errclass pkg/oci pkg/state/format pkg/workload"},
 	{"pkg/events", "pkg/state"},
 	{"pkg/stats", "netns pkg/cgroup pkg/proc"},
-	{"pkg/hostport", "netns rootless"},
+	{"pkg/hostport", "netns netns/kubeproxy rootless"},
 
 	// The core: what run, stop, remove and recover mean.
 	{"pkg/pod/sandbox", "netns pkg/api pkg/cgroup pkg/idmap pkg/ocispec pkg/quantity pkg/state pkg/trace"},
