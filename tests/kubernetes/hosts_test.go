@@ -93,7 +93,7 @@ func serveHost(t *testing.T) {
 	if words == nil {
 		t.Fatal(errors.New("kubeadm prints " + join))
 	}
-	w := newNode(t, hostName(*host), nil, "--node-ip", hostAddr(*host), "--server", words[1], "--token", words[2], "--ca-cert-hash", words[3])
+	w := newNode(t, hostName(*host), []string{"services"}, "--node-ip", hostAddr(*host), "--server", words[1], "--token", words[2], "--ca-cert-hash", words[3])
 	w.kubeadm("join", "--config=/etc/kubernetes/subpod/join.yaml")
 	w.keepTunnel()
 	l, err := net.Listen("unix", socketOf(*host))

@@ -55,6 +55,11 @@ func (c *cluster) wget(pod string) func(string) (string, error) {
 	return func(url string) (string, error) { return c.exec(pod, "wget", "-T", "5", "-qO-", url) }
 }
 
+// onCurl returns a function that asks from a worker's host.
+func onCurl(n int) func(string) (string, error) {
+	return func(url string) (string, error) { return on(n, "curl", "-sSf", "--max-time", "5", url) }
+}
+
 // everyPod asserts that each client reaches the backends of the other hosts, by their own
 // addresses.
 func (c *cluster) everyPod() {
@@ -168,9 +173,37 @@ var hostRows = map[string]func(*cluster){
 		c.apply(pod("hostport2", "mkdir /w; echo hostport2 > /w/index.html; httpd -p 80 -h /w; "+asleep, "ports: [{containerPort: 80, hostPort: 28081}]", "nodeName: "+hostName(2)))
 		c.ready("hostport2")
 		c.backends(1, func() (string, error) {
-			return on(3, "curl", "-sSf", "--max-time", "5", "http://"+hostAddr(2)+":28081/")
+			return onCurl(3)("http://" + hostAddr(2) + ":28081/")
 		}, "hostport2")
 		c.kubectl("delete", "pod", "hostport2", "--wait=false")
+	},
+	"node-port-host": func(c *cluster) {
+		c.backends(hosts, func() (string, error) { return onCurl(3)("http://" + hostAddr(2) + ":30090/hostname") })
+	},
+	"node-port-client": func(c *cluster) {
+		c.apply("apiVersion: v1\nkind: Service\nmetadata: {name: local}\n" +
+			"spec: {type: NodePort, externalTrafficPolicy: Local, selector: {app: spread}, ports: [{port: 80, targetPort: 8080, nodePort: 30091}]}\n")
+		c.seenAs(hostAddr(3), "http://"+hostAddr(2)+":30091", onCurl(3))
+		c.seenAs(hostAddr(2), "http://"+hostAddr(3)+":30091", onCurl(2))
+	},
+	"load-balancer": func(c *cluster) {
+		c.apply("apiVersion: v1\nkind: Service\nmetadata: {name: balanced}\n" +
+			"spec: {type: LoadBalancer, selector: {app: spread}, ports: [{port: 8088, targetPort: 8080}]}\n")
+		// What a controller of load balancers does.
+		c.kubectl("patch", "service", "balanced", "--subresource=status", "-p", `{"status":{"loadBalancer":{"ingress":[{"ip":"`+hostAddr(2)+`"}]}}}`)
+		c.backends(hosts, func() (string, error) { return onCurl(3)("http://" + hostAddr(2) + ":8088/hostname") })
+	},
+	"external-ip": func(c *cluster) {
+		c.apply("apiVersion: v1\nkind: Service\nmetadata: {name: external}\n" +
+			"spec: {externalIPs: [" + hostAddr(3) + "], selector: {app: spread}, ports: [{port: 8089, targetPort: 8080}]}\n")
+		c.backends(hosts, func() (string, error) { return onCurl(2)("http://" + hostAddr(3) + ":8089/hostname") })
+		c.kubectl("delete", "service", "external")
+		c.eventually(func() error {
+			if out, err := onCurl(2)("http://" + hostAddr(3) + ":8089/hostname"); err == nil {
+				return errors.New("it is still open: " + out)
+			}
+			return nil
+		})
 	},
 	"tunnel-killed": func(c *cluster) {
 		c.same([]string{client(2), backend(2), client(3)}, func() {
