@@ -56,6 +56,8 @@ type Config struct {
 	// Sources are the node's own addresses in its pods' subnets, one a family: those of
 	// what the node itself sends by the tunnel.
 	Sources []netip.Addr
+	// Own are the node's pods and addresses: what peers send to anything else is dropped.
+	Own []netip.Prefix
 	// Direct are TCP services that are reached without the tunnel, though they are at an
 	// address of a peer: what the peers are learnt from.
 	Direct []netip.AddrPort
@@ -65,6 +67,7 @@ type Config struct {
 // Tunnel is a running one. Its methods are for one goroutine.
 type Tunnel struct {
 	device *device.Device
+	nic    *inbound
 	socket *net.UDPConn
 	log    *slog.Logger
 	peers  map[PublicKey]string // what the device has been told of each
@@ -81,15 +84,16 @@ func Open(ctx context.Context, o Options) (*Tunnel, error) {
 	if o.MTU == 0 {
 		o.MTU = DefaultMTU
 	}
-	nic, err := tun.CreateTUN(Device, o.MTU)
+	made, err := tun.CreateTUN(Device, o.MTU)
 	if err != nil {
 		return nil, fmt.Errorf("%w %s: %w: is another tunnel running, or /dev/net/tun not open to everyone?", ErrDevice, Device, err)
 	}
+	nic := &inbound{Device: made}
 	dev := device.NewDevice(nic, b, &device.Logger{
 		Verbosef: device.DiscardLogf,
 		Errorf:   func(format string, args ...any) { o.Log.Warn("tunnel: " + fmt.Sprintf(format, args...)) },
 	})
-	t := &Tunnel{device: dev, socket: o.Socket, log: o.Log, peers: map[PublicKey]string{}}
+	t := &Tunnel{device: dev, nic: nic, socket: o.Socket, log: o.Log, peers: map[PublicKey]string{}}
 	err = dev.IpcSet("private_key=" + hex.EncodeToString(o.Key.key.Bytes()) + "\n")
 	if err == nil {
 		err = dev.Up()
@@ -117,6 +121,8 @@ func (t *Tunnel) Wait() <-chan struct{} { return t.device.Wait() }
 // Set makes the tunnel lead to what c says, and to nothing else. Connections of peers that
 // stay go on. Idempotent.
 func (t *Tunnel) Set(ctx context.Context, c Config) error {
+	own := slices.Clone(c.Own)
+	t.nic.own.Store(&own)
 	if err := t.setPeers(c.Peers); err != nil {
 		return err
 	}

@@ -41,6 +41,7 @@ type site struct {
 	key    PrivateKey
 	socket *net.UDPConn
 	tunnel *Tunnel
+	own    []netip.Prefix
 }
 
 // newSite makes one. addresses are those of its loopback: pods, and the node's own.
@@ -63,6 +64,7 @@ func newSite(t *testing.T, addresses ...string) *site {
 	s.ip("link", "set", "lo", "up")
 	for _, a := range addresses {
 		s.ip("address", "add", a, "dev", "lo")
+		s.own = append(s.own, netip.MustParsePrefix(a))
 	}
 	return s
 }
@@ -119,6 +121,7 @@ func (s *site) to(source string, peers ...Peer) {
 
 func (s *site) set(c Config) {
 	s.t.Helper()
+	c.Own = s.own
 	s.do(func() error { return s.tunnel.Set(s.t.Context(), c) })
 }
 
@@ -206,7 +209,7 @@ func (s *site) lost(from, to string) {
 
 // Two nodes with a pod and an address each.
 func two(t *testing.T) (a, b *site) {
-	a = newSite(t, "10.244.0.5/32", "192.0.2.1/32", "10.99.0.5/32")
+	a = newSite(t, "10.244.0.5/32", "10.244.0.1/32", "192.0.2.1/32", "10.99.0.5/32", "fd44::5/128", "fd44::1/128")
 	b = newSite(t, "10.244.1.5/32", "192.0.2.2/32", "fd44:1::5/128")
 	a.open()
 	b.open()
@@ -226,6 +229,10 @@ func TestTunnel(t *testing.T) {
 	a.reaches("", "192.0.2.2:10250", "10.244.0.1")
 	// A source that is not the peer's is not taken.
 	a.lost("10.99.0.5", "10.244.1.5:80")
+	// Nor is a destination that is not the node's own: it is no router for its peers.
+	b.ip("address", "add", "10.244.1.66/32", "dev", "lo")
+	b.serve("10.244.1.66:80")
+	a.lost("10.244.0.5", "10.244.1.66:80")
 
 	// The tunnel of one ends: its packets are refused, not sent elsewhere.
 	a.tunnel.Close()
@@ -262,7 +269,6 @@ func TestKey(t *testing.T) {
 // Both families in one tunnel.
 func TestIPv6(t *testing.T) {
 	a, b := two(t)
-	a.ip("address", "add", "fd44::5/128", "dev", "lo")
 	b.serve("[fd44:1::5]:80")
 	to, from := b.peer("10.244.1.0/24", "192.0.2.2"), a.peer("10.244.0.0/24", "192.0.2.1")
 	to.Pods = append(to.Pods, netip.MustParsePrefix("fd44:1::/64"))

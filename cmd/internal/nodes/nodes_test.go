@@ -80,6 +80,9 @@ func TestPlan(t *testing.T) {
 		if want := []netip.Addr{netip.MustParseAddr("10.244.0.1"), netip.MustParseAddr("fd44::1")}; !slices.Equal(c.Sources, want) {
 			t.Errorf("%s: sources %v, want %v", test.what, c.Sources, want)
 		}
+		if got, want := fmt.Sprint(c.Own), "[10.244.0.0/24 fd44::/64 192.0.2.1/32]"; got != want {
+			t.Errorf("%s: its own are %s, want %s", test.what, got, want)
+		}
 		var peers []string
 		for _, p := range c.Peers {
 			peers = append(peers, fmt.Sprint(p.Name, " ", p.Endpoint, " ", p.Pods, " ", p.Addresses))

@@ -42,6 +42,7 @@ func Plan(self string, nodes []Node) (c tunnel.Config, problems []string, err er
 	for _, a := range nodes[i].addresses() {
 		taken = append(taken, single(a))
 	}
+	c.Own = slices.Clone(taken)
 	for j, n := range nodes {
 		if j == i || n.Metadata.Annotations[AnnotationKey] == "" {
 			continue // this one, and those that are reached in another way, or not
