@@ -70,10 +70,10 @@ func newKubernetesConfig(a *app) *cobra.Command {
 	o := kubelet.DefaultOptions()
 	var write bool
 	cmd := &cobra.Command{
-		Use:   "config [flags] [kubelet | init | join | reset | patch | proxy | tunnel]",
+		Use:   "config [flags] [kubelet | init | join | reset | upgrade | patch | proxy | tunnel]",
 		Short: "Print the configuration of a kubelet, kubeadm or kube-proxy for this node",
 		Long: `Prints a configuration that fits this node: of a kubelet that kubeadm does not configure
-(kubelet, the default), of "kubeadm init", "kubeadm join" or "kubeadm reset", the patch by which they fit a
+(kubelet, the default), of "kubeadm init", "join", "reset" or "upgrade", the patch by which they fit a
 cluster's kubelet configuration to the node, of kube-proxy, or what a cluster allows its nodes
 for "subpod kubernetes tunnel" (tunnel).
 
@@ -130,10 +130,10 @@ func printKubernetes(w io.Writer, args []string, n kubelet.Node, o kubelet.Optio
 		kind = args[0]
 	}
 	render := map[string]func(kubelet.Node, kubelet.Options) (string, error){
-		"kubelet": kubelet.Kubelet, "init": kubelet.Init, "join": kubelet.Join, "reset": kubelet.Reset, "patch": kubelet.Patch, "proxy": kubelet.Proxy, "tunnel": kubelet.Tunnel,
+		"kubelet": kubelet.Kubelet, "init": kubelet.Init, "join": kubelet.Join, "reset": kubelet.Reset, "upgrade": kubelet.Upgrade, "patch": kubelet.Patch, "proxy": kubelet.Proxy, "tunnel": kubelet.Tunnel,
 	}[kind]
 	if render == nil {
-		return usagef("no configuration %q: kubelet, init, join, reset, patch, proxy or tunnel", kind)
+		return usagef("no configuration %q: kubelet, init, join, reset, upgrade, patch, proxy or tunnel", kind)
 	}
 	if kind == "join" && o.Server == "" {
 		return usagef("what to join is missing: --server, --token and --ca-cert-hash, as \"kubeadm token create --print-join-command\" prints them")

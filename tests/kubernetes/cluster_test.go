@@ -204,11 +204,22 @@ func tail(path string, lines int) string {
 
 func (c *cluster) kubeadm(args ...string) {
 	c.t.Helper()
+	c.inLong(append([]string{"kubeadm"}, args...)...)
+}
+
+// kubeadmNext is the next version's.
+func (c *cluster) kubeadmNext(args ...string) {
+	c.t.Helper()
+	c.inLong(append([]string{"kubeadm-next"}, args...)...)
+}
+
+// inLong runs a command in the node that takes its time.
+func (c *cluster) inLong(argv ...string) {
+	c.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), initTimeout)
 	defer cancel()
-	out, err := c.Command(ctx, node.Path(c.t, node.Subpod), append([]string{"nsenter", "--workdir", "/", "--", "kubeadm"}, args...)...).CombinedOutput()
-	if err != nil {
-		c.t.Fatalf("kubeadm %s: %v\n%s", strings.Join(args, " "), err, out)
+	if out, err := c.command(ctx, argv...).CombinedOutput(); err != nil {
+		c.t.Fatalf("%s: %v\n%s", strings.Join(argv, " "), err, out)
 	}
 }
 

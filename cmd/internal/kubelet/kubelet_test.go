@@ -64,6 +64,8 @@ func TestConfigurations(t *testing.T) {
 		{"join.yaml", Join, whole, joining()},
 		{"kube-proxy.yaml", Proxy, bare, DefaultOptions()},
 		{"reset.yaml", Reset, bare, DefaultOptions()},
+		{"upgrade.yaml", Upgrade, bare, DefaultOptions()},
+		{"tunnel.yaml", Tunnel, bare, DefaultOptions()},
 	} {
 		got, err := test.make(test.node, test.opts)
 		if err != nil {
