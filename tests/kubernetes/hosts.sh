@@ -58,13 +58,12 @@ for n in $(seq "$count"); do
 	in_host ip link set eth0 up
 	in_host ip route add default via 192.0.2.254
 	in_host tc qdisc add dev eth0 root netem delay 1ms 2>/dev/null || echo "hosts.sh: no latency: the kernel has no netem" >&2
-	log=$shared/host$n.log
-	[ "$n" != 1 ] || log=/dev/stdout
 	(
 		cd "$here"
+		[ "$n" = 1 ] || exec >"$shared/host$n.log" 2>&1
 		export SUBPOD_TEST_USER="subpod-kubernetes$n"
 		exec nsenter --net="/proc/$space/ns/net" "$here/../user.sh" "$binary" -host "$n" -shared "$shared" "$@"
-	) >"$log" 2>&1 &
+	) &
 	if [ "$n" = 1 ]; then test=$!; else pids="$pids $!"; fi
 done
 
