@@ -90,12 +90,6 @@ func newNode(t *testing.T, name string, expose []string, flags ...string) *clust
 func startCluster(t *testing.T, name string, expose []string, flags ...string) *cluster {
 	c := newNode(t, name, expose, flags...)
 	c.kubeadm("init", "--config=/etc/kubernetes/subpod/init.yaml")
-	if _, err := os.Stat("/lib/modules"); err != nil {
-		// A kernel without modules: kube-proxy's DaemonSet mounts them, and no ordinary user
-		// can make the directory.
-		c.kubectl("-n", "kube-system", "patch", "daemonset", "kube-proxy", "-p",
-			`{"spec":{"template":{"spec":{"volumes":[{"name":"lib-modules","hostPath":null,"emptyDir":{}}]}}}}`)
-	}
 	c.kubectl("taint", "nodes", "--all", "node-role.kubernetes.io/control-plane-")
 	c.nodeReady(c.name)
 	for _, program := range []string{"daemonset/kube-proxy", "deployment/coredns"} {
