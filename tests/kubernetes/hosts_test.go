@@ -85,6 +85,11 @@ func (c *cluster) keepTunnel() {
 
 // serveHost is a worker's host: it joins, and does what the test asks for until that ends.
 func serveHost(t *testing.T) {
+	t.Cleanup(func() {
+		if t.Failed() {
+			_ = os.WriteFile(sharedFile("failed"), nil, 0o644) // nobody need wait for it
+		}
+	})
 	join := waitFor(t, "join")
 	if join == "" {
 		return // the control plane failed

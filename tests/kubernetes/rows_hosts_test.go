@@ -3,6 +3,7 @@ package kubernetes
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 )
 
@@ -92,6 +93,9 @@ var hostRows = map[string]func(*cluster){
 	"hosts-join": func(c *cluster) {
 		for n := 2; n <= hosts; n++ {
 			c.within(2*readyTimeout, "the worker joins", func() error {
+				if _, err := os.Stat(sharedFile("failed")); err == nil {
+					c.t.Fatal("a worker has failed")
+				}
 				_, err := c.try("get", "node", hostName(n))
 				return err
 			})
