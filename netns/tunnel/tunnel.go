@@ -27,6 +27,11 @@ const Device = "subpod-nodes"
 // DefaultMTU leaves room for WireGuard's headers and IPv6's in Ethernet's 1500 bytes.
 const DefaultMTU = 1420
 
+// keepalive is the time between two packets to a peer, in seconds: what WireGuard's
+// documentation has for peers behind a firewall. The first is sent at once, so that a peer
+// that has known the tunnel before does not wait for an answer from the former one.
+const keepalive = 25
+
 // ErrDevice says that the TUN device cannot be made.
 var ErrDevice = errors.New("make the tunnel's device")
 
@@ -158,7 +163,7 @@ func (t *Tunnel) setPeers(peers []Peer) error {
 // uapi returns the peer as the device is told of it.
 func (p Peer) uapi() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "public_key=%s\nendpoint=%s\nreplace_allowed_ips=true\n", p.Key.hex(), p.Endpoint)
+	fmt.Fprintf(&b, "public_key=%s\nendpoint=%s\npersistent_keepalive_interval=%d\nreplace_allowed_ips=true\n", p.Key.hex(), p.Endpoint, keepalive)
 	for _, prefix := range p.prefixes() {
 		fmt.Fprintf(&b, "allowed_ip=%s\n", prefix)
 	}

@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -157,18 +158,26 @@ func (s *site) serve(address string) {
 	}()
 }
 
-// dial connects from an address of the site ("" = any) and returns the one that was seen.
-func (s *site) dial(from, to string, timeout time.Duration, data []byte) (seen string, err error) {
+// connect connects from an address of the site ("" = any).
+func (s *site) connect(from, to string, timeout time.Duration) (c net.Conn, err error) {
 	d := net.Dialer{Timeout: timeout}
 	if from != "" {
 		d.LocalAddr = &net.TCPAddr{IP: net.ParseIP(from)}
 	}
-	var c net.Conn
-	if err := s.try(func() (err error) { c, err = d.Dial("tcp", to); return err }); err != nil {
+	err = s.try(func() (err error) { c, err = d.Dial("tcp", to); return err })
+	if err != nil {
+		return nil, err
+	}
+	return c, c.SetDeadline(time.Now().Add(answerTimeout))
+}
+
+// dial connects from an address of the site ("" = any) and returns the one that was seen.
+func (s *site) dial(from, to string, timeout time.Duration, data []byte) (seen string, err error) {
+	c, err := s.connect(from, to, timeout)
+	if err != nil {
 		return "", err
 	}
 	defer c.Close()
-	must(s.t, c.SetDeadline(time.Now().Add(answerTimeout)))
 	go func() {
 		_, _ = c.Write(data)
 		_ = c.(*net.TCPConn).CloseWrite()
@@ -234,16 +243,28 @@ func TestTunnel(t *testing.T) {
 	b.serve("10.244.1.66:80")
 	a.lost("10.244.0.5", "10.244.1.66:80")
 
+	c, err := a.connect("10.244.0.5", "10.244.1.5:80", answerTimeout)
+	must(t, err)
+	defer c.Close()
+	lines := bufio.NewReader(c)
+	_, err = lines.ReadString('\n')
+	must(t, err)
+
 	// The tunnel of one ends: its packets are refused, not sent elsewhere.
 	a.tunnel.Close()
+	_, err = io.WriteString(c, "meanwhile\n")
+	must(t, err)
 	a.refused("10.244.1.5:80")
 	local, _ := a.socket.LocalAddr().(*net.UDPAddr)
-	var err error
 	a.socket, err = net.ListenUDP("udp", local)
 	must(t, err)
 	a.open()
 	a.to("10.244.0.1", b.peer("10.244.1.0/24", "192.0.2.2"))
 	a.reaches("10.244.0.5", "10.244.1.5:80", "10.244.0.5")
+	// A connection that was there goes on.
+	if line, err := lines.ReadString('\n'); err != nil || line != "meanwhile\n" {
+		t.Errorf("a connection that was there: %q, %v", line, err)
+	}
 
 	// A node that has left is led to no more.
 	a.to("10.244.0.1")

@@ -223,6 +223,18 @@ var hostRows = map[string]func(*cluster){
 			c.everyPod()
 		})
 	},
+	"uplink-killed": func(c *cluster) {
+		c.same([]string{client(2), backend(2), client(3)}, func() {
+			_, err := on(2, "sh", "-c", "pkill -KILL -u $(id -u) -x slirp4netns")
+			must(c.t, err)
+			c.everyPod()
+			c.eventually(func() error { return c.says(client(2), client(2), "hostname") })
+			// The kubelet's connection to the API server is another one now.
+			c.apply(pod("after-uplink", asleep, "", "nodeName: "+hostName(2)))
+			c.ready("after-uplink")
+			c.kubectl("delete", "pod", "after-uplink", "--wait=false")
+		})
+	},
 	"node-cut": func(c *cluster) {
 		c.same([]string{client(3), backend(3)}, func() {
 			c.network("cut 3")
@@ -239,24 +251,25 @@ var hostRows = map[string]func(*cluster){
 		c.eventually(func() error {
 			return c.is("1", "get", "deployment", "mover", "-o", "jsonpath={.status.availableReplicas}")
 		})
-		c.kubectl("cordon", hostName(3)) // so that it is on the other
-		c.kubectl("rollout", "restart", "deployment/mover")
-		c.kubectl("rollout", "status", "deployment/mover", "--timeout=25s")
-		c.kubectl("uncordon", hostName(3))
-		must(c.t, c.is(hostName(2), "get", "pod", "-l", "app=mover", "-o", "jsonpath={.items[*].spec.nodeName}"))
-		_, err := ask(2, request{Action: "kill"})
+		from := c.kubectl("get", "pod", "-l", "app=mover", "-o", "jsonpath={.items[*].spec.nodeName}")
+		dies, lives := 2, 3
+		if from == hostName(lives) {
+			dies, lives = lives, dies
+		}
+		must(c.t, c.is(hostName(dies), "get", "pod", "-l", "app=mover", "-o", "jsonpath={.items[*].spec.nodeName}"))
+		_, err := ask(dies, request{Action: "kill"})
 		must(c.t, err)
 		c.eventually(func() error {
-			return c.has(hostName(3)+" Running", "get", "pod", "-l", "app=mover", "-o", "jsonpath={range .items[*]}{.spec.nodeName} {.status.phase};{end}")
+			return c.has(hostName(lives)+" Running", "get", "pod", "-l", "app=mover", "-o", "jsonpath={range .items[*]}{.spec.nodeName} {.status.phase};{end}")
 		})
-		_, err = ask(2, request{Action: "run"})
+		_, err = ask(dies, request{Action: "run"})
 		must(c.t, err)
-		c.nodeReady(hostName(2))
-		c.ready(client(2), backend(2))
+		c.nodeReady(hostName(dies))
+		c.ready(client(dies), backend(dies))
 		c.everyPod()
 		// Not a second one: what was left of it on the node that died is gone.
 		c.eventually(func() error {
-			return c.is(hostName(3), "get", "pod", "-l", "app=mover", "-o", "jsonpath={.items[*].spec.nodeName}")
+			return c.is(hostName(lives), "get", "pod", "-l", "app=mover", "-o", "jsonpath={.items[*].spec.nodeName}")
 		})
 	},
 }
