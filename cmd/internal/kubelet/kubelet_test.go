@@ -268,3 +268,13 @@ func TestAccount(t *testing.T) {
 		t.Errorf("%q", files["passwd"])
 	}
 }
+
+// A node that has no address of its host's cannot be a peer of others.
+func TestCheckNodeIP(t *testing.T) {
+	if err := CheckNodeIP([]string{"--node-ip=192.0.2.7"}); err != nil {
+		t.Error(err)
+	}
+	if err := CheckNodeIP([]string{"--config=x"}); !errors.Is(err, ErrNodeIP) {
+		t.Errorf("%v, want %v", err, ErrNodeIP)
+	}
+}
