@@ -37,7 +37,7 @@ const (
 // site is a node's network namespace, with a thread in it, and its tunnel. The sockets of
 // all tunnels are in the test's own namespace: its loopback is the network between hosts.
 type site struct {
-	t      *testing.T
+	t      testing.TB
 	calls  chan func()
 	key    PrivateKey
 	socket *net.UDPConn
@@ -46,7 +46,7 @@ type site struct {
 }
 
 // newSite makes one. addresses are those of its loopback: pods, and the node's own.
-func newSite(t *testing.T, addresses ...string) *site {
+func newSite(t testing.TB, addresses ...string) *site {
 	t.Helper()
 	must(t, exec.Command("ip", "link", "set", "lo", "up").Run())
 	key, err := NewPrivateKey()
@@ -70,7 +70,7 @@ func newSite(t *testing.T, addresses ...string) *site {
 	return s
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -217,7 +217,7 @@ func (s *site) lost(from, to string) {
 }
 
 // Two nodes with a pod and an address each.
-func two(t *testing.T) (a, b *site) {
+func two(t testing.TB) (a, b *site) {
 	a = newSite(t, "10.244.0.5/32", "10.244.0.1/32", "192.0.2.1/32", "10.99.0.5/32", "fd44::5/128", "fd44::1/128")
 	b = newSite(t, "10.244.1.5/32", "192.0.2.2/32", "fd44:1::5/128")
 	a.open()
