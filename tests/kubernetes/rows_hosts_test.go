@@ -235,6 +235,17 @@ var hostRows = map[string]func(*cluster){
 			c.kubectl("delete", "pod", "after-uplink", "--wait=false")
 		})
 	},
+	"upgrade-node": func(c *cluster) {
+		// To the version that it has: the cluster's kubelet configuration comes anew.
+		const grep = "grep PodAndContainerStatsFromCRI /var/lib/kubelet/config.yaml"
+		_, err := on(2, "subpod", "nsenter", "--", "sh", "-c", "echo >/var/lib/kubelet/config.yaml && kubeadm upgrade node --config=/etc/kubernetes/subpod/upgrade.yaml && "+grep)
+		must(c.t, err)
+		_, err = on(2, "subpod", "nsenter", "--", "pkill", "-KILL", "-x", "kubelet")
+		must(c.t, err)
+		c.apply(pod("after-upgrade", asleep, "", "nodeName: "+hostName(2)))
+		c.ready("after-upgrade")
+		c.kubectl("delete", "pod", "after-upgrade", "--wait=false")
+	},
 	"node-cut": func(c *cluster) {
 		c.same([]string{client(3), backend(3)}, func() {
 			c.network("cut 3")
