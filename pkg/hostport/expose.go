@@ -150,7 +150,9 @@ func ofServices(ports []kubeproxy.Port) []netns.HostPort {
 			h.HostIP = p.At.Addr()
 		}
 		// One node port is of both families: the forwarding listens on both.
-		same := func(o netns.HostPort) bool { return o.Proto == h.Proto && o.HostPort == h.HostPort && o.HostIP == h.HostIP }
+		same := func(o netns.HostPort) bool {
+			return o.Proto == h.Proto && o.HostPort == h.HostPort && o.HostIP == h.HostIP
+		}
 		if !slices.Contains(neverAuto, h.HostPort) && !slices.ContainsFunc(out, same) {
 			out = append(out, h)
 		}
