@@ -97,7 +97,7 @@ DAEMON = $(shell $(GO) list -tags "$(TAGS)" ./tests/... | grep -vE '/tests/(arch
 
 # Tests of these packages need namespaces, subordinate IDs or the programs that run
 # containers. tests/arch looks that no other package does.
-NAMESPACES := netns netns/auto netns/bridge netns/cni netns/egress netns/named pkg/oci pkg/ocispec pkg/stats pkg/subpath rootless storage tests/leak
+NAMESPACES := netns netns/auto netns/bridge netns/cni netns/egress netns/kubeproxy netns/named netns/tunnel pkg/oci pkg/ocispec pkg/stats pkg/subpath rootless storage tests/leak
 UNIT = $(filter-out $(NAMESPACES:%=github.com/subpod/subpod/%) $(NAMESPACES:%=./%),$(ALL))
 # One test of pkg/state needs them, and one of pkg/cgroup root, who delegates a cgroup.
 NOT_UNIT := ^(TestAFullFileSystem|TestDelegatedTree)$$
@@ -162,6 +162,13 @@ test-kubernetes: build test-images ## A cluster by kubeadm in a node, as an ordi
 	@tests/kubernetes/build.sh >/dev/null && tests/kubernetes/images.sh >/dev/null
 	SUBPOD_TEST_USER=subpod-kubernetes SUBPOD_TEST_IDS=2162688 \
 		$(TEST) -count=1 -timeout 60m -v ./tests/kubernetes -programs $$(tests/kubernetes/build.sh --where) $(KUBERNETES)
+
+.PHONY: test-kubernetes-hosts
+test-kubernetes-hosts: build test-images ## Three nodes on hosts of their own, which root makes (KUBERNETES="-row ^cross")
+	@tests/kubernetes/build.sh >/dev/null && tests/kubernetes/images.sh >/dev/null
+	@$(GO) test -c -o .cache/kubernetes/hosts.test ./tests/kubernetes
+	SUBPOD_TEST_IDS=2162688 tests/kubernetes/hosts.sh 3 .cache/kubernetes/hosts.test \
+		-test.run '^TestHosts$$' -test.timeout 60m -test.v -programs $$(tests/kubernetes/build.sh --where) $(KUBERNETES)
 
 .PHONY: test-crash
 test-crash: build test-tools test-images ## Crashes, pressure and time, a sample of each (CRASH="-run TestReload -v")

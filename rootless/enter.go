@@ -32,6 +32,8 @@ type EnterOptions struct {
 	Env            []string
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
+	// Files are the command's descriptors from 3 on.
+	Files []*os.File
 }
 
 // ErrNotOwner says that the caller is not the user that the node belongs to.
@@ -77,6 +79,7 @@ func Enter(ctx context.Context, runDir string, argv []string, opts EnterOptions)
 	}
 	cmd.Env = append(cleanEnv(cmd.Env), envRole+"="+roleEnter, envDir+"="+opts.Dir)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = opts.Stdin, opts.Stdout, opts.Stderr
+	cmd.ExtraFiles = opts.Files
 	return runForwarding(ctx, cmd)
 }
 

@@ -133,11 +133,11 @@ func newServer(d *dependencies, ready <-chan struct{}) *grpc.Server {
 
 // expose starts what network.expose asks for.
 func (d *dependencies) expose(ctx context.Context, cfg *config.Config, inNode func(func() error) error) error {
-	ports, all, err := hostport.ParseExpose(cfg.Network.Expose)
+	what, err := hostport.ParseExpose(cfg.Network.Expose)
 	if err != nil || d.ports == nil {
 		return err
 	}
-	e := hostport.Exposer{Forwarder: d.ports, Ports: ports, All: all, InNode: inNode, Log: slog.Default()}
+	e := hostport.Exposer{Expose: what, Forwarder: d.ports, InNode: inNode, Log: slog.Default()}
 	e.Start(ctx)
 	return nil
 }

@@ -29,7 +29,7 @@ they would refuse there, and runs the kubelet. docs/kubernetes.md has the steps.
 		Args: exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	for _, c := range []*cobra.Command{newKubernetesConfig(a), newKubernetesCheck(a), newKubernetesUnit(a), newKubernetesKubelet(a)} {
+	for _, c := range []*cobra.Command{newKubernetesConfig(a), newKubernetesCheck(a), newKubernetesUnit(a), newKubernetesKubelet(a), newKubernetesTunnel(a)} {
 		cmd.AddCommand(c)
 	}
 	return cmd
@@ -70,11 +70,12 @@ func newKubernetesConfig(a *app) *cobra.Command {
 	o := kubelet.DefaultOptions()
 	var write bool
 	cmd := &cobra.Command{
-		Use:   "config [flags] [kubelet | init | join | reset | patch | proxy]",
+		Use:   "config [flags] [kubelet | init | join | reset | upgrade | patch | proxy | tunnel]",
 		Short: "Print the configuration of a kubelet, kubeadm or kube-proxy for this node",
 		Long: `Prints a configuration that fits this node: of a kubelet that kubeadm does not configure
-(kubelet, the default), of "kubeadm init", "kubeadm join" or "kubeadm reset", the patch by which they fit a
-cluster's kubelet configuration to the node, or of kube-proxy.
+(kubelet, the default), of "kubeadm init", "join", "reset" or "upgrade", the patch by which they fit a
+cluster's kubelet configuration to the node, of kube-proxy, or what a cluster allows its nodes
+for "subpod kubernetes tunnel" (tunnel).
 
 With --write all of them go to ` + kubelet.Dir + ` of the node, where kubeadm finds
 the patch; but for the address of --node-ip nothing else of the node is changed.`,
@@ -129,10 +130,10 @@ func printKubernetes(w io.Writer, args []string, n kubelet.Node, o kubelet.Optio
 		kind = args[0]
 	}
 	render := map[string]func(kubelet.Node, kubelet.Options) (string, error){
-		"kubelet": kubelet.Kubelet, "init": kubelet.Init, "join": kubelet.Join, "reset": kubelet.Reset, "patch": kubelet.Patch, "proxy": kubelet.Proxy,
+		"kubelet": kubelet.Kubelet, "init": kubelet.Init, "join": kubelet.Join, "reset": kubelet.Reset, "upgrade": kubelet.Upgrade, "patch": kubelet.Patch, "proxy": kubelet.Proxy, "tunnel": kubelet.Tunnel,
 	}[kind]
 	if render == nil {
-		return usagef("no configuration %q: kubelet, init, join, reset, patch or proxy", kind)
+		return usagef("no configuration %q: kubelet, init, join, reset, upgrade, patch, proxy or tunnel", kind)
 	}
 	if kind == "join" && o.Server == "" {
 		return usagef("what to join is missing: --server, --token and --ca-cert-hash, as \"kubeadm token create --print-join-command\" prints them")

@@ -14,10 +14,10 @@ func newKubernetesUnit(_ *app) *cobra.Command {
 	var write, userNamespaces bool
 	cmd := &cobra.Command{
 		Use:   "unit [flags]",
-		Short: "Print systemd user units for a kubelet and kube-proxy in the node",
-		Long: `Prints systemd user units for a kubelet and for kube-proxy in the node, which are started
+		Short: "Print systemd user units for a kubelet, kube-proxy and the tunnel to other nodes",
+		Long: `Prints systemd user units for a kubelet, for kube-proxy and for "subpod kubernetes tunnel", which are started
 again whenever they end, and end and start with the unit subpod.service (configs/subpod.service).
-kubeadm's clusters run kube-proxy as a pod: they need the first one only.`,
+kubeadm's clusters run kube-proxy as a pod: they need no unit of it.`,
 		Example: "  subpod kubernetes unit --write && systemctl --user daemon-reload && systemctl --user enable --now subpod-kubelet",
 		Args:    exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -51,7 +51,7 @@ func families(s sets) []family {
 //	prerouting   DNAT by the services, for what comes from pods
 //	             → hostports, for what comes from pods and the uplink
 //	output       → hostports, for processes in the node network namespace
-//	postrouting  masquerade: pods to the uplink; pods and loopback to pods by host ports
+//	postrouting  masquerade: pods to the uplink, not to the tunnel; pods and loopback to pods by host ports
 //	published    mark what is for a host port or service, for the bridge's own table
 //	isolate      drop what is routed from pods to pods and is for no host port or service
 //	loopback     drop what uses loopback addresses on the wire, which route_localnet would let in,
@@ -86,6 +86,8 @@ func (r *rules) addChains(c *nftables.Conn, t *nftables.Table, s sets) {
 	for _, f := range fams {
 		rule(hostports, f.is(), isLocal(), f.lookup(f.ports, 0), setMark(hostPortMark), f.dnat())
 	}
+	// Other nodes know the pods of this one by their addresses.
+	rule(postrouting, byTunnel(), accept())
 	masquerade := []expr.Any{&expr.Masq{}}
 	for _, f := range fams {
 		rule(postrouting, f.is(), f.fromPods(), r.toBridge(expr.CmpOpNeq), masquerade)
@@ -191,6 +193,14 @@ func (f family) isLoopback(offset uint32) []expr.Any {
 
 func (r *rules) toBridge(op expr.CmpOp) []expr.Any {
 	return matchName(expr.MetaKeyOIFNAME, op, r.bridge)
+}
+
+// TunnelDevice is the name of the device that leads to the pods of other nodes, where there
+// is one (netns/tunnel).
+const TunnelDevice = "subpod-nodes"
+
+func byTunnel() []expr.Any {
+	return matchName(expr.MetaKeyOIFNAME, expr.CmpOpEq, TunnelDevice)
 }
 
 func (r *rules) fromBridge() []expr.Any {

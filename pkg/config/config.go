@@ -98,7 +98,7 @@ type Network struct {
 	CNIConfDirs []string       `toml:"cni_conf_dirs" path:"dir"`
 	CNIBinDirs  []string       `toml:"cni_bin_dirs" path:"dir"`
 	Isolate     bool           `toml:"isolate"`
-	Expose      []string       `toml:"expose"`       // "tcp:8080", "udp:53", "auto"
+	Expose      []string       `toml:"expose"`       // "tcp:8080", "udp:53", "auto", "services"
 	IngressRate Rate           `toml:"ingress_rate"` // bits per second
 	EgressRate  Rate           `toml:"egress_rate"`  // bits per second
 

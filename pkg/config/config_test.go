@@ -169,7 +169,7 @@ func TestProblems(t *testing.T) {
 		{"metrics without port", "metrics.listen='::1'", `:1:1: metrics.listen: "::1" is not "off"`},
 		{"metrics by name", "metrics.listen='localhost:9464'", `:1:1: metrics.listen: "localhost:9464" is not "off"`},
 		{"metrics in a file", "[metrics]\nlisten='/tmp/x.sock'\n", `:2:1: metrics.listen: "/tmp/x.sock" is not "off"`},
-		{"expose", "network.expose=['tcp:0']", `:1:1: network.expose: "tcp:0" is neither "auto" nor a port such as "tcp:8080"`},
+		{"expose", "network.expose=['tcp:0']", `:1:1: network.expose: "tcp:0" is neither "auto", "services" nor a port such as "tcp:8080"`},
 		{"rate", "network.egress_rate='fast'", `:1:1: network.egress_rate: rate "fast" is not a number of bits per second such as 10M`},
 		{"waiting CNI", "network.backend='cni'\nnetwork.wait_for_pod_cidr=true", `:2:1: network.wait_for_pod_cidr: only the built-in bridge waits for it: CNI plugins have subnets of their own`},
 		{"isolating CNI", "network.backend='cni'\nnetwork.isolate=true", `:2:1: network.isolate: only the built-in bridge can isolate pods`},

@@ -27,7 +27,7 @@ pull_timeout = "7s"
 pinned = ["a*"]
 [network]
 subnets = ["10.1.0.0/16", "fd00:1::/64"]
-expose = ["auto", "tcp:8080"]
+expose = ["auto", "services", "tcp:8080"]
 ingress_rate = "10M"
 [runtime.handlers.mine]
 path = "/bin/mine"

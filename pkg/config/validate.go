@@ -134,9 +134,12 @@ func (v *validator) network(n Network) {
 	v.noneEmpty("network.cni_conf_dirs", n.CNIConfDirs)
 	v.noneEmpty("network.cni_bin_dirs", n.CNIBinDirs)
 	for _, e := range n.Expose {
+		if e == "auto" || e == "services" {
+			continue
+		}
 		proto, port, _ := strings.Cut(e, ":")
-		if number, err := strconv.ParseUint(port, 10, 16); e != "auto" && (err != nil || number == 0 || proto != "tcp" && proto != "udp") {
-			v.add("network.expose", `%q is neither "auto" nor a port such as "tcp:8080"`, e)
+		if number, err := strconv.ParseUint(port, 10, 16); err != nil || number == 0 || proto != "tcp" && proto != "udp" {
+			v.add("network.expose", `%q is neither "auto", "services" nor a port such as "tcp:8080"`, e)
 		}
 	}
 	if n.Backend == "cni" && len(n.CNIConfDirs) == 0 {

@@ -15,9 +15,10 @@ import (
 	"time"
 
 	"github.com/subpod/subpod/netns"
+	"github.com/subpod/subpod/netns/kubeproxy"
 )
 
-// exposeInterval is how often the setting "auto" looks for new listeners.
+// exposeInterval is how often the settings "auto" and "services" look for new ports.
 const exposeInterval = 2 * time.Second
 
 // Port is a port of the node network namespace, which has the same number on the host.
@@ -29,65 +30,85 @@ type Port struct {
 // String returns the port as it is written in the configuration: "tcp:8080".
 func (p Port) String() string { return fmt.Sprintf("%s:%d", p.Proto, p.Number) }
 
-// auto is the setting for each port that something listens on.
-const auto = "auto"
+// Settings for each port that something listens on, and for the ports of services.
+const (
+	auto     = "auto"
+	services = "services"
+)
 
-// ParseExpose reads the setting network.expose: ports such as "tcp:8080", and whether
-// "auto" is among them.
-func ParseExpose(settings []string) (ports []Port, all bool, err error) {
+// Expose is the setting network.expose.
+type Expose struct {
+	Ports    []Port
+	Auto     bool // every TCP port that something in the node listens on at all addresses
+	Services bool // every port that kube-proxy serves for clients outside of the cluster
+}
+
+// ParseExpose reads the setting: ports such as "tcp:8080", "auto" and "services".
+func ParseExpose(settings []string) (e Expose, err error) {
 	for _, s := range settings {
-		if s == auto {
-			all = true
+		switch s {
+		case auto:
+			e.Auto = true
+			continue
+		case services:
+			e.Services = true
 			continue
 		}
 		proto, text, _ := strings.Cut(s, ":")
 		number, err := strconv.ParseUint(text, 10, 16)
 		if err != nil || number == 0 || proto != "tcp" && proto != "udp" {
-			return nil, false, fmt.Errorf("network.expose: %q is neither %q nor a port such as \"tcp:8080\"", s, auto)
+			return Expose{}, fmt.Errorf("network.expose: %q is neither %q, %q nor a port such as \"tcp:8080\"", s, auto, services)
 		}
-		ports = append(ports, Port{proto, uint16(number)})
+		e.Ports = append(e.Ports, Port{proto, uint16(number)})
 	}
-	return ports, all, nil
+	return e, nil
 }
 
-// Exposer makes ports of pods on the node's network reachable on the real host: the
-// given ones, and with All every TCP port that something in the node listens on at all
-// addresses.
+// Exposer makes ports of the node's network reachable on the real host.
 type Exposer struct {
+	Expose
 	Forwarder netns.PortForwarder
-	Ports     []Port
-	All       bool
 	// InNode runs a function in the node network namespace.
 	InNode func(func() error) error
 	Log    *slog.Logger
 
-	exposed map[Port]func(context.Context) error // nil: it could not be exposed
+	exposed map[netns.HostPort]func(context.Context) error // nil: it could not be exposed
 }
 
-// Start exposes Ports, and with All goes on looking for listeners until ctx ends. A
+// Start exposes Ports, and goes on looking for others that are asked for until ctx ends. A
 // port that cannot be exposed is logged once: the node serves without it.
 func (e *Exposer) Start(ctx context.Context) {
-	e.exposed = map[Port]func(context.Context) error{}
-	e.set(ctx, e.Ports)
-	if e.All {
+	e.exposed = map[netns.HostPort]func(context.Context) error{}
+	e.set(ctx, e.fixed())
+	if e.Auto || e.Services {
 		go e.follow(ctx)
 	}
 }
 
-// follow exposes new listeners, and no longer those that are gone.
+// fixed returns the ports that are always forwarded.
+func (e *Exposer) fixed() []netns.HostPort {
+	var out []netns.HostPort
+	for _, p := range e.Ports {
+		out = append(out, p.toLoopback())
+	}
+	return out
+}
+
+// toLoopback forwards to what listens in the node at all addresses.
+func (p Port) toLoopback() netns.HostPort {
+	return netns.HostPort{Proto: p.Proto, HostPort: p.Number, TargetIP: netip.AddrFrom4([4]byte{127, 0, 0, 1}), TargetPort: p.Number}
+}
+
+// follow exposes new ports, and no longer those that are gone.
 func (e *Exposer) follow(ctx context.Context) {
 	tick := time.NewTicker(exposeInterval)
 	defer tick.Stop()
 	for {
-		var found []Port
-		err := e.InNode(func() (err error) {
-			found, err = listeners()
-			return err
-		})
+		found, err := e.find()
 		if err != nil {
-			e.Log.Warn("reading the listeners of the node failed", "error", err)
+			e.Log.Warn("looking for ports of the node failed", "error", err)
 		} else {
-			e.set(ctx, append(slices.Clone(e.Ports), found...))
+			e.set(ctx, append(e.fixed(), found...))
 		}
 		select {
 		case <-ctx.Done():
@@ -97,15 +118,57 @@ func (e *Exposer) follow(ctx context.Context) {
 	}
 }
 
+// find returns what is to be exposed beside the fixed ports.
+func (e *Exposer) find() (found []netns.HostPort, err error) {
+	err = e.InNode(func() error {
+		if e.Auto {
+			ports, err := listeners()
+			if err != nil {
+				return err
+			}
+			for _, p := range ports {
+				found = append(found, p.toLoopback())
+			}
+		}
+		if !e.Services {
+			return nil
+		}
+		ports, err := kubeproxy.Ports()
+		found = append(found, ofServices(ports)...)
+		return err
+	})
+	return found, err
+}
+
+// ofServices returns how ports of services are forwarded: a NodePort from all addresses of
+// the host, what is at an address from this one.
+func ofServices(ports []kubeproxy.Port) []netns.HostPort {
+	var out []netns.HostPort
+	for _, p := range ports {
+		h := netns.HostPort{Proto: p.Proto, HostPort: p.At.Port(), TargetIP: p.At.Addr(), TargetPort: p.At.Port()}
+		if !p.NodePort {
+			h.HostIP = p.At.Addr()
+		}
+		// One node port is of both families: the forwarding listens on both.
+		same := func(o netns.HostPort) bool {
+			return o.Proto == h.Proto && o.HostPort == h.HostPort && o.HostIP == h.HostIP
+		}
+		if !slices.Contains(neverAuto, h.HostPort) && !slices.ContainsFunc(out, same) {
+			out = append(out, h)
+		}
+	}
+	return out
+}
+
 // set exposes what is wanted and not yet exposed, and ends what is no longer wanted.
-func (e *Exposer) set(ctx context.Context, want []Port) {
+func (e *Exposer) set(ctx context.Context, want []netns.HostPort) {
 	for p, release := range e.exposed {
 		if slices.Contains(want, p) {
 			continue
 		}
 		if release != nil {
 			if err := release(ctx); err != nil {
-				e.Log.Warn("a port of the node is still forwarded", "port", p.String(), "error", err)
+				e.Log.Warn("a port of the node is still forwarded", "port", name(p), "error", err)
 				continue
 			}
 		}
@@ -115,18 +178,26 @@ func (e *Exposer) set(ctx context.Context, want []Port) {
 		if _, done := e.exposed[p]; done {
 			continue
 		}
-		release, err := e.Forwarder.Expose(ctx, netns.HostPort{Proto: p.Proto, HostPort: p.Number,
-			TargetIP: netip.AddrFrom4([4]byte{127, 0, 0, 1}), TargetPort: p.Number})
+		release, err := e.Forwarder.Expose(ctx, p)
 		if err != nil {
-			e.Log.Warn("a port of the node's network is not reachable from the host", "port", p.String(), "error", err)
+			e.Log.Warn("a port of the node's network is not reachable from the host", "port", name(p), "error", err)
 		} else {
-			e.Log.Info("a port of the node's network is reachable from the host", "port", p.String())
+			e.Log.Info("a port of the node's network is reachable from the host", "port", name(p))
 		}
 		e.exposed[p] = release
 	}
 }
 
-// neverAuto are ports that "auto" leaves alone: those of a node's and a cluster's own
+// name returns the port as it is logged.
+func name(p netns.HostPort) string {
+	text := Port{p.Proto, p.HostPort}.String()
+	if p.HostIP.IsValid() {
+		text += " at " + p.HostIP.String()
+	}
+	return text
+}
+
+// neverAuto are ports that "auto" and "services" leave alone: those of a node's and a cluster's own
 // programs (kubelet, etcd, controller manager, scheduler, kube-proxy), which serve whoever
 // can reach them, or whose keys are worth the whole cluster. Listing one opens it.
 var neverAuto = []uint16{2379, 2380, 10248, 10249, 10250, 10255, 10256, 10257, 10259}

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/subpod/subpod/netns"
+	"github.com/subpod/subpod/netns/kubeproxy"
 	"github.com/subpod/subpod/rootless"
 )
 
@@ -172,12 +173,15 @@ func TestNoDriver(t *testing.T) {
 }
 
 func TestParseExpose(t *testing.T) {
-	ports, all, err := ParseExpose([]string{"tcp:8080", "auto", "udp:53"})
-	if want := []Port{{"tcp", 8080}, {"udp", 53}}; err != nil || !all || !reflect.DeepEqual(ports, want) {
-		t.Errorf("%v, %v, %v", ports, all, err)
+	got, err := ParseExpose([]string{"tcp:8080", "auto", "udp:53"})
+	if want := (Expose{Ports: []Port{{"tcp", 8080}, {"udp", 53}}, Auto: true}); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%v, %v, want %v", got, err, want)
+	}
+	if got, err := ParseExpose([]string{"services"}); err != nil || !reflect.DeepEqual(got, Expose{Services: true}) {
+		t.Errorf("services: %v, %v", got, err)
 	}
 	for _, bad := range []string{"", "8080", "tcp", "tcp:0", "tcp:65536", "sctp:1", "tcp:x"} {
-		if _, _, err := ParseExpose([]string{bad}); err == nil {
+		if _, err := ParseExpose([]string{bad}); err == nil {
 			t.Errorf("%q is accepted", bad)
 		}
 	}
@@ -189,7 +193,13 @@ func TestParseExpose(t *testing.T) {
 func TestExposer(t *testing.T) {
 	ctx, d := t.Context(), newFakeDriver()
 	d.foreign[1002] = true
-	e := &Exposer{Forwarder: NewForwarder(d), Ports: []Port{{"tcp", 1000}}, Log: slog.New(slog.DiscardHandler)}
+	loopback := func(ports ...uint16) (out []netns.HostPort) {
+		for _, p := range ports {
+			out = append(out, Port{"tcp", p}.toLoopback())
+		}
+		return out
+	}
+	e := &Exposer{Forwarder: NewForwarder(d), Expose: Expose{Ports: []Port{{"tcp", 1000}}}, Log: slog.New(slog.DiscardHandler)}
 	e.Start(ctx)
 	check := func(step string, want ...uint16) {
 		t.Helper()
@@ -206,17 +216,35 @@ func TestExposer(t *testing.T) {
 		}
 	}
 	check("start", 1000)
-	e.set(ctx, []Port{{"tcp", 1000}, {"tcp", 1001}, {"tcp", 1002}})
+	e.set(ctx, loopback(1000, 1001, 1002))
 	check("two listeners", 1000, 1001)
 	delete(d.foreign, 1002)
-	e.set(ctx, []Port{{"tcp", 1000}, {"tcp", 1001}, {"tcp", 1002}})
+	e.set(ctx, loopback(1000, 1001, 1002))
 	check("a port that could not be exposed is not tried each time", 1000, 1001)
 	d.stuck[2] = true
-	e.set(ctx, []Port{{"tcp", 1000}})
+	e.set(ctx, loopback(1000))
 	check("the end of one fails", 1000, 1001)
 	delete(d.stuck, 2)
-	e.set(ctx, []Port{{"tcp", 1000}, {"tcp", 1002}})
+	e.set(ctx, loopback(1000, 1002))
 	check("tried again", 1000, 1002)
+}
+
+// A NodePort is forwarded from all addresses, once for both families, another port from its
+// own; a kubelet's is not.
+func TestOfServices(t *testing.T) {
+	at := netip.MustParseAddrPort
+	got := ofServices([]kubeproxy.Port{
+		{Proto: "tcp", At: at("192.0.2.7:30080"), NodePort: true}, {Proto: "tcp", At: at("[2001:db8::7]:30080"), NodePort: true},
+		{Proto: "tcp", At: at("192.0.2.7:80")}, {Proto: "tcp", At: at("192.0.2.7:10250")},
+	})
+	node := netip.MustParseAddr("192.0.2.7")
+	want := []netns.HostPort{
+		{Proto: "tcp", HostPort: 30080, TargetIP: node, TargetPort: 30080},
+		{Proto: "tcp", HostIP: node, HostPort: 80, TargetIP: node, TargetPort: 80},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
 }
 
 func TestAppendListeners(t *testing.T) {

@@ -51,6 +51,8 @@ var table = []struct{ pkg, imports string }{
 	{"netns/bridge", "netns"},
 	{"netns/cni", "netns"},
 	{"netns/auto", "netns netns/bridge netns/cni"},
+	{"netns/tunnel", ""},
+	{"netns/kubeproxy", ""},
 	{"netns/egress", "netns pkg/errclass pkg/seccompnotify"},
 	{"netns/resolver", ""},
 	{"netns/named", "netns netns/bridge netns/resolver pkg/errclass"},
@@ -66,7 +68,7 @@ var table = []struct{ pkg, imports string }{
 	{"pkg/state", "netns pkg/errclass pkg/oci pkg/state/format pkg/workload"},
 	{"pkg/events", "pkg/state"},
 	{"pkg/stats", "netns pkg/cgroup pkg/proc"},
-	{"pkg/hostport", "netns rootless"},
+	{"pkg/hostport", "netns netns/kubeproxy rootless"},
 
 	// The core: what run, stop, remove and recover mean.
 	{"pkg/pod/sandbox", "netns pkg/api pkg/cgroup pkg/idmap pkg/ocispec pkg/quantity pkg/state pkg/trace"},
@@ -84,15 +86,16 @@ var table = []struct{ pkg, imports string }{
 	{"pkg/client", "pkg/api pkg/workload"},
 
 	// Commands. The client stays small, so that it starts fast: no core, no mechanism
-	// but the node's.
+	// but the node's, and the tunnel that a command of it runs.
 	{"cmd/internal/cli", "pkg/config pkg/logging"},
 	{"cmd/internal/doctor", "configs rootless pkg/cgroup pkg/config pkg/landlock"},
 	{"cmd/internal/setup", "configs"},
 	{"cmd/internal/kube", "pkg/api pkg/client pkg/quantity pkg/subpath pkg/workload"},
 	{"cmd/internal/kubelet", "cmd/internal/doctor"},
+	{"cmd/internal/nodes", "netns/tunnel"},
 	{"cmd/internal/logs", ""},
 	{"cmd/internal/play", "cmd/internal/kube cmd/internal/logs pkg/api pkg/client"},
-	{"cmd/subpod", "cmd/internal/cli cmd/internal/doctor cmd/internal/kube cmd/internal/kubelet cmd/internal/logs cmd/internal/play cmd/internal/setup configs pkg/api pkg/cgroup pkg/client pkg/config pkg/monitor/wire pkg/state/format pkg/stdio pkg/tree pkg/workload rootless"},
+	{"cmd/subpod", "cmd/internal/cli cmd/internal/doctor cmd/internal/kube cmd/internal/kubelet cmd/internal/logs cmd/internal/nodes cmd/internal/play cmd/internal/setup configs netns/tunnel pkg/api pkg/cgroup pkg/client pkg/config pkg/monitor/wire pkg/state/format pkg/stdio pkg/tree pkg/workload rootless"},
 	{"cmd/subpod-node", "pkg/initproc rootless"},
 	{"cmd/subpod-monitor", "pkg/logging pkg/monitor"},
 	{"cmd/subpod-node-gvisor", "rootless rootless/gvisor"},
@@ -114,6 +117,7 @@ var libraries = []struct {
 	{"github.com/landlock-lsm/go-landlock/", []string{"pkg/landlock"}, "rule sets are made in one place"},
 	{"github.com/containerd/nri/", []string{"pkg/nri", "tests"}, "plugins are talked to in one place"},
 	{"github.com/prometheus/", []string{"pkg/metrics"}, "what is counted has one owner, which costs nothing when it is off"},
+	{"golang.zx2c4.com/wireguard", []string{"netns/tunnel"}, "tunnels are made in one place"},
 	{"github.com/google/nftables", []string{"netns"}, "packet filter rules are made in one place"},
 }
 

@@ -36,5 +36,11 @@ build suite kube-proxy k8s.io/kubernetes/cmd/kube-proxy
 build suite etcd go.etcd.io/etcd/server/v3
 build suite agnhost k8s.io/kubernetes/test/images/agnhost
 build coredns coredns .
+
+# The next version of kubeadm, as far as it can tell: what it upgrades a cluster with.
+next=${version%.*}.$((${version##*.} + 1))
+ldflags=$(echo "$ldflags" | sed "s/$version/$next/")
+build suite kubeadm-next k8s.io/kubernetes/cmd/kubeadm
+echo "$next" >"$bin/next.version"
 echo "$coredns" >"$bin/coredns.version"
 echo "$bin"

@@ -56,6 +56,9 @@ func newNode(t *testing.T, name string, expose []string, flags ...string) *clust
 		t.Skip("the parts of Kubernetes are built by make test-kubernetes")
 	}
 	config := node.Bridge
+	if *host != 0 {
+		config += "wait_for_pod_cidr = true\n"
+	}
 	for i, port := range expose {
 		expose[i] = strconv.Quote(port)
 	}
@@ -83,16 +86,10 @@ func newNode(t *testing.T, name string, expose []string, flags ...string) *clust
 	return c
 }
 
-// startCluster makes a control plane of a node by kubeadm init.
-func startCluster(t *testing.T, expose []string, flags ...string) *cluster {
-	c := newNode(t, "", expose, flags...)
+// startCluster makes a control plane of a node by kubeadm init. Arguments are newNode's.
+func startCluster(t *testing.T, name string, expose []string, flags ...string) *cluster {
+	c := newNode(t, name, expose, flags...)
 	c.kubeadm("init", "--config=/etc/kubernetes/subpod/init.yaml")
-	if _, err := os.Stat("/lib/modules"); err != nil {
-		// A kernel without modules: kube-proxy's DaemonSet mounts them, and no ordinary user
-		// can make the directory.
-		c.kubectl("-n", "kube-system", "patch", "daemonset", "kube-proxy", "-p",
-			`{"spec":{"template":{"spec":{"volumes":[{"name":"lib-modules","hostPath":null,"emptyDir":{}}]}}}}`)
-	}
 	c.kubectl("taint", "nodes", "--all", "node-role.kubernetes.io/control-plane-")
 	c.nodeReady(c.name)
 	for _, program := range []string{"daemonset/kube-proxy", "deployment/coredns"} {
@@ -149,10 +146,17 @@ func (c *cluster) subpod(args ...string) string {
 	return strings.TrimSpace(out)
 }
 
-// keepKubelet does what the unit does: the kubelet is started again whenever it ends.
+// keepKubelet does what the kubelet's unit does.
 func (c *cluster) keepKubelet() {
 	c.t.Helper()
-	log, err := os.Create(filepath.Join(c.Dir, "kubelet.log"))
+	c.stopKubelet = c.keepRunning("kubelet", "kubernetes", "kubelet", "--user-namespaces")
+}
+
+// keepRunning starts a command of subpod again whenever it ends, until stop, which is
+// idempotent.
+func (c *cluster) keepRunning(name string, args ...string) (stop func()) {
+	c.t.Helper()
+	log, err := os.Create(filepath.Join(c.Dir, name+".log"))
 	must(c.t, err)
 	program := node.Path(c.t, node.Subpod)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -160,7 +164,7 @@ func (c *cluster) keepKubelet() {
 	go func() {
 		defer close(ended)
 		for ctx.Err() == nil {
-			cmd := c.Command(ctx, program, "kubernetes", "kubelet", "--user-namespaces")
+			cmd := c.Command(ctx, program, args...)
 			cmd.Stdout, cmd.Stderr = log, log
 			cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 			cmd.WaitDelay = 20 * time.Second
@@ -171,14 +175,15 @@ func (c *cluster) keepKubelet() {
 			}
 		}
 	}()
-	c.stopKubelet = func() { cancel(); <-ended }
+	stop = func() { cancel(); <-ended }
 	c.t.Cleanup(func() {
-		c.stopKubelet()
+		stop()
 		if c.t.Failed() {
-			c.t.Logf("the end of the kubelet's log:\n%s", tail(log.Name(), 60))
+			c.t.Logf("the end of the log of %s:\n%s", name, tail(log.Name(), 60))
 		}
 		log.Close()
 	})
+	return stop
 }
 
 // tail returns the last lines of a file.
@@ -193,11 +198,22 @@ func tail(path string, lines int) string {
 
 func (c *cluster) kubeadm(args ...string) {
 	c.t.Helper()
+	c.inLong(append([]string{"kubeadm"}, args...)...)
+}
+
+// kubeadmNext is the next version's.
+func (c *cluster) kubeadmNext(args ...string) {
+	c.t.Helper()
+	c.inLong(append([]string{"kubeadm-next"}, args...)...)
+}
+
+// inLong runs a command in the node that takes its time.
+func (c *cluster) inLong(argv ...string) {
+	c.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), initTimeout)
 	defer cancel()
-	out, err := c.Command(ctx, node.Path(c.t, node.Subpod), append([]string{"nsenter", "--workdir", "/", "--", "kubeadm"}, args...)...).CombinedOutput()
-	if err != nil {
-		c.t.Fatalf("kubeadm %s: %v\n%s", strings.Join(args, " "), err, out)
+	if out, err := c.command(ctx, argv...).CombinedOutput(); err != nil {
+		c.t.Fatalf("%s: %v\n%s", strings.Join(argv, " "), err, out)
 	}
 }
 

@@ -7,6 +7,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 bin=$("$here/build.sh" --where)
 out=$(dirname "$bin")/images
 mkdir -p "$out"
+rm -f "$out/pause.tar" # as it was made before
 version=$(basename "$(dirname "$bin")")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -35,6 +36,7 @@ image() {
 for name in $("$bin/kubeadm" config images list --kubernetes-version "$version" 2>/dev/null) \
 	registry.k8s.io/e2e-test-images/agnhost:2.66.1; do
 	program=$(basename "${name%:*}") archive=$(basename "${name%:*}").tar
+	[ "$program" != pause ] || archive=pause-true.tar
 	[ ! -e "$out/$archive" ] || continue
 	echo "making the image $name" >&2
 	mkdir -p "$work/root/tmp" "$work/root/usr/local/bin"
@@ -46,8 +48,9 @@ for name in $("$bin/kubeadm" config images list --kubernetes-version "$version" 
 		continue
 		;;
 	pause)
-		# kubeadm asks for it; here no pod has one. It is empty.
-		image "$name" null
+		# Here no pod has one, but kubeadm upgrade looks whether it runs.
+		cp "$here/../../.cache/images/busybox" "$work/root/busybox"
+		image "$name" '["/busybox", "true"]'
 		continue
 		;;
 	kube-proxy)

@@ -54,7 +54,7 @@ func TestJoin(t *testing.T) {
 		t.Skip("the parts of Kubernetes are built by make test-kubernetes")
 	}
 	address := hostAddress(t)
-	c := startCluster(t, []string{"tcp:6443"}, "--node-ip", address)
+	c := startCluster(t, "", []string{"tcp:6443"}, "--node-ip", address)
 	command, err := c.in("", "kubeadm", "--kubeconfig=/etc/kubernetes/admin.conf", "token", "create", "--print-join-command")
 	must(t, err)
 	words := regexp.MustCompile(`join (\S+) --token (\S+) .*(sha256:\S+)`).FindStringSubmatch(command)

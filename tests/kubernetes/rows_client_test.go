@@ -163,6 +163,28 @@ var _ = add(map[string]func(*cluster){
 	"kubelet-killed": func(c *cluster) { c.undisturbed(c.killKubelet) },
 	"both-killed":    func(c *cluster) { c.undisturbed(func() { c.KillServer(); c.killKubelet() }) },
 	"reload":         func(c *cluster) { c.undisturbed(func() { c.subpod("reload") }) },
+	"upgrade": func(c *cluster) {
+		text, err := os.ReadFile(filepath.Join(*programs, "next.version"))
+		must(c.t, err)
+		version, next := filepath.Base(filepath.Dir(*programs)), strings.TrimSpace(string(text))
+		// The next version's images have the programs of this one, which are restarted.
+		for _, program := range []string{"kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy"} {
+			c.subpod("tag", "registry.k8s.io/"+program+":"+version, "registry.k8s.io/"+program+":"+next)
+		}
+		c.kubeadmNext("upgrade", "apply", next, "--yes", "--config=/etc/kubernetes/subpod/upgrade.yaml")
+		c.killKubelet() // as the upgrade of its package
+		for _, program := range []string{"kube-apiserver", "kube-controller-manager", "kube-scheduler"} {
+			c.eventually(func() error {
+				return c.is("registry.k8s.io/"+program+":"+next+" true", "-n", "kube-system", "get", "pod", program+"-"+c.name, "-o",
+					"jsonpath={.spec.containers[0].image} {.status.containerStatuses[0].ready}")
+			})
+		}
+		c.nodeReady(c.name)
+		c.eventually(func() error {
+			_, err := c.in("", "grep", "PodAndContainerStatsFromCRI", "/var/lib/kubelet/config.yaml")
+			return err
+		})
+	},
 	"reset": func(c *cluster) {
 		c.stopKubelet()
 		c.Enter("umount", "--lazy", "/var/lib/kubelet/pods") // and what is mounted below it

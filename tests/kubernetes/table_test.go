@@ -49,11 +49,11 @@ func TestTable(t *testing.T) {
 			t.Errorf("%s is there twice", r.name)
 		}
 		seen[r.name] = true
-		if ok := rows[r.name] != nil || joinRows[r.name] != nil; ok != r.built {
+		if ok := rows[r.name] != nil || joinRows[r.name] != nil || hostRows[r.name] != nil; ok != r.built {
 			t.Errorf("%s: asserted %v, said to be %v", r.name, ok, r.built)
 		}
 	}
-	for _, list := range []map[string]func(*cluster){rows, joinRows} {
+	for _, list := range []map[string]func(*cluster){rows, joinRows, hostRows} {
 		for name := range list {
 			if !seen[name] {
 				t.Errorf("%s is not in table.txt", name)
@@ -65,7 +65,7 @@ func TestTable(t *testing.T) {
 // TestCluster asserts the table's rows, in its order: some use what the ones before them
 // have made.
 func TestCluster(t *testing.T) {
-	c := startCluster(t, nil)
+	c := startCluster(t, "", nil)
 	assert(t, c, rows)
 	if *keep {
 		t.Logf("kept: HOME=%s XDG_RUNTIME_DIR=%s", c.Home, c.XDG)

@@ -158,7 +158,7 @@ func ports(h Host) doctor.Result {
 		return result("kubelet port", doctor.OK, "", "10250 is open on the host's addresses (network.expose)")
 	}
 	return result("kubelet port", doctor.Info, "network.expose = [\"tcp:10250\"] in subpod.toml; of a control plane \"tcp:6443\" as well",
-		"10250 is not open on the host's addresses: kubectl logs and exec need it where the API server is not in this node")
+		"10250 is not open on the host's addresses: kubectl logs and exec need it where the API server is not in this node, unless the nodes run \"subpod kubernetes tunnel\"")
 }
 
 // subnet says whether pods can be made before the node's subnet is known.

@@ -144,6 +144,12 @@ func Join(n Node, o Options) (string, error) { return render("join.yaml", n, o, 
 // Reset returns the configuration of kubeadm reset.
 func Reset(n Node, o Options) (string, error) { return render("reset.yaml", n, o, false) }
 
+// Upgrade returns the configuration of kubeadm upgrade, of a control plane and of a worker.
+func Upgrade(n Node, o Options) (string, error) { return render("upgrade.yaml", n, o, false) }
+
+// Tunnel returns what "subpod kubernetes tunnel" needs to be allowed by the cluster.
+func Tunnel(n Node, o Options) (string, error) { return render("tunnel.yaml", n, o, false) }
+
 // File is a file for Dir.
 type File struct{ Name, Content string }
 
@@ -156,7 +162,7 @@ func Files(n Node, o Options) ([]File, error) {
 		make func(Node, Options) (string, error)
 	}{
 		{"kubelet.yaml", Kubelet}, {"kube-proxy.yaml", Proxy}, {"init.yaml", Init},
-		{"reset.yaml", Reset},
+		{"reset.yaml", Reset}, {"upgrade.yaml", Upgrade}, {"tunnel.yaml", Tunnel},
 		{"patches/kubeletconfiguration+merge.yaml", Patch}, {"join.yaml", Join},
 	} {
 		if f.name == "join.yaml" && o.Server == "" {

@@ -64,6 +64,8 @@ func TestConfigurations(t *testing.T) {
 		{"join.yaml", Join, whole, joining()},
 		{"kube-proxy.yaml", Proxy, bare, DefaultOptions()},
 		{"reset.yaml", Reset, bare, DefaultOptions()},
+		{"upgrade.yaml", Upgrade, bare, DefaultOptions()},
+		{"tunnel.yaml", Tunnel, bare, DefaultOptions()},
 	} {
 		got, err := test.make(test.node, test.opts)
 		if err != nil {
@@ -264,5 +266,15 @@ func TestAccount(t *testing.T) {
 	}
 	if n := strings.Count(files["passwd"], "\nkubelet:"); n != 1 || !strings.HasPrefix(files["passwd"], "root:") {
 		t.Errorf("%q", files["passwd"])
+	}
+}
+
+// A node that has no address of its host's cannot be a peer of others.
+func TestCheckNodeIP(t *testing.T) {
+	if err := CheckNodeIP([]string{"--node-ip=192.0.2.7"}); err != nil {
+		t.Error(err)
+	}
+	if err := CheckNodeIP([]string{"--config=x"}); !errors.Is(err, ErrNodeIP) {
+		t.Errorf("%v, want %v", err, ErrNodeIP)
 	}
 }

@@ -20,6 +20,7 @@ const (
 	ConfigFile = "/var/lib/kubelet/config.yaml"       // kubeadm's
 	KubeConfig = "/etc/kubernetes/kubelet.conf"       // kubeadm's
 	Bootstrap  = "/etc/kubernetes/bootstrap-kubelet.conf"
+	TunnelKey  = Dir + "/tunnel.key"
 	PodsDir    = "/var/lib/kubelet/pods" // the pods' volumes
 )
 

@@ -62,6 +62,17 @@ func parseFlags(data []byte) []string {
 	return nil
 }
 
+// ErrNodeIP says that the node has no address that others reach it by.
+var ErrNodeIP = errors.New("the node calls itself by an address that all nodes of subpod have")
+
+// CheckNodeIP returns ErrNodeIP unless a kubelet's arguments name the node's address.
+func CheckNodeIP(args []string) error {
+	if flagValue(args, "node-ip") == "" {
+		return fmt.Errorf("%w: subpod kubernetes config --write --node-ip ADDRESS, before kubeadm init or join", ErrNodeIP)
+	}
+	return nil
+}
+
 // flagValue returns the value of the last flag of a name in a kubelet's arguments.
 func flagValue(args []string, name string) string {
 	value := ""

@@ -21,11 +21,12 @@ func unitWord(s string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
 }
 
-// Units returns the units of a kubelet and, for clusters that run none as a pod, of
-// kube-proxy. Both end with the node and are started again with it, and by themselves.
+// Units returns the units of a kubelet, of the tunnel to other nodes and, for clusters that
+// run none as a pod, of kube-proxy. They end with the node and are started again with it,
+// and by themselves.
 func Units(p Programs) ([]Unit, error) {
 	var out []Unit
-	for _, name := range []string{"subpod-kubelet.service", "subpod-kube-proxy.service"} {
+	for _, name := range []string{"subpod-kubelet.service", "subpod-kube-proxy.service", "subpod-tunnel.service"} {
 		text, err := execute(name, p)
 		if err != nil {
 			return nil, err

@@ -49,6 +49,9 @@ func (b *Builder) resolveMounts(ctx context.Context, plan Plan, id string) ([]*r
 			m.UidMappings, m.GidMappings = nil, nil // the mount has them
 		} else {
 			source, err := b.hostPath(id, "host"+strconv.Itoa(i), m)
+			if withoutModules(m, err) {
+				source, err = b.noModules(id)
+			}
 			if err != nil || !filepath.IsAbs(m.HostPath) {
 				return nil, fmt.Errorf("%w: host path %q of the mount on %s: %w", ErrMountSource, m.HostPath, m.ContainerPath, errors.Join(err, absolute(m.HostPath)))
 			}
