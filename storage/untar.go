@@ -2,6 +2,7 @@ package storage
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"sync"
@@ -116,18 +117,20 @@ func filterLayer() {
 	if err != nil {
 		fail(err)
 	}
-	r, w, err := os.Pipe()
+	r, w, err := largePipe()
 	if err != nil {
 		fail(err)
 	}
-	_, _ = unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, 1<<20) // fewer switches
-	f := newLayerFilter(os.Stdin, w, below, func() error {
+	in := os.Stdin
+	_, _ = unix.FcntlInt(in.Fd(), unix.F_SETPIPE_SZ, pipeSize)
+	f := newLayerFilter(in, w, below, func() error {
 		err := unix.Fsetxattr(int(root.Fd()), rootXattr, []byte("y"), 0)
 		if err == unix.ENOTSUP {
 			return nil
 		}
 		return err
 	})
+	f.splice = func(n int64) error { return splice(w, in, n) }
 	os.Stdin = r
 	go func() {
 		if err := f.run(); err != nil {
@@ -135,4 +138,37 @@ func filterLayer() {
 		}
 		w.Close()
 	}()
+}
+
+// pipeSize is the size of pipes that layers go through, in bytes: larger ones mean fewer
+// switches between who writes and who reads.
+const pipeSize = 1 << 20
+
+// largePipe returns a pipe whose ends block their threads.
+func largePipe() (r, w *os.File, err error) {
+	var p [2]int
+	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
+		return nil, nil, os.NewSyscallError("pipe2", err)
+	}
+	_, _ = unix.FcntlInt(uintptr(p[0]), unix.F_SETPIPE_SZ, pipeSize)
+	return os.NewFile(uintptr(p[0]), "filtered"), os.NewFile(uintptr(p[1]), "filter"), nil
+}
+
+// splice moves n bytes from a pipe to another: their pages, without a copy.
+func splice(to, from *os.File, n int64) error {
+	for n > 0 {
+		moved, err := unix.Splice(int(from.Fd()), nil, int(to.Fd()), nil, int(min(n, pipeSize)), 0)
+		switch {
+		case err == unix.EINTR:
+		case err == unix.EINVAL: // no pipe
+			_, err := io.CopyN(to, from, n)
+			return err
+		case err != nil:
+			return os.NewSyscallError("splice", err)
+		case moved == 0:
+			return io.ErrUnexpectedEOF
+		}
+		n -= max(moved, 0)
+	}
+	return nil
 }
