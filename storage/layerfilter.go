@@ -267,19 +267,6 @@ func (f *layerFilter) pass(header []byte, h *tar.Header) error {
 	return err
 }
 
-// passUnread writes the next size bytes, the body of an entry, mostly without reading them.
-func (f *layerFilter) passUnread(size int64) error {
-	n, err := io.CopyN(f.out, f.raw.r, min(size, int64(f.raw.r.Buffered())))
-	if err == nil {
-		err = f.out.Flush()
-	}
-	if err == nil {
-		err = f.splice(size - n)
-	}
-	f.raw.passed = size
-	return err
-}
-
 // emit writes an entry of our own.
 func (f *layerFilter) emit(h *tar.Header, body io.Reader) error {
 	h.Format = tar.FormatPAX

@@ -213,7 +213,9 @@ func (t *worker) fromRegistry(sys *types.SystemContext, named reference.Named, s
 	}
 	var early earlyCopy
 	if name != nil {
-		early = func(events chan<- types.ProgressProperties) error { return t.stream(sys, src, found.instance, events) }
+		early = func(events chan<- types.ProgressProperties) error {
+			return streamer{t, events}.stream(sys, src, found.instance)
+		}
 	}
 	if err := t.copy(sys, src, name, id, early, progress); err != nil {
 		return Image{}, err

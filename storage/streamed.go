@@ -34,8 +34,14 @@ type streamed struct {
 	diffID     digest.Digest
 }
 
+// streamer unpacks layers for a worker, and says how far it is.
+type streamer struct {
+	*worker
+	events chan<- types.ProgressProperties
+}
+
 // stream unpacks those layers of an image that it can. Its error ends the pull.
-func (t *worker) stream(sys *types.SystemContext, src *openSource, instance *digest.Digest, events chan<- types.ProgressProperties) error {
+func (t streamer) stream(sys *types.SystemContext, src *openSource, instance *digest.Digest) error {
 	if t.anew || t.im.store.driver.name == DriverVFS { // which holds the store's lock while it unpacks
 		return nil
 	}
@@ -44,7 +50,7 @@ func (t *worker) stream(sys *types.SystemContext, src *openSource, instance *dig
 	}
 	layers, err := t.streamable(sys, src.unparsed(instance))
 	if err == nil {
-		err = t.streamAll(src.source, layers, events)
+		err = t.streamAll(src.source, layers)
 	}
 	var failed blobError
 	switch {
@@ -61,7 +67,7 @@ func (t *worker) stream(sys *types.SystemContext, src *openSource, instance *dig
 
 // streamable returns the layers of an image that are to be streamed: the first ones that
 // are not there, up to one that is there on other layers, or that is pulled in part.
-func (t *worker) streamable(sys *types.SystemContext, unparsed *image.UnparsedImage) ([]streamed, error) {
+func (t streamer) streamable(sys *types.SystemContext, unparsed *image.UnparsedImage) ([]streamed, error) {
 	img, err := image.FromUnparsedImage(t.ctx, sys, unparsed)
 	if err != nil {
 		return nil, err
@@ -139,7 +145,7 @@ type openBlob struct {
 }
 
 // streamAll unpacks layers, in this order, while they and some that follow are downloaded.
-func (t *worker) streamAll(src types.ImageSource, layers []streamed, events chan<- types.ProgressProperties) error {
+func (t streamer) streamAll(src types.ImageSource, layers []streamed) error {
 	var opened []chan openBlob
 	defer func() {
 		for _, c := range opened {
@@ -164,7 +170,7 @@ func (t *worker) streamAll(src types.ImageSource, layers []streamed, events chan
 			return blobError{blob.err}
 		}
 		bytes, entries := t.meter.bytes.Load(), t.meter.entries.Load()
-		if err := t.streamOne(l, blob, events); err != nil {
+		if err := t.streamOne(l, blob); err != nil {
 			t.meter.bytes.Store(bytes)
 			t.meter.entries.Store(entries)
 			return err
@@ -174,10 +180,10 @@ func (t *worker) streamAll(src types.ImageSource, layers []streamed, events chan
 }
 
 // streamOne unpacks one layer.
-func (t *worker) streamOne(l streamed, body io.ReadCloser, events chan<- types.ProgressProperties) error {
+func (t streamer) streamOne(l streamed, body io.ReadCloser) error {
 	defer body.Close()
-	events <- types.ProgressProperties{Event: types.ProgressEventNewArtifact, Artifact: l.blob}
-	blob := &blobReader{body: body, store: t.store, sum: sha256.New(), events: events, info: l.blob, told: time.Now()}
+	t.events <- types.ProgressProperties{Event: types.ProgressEventNewArtifact, Artifact: l.blob}
+	blob := &blobReader{body: body, store: t.store, sum: sha256.New(), events: t.events, info: l.blob, told: time.Now()}
 	if err := t.store.putStreamed(l, blob); err != nil {
 		if errors.Is(err, ErrTooLarge) || t.ctx.Err() != nil {
 			return err
@@ -287,17 +293,13 @@ func (b *blobReader) Read(p []byte) (int, error) {
 	b.read += int64(n)
 	b.untold += uint64(n)
 	if b.read > b.info.Size {
-		n, err = 0, b.wrongSize()
+		n, err = 0, fmt.Errorf("%w: blob %s is larger than its manifest states (%d bytes)", ErrCorrupt, b.info.Digest, b.info.Size)
 	}
 	b.err = err
 	if time.Since(b.told) >= progressInterval {
 		b.say(types.ProgressEventRead)
 	}
 	return n, err
-}
-
-func (b *blobReader) wrongSize() error {
-	return fmt.Errorf("%w: blob %s has not the %d bytes that the manifest states", ErrCorrupt, b.info.Digest, b.info.Size)
 }
 
 // verify reads the rest and compares the blob with what the manifest states.
@@ -308,7 +310,7 @@ func (b *blobReader) verify() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.read != b.info.Size {
-		return b.wrongSize()
+		return fmt.Errorf("%w: blob %s has %d bytes, its manifest states %d", ErrCorrupt, b.info.Digest, b.read, b.info.Size)
 	}
 	if got := digest.NewDigest(digest.Canonical, b.sum); got != b.info.Digest {
 		return fmt.Errorf("%w: blob %s has the digest %s", ErrCorrupt, b.info.Digest, got)
