@@ -217,7 +217,8 @@ func (l *layerStore) contentEnv(tmp string) []string {
 	programs := slices.DeleteFunc(filepath.SplitList(os.Getenv("PATH")), func(dir string) bool {
 		return !slices.ContainsFunc(systemDirs, func(system string) bool { return strings.HasPrefix(dir+"/", system+"/") })
 	})
-	env := []string{"TMPDIR=" + tmp, "GOMEMLIMIT=" + strconv.FormatInt(l.opts.Limits.Memory/8*7, 10),
+	// It lives for seconds: what it no longer needs may wait a little.
+	env := []string{"TMPDIR=" + tmp, "GOGC=400", "GOMEMLIMIT=" + strconv.FormatInt(l.opts.Limits.Memory/8*7, 10),
 		"PATH=" + strings.Join(programs, string(filepath.ListSeparator))}
 	for _, v := range os.Environ() {
 		name, _, _ := strings.Cut(v, "=")

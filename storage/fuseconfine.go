@@ -38,8 +38,9 @@ func (m overlayMount) fuseRules(program string) landlock.Rules {
 			{Access: landlock.Read, Paths: lowers},
 			{Access: landlock.Change, Paths: existing(at(m.upper), at(m.work))},
 			{Access: landlock.Read | landlock.Execute, Paths: programs},
-			// The dynamic linker's, and the IDs of files that have none in the node.
-			{Access: landlock.Read, Paths: []string{"/etc/ld.so.cache", "/etc/ld.so.preload", "/proc/sys/kernel"}},
+			// The dynamic linker's, the IDs of files that have none in the node, and the size of
+			// pipes: without it, libfuse copies what it reads, through buffers of its own.
+			{Access: landlock.Read, Paths: []string{"/etc/ld.so.cache", "/etc/ld.so.preload", "/proc/sys/kernel", "/proc/sys/fs/pipe-max-size"}},
 			{Access: landlock.Read | landlock.Write, Paths: []string{"/dev/null"}},
 		},
 		NoListen: true, NoConnect: true, Scoped: true,

@@ -30,6 +30,8 @@ import (
 //
 // Other entries pass unchanged, byte by byte.
 type layerFilter struct {
+	// splice, if set, passes bytes on from what in reads to what out writes, beside these.
+	splice func(n int64) error
 	raw    *rawReader
 	in     *tar.Reader
 	out    *bufio.Writer
@@ -65,9 +67,12 @@ const (
 	maxLinks   = 40
 )
 
+// filterBuffer is the size of the buffers of a layerFilter, in bytes.
+const filterBuffer = 256 << 10
+
 func newLayerFilter(in io.Reader, out io.Writer, l *lowers, root func() error) *layerFilter {
-	raw := &rawReader{r: bufio.NewReaderSize(in, 256<<10)}
-	return &layerFilter{raw: raw, in: tar.NewReader(raw), out: bufio.NewWriterSize(out, 256<<10), lowers: l, root: root,
+	raw := &rawReader{r: bufio.NewReaderSize(in, filterBuffer)}
+	return &layerFilter{raw: raw, in: tar.NewReader(raw), out: bufio.NewWriterSize(out, filterBuffer), lowers: l, root: root,
 		seed: maphash.MakeSeed(), seen: map[uint64]entryKind{}, hidden: map[uint64]bool{}, opaque: map[uint64]bool{}}
 }
 
@@ -116,13 +121,20 @@ func (f *layerFilter) next() ([]byte, *tar.Header, error) {
 
 // rawReader records what is read, or counts it.
 type rawReader struct {
-	r         io.Reader
+	r         *bufio.Reader
 	recording bool
 	record    []byte
 	body      int64
+	passed    int64 // bytes of the body that nobody looks at any more: they went another way
 }
 
 func (r *rawReader) Read(p []byte) (int, error) {
+	if r.passed > 0 {
+		n := min(int64(len(p)), r.passed)
+		r.passed -= n
+		r.body += n
+		return int(n), nil
+	}
 	n, err := r.r.Read(p)
 	if !r.recording {
 		r.body += int64(n)
@@ -242,7 +254,12 @@ func (f *layerFilter) pass(header []byte, h *tar.Header) error {
 	if _, err := f.out.Write(header); err != nil {
 		return err
 	}
-	n, err := io.Copy(f.out, f.in)
+	n, err := h.Size, error(nil)
+	if h.Typeflag == tar.TypeReg && h.Size > filterBuffer && f.splice != nil {
+		err = f.passUnread(h.Size)
+	} else {
+		n, err = io.Copy(f.out, f.in)
+	}
 	if err != nil {
 		return err
 	}

@@ -320,7 +320,7 @@ func loadOnce(t *worker, ref types.ImageReference, names []reference.Named) (str
 	if err != nil {
 		return "", err
 	}
-	if err := t.copy(sys, src, nil, id, nil); err != nil {
+	if err := t.copy(sys, src, nil, id, nil, nil); err != nil {
 		return "", err
 	}
 	for _, n := range names {

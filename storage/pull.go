@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -228,7 +229,13 @@ func (t *worker) fromRegistry(sys *types.SystemContext, named reference.Named, s
 			return Image{}, err
 		}
 	}
-	if err := t.copy(sys, src, name, id, progress); err != nil {
+	var early earlyCopy
+	if name != nil {
+		early = func(events chan<- types.ProgressProperties) error {
+			return streamer{t, events}.stream(sys, src, found.instance)
+		}
+	}
+	if err := t.copy(sys, src, name, id, early, progress); err != nil {
 		return Image{}, err
 	}
 	img, err := t.im.store.cs.Image(cmp.Or(id, named.String()))
@@ -260,9 +267,9 @@ func upToDate(l *layerStore, platform Platform, names ...reference.Named) (Image
 	return out, err == nil && out.RunsHere()
 }
 
-// copy runs containers/image's copy from src into the store. name may be nil:
-// then id, the image's ID, must be given.
-func (t *worker) copy(sys *types.SystemContext, src types.ImageReference, name reference.Named, id string, progress func(Progress)) error {
+// copy runs early, which may be nil, and containers/image's copy from src into the store.
+// name may be nil: then id, the image's ID, must be given.
+func (t *worker) copy(sys *types.SystemContext, src types.ImageReference, name reference.Named, id string, early earlyCopy, progress func(Progress)) error {
 	policy, err := t.im.registries.policyFor(t.ctx, src)
 	if err != nil {
 		return err
@@ -281,15 +288,23 @@ func (t *worker) copy(sys *types.SystemContext, src types.ImageReference, name r
 		defer close(watched)
 		t.watch(events, progress)
 	}()
-	_, err = imagecopy.Image(t.ctx, policy, dest, src, &imagecopy.Options{
-		SourceCtx: sys, DestinationCtx: sys,
-		Progress: events, ProgressInterval: 500 * time.Millisecond,
-		MaxParallelDownloads: uint(t.im.store.opts.MaxParallelDownloads),
-	})
+	if early != nil {
+		err = early(events)
+	}
+	if err == nil {
+		_, err = imagecopy.Image(t.ctx, policy, dest, src, &imagecopy.Options{
+			SourceCtx: sys, DestinationCtx: sys,
+			Progress: events, ProgressInterval: progressInterval,
+			MaxParallelDownloads: uint(t.im.store.opts.MaxParallelDownloads),
+		})
+	}
 	close(events)
 	<-watched
 	return err
 }
+
+// earlyCopy brings parts of an image into the store before containers/image does the rest.
+type earlyCopy func(events chan<- types.ProgressProperties) error
 
 // manifestInfo is what a registry's manifest states about an image.
 type manifestInfo struct {

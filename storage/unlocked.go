@@ -2,7 +2,6 @@ package storage
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"strings"
 )
@@ -25,9 +24,9 @@ const stagingLocks = "/tempdirs/lock-"
 // stagingUnlocked reports whether this process holds the lock of a file that is no more.
 // It is true for a moment as well when another layer of the process is done.
 func stagingUnlocked() bool {
-	const most = 1024 // descriptors are given from the lowest on
-	for fd := range most {
-		link, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+	fds, _ := os.ReadDir("/proc/self/fd")
+	for _, fd := range fds {
+		link, err := os.Readlink("/proc/self/fd/" + fd.Name())
 		if err == nil && strings.Contains(link, stagingLocks) && strings.HasSuffix(link, " (deleted)") {
 			return true
 		}

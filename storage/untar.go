@@ -116,18 +116,20 @@ func filterLayer() {
 	if err != nil {
 		fail(err)
 	}
-	r, w, err := os.Pipe()
+	r, w, err := largePipe()
 	if err != nil {
 		fail(err)
 	}
-	_, _ = unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, 1<<20) // fewer switches
-	f := newLayerFilter(os.Stdin, w, below, func() error {
+	in := os.Stdin
+	_, _ = unix.FcntlInt(in.Fd(), unix.F_SETPIPE_SZ, pipeSize)
+	f := newLayerFilter(in, w, below, func() error {
 		err := unix.Fsetxattr(int(root.Fd()), rootXattr, []byte("y"), 0)
 		if err == unix.ENOTSUP {
 			return nil
 		}
 		return err
 	})
+	f.splice = func(n int64) error { return splice(w, in, n) }
 	os.Stdin = r
 	go func() {
 		if err := f.run(); err != nil {

@@ -11,6 +11,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/opencontainers/go-digest"
 	"go.podman.io/image/v5/types"
 	cstorage "go.podman.io/storage"
 	"golang.org/x/sys/unix"
@@ -300,24 +301,26 @@ func (r *remoteLog) WithGroup(string) slog.Handler { return r }
 // whoever asked.
 func (t *worker) watch(events <-chan types.ProgressProperties, report func(Progress)) {
 	var p Progress
+	begun, done := map[digest.Digest]bool{}, map[digest.Digest]bool{} // a layer that was streamed is come upon again
 	for e := range events {
-		switch e.Event {
-		case types.ProgressEventNewArtifact:
+		t.pace.add(int64(e.OffsetUpdate))
+		p.Downloaded += int64(e.OffsetUpdate)
+		if e.Event != types.ProgressEventRead {
 			t.pace.step()
+		}
+		if blob := e.Artifact.Digest; e.Event != types.ProgressEventRead && !begun[blob] {
+			begun[blob] = true
 			p.Blobs++
-			p.Total += max(e.Artifact.Size, 0)
-		case types.ProgressEventRead:
-			t.pace.add(int64(e.OffsetUpdate))
-			p.Downloaded += int64(e.OffsetUpdate)
-		case types.ProgressEventDone:
-			t.pace.step()
-			p.Downloaded += int64(e.OffsetUpdate)
-			p.Total -= max(e.Artifact.Size-int64(e.Offset), 0) // what a partial pull needed not
+			if e.Event == types.ProgressEventNewArtifact {
+				p.Total += max(e.Artifact.Size, 0)
+			}
+		}
+		if blob := e.Artifact.Digest; (e.Event == types.ProgressEventDone || e.Event == types.ProgressEventSkipped) && !done[blob] {
+			done[blob] = true
 			p.Done++
-		case types.ProgressEventSkipped:
-			t.pace.step()
-			p.Blobs++
-			p.Done++
+			if e.Event == types.ProgressEventDone {
+				p.Total -= max(e.Artifact.Size-int64(e.Offset), 0) // what a partial pull needed not
+			}
 		}
 		if report != nil {
 			report(p)
