@@ -23,12 +23,12 @@ type Config struct {
 	// Empty means UplinkAuto.
 	Uplink string
 	// UplinkFallback is tried in this order when the program of Uplink is missing, or
-	// UplinkFaults names it.
+	// UplinkFault finds one.
 	UplinkFallback []string
-	// UplinkFaults says of uplinks why their programs should not be used: one is, where no
-	// other is there.
-	UplinkFaults map[string]string
-	fellBack     bool // to one of them
+	// UplinkFault says why the program of an uplink should not be used, "" for no reason:
+	// one is used all the same where no other is there. nil finds no faults.
+	UplinkFault func(uplink string) string `json:"-"`
+	fellBack    bool                       // to one of UplinkFallback
 	// IDMapping is one of IDMappings; empty means IDsAuto.
 	IDMapping string
 	// UplinkReason and IDReason say why what was left to the host ("auto") came out

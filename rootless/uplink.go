@@ -157,33 +157,36 @@ func (c Config) fallBack(h Host) Config {
 		_, err := h.LookPath(programs[uplink])
 		return err != nil
 	}
-	reason := ""
-	switch {
-	case missing(c.Uplink):
-		reason = fmt.Sprintf("%s is not installed; %%s is next in node.uplink_fallback", programs[c.Uplink])
-	case c.UplinkFaults[c.Uplink] != "":
-		reason = c.UplinkFaults[c.Uplink] + "; %s is next in node.uplink_fallback"
-	default:
+	fault := func(uplink string) string {
+		if programs[uplink] == "" || c.UplinkFault == nil {
+			return ""
+		}
+		return c.UplinkFault(uplink)
+	}
+	gone, reason := missing(c.Uplink), ""
+	if gone {
+		reason = programs[c.Uplink] + " is not installed"
+	} else if reason = fault(c.Uplink); reason == "" {
 		return c
 	}
 	there := func(faults bool) string {
 		for _, next := range c.UplinkFallback {
-			if next != c.Uplink && !missing(next) && (faults || c.UplinkFaults[next] == "") {
+			if next != c.Uplink && !missing(next) && (faults || fault(next) == "") {
 				return next
 			}
 		}
 		return ""
 	}
 	next := there(false)
-	if next == "" && missing(c.Uplink) {
+	if next == "" && gone {
 		next = there(true)
 	}
 	switch {
 	case next != "":
-		c.UplinkReason = strings.Replace(reason, "%s", next, 1)
+		c.UplinkReason = fmt.Sprintf("%s; %s is next in node.uplink_fallback", reason, next)
 		c.Uplink, c.fellBack = next, true
-	case !missing(c.Uplink):
-		c.UplinkReason, c.fellBack = c.UplinkFaults[c.Uplink]+"; no other uplink of node.uplink_fallback is installed", true
+	case !gone:
+		c.UplinkReason, c.fellBack = reason+"; no other uplink of node.uplink_fallback is installed", true
 	}
 	return c
 }

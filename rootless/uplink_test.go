@@ -37,7 +37,7 @@ func TestFallBack(t *testing.T) {
 		}
 		// Found below the host's root, which a name without it would not be.
 		h.Root = ""
-		got := Config{Uplink: c.uplink, UplinkFallback: order, UplinkFaults: c.faults, SlirpBinary: "slirp4netns", PastaBinary: "pasta"}.fallBack(h)
+		got := Config{Uplink: c.uplink, UplinkFallback: order, UplinkFault: func(uplink string) string { return c.faults[uplink] }, SlirpBinary: "slirp4netns", PastaBinary: "pasta"}.fallBack(h)
 		if got.Uplink != c.want || !strings.Contains(got.UplinkReason, c.reason) || c.reason == "" && got.UplinkReason != "" {
 			t.Errorf("%s: %s, because %q; want %s, %q", c.name, got.Uplink, got.UplinkReason, c.want, c.reason)
 		}

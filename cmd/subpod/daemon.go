@@ -84,7 +84,7 @@ func nodeConfig(cfg *config.Config, flags *cli.Flags) (rootless.Config, error) {
 		DataDir:             cfg.Daemon.DataDir,
 		Uplink:              cfg.Node.Uplink,
 		UplinkFallback:      cfg.Node.UplinkFallback,
-		UplinkFaults:        doctor.Host{Host: rootless.ThisHost(), Config: cfg}.UplinkFaults(),
+		UplinkFault:         doctor.Host{Host: rootless.ThisHost(), Config: cfg}.UplinkFault,
 		IDMapping:           cfg.Node.IDMapping,
 		MTU:                 cfg.Node.MTU,
 		SlirpBinary:         cfg.Node.Slirp4netnsPath,

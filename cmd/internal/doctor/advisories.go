@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -69,11 +70,15 @@ func (h Host) known(p program, path string) []Result {
 	if current == nil {
 		return nil
 	}
+	open = slices.DeleteFunc(open, func(a advisory) bool { return !a.has(current) })
+	if len(open) == 0 {
+		return nil
+	}
 	mended, pkg := h.changelog(p.pkg, path)
 	var list []string
 	var newest []int
 	for _, a := range open {
-		if a.has(current) && !bytes.Contains(mended, []byte(a.cve)) {
+		if !bytes.Contains(mended, []byte(a.cve)) {
 			list = append(list, a.cve+" ("+a.what+")")
 			if _, last := parseVersion(a.fixed[len(a.fixed)-1]); compare(last, newest) > 0 {
 				newest = last
@@ -96,23 +101,26 @@ func (h Host) known(p program, path string) []Result {
 	return []Result{r}
 }
 
-// UplinkFaults says of the uplinks' programs, by the uplink's name, which known holes they
-// have: content of pods reaches them.
-func (h Host) UplinkFaults() map[string]string {
-	faults := map[string]string{}
-	for _, p := range []program{
-		{rootless.UplinkSlirp, h.Config.Node.Slirp4netnsPath, "slirp4netns", Warning, ""},
-		{rootless.UplinkPasta, h.Config.Node.PastaPath, "passt", Warning, ""},
-	} {
-		path, err := h.LookPath(p.path)
-		if err != nil {
-			continue
-		}
-		for _, r := range h.known(p, path) {
-			faults[p.name] = r.What
-		}
+// UplinkFault says which known holes the program of an uplink has, "" for none: content of
+// pods reaches it.
+func (h Host) UplinkFault(uplink string) string {
+	var p program
+	switch uplink {
+	case rootless.UplinkSlirp:
+		p = program{uplink, h.Config.Node.Slirp4netnsPath, "slirp4netns", Warning, ""}
+	case rootless.UplinkPasta:
+		p = program{uplink, h.Config.Node.PastaPath, "passt", Warning, ""}
+	default:
+		return ""
 	}
-	return faults
+	path, err := h.LookPath(p.path)
+	if err != nil {
+		return ""
+	}
+	for _, r := range h.known(p, path) {
+		return r.What
+	}
+	return ""
 }
 
 // has reports whether the version has the hole.

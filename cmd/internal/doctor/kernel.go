@@ -71,7 +71,7 @@ func freshProc(h Host) []Result {
 func (h Host) mapping() (uplink, ids string) {
 	n := h.Config.Node
 	c := h.ResolveAuto(rootless.Config{Uplink: n.Uplink, UplinkFallback: n.UplinkFallback, IDMapping: n.IDMapping,
-		SlirpBinary: n.Slirp4netnsPath, PastaBinary: n.PastaPath, UplinkFaults: h.UplinkFaults()})
+		SlirpBinary: n.Slirp4netnsPath, PastaBinary: n.PastaPath, UplinkFault: h.UplinkFault})
 	return c.Uplink, c.IDMapping
 }
 
