@@ -73,8 +73,9 @@ func newFake(t *testing.T) (*fakeServer, Options) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Stop waits for the handshake with a client that was killed.
-	server := grpc.NewServer(grpc.ConnectionTimeout(time.Second))
+	// Stop waits for the handshake with a client that was killed; a busy machine takes long for
+	// any.
+	server := grpc.NewServer(grpc.ConnectionTimeout(20 * time.Second))
 	runtimeapi.RegisterRuntimeServiceServer(server, f)
 	runtimeapi.RegisterImageServiceServer(server, f)
 	api.Register(server, f)
