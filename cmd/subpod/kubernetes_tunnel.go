@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -181,7 +182,11 @@ func (f *follower) follow(ctx context.Context) error {
 				return err
 			}
 		}
-		c, problems, err := nodes.Plan(client.Name(), all)
+		networks, err := interfaceNetworks()
+		if err != nil {
+			return err
+		}
+		c, problems, err := nodes.Plan(client.Name(), all, networks)
 		if err != nil {
 			return err
 		}
@@ -196,6 +201,21 @@ func (f *follower) follow(ctx context.Context) error {
 		err = fmt.Errorf("%w\nonce in a cluster: subpod nsenter -- kubectl --kubeconfig=/etc/kubernetes/admin.conf apply -f %s/tunnel.yaml", err, kubelet.Dir)
 	}
 	return err
+}
+
+// interfaceNetworks returns the networks that the node's interfaces are in.
+func interfaceNetworks() ([]netip.Prefix, error) {
+	found, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, err
+	}
+	var out []netip.Prefix
+	for _, a := range found {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			out = append(out, p.Masked())
+		}
+	}
+	return out, nil
 }
 
 // report logs a problem, once until it has been solved.
