@@ -49,7 +49,7 @@ type Options struct {
 type Peer struct {
 	Name     string // for logs
 	Key      PublicKey
-	Endpoint netip.AddrPort // of its socket
+	Endpoint netip.AddrPort // of its socket: the peer is reached there only
 	// Pods are the subnets that only the tunnel leads to.
 	Pods []netip.Prefix
 	// Addresses are the node's own, which are reached by the tunnel while there is one.
@@ -98,6 +98,8 @@ func Open(ctx context.Context, o Options) (*Tunnel, error) {
 		Verbosef: device.DiscardLogf,
 		Errorf:   func(format string, args ...any) { o.Log.Warn("tunnel: " + fmt.Sprintf(format, args...)) },
 	})
+	// What is for a peer goes to its endpoint, wherever its own packets come from.
+	dev.DisableSomeRoamingForBrokenMobileSemantics()
 	t := &Tunnel{device: dev, nic: nic, socket: o.Socket, log: o.Log, peers: map[PublicKey]string{}}
 	err = dev.IpcSet("private_key=" + hex.EncodeToString(o.Key.key.Bytes()) + "\n")
 	if err == nil {

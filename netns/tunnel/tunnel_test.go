@@ -287,6 +287,20 @@ func TestKey(t *testing.T) {
 	a.reaches("10.244.0.5", "10.244.1.5:80", "10.244.0.5")
 }
 
+// Who is not at the address that it is said to have is not answered elsewhere: else a node
+// could say that it has the address of somebody else, and get what is for that.
+func TestAddress(t *testing.T) {
+	a, b := two(t)
+	elsewhere, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	must(t, err)
+	defer elsewhere.Close()
+	liar := a.peer("10.244.0.0/24", "192.0.2.1")
+	liar.Endpoint = elsewhere.LocalAddr().(*net.UDPAddr).AddrPort()
+	b.to("10.244.1.1", liar)
+	a.to("10.244.0.1", b.peer("10.244.1.0/24", "192.0.2.2"))
+	a.lost("10.244.0.5", "10.244.1.5:80")
+}
+
 // Both families in one tunnel.
 func TestIPv6(t *testing.T) {
 	a, b := two(t)
