@@ -125,8 +125,20 @@ func runTunnel(ctx context.Context, mtu int) error {
 	local, _ := socket.LocalAddr().(*net.UDPAddr)
 	f := &follower{tunnel: t, log: log, annotations: map[string]string{
 		nodes.AnnotationKey: key.Public().String(), nodes.AnnotationPort: strconv.Itoa(local.Port)}}
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	go func() {
+		select {
+		case <-t.Wait():
+			end(errNoDevice)
+		case <-ctx.Done():
+		}
+	}()
 	for {
 		err := f.follow(ctx)
+		if errors.Is(context.Cause(ctx), errNoDevice) {
+			return errNoDevice
+		}
 		if ctx.Err() != nil {
 			return nil // asked to end
 		}
@@ -134,13 +146,13 @@ func runTunnel(ctx context.Context, mtu int) error {
 			f.report(err.Error())
 		}
 		select {
-		case <-t.Wait():
-			return errors.New("the tunnel's device is gone")
 		case <-ctx.Done():
 		case <-time.After(tunnelRetry):
 		}
 	}
 }
+
+var errNoDevice = errors.New("the tunnel's device is gone")
 
 func inheritedSocket() (*net.UDPConn, error) {
 	file := os.NewFile(tunnelSocket, "socket")
@@ -172,6 +184,7 @@ func (f *follower) follow(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	defer client.Close()
 	server, err := client.Server(ctx)
 	if err != nil {
 		return err

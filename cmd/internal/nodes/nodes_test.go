@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"math/big"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -126,14 +127,20 @@ type apiServer struct {
 	nodes     []Node
 	events    []string
 	forbidden bool
-	patch     string // the last one
+	patch     string        // the last one
+	closed    chan struct{} // one for each connection that has ended
 }
 
 func newServer(t *testing.T) *apiServer {
-	s := &apiServer{}
+	s := &apiServer{closed: make(chan struct{}, 100)}
 	s.Server = httptest.NewUnstartedServer(s)
 	s.EnableHTTP2 = true
 	s.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert}
+	s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateClosed {
+			s.closed <- struct{}{}
+		}
+	}
 	s.StartTLS()
 	t.Cleanup(s.Close)
 	return s
@@ -233,6 +240,24 @@ func TestFollow(t *testing.T) {
 	s.forbidden = true
 	if err := c.Follow(t.Context(), nil); !errors.Is(err, ErrForbidden) {
 		t.Errorf("%v, want %v", err, ErrForbidden)
+	}
+}
+
+// A client that is closed leaves no connection: a tunnel opens one after the other.
+func TestClose(t *testing.T) {
+	s := newServer(t)
+	c, err := Open(s.kubeconfig(t, "system:node:me"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Follow(t.Context(), func([]Node) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	select {
+	case <-s.closed:
+	case <-time.After(20 * time.Second): // only ends a test that would wait forever
+		t.Fatal("the connection is left")
 	}
 }
 
