@@ -45,7 +45,7 @@ type Options struct {
 	Log    *slog.Logger
 }
 
-// Peer is another node.
+// Peer is another node. Its addresses have no zones.
 type Peer struct {
 	Name     string // for logs
 	Key      PublicKey

@@ -321,7 +321,7 @@ func TestDirect(t *testing.T) {
 	b.serve("192.0.2.2:6443")
 	a.ip("route", "add", "prohibit", "default") // as the uplink
 	a.set(Config{Sources: []netip.Addr{netip.MustParseAddr("10.244.0.1")}, Peers: []Peer{b.peer("10.244.1.0/24", "192.0.2.2")},
-		Direct: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.2:6443")}})
+		Direct: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.2:6443"), netip.MustParseAddrPort("192.0.2.2:6443")}})
 	b.to("10.244.1.1", a.peer("10.244.0.0/24", "192.0.2.1"))
 	a.reaches("", "192.0.2.2:10250", "10.244.0.1")
 	if _, err := a.dial("", "192.0.2.2:6443", answerTimeout, nil); !errors.Is(err, unix.EACCES) {
