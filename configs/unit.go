@@ -38,9 +38,9 @@ func Unit(binary string) (string, error) {
 			if !slices.Contains(list, dir) {
 				list = append([]string{dir}, list...)
 			}
-			line = key + "=" + quote("PATH="+strings.Join(list, ":"), false)
+			line = key + "=" + UnitWord("PATH="+strings.Join(list, ":"))
 		case strings.HasPrefix(value, homeDir+"/subpod "):
-			line = key + "=" + quote(binary, true) + strings.TrimPrefix(value, homeDir+"/subpod")
+			line = key + "=" + UnitWord(binary) + strings.TrimPrefix(value, homeDir+"/subpod")
 		}
 		out.WriteString(line + "\n")
 	}
@@ -50,15 +50,13 @@ func Unit(binary string) (string, error) {
 // SocketUnit returns the systemd user unit subpod.socket, for the default socket.
 func SocketUnit() string { return socket }
 
-// quote quotes a word of a unit (systemd.service(5), "Quoting"): percent signs begin
-// specifiers, and dollar signs of a command variables.
-func quote(word string, command bool) string {
-	word = strings.ReplaceAll(word, "%", "%%")
-	if command {
-		word = strings.ReplaceAll(word, "$", "$$")
+// UnitWord returns s as one word of a unit (systemd.service(5), "Quoting"), without specifiers,
+// which percent signs begin. It is for assignments of variables and for a command's program, where a
+// dollar sign is one: only in a command's arguments it begins a variable.
+func UnitWord(s string) string {
+	s = strings.ReplaceAll(s, "%", "%%")
+	if !strings.ContainsAny(s, " \t\n\"'\\;") {
+		return s
 	}
-	if !strings.ContainsAny(word, " \"'\\;") {
-		return word
-	}
-	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(word) + `"`
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`).Replace(s) + `"`
 }

@@ -11,7 +11,7 @@ func TestUnitFor(t *testing.T) {
 	for binary, want := range map[string][]string{
 		"/usr/bin/subpod":             {"ExecStart=/usr/bin/subpod daemon", "ExecReload=/usr/bin/subpod reload", "Environment=PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
 		"/home/ann/.local/bin/subpod": {"ExecStart=/home/ann/.local/bin/subpod daemon", "Environment=PATH=/home/ann/.local/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
-		`/opt/5% "off"/$x/subpod`:     {`ExecStart="/opt/5%% \"off\"/$$x/subpod" daemon`, `Environment="PATH=/opt/5%% \"off\"/$x:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"`},
+		`/opt/5% "off"/$x/subpod`:     {`ExecStart="/opt/5%% \"off\"/$x/subpod" daemon`, `Environment="PATH=/opt/5%% \"off\"/$x:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"`},
 	} {
 		unit, err := Unit(binary)
 		if err != nil {
@@ -29,6 +29,21 @@ func TestUnitFor(t *testing.T) {
 	for _, bad := range []string{"", "subpod", "/a:b/subpod", "/a\nExecStart=/bin/sh"} {
 		if got, err := Unit(bad); err == nil {
 			t.Errorf("the path %q was accepted: %s", bad, got)
+		}
+	}
+}
+
+func TestUnitWord(t *testing.T) {
+	for word, want := range map[string]string{
+		"/usr/bin/subpod": "/usr/bin/subpod",
+		"/a$b/${c}":       "/a$b/${c}",
+		"/100%/x":         "/100%%/x",
+		"/my files/x":     `"/my files/x"`,
+		"a\tb;c'd":        "\"a\tb;c'd\"",
+		"a\"b\\c\nd":      `"a\"b\\c\nd"`,
+	} {
+		if got := UnitWord(word); got != want {
+			t.Errorf("%q: %s, want %s", word, got, want)
 		}
 	}
 }

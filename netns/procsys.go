@@ -17,20 +17,20 @@ type procSys struct {
 	mu      sync.Mutex
 	lookups int // with root, or without while there is none yet
 	root    *os.File
-	refused bool // where no further /proc can be mounted
+	mount   func() (*os.File, error)
 }
 
 // maxLookups is how many files are opened by one mount: those of some 40 pods.
 const maxLookups = 128
 
 // sysctls are the server's.
-var sysctls procSys
+var sysctls = procSys{mount: mountProc}
 
 // open opens a file below /proc/sys for writing, as the calling thread sees it.
 func (p *procSys) open(name string) (*os.File, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.lookups++; p.lookups > maxLookups && !p.refused {
+	if p.lookups++; p.lookups > maxLookups {
 		p.renew()
 	}
 	path := "/proc/sys/" + name
@@ -45,14 +45,18 @@ func (p *procSys) open(name string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-// renew puts a new mount in the place of the last one. Where that fails, all goes on by
-// /proc as it is.
+// renew puts a new mount in the place of the last one. Where that fails, all goes on as it
+// is: not each thread may mount (configureAs), and on some hosts none.
 func (p *procSys) renew() {
-	root, err := mountProc()
+	p.lookups = 0
+	root, err := p.mount()
+	if err != nil {
+		return
+	}
 	if p.root != nil {
 		p.root.Close()
 	}
-	p.root, p.refused, p.lookups = root, err != nil, 0
+	p.root = root
 }
 
 // mountProc makes a mount of /proc that is in no directory.

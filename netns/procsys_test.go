@@ -1,6 +1,7 @@
 package netns
 
 import (
+	"errors"
 	"os"
 	"strconv"
 	"strings"
@@ -18,7 +19,19 @@ func TestProcSys(t *testing.T) {
 	}
 	root.Close()
 	const name = "net/ipv4/ip_default_ttl"
-	for what, p := range map[string]*procSys{"mounts": {}, "refused": {refused: true}} {
+	refused := errors.New("refused")
+	calls := 0
+	for what, p := range map[string]*procSys{
+		"mounts":  {mount: mountProc},
+		"refused": {mount: func() (*os.File, error) { return nil, refused }},
+		// A thread that has become the root of a pod's user namespace cannot mount.
+		"refused once": {mount: func() (*os.File, error) {
+			if calls++; calls == 1 {
+				return nil, refused
+			}
+			return mountProc()
+		}},
+	} {
 		mounts := map[*os.File]bool{}
 		for i := range 3 * maxLookups {
 			want := strconv.Itoa(1 + i%200)
@@ -45,7 +58,7 @@ func TestProcSys(t *testing.T) {
 			}
 			mounts[p.root] = true
 		}
-		if want := map[string]int{"mounts": 3, "refused": 1}[what]; len(mounts) != want {
+		if want := map[string]int{"mounts": 3, "refused": 1, "refused once": 2}[what]; len(mounts) != want {
 			t.Errorf("%s: %d, want %d", what, len(mounts), want)
 		}
 		if p.root != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -124,8 +125,20 @@ func runTunnel(ctx context.Context, mtu int) error {
 	local, _ := socket.LocalAddr().(*net.UDPAddr)
 	f := &follower{tunnel: t, log: log, annotations: map[string]string{
 		nodes.AnnotationKey: key.Public().String(), nodes.AnnotationPort: strconv.Itoa(local.Port)}}
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	go func() {
+		select {
+		case <-t.Wait():
+			end(errNoDevice)
+		case <-ctx.Done():
+		}
+	}()
 	for {
 		err := f.follow(ctx)
+		if errors.Is(context.Cause(ctx), errNoDevice) {
+			return errNoDevice
+		}
 		if ctx.Err() != nil {
 			return nil // asked to end
 		}
@@ -133,13 +146,13 @@ func runTunnel(ctx context.Context, mtu int) error {
 			f.report(err.Error())
 		}
 		select {
-		case <-t.Wait():
-			return errors.New("the tunnel's device is gone")
 		case <-ctx.Done():
 		case <-time.After(tunnelRetry):
 		}
 	}
 }
+
+var errNoDevice = errors.New("the tunnel's device is gone")
 
 func inheritedSocket() (*net.UDPConn, error) {
 	file := os.NewFile(tunnelSocket, "socket")
@@ -171,6 +184,7 @@ func (f *follower) follow(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	defer client.Close()
 	server, err := client.Server(ctx)
 	if err != nil {
 		return err
@@ -181,7 +195,11 @@ func (f *follower) follow(ctx context.Context) error {
 				return err
 			}
 		}
-		c, problems, err := nodes.Plan(client.Name(), all)
+		networks, err := interfaceNetworks()
+		if err != nil {
+			return err
+		}
+		c, problems, err := nodes.Plan(client.Name(), all, networks)
 		if err != nil {
 			return err
 		}
@@ -196,6 +214,21 @@ func (f *follower) follow(ctx context.Context) error {
 		err = fmt.Errorf("%w\nonce in a cluster: subpod nsenter -- kubectl --kubeconfig=/etc/kubernetes/admin.conf apply -f %s/tunnel.yaml", err, kubelet.Dir)
 	}
 	return err
+}
+
+// interfaceNetworks returns the networks that the node's interfaces are in.
+func interfaceNetworks() ([]netip.Prefix, error) {
+	found, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, err
+	}
+	var out []netip.Prefix
+	for _, a := range found {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			out = append(out, p.Masked())
+		}
+	}
+	return out, nil
 }
 
 // report logs a problem, once until it has been solved.

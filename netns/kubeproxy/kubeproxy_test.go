@@ -61,6 +61,10 @@ func TestPorts(t *testing.T) {
 		t.Errorf("without kube-proxy: %v, %v", ports, err)
 	}
 	command(t, "", "ip", "address", "add", "192.0.2.7/32", "dev", "lo")
+	t.Cleanup(func() {
+		command(t, "flush ruleset", "nft", "-f", "-")
+		command(t, "", "ip", "address", "delete", "192.0.2.7/32", "dev", "lo")
+	})
 	command(t, ruleset, "nft", "-f", "-")
 	ports, err := Ports()
 	if err != nil {

@@ -144,7 +144,10 @@ func commands(c Config, v4 bool) []string {
 	}
 	for _, d := range c.Direct {
 		if mine(d.Addr()) {
-			out = append(out, fmt.Sprintf("rule %s to %s ipproto tcp dport %d lookup main priority %d", verb, d.Addr(), d.Port(), priority-1))
+			direct := fmt.Sprintf("rule %s to %s ipproto tcp dport %d lookup main priority %d", verb, d.Addr(), d.Port(), priority-1)
+			if !slices.Contains(out, direct) { // names can have the same address twice
+				out = append(out, direct)
+			}
 		}
 	}
 	out = append(out, nodes...)

@@ -16,7 +16,9 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
+	"golang.org/x/time/rate"
 	"golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/tun"
 )
@@ -32,6 +34,12 @@ const DefaultMTU = 1420
 // that has known the tunnel before does not wait for an answer from the former one.
 const keepalive = 25
 
+// Of the errors of packets the first ones are logged, and then one in a while.
+const (
+	firstErrors   = 20
+	errorInterval = 10 * time.Second
+)
+
 // ErrDevice says that the TUN device cannot be made.
 var ErrDevice = errors.New("make the tunnel's device")
 
@@ -45,11 +53,11 @@ type Options struct {
 	Log    *slog.Logger
 }
 
-// Peer is another node.
+// Peer is another node. Its addresses have no zones.
 type Peer struct {
 	Name     string // for logs
 	Key      PublicKey
-	Endpoint netip.AddrPort // of its socket
+	Endpoint netip.AddrPort // of its socket: the peer is reached there only
 	// Pods are the subnets that only the tunnel leads to.
 	Pods []netip.Prefix
 	// Addresses are the node's own, which are reached by the tunnel while there is one.
@@ -94,10 +102,17 @@ func Open(ctx context.Context, o Options) (*Tunnel, error) {
 		return nil, fmt.Errorf("%w %s: %w: is another tunnel running, or /dev/net/tun not open to everyone?", ErrDevice, Device, err)
 	}
 	nic := &inbound{Device: made}
+	// Each packet that cannot be sent, or that a peer has made so that the kernel does not take
+	// it, is one.
+	errs := rate.Sometimes{First: firstErrors, Interval: errorInterval}
 	dev := device.NewDevice(nic, b, &device.Logger{
 		Verbosef: device.DiscardLogf,
-		Errorf:   func(format string, args ...any) { o.Log.Warn("tunnel: " + fmt.Sprintf(format, args...)) },
+		Errorf: func(format string, args ...any) {
+			errs.Do(func() { o.Log.Warn("tunnel: " + fmt.Sprintf(format, args...)) })
+		},
 	})
+	// What is for a peer goes to its endpoint, wherever its own packets come from.
+	dev.DisableSomeRoamingForBrokenMobileSemantics()
 	t := &Tunnel{device: dev, nic: nic, socket: o.Socket, log: o.Log, peers: map[PublicKey]string{}}
 	err = dev.IpcSet("private_key=" + hex.EncodeToString(o.Key.key.Bytes()) + "\n")
 	if err == nil {

@@ -75,12 +75,14 @@ type Exposer struct {
 	exposed map[netns.HostPort]func(context.Context) error // nil: it could not be exposed
 }
 
-// Start exposes Ports, and goes on looking for others that are asked for until ctx ends. A
-// port that cannot be exposed is logged once: the node serves without it.
+// Start exposes Ports and what else is asked for and there, so that an earlier run's are
+// taken over before Forwarder.Sweep, and goes on looking until ctx ends. A port that cannot be
+// exposed is logged once: the node serves without it.
 func (e *Exposer) Start(ctx context.Context) {
 	e.exposed = map[netns.HostPort]func(context.Context) error{}
 	e.set(ctx, e.fixed())
 	if e.Auto || e.Services {
+		e.look(ctx)
 		go e.follow(ctx)
 	}
 }
@@ -99,23 +101,28 @@ func (p Port) toLoopback() netns.HostPort {
 	return netns.HostPort{Proto: p.Proto, HostPort: p.Number, TargetIP: netip.AddrFrom4([4]byte{127, 0, 0, 1}), TargetPort: p.Number}
 }
 
-// follow exposes new ports, and no longer those that are gone.
+// follow looks again and again.
 func (e *Exposer) follow(ctx context.Context) {
 	tick := time.NewTicker(exposeInterval)
 	defer tick.Stop()
 	for {
-		found, err := e.find()
-		if err != nil {
-			e.Log.Warn("looking for ports of the node failed", "error", err)
-		} else {
-			e.set(ctx, append(e.fixed(), found...))
-		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+			e.look(ctx)
 		}
 	}
+}
+
+// look exposes new ports, and no longer those that are gone.
+func (e *Exposer) look(ctx context.Context) {
+	found, err := e.find()
+	if err != nil {
+		e.Log.Warn("looking for ports of the node failed", "error", err)
+		return
+	}
+	e.set(ctx, append(e.fixed(), found...))
 }
 
 // find returns what is to be exposed beside the fixed ports.
@@ -199,8 +206,9 @@ func name(p netns.HostPort) string {
 
 // neverAuto are ports that "auto" and "services" leave alone: those of a node's and a cluster's own
 // programs (kubelet, etcd, controller manager, scheduler, kube-proxy), which serve whoever
-// can reach them, or whose keys are worth the whole cluster. Listing one opens it.
-var neverAuto = []uint16{2379, 2380, 10248, 10249, 10250, 10255, 10256, 10257, 10259}
+// can reach them, or whose keys are worth the whole cluster, and the tunnel's on the host,
+// which would find its own taken. Listing one opens it.
+var neverAuto = []uint16{2379, 2380, 10248, 10249, 10250, 10255, 10256, 10257, 10259, 51820}
 
 // listeners returns the TCP ports that something listens on at all addresses, in the
 // calling thread's network namespace.

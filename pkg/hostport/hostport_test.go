@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"net/netip"
 	"reflect"
 	"strings"
@@ -229,13 +230,39 @@ func TestExposer(t *testing.T) {
 	check("tried again", 1000, 1002)
 }
 
+// What an earlier run of the server has forwarded is taken over before Sweep ends what
+// nobody has.
+func TestExposerTakesOver(t *testing.T) {
+	ctx, d := t.Context(), newFakeDriver()
+	l, err := net.Listen("tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	port := l.Addr().(*net.TCPAddr).AddrPort().Port()
+	id, err := d.Expose(ctx, rootless.PortSpec(Port{"tcp", port}.toLoopback()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := NewForwarder(d)
+	e := &Exposer{Forwarder: f, Expose: Expose{Auto: true}, Log: slog.New(slog.DiscardHandler), InNode: func(f func() error) error { return f() }}
+	e.Start(ctx)
+	if err := f.Sweep(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := d.Exposed(ctx); left[id].HostPort != port {
+		t.Errorf("forwarding %d, of port %d, has ended: %v", id, port, left)
+	}
+}
+
 // A NodePort is forwarded from all addresses, once for both families, another port from its
-// own; a kubelet's is not.
+// own; a kubelet's and the tunnel's are not.
 func TestOfServices(t *testing.T) {
 	at := netip.MustParseAddrPort
 	got := ofServices([]kubeproxy.Port{
 		{Proto: "tcp", At: at("192.0.2.7:30080"), NodePort: true}, {Proto: "tcp", At: at("[2001:db8::7]:30080"), NodePort: true},
 		{Proto: "tcp", At: at("192.0.2.7:80")}, {Proto: "tcp", At: at("192.0.2.7:10250")},
+		{Proto: "udp", At: at("192.0.2.7:51820")},
 	})
 	node := netip.MustParseAddr("192.0.2.7")
 	want := []netns.HostPort{

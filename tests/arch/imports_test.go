@@ -91,7 +91,7 @@ var table = []struct{ pkg, imports string }{
 	{"cmd/internal/doctor", "configs rootless pkg/cgroup pkg/config pkg/landlock"},
 	{"cmd/internal/setup", "configs"},
 	{"cmd/internal/kube", "pkg/api pkg/client pkg/quantity pkg/subpath pkg/workload"},
-	{"cmd/internal/kubelet", "cmd/internal/doctor"},
+	{"cmd/internal/kubelet", "cmd/internal/doctor configs"},
 	{"cmd/internal/nodes", "netns/tunnel"},
 	{"cmd/internal/logs", ""},
 	{"cmd/internal/play", "cmd/internal/kube cmd/internal/logs pkg/api pkg/client"},

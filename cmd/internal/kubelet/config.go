@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"strings"
 	"text/template"
+
+	"github.com/subpod/subpod/configs"
 )
 
 //go:embed templates
@@ -22,7 +24,7 @@ func yamlString(s string) (string, error) {
 
 var templates = template.Must(template.New("").Funcs(template.FuncMap{
 	"q":    yamlString,
-	"unit": unitWord,
+	"unit": configs.UnitWord,
 	"join": strings.Join,
 }).ParseFS(files, "templates/*"))
 

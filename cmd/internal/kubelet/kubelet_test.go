@@ -150,12 +150,12 @@ func TestUnits(t *testing.T) {
 		golden(t, u.Name, u.Content)
 	}
 	// As systemd.syntax(7) and systemd.unit(5) read them.
-	units, err = Units(Programs{Subpod: "/opt/100%/sub pod", Path: `/usr/bin:/mnt/c/Program Files/a"b\c`})
+	units, err = Units(Programs{Subpod: "/opt/100%/$x/sub pod", Path: `/usr/bin:/mnt/c/Program Files/a"b\c`})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, u := range units {
-		if !strings.Contains(u.Content, `Environment="PATH=/usr/bin:/mnt/c/Program Files/a\"b\\c"`+"\n") || !strings.Contains(u.Content, `ExecStart="/opt/100%%/sub pod" `) {
+		if !strings.Contains(u.Content, `Environment="PATH=/usr/bin:/mnt/c/Program Files/a\"b\\c"`+"\n") || !strings.Contains(u.Content, `ExecStart="/opt/100%%/$x/sub pod" `) {
 			t.Errorf("%s", u.Content)
 		}
 	}

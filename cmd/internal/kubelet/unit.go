@@ -1,7 +1,5 @@
 package kubelet
 
-import "strings"
-
 // Unit is a systemd user unit.
 type Unit struct{ Name, Content string }
 
@@ -10,15 +8,6 @@ type Programs struct {
 	Subpod string
 	Path   string // PATH of the programs in the node
 	Args   string // more flags of "subpod kubernetes kubelet", after a space
-}
-
-// unitWord returns s as one word of a systemd unit, without specifiers in it.
-func unitWord(s string) string {
-	s = strings.ReplaceAll(s, "%", "%%")
-	if !strings.ContainsAny(s, " \t\"'\\;") {
-		return s
-	}
-	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
 }
 
 // Units returns the units of a kubelet, of the tunnel to other nodes and, for clusters that

@@ -32,6 +32,8 @@ const (
 	answerTimeout = 30 * time.Second
 	// maxAnswer bounds what is kept of an answer.
 	maxAnswer = 64 << 20
+	// maxMessage bounds what is kept of the reason of a refusal.
+	maxMessage = 64 << 10
 )
 
 // ErrForbidden says that the cluster does not allow a request.
@@ -63,7 +65,8 @@ type kubeConfig struct {
 	} `json:"users"`
 }
 
-// Open reads a kubelet's configuration file. The node's name is that of its certificate.
+// Open reads a kubelet's configuration file. The node's name is that of its certificate. Close
+// ends what the client leaves open.
 func Open(path string) (*Client, error) {
 	c, err := open(path)
 	if err != nil {
@@ -144,6 +147,9 @@ func dataOr(data, file string) ([]byte, error) {
 	return os.ReadFile(file)
 }
 
+// Close ends the client's connections, which are no longer in use.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
 // Name returns the name of this node.
 func (c *Client) Name() string { return c.name }
 
@@ -204,7 +210,7 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values, 
 	}
 	defer resp.Body.Close()
 	var status struct{ Message string }
-	_ = json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(&status) // the code says it, too
+	_ = json.NewDecoder(io.LimitReader(resp.Body, maxMessage)).Decode(&status) // the code says it, too
 	if resp.StatusCode == http.StatusForbidden {
 		return nil, fmt.Errorf("%w: %s", ErrForbidden, status.Message)
 	}

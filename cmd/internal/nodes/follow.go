@@ -48,6 +48,8 @@ func (c *Client) Follow(ctx context.Context, f func([]Node) error) error {
 	}
 	query := url.Values{"watch": {"1"}, "allowWatchBookmarks": {"true"}, "resourceVersion": {version},
 		"timeoutSeconds": {fmt.Sprint(int(watchTime.Seconds()))}}
+	ctx, cancel := context.WithTimeout(ctx, watchTime+answerTimeout) // should it not keep to that
+	defer cancel()
 	body, err := c.do(ctx, http.MethodGet, "/api/v1/nodes", query, nil)
 	if err != nil {
 		return fmt.Errorf("watch the cluster's nodes: %w", err)

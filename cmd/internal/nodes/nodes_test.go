@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"math/big"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -45,6 +46,13 @@ func node(name, cidr, address, key string, age time.Duration) (n Node) {
 	return n
 }
 
+// at returns the node with one more address.
+func (n Node) at(address string) Node {
+	more := node("", "", address, "", 0).Status.Addresses
+	n.Status.Addresses = append(slices.Clone(n.Status.Addresses), more[1:]...)
+	return n
+}
+
 func TestPlan(t *testing.T) {
 	self := node("self", "10.244.0.0/24,fd44::/64", "192.0.2.1", "", time.Hour)
 	a := node("a", "10.244.1.0/24", "192.0.2.2", keyA, time.Minute)
@@ -53,6 +61,7 @@ func TestPlan(t *testing.T) {
 		change(&n)
 		return n
 	}
+	uplink := []netip.Prefix{netip.MustParsePrefix("10.0.2.0/24"), netip.MustParsePrefix("192.0.2.0/24")}
 	for _, test := range []struct {
 		what    string
 		others  []Node
@@ -69,11 +78,22 @@ func TestPlan(t *testing.T) {
 			"no tunnel to the node bad: it has the key of another"},
 		{"this node's address", []Node{node("thief", "10.244.9.0/24", "192.0.2.1", keyB, 0)}, []string{"thief 192.0.2.1:51820 [10.244.9.0/24] []"},
 			"the node thief claims 192.0.2.1/32, of which 192.0.2.1/32 is another's already"},
-		{"another's pods", []Node{a, node("thief", "10.244.0.0/16", "192.0.2.8", keyB, 0)},
+		{"another's pods", []Node{a, node("thief", "10.244.1.128/25", "192.0.2.8", keyB, 0)},
 			[]string{"a 192.0.2.2:51820 [10.244.1.0/24] [192.0.2.2]", "thief 192.0.2.8:51820 [] [192.0.2.8]"},
-			"the node thief claims 10.244.0.0/16, of which 10.244.0.0/24 is another's already"},
+			"the node thief claims 10.244.1.128/25, of which 10.244.1.0/24 is another's already"},
+		{"a part of the internet", []Node{node("thief", "200.0.0.0/8", "10.0.0.8", keyB, 0)}, []string{"thief 10.0.0.8:51820 [] [10.0.0.8]"},
+			"the node thief claims 200.0.0.0/8, which is no subnet such as 10.244.0.0/24, this node's"},
+		{"all of IPv6", []Node{node("thief", "::/0", "192.0.2.8", keyB, 0)}, []string{"thief 192.0.2.8:51820 [] [192.0.2.8]"},
+			"the node thief claims ::/0, which is no subnet such as fd44::/64, this node's"},
+		{"loopback", []Node{node("thief", "127.0.0.0/24", "192.0.2.8", keyB, 0)}, []string{"thief 192.0.2.8:51820 [] [192.0.2.8]"},
+			"the node thief claims 127.0.0.0/24, which is no subnet such as 10.244.0.0/24, this node's"},
+		{"the uplink's name server", []Node{node("thief", "10.244.9.0/24", "10.0.2.3", keyB, 0)}, []string{"thief 10.0.2.3:51820 [10.244.9.0/24] []"},
+			"the node thief claims 10.0.2.3/32, of which 10.0.2.0/24 is another's already"},
+		{"more addresses", []Node{node("thief", "10.244.9.0/24", "192.0.2.8", keyB, 0).at("198.51.100.1").at("2001:db8::8").at("2001:db8::9")},
+			[]string{"thief 192.0.2.8:51820 [10.244.9.0/24] [192.0.2.8 2001:db8::8]"}, ""},
+		{"an address with a zone", []Node{node("thief", "10.244.9.0/24", "2001:db8::1%x\nallowed_ip=0.0.0.0/0", keyB, 0)}, nil, "no tunnel to the node thief: it has no InternalIP"},
 	} {
-		c, problems, err := Plan("self", append([]Node{self}, test.others...))
+		c, problems, err := Plan("self", append([]Node{self}, test.others...), uplink)
 		if err != nil {
 			t.Fatalf("%s: %v", test.what, err)
 		}
@@ -95,7 +115,7 @@ func TestPlan(t *testing.T) {
 		}
 	}
 	for what, all := range map[string][]Node{"no node": {a}, "no subnet": {node("self", "", "192.0.2.1", "", 0)}} {
-		if _, _, err := Plan("self", all); !errors.Is(err, ErrNotYet) {
+		if _, _, err := Plan("self", all, nil); !errors.Is(err, ErrNotYet) {
 			t.Errorf("%s: %v, want %v", what, err, ErrNotYet)
 		}
 	}
@@ -107,14 +127,20 @@ type apiServer struct {
 	nodes     []Node
 	events    []string
 	forbidden bool
-	patch     string // the last one
+	patch     string        // the last one
+	closed    chan struct{} // one for each connection that has ended
 }
 
 func newServer(t *testing.T) *apiServer {
-	s := &apiServer{}
+	s := &apiServer{closed: make(chan struct{}, 100)}
 	s.Server = httptest.NewUnstartedServer(s)
 	s.EnableHTTP2 = true
 	s.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert}
+	s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateClosed {
+			s.closed <- struct{}{}
+		}
+	}
 	s.StartTLS()
 	t.Cleanup(s.Close)
 	return s
@@ -214,6 +240,24 @@ func TestFollow(t *testing.T) {
 	s.forbidden = true
 	if err := c.Follow(t.Context(), nil); !errors.Is(err, ErrForbidden) {
 		t.Errorf("%v, want %v", err, ErrForbidden)
+	}
+}
+
+// A client that is closed leaves no connection: a tunnel opens one after the other.
+func TestClose(t *testing.T) {
+	s := newServer(t)
+	c, err := Open(s.kubeconfig(t, "system:node:me"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Follow(t.Context(), func([]Node) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	select {
+	case <-s.closed:
+	case <-time.After(20 * time.Second): // only ends a test that would wait forever
+		t.Fatal("the connection is left")
 	}
 }
 

@@ -21,13 +21,15 @@ var ErrNotYet = errors.New("not yet")
 
 // Plan returns where this node's tunnel leads to: to the pods and the address of each
 // other node that has a tunnel. Problems say which nodes are left out, or parts of them,
-// and why: of two nodes that claim the same address, the older has it. ErrNotYet.
-func Plan(self string, nodes []Node) (c tunnel.Config, problems []string, err error) {
+// and why. A node says itself which addresses it has, and can lie: of two nodes that claim
+// the same address, the older has it; nobody gets one of the networks that this node's
+// interfaces are in, but for those of its own pods and addresses, where others may be, too; and
+// pods' subnets are no larger than this node's. ErrNotYet.
+func Plan(self string, nodes []Node, networks []netip.Prefix) (c tunnel.Config, problems []string, err error) {
 	i := slices.IndexFunc(nodes, func(n Node) bool { return n.Metadata.Name == self })
 	if i < 0 {
 		return c, nil, fmt.Errorf("%w: the cluster has no node %s", ErrNotYet, self)
 	}
-	var taken []netip.Prefix
 	own, err := nodes[i].pods()
 	if err != nil {
 		return c, nil, err
@@ -38,37 +40,65 @@ func Plan(self string, nodes []Node) (c tunnel.Config, problems []string, err er
 	for _, p := range own {
 		c.Sources = append(c.Sources, p.Addr().Next())
 	}
-	taken = append(taken, own...)
+	c.Own = slices.Clone(own)
 	for _, a := range nodes[i].addresses() {
-		taken = append(taken, single(a))
+		c.Own = append(c.Own, single(a))
 	}
-	c.Own = slices.Clone(taken)
+	shared := func(n netip.Prefix) bool { return slices.ContainsFunc(c.Own, n.Overlaps) }
+	l := claims{pods: own, taken: slices.Concat(c.Own, slices.DeleteFunc(slices.Clone(networks), shared))}
 	for j, n := range nodes {
 		if j == i || n.Metadata.Annotations[AnnotationKey] == "" {
 			continue // this one, and those that are reached in another way, or not
 		}
 		peer, err := n.peer()
+		if err == nil && slices.ContainsFunc(c.Peers, func(o tunnel.Peer) bool { return o.Key == peer.Key }) {
+			err = errors.New("it has the key of another")
+		}
 		if err != nil {
-			problems = append(problems, fmt.Sprintf("no tunnel to the node %s: %v", n.Metadata.Name, err))
+			l.problems = append(l.problems, fmt.Sprintf("no tunnel to the node %s: %v", n.Metadata.Name, err))
 			continue
 		}
-		free := func(p netip.Prefix) bool {
-			if k := slices.IndexFunc(taken, p.Overlaps); k >= 0 {
-				problems = append(problems, fmt.Sprintf("the node %s claims %s, of which %s is another's already", n.Metadata.Name, p, taken[k]))
-				return false
-			}
-			taken = append(taken, p)
-			return true
-		}
-		peer.Pods = slices.DeleteFunc(peer.Pods, func(p netip.Prefix) bool { return !free(p) })
-		peer.Addresses = slices.DeleteFunc(peer.Addresses, func(a netip.Addr) bool { return !free(single(a)) })
-		if slices.ContainsFunc(c.Peers, func(o tunnel.Peer) bool { return o.Key == peer.Key }) {
-			problems = append(problems, fmt.Sprintf("no tunnel to the node %s: it has the key of another", n.Metadata.Name))
-			continue
-		}
-		c.Peers = append(c.Peers, peer)
+		c.Peers = append(c.Peers, l.grant(peer))
 	}
-	return c, problems, nil
+	return c, l.problems, nil
+}
+
+// claims knows who has which addresses.
+type claims struct {
+	pods     []netip.Prefix // of this node
+	taken    []netip.Prefix
+	problems []string
+}
+
+// grant returns the peer with what it can have of what it claims.
+func (l *claims) grant(p tunnel.Peer) tunnel.Peer {
+	p.Pods = slices.DeleteFunc(p.Pods, func(pods netip.Prefix) bool { return !l.likeOwn(p.Name, pods) || !l.take(p.Name, pods) })
+	p.Addresses = slices.DeleteFunc(p.Addresses, func(a netip.Addr) bool { return !l.take(p.Name, single(a)) })
+	return p
+}
+
+// likeOwn reports whether a subnet of pods is of a kind that this node has, too.
+func (l *claims) likeOwn(node string, p netip.Prefix) bool {
+	like := l.pods[0]
+	for _, own := range l.pods {
+		if own.Addr().Is4() == p.Addr().Is4() {
+			like = own
+		}
+	}
+	ok := like.Addr().Is4() == p.Addr().Is4() && p.Bits() >= like.Bits() && p.Addr().IsGlobalUnicast()
+	if !ok {
+		l.problems = append(l.problems, fmt.Sprintf("the node %s claims %s, which is no subnet such as %s, this node's", node, p, like))
+	}
+	return ok
+}
+
+func (l *claims) take(node string, p netip.Prefix) bool {
+	if k := slices.IndexFunc(l.taken, p.Overlaps); k >= 0 {
+		l.problems = append(l.problems, fmt.Sprintf("the node %s claims %s, of which %s is another's already", node, p, l.taken[k]))
+		return false
+	}
+	l.taken = append(l.taken, p)
+	return true
 }
 
 func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
@@ -107,12 +137,18 @@ func (n Node) pods() ([]netip.Prefix, error) {
 	return out, nil
 }
 
-// addresses returns the node's own, by which others reach it.
+// addresses returns the node's own, by which others reach it: one a family, as kubelets
+// have. The text is the node's: what follows a % in it may be anything.
 func (n Node) addresses() []netip.Addr {
 	var out []netip.Addr
 	for _, a := range n.Status.Addresses {
-		if ip, err := netip.ParseAddr(a.Address); err == nil && a.Type == "InternalIP" && ip.IsGlobalUnicast() {
-			out = append(out, ip.Unmap())
+		ip, err := netip.ParseAddr(a.Address)
+		if err != nil || a.Type != "InternalIP" || !ip.IsGlobalUnicast() || ip.Zone() != "" {
+			continue
+		}
+		ip = ip.Unmap()
+		if !slices.ContainsFunc(out, func(o netip.Addr) bool { return o.Is4() == ip.Is4() }) {
+			out = append(out, ip)
 		}
 	}
 	return out

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes a Debian sid with podman, crun, pasta and iperf3 in .cache/peers/sid, from the
 # mirror that this machine's apt uses, and prints the directory. Needs root. Does
-# nothing when it is there and newer than this script; what it lists are the versions.
+# nothing when it is there with these packages, whatever their versions: remove it for others.
 set -eu
 root=$(cd "$(dirname "$0")/../../.." && pwd)
 cache=$root/.cache/peers
