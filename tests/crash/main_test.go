@@ -247,7 +247,11 @@ func againFor(within time.Duration, do func(context.Context) error) (took time.D
 	defer cancel()
 	begin := time.Now()
 	for {
-		if err = do(ctx); err == nil || ctx.Err() != nil {
+		before := err
+		if err = do(ctx); err != nil && ctx.Err() != nil && before != nil {
+			err = fmt.Errorf("%w; the answer before that: %v", err, before) // ours is the deadline's
+		}
+		if err == nil || ctx.Err() != nil {
 			return time.Since(begin), err
 		}
 		time.Sleep(20 * time.Millisecond)
