@@ -246,13 +246,16 @@ func againFor(within time.Duration, do func(context.Context) error) (took time.D
 	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
 	begin := time.Now()
+	var answer error // the last one that is not the end of our patience
 	for {
-		before := err
-		if err = do(ctx); err != nil && ctx.Err() != nil && before != nil {
-			err = fmt.Errorf("%w; the answer before that: %v", err, before) // ours is the deadline's
+		if err = do(ctx); err == nil {
+			return time.Since(begin), nil
 		}
-		if err == nil || ctx.Err() != nil {
-			return time.Since(begin), err
+		if status.Code(err) != codes.DeadlineExceeded {
+			answer = err
+		}
+		if ctx.Err() != nil {
+			return time.Since(begin), fmt.Errorf("%w; the last answer: %v", err, answer)
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
