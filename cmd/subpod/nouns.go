@@ -42,6 +42,7 @@ func noun(name, short string, commands ...*cobra.Command) *cobra.Command {
 		if c.Args != nil {
 			c.Args = usageArgs(c.Args)
 		}
+		addRefused(c.Flags(), refusedOf[c.Name()])
 		cmd.AddCommand(c)
 	}
 	return cmd

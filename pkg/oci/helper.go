@@ -60,7 +60,7 @@ func (rt *runtime) helperOf(pid int, args []string) (helper, bool) {
 func (rt *runtime) helpers(t commandLines) map[int]helper {
 	found := map[int]helper{}
 	for pid, args := range t.args {
-		if h, ok := rt.helperOf(pid, args); ok {
+		if h, ok := rt.helperOf(pid, args); ok && h.StartTime == t.processTable[pid].StartTime {
 			found[pid] = h
 		}
 	}

@@ -1,8 +1,10 @@
 package oci
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"slices"
@@ -36,10 +38,12 @@ func readProcesses() processTable {
 }
 
 // commandLines is a table of processes with their arguments, which takes reading each
-// process's memory: with thousands of them it is made once.
+// process's memory: with thousands of them it is made once. The arguments are those of the
+// process in the table only if that still lives: its PID may have been given to another one
+// in between.
 type commandLines struct {
 	processTable
-	args map[int][]string // none for those without, and for those that have ended
+	args map[int][]string // as argsOf returns them; none for those that have ended
 }
 
 func readCommandLines() commandLines {
@@ -55,9 +59,19 @@ func readCommandLines() commandLines {
 	return t
 }
 
+// maxCommandLine, in bytes, and maxArguments bound what is kept of a process. Our own have
+// less; those of containers may have megabytes each, which their children share.
+const maxCommandLine, maxArguments = 16 << 10, 256
+
+// argsOf returns the arguments of a process; nil for none, and for more than any of ours has.
 func argsOf(pid int) []string {
-	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	if err != nil || len(line) == 0 {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	line, err := io.ReadAll(io.LimitReader(f, maxCommandLine+1))
+	if err != nil || len(line) == 0 || len(line) > maxCommandLine || bytes.Count(line, []byte{0}) > maxArguments {
 		return nil
 	}
 	return strings.Split(strings.TrimSuffix(string(line), "\x00"), "\x00")

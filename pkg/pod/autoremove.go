@@ -64,8 +64,9 @@ func (r recovery) resumeRemoval(ctx context.Context, p state.Pod) error {
 		return nil
 	}
 	containers := r.State.ContainersOf(p.ID)
-	started := slices.ContainsFunc(containers, func(c state.Container) bool { return !c.Status.StartedAt.IsZero() })
-	if !started && p.Workload != nil && p.Supervision.Stopped {
+	// One that was made again has run.
+	started := slices.ContainsFunc(containers, func(c state.Container) bool { return c.Restarts > 0 || !c.Status.StartedAt.IsZero() })
+	if !started && len(containers) > 0 && p.Workload != nil && p.Supervision.Stopped {
 		return nil // "subpod create"
 	}
 	if !started && p.Config.V.GetLabels()[api.LabelMadeBy] == api.MadeByRun {

@@ -91,7 +91,7 @@ func (b *base) waitExit(ctx context.Context, run *watch, timeout time.Duration) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	return run.wait(ctx, b.ctx)
+	return ignoreDropped(run.wait(ctx, b.ctx))
 }
 
 // stopWithoutProcess ends a container that has no process: its command could not

@@ -131,7 +131,9 @@ func (m *Manager) commitContainer(c *newContainer) error {
 		w, _ = m.exits.begin(c.Container)
 	}
 	if err := m.State.PutContainer(c.Container); err != nil {
-		m.exits.end(c.ID, w)
+		if w != nil {
+			m.exits.drop(c.ID, w)
+		}
 		return err
 	}
 	m.containerNames.commit(c.name, c.ID)

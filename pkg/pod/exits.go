@@ -3,10 +3,12 @@ package pod
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/oci"
@@ -54,6 +56,7 @@ type exitWatcher struct {
 type watch struct {
 	attempt  uint32 // of the run
 	done     chan struct{}
+	dropped  chan struct{} // closed when there is no such run after all
 	status   state.ContainerStatus
 	starting chan struct{} // closed when a start under way has been recorded; nil without one
 }
@@ -66,7 +69,7 @@ func (e *exitWatcher) begin(c state.Container) (_ *watch, added bool) {
 	if w := e.watches[c.ID]; w != nil && !w.ended() {
 		return w, false
 	}
-	w := &watch{attempt: c.Attempt(), done: make(chan struct{})}
+	w := &watch{attempt: c.Attempt(), done: make(chan struct{}), dropped: make(chan struct{})}
 	e.watches[c.ID] = w
 	return w, true
 }
@@ -78,6 +81,12 @@ func (e *exitWatcher) end(id string, w *watch) {
 	if e.watches[id] == w {
 		delete(e.watches, id)
 	}
+}
+
+// drop ends a watch of a run that has not become one: nobody waits for it any more.
+func (e *exitWatcher) drop(id string, w *watch) {
+	e.end(id, w)
+	close(w.dropped)
 }
 
 // watchOf returns the watch of a container; nil when it has none: it has exited, or
@@ -216,13 +225,25 @@ func (e *exitWatcher) wait(ctx, server context.Context, id string) error {
 	if w == nil {
 		return nil
 	}
-	return w.wait(ctx, server)
+	return ignoreDropped(w.wait(ctx, server))
+}
+
+// errDropped says that a run was not recorded, and is none.
+var errDropped = fmt.Errorf("%w: the container could not be recorded", errdefs.ErrAborted)
+
+func ignoreDropped(err error) error {
+	if errors.Is(err, errDropped) {
+		return nil
+	}
+	return err
 }
 
 func (w *watch) wait(ctx, server context.Context) error {
 	select {
 	case <-w.done:
 		return nil
+	case <-w.dropped:
+		return errDropped
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-server.Done():

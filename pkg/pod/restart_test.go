@@ -2,7 +2,9 @@ package pod
 
 import (
 	"context"
+	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -166,6 +168,44 @@ func TestWaitForRun(t *testing.T) {
 		}
 		if _, err := wait(1); !errdefs.IsNotFound(err) {
 			t.Errorf("a run of which nothing is known any more: %v", err)
+		}
+	})
+}
+
+// TestWaitForRunThatIsNone: who waits for a run while it is being recorded is told when that
+// fails.
+func TestWaitForRunThatIsNone(t *testing.T) {
+	withSupervised(t, func(r *rig) {
+		if err := r.s.exit(r.ctr); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		var waited chan state.ContainerStatus
+		r.s.step = func(name string) error {
+			if waited != nil || !strings.HasPrefix(name, "put container") {
+				return nil
+			}
+			waited = make(chan state.ContainerStatus, 1)
+			go func() {
+				st, err := r.m.WaitContainer(r.ctx, r.ctr, nil)
+				if err != nil {
+					t.Error(err)
+				}
+				waited <- st
+			}()
+			synctest.Wait()
+			return errInjected
+		}
+		if err := (Restarter{r.m}).StartAgain(r.ctx, r.ctr, nil, false, func(state.Pod) bool { return true }); !errors.Is(err, errInjected) {
+			t.Fatal(err)
+		}
+		select {
+		case st := <-waited:
+			if st.ExitCode != 7 {
+				t.Errorf("%+v", st)
+			}
+		case <-time.After(time.Hour):
+			t.Error("it is waited for what never was")
 		}
 	})
 }

@@ -2,6 +2,7 @@ package pod
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -21,10 +22,11 @@ func (m *Manager) WaitContainer(ctx context.Context, id string, attempt *uint32)
 	for {
 		if w := m.exits.watchOf(c.ID); w != nil && (attempt == nil || w.attempt == *attempt) {
 			// Not from the record, which may say by then that it runs again.
-			if err := w.wait(ctx, m.ctx); err != nil {
-				return state.ContainerStatus{}, err
+			err := w.wait(ctx, m.ctx)
+			if errors.Is(err, errDropped) {
+				continue
 			}
-			return w.status, nil
+			return w.status, err
 		}
 		if c, err = m.State.Container(c.ID); err != nil {
 			return state.ContainerStatus{}, err

@@ -120,10 +120,10 @@ func (t *processes) prepare(containers []Container) {
 		if first == nil || first.StartTime != ct.Init.StartTime {
 			continue
 		}
-		for queue := first.children; len(queue) > 0; queue = queue[1:] {
+		for queue := slices.Clone(first.children); len(queue) > 0; queue = queue[1:] {
 			if !claimed[queue[0]] {
 				claimed[queue[0]] = true
-				queue = append(slices.Clip(queue), queue[0].children...)
+				queue = append(queue, queue[0].children...)
 			}
 		}
 	}

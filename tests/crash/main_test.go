@@ -246,9 +246,16 @@ func againFor(within time.Duration, do func(context.Context) error) (took time.D
 	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
 	begin := time.Now()
+	var answer error // the last one that is not the end of our patience
 	for {
-		if err = do(ctx); err == nil || ctx.Err() != nil {
-			return time.Since(begin), err
+		if err = do(ctx); err == nil {
+			return time.Since(begin), nil
+		}
+		if status.Code(err) != codes.DeadlineExceeded {
+			answer = err
+		}
+		if ctx.Err() != nil {
+			return time.Since(begin), fmt.Errorf("%w; the last answer: %v", err, answer)
 		}
 		time.Sleep(20 * time.Millisecond)
 	}

@@ -1,7 +1,9 @@
 package node
 
 import (
+	"math/rand/v2"
 	"net"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -75,13 +77,18 @@ func (n *Node) NothingLeft(before leak.Snapshot) {
 	}
 }
 
-// FreePort returns a port that nobody listens on, on any address.
+// FreePort returns a port that nobody listens on, on any address. It is below those that the
+// kernel gives to whoever asks for any: a server that starts before the test uses the port
+// would otherwise have it for its streams, for as long as it lives.
 func FreePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", ":0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		port := 20000 + rand.IntN(10000)
+		if l, err := net.Listen("tcp", ":"+strconv.Itoa(port)); err == nil {
+			l.Close()
+			return port
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatal("no port between 20000 and 30000 is free")
+	return 0
 }

@@ -63,7 +63,8 @@ func (c *Container) environment(s *Set, field func(path string) (string, error))
 	return slices.DeleteFunc(out, func(kv *runtimeapi.KeyValue) bool { return kv == nil }), nil
 }
 
-// secretVariables returns the names of variables whose values come from secrets.
+// secretVariables returns the names of variables whose values come from secrets, or have such
+// a value in them.
 func (c *Container) secretVariables(s *Set) (names []string) {
 	for _, f := range c.EnvFrom {
 		if f.SecretRef != nil {
@@ -73,7 +74,8 @@ func (c *Container) secretVariables(s *Set) (names []string) {
 		}
 	}
 	for _, e := range c.Env {
-		if e.ValueFrom != nil && e.ValueFrom.SecretKeyRef != nil {
+		has := func(name string) bool { return strings.Contains(e.Value, "$("+name+")") }
+		if e.ValueFrom != nil && e.ValueFrom.SecretKeyRef != nil || e.ValueFrom == nil && slices.ContainsFunc(names, has) {
 			names = append(names, e.Name)
 		}
 	}

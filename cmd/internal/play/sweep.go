@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/cmd/internal/kube"
 	"github.com/subpod/subpod/pkg/client"
@@ -71,12 +73,16 @@ func lockDir(dir string) (*os.File, error) {
 func (o Options) sweep(ctx context.Context) {
 	dir := filepath.Join(o.DataDir, "play")
 	entries, err := os.ReadDir(dir)
-	if err != nil {
+	if err != nil || len(entries) == 0 {
 		return // nothing was ever played, or the next step says what is wrong
+	}
+	pods, err := played(ctx, o.Client)
+	if err != nil {
+		return // as above
 	}
 	for _, e := range entries {
 		info, err := e.Info()
-		if err != nil || !e.IsDir() || time.Since(info.ModTime()) < sweepAge {
+		if err != nil || !e.IsDir() || time.Since(info.ModTime()) < sweepAge || isOfAny(e.Name(), pods) {
 			continue
 		}
 		if err := o.sweepPlace(ctx, e.Name()); err != nil && ctx.Err() == nil {
@@ -99,10 +105,13 @@ func (o Options) sweepPlace(ctx context.Context, own string) error {
 	if err != nil {
 		return err
 	}
-	for _, p := range pods {
-		if strings.HasSuffix(own, "-"+client.RunID(p)) {
-			return nil
-		}
+	if isOfAny(own, pods) {
+		return nil
 	}
 	return o.removeFiles(ctx, kube.Place{Logs: filepath.Join(o.DataDir, "logs", own), Disk: filepath.Join(o.DataDir, "play", own)})
+}
+
+// isOfAny reports whether a directory with that name is one of the pods'.
+func isOfAny(own string, pods []*runtimeapi.PodSandbox) bool {
+	return slices.ContainsFunc(pods, func(p *runtimeapi.PodSandbox) bool { return strings.HasSuffix(own, "-"+client.RunID(p)) })
 }

@@ -1,0 +1,59 @@
+package oci
+
+import (
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// waiting starts a process with these arguments that lives until the test ends.
+func waiting(t *testing.T, args ...string) (pid int) {
+	t.Helper()
+	cmd := exec.Command("sh", append([]string{"-c", "read x", "sh"}, args...)...)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		in.Close()
+		_ = cmd.Wait()
+	})
+	return cmd.Process.Pid
+}
+
+// TestCommandLinesAreBounded: a container chooses how many arguments its processes have, and
+// how long they are; thousands may share them.
+func TestCommandLinesAreBounded(t *testing.T) {
+	short, long := waiting(t, "an argument"), waiting(t, strings.Repeat("x", 100<<10))
+	many := waiting(t, make([]string, 1000)...)
+	table := readCommandLines()
+	if !slices.Contains(table.args[short], "an argument") {
+		t.Errorf("the arguments of a process: %q", table.args[short])
+	}
+	for what, pid := range map[string]int{"long": long, "many": many} {
+		if n := len(strings.Join(table.args[pid], " ")); n > 0 || table.processTable[pid].StartTime == 0 {
+			t.Errorf("of a process with %s arguments, %d bytes are kept", what, n)
+		}
+	}
+}
+
+// TestHelperOfReusedPID: the arguments of a process that has got the PID of one in the table
+// are not that one's, and it is not killed for them.
+func TestHelperOfReusedPID(t *testing.T) {
+	rt := &runtime{root: "/nowhere"}
+	pid := waiting(t, "--root=/nowhere", "create", "id")
+	table := readCommandLines()
+	if _, ok := rt.helpers(table)[pid]; !ok {
+		t.Fatal("a helper is not found")
+	}
+	stat := table.processTable[pid]
+	stat.StartTime--
+	table.processTable[pid] = stat
+	if h, ok := rt.helpers(table)[pid]; ok {
+		t.Errorf("another process with the PID is taken for the helper: %+v", h)
+	}
+}
