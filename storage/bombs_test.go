@@ -8,6 +8,7 @@ import (
 	"hash/crc32"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -60,6 +61,24 @@ func TestXzDictionary(t *testing.T) {
 				return err
 			})
 		})
+	}
+}
+
+// TestCompressedTwice: containers/storage decompresses what is still compressed once more,
+// where nobody counts what comes out.
+func TestCompressedTwice(t *testing.T) {
+	inner := gzipped(t, layer{"x": {content: strings.Repeat("x", 8<<20)}}.tar(t))
+	img := withLayer(t, inner, gzipped(t, inner), v1.MediaTypeImageLayerGzip)
+	for _, driver := range []string{DriverVFS, DriverFuse} {
+		reg := startFake(t, img, nil)
+		o := testOptions(t, t.TempDir(), driver)
+		o.Limits.Size = 4 << 20
+		insecureConf(t, o, reg.host)
+		s := openStore(t, o)
+		if _, err := s.Images.Pull(t.Context(), PullRequest{Ref: reg.host + "/app:1"}); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("%s: error %v, want %v", driver, err, ErrCorrupt)
+		}
+		wantClean(t, s, 0)
 	}
 }
 

@@ -4,9 +4,12 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"strconv"
 	"sync/atomic"
+
+	"go.podman.io/storage/pkg/archive"
 )
 
 // meter counts what all layers of one transfer unpack to. It ends their unpacking, which
@@ -30,6 +33,7 @@ type meteredLayer struct {
 	r     io.Reader
 	err   error
 
+	begun bool
 	block [tarBlock]byte
 	have  int   // bytes of block
 	skip  int64 // bytes up to the next header
@@ -39,6 +43,9 @@ type meteredLayer struct {
 
 const (
 	tarBlock = 512
+	// magicSize is how many bytes containers/storage looks at to find out how a stream is
+	// compressed. It decompresses it then, and nothing would count what comes out.
+	magicSize = 10
 	// maxPAX is the most that archive/tar reads of the PAX records of one entry.
 	maxPAX = 1 << 20
 )
@@ -80,6 +87,12 @@ func (l *meteredLayer) follow(p []byte) error {
 		n := copy(l.block[l.have:], p)
 		l.have += n
 		p = p[n:]
+		if !l.begun && l.have >= magicSize {
+			l.begun = true
+			if archive.DetectCompression(l.block[:magicSize]) != archive.Uncompressed {
+				return fmt.Errorf("%w: a layer is compressed twice", ErrCorrupt)
+			}
+		}
 		if l.have < tarBlock {
 			return nil
 		}
