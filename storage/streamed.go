@@ -184,6 +184,7 @@ func (t streamer) streamOne(l streamed, body io.ReadCloser) error {
 	defer body.Close()
 	t.events <- types.ProgressProperties{Event: types.ProgressEventNewArtifact, Artifact: l.blob}
 	blob := &blobReader{body: body, store: t.store, sum: sha256.New(), events: t.events, info: l.blob, told: time.Now()}
+	defer blob.end()
 	if err := t.store.putStreamed(l, blob); err != nil {
 		if errors.Is(err, ErrTooLarge) || t.ctx.Err() != nil {
 			return err
@@ -277,6 +278,9 @@ type blobReader struct {
 	err    error // of the last read
 	told   time.Time
 	untold uint64
+
+	telling sync.Mutex
+	ended   bool // nothing is told any more
 }
 
 // Read implements io.Reader.
@@ -327,8 +331,21 @@ func (b *blobReader) tell(event types.ProgressEvent) {
 	b.say(event)
 }
 
+// end has the reader tell nothing any more: a program that decompresses reads on for a
+// moment, and events are closed then.
+func (b *blobReader) end() {
+	b.telling.Lock()
+	defer b.telling.Unlock()
+	b.ended = true
+}
+
 // say sends an event. The caller holds the lock.
 func (b *blobReader) say(event types.ProgressEvent) {
+	b.telling.Lock()
+	defer b.telling.Unlock()
+	if b.ended {
+		return
+	}
 	b.events <- types.ProgressProperties{Event: event, Artifact: b.info, Offset: uint64(b.read), OffsetUpdate: b.untold}
 	b.untold, b.told = 0, time.Now()
 }

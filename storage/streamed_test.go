@@ -3,7 +3,9 @@ package storage
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"net/http"
@@ -17,6 +19,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"go.podman.io/image/v5/types"
 )
 
 // TestUnpackedWhileItComes: the files of a layer are there before its last byte is, without
@@ -143,6 +146,36 @@ func otherDiffID(t *testing.T, img built, i int) built {
 	out.blobs[m.Config.Digest] = out.config
 	out.manifest = mustJSON(t, m)
 	return out
+}
+
+// lateBody is a blob whose next byte comes, after all, when nobody waits for it any more.
+type lateBody struct{ reading, late chan struct{} }
+
+// Read implements io.Reader.
+func (b lateBody) Read([]byte) (int, error) {
+	close(b.reading)
+	<-b.late
+	return 0, io.ErrUnexpectedEOF
+}
+
+// TestEventsAfterEnd: the program that decompresses a layer may read on when the layer has
+// been given up, and with it the progress.
+func TestEventsAfterEnd(t *testing.T) {
+	events := make(chan types.ProgressProperties, 1)
+	body := lateBody{make(chan struct{}), make(chan struct{})}
+	b := &blobReader{body: body, store: &holdingStore{}, sum: sha256.New(), events: events}
+	read := make(chan any, 1)
+	go func() {
+		defer func() { read <- recover() }()
+		_, _ = b.Read(make([]byte, 1))
+	}()
+	<-body.reading
+	b.end()
+	close(events)
+	close(body.late)
+	if failed := <-read; failed != nil {
+		t.Error("the content process has ended: ", failed)
+	}
 }
 
 // TestFuseReadsPipeSize: libfuse copies what it reads through buffers of its own, for each
