@@ -26,11 +26,9 @@ func forgetWrong(ctx context.Context, p *Proxy) {
 	p.blobs = map[string]*blob{}
 	p.lost = nil
 	p.mu.Unlock()
-	for name, b := range used {
+	for _, b := range used {
 		if b.complete() && b.verify(ctx) {
-			p.mu.Lock()
-			p.blobs[name] = b
-			p.mu.Unlock()
+			p.use(b)
 			continue
 		}
 		p.cfg.Spool.discard(b)
