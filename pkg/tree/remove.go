@@ -140,9 +140,12 @@ func (r *remover) directory(parent *os.File, name string, depth int) error {
 func (r *remover) moveUp(dir int, name string) bool {
 	for {
 		err := unix.Renameat2(dir, name, int(r.top.Fd()), fmt.Sprintf("removed-%d", r.moved), unix.RENAME_NOREPLACE)
+		if err != nil && !errors.Is(err, unix.EEXIST) {
+			return false
+		}
 		r.moved++
-		if !errors.Is(err, unix.EEXIST) {
-			return err == nil
+		if err == nil {
+			return true
 		}
 	}
 }

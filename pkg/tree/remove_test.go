@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -84,5 +86,30 @@ func TestRemoveAll(t *testing.T) {
 			t.Errorf("a directory that is closed: %v", err)
 		}
 		_ = os.Chmod(filepath.Join(outside, "closed"), 0o700)
+	}
+}
+
+// TestRemoveAllOfClosed: what is deep and cannot be removed is an error, and no reason to try
+// for ever.
+func TestRemoveAllOfClosed(t *testing.T) {
+	if os.Geteuid() == 0 {
+		t.Skip("root removes it")
+	}
+	dir := filepath.Join(t.TempDir(), "dir")
+	closed := filepath.Join(dir, strings.Repeat("d/", removeDepth), "full")
+	write(t, filepath.Join(closed, "file"), "")
+	if err := os.Chmod(closed, 0o500); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = os.Chmod(closed, 0o700) }()
+	done := make(chan error, 1)
+	go func() { done <- RemoveAll(dir) }()
+	select {
+	case err := <-done:
+		if !errors.Is(err, os.ErrPermission) {
+			t.Errorf("it ended by %v", err)
+		}
+	case <-time.After(time.Minute):
+		t.Error("it goes on")
 	}
 }
