@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -145,6 +146,32 @@ func withZstd(t testing.TB, layers ...[]byte) built {
 	})
 }
 
+// TestLargeFramed: a layer that is presented without its first frames does not count twice
+// for what its manifest states.
+func TestLargeFramed(t *testing.T) {
+	r := startMemoryRegistry(t)
+	o := testOptions(t, t.TempDir(), DriverNative)
+	insecureConf(t, o, r.host)
+	s := openStore(t, o)
+	random := make([]byte, 32<<20)
+	rand.NewChaCha8([32]byte{}).Read(random)
+	img := withZstd(t, layer{"large": {content: string(random)}}.tar(t))
+	img = remake(t, img, func(m *v1.Manifest) { withFrame(img, m) })
+	r.put(img, v1.MediaTypeImageManifest, "1")
+	if _, err := s.Images.Pull(t.Context(), PullRequest{Ref: r.host + "/x:1"}); err != nil {
+		t.Fatal(err)
+	}
+	wantClean(t, s, 1)
+}
+
+// withFrame puts skippable frames in front of the first layer of a manifest.
+func withFrame(img built, m *v1.Manifest) {
+	blob := append([]byte("\x50\x2a\x4d\x18\x04\x00\x00\x00abcd\x5f\x2a\x4d\x18\x00\x00\x00\x00"), img.blobs[m.Layers[0].Digest]...)
+	d := digest.FromBytes(blob)
+	img.blobs[d] = blob
+	m.Layers[0] = v1.Descriptor{MediaType: v1.MediaTypeImageLayerZstd, Digest: d, Size: int64(len(blob))}
+}
+
 // TestOddImages: what registries serve beside plain images.
 func TestOddImages(t *testing.T) {
 	r := startMemoryRegistry(t)
@@ -161,13 +188,7 @@ func TestOddImages(t *testing.T) {
 	r.index(t, dockerList, "zstd-list", on(r.put(zstdChild, dockerManifest, ""), here, ""))
 	framed := func(name string) built {
 		i := withZstd(t, mark(name))
-		return remake(t, i, func(m *v1.Manifest) {
-			m.Layers[0].MediaType = v1.MediaTypeImageLayerZstd
-			blob := append([]byte("\x50\x2a\x4d\x18\x04\x00\x00\x00abcd\x5f\x2a\x4d\x18\x00\x00\x00\x00"), i.blobs[m.Layers[0].Digest]...)
-			d := digest.FromBytes(blob)
-			i.blobs[d] = blob
-			m.Layers[0].Digest, m.Layers[0].Size = d, int64(len(blob))
-		})
+		return remake(t, i, func(m *v1.Manifest) { withFrame(i, m) })
 	}
 	r.put(framed("skippable"), oci, "skippable")
 	r.index(t, v1.MediaTypeImageIndex, "skippable-index", foreign, on(r.put(framed("skippable-index"), oci, ""), here, ""))

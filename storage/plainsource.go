@@ -41,8 +41,9 @@ type plainSource struct {
 	limits            Limits
 	platform          Platform
 	changed           bool // the library would take the source for something else
-	// unframed are the files of layers that are presented without their first frames.
-	unframed map[digest.Digest]string
+	// unframed are the layers that are presented without their first frames, by the digests
+	// that they have then.
+	unframed map[digest.Digest]types.BlobInfo
 }
 
 // plain replaces the source of o by a plainSource, where the library needs one. A source
@@ -55,13 +56,13 @@ func (o *openSource) plain(ctx context.Context, sys *types.SystemContext, limits
 	if err := limits.checkManifest(int64(len(raw))); err != nil {
 		return err
 	}
-	p := &plainSource{ImageSource: o.source, top: raw, limits: limits, platform: platform, changed: o.unframe != ""}
+	p := &plainSource{ImageSource: o.source, top: raw, limits: limits, platform: platform, changed: o.unframe}
 	fetches := maxManifests
 	if err := p.choose(ctx, sys, raw, mime, 0, &fetches); err != nil {
 		return err
 	}
-	if o.unframe != "" {
-		if err := p.unframe(ctx, o.unframe); err != nil {
+	if o.unframe {
+		if err := p.unframe(ctx); err != nil {
 			return err
 		}
 	}

@@ -178,7 +178,7 @@ func (t *worker) pullOnce(named reference.Named, route fetch.Route, progress fun
 	t.meter.bytes.Store(bytes)
 	t.meter.entries.Store(entries)
 	if src, openErr := openDocker(t.ctx, sys, named); openErr == nil {
-		src.unframe = t.tmp
+		src.unframe = true
 		if again, err := t.fromRegistry(sys, named, src, progress); err == nil {
 			return again, nil
 		}
@@ -446,10 +446,9 @@ func (t *worker) checkPlatform(sys *types.SystemContext, src types.ImageSource) 
 // inspecting and copying share one connection, one login and one manifest.
 type openSource struct {
 	types.ImageReference
-	source types.ImageSource
-	used   bool
-	// unframe is a directory for layers whose first frames are left out, "" for none.
-	unframe string
+	source  types.ImageSource
+	used    bool
+	unframe bool // leave the first frames of layers out
 }
 
 func openDocker(ctx context.Context, sys *types.SystemContext, named reference.Named) (*openSource, error) {

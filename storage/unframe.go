@@ -8,8 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -25,19 +23,19 @@ import (
 // errNotFramed says that no layer begins with a skippable frame.
 var errNotFramed = errors.New("no layer begins with a skippable frame")
 
-// unframe replaces the layers that begin with skippable frames by ones without, which are kept
-// in directory tmp. errNotFramed, ErrCorrupt.
-func (p *plainSource) unframe(ctx context.Context, tmp string) error {
+// unframe replaces the layers that begin with skippable frames by ones without. errNotFramed,
+// ErrCorrupt.
+func (p *plainSource) unframe(ctx context.Context) error {
 	var m v1.Manifest
 	if err := json.Unmarshal(p.raw, &m); err != nil {
 		return fmt.Errorf("%w: its manifest: %w", ErrCorrupt, err)
 	}
 	for i, l := range m.Layers {
-		if !strings.HasSuffix(l.MediaType, "zstd") || p.unframed[l.Digest] != "" {
+		if !strings.HasSuffix(l.MediaType, "zstd") {
 			continue
 		}
-		path := filepath.Join(tmp, fmt.Sprintf("unframed-%d", i))
-		d, size, err := p.unframeLayer(ctx, l, path)
+		whole := types.BlobInfo{Digest: l.Digest, Size: l.Size, MediaType: l.MediaType}
+		d, size, err := p.unframeLayer(ctx, whole)
 		if err != nil {
 			return err
 		}
@@ -45,9 +43,9 @@ func (p *plainSource) unframe(ctx context.Context, tmp string) error {
 			continue
 		}
 		if p.unframed == nil {
-			p.unframed = map[digest.Digest]string{}
+			p.unframed = map[digest.Digest]types.BlobInfo{}
 		}
-		p.unframed[d] = path
+		p.unframed[d] = whole
 		m.Layers[i].Digest, m.Layers[i].Size = d, size
 	}
 	if p.unframed == nil {
@@ -61,10 +59,10 @@ func (p *plainSource) unframe(ctx context.Context, tmp string) error {
 	return nil
 }
 
-// unframeLayer writes a layer without the skippable frames at its beginning to path, and returns
-// what that is. The digest is "" where there are none.
-func (p *plainSource) unframeLayer(ctx context.Context, l v1.Descriptor, path string) (digest.Digest, int64, error) {
-	blob, _, err := p.ImageSource.GetBlob(ctx, types.BlobInfo{Digest: l.Digest, Size: l.Size, MediaType: l.MediaType}, none.NoCache)
+// unframeLayer returns what a layer is without the skippable frames at its beginning. The digest
+// is "" where there are none.
+func (p *plainSource) unframeLayer(ctx context.Context, l types.BlobInfo) (digest.Digest, int64, error) {
+	blob, _, err := p.ImageSource.GetBlob(ctx, l, none.NoCache)
 	if err != nil {
 		return "", 0, err
 	}
@@ -74,20 +72,15 @@ func (p *plainSource) unframeLayer(ctx context.Context, l v1.Descriptor, path st
 	if framed, err := skipFrames(in); err != nil || !framed {
 		return "", 0, err
 	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return "", 0, err
-	}
-	defer f.Close()
 	rest := digest.Canonical.Digester()
-	size, err := io.Copy(io.MultiWriter(f, rest.Hash()), in)
+	size, err := io.Copy(rest.Hash(), in)
 	if err != nil {
 		return "", 0, err
 	}
 	if !whole.Verified() {
 		return "", 0, fmt.Errorf("%w: a layer does not have the digest %s", ErrCorrupt, l.Digest)
 	}
-	return rest.Digest(), size, f.Close()
+	return rest.Digest(), size, nil
 }
 
 // skipFrames reads the skippable frames at the beginning of a zstd stream, and reports whether
@@ -111,20 +104,24 @@ func skipFrames(in *bufio.Reader) (skipped bool, err error) {
 	}
 }
 
-// GetBlob returns a blob as it is presented.
+// GetBlob returns a blob as it is presented. One without its first frames is read once more:
+// the proxy still has it.
 func (p *plainSource) GetBlob(ctx context.Context, info types.BlobInfo, cache types.BlobInfoCache) (io.ReadCloser, int64, error) {
-	path := p.unframed[info.Digest]
-	if path == "" {
+	whole, framed := p.unframed[info.Digest]
+	if !framed {
 		return p.ImageSource.GetBlob(ctx, info, cache)
 	}
-	f, err := os.Open(path)
+	blob, _, err := p.ImageSource.GetBlob(ctx, whole, cache)
 	if err != nil {
 		return nil, 0, err
 	}
-	st, err := f.Stat()
-	if err != nil {
-		f.Close()
+	in := bufio.NewReader(io.LimitReader(blob, whole.Size))
+	if _, err := skipFrames(in); err != nil {
+		blob.Close()
 		return nil, 0, err
 	}
-	return f, st.Size(), nil
+	return struct {
+		io.Reader
+		io.Closer
+	}{in, blob}, info.Size, nil
 }
