@@ -153,7 +153,7 @@ func TestLargeFramed(t *testing.T) {
 	o := testOptions(t, t.TempDir(), DriverNative)
 	insecureConf(t, o, r.host)
 	s := openStore(t, o)
-	random := make([]byte, 32<<20)
+	random := make([]byte, 24<<20)
 	rand.NewChaCha8([32]byte{}).Read(random)
 	img := withZstd(t, layer{"large": {content: string(random)}}.tar(t))
 	img = remake(t, img, func(m *v1.Manifest) { withFrame(img, m) })
