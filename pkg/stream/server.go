@@ -76,7 +76,7 @@ func (s *Server) open(kind string, w http.ResponseWriter, r *http.Request) {
 	}
 	defer s.end()
 	start := time.Now()
-	if !wsstream.IsWebSocketRequest(r) && !wsstream.IsWebSocketRequestWithTunnelingProtocol(r) {
+	if !wsstream.IsWebSocketRequest(r) {
 		w = spdyWriter{w}
 	}
 	switch req := request.(type) {
