@@ -23,7 +23,7 @@ type meter struct {
 
 // read returns r, an uncompressed layer, as a stream that fails where the transfer's
 // limits or its context end.
-func (m *meter) read(r io.Reader) *meteredLayer { return &meteredLayer{meter: m, r: r} }
+func (m *meter) read(r io.Reader) *meteredLayer { return &meteredLayer{meter: m, r: r, sparse: -1} }
 
 // meteredLayer follows the headers of a tar archive while it is read: a header says how
 // many bytes to skip to the next one. A stream that is no archive is for its reader to
@@ -37,8 +37,11 @@ type meteredLayer struct {
 	block [tarBlock]byte
 	have  int   // bytes of block
 	skip  int64 // bytes up to the next header
-	pax   []byte
-	left  int // bytes of pax that are still to come
+
+	pax, long []byte  // PAX records, and GNU's long name, for the next entry
+	into      *[]byte // that of these two to which bytes that are skipped belong
+	left      int     // bytes of it that are still to come
+	sparse    int64   // content of a sparse file of GNU's, after more blocks of its map; -1 for none
 }
 
 const (
@@ -77,7 +80,7 @@ func (l *meteredLayer) follow(p []byte) error {
 			n := int(min(l.skip, int64(len(p))))
 			if l.left > 0 {
 				kept := min(l.left, n)
-				l.pax = append(l.pax, p[:kept]...)
+				*l.into = append(*l.into, p[:kept]...)
 				l.left -= kept
 			}
 			l.skip -= int64(n)
@@ -107,46 +110,82 @@ func (l *meteredLayer) follow(p []byte) error {
 	return nil
 }
 
-// header reads the header in block and reports whether it is one of an entry.
+// header reads the header in block and reports whether it is one of an entry. It reads as
+// archive/tar does: what that takes for an entry must not be content here.
 func (l *meteredLayer) header() bool {
+	if l.sparse >= 0 { // more of the map
+		if l.block[504] == 0 {
+			l.skip, l.sparse = l.sparse, -1
+		}
+		return false
+	}
 	if l.block == [tarBlock]byte{} {
 		return false // the end of the archive
 	}
-	size, entry := tarNumber(l.block[124:136]), true
-	switch l.block[156] {
+	size, kind := tarNumber(l.block[124:136]), l.block[156]
+	entry := false
+	switch kind {
 	case tar.TypeXHeader:
-		l.pax, l.left, entry = l.pax[:0], int(min(size, maxPAX)), false
-	case tar.TypeXGlobalHeader, tar.TypeGNULongName, tar.TypeGNULongLink:
-		entry = false
-	case tar.TypeLink, tar.TypeSymlink, tar.TypeChar, tar.TypeBlock, tar.TypeDir, tar.TypeFifo:
-		size, l.pax = 0, l.pax[:0]
+		l.keep(&l.pax, size)
+	case tar.TypeGNULongName:
+		l.keep(&l.long, size)
+	case tar.TypeGNULongLink:
+	case tar.TypeXGlobalHeader:
+		l.pax, l.long = l.pax[:0], l.long[:0]
 	default:
-		if records := paxSize(l.pax); records >= 0 {
-			size = records
-		}
-		l.pax = l.pax[:0]
+		size, entry = l.content(kind, size), true
+		l.pax, l.long = l.pax[:0], l.long[:0]
 	}
 	l.skip = (min(size, 1<<54) + tarBlock - 1) / tarBlock * tarBlock
+	if kind == tar.TypeGNUSparse && l.block[482] != 0 {
+		l.skip, l.sparse = 0, l.skip
+	}
 	return entry
 }
 
-// paxSize returns the size that PAX records state, -1 without.
-func paxSize(records []byte) int64 {
-	size := int64(-1)
+// keep has the next size bytes kept, as far as archive/tar takes them.
+func (l *meteredLayer) keep(into *[]byte, size int64) {
+	*into = (*into)[:0]
+	l.into, l.left = into, int(min(size, maxPAX))
+}
+
+// content returns the size of the content of the entry in block, whose header states size.
+func (l *meteredLayer) content(kind byte, size int64) int64 {
+	switch kind {
+	case tar.TypeLink, tar.TypeSymlink, tar.TypeChar, tar.TypeBlock, tar.TypeDir, tar.TypeFifo:
+		return 0
+	case 0: // of the oldest archives: a directory by its name
+		name, _, _ := bytes.Cut(l.block[:100], []byte{0})
+		if path := paxRecord(l.pax, "path"); len(path) > 0 {
+			name = path
+		}
+		if long, _, _ := bytes.Cut(l.long, []byte{0}); len(long) > 0 {
+			name = long
+		}
+		if len(name) == 0 || name[len(name)-1] == '/' { // the prefix of an empty one ends so
+			return 0
+		}
+	}
+	if v, err := strconv.ParseInt(string(paxRecord(l.pax, "size")), 10, 64); err == nil && v >= 0 {
+		return v
+	}
+	return size
+}
+
+// paxRecord returns the value of a PAX record, the last one of this key.
+func paxRecord(records []byte, key string) (value []byte) {
 	for len(records) > 0 {
 		length, rest, ok := bytes.Cut(records, []byte(" "))
 		n, err := strconv.Atoi(string(length))
 		if !ok || err != nil || n <= len(length)+1 || n > len(records) {
-			return size
+			return value
 		}
-		if value, ok := bytes.CutPrefix(rest[:n-len(length)-1], []byte("size=")); ok {
-			if v, err := strconv.ParseInt(string(bytes.TrimSuffix(value, []byte("\n"))), 10, 64); err == nil && v >= 0 {
-				size = v
-			}
+		if v, ok := bytes.CutPrefix(rest[:n-len(length)-1], []byte(key+"=")); ok {
+			value = bytes.TrimSuffix(v, []byte("\n"))
 		}
 		records = records[n:]
 	}
-	return size
+	return value
 }
 
 // tarNumber reads a number of a header: octal digits, or base 256 where the highest
@@ -165,6 +204,7 @@ func tarNumber(b []byte) int64 {
 		}
 		return n
 	}
+	b, _, _ = bytes.Cut(bytes.Trim(b, " \x00"), []byte{0})
 	for _, c := range b {
 		if c >= '0' && c <= '7' {
 			n = n<<3 | int64(c-'0')
