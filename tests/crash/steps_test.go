@@ -223,8 +223,10 @@ func (f fault) run(before leak.Snapshot) (hit string, took time.Duration) {
 	}
 	took, err = again(func(ctx context.Context) error { return f.op.do(p, ctx) })
 	if err != nil {
-		// The server's goroutines go to the log, which is printed, and say what it waits for.
+		// The server's goroutines say what it waits for.
 		_ = syscall.Kill(f.r.Server(), syscall.SIGQUIT)
+		time.Sleep(time.Second)
+		f.t.Logf("the daemon's log, with the server's goroutines:\n%s", f.r.Log())
 		f.fatal(report.Hit, "the first answer was: %v; after %v: %v", firstErr, took, err)
 	}
 	if err := f.op.after(p, ctx); err != nil {
