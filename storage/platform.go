@@ -14,6 +14,8 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"go.podman.io/image/v5/manifest"
 	"golang.org/x/sys/cpu"
+
+	"github.com/subpod/subpod/pkg/cpuarch"
 )
 
 // Platform is what an image is to be made for. The zero value is this machine: whatever
@@ -31,7 +33,7 @@ func ParsePlatform(s string) (Platform, error) {
 	if len(parts) < 3 || len(parts) > 4 || parts[0] == "" || parts[1] == "" || len(s) > 100 {
 		return Platform{}, fmt.Errorf("%w: the platform %.100q: expected OS/ARCHITECTURE[/VARIANT]", ErrBadReference, s)
 	}
-	return Platform{parts[0], usualArchitecture(parts[1]), parts[2]}, nil
+	return Platform{parts[0], cpuarch.Name(parts[1]), parts[2]}, nil
 }
 
 // String returns OS/ARCHITECTURE[/VARIANT].
@@ -48,7 +50,7 @@ func (p Platform) rank(q v1.Platform) int {
 		return rankOf(q)
 	}
 	variant := strings.ToLower(q.Variant)
-	if !strings.EqualFold(q.OS, p.OS) || usualArchitecture(q.Architecture) != p.Architecture || p.Variant != "" && variant != "" && variant != p.Variant {
+	if !strings.EqualFold(q.OS, p.OS) || cpuarch.Name(q.Architecture) != p.Architecture || p.Variant != "" && variant != "" && variant != p.Variant {
 		return -1
 	}
 	level := 0
@@ -73,7 +75,7 @@ func (i Image) RunsHere() bool { return Platform{}.fits(i) }
 // rankOf returns how well an image for p fits this machine: the lower the better,
 // negative for one that does not run here.
 func rankOf(p v1.Platform) int {
-	arch, variant := usualArchitecture(p.Architecture), strings.ToLower(p.Variant)
+	arch, variant := cpuarch.Name(p.Architecture), strings.ToLower(p.Variant)
 	if !strings.EqualFold(p.OS, runtime.GOOS) {
 		return -1
 	}
@@ -99,22 +101,6 @@ func rankOf(p v1.Platform) int {
 		return 30 - min(level, 8)
 	}
 	return -1
-}
-
-// usualArchitecture returns the name that Go and the image specification have for an
-// architecture.
-func usualArchitecture(arch string) string {
-	switch arch = strings.ToLower(arch); arch {
-	case "x86_64", "x86-64":
-		return "amd64"
-	case "i386", "i486", "i586", "i686", "x86":
-		return "386"
-	case "aarch64":
-		return "arm64"
-	case "armhf", "armel":
-		return "arm"
-	}
-	return arch
 }
 
 // processorLevel returns which of the x86-64 levels the processor has, 1 to 4.

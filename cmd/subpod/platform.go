@@ -18,6 +18,7 @@ import (
 
 	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/client"
+	"github.com/subpod/subpod/pkg/cpuarch"
 )
 
 // platformFlags are the flags that choose an image of an index.
@@ -30,13 +31,6 @@ func (p *platformFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&p.arch, "arch", "", "architecture of the image to pull")
 	f.StringVar(&p.os, "os", "", "operating system of the image to pull")
 	f.StringVar(&p.variant, "variant", "", "variant of the architecture of the image to pull")
-}
-
-// goNames are the names that Go and image indexes have for what uname(1) and Debian call
-// otherwise.
-var goNames = map[string]string{
-	"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "i386": "386", "i486": "386", "i586": "386", "i686": "386", "x86": "386",
-	"armhf": "arm", "armel": "arm", "armv7l": "arm", "ppc64el": "ppc64le",
 }
 
 // asked returns the platform, "OS/ARCH" or "OS/ARCH/VARIANT"; "" for this machine's.
@@ -59,8 +53,7 @@ func (p *platformFlags) asked() (string, error) {
 	if system == "" && arch == "" && variant == "" {
 		return "", nil
 	}
-	arch = strings.ToLower(cmp.Or(arch, runtime.GOARCH))
-	arch = cmp.Or(goNames[arch], arch)
+	arch = cpuarch.Name(cmp.Or(arch, runtime.GOARCH))
 	return strings.TrimSuffix(strings.ToLower(cmp.Or(system, runtime.GOOS))+"/"+arch+"/"+strings.ToLower(variant), "/"), nil
 }
 
@@ -150,7 +143,7 @@ func isFor(ctx context.Context, c *client.Client, ref, platform string) bool {
 		return false
 	}
 	parts := append(strings.Split(platform, "/"), "")
-	arch := cmp.Or(goNames[info.Architecture], info.Architecture)
+	arch := cpuarch.Name(info.Architecture)
 	return cmp.Or(info.OS, parts[0]) == parts[0] && cmp.Or(arch, parts[1]) == parts[1] && (parts[2] == "" || info.Variant == "" || info.Variant == parts[2])
 }
 

@@ -57,6 +57,13 @@ func (o *moreOptions) addStorageFlags(f *pflag.FlagSet) {
 func (o *moreOptions) addLimitFlags(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.ulimits, "ulimit", nil, "NAME=SOFT[:HARD], such as nofile=1024:2048")
 	f.StringArrayVar(&o.sysctls, "sysctl", nil, "NAME=VALUE: a kernel parameter of the pod's namespaces")
+	o.addResourceFlags(f)
+	f.Int64Var(&o.oomScoreAdj, "oom-score-adj", 0, "-1000 to 1000: the higher, the sooner it is killed when memory is short")
+	f.StringVar(&o.cgroupParent, "cgroup-parent", "", "cgroup below which the pod's is made")
+}
+
+// addResourceFlags adds the limits that "subpod update" changes, too.
+func (o *moreOptions) addResourceFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.memorySwap, "memory-swap", "", "memory and swap together, -1 for no bound")
 	f.StringVar(&o.memoryReservation, "memory-reservation", "", "memory that is protected from reclaim")
 	f.Int64Var(&o.pidsLimit, "pids-limit", 0, "maximum number of processes, -1 for no bound")
@@ -65,8 +72,6 @@ func (o *moreOptions) addLimitFlags(f *pflag.FlagSet) {
 	f.Int64Var(&o.cpuQuota, "cpu-quota", 0, "CPU time in each period, in microseconds")
 	f.StringVar(&o.cpusetCPUs, "cpuset-cpus", "", "CPUs to run on, such as 0-2,4")
 	f.StringVar(&o.cpusetMems, "cpuset-mems", "", "memory nodes to use")
-	f.Int64Var(&o.oomScoreAdj, "oom-score-adj", 0, "-1000 to 1000: the higher, the sooner it is killed when memory is short")
-	f.StringVar(&o.cgroupParent, "cgroup-parent", "", "cgroup below which the pod's is made")
 }
 
 func (o *moreOptions) addIdentityFlags(f *pflag.FlagSet) {

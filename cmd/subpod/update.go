@@ -43,15 +43,8 @@ new limits also hold when it is restarted. Limits need a delegated cgroup, as fo
 	f := cmd.Flags()
 	f.StringVar(&o.restart, "restart", "", "when to restart an exited container: no, on-failure[:MAX], unless-stopped or always")
 	f.StringVarP(&o.memory, "memory", "m", "", "memory limit, such as 512m or 2g")
-	f.StringVar(&o.memorySwap, "memory-swap", "", "memory and swap together, -1 for no bound")
-	f.StringVar(&o.memoryReservation, "memory-reservation", "", "memory that is not taken away while there is other")
 	f.Float64Var(&o.cpus, "cpus", 0, "CPU limit, such as 1.5")
-	f.Uint64VarP(&o.cpuShares, "cpu-shares", "c", 0, "weight of CPU time, 1024 is the usual one")
-	f.Int64Var(&o.cpuPeriod, "cpu-period", 0, "period of the CPU limit in microseconds")
-	f.Int64Var(&o.cpuQuota, "cpu-quota", 0, "CPU time in each period, in microseconds")
-	f.StringVar(&o.cpusetCPUs, "cpuset-cpus", "", "CPUs to run on, such as 0-2,4")
-	f.StringVar(&o.cpusetMems, "cpuset-mems", "", "memory nodes, such as 0")
-	f.Int64Var(&o.pidsLimit, "pids-limit", 0, "maximum number of processes, -1 for no bound")
+	o.addResourceFlags(f)
 	addRefused(f, refusedUpdate)
 	return cmd
 }
