@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/rootless-containers/rootlesskit/v3/pkg/api/client"
@@ -18,6 +19,9 @@ import (
 
 	"github.com/subpod/subpod/pkg/errclass"
 )
+
+// exposeTimeout bounds the port driver's answer, which listens at once.
+const exposeTimeout = 10 * time.Second
 
 // PortSpec forwards a port of the host to an address in the node network.
 type PortSpec struct {
@@ -55,7 +59,8 @@ var (
 // Expose makes the host listen for s and forward to the node. The ID is for
 // Unexpose and lasts as long as the node, also when the server restarts.
 // ErrPortTaken, ErrPortPrivileged, ErrBadPort, ErrNoPortDriver. To be called by
-// the server, which is in the host's network namespace.
+// the server, which is in the host's network namespace. A call that has begun is not
+// interrupted by the end of ctx: the port would be taken, and nobody know its ID.
 func (n *Node) Expose(ctx context.Context, s PortSpec) (id int, err error) {
 	spec, err := s.rootlesskit()
 	if err != nil {
@@ -66,6 +71,11 @@ func (n *Node) Expose(ctx context.Context, s PortSpec) (id int, err error) {
 		return 0, err
 	}
 	defer done()
+	if ctx.Err() != nil {
+		return 0, context.Cause(ctx)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), exposeTimeout)
+	defer cancel()
 	st, err := pm.AddPort(ctx, spec)
 	if err != nil {
 		return 0, fmt.Errorf("forward %s: %w", s, explainPort(s, err))
