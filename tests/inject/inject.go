@@ -63,7 +63,9 @@ type thread struct {
 	errno unix.Errno // what the call in progress is to return, 0: what it returns
 }
 
-// Attach observes all threads of the process from now on.
+// Attach observes all threads of the process from now on. Who is also its parent does not
+// wait for it before Stop: a wait takes the stops of a traced child, too, whichever thread
+// traces it, and the tracer would never see them.
 func Attach(pid int, plan Plan) (*Injection, error) {
 	i := &Injection{pid: pid, plan: plan, done: make(chan struct{}), threads: map[int]*thread{}}
 	attached := make(chan error, 1)

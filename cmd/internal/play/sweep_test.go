@@ -90,11 +90,11 @@ func killedAt(t *testing.T, f *fakeServer, o Options, n int) (hit string) {
 		t.Fatal(err)
 	}
 	line, _ := r.ReadString('\n')
-	_ = cmd.Wait() // or the tracer has reaped it
-	report, err := injection.Stop()
+	report, err := injection.Stop() // first: see inject.Attach
 	if err != nil {
 		t.Fatal(err)
 	}
+	_ = cmd.Wait() // or the tracer has reaped it
 	if report.Hit == "" && line != "played\n" {
 		t.Fatalf("it failed: %s", line)
 	}
@@ -149,7 +149,9 @@ func TestSweep(t *testing.T) {
 			break
 		}
 	}
-	if lost < 5 || made != 1 {
+	// A kill may also come after the pod was made, since the client has threads that write
+	// on their own (answers to what the server sends).
+	if lost < 5 || made < 1 {
 		t.Errorf("killed %d times before the pod was made, and %d pods", lost, made)
 	}
 }
