@@ -79,7 +79,11 @@ func TestHelpersFail(t *testing.T) {
 				p := r.newPod(sleeper)
 				r.must("run", p.run(t.Context()))
 				order(program, what)
-				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				patience := time.Second
+				if what == "fail" { // by itself
+					patience = converge
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), patience)
 				defer cancel()
 				begin := time.Now()
 				err := p.create(ctx)
