@@ -22,7 +22,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -61,7 +60,8 @@ func startRegistry(t testing.TB, withTLS bool) *registry {
 	}
 	cmd := exec.Command(program, "serve", writeFile(t, filepath.Join(dir, "config.yml"), conf))
 	cmd.Env = append(os.Environ(), "OTEL_TRACES_EXPORTER=none")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	// It ends with the PID namespace of the tests. Not by Pdeathsig: that is of the thread that
+	// has started it, and mounts end threads.
 	var log bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {
