@@ -80,7 +80,7 @@ func TestListenAndDialIn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
 		l, err := n.Listen("tcp", addr)

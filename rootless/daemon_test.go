@@ -125,7 +125,7 @@ func (d *daemon) wait() int {
 	d.t.Helper()
 	select {
 	case <-d.done:
-	case <-time.After(30 * time.Second):
+	case <-time.After(time.Minute):
 		d.t.Errorf("the daemon does not end")
 		_ = d.cmd.Process.Kill()
 		<-d.done
@@ -147,7 +147,7 @@ func (d *daemon) server(not int) report {
 // eventually waits for a condition, and for the daemon to be there meanwhile.
 func (d *daemon) eventually(what string, ok func() bool) {
 	d.t.Helper()
-	for deadline := time.Now().Add(15 * time.Second); ; {
+	for deadline := time.Now().Add(time.Minute); ; {
 		if ok() {
 			return
 		}
@@ -157,7 +157,7 @@ func (d *daemon) eventually(what string, ok func() bool) {
 		default:
 		}
 		if time.Now().After(deadline) {
-			d.t.Fatalf("waiting for %s: nothing after 15 s:\n%s", what, d.log)
+			d.t.Fatalf("waiting for %s: nothing after a minute:\n%s", what, d.log)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
@@ -202,7 +202,7 @@ func goneSoon(t *testing.T, ids []proc.ID) {
 	if len(ids) == 0 {
 		t.Fatal("no processes to wait for")
 	}
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		var alive []int
 		for _, id := range ids {
 			if id.Alive() {

@@ -89,7 +89,7 @@ func TestHeldSockets(t *testing.T) {
 		if _, err := conn.Write([]byte("?")); err != nil {
 			t.Fatal(err)
 		}
-		_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+		_ = conn.SetReadDeadline(time.Now().Add(time.Minute))
 		size, err := conn.Read(buf)
 		if err != nil {
 			t.Fatalf("%v\n%s", err, n.log)

@@ -200,12 +200,12 @@ func dialPart(args []string) int {
 }
 
 func ask(network, addr string) (string, error) {
-	c, err := net.DialTimeout(network, addr, 3*time.Second)
+	c, err := net.DialTimeout(network, addr, 20*time.Second)
 	if err != nil {
 		return "", err
 	}
 	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
 		return "", err
 	}
 	if _, err := c.Write([]byte("hello")); err != nil {

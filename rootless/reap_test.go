@@ -36,7 +36,7 @@ func reaperPart([]string) int {
 			return fail(fmt.Sprintf("program %d", i), err)
 		}
 	}
-	for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		err := unix.Waitid(unix.P_ALL, 0, nil, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
 		if err == unix.ECHILD {
 			return 0 // there is no child left

@@ -79,14 +79,14 @@ func (n *fakeNode) install(text string) {
 // until waits for a condition; the supervisor must not end meanwhile.
 func (n *fakeNode) until(what string, ok func() bool) {
 	n.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
 		select {
 		case err := <-n.result:
 			n.t.Fatalf("waiting for %s: the supervisor has ended (%v):\n%s", what, err, n.log)
 		default:
 		}
 		if time.Now().After(deadline) {
-			n.t.Fatalf("waiting for %s: nothing after 20 s:\n%s", what, n.log)
+			n.t.Fatalf("waiting for %s: nothing after a minute:\n%s", what, n.log)
 		}
 	}
 }

@@ -206,7 +206,7 @@ func TestPullMirrors(t *testing.T) {
 			t.Parallel()
 			good := startBad(t, fakes.FakeOptions{}, img)
 			o := testOptions(t, t.TempDir(), DriverFuse)
-			o.PullTimeout, o.retryDelay = 4*time.Second, time.Millisecond
+			o.PullTimeout, o.retryDelay = 8*time.Second, time.Millisecond
 			writeFile(t, o.RegistriesConf, fmt.Sprintf("[[registry]]\nprefix = \"here.test\"\nlocation = \"127.0.0.1:1\"\n"+
 				"[[registry.mirror]]\nlocation = %q\ninsecure = true\n[[registry.mirror]]\nlocation = %q\ninsecure = true\n", first, good.Addr))
 			s := openStore(t, o)

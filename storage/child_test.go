@@ -120,7 +120,7 @@ func startChild(t *testing.T, order childOrder) (said string, kill func()) {
 		cmd.Wait()
 	}
 	t.Cleanup(kill)
-	timer := time.AfterFunc(20*time.Second, kill)
+	timer := time.AfterFunc(patience, kill)
 	line, err := bufio.NewReader(out).ReadString('\n')
 	timer.Stop()
 	word, rest, _ := strings.Cut(strings.TrimSpace(line), " ")

@@ -13,7 +13,7 @@ import (
 )
 
 // patience is how long these tests wait for what must come at once: they fail then.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // blockingRegistry serves images by repository and blocks the download of some blobs
 // until the test lets them go on.

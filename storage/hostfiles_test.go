@@ -151,7 +151,7 @@ func runOrder(t *testing.T, order childOrder) string {
 	cmd.Env = append(os.Environ(), childMode+"="+string(mustJSON(t, order)))
 	maps := []syscall.SysProcIDMap{{HostID: hostFirst, Size: 65535}}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS, UidMappings: maps, GidMappings: maps,
-		Credential: &syscall.Credential{}, Pdeathsig: syscall.SIGKILL}
+		Credential: &syscall.Credential{}}
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, os.Stderr
 	var exit *exec.ExitError

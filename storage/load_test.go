@@ -107,9 +107,10 @@ func TestLoadBad(t *testing.T) {
 		}
 	}
 	s := openStore(t, testOptions(t, t.TempDir(), DriverNative))
+	gone := filepath.Join(dir, "gone")
 	for source, want := range map[string]error{
-		"oci:/nonexistent":         ErrImageNotFound,
-		"/nonexistent":             ErrImageNotFound,
+		"oci:" + gone:              ErrImageNotFound,
+		gone:                       ErrImageNotFound,
 		"oci:" + layout + ":other": ErrImageNotFound,
 		dir:                        ErrUnsupported,
 		"oci:" + foreign:           ErrUnsupported,

@@ -410,7 +410,11 @@ func TestPullOnceForAll(t *testing.T) {
 			}
 		})
 	}
-	time.Sleep(100 * time.Millisecond)
+	for deadline := time.Now().Add(patience); s.Images.pulls.callers() < 5; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the others do not wait for the pull")
+		}
+	}
 	cancel() // the caller that started it gives up; the others get their image
 	if err := <-errs; !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled caller: %v", err)
@@ -422,6 +426,16 @@ func TestPullOnceForAll(t *testing.T) {
 			t.Errorf("blob %s was fetched %d times", d, n)
 		}
 	}
+}
+
+// callers counts those who wait for pulls.
+func (p *pulls) callers() (n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, f := range p.flights {
+		n += f.waiting
+	}
+	return n
 }
 
 func TestPullCancelled(t *testing.T) {

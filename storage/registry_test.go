@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"math/big"
+	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -21,7 +22,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -46,12 +46,7 @@ func startRegistry(t testing.TB, withTLS bool) *registry {
 		t.Fatalf("%v: make it by 'make test-images'", err)
 	}
 	dir := t.TempDir()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := &registry{host: l.Addr().String(), client: http.DefaultClient, dir: filepath.Join(dir, "data")}
-	l.Close()
+	r := &registry{host: fmt.Sprint("127.0.0.1:", freePort(t)), client: http.DefaultClient, dir: filepath.Join(dir, "data")}
 	r.url = "http://" + r.host
 	conf := fmt.Sprintf("version: 0.1\nlog: {level: error}\nstorage:\n  filesystem: {rootdirectory: %s}\n  delete: {enabled: true}\nhttp:\n  addr: %s\n", r.dir, r.host)
 	if withTLS {
@@ -65,7 +60,8 @@ func startRegistry(t testing.TB, withTLS bool) *registry {
 	}
 	cmd := exec.Command(program, "serve", writeFile(t, filepath.Join(dir, "config.yml"), conf))
 	cmd.Env = append(os.Environ(), "OTEL_TRACES_EXPORTER=none")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	// It ends with the PID namespace of the tests. Not by Pdeathsig: that is of the thread that
+	// has started it, and mounts end threads.
 	var log bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {
@@ -85,6 +81,21 @@ func startRegistry(t testing.TB, withTLS bool) *registry {
 			t.Fatalf("docker-registry does not answer: %v\n%s", err, log.String())
 		}
 	}
+}
+
+// freePort returns a port that is free, and none that the kernel gives to whoever asks for
+// any meanwhile.
+func freePort(t testing.TB) int {
+	t.Helper()
+	for range 1000 {
+		port := 20000 + mathrand.IntN(10000)
+		if l, err := net.Listen("tcp", fmt.Sprint(":", port)); err == nil {
+			l.Close()
+			return port
+		}
+	}
+	t.Fatal("no port between 20000 and 30000 is free")
+	return 0
 }
 
 func selfSigned(t testing.TB, dir string) (certFile, keyFile string) {

@@ -314,7 +314,7 @@ func TestAdditionalStore(t *testing.T) {
 			_, kill := startChild(t, childOrder{Options: lower, Load: "oci:" + writeLayout(t, t.TempDir(), built)})
 			kill()
 			o := testOptions(t, t.TempDir(), pair[1])
-			o.AdditionalStores = []string{lower.Root, "/nonexistent"}
+			o.AdditionalStores = []string{lower.Root, filepath.Join(t.TempDir(), "gone")}
 			s := openStore(t, o)
 			img, err := s.Images.Get(ctx, "localhost/built:v1")
 			if err != nil || !img.ReadOnly || !img.Pinned || img.ID != image {

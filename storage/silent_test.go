@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -37,7 +36,7 @@ func TestSilentContentProcess(t *testing.T) {
 		return false
 	})
 	o := testOptions(t, t.TempDir(), DriverFuse)
-	o.PullTimeout = time.Second
+	o.PullTimeout = contentSilence // no more is waited for, and a busy machine is silent for a second
 	insecureConf(t, o, f.host)
 	s := openStore(t, o)
 	pull := func() <-chan error {

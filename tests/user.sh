@@ -118,6 +118,12 @@ clean() {
 	status=$?
 	trap - EXIT
 	pids=$(left)
+	# What was killed takes its time to end on a busy machine.
+	for _ in 1 2 3 4 5 6 7 8 9 10; do
+		[ -n "$pids" ] || break
+		sleep 0.5
+		pids=$(left)
+	done
 	if [ -n "$pids" ]; then
 		say "still running after $name:"
 		for pid in $pids; do

@@ -66,7 +66,7 @@ func (w *world) vethCount() int {
 // exchange sends a datagram and returns the answer.
 func exchange(t testing.TB, c net.Conn) string {
 	t.Helper()
-	_ = c.SetDeadline(time.Now().Add(2 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
 	buf := make([]byte, 100)
 	_, err := c.Write([]byte("?"))
 	nettest.Must(t, err)
@@ -111,11 +111,11 @@ func throughput(t testing.TB, fromNS, toNS, addr string) float64 {
 	peer, err := l.Accept()
 	nettest.Must(t, err)
 	const total = 4 << 20
+	start := time.Now()
 	go func() {
 		defer conn.Close()
 		_, _ = conn.Write(make([]byte, total))
 	}()
-	start := time.Now()
 	n, err := io.Copy(io.Discard, peer)
 	nettest.Must(t, err)
 	peer.Close()

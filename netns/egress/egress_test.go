@@ -38,6 +38,7 @@ func TestSwitched(t *testing.T) {
 			t.Errorf("%s to a closed port: %q", role, out)
 		}
 	}
+	await(t, "all to be counted", func() bool { return w.m.Counts()["switched"] >= 7 }) // which the programs need not wait for
 	if got := w.m.Counts(); got["switched"] != 7 {
 		t.Errorf("counted %v", got)
 	}
@@ -56,6 +57,10 @@ func TestKept(t *testing.T) {
 	if out := w.run("blocking", onLo+":"+closedPort); out != "network is unreachable" { // on lo
 		t.Errorf("to the host's loopback interface: %s", out)
 	}
+	await(t, "all to be counted", func() bool {
+		c := w.m.Counts()
+		return c["shared"]+c["epoll"]+c["bound"]+c["host"] >= 4
+	})
 	counts := w.m.Counts()
 	if counts["shared"] != 1 || counts["epoll"] != 1 || counts["bound"] != 1 || counts["host"] != 1 || greeted(t) != before {
 		t.Errorf("counted %v and %d connections", counts, greeted(t)-before)
@@ -245,7 +250,7 @@ func TestMany(t *testing.T) {
 
 func await(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !done(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !done(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("still waiting for %s", what)
 		}

@@ -224,7 +224,7 @@ func connectInterrupted(args []string) error {
 		result <- unix.Connect(first, to)
 	}()
 	tid := <-thread
-	for end := time.Now().Add(20 * time.Second); name(unix.Getsockname(first)) == "0.0.0.0:0"; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); name(unix.Getsockname(first)) == "0.0.0.0:0"; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			return errors.New("the socket of a call that waits is still the pod's")
 		}

@@ -40,7 +40,7 @@ func TestCreateSlowly(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("a pod waits for the disk")
 	}
 	r, err := os.OpenFile(slow, os.O_RDONLY|unix.O_NONBLOCK, 0)

@@ -25,7 +25,7 @@ func TestFreeze(t *testing.T) {
 	defer cancel()
 	done := make(chan error, 1)
 	go func() { done <- d.Freeze(ctx, dir, true) }()
-	for deadline := time.Now().Add(20 * time.Second); !d.Frozen(dir); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !d.Frozen(dir); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("cgroup.freeze is not written")
 		}

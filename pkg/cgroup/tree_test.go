@@ -37,7 +37,7 @@ func TestDelegatedTree(t *testing.T) {
 	}
 	delegation := Delegation{Root: mount}
 	defer func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		_ = kill(dir)
 		if err := delegation.Remove(ctx, dir); err != nil {
@@ -140,7 +140,7 @@ func containerInTree(t *testing.T, f Delegation) {
 	}
 	check(t, kill(dir))
 	_ = burn.Wait()
-	ctx, cancel = context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel = context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	check(t, f.Remove(ctx, pod.Dir))
 	check(t, f.Remove(ctx, pod.Dir))

@@ -68,7 +68,7 @@ func TestFollow(t *testing.T) {
 		{result{err: errors.New("no")}, health.Unhealthy, 1}, {result{code: 1}, health.Unhealthy, 1}, {result{code: 0}, health.Healthy, 1},
 	} {
 		results <- step.result
-		deadline := time.Now().Add(10 * time.Second)
+		deadline := time.Now().Add(time.Minute)
 		for {
 			s, ok := m.Of("c")
 			if ok && s.Status == step.want && s.ExitCode == step.result.code && len(failed) == step.failed {

@@ -47,7 +47,7 @@ func FuzzAttach(f *testing.F) {
 			rest = rest[1+n:]
 		}
 		var out, errs bytes.Buffer
-		_ = ours.SetReadDeadline(time.Now().Add(10 * time.Second))
+		_ = ours.SetReadDeadline(time.Now().Add(time.Minute))
 		if err := receiveOutput(ours, stdio.Streams{Stdout: &out, Stderr: &errs}); err != nil {
 			t.Error(err)
 		}

@@ -66,7 +66,7 @@ func runtimesOf(t testing.TB, e *Executor, but ...Container) []string {
 func noRuntimes(t testing.TB, e *Executor, but ...Container) {
 	t.Helper()
 	var left []string
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		if left = runtimesOf(t, e, but...); len(left) == 0 {
 			return
 		}

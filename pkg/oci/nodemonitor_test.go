@@ -344,7 +344,7 @@ func TestMonitorFullStdin(t *testing.T) {
 	e := executorWith(t, MonitorNode)
 	b := create(t, e, container{stdin: true, args: sh("sleep 1000")}).start()
 	attach := func(s stdio.Streams) error {
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if s.Stdin == nil {
 			s.Attached = cancel

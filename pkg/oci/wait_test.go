@@ -14,7 +14,7 @@ import (
 func TestWaitMany(t *testing.T) { eachMonitor(t, testWaitMany) }
 
 func testWaitMany(t *testing.T, e *Executor) {
-	b := create(t, e, container{args: sh("sleep 0.2; exit 11")}).start()
+	b := create(t, e, container{args: sh("until [ -e /go ]; do sleep 0.05; done; exit 11")}).start()
 	var wg sync.WaitGroup
 	for range 20 {
 		wg.Go(func() {
@@ -28,6 +28,7 @@ func testWaitMany(t *testing.T, e *Executor) {
 	if _, err := e.Wait(ctx, b.id, b.ctr); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Wait with a short context: %v", err)
 	}
+	check(t, os.WriteFile(filepath.Join(b.ctr.Rootfs, "go"), nil, 0o644))
 	wg.Wait()
 }
 

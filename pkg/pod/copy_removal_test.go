@@ -157,7 +157,7 @@ func TestTheLastCopyUnmounts(t *testing.T) {
 
 // wait waits until a condition holds.
 func wait(t *testing.T, what string, holds func() bool) {
-	for deadline := time.Now().Add(10 * time.Second); !holds(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !holds(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain for %s", what)
 		}

@@ -111,7 +111,7 @@ func TestForwardClients(t *testing.T) {
 						return
 					}
 					defer conn.Close()
-					_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
+					_ = conn.SetDeadline(time.Now().Add(patience))
 					if _, err := conn.Write(data); err != nil {
 						t.Error(err)
 					}
@@ -147,7 +147,7 @@ func TestForwardRefused(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+			_ = conn.SetDeadline(time.Now().Add(patience))
 			if b, err := io.ReadAll(conn); len(b) > 0 || errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("got %q, %v", b, err)
 			}
@@ -189,8 +189,8 @@ func TestForwardClientKilled(t *testing.T) {
 			for range 3 {
 				select {
 				case <-ends:
-				case <-time.After(10 * time.Second):
-					t.Fatal("a connection into the pod outlived its client by 10 s")
+				case <-time.After(patience):
+					t.Fatal("a connection into the pod outlives its client")
 				}
 			}
 			eventually(t, "the backend's calls return", func() bool { return b.active.Load() == 0 })
@@ -317,7 +317,7 @@ func TestForwardContext(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("Forward goes on")
 	}
 	<-closed
@@ -355,7 +355,7 @@ func TestForwardOldWebSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ws.Close()
-	_ = ws.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = ws.SetDeadline(time.Now().Add(patience))
 	if err := websocket.Message.Send(ws, []byte("\x00hello")); err != nil {
 		t.Fatal(err)
 	}

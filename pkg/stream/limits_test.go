@@ -32,7 +32,7 @@ func TestClientsThatVanish(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		wg.Go(func() { vanish(t, url, time.Duration(i)*10*time.Microsecond) })
+		wg.Go(func() { vanish(t, url, func() { time.Sleep(time.Duration(i) * 10 * time.Microsecond) }) })
 	}
 	wg.Wait()
 	done := make(chan struct{})
@@ -45,8 +45,8 @@ func TestClientsThatVanish(t *testing.T) {
 	eventually(t, "all connections are closed", func() bool { return s.connections() == 0 })
 }
 
-// vanish opens the streams of an exec, and closes the connection after d.
-func vanish(t *testing.T, url string, d time.Duration) {
+// vanish opens the streams of an exec, and closes the connection once stay has returned.
+func vanish(t *testing.T, url string, stay func()) {
 	host, path, _ := strings.Cut(strings.TrimPrefix(url, "http://"), "/")
 	raw, err := net.Dial("tcp", host)
 	if err != nil {
@@ -75,7 +75,7 @@ func vanish(t *testing.T, url string, d time.Duration) {
 			}
 		}()
 	}
-	time.Sleep(d)
+	stay()
 }
 
 type buffered struct {
@@ -118,9 +118,12 @@ func TestTooManySessions(t *testing.T) {
 		}
 		return url
 	}
+	over := make(chan struct{})
+	var clients sync.WaitGroup
+	defer func() { close(over); clients.Wait() }()
 	for range 2 {
 		url := open()
-		go vanish(t, url, 5*time.Second)
+		clients.Go(func() { vanish(t, url, func() { <-over }) })
 	}
 	eventually(t, "two sessions are open", func() bool { return b.active.Load() == 2 })
 	got := runClient(t, nil, "-stderr=false", "command", open())
@@ -143,11 +146,11 @@ func TestTooManySessions(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	_ = idle[0].SetDeadline(time.Now().Add(5 * time.Second)) // the server's own is 10 s
+	_ = idle[0].SetDeadline(time.Now().Add(8 * time.Second)) // the server's own is 10 s
 	if _, err := idle[0].Read(make([]byte, 1)); err == nil || strings.Contains(err.Error(), "timeout") {
 		t.Errorf("the oldest idle connection is open: %v", err)
 	}
-	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(patience))
 	if _, err := c.Write([]byte("GET /exec/none HTTP/1.1\r\nHost: x\r\n\r\n")); err != nil {
 		t.Fatal(err)
 	}

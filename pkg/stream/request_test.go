@@ -114,7 +114,7 @@ func TestTokens(t *testing.T) {
 
 // TestTokensOverHTTP: what a stranger on the loopback gets.
 func TestTokensOverHTTP(t *testing.T) {
-	s := start(t, &local{}, Options{TokenTTL: 300 * time.Millisecond})
+	s, short := start(t, &local{}, Options{}), start(t, &local{}, Options{TokenTTL: 10 * time.Millisecond})
 	get := func(method, url string) int {
 		t.Helper()
 		req, err := http.NewRequest(method, url, nil)
@@ -147,10 +147,10 @@ func TestTokensOverHTTP(t *testing.T) {
 	if code := get(http.MethodGet, url); code != http.StatusNotFound {
 		t.Errorf("second use: %d", code)
 	}
-	if url, err = s.PortForward(&runtimeapi.PortForwardRequest{PodSandboxId: "p"}); err != nil {
+	if url, err = short.PortForward(&runtimeapi.PortForwardRequest{PodSandboxId: "p"}); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(400 * time.Millisecond)
+	time.Sleep(20 * time.Millisecond)
 	if code := get(http.MethodPost, url); code != http.StatusNotFound {
 		t.Errorf("expired: %d", code)
 	}
@@ -278,7 +278,7 @@ func FuzzReadSizes(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		r := strings.NewReader(string(data))
 		out := make(chan remotecommand.TerminalSize)
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		go readSizes(ctx, r, out)
 		n := 0

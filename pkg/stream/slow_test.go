@@ -178,7 +178,8 @@ func TestStoppedReader(parent *testing.T) {
 		parent.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := &local{ended: make(chan error, 1)}
-			s := start(parent, b, Options{IdleTimeout: time.Second})
+			// Less than a client may take for its first byte would end the session before.
+			s := start(parent, b, Options{IdleTimeout: 3 * time.Second})
 			c, _, first := startClient(t, s, &runtimeapi.ExecRequest{ContainerId: "c", Cmd: []string{"yes"}, Stdout: true, Stderr: true}, flags)
 			<-first
 			if err := c.Process.Signal(syscall.SIGSTOP); err != nil {
@@ -186,7 +187,7 @@ func TestStoppedReader(parent *testing.T) {
 			}
 			select {
 			case <-b.ended:
-			case <-time.After(20 * time.Second):
+			case <-time.After(patience):
 				t.Error("the exec goes on although nobody takes its output")
 			}
 		})
@@ -216,8 +217,8 @@ func TestKilledWithUnreadStdin(parent *testing.T) {
 			_ = c.Process.Kill()
 			select {
 			case <-b.ended:
-			case <-time.After(20 * time.Second):
-				t.Error("the exec outlived its client by 20 s")
+			case <-time.After(patience):
+				t.Error("the exec outlives its client")
 			}
 		})
 	}
@@ -277,7 +278,7 @@ func (b *silent) Exec(_ context.Context, _ string, _ []string, s stdio.Streams) 
 func TestDrainIsBounded(parent *testing.T) {
 	for _, byClose := range []bool{false, true} {
 		name := "idle timeout"
-		o := Options{IdleTimeout: time.Second}
+		o := Options{IdleTimeout: 3 * time.Second}
 		if byClose {
 			name, o.IdleTimeout = "Close", time.Hour
 		}
@@ -309,7 +310,7 @@ func TestDrainIsBounded(parent *testing.T) {
 					if err != nil {
 						t.Error(err)
 					}
-				case <-time.After(20 * time.Second):
+				case <-time.After(patience):
 					t.Error("Close waits for a client that takes nothing")
 				}
 			}

@@ -74,7 +74,7 @@ func TestForwardBothWays(parent *testing.T) {
 					t.Fatal(err)
 				}
 				defer conn.Close()
-				_ = conn.SetDeadline(time.Now().Add(time.Minute))
+				_ = conn.SetDeadline(time.Now().Add(2 * patience))
 				go func() {
 					_, _ = io.Copy(conn, random(2, size))
 					_ = conn.(*net.TCPConn).CloseWrite()
@@ -87,7 +87,7 @@ func TestForwardBothWays(parent *testing.T) {
 					if want := sum(random(2, size)); got != want {
 						t.Errorf("the pod got  %s\nwant         %s", got, want)
 					}
-				case <-time.After(time.Minute):
+				case <-time.After(2 * patience):
 					t.Error("the pod does not see the end of the client's data")
 				}
 				eventually(t, "the connection ends", func() bool { return b.active.Load() == 0 })
@@ -146,7 +146,7 @@ func TestForwardClientResets(t *testing.T) {
 				if err != nil {
 					t.Error(err)
 				}
-			case <-time.After(20 * time.Second):
+			case <-time.After(2 * patience):
 				t.Error("the connection goes on although nobody takes its data")
 			}
 		})
@@ -181,8 +181,8 @@ func TestForwardTruncated(t *testing.T) {
 				if err == nil {
 					t.Error("the pod saw the end of the data, not a reset")
 				}
-			case <-time.After(20 * time.Second):
-				t.Error("the connection into the pod outlived its client by 20 s")
+			case <-time.After(2 * patience):
+				t.Error("the connection into the pod outlives its client")
 			}
 		})
 	}

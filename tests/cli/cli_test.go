@@ -57,7 +57,7 @@ func TestScripts(t *testing.T) {
 				return strings.TrimSpace(ids) == "3", err // one is the node's own
 			},
 			// A command that hangs is killed, and shown.
-			Deadline: time.Now().Add(5 * time.Minute),
+			Deadline: time.Now().Add(15 * time.Minute),
 		})
 	})
 	settle(t, n)

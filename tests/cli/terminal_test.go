@@ -30,9 +30,9 @@ func TestTerminal(t *testing.T) {
 	if err := unix.IoctlSetWinsize(int(term.user.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 40, Col: 100}); err != nil {
 		t.Fatal(err)
 	}
-	for range 20 {
-		time.Sleep(100 * time.Millisecond)
+	for deadline := time.Now().Add(node.Converge); !term.says("40 100") && time.Now().Before(deadline); {
 		term.input("stty size\r")
+		time.Sleep(100 * time.Millisecond)
 	}
 	term.expect("40 100")
 	term.input("echo $((6*7))\x10\x10\x11") // ctrl-p once more is passed on
@@ -159,10 +159,17 @@ func (term *terminal) input(text string) {
 	}
 }
 
+// says is whether there is text that was not seen by an earlier expect.
+func (term *terminal) says(text string) bool {
+	term.mu.Lock()
+	defer term.mu.Unlock()
+	return strings.Contains(term.seen.String()[term.at:], text)
+}
+
 // expect waits for text that was not seen by an earlier expect.
 func (term *terminal) expect(text string) {
 	term.t.Helper()
-	for range 100 {
+	for deadline := time.Now().Add(node.Converge); time.Now().Before(deadline); {
 		term.mu.Lock()
 		all := term.seen.String()
 		i := strings.Index(all[term.at:], text)

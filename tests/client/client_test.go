@@ -142,7 +142,7 @@ func life(s services) {
 	s.must(err)
 	s.must(s.StartContainer(ctx, ctr))
 	// As the kubelet's probes do.
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		_, _, err := s.ExecSync(ctx, ctr, []string{"test", "-e", "/ready"}, 10*time.Second)
 		if err == nil {
 			break

@@ -76,7 +76,11 @@ esac
 					request = p.removePod
 				}
 				order(command, what)
-				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+				patience := 2 * time.Second
+				if what == "fail" { // by itself
+					patience = converge
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), patience)
 				defer cancel()
 				begin := time.Now()
 				err := request(ctx)

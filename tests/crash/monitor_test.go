@@ -24,10 +24,10 @@ func TestMonitorKilled(t *testing.T) {
 	before := r.warm()
 	const lines = 20_000
 	for name, kill := range map[string]func(){
-		"monitor": func() { _ = syscall.Kill(r.Child(monitorName), syscall.SIGKILL) },
+		"monitor": func() { _ = syscall.Kill(r.AwaitChild(monitorName), syscall.SIGKILL) },
 		"server":  r.KillServer,
 		"both": func() {
-			_ = syscall.Kill(r.Child(monitorName), syscall.SIGKILL)
+			_ = syscall.Kill(r.AwaitChild(monitorName), syscall.SIGKILL)
 			r.KillServer()
 		},
 	} {

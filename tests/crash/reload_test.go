@@ -128,7 +128,7 @@ func TestReload(t *testing.T) {
 	eventually(t, "the web server serves", converge, func() error { return get(url) })
 	ip := webIP(t, r, web)
 	// It asks the other pod all the time, and itself counts what goes wrong.
-	client := r.newPod([]string{"sh", "-c", "while :; do wget -qO- -T 2 http://" + ip + " >/dev/null && echo good || echo bad; usleep 50000; done"})
+	client := r.newPod([]string{"sh", "-c", "while :; do wget -qO- -T 5 http://" + ip + " >/dev/null && echo good || echo bad; usleep 50000; done"})
 	r.must("client", client.up(ctx))
 	dying := r.newPod([]string{"sh", "-c", "while [ ! -e /tmp/go ]; do usleep 10000; done; exit 42"})
 	r.must("dying", dying.up(ctx))

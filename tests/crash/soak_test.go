@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -110,7 +109,7 @@ func (p *pod) cycle(ctx context.Context, i int, took func(string, time.Duration)
 
 // logged waits for the container's first line.
 func (p *pod) logged() (err error) {
-	for range 200 {
+	for deadline := time.Now().Add(converge); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		var data []byte
 		if data, err = os.ReadFile(filepath.Join(p.sandbox.LogDirectory, "c.log")); err == nil {
 			if strings.HasSuffix(string(data), " stdout F up\n") {
@@ -118,7 +117,6 @@ func (p *pod) logged() (err error) {
 			}
 			err = fmt.Errorf("it holds %q", data)
 		}
-		time.Sleep(5 * time.Millisecond)
 	}
 	return err
 }
@@ -142,14 +140,10 @@ func (p *pod) forward(ctx context.Context, i int) error {
 		}
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, converge)
 	defer cancel()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return err
-	}
-	port := l.Addr().(*net.TCPAddr).Port
-	l.Close()
+	var err error
+	port := freePort(p.r.t)
 	cmd := p.r.CrictlCommand(ctx, "port-forward", p.podID, fmt.Sprintf("%d:8080", port))
 	if err := cmd.Start(); err != nil {
 		return err

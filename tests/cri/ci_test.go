@@ -16,7 +16,7 @@ const ciJob = `exec 2>&1
 	id
 	subpod doctor -q; echo "doctor ends with $?"
 	subpod --storage-driver auto daemon >/tmp/daemon.log 2>&1 &
-	for i in $(seq 100); do subpod info >/tmp/info 2>&1 && break; sleep 0.1; done
+	for i in $(seq 600); do subpod info >/tmp/info 2>&1 && break; sleep 0.1; done
 	subpod load oci-archive:/archive.tar
 	subpod run --rm busybox sh -c 'echo "inner $(id -u) of"; cat /proc/self/uid_map; ip -o address show; touch /written && exit 5'
 	echo "run ends with $?"

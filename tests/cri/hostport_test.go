@@ -58,7 +58,7 @@ func peerOf(network, local, server string, port int) (netip.Addr, error) {
 		return netip.Addr{}, err
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(2 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
 	if network == "udp" {
 		if _, err := c.Write([]byte("?")); err != nil {
 			return netip.Addr{}, err
@@ -118,20 +118,27 @@ func answers(t *testing.T, network, local, server string, port int) (peer netip.
 func free(t *testing.T, when string, ports ...int) {
 	t.Helper()
 	for _, port := range ports {
-		for _, host := range []string{"0.0.0.0", "::"} {
-			addr := net.JoinHostPort(host, strconv.Itoa(port))
-			if l, err := net.Listen("tcp", addr); err != nil {
-				t.Errorf("%s: %v", when, err)
-			} else {
-				l.Close()
-			}
-			if c, err := net.ListenPacket("udp", addr); err != nil {
-				t.Errorf("%s: %v", when, err)
-			} else {
-				c.Close()
-			}
+		if err := bindable(port); err != nil {
+			t.Errorf("%s: %v", when, err)
 		}
 	}
+}
+
+// bindable binds a port for a moment.
+func bindable(port int) (err error) {
+	for _, host := range []string{"0.0.0.0", "::"} {
+		addr := net.JoinHostPort(host, strconv.Itoa(port))
+		l, tcpErr := net.Listen("tcp", addr)
+		if tcpErr == nil {
+			l.Close()
+		}
+		c, udpErr := net.ListenPacket("udp", addr)
+		if udpErr == nil {
+			c.Close()
+		}
+		err = errors.Join(err, tcpErr, udpErr)
+	}
+	return err
 }
 
 // TestHostPorts: published ports on the host itself, by both protocols and families.
@@ -241,7 +248,8 @@ func TestHostPortsAfterCrash(t *testing.T) {
 	if err := n.Wait(node.Converge); err == nil {
 		t.Fatal("a killed daemon has ended in good order")
 	}
-	free(t, "after the death of the node", port)
+	// Its processes end a moment after its first one.
+	eventually(t, "the port is free after the death of the node", func() error { return bindable(port) })
 	n.Run()
 	free(t, "in a new node", port)
 	runPeers(t, n, "heir", mapping(tcp, port, ""), mapping(udp, port, ""))

@@ -132,7 +132,7 @@ func TestBadPulls(t *testing.T) {
 	healthy := front(t, registry.FrontOptions{})
 	n := node.Start(t, node.Options{
 		Registries: insecure(corruptConfig, corruptLayer, broken, hanging, healthy) + "[[registry]]\nlocation = \"127.0.0.1:1\"\ninsecure = true\n",
-		Config:     "[images]\npull_timeout = \"2s\"\n",
+		Config:     "[images]\npull_timeout = \"5s\"\n",
 	})
 	cri := n.CRI()
 	const path = "/docker.io/library/busybox:latest"

@@ -174,8 +174,8 @@ func resolve(args []string) error {
 // configuration.
 func TestUplinkFallback(t *testing.T) {
 	for _, c := range []struct{ missing, want string }{
-		{"slirp4netns_path = \"/nonexistent\"\n", "pasta (/nonexistent is not installed; pasta is next in node.uplink_fallback): IPv4 only"},
-		{"slirp4netns_path = \"/nonexistent\"\npasta_path = \"/nonexistent\"\n", "gvisor-tap-vsock (/nonexistent is not installed; gvisor-tap-vsock is next in node.uplink_fallback): IPv4 only"},
+		{"slirp4netns_path = \"/no/such\"\n", "pasta (/no/such is not installed; pasta is next in node.uplink_fallback): IPv4 only"},
+		{"slirp4netns_path = \"/no/such\"\npasta_path = \"/no/such\"\n", "gvisor-tap-vsock (/no/such is not installed; gvisor-tap-vsock is next in node.uplink_fallback): IPv4 only"},
 	} {
 		n := node.Start(t, node.Options{Config: "[node]\n" + c.missing})
 		out, err := n.Subpod("info")

@@ -15,6 +15,12 @@ func TestOpenConnections(t *testing.T) {
 	only(t, nil, func(e env) {
 		server := e.pod("server", nil)
 		s := server.start("c", sh("nc -l -p 80 -e cat"))
+		eventually(e, "the server listens", func() error {
+			if out := s.sh("netstat -ltn"); !strings.Contains(out, ":80 ") {
+				return fmt.Errorf("%s", out)
+			}
+			return nil
+		})
 		client := e.pod("client", nil)
 		c := client.start("c", sh("(echo hello; sleep 1000) | nc "+server.status().Network.Ip+" 80"))
 		eventually(e, "the connection is there", func() error {

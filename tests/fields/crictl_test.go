@@ -131,7 +131,7 @@ func (c *crictl) attach(ctr string) {
 func (c *crictl) portForward(pod string) {
 	c.Helper()
 	c.done["port-forward"] = true
-	ctx, cancel := context.WithTimeout(c.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(c.Context(), node.Converge)
 	defer cancel()
 	cmd := c.n.CrictlCommand(ctx, "port-forward", pod, ":80")
 	out, err := cmd.StdoutPipe()
@@ -148,7 +148,7 @@ func (c *crictl) portForward(pod string) {
 func (c *crictl) events() {
 	c.Helper()
 	c.done["events"] = true
-	ctx, cancel := context.WithTimeout(c.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(c.Context(), node.Converge)
 	defer cancel()
 	cmd := c.n.CrictlCommand(ctx, "events")
 	out, err := cmd.StdoutPipe()

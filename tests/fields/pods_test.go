@@ -13,6 +13,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/tests/node"
 )
 
 func (p *pod) status() *runtimeapi.PodSandboxStatus {
@@ -100,24 +102,21 @@ func TestPodSandbox(t *testing.T) {
 	})
 }
 
-// freePort returns a port that nobody has on the host now.
-func (e env) freePort(network string) int32 {
+// freePort returns a port that nobody has on the host now, by either protocol.
+func (e env) freePort() int32 {
 	e.Helper()
-	if network == "udp" {
-		conn, err := net.ListenPacket("udp", "127.0.0.1:0")
-		e.must(err)
-		defer conn.Close()
-		return int32(conn.LocalAddr().(*net.UDPAddr).Port)
+	for {
+		port := node.FreePort(e)
+		if conn, err := net.ListenPacket("udp", fmt.Sprint(":", port)); err == nil {
+			conn.Close()
+			return int32(port)
+		}
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	e.must(err)
-	defer l.Close()
-	return int32(l.Addr().(*net.TCPAddr).Port)
 }
 
 func TestPortMappings(t *testing.T) {
 	start(t, nil, func(e env) {
-		tcp, loopback, udp, sctp := e.freePort("tcp"), e.freePort("tcp"), e.freePort("udp"), e.freePort("tcp")
+		tcp, loopback, udp, sctp := e.freePort(), e.freePort(), e.freePort(), e.freePort()
 		p := e.pod("ports", func(c *podConfig) {
 			c.PortMappings = []*runtimeapi.PortMapping{
 				{Protocol: runtimeapi.Protocol_TCP, ContainerPort: 80, HostPort: tcp},
@@ -160,7 +159,7 @@ func TestPortMappings(t *testing.T) {
 			}
 			defer conn.Close()
 			conn.Write([]byte("hello\n"))
-			conn.SetDeadline(time.Now().Add(300 * time.Millisecond))
+			conn.SetDeadline(time.Now().Add(2 * time.Second))
 			answer := make([]byte, 100)
 			n, err := conn.Read(answer)
 			if err == nil && !strings.Contains(string(answer[:n]), "over udp") {

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // Each kind of thing that Host looks at is left for a moment, and must be seen.
@@ -105,8 +106,11 @@ func TestNodeSeesWhatIsLeft(t *testing.T) {
 	if out, err := inside("sh", "-c", script); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	// It stays for good: no need to wait long.
-	left := strings.Join(leftAfter(0, before, look), "\n")
+	// It stays for good: no need to wait long, but for the shell's child to be a sleep.
+	left := ""
+	for deadline := time.Now().Add(time.Minute); !strings.Contains(left, "process sleep, number 2") && time.Now().Before(deadline); {
+		left = strings.Join(leftAfter(0, before, look), "\n")
+	}
 	for _, want := range []string{"mount /mnt (tmpfs /)", "link leak0", "link leak1", "rule table ip leaktable", "process sleep, number 2"} {
 		if !strings.Contains(left, want) {
 			t.Errorf("%q was not seen in:\n%s", want, left)

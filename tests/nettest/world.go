@@ -209,7 +209,7 @@ func (w *World) Serve(nsPath, name string, port int) {
 // Ask connects from a namespace and returns the server's answer. No packet may be
 // lost: UDP is asked once, and a TCP connection that had to ask again is an error.
 func (w *World) Ask(fromNS, network, addr string) (string, error) {
-	return ask(fromNS, network, addr, 20*time.Second)
+	return ask(fromNS, network, addr, time.Minute)
 }
 
 func ask(fromNS, network, addr string, patience time.Duration) (string, error) {
@@ -285,12 +285,12 @@ func HostPort(a netip.Addr, port int) string { return net.JoinHostPort(a.String(
 // Eventually waits for what the kernel does in its own time.
 func Eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		if ok() {
 			return
 		}
 	}
-	t.Errorf("did not happen in 10 s: %s", what)
+	t.Errorf("did not happen in a minute: %s", what)
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {

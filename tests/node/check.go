@@ -5,6 +5,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -77,13 +78,21 @@ func (n *Node) NothingLeft(before leak.Snapshot) {
 	}
 }
 
+// nextPort begins anywhere: tests of several packages look for ports at the same time.
+var nextPort = func() *atomic.Uint32 {
+	n := new(atomic.Uint32)
+	n.Store(rand.Uint32N(10000))
+	return n
+}()
+
 // FreePort returns a port that nobody listens on, on any address. It is below those that the
 // kernel gives to whoever asks for any: a server that starts before the test uses the port
-// would otherwise have it for its streams, for as long as it lives.
+// would otherwise have it for its streams, for as long as it lives. A test gets another one
+// at each call.
 func FreePort(t testing.TB) int {
 	t.Helper()
-	for range 1000 {
-		port := 20000 + rand.IntN(10000)
+	for range 10000 {
+		port := 20000 + int(nextPort.Add(1)%10000)
 		if l, err := net.Listen("tcp", ":"+strconv.Itoa(port)); err == nil {
 			l.Close()
 			return port

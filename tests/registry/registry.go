@@ -90,7 +90,7 @@ func Start(o Options) (*Registry, error) {
 	}()
 	select {
 	case r.Addr = <-addr:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 	}
 	if r.Addr == "" {
 		r.Stop()

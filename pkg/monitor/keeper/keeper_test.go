@@ -51,7 +51,7 @@ func serve(t *testing.T, k *Keeper) *monitor {
 		t.Fatal(err)
 	}
 	m := &monitor{t, ours, make(chan error, 1)}
-	_ = ours.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = ours.SetDeadline(time.Now().Add(time.Minute))
 	go func() { m.done <- k.serve(theirs) }()
 	t.Cleanup(func() { ours.Close() })
 	return m

@@ -491,7 +491,7 @@ func TestShared(t *testing.T) {
 		_, c := start(t, Config{Endpoints: []Endpoint{endpointOf(f)}, Spool: s})
 		all.Go(func() { wantBlob(t, c, f.Addr, blob) })
 	}
-	for deadline := time.Now().Add(20 * time.Second); f.Requests("HEAD ") < 9 && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(time.Minute); f.Requests("HEAD ") < 9 && time.Now().Before(deadline); {
 		time.Sleep(time.Millisecond)
 	}
 	leader.Close(false)

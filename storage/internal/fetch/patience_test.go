@@ -65,8 +65,9 @@ func TestDripping(t *testing.T) {
 		}},
 	} {
 		t.Run(c.what, func(t *testing.T) {
+			t.Parallel()
 			good, mirror := fake(t, registry.FakeOptions{}, blob), fake(t, registry.FakeOptions{Fault: c.fault}, blob)
-			p, client := start(t, Config{Endpoints: []Endpoint{endpointOf(mirror), endpointOf(good)}, Timeout: 2 * time.Second})
+			p, client := start(t, Config{Endpoints: []Endpoint{endpointOf(mirror), endpointOf(good)}, Timeout: 5 * time.Second})
 			for _, host := range []string{mirror.Addr, good.Addr} { // as the library does
 				var header []string
 				if c.ranges != "" {
@@ -81,7 +82,7 @@ func TestDripping(t *testing.T) {
 				}()
 				select {
 				case <-done:
-				case <-time.After(20 * time.Second):
+				case <-time.After(time.Minute):
 					t.Fatalf("%s does not answer", host)
 				}
 				if err == nil && resp.StatusCode/100 == 2 {
