@@ -77,9 +77,12 @@ func tarHeader(name string, kind byte, size string, change func([]byte)) []byte 
 	return b
 }
 
+// isHeader reports whether a block can be the header of an entry.
+func isHeader(b []byte) bool { return string(b[257:262]) == "ustar" }
+
 // fillChecksum makes a block a header that archive/tar accepts, where it can be one.
 func fillChecksum(b []byte) {
-	if bytes.Count(b, []byte{0}) == len(b) || string(b[257:262]) != "ustar" {
+	if !isHeader(b) {
 		return
 	}
 	copy(b[148:156], "        ")
