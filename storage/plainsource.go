@@ -113,6 +113,9 @@ func (p *plainSource) choose(ctx context.Context, sys *types.SystemContext, raw 
 		if match, err := manifest.MatchesDigest(child, at); err != nil || !match {
 			return fmt.Errorf("%w: the manifest %s of its index does not have this digest", ErrCorrupt, at)
 		}
+		if err := wrongSize("manifest", at, int64(len(child)), d.Size); err != nil {
+			return err
+		}
 		p.instance, p.changed = &at, changed || at != usual
 		if err = p.choose(ctx, sys, child, mime, depth+1, fetches); !errors.Is(err, errNotHere) {
 			return err
