@@ -344,13 +344,6 @@ func (t *worker) inspect(sys *types.SystemContext, src types.ImageSource, named 
 		}
 	}
 	mime = manifest.NormalizedMIMEType(mime)
-	if mime == manifest.DockerV2Schema1MediaType || mime == manifest.DockerV2Schema1SignedMediaType {
-		guess := manifest.GuessMIMEType(raw)
-		if guess == manifest.DockerV2Schema1MediaType || guess == manifest.DockerV2Schema1SignedMediaType {
-			return f, fmt.Errorf("%w: it is of Docker schema 1, which registries have not served since 2024: push it again with a current tool", ErrUnsupported)
-		}
-		mime = guess
-	}
 	if !manifest.MIMETypeIsMultiImage(mime) {
 		if err := t.checkStated(raw, mime); err != nil {
 			return f, err
