@@ -190,18 +190,3 @@ func FuzzTOC(f *testing.F) {
 		}
 	})
 }
-
-// FuzzMeter: what archive/tar finds in a stream is counted.
-func FuzzMeter(f *testing.F) {
-	for _, stream := range hidingArchives() {
-		f.Add(stream)
-	}
-	f.Fuzz(func(t *testing.T, stream []byte) {
-		for i := 0; i+tarBlock <= len(stream); i += tarBlock {
-			fillChecksum(stream[i : i+tarBlock])
-		}
-		if found, counted := entriesOf(t, stream); counted < found {
-			t.Errorf("%d entries are counted of %d", counted, found)
-		}
-	})
-}

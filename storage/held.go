@@ -116,6 +116,7 @@ type holdingStore struct {
 	mu     sync.Mutex
 	known  map[string]bool   // held already
 	lowers map[string]string // see lowersOf
+	stated map[digest.Digest]int64
 }
 
 // hold has the server hold id, once.
@@ -189,6 +190,9 @@ func (s *holdingStore) LayersByTOCDigest(d digest.Digest) ([]cstorage.Layer, err
 
 // PutLayer makes a layer and holds it.
 func (s *holdingStore) PutLayer(id, parent string, names []string, mountLabel string, writeable bool, options *cstorage.LayerOptions, diff io.Reader) (*cstorage.Layer, int64, error) {
+	if err := s.checkSize(options, diff); err != nil {
+		return nil, -1, err
+	}
 	if err := s.hold(id); err != nil {
 		return nil, -1, err
 	}

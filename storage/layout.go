@@ -88,7 +88,7 @@ func (l *ociLayout) images() ([]v1.Descriptor, error) {
 	return index.Manifests, nil
 }
 
-// blob opens the blob that d describes.
+// blob opens the blob that d describes. A size that is not positive is not stated.
 func (l *ociLayout) blob(d digest.Digest, size int64) (*os.File, int64, error) {
 	if err := d.Validate(); err != nil {
 		return nil, 0, fmt.Errorf("%w: digest %q: %w", ErrCorrupt, d, err)
@@ -97,9 +97,9 @@ func (l *ociLayout) blob(d digest.Digest, size int64) (*os.File, int64, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	if size >= 0 && n != size {
+	if err := wrongSize("blob", d, n, size); err != nil {
 		f.Close()
-		return nil, 0, fmt.Errorf("%w: blob %s has %d bytes, its descriptor states %d", ErrCorrupt, d, n, size)
+		return nil, 0, err
 	}
 	return f, n, nil
 }

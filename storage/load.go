@@ -352,8 +352,12 @@ func (t *worker) localID(sys *types.SystemContext, src types.ImageSource) (strin
 		if err != nil {
 			return "", fmt.Errorf("%w: %w", ErrUnsupported, err)
 		}
+		entry, err := list.Instance(d)
+		if err != nil {
+			return "", fmt.Errorf("%w: %w", ErrCorrupt, err)
+		}
 		instance = &d
-		if err := t.checkInstance(src, instance); err != nil {
+		if err := t.checkInstance(src, instance, entry.Size); err != nil {
 			return "", err
 		}
 	} else {

@@ -75,6 +75,9 @@ func (o *openSource) plain(ctx context.Context, sys *types.SystemContext, limits
 // choose finds the image for this machine behind a manifest or index.
 func (p *plainSource) choose(ctx context.Context, sys *types.SystemContext, raw []byte, mime string, depth int, fetches *int) error {
 	kind := mimeOf(raw, mime)
+	if isSchema1(kind) && isSchema1(manifest.GuessMIMEType(raw)) {
+		return fmt.Errorf("%w: it is of Docker schema 1, which registries have not served since 2024: push it again with a current tool", ErrUnsupported)
+	}
 	p.changed = p.changed || depth > 1 || kind != manifest.NormalizedMIMEType(mime)
 	if !manifest.MIMETypeIsMultiImage(kind) {
 		return p.present(raw, kind)
@@ -113,6 +116,9 @@ func (p *plainSource) choose(ctx context.Context, sys *types.SystemContext, raw 
 		if match, err := manifest.MatchesDigest(child, at); err != nil || !match {
 			return fmt.Errorf("%w: the manifest %s of its index does not have this digest", ErrCorrupt, at)
 		}
+		if err := wrongSize("manifest", at, int64(len(child)), d.Size); err != nil {
+			return err
+		}
 		p.instance, p.changed = &at, changed || at != usual
 		if err = p.choose(ctx, sys, child, mime, depth+1, fetches); !errors.Is(err, errNotHere) {
 			return err
@@ -135,12 +141,16 @@ var errNotHere = errors.New("no image")
 // or says nothing, what it looks like.
 func mimeOf(raw []byte, said string) string {
 	kind := manifest.NormalizedMIMEType(said)
-	if kind == manifest.DockerV2Schema1MediaType || kind == manifest.DockerV2Schema1SignedMediaType {
+	if isSchema1(kind) {
 		if guess := manifest.GuessMIMEType(raw); guess != "" {
 			return guess
 		}
 	}
 	return kind
+}
+
+func isSchema1(mime string) bool {
+	return mime == manifest.DockerV2Schema1MediaType || mime == manifest.DockerV2Schema1SignedMediaType
 }
 
 // present notes what is presented.

@@ -218,7 +218,7 @@ func (t *worker) fromRegistry(sys *types.SystemContext, named reference.Named, s
 		return img, nil
 	}
 	if found.instance != nil {
-		if err := t.checkInstance(src.source, found.instance); err != nil {
+		if err := t.checkInstance(src.source, found.instance, found.size); err != nil {
 			return Image{}, err
 		}
 	}
@@ -300,6 +300,9 @@ func (t *worker) copy(sys *types.SystemContext, src types.ImageReference, name r
 	}
 	close(events)
 	<-watched
+	if errors.Is(err, imagestorage.ErrBlobSizeMismatch) {
+		return fmt.Errorf("%w: its configuration is not as large as its manifest states: %w", ErrCorrupt, err)
+	}
 	return err
 }
 
@@ -310,6 +313,7 @@ type earlyCopy func(events chan<- types.ProgressProperties) error
 type manifestInfo struct {
 	top      digest.Digest  // of the manifest or index that the reference names
 	instance *digest.Digest // of this platform's manifest, nil without an index
+	size     int64          // that the index states for it
 }
 
 // inspect reads the manifest behind src and refuses what can't run here before
@@ -340,13 +344,6 @@ func (t *worker) inspect(sys *types.SystemContext, src types.ImageSource, named 
 		}
 	}
 	mime = manifest.NormalizedMIMEType(mime)
-	if mime == manifest.DockerV2Schema1MediaType || mime == manifest.DockerV2Schema1SignedMediaType {
-		guess := manifest.GuessMIMEType(raw)
-		if guess == manifest.DockerV2Schema1MediaType || guess == manifest.DockerV2Schema1SignedMediaType {
-			return f, fmt.Errorf("%w: it is of Docker schema 1, which registries have not served since 2024: push it again with a current tool", ErrUnsupported)
-		}
-		mime = guess
-	}
 	if !manifest.MIMETypeIsMultiImage(mime) {
 		if err := t.checkStated(raw, mime); err != nil {
 			return f, err
@@ -361,12 +358,14 @@ func (t *worker) inspect(sys *types.SystemContext, src types.ImageSource, named 
 	if err != nil {
 		return f, fmt.Errorf("%w: its index has no image for %s: %w", ErrUnsupported, t.platform, err)
 	}
-	f.instance = &instance
-	return f, nil
+	entry, err := list.Instance(instance)
+	f.instance, f.size = &instance, entry.Size
+	return f, err
 }
 
-// checkInstance checks the manifest of this platform, that an index names.
-func (t *worker) checkInstance(src types.ImageSource, instance *digest.Digest) error {
+// checkInstance checks the manifest of this platform, that an index names and states to
+// have this size.
+func (t *worker) checkInstance(src types.ImageSource, instance *digest.Digest, size int64) error {
 	raw, mime, err := src.GetManifest(t.ctx, instance)
 	if err != nil {
 		return err
@@ -376,6 +375,9 @@ func (t *worker) checkInstance(src types.ImageSource, instance *digest.Digest) e
 	}
 	if match, err := manifest.MatchesDigest(raw, *instance); err != nil || !match {
 		return fmt.Errorf("%w: the manifest of this platform is not the one of the index (%s)", ErrCorrupt, *instance)
+	}
+	if err := wrongSize("manifest", *instance, int64(len(raw)), size); err != nil {
+		return err
 	}
 	return t.checkStated(raw, manifest.NormalizedMIMEType(mime))
 }
@@ -389,7 +391,9 @@ func (t *worker) checkStated(raw []byte, mime string) error {
 	limits := t.meter.limits
 	config, layers := m.ConfigInfo(), m.LayerInfos()
 	stated := max(config.Size, 0)
+	var blobs []types.BlobInfo
 	for _, l := range layers {
+		blobs = append(blobs, l.BlobInfo)
 		if l.Size < -1 || l.Size > limits.Size {
 			return fmt.Errorf("%w: its manifest states %d bytes for a layer", ErrCorrupt, l.Size)
 		}
@@ -406,7 +410,10 @@ func (t *worker) checkStated(raw []byte, mime string) error {
 	if t.pulling {
 		t.stated.Store(stated)
 	}
-	return errors.Join(limits.checkConfigSize(config.Size), limits.checkLayers(len(layers)))
+	if err := errors.Join(limits.checkConfigSize(config.Size), limits.checkLayers(len(layers))); err != nil {
+		return err
+	}
+	return t.store.state(blobs)
 }
 
 // checkPlatform reads and checks the configuration of a single image.

@@ -87,7 +87,7 @@ func (t streamer) streamable(sys *types.SystemContext, unparsed *image.UnparsedI
 	parent := ""
 	for i, blob := range blobs {
 		diffID := diffIDs[i]
-		if !canonical(diffID) || !canonical(blob.Digest) || blob.Size < 0 || !plainLayer(blob) {
+		if !canonical(diffID) || !canonical(blob.Digest) || blob.Size <= 0 || !plainLayer(blob) {
 			break
 		}
 		id := chainID(parent, diffID)

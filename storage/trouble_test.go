@@ -142,18 +142,25 @@ func TestIgnoreChownErrors(t *testing.T) {
 }
 
 func TestSchema1(t *testing.T) {
-	f := startFake(t, sample(t, "x"), func(w http.ResponseWriter, r *http.Request) bool {
-		if !strings.Contains(r.URL.Path, "/manifests/") {
-			return false
+	const doc = `{"schemaVersion":1,"name":"app","tag":"v1","architecture":"amd64","fsLayers":[{"blobSum":"sha256:a3ed95caeb02ffe68cdd9fd84406680ae93d633cb16422d00e8a7c22955b46d4"}],"history":[{"v1Compatibility":"{}"}]`
+	for mime, text := range map[string]string{
+		"application/vnd.docker.distribution.manifest.v1+json":      doc + "}",
+		"application/vnd.docker.distribution.manifest.v1+prettyjws": doc + `,"signatures":[]}`, // and none that fits
+		"application/octet-stream":                                  doc + `,"signatures":[{"protected":"x"}]}`,
+	} {
+		f := startFake(t, sample(t, "x"), func(w http.ResponseWriter, r *http.Request) bool {
+			if !strings.Contains(r.URL.Path, "/manifests/") {
+				return false
+			}
+			w.Header().Set("Content-Type", mime)
+			fmt.Fprint(w, text)
+			return true
+		})
+		s := fakeStore(t, f)
+		_, err := s.Images.Pull(context.Background(), PullRequest{Ref: f.host + "/app:v1"})
+		if !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), "schema 1") {
+			t.Errorf("%s: %v, want ErrUnsupported that says why", mime, err)
 		}
-		w.Header().Set("Content-Type", "application/vnd.docker.distribution.manifest.v1+json")
-		fmt.Fprint(w, `{"schemaVersion":1,"name":"app","tag":"v1","architecture":"amd64","fsLayers":[{"blobSum":"sha256:a3ed95caeb02ffe68cdd9fd84406680ae93d633cb16422d00e8a7c22955b46d4"}],"history":[{"v1Compatibility":"{}"}]}`)
-		return true
-	})
-	s := fakeStore(t, f)
-	_, err := s.Images.Pull(context.Background(), PullRequest{Ref: f.host + "/app:v1"})
-	if !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), "schema 1") {
-		t.Errorf("got %v, want ErrUnsupported that says why", err)
 	}
 }
 

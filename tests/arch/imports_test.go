@@ -46,7 +46,8 @@ var table = []struct{ pkg, imports string }{
 	{"rootless/gvisor", "rootless"},
 	{"storage/internal/xz", ""}, // a module of its own, in the place of another (go.mod)
 	{"storage/internal/fetch", ""},
-	{"storage", "pkg/cpuarch pkg/errclass pkg/idmap pkg/landlock pkg/openat2 pkg/trace pkg/tree storage/internal/fetch"},
+	{"storage/internal/tarcount", ""},
+	{"storage", "pkg/cpuarch pkg/errclass pkg/idmap pkg/landlock pkg/openat2 pkg/trace pkg/tree storage/internal/fetch storage/internal/tarcount"},
 	{"netns/pause", ""},
 	{"netns", "netns/pause pkg/errclass pkg/idmap pkg/proc"},
 	{"netns/bridge", "netns"},
