@@ -163,6 +163,13 @@ test-kubernetes: build test-images ## A cluster by kubeadm in a node, as an ordi
 	SUBPOD_TEST_USER=subpod-kubernetes SUBPOD_TEST_IDS=2162688 \
 		$(TEST) -count=1 -timeout 60m -v ./tests/kubernetes -programs $$(tests/kubernetes/build.sh --where) $(KUBERNETES)
 
+.PHONY: test-node-e2e
+test-node-e2e: build test-images ## Kubernetes' own node e2e suite, as an ordinary user (NODE_E2E="-node-e2e conformance")
+	@tests/kubernetes/build.sh --node-e2e >/dev/null && tests/kubernetes/packages.sh
+	@tests/kubernetes/images.sh --node-e2e
+	SUBPOD_TEST_USER=subpod-node-e2e SUBPOD_TEST_IDS=2162688 \
+		$(TEST) -count=1 -timeout 120m -v ./tests/kubernetes -run '^TestNodeE2E$$' -programs $$(tests/kubernetes/build.sh --where) $(or $(NODE_E2E),-node-e2e all)
+
 .PHONY: test-kubernetes-hosts
 test-kubernetes-hosts: build test-images ## Three nodes on hosts of their own, which root makes (KUBERNETES="-row ^cross")
 	@tests/kubernetes/build.sh >/dev/null && tests/kubernetes/images.sh >/dev/null

@@ -76,6 +76,11 @@ func (l *layer) hardlink(name, target string) {
 	l.put(tar.Header{Typeflag: tar.TypeLink, Name: name, Linkname: strings.TrimPrefix(target, "/"), Mode: 0o755}, nil)
 }
 
+func (l *layer) symlink(name, target string) {
+	l.dir(path.Dir(name), 0o755)
+	l.put(tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: target, Mode: 0o777}, nil)
+}
+
 // blob returns the layer as a tar archive and compressed by gzip.
 func (l *layer) blob() (plain, compressed []byte, err error) {
 	if l.err != nil {

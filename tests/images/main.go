@@ -4,6 +4,8 @@
 //
 //	images fill                  all of them, into .cache/images
 //	images archive -busybox FILE -o FILE    one busybox image, as an OCI archive
+//	images node-e2e -sysroot DIR -agnhost FILE -source DIR -o DIR
+//	                             those of Kubernetes' node e2e suite, for a docker-registry
 //
 // fill leaves a directory that a docker-registry serves (registry), and the
 // busybox image in the three forms that "subpod load" takes (busybox.oci,
@@ -34,12 +36,15 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return errors.New("usage: images fill | images archive -busybox FILE -o FILE")
+		return errors.New("usage: images fill | images archive -busybox FILE -o FILE | images node-e2e -sysroot DIR -agnhost FILE -source DIR -o DIR")
 	}
 	flags := flag.NewFlagSet("images "+args[0], flag.ContinueOnError)
 	cache := flags.String("cache", ".cache/images", "where fetch.sh has put its work, and where the images go")
 	busybox := flags.String("busybox", "/bin/busybox", "archive: the static busybox to put in")
-	out := flags.String("o", "busybox.oci.tar", "archive: the file to write")
+	out := flags.String("o", "busybox.oci.tar", "archive: the file to write; node-e2e: the directory")
+	sysroot := flags.String("sysroot", "", "node-e2e: what tests/kubernetes/packages.sh has put there")
+	agnhost := flags.String("agnhost", "", "node-e2e: the program agnhost")
+	source := flags.String("source", "", "node-e2e: the directory of agnhost's source")
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
 	}
@@ -56,6 +61,8 @@ func run(args []string) error {
 			return err
 		}
 		return writeOCIArchive(*out, img)
+	case "node-e2e":
+		return fillNodeE2E(*out, nodeE2ESources{cache: *cache, sysroot: *sysroot, agnhost: *agnhost, source: *source})
 	}
 	return fmt.Errorf("no command %q", args[0])
 }
@@ -83,10 +90,55 @@ func fill(cache string) error {
 	if err := os.MkdirAll(work, 0o755); err != nil {
 		return err
 	}
-	reg, err := registry.Start(registry.Options{
-		Binary: filepath.Join(cache, "sysroot/usr/bin/docker-registry"),
-		Dir:    filepath.Join(work, "registry"),
-	})
+	if err := store(cache, filepath.Join(work, "registry"), recipes, func(r recipe, img *image) error {
+		if r.export {
+			return export(work, img)
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(work, "complete"), []byte(sources), 0o644); err != nil {
+		return err
+	}
+	if err := replace(filepath.Join(cache, "made"), work); err != nil {
+		return err
+	}
+	fmt.Printf("images: %d made in %.1fs\n", len(recipes), time.Since(start).Seconds())
+	return nil
+}
+
+// fillNodeE2E makes the images of the node e2e suite in a new directory, and puts it in place.
+// It does nothing when they are there, made of the same sources.
+func fillNodeE2E(dir string, s nodeE2ESources) error {
+	sources, err := digestOf(filepath.Join(s.cache, "busybox"), "tests/images", s.agnhost, filepath.Join(s.sysroot, ".complete"))
+	if err != nil {
+		return err
+	}
+	if made, err := os.ReadFile(filepath.Join(dir, "complete")); err == nil && string(made) == sources {
+		return nil
+	}
+	recipes, err := nodeE2E(s)
+	if err != nil {
+		return err
+	}
+	work := dir + ".new"
+	if err := os.RemoveAll(work); err != nil {
+		return err
+	}
+	if err := store(s.cache, work, recipes, func(recipe, *image) error { return nil }); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(work, "complete"), []byte(sources), 0o644); err != nil {
+		return err
+	}
+	return replace(dir, work)
+}
+
+// store makes images and puts them where a docker-registry serves them from. each sees
+// every one of them.
+func store(cache, dir string, recipes []recipe, each func(recipe, *image) error) error {
+	reg, err := registry.Start(registry.Options{Binary: filepath.Join(cache, "sysroot/usr/bin/docker-registry"), Dir: dir})
 	if err != nil {
 		return err
 	}
@@ -99,27 +151,19 @@ func fill(cache string) error {
 		if err := push(reg.Addr, img); err != nil {
 			return fmt.Errorf("%s: %w", r.names[0], err)
 		}
-		if r.export {
-			if err := export(work, img); err != nil {
-				return err
-			}
+		if err := each(r, img); err != nil {
+			return err
 		}
 	}
-	if err := reg.Stop(); err != nil {
+	return reg.Stop()
+}
+
+// replace puts a whole directory in the place of another.
+func replace(dir, by string) error {
+	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(work, "complete"), []byte(sources), 0o644); err != nil {
-		return err
-	}
-	final := filepath.Join(cache, "made")
-	if err := os.RemoveAll(final); err != nil {
-		return err
-	}
-	if err := os.Rename(work, final); err != nil {
-		return err
-	}
-	fmt.Printf("images: %d made in %.1fs\n", len(recipes), time.Since(start).Seconds())
-	return nil
+	return os.Rename(by, dir)
 }
 
 func export(dir string, img *image) error {

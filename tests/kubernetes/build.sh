@@ -4,6 +4,7 @@
 # already is not built again. The first time takes a quarter of an hour and more.
 #
 #   tests/kubernetes/build.sh            builds, and prints the directory
+#   tests/kubernetes/build.sh --node-e2e builds what the node e2e suite needs instead
 #   tests/kubernetes/build.sh --where    prints the directory only
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
@@ -19,14 +20,24 @@ stamp=k8s.io/component-base/version
 minor=$(echo "$version" | cut -d. -f2)
 ldflags="-s -w -X $stamp.gitVersion=$version -X $stamp.gitMajor=1 -X $stamp.gitMinor=$minor -X $stamp.gitTreeState=clean -X $stamp.gitCommit=unknown -X $stamp.buildDate=1970-01-01T00:00:00Z"
 
-# build MODULE NAME PACKAGE
+# build MODULE NAME PACKAGE: a program, or the package's tests where NAME ends in .test.
 build() {
 	[ -x "$bin/$2" ] && return
 	echo "building $2 $3" >&2
-	(cd "$here/$1" && CGO_ENABLED=0 GOFLAGS= "$root/tests/go.sh" build -buildvcs=false -trimpath -ldflags "$ldflags" -o "$bin/$2.new" "$3")
+	what=build
+	case $2 in *.test) what="test -c -vet=off" ;; esac
+	# shellcheck disable=SC2086
+	(cd "$here/$1" && CGO_ENABLED=0 GOFLAGS= "$root/tests/go.sh" $what -buildvcs=false -trimpath -ldflags "$ldflags" -o "$bin/$2.new" "$3")
 	mv "$bin/$2.new" "$bin/$2"
 }
 build suite kubelet k8s.io/kubernetes/cmd/kubelet
+build suite agnhost k8s.io/kubernetes/test/images/agnhost
+if [ "${1-}" = --node-e2e ]; then
+	build suite ginkgo github.com/onsi/ginkgo/v2/ginkgo
+	build suite e2e_node.test k8s.io/kubernetes/test/e2e_node
+	echo "$bin"
+	exit
+fi
 build suite kubeadm k8s.io/kubernetes/cmd/kubeadm
 build suite kubectl k8s.io/kubernetes/cmd/kubectl
 build suite kube-apiserver k8s.io/kubernetes/cmd/kube-apiserver
@@ -34,7 +45,6 @@ build suite kube-controller-manager k8s.io/kubernetes/cmd/kube-controller-manage
 build suite kube-scheduler k8s.io/kubernetes/cmd/kube-scheduler
 build suite kube-proxy k8s.io/kubernetes/cmd/kube-proxy
 build suite etcd go.etcd.io/etcd/server/v3
-build suite agnhost k8s.io/kubernetes/test/images/agnhost
 build coredns coredns .
 
 # The next version of kubeadm, as far as it can tell: what it upgrades a cluster with.

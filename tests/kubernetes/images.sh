@@ -2,9 +2,18 @@
 # Makes the images that kubeadm asks for, of the programs that build.sh has built and the
 # machine's nft, as archives for "subpod load": .cache/kubernetes/VERSION/images. What is
 # there already is not made again.
+#
+#   tests/kubernetes/images.sh --node-e2e    those of the node e2e suite instead, of what
+#                                            packages.sh has fetched: .cache/kubernetes/VERSION/registry
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 bin=$("$here/build.sh" --where)
+if [ "${1-}" = --node-e2e ]; then
+	agnhost=$(cd "$here/suite" && GOFLAGS= "$here/../go.sh" list -f '{{.Dir}}' k8s.io/kubernetes/test/images/agnhost)
+	cd "$here/../.."
+	CGO_ENABLED=0 GO=$(tests/go.sh --which) exec tests/go.sh run -buildvcs=false ./tests/images node-e2e -sysroot .cache/kubernetes/sysroot \
+		-agnhost "$bin/agnhost" -source "$agnhost" -o "$(dirname "$bin")/registry"
+fi
 out=$(dirname "$bin")/images
 mkdir -p "$out"
 rm -f "$out/pause.tar" # as it was made before

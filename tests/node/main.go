@@ -100,7 +100,7 @@ const (
 	Crictl         = ".cache/bin/crictl"
 	Critest        = ".cache/bin/critest"
 	Images         = ".cache/images/made"
-	registryBinary = ".cache/images/sysroot/usr/bin/docker-registry"
+	RegistryBinary = ".cache/images/sysroot/usr/bin/docker-registry"
 )
 
 // shared is the registry of the test process.
@@ -139,7 +139,7 @@ func Registry(t testing.TB) string {
 // EmptyRegistry starts a registry that images can be pushed to, until the test ends.
 func EmptyRegistry(t testing.TB) string {
 	t.Helper()
-	reg, err := registry.Start(registry.Options{Binary: Path(t, registryBinary), Dir: t.TempDir()})
+	reg, err := registry.Start(registry.Options{Binary: Path(t, RegistryBinary), Dir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -152,6 +152,6 @@ func EmptyRegistry(t testing.TB) string {
 func StartRegistry(t testing.TB, port int, prefix ...string) (*registry.Registry, error) {
 	t.Helper()
 	return registry.Start(registry.Options{
-		Binary: Path(t, registryBinary), Dir: Path(t, Images+"/registry"), ReadOnly: true, Port: port, Prefix: prefix,
+		Binary: Path(t, RegistryBinary), Dir: Path(t, Images+"/registry"), ReadOnly: true, Port: port, Prefix: prefix,
 	})
 }
