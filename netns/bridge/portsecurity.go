@@ -32,7 +32,7 @@ type portSecurity struct {
 	*nft
 	possible atomic.Bool // the kernel has what the table needs
 
-	// What the table should contain, by bridge port; used on the node's thread only.
+	// What the table should contain, by bridge port; used in transactions and by note only.
 	senders map[string][]sender
 }
 
@@ -118,11 +118,11 @@ func lacksBridgeTables(err error) bool {
 }
 
 // note adds a port to what the table should contain, for the next write.
-func (s *portSecurity) note(port string, senders []sender) error {
-	return s.thread.Do(func() error { s.senders[port] = senders; return nil })
+func (s *portSecurity) note(port string, senders []sender) {
+	s.nft.note(func() { s.senders[port] = senders })
 }
 
-// add adds a port to a transaction. It runs on the node's thread.
+// add adds a port to a transaction.
 func (s *portSecurity) add(c *nftables.Conn, port string, senders []sender) error {
 	s.senders[port] = senders
 	if !s.wanted() {
@@ -156,7 +156,7 @@ func (s *portSecurity) remove(port string) error {
 	}
 	if err != nil {
 		if len(senders) > 0 { // they are still there: another call has to find them
-			_ = s.thread.Do(func() error { s.senders[port] = senders; return nil })
+			s.note(port, senders)
 		}
 		return fmt.Errorf("take back the addresses of bridge port %s: %w", port, err)
 	}
