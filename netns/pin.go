@@ -182,11 +182,9 @@ func (s PinSpec) bindFrom(procNS string) error {
 }
 
 func bind(from, to string) error {
-	f, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o400)
-	if err != nil {
-		return fmt.Errorf("make pin: %w", err)
+	if err := unix.Mknod(to, unix.S_IFREG|0o400, 0); err != nil {
+		return fmt.Errorf("make pin: %w", &os.PathError{Op: "mknod", Path: to, Err: err})
 	}
-	f.Close()
 	if err := unix.Mount(from, to, "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("bind %s to %s: %w", from, to, err)
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/subpod/subpod/pkg/idmap"
 )
@@ -14,13 +15,15 @@ import (
 // compares the host's IDs.
 const pingGroupRange = "net/ipv4/ping_group_range"
 
-// mappedGroups cuts a range of group IDs to those that the map in file has: to the widest
-// part whose ends are in order on the host. What is no range, or has nothing in common
-// with the map, stays as it is for the kernel to judge.
-func mappedGroups(value, file string) string {
-	maps, err := idmap.Read(file)
+// ownGroups is the map of the process's own user namespace, which never changes.
+var ownGroups = sync.OnceValues(func() ([]idmap.Map, error) { return idmap.Read("/proc/self/gid_map") })
+
+// mappedGroups cuts a range of group IDs to those that the maps have: to the widest part
+// whose ends are in order on the host. What is no range, or has nothing in common with
+// the maps, stays as it is for the kernel to judge.
+func mappedGroups(value string, maps []idmap.Map) string {
 	low, high, ok := parseRange(value)
-	if err != nil || !ok {
+	if !ok {
 		return value
 	}
 	var from, to uint64

@@ -29,7 +29,11 @@ func TestMappedGroups(t *testing.T) {
 		if err := os.WriteFile(file, []byte(c.maps), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if got := mappedGroups(c.value, file); got != c.want {
+		maps, err := idmap.Read(file)
+		if err != nil && c.maps != "" {
+			t.Fatal(err)
+		}
+		if got := mappedGroups(c.value, maps); got != c.want {
 			t.Errorf("%s: %q, want %q", c.name, got, c.want)
 		}
 	}

@@ -104,7 +104,9 @@ func writeSysctls(asked map[string]string, net, ipc bool) error {
 		}
 		value := asked[key]
 		if p == pingGroupRange {
-			value = mappedGroups(value, "/proc/self/gid_map")
+			if maps, err := ownGroups(); err == nil {
+				value = mappedGroups(value, maps)
+			}
 		}
 		if err := writeSysctl(p, value); err != nil {
 			return fmt.Errorf("%w: %s=%q: %w", ErrSysctl, key, asked[key], err)

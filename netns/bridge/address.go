@@ -54,93 +54,94 @@ func awaitUp(ctx context.Context, name string, get func() (netlink.Link, error))
 	}
 }
 
-// route makes the pod's default route by gw. A congestion control that the kernel does
-// not have is left out.
-func (l *links) route(h *netlink.Handle, link netlink.Link, gw netip.Addr) error {
-	r := &netlink.Route{LinkIndex: link.Attrs().Index, Gw: gw.AsSlice(), Dst: defaultNet(gw), Congctl: l.congestion}
-	err := h.RouteReplace(r)
-	if errors.Is(err, unix.EINVAL) && r.Congctl != "" {
-		r.Congctl = ""
-		err = h.RouteReplace(r)
-	}
-	return err
+// wanted is what address gives a pod's interface.
+type wanted struct {
+	mac        net.HardwareAddr
+	addrs      []netip.Prefix
+	bridge     deviceState
+	neighbours []*request // the pod's addresses on the bridge
+	reused     bool       // an interrupted Setup left the link
+	congestion string     // Options.Congestion
 }
 
-// address gives the pod's interface its addresses and default routes, and removes
-// others that an interrupted Setup gave it. It returns the addresses in use: IPv6 ones
-// are left out when a sysctl of the pod turned IPv6 off.
-func (l *links) address(ctx context.Context, pod netns.Pod, mac net.HardwareAddr, addrs []netip.Prefix, bridge deviceState) ([]netip.Prefix, error) {
-	var used []netip.Prefix
+// address gives the pod's interface its addresses and default routes, sets up its bridge
+// port, and removes other addresses that an interrupted Setup gave it. It returns the
+// addresses in use: IPv6 ones are left out when a sysctl of the pod turned IPv6 off.
+func (l *links) address(ctx context.Context, pod netns.Pod, w wanted) ([]netip.Prefix, error) {
+	w.congestion = l.congestion
 	name := interfaceOf(pod)
 	err := netns.In(pod.NetNS, func() error {
-		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		raw, err := openRaw()
 		if err != nil {
 			return err
 		}
-		defer h.Close()
-		link, err := h.LinkByName(name)
+		defer raw.close()
+		link, err := raw.link(name, 0)
 		if err != nil {
 			return err
 		}
-		// A link that an interrupted Setup left may be of another address.
-		if !bytes.Equal(link.Attrs().HardwareAddr, mac) {
-			if err := h.LinkSetHardwareAddr(link, mac); err != nil {
-				return fmt.Errorf("set hardware address %s: %w", mac, err)
-			}
-			link.Attrs().HardwareAddr = mac
-		}
-		if err := removeOthers(h, link, addrs); err != nil {
-			return err
-		}
-		hasIPv6, err := l.bringUp(h, link)
-		if err != nil {
-			return err
-		}
-		if !hasIPv6 {
-			addrs = slices.DeleteFunc(slices.Clone(addrs), func(p netip.Prefix) bool { return p.Addr().Is6() })
-		}
-		used = addrs
-		for _, p := range addrs {
-			a := &netlink.Addr{IPNet: ipNet(p)}
-			if p.Addr().Is6() {
-				a.Flags = unix.IFA_F_NODAD
-			}
-			if err := h.AddrReplace(link, a); err != nil {
-				return fmt.Errorf("add address %s: %w", p, err)
-			}
-			if pod.NoGateway {
-				continue
-			}
-			gw := gatewayOf(p)
-			if err := l.route(h, link, gw); err != nil {
-				return fmt.Errorf("add default route via %s: %w", gw, err)
-			}
-			if err := enter(h, neighbour(link.Attrs().Index, gw, bridge.mac)); err != nil {
+		if w.reused {
+			if err := tidy(link, w); err != nil {
 				return err
 			}
 		}
-		if err := l.secure(link.Attrs().ParentIndex, mac); err != nil {
+		hasIPv6, err := l.port(link.Attrs().ParentIndex, w)
+		if err != nil {
 			return err
 		}
-		if err := limit(h, link, pod.EgressRate, bridge.mtu); err != nil {
+		if hasIPv6 && !l.security.wanted() {
+			quietIPv6(name)
+		}
+		if w.addrs, err = w.bringUp(raw, link.Attrs().Index, pod, hasIPv6); err != nil {
 			return err
 		}
-		for _, p := range addrs {
+		if err := limitEgress(link, pod.EgressRate, w.bridge.mtu); err != nil {
+			return err
+		}
+		for _, p := range w.addrs {
 			here := func(f func() error) error { return f() }
 			if err := awaitNeighbours(ctx, here, name, p.Addr()); err != nil {
 				return err
 			}
 		}
 		// Before its carrier is known, what the pod sends is dropped (noop_qdisc).
-		return awaitUp(ctx, name, func() (netlink.Link, error) {
-			return h.LinkByIndex(link.Attrs().Index)
-		})
+		return awaitUp(ctx, name, func() (netlink.Link, error) { return raw.link(name, link.Attrs().Index) })
 	})
 	if err != nil {
 		return nil, fmt.Errorf("configure the pod's %s: %w", name, err)
 	}
-	return used, nil
+	return w.addrs, nil
 }
+
+// tidy gives a link that an interrupted Setup left, maybe with other addresses, its
+// hardware address, and takes the other addresses off.
+func tidy(link netlink.Link, w wanted) error {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	if !bytes.Equal(link.Attrs().HardwareAddr, w.mac) {
+		if err := h.LinkSetHardwareAddr(link, w.mac); err != nil {
+			return fmt.Errorf("set hardware address %s: %w", w.mac, err)
+		}
+		link.Attrs().HardwareAddr = w.mac
+	}
+	return removeOthers(h, link, w.addrs)
+}
+
+// port sets up the node's end of the pod's link, and reports whether the kernel has IPv6.
+// It is before the pod's end is up, when the kernel would give it an address.
+func (l *links) port(ifindex int, w wanted) (hasIPv6 bool, err error) {
+	noAddress := addrGenRequest(ifindex, addrGenNone)
+	noAddress.passes = lacksIPv6
+	requests := slices.Concat([]*request{noAddress}, secureRequests(ifindex, w.mac), w.neighbours)
+	err = l.raw.send(requests...)
+	return noAddress.err == nil, err
+}
+
+// lacksIPv6 reports whether an error of addrGenRequest's says that the kernel has no IPv6.
+func lacksIPv6(err error) bool { return errors.Is(err, unix.EAFNOSUPPORT) }
 
 // awaitNeighbours returns once neighbours can find an IPv6 address, or after
 // linkTimeout: then their first packets may be late. in runs a function on a thread of
@@ -190,35 +191,48 @@ func inSolicitedGroup(ifname string, a netip.Addr) (bool, error) {
 // (IN6_ADDR_GEN_MODE_NONE of linux/if_link.h).
 const addrGenNone = 1
 
-// bringUp brings the pod's interface up, with the link-local address that the kernel
-// would give it, and reports whether it has IPv6 at all: the kernel may not, and a
-// sysctl of the pod may have turned it off. Left to itself the kernel looks for
-// other owners of the address, for a second and among all pods, and gives one to the
-// node's end as well. It asks for none of the sysctls: looking up the first one in a
-// new network namespace takes longer the more namespaces there are.
-func (l *links) bringUp(h *netlink.Handle, link netlink.Link) (hasIPv6 bool, err error) {
-	nodeEnd := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Index: link.Attrs().ParentIndex}}
-	if err := errors.Join(l.rt.LinkSetIP6AddrGenMode(nodeEnd, addrGenNone), h.LinkSetIP6AddrGenMode(link, addrGenNone)); err != nil {
-		if !errors.Is(err, unix.EAFNOSUPPORT) {
-			return false, fmt.Errorf("keep the kernel from making addresses: %w", err)
+// bringUp brings the pod's interface up, with the addresses, default routes and the
+// link-local address that the kernel would give it, by one call. It returns the addresses
+// in use: without those of IPv6 when a sysctl of the pod has turned it off. Left to itself
+// the kernel looks for other owners of the link-local address, for a second and among all
+// pods, and gives one to the node's end as well. It asks for none of the sysctls: looking
+// up the first one in a new network namespace takes longer the more namespaces there are.
+// A congestion control that the kernel does not have is left out.
+func (w wanted) bringUp(raw *rawSocket, ifindex int, pod netns.Pod, hasIPv6 bool) ([]netip.Prefix, error) {
+	local := addressRequest(ifindex, netip.PrefixFrom(linkLocalOf(w.mac), 64))
+	off := func(error) bool { return errors.Is(local.err, unix.EACCES) }
+	local.passes = off
+	requests := []*request{addrGenRequest(ifindex, addrGenNone), upRequest(ifindex), local}
+	addrs := w.addrs
+	if !hasIPv6 {
+		requests = []*request{upRequest(ifindex)}
+		addrs = withoutIPv6(addrs)
+	}
+	for _, p := range addrs {
+		some := []*request{addressRequest(ifindex, p)}
+		if gw := gatewayOf(p); !pod.NoGateway {
+			some = append(some, routeRequest(ifindex, gw, w.congestion), neighbourRequest(ifindex, gw, w.bridge.mac))
 		}
-		return false, h.LinkSetUp(link)
+		if p.Addr().Is6() {
+			for _, q := range some {
+				q.alsoPass(off)
+			}
+		}
+		requests = append(requests, some...)
 	}
-	if !l.security.wanted() {
-		quietIPv6(link.Attrs().Name)
+	err := raw.send(requests...)
+	if errors.Is(err, unix.EINVAL) && w.congestion != "" {
+		w.congestion = ""
+		return w.bringUp(raw, ifindex, pod, hasIPv6)
 	}
-	if err := h.LinkSetUp(link); err != nil {
-		return false, err
+	if err == nil && off(nil) {
+		addrs = withoutIPv6(addrs)
 	}
-	local := netip.PrefixFrom(linkLocalOf(link.Attrs().HardwareAddr), 64)
-	err = h.AddrReplace(link, &netlink.Addr{IPNet: ipNet(local), Flags: unix.IFA_F_NODAD})
-	if errors.Is(err, unix.EACCES) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("add address %s: %w", local, err)
-	}
-	return true, nil
+	return addrs, err
+}
+
+func withoutIPv6(all []netip.Prefix) []netip.Prefix {
+	return slices.DeleteFunc(slices.Clone(all), func(p netip.Prefix) bool { return p.Addr().Is6() })
 }
 
 // linkLocalOf derives an interface's IPv6 link-local address from its hardware
@@ -266,13 +280,6 @@ func prefixOf(n *net.IPNet) netip.Prefix {
 	a, _ := netip.AddrFromSlice(n.IP)
 	ones, _ := n.Mask.Size()
 	return netip.PrefixFrom(a.Unmap(), ones)
-}
-
-func defaultNet(gw netip.Addr) *net.IPNet {
-	if gw.Is4() {
-		return ipNet(netip.PrefixFrom(netip.IPv4Unspecified(), 0))
-	}
-	return ipNet(netip.PrefixFrom(netip.IPv6Unspecified(), 0))
 }
 
 // addresses lists the addresses of a link.

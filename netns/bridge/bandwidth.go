@@ -6,6 +6,7 @@ import (
 
 	"github.com/subpod/subpod/netns"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // limitIngress limits the traffic to the pod: what the node's end of its link sends.
@@ -20,12 +21,23 @@ func (l *links) limitIngress(pod netns.Pod, mtu int) error {
 	return limit(l.rt, link, pod.IngressRate, mtu)
 }
 
-// limit gives the link a token bucket for what it sends (tc-tbf(8)). rate is in
-// bits per second, 0 for none.
-func limit(h *netlink.Handle, link netlink.Link, rate uint64, mtu int) error {
+// limitEgress limits the traffic from the pod, whose network namespace is the calling
+// thread's.
+func limitEgress(link netlink.Link, rate uint64, mtu int) error {
 	if rate == 0 {
 		return nil
 	}
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	return limit(h, link, rate, mtu)
+}
+
+// limit gives the link a token bucket for what it sends (tc-tbf(8)). rate is in
+// bits per second.
+func limit(h *netlink.Handle, link netlink.Link, rate uint64, mtu int) error {
 	bytes := max(rate/8, 1)
 	// Enough for a tick of the slowest clock (100 Hz), and for the biggest packet
 	// with its header, which could never pass otherwise.

@@ -21,6 +21,7 @@ type device struct {
 	name   string
 	thread *netns.Thread
 	rt     *netlink.Handle
+	raw    *rawSocket
 	log    *slog.Logger
 	later  int // behind other bridges in the choice of a route
 

@@ -28,7 +28,7 @@ type isolation struct {
 	mu  sync.Mutex
 	ids map[string]uint32 // by namespace
 
-	// What the table should contain; used on the node's thread only.
+	// What the table should contain; used in transactions and by note only.
 	ports map[isolatedPort]bool
 }
 
@@ -77,9 +77,7 @@ func (p isolatedPort) elements() (inMap, inSet []nftables.SetElement) {
 }
 
 // note adds a port to what the table should contain, for the next write.
-func (i *isolation) note(p isolatedPort) error {
-	return i.thread.Do(func() error { i.ports[p] = true; return nil })
-}
+func (i *isolation) note(p isolatedPort) { i.nft.note(func() { i.ports[p] = true }) }
 
 // table implements filterTable.
 func (i *isolation) table() *nftables.Table { return i.isolationTable() }
@@ -141,8 +139,7 @@ func (p isolatedPort) each(t *nftables.Table, f change) error {
 	return errors.Join(f(namespaces, inMap), f(members, inSet))
 }
 
-// add allows a pod's port to reach its own namespace, as a part of a transaction. It
-// runs on the node's thread.
+// add allows a pod's port to reach its own namespace, as a part of a transaction.
 func (i *isolation) add(c *nftables.Conn, p isolatedPort) error {
 	i.ports[p] = true
 	return p.each(i.isolationTable(), c.SetAddElements)

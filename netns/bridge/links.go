@@ -145,7 +145,7 @@ func (l *links) silence(name string) error {
 		return nil
 	}
 	if err == nil {
-		err = l.raw.setPort(link.Attrs().Index, portState(portDisabled))
+		err = l.raw.send(portRequest(link.Attrs().Index, portState(portDisabled)))
 	}
 	if err != nil && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.ENETDOWN) {
 		return fmt.Errorf("stop bridge port %s: %w", name, err)

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/subpod/subpod/netns"
@@ -18,32 +19,34 @@ import (
 // included. So we enter both ourselves, as learned elsewhere: such entries do not count,
 // and are not collected. The kernel confirms and corrects them as any others.
 
-// enter makes such an entry. An interface whose IPv6 is off takes none, and needs none; nor
-// does a kernel without it.
-func enter(h *netlink.Handle, n *netlink.Neigh) error {
-	if err := h.NeighSet(n); err != nil && (n.Family != unix.AF_INET6 || !noIPv6(err)) {
-		return fmt.Errorf("enter neighbour %s: %w", n.IP, err)
-	}
-	return nil
-}
-
+// An interface whose IPv6 is off takes no such entry of it, and needs none; nor does a
+// kernel without it.
 func noIPv6(err error) bool { return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EAFNOSUPPORT) }
 
-// neighbour returns an entry for enter.
-func neighbour(ifindex int, a netip.Addr, mac net.HardwareAddr) *netlink.Neigh {
-	family := unix.AF_INET
+// neighbourRequest makes such an entry.
+func neighbourRequest(index int, a netip.Addr, mac net.HardwareAddr) *request {
+	q := newRequest(fmt.Sprintf("enter neighbour %s", a), unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE,
+		&netlink.Ndmsg{Family: uint8(familyOf(a)), Index: uint32(index), State: netlink.NUD_STALE, Flags: netlink.NTF_EXT_LEARNED},
+		nl.NewRtAttr(netlink.NDA_DST, a.AsSlice()), nl.NewRtAttr(netlink.NDA_LLADDR, mac))
 	if a.Is6() {
-		family = unix.AF_INET6
+		q.passes = noIPv6
 	}
-	return &netlink.Neigh{LinkIndex: ifindex, Family: family, State: netlink.NUD_STALE, Flags: netlink.NTF_EXT_LEARNED, IP: a.AsSlice(), HardwareAddr: mac}
+	return q
+}
+
+// meetRequests enter a pod's addresses on the bridge.
+func (d *device) meetRequests(addrs []netip.Addr, mac net.HardwareAddr) []*request {
+	var out []*request
+	for _, a := range addrs {
+		out = append(out, neighbourRequest(d.now().index, a, mac))
+	}
+	return out
 }
 
 // meet enters a pod's addresses on the bridge.
 func (d *device) meet(addrs []netip.Addr, mac net.HardwareAddr) error {
-	for _, a := range addrs {
-		if err := enter(d.rt, neighbour(d.now().index, a, mac)); err != nil {
-			return fmt.Errorf("bridge %s: %w", d.name, err)
-		}
+	if err := d.raw.send(d.meetRequests(addrs, mac)...); err != nil {
+		return fmt.Errorf("bridge %s: %w", d.name, err)
 	}
 	return nil
 }
@@ -61,11 +64,17 @@ func meetAll(b *Bridge) error {
 
 // forget removes a pod's addresses from the bridge's neighbours. Idempotent.
 func (d *device) forget(addrs []netip.Addr) error {
+	var all []*request
 	for _, a := range addrs {
-		err := d.rt.NeighDel(neighbour(d.now().index, a, nil))
-		if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENODEV) && !noIPv6(err) {
-			return fmt.Errorf("remove neighbour %s from bridge %s: %w", a, d.name, err)
+		q := newRequest(fmt.Sprintf("remove neighbour %s", a), unix.RTM_DELNEIGH, 0,
+			&netlink.Ndmsg{Family: uint8(familyOf(a)), Index: uint32(d.now().index)}, nl.NewRtAttr(netlink.NDA_DST, a.AsSlice()))
+		q.passes = func(err error) bool {
+			return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) || noIPv6(err)
 		}
+		all = append(all, q)
+	}
+	if err := d.raw.send(all...); err != nil {
+		return fmt.Errorf("bridge %s: %w", d.name, err)
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package bridge
 import (
 	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/google/nftables"
 	"github.com/subpod/subpod/netns"
@@ -35,30 +36,49 @@ func (n naming) owns(ifname string) bool {
 type nft struct {
 	naming
 	thread *netns.Thread
-	conn   *nftables.Conn // used on the thread only
+
+	transacting sync.Mutex     // held during a transaction
+	conn        *nftables.Conn // used in transactions only
 }
 
-// transact runs f on the node's thread and sends what it collected as one
-// transaction: all or nothing.
+// transact runs f and sends what it collected as one transaction, all or nothing. One
+// runs at a time.
 func (n *nft) transact(f func(c *nftables.Conn) error) error {
+	n.transacting.Lock()
+	defer n.transacting.Unlock()
+	err := n.open()
+	if err != nil {
+		return err
+	}
+	if err = f(n.conn); err == nil {
+		err = n.conn.Flush()
+	}
+	if err != nil {
+		// What is still unsent or unread must not meet the next transaction.
+		_ = n.conn.CloseLasting()
+		n.conn = nil
+	}
+	return err
+}
+
+// open opens the socket, which keeps the namespace of the thread that makes it. There is
+// one for all transactions: closing one after a deletion waits for the kernel to free
+// what was deleted, 10 ms.
+func (n *nft) open() error {
+	if n.conn != nil {
+		return nil
+	}
 	return n.thread.Do(func() (err error) {
-		// One socket for all: closing one after a deletion waits for the kernel to
-		// free what was deleted, 10 ms.
-		if n.conn == nil {
-			if n.conn, err = nftables.New(nftables.AsLasting()); err != nil {
-				return err
-			}
-		}
-		if err = f(n.conn); err == nil {
-			err = n.conn.Flush()
-		}
-		if err != nil {
-			// What is still unsent or unread must not meet the next transaction.
-			_ = n.conn.CloseLasting()
-			n.conn = nil
-		}
+		n.conn, err = nftables.New(nftables.AsLasting())
 		return err
 	})
+}
+
+// note runs f, which changes what a table should contain, while there is no transaction.
+func (n *nft) note(f func()) {
+	n.transacting.Lock()
+	defer n.transacting.Unlock()
+	f()
 }
 
 // present returns an error when the table is missing.
@@ -75,13 +95,12 @@ func (n *nft) present(t *nftables.Table) error {
 
 // close releases the socket. The rules stay.
 func (n *nft) close() {
-	_ = n.thread.Do(func() error {
-		if n.conn != nil {
-			_ = n.conn.CloseLasting()
-			n.conn = nil
-		}
-		return nil
-	})
+	n.transacting.Lock()
+	defer n.transacting.Unlock()
+	if n.conn != nil {
+		_ = n.conn.CloseLasting()
+		n.conn = nil
+	}
 }
 
 // filterTable is a table that the network keeps in the packet filter. It knows what

@@ -32,7 +32,7 @@ type portSecurity struct {
 	*nft
 	possible atomic.Bool // the kernel has what the table needs
 
-	// What the table should contain, by bridge port; used on the node's thread only.
+	// What the table should contain, by bridge port; used in transactions and by note only.
 	senders map[string][]sender
 }
 
@@ -118,11 +118,11 @@ func lacksBridgeTables(err error) bool {
 }
 
 // note adds a port to what the table should contain, for the next write.
-func (s *portSecurity) note(port string, senders []sender) error {
-	return s.thread.Do(func() error { s.senders[port] = senders; return nil })
+func (s *portSecurity) note(port string, senders []sender) {
+	s.nft.note(func() { s.senders[port] = senders })
 }
 
-// add adds a port to a transaction. It runs on the node's thread.
+// add adds a port to a transaction.
 func (s *portSecurity) add(c *nftables.Conn, port string, senders []sender) error {
 	s.senders[port] = senders
 	if !s.wanted() {
@@ -134,30 +134,30 @@ func (s *portSecurity) add(c *nftables.Conn, port string, senders []sender) erro
 // remove removes a port. Idempotent.
 func (s *portSecurity) remove(port string) error {
 	var senders []sender
-	drop := func(some []sender) error {
-		return s.transact(func(c *nftables.Conn) error {
-			if !s.wanted() {
-				return nil
-			}
-			return s.eachSender(port, some, c.SetDeleteElements)
-		})
+	drop := func(c *nftables.Conn, some []sender) error {
+		if !s.wanted() {
+			return nil
+		}
+		return s.eachSender(port, some, c.SetDeleteElements)
 	}
-	err := s.thread.Do(func() error { senders = s.senders[port]; delete(s.senders, port); return nil })
-	if err == nil && len(senders) > 0 {
-		err = drop(senders)
-	}
+	err := s.transact(func(c *nftables.Conn) error {
+		senders = s.senders[port]
+		delete(s.senders, port)
+		return drop(c, senders)
+	})
 	if errors.Is(err, unix.ENOENT) {
 		// One that is missing fails the whole transaction: take them one by one.
 		err = nil
 		for _, one := range senders {
-			if e := drop([]sender{one}); !errors.Is(e, unix.ENOENT) {
+			if e := s.transact(func(c *nftables.Conn) error { return drop(c, []sender{one}) }); !errors.Is(e, unix.ENOENT) {
 				err = errors.Join(err, e)
 			}
 		}
 	}
 	if err != nil {
-		// They are still there: another call has to find them.
-		_ = s.thread.Do(func() error { s.senders[port] = senders; return nil })
+		if len(senders) > 0 { // they are still there: another call has to find them
+			s.note(port, senders)
+		}
 		return fmt.Errorf("take back the addresses of bridge port %s: %w", port, err)
 	}
 	return nil

@@ -65,11 +65,8 @@ func (b *Bridge) restoreShared(ctx context.Context, live []netns.Pod, ids map[st
 	errs := []error{b.links.sweep(macs, bridge.index)}
 	forwards, err := b.restore(ctx, live, bridge.mtu)
 	errs = append(errs, err, b.device.forgetOthers(b.ipam.taken))
-	err = b.rules.noteSubnets(bridge.served)
-	if err == nil {
-		err = b.rules.write()
-	}
-	if err == nil {
+	b.rules.noteSubnets(bridge.served)
+	if err = b.rules.write(); err == nil {
 		err = b.restoreIsolation(ctx, live)
 	}
 	if err != nil {
@@ -86,9 +83,7 @@ func (b *Bridge) restoreShared(ctx context.Context, live []netns.Pod, ids map[st
 // restoreSecurity enters what the live pods may send.
 func (b *Bridge) restoreSecurity(live []netns.Pod) error {
 	for _, pod := range live {
-		if err := b.security.note(b.nft.link(pod.ID), sendersOf(b.ipam.mac(pod.ID), b.ipam.of(pod.ID))); err != nil {
-			return err
-		}
+		b.security.note(b.nft.link(pod.ID), sendersOf(b.ipam.mac(pod.ID), b.ipam.of(pod.ID)))
 	}
 	return b.security.write()
 }
@@ -112,11 +107,8 @@ func (b *Bridge) restoreIsolation(ctx context.Context, live []netns.Pod) error {
 		}
 		port := b.isolate.port(pod)
 		p.port = &port
-		err = b.isolate.note(port)
+		b.isolate.note(port)
 		p.unlock()
-		if err != nil {
-			return err
-		}
 	}
 	return b.isolate.write()
 }
@@ -190,7 +182,8 @@ func (b *Bridge) restorePod(ctx context.Context, pod netns.Pod, addrs []netip.Ad
 	result.MAC = mac.String()
 	p.result = &result
 	p.elements = append(elementsOf(pod.Ports, addrs), serviceElements(pod.Services, addrs)...)
-	return b.rules.note(p.elements)
+	b.rules.note(p.elements)
+	return nil
 }
 
 // restoreForwards makes the live pods' host ports lead to them on the real host again.

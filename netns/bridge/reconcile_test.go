@@ -156,10 +156,11 @@ func partialSetup(t *testing.T, b *Bridge, pod netns.Pod, steps int) {
 	prefixes, err := b.device.withSubnets(addrs)
 	nettest.Must(t, err)
 	if steps > 1 {
-		nettest.Must(t, b.links.attach(pod, bridge.index, bridge.mtu, macOf(addrs[0])))
+		_, err := b.links.attach(pod, bridge.index, bridge.mtu, macOf(addrs[0]))
+		nettest.Must(t, err)
 	}
 	if steps > 2 {
-		_, err := b.links.address(t.Context(), pod, macOf(addrs[0]), prefixes, bridge)
+		_, err := b.links.address(t.Context(), pod, wanted{mac: macOf(addrs[0]), addrs: prefixes, bridge: bridge})
 		nettest.Must(t, err)
 		nettest.Must(t, b.rules.add(elementsOf(pod.Ports, addrs)))
 	}

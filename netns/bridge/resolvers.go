@@ -43,7 +43,7 @@ func (b *Bridge) SetResolvers(addrs []netip.Addr) error {
 // before the name server listens.
 func (b *Bridge) NoteResolvers() {
 	addrs := b.Gateways()
-	_ = b.rules.thread.Do(func() error { b.rules.resolvers = addrs; return nil })
+	b.nft.note(func() { b.rules.resolvers = addrs })
 }
 
 // addressElements returns the addresses of one family.

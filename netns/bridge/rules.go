@@ -21,7 +21,7 @@ type rules struct {
 	isolate bool
 	apart   *Apart // nil: not kept apart from other networks
 
-	// What the table should contain; used on the node's thread only.
+	// What the table should contain; used in transactions and by note only.
 	subnets   []netip.Prefix
 	elements  map[element]bool
 	resolvers []netip.Addr
@@ -145,11 +145,9 @@ func (r *rules) write() error {
 }
 
 // note adds elements to what the table should contain, for the next write.
-func (r *rules) note(elements []element) error {
-	return r.thread.Do(func() error { r.want(elements, true); return nil })
-}
+func (r *rules) note(elements []element) { r.nft.note(func() { r.want(elements, true) }) }
 
-// want notes whether elements should be there. It runs on the node's thread.
+// want changes whether elements should be there, in a transaction or by note.
 func (r *rules) want(elements []element, there bool) {
 	for _, e := range elements {
 		if there {
@@ -280,9 +278,7 @@ func (n *nft) dropTables() error {
 }
 
 // noteSubnets sets the subnets that the next write masquerades.
-func (r *rules) noteSubnets(subnets []netip.Prefix) error {
-	return r.thread.Do(func() error { r.subnets = subnets; return nil })
-}
+func (r *rules) noteSubnets(subnets []netip.Prefix) { r.nft.note(func() { r.subnets = subnets }) }
 
 // setSubnets replaces the subnets that are masqueraded.
 func (r *rules) setSubnets(subnets []netip.Prefix) error {

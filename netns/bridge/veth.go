@@ -32,32 +32,6 @@ func macOf(ip netip.Addr) net.HardwareAddr {
 	return net.HardwareAddr{0x0a, 0x58, b[0], b[1], b[2], b[3]}
 }
 
-// rawSocket sends rtnetlink messages that the netlink library cannot build.
-type rawSocket struct {
-	handles map[int]*nl.SocketHandle
-}
-
-func openRaw() (*rawSocket, error) {
-	s, err := nl.GetNetlinkSocketAt(-1, -1, unix.NETLINK_ROUTE) // -1: here, on the calling thread
-	if err != nil {
-		return nil, err
-	}
-	return &rawSocket{map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}}, nil
-}
-
-func (r *rawSocket) close() { r.handles[unix.NETLINK_ROUTE].Close() }
-
-func (r *rawSocket) send(kind, flags int, msg *nl.IfInfomsg, attrs ...*nl.RtAttr) error {
-	req := nl.NewNetlinkRequest(kind, flags|unix.NLM_F_ACK)
-	req.Sockets = r.handles
-	req.AddData(msg)
-	for _, a := range attrs {
-		req.AddData(a)
-	}
-	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
-	return err
-}
-
 // createVeth makes, by one message, a veth with one end up in the bridge and the
 // other, still down, in the pod's network namespace.
 func (r *rawSocket) createVeth(name, inPod string, bridge, mtu, podNS int, mac net.HardwareAddr) error {
@@ -71,44 +45,47 @@ func (r *rawSocket) createVeth(name, inPod string, bridge, mtu, podNS int, mac n
 	peer.AddRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(mtu)))
 	peer.AddRtAttr(unix.IFLA_ADDRESS, mac)
 	peer.AddRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(podNS)))
-	return r.send(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, host,
+	return r.send(newRequest("make the link", unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, host,
 		nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)),
 		nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(mtu))),
 		nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(uint32(bridge))),
-		info)
+		info))
 }
 
 func portState(state byte) *nl.RtAttr { return nl.NewRtAttr(nl.IFLA_BRPORT_STATE, []byte{state}) }
 
-// setPort changes attributes of a bridge port.
-func (r *rawSocket) setPort(ifindex int, attrs ...*nl.RtAttr) error {
+// portRequest changes attributes of a bridge port.
+func portRequest(ifindex int, attrs ...*nl.RtAttr) *request {
 	msg := nl.NewIfInfomsg(unix.AF_BRIDGE)
 	msg.Index = int32(ifindex)
 	port := nl.NewRtAttr(unix.IFLA_PROTINFO|unix.NLA_F_NESTED, nil)
 	for _, a := range attrs {
 		port.AddChild(a)
 	}
-	return r.send(unix.RTM_SETLINK, 0, msg, port)
+	return newRequest("set up the bridge port", unix.RTM_SETLINK, 0, msg, port)
 }
 
-// secure sets up a bridge port for the pod with the hardware address. Idempotent.
+// secureRequests set up a bridge port for the pod with the hardware address. Idempotent.
 //
 // Hairpin lets a pod reach itself through its own host port: the packet leaves the
 // bridge by the port that it came from. The port learns no hardware addresses, which a
 // pod could otherwise draw to itself, by frames that pass no filter as well (to
 // 01:80:c2:00:00:0e), and gets no frames for unknown ones; a static entry leads to the
 // pod instead. Without an address there is no entry.
+func secureRequests(ifindex int, mac net.HardwareAddr) []*request {
+	out := []*request{portRequest(ifindex, nl.NewRtAttr(nl.IFLA_BRPORT_MODE, []byte{1}),
+		nl.NewRtAttr(nl.IFLA_BRPORT_LEARNING, []byte{0}), nl.NewRtAttr(nl.IFLA_BRPORT_UNICAST_FLOOD, []byte{0}))}
+	if mac != nil {
+		entry := &netlink.Ndmsg{Family: unix.AF_BRIDGE, Index: uint32(ifindex), State: netlink.NUD_NOARP, Flags: netlink.NTF_MASTER}
+		out = append(out, newRequest("lead frames to the bridge port", unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE,
+			entry, nl.NewRtAttr(netlink.NDA_LLADDR, mac)))
+	}
+	return out
+}
+
+// secure sets up a bridge port by secureRequests.
 func (l *links) secure(ifindex int, mac net.HardwareAddr) error {
-	err := l.raw.setPort(ifindex, nl.NewRtAttr(nl.IFLA_BRPORT_MODE, []byte{1}),
-		nl.NewRtAttr(nl.IFLA_BRPORT_LEARNING, []byte{0}), nl.NewRtAttr(nl.IFLA_BRPORT_UNICAST_FLOOD, []byte{0}))
-	if err == nil && mac != nil {
-		err = l.rt.NeighSet(&netlink.Neigh{LinkIndex: ifindex, Family: unix.AF_BRIDGE,
-			State: netlink.NUD_NOARP, Flags: netlink.NTF_MASTER, HardwareAddr: mac})
-	}
-	if err != nil {
-		return fmt.Errorf("set up the bridge port: %w", err)
-	}
-	return nil
+	return l.raw.send(secureRequests(ifindex, mac)...)
 }
 
 // secureExisting is secure for a pod that an earlier server connected. One without a
@@ -122,26 +99,27 @@ func (l *links) secureExisting(podID string, mac net.HardwareAddr) error {
 }
 
 // attach makes the pod's link into the bridge with the given index, or reuses the one
-// that an interrupted Setup left.
-func (l *links) attach(pod netns.Pod, ifindex, mtu int, mac net.HardwareAddr) error {
+// that an interrupted Setup left, and reports whether it did the latter.
+func (l *links) attach(pod netns.Pod, ifindex, mtu int, mac net.HardwareAddr) (reused bool, err error) {
 	ns, err := os.Open(pod.NetNS)
 	if err != nil {
-		return fmt.Errorf("open the pod's network namespace: %w", err)
+		return false, fmt.Errorf("open the pod's network namespace: %w", err)
 	}
 	defer ns.Close()
 	name := l.names.link(pod.ID)
 	create := func() error { return l.raw.createVeth(name, interfaceOf(pod), ifindex, mtu, int(ns.Fd()), mac) }
 	err = create()
 	if errors.Is(err, unix.EEXIST) {
+		reused = true
 		err = l.reuse(name, pod, ifindex, mac, create)
 	}
 	if errors.Is(err, unix.EXFULL) {
-		return fmt.Errorf("%w: a bridge takes %d pods; put further ones on another network (subpod network create), or on the node's", netns.ErrFull, maxPorts)
+		return false, fmt.Errorf("%w: a bridge takes %d pods; put further ones on another network (subpod network create), or on the node's", netns.ErrFull, maxPorts)
 	}
 	if err != nil {
-		return fmt.Errorf("connect the pod to the bridge: %w", err)
+		return false, fmt.Errorf("connect the pod to the bridge: %w", err)
 	}
-	return nil
+	return reused, nil
 }
 
 // maxPorts is how many ports the kernel gives a bridge: port numbers have ten bits, and

@@ -29,7 +29,7 @@ type Builder struct {
 	Cgroup  cgroup.Delegation
 }
 
-// Build makes the pod sandbox's files, namespaces, network and cgroup, in this
+// Build makes the pod sandbox's files and namespaces, its network and its cgroup, in this
 // order. The result of each step is stored in p before the next step begins, so
 // that Teardown undoes a Build that failed in the middle. netns.ErrPortTaken,
 // netns.ErrNoAddress, netns.ErrNotReady, netns.ErrSysctl.
@@ -39,16 +39,19 @@ func (b *Builder) Build(ctx context.Context, plan Plan, p *state.Pod) error {
 	}
 	made := &p.Allocated
 	dir := b.podDir(p.ID)
-	err := trace.Do(ctx, "files", func() error { return b.makeFiles(dir, plan, made) })
-	if err != nil {
-		return err
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("make the pod's directory: %w", err)
 	}
+	// Both at the same time: neither needs the other.
+	files := make(chan error, 1)
+	go func() { files <- trace.Do(ctx, "files", func() error { return b.makeFiles(dir, plan, made) }) }()
 	spec := plan.pins
 	spec.Dir = dir
 	_, step := trace.Start(ctx, "namespaces")
-	made.Pins, err = netns.Pin(ctx, spec)
+	pins, err := netns.Pin(ctx, spec)
 	step.End(err)
-	if err != nil {
+	made.Pins = pins
+	if err := errors.Join(<-files, err); err != nil {
 		return err
 	}
 	if plan.network {
@@ -72,11 +75,8 @@ func (b *Builder) Build(ctx context.Context, plan Plan, p *state.Pod) error {
 	})
 }
 
-// makeFiles makes the pod's directory, what lies in it and the volumes in memory.
+// makeFiles makes what lies in the pod's directory, and the volumes in memory.
 func (b *Builder) makeFiles(dir string, plan Plan, made *state.PodResources) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("make the pod's directory: %w", err)
-	}
 	if err := mountTmpfs(dir, plan.shmSize); err != nil {
 		return err
 	}
