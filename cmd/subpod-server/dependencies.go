@@ -309,8 +309,12 @@ func newStats(store *storage.Store) *stats.Collector {
 
 // info is the verbose status.
 func info(cfg *config.Config, degraded string, node *rootless.Node, cg cgroup.Delegation, images storage.Info) map[string]any {
+	limits := rootless.UplinkLimits(node.Uplink)
+	if lacks := rootless.HostWayOut().Lacks(node.Uplink); lacks != "" {
+		limits += "; " + lacks
+	}
 	return map[string]any{
-		"uplink":  map[string]string{"name": node.Uplink, "reason": node.UplinkReason, "limits": rootless.UplinkLimits(node.Uplink)},
+		"uplink":  map[string]string{"name": node.Uplink, "reason": node.UplinkReason, "limits": limits},
 		"config":  cfg,
 		"node":    node,
 		"cgroup":  cg,

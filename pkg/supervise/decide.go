@@ -221,16 +221,14 @@ func judge(spec *workload.Spec, c *workload.Container, st workload.Status, s see
 			return halted, time.Time{}
 		case x.failed != nil && c.Restart.Name == workload.No:
 			return failed, time.Time{}
-		case now.Before(x.retry):
-			return later, x.retry
 		}
-		return due, time.Time{}
+		return notBefore(x.retry, now)
 	}
 	if p.Stopped {
 		return halted, time.Time{}
 	}
 	if !p.Ran || c.Role != workload.Main && p.Generation != st.Generation {
-		return due, time.Time{} // of a sandbox before this one
+		return notBefore(x.retry, now) // of a sandbox before this one
 	}
 	switch c.Restart.Name {
 	case workload.No:
@@ -240,12 +238,18 @@ func judge(spec *workload.Spec, c *workload.Container, st workload.Status, s see
 			return ended(x), time.Time{}
 		}
 	}
-	at := x.finished.Add(spec.Backoff.Delay(failuresOf(spec, p, x)))
-	if at.Before(x.retry) {
-		at = x.retry
-	}
+	at := x.retry
 	// An exit in the future: the clock was set back, and says nothing about a pause.
-	if now.Before(at) && !x.finished.After(now) && p.Generation == st.Generation {
+	if !x.finished.After(now) && p.Generation == st.Generation {
+		if after := x.finished.Add(spec.Backoff.Delay(failuresOf(spec, p, x))); at.Before(after) {
+			at = after
+		}
+	}
+	return notBefore(at, now)
+}
+
+func notBefore(at, now time.Time) (verdict, time.Time) {
+	if now.Before(at) {
 		return later, at
 	}
 	return due, time.Time{}

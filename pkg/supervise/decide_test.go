@@ -22,6 +22,15 @@ func ran(restarts, failures uint32) workload.Status {
 	return workload.Status{}.With("c", workload.Progress{Ran: true, Restarts: restarts, Failures: failures})
 }
 
+// anew is that status in a sandbox that was built again.
+func anew(st workload.Status) workload.Status { st.Generation++; return st }
+
+// untilLater is a container whose last try to start it has failed.
+func untilLater(c container) container {
+	c.failed, c.retry = errors.New("no image"), at(time.Hour)
+	return c
+}
+
 func exit(code int32, started, finished time.Duration) container {
 	return container{state: exited, code: code, started: at(started), finished: at(finished)}
 }
@@ -60,6 +69,10 @@ func TestPolicies(t *testing.T) {
 		{"no sandbox, no", main1(workload.No, 0), ran(0, 0), seen{containers: map[string]container{"c": exit(137, 0, 1)}}, finish, true, 0},
 		{"it cannot be made", main1(workload.No, 0), ran(0, 0), one(container{failed: errors.New("no image")}), finish, true, 0},
 		{"it cannot be made, and may be later", main1(workload.Always, 0), ran(0, 0), one(container{failed: errors.New("no image"), retry: at(time.Hour)}), wait, false, time.Hour},
+		{"of an earlier sandbox", main1(workload.Always, 0), anew(ran(0, 0)), one(exit(137, 0, time.Minute)), start, false, 0},
+		{"of an earlier sandbox, it cannot be made again", main1(workload.Always, 0), anew(ran(0, 0)), one(untilLater(exit(137, 0, time.Minute))), wait, false, time.Hour},
+		{"it never ran, and cannot be made again", main1(workload.Always, 0), workload.Status{}, one(untilLater(exit(128, 0, 1))), wait, false, time.Hour},
+		{"the clock was set back, and it cannot be made again", main1(workload.Always, 0), ran(0, 0), one(untilLater(exit(1, time.Hour-time.Second, 2*time.Hour))), wait, false, time.Hour},
 		{"done", main1(workload.Always, 0), workload.Status{Done: true}, seen{containers: one(exit(0, 0, 1)).containers}, end, false, 0},
 		{"done, and its sandbox is there", main1(workload.Always, 0), workload.Status{Done: true}, one(exit(0, 0, 1)), tidy, false, 0},
 		{"created", main1(workload.Always, 0), workload.Status{Stopped: true}, one(container{state: created}), end, false, 0},

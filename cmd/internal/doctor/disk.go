@@ -63,6 +63,15 @@ func diskSpace(h Host) []Result {
 	return one(OK, "", "%s", free)
 }
 
+// network says what pods miss for what the host's network is at the moment.
+func network(h Host) []Result {
+	uplink, _ := h.mapping()
+	if lacks := h.WayOut.Lacks(uplink); lacks != "" {
+		return one(Info, "", "%s", lacks)
+	}
+	return nil
+}
+
 func ports(h Host) []Result {
 	start, ok := h.Sysctl("net/ipv4/ip_unprivileged_port_start")
 	if !ok || start <= 80 {

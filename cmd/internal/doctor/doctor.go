@@ -76,6 +76,7 @@ func Checks() []Check {
 		{"XDG_RUNTIME_DIR", runtimeDir},
 		{"data directory", dataDir},
 		{"disk space", diskSpace},
+		{"network", network},
 		{"ports", ports},
 		{"inotify", inotify},
 		{"keyring", keyring},

@@ -38,6 +38,8 @@ type Host struct {
 	// Disk describes the file system of a directory. It must return within a few
 	// seconds, even if a network file system hangs.
 	Disk func(dir string) (Disk, error)
+	// WayOut is what ways to the outside the network has.
+	WayOut rootless.WayOut
 	// Node loads the record of a running node.
 	Node func(runDir string) (*rootless.Node, error)
 }
@@ -57,7 +59,7 @@ type Disk struct {
 // ThisHost describes the current host. server is the path of subpod-server, which
 // tries to mount overlays: this program does not link containers/storage.
 func ThisHost(cfg *config.Config, getenv func(string) string, server string) Host {
-	h := Host{Host: rootless.ThisHost(), Config: cfg, Getenv: getenv, Node: rootless.Load, Disk: statDisk}
+	h := Host{Host: rootless.ThisHost(), Config: cfg, Getenv: getenv, Node: rootless.Load, Disk: statDisk, WayOut: rootless.HostWayOut()}
 	h.Path = withSbin(h.Path)
 	h.Subpod = filepath.Join(filepath.Dir(h.Executable), "subpod")
 	h.Cgroup = cgroup.Detect(cfg.Runtime.CgroupManager, "")
