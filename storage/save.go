@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"path/filepath"
+	"slices"
 
 	imagecopy "go.podman.io/image/v5/copy"
 	"go.podman.io/image/v5/docker/archive"
@@ -86,20 +87,52 @@ func (im *Images) saveDocker(ctx context.Context, refs []string, path, tmp strin
 		return err
 	}
 	defer func() { err = errors.Join(err, out.Close()) }()
-	for _, ref := range refs {
-		id, tagged, err := saved(im.store, ref)
+	images, err := savedImages(im.store, refs)
+	if err != nil {
+		return err
+	}
+	for _, img := range images {
+		var first reference.NamedTagged
+		own := *sys
+		if len(img.names) > 0 {
+			first, own.DockerArchiveAdditionalTags = img.names[0], img.names[1:]
+		}
+		dest, err := out.NewReference(first)
 		if err != nil {
 			return err
 		}
-		dest, err := out.NewReference(tagged)
-		if err != nil {
-			return err
-		}
-		if err := im.copyOut(ctx, sys, id, dest); err != nil {
+		if err := im.copyOut(ctx, &own, img.id, dest); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// savedImage is an image and the names that it has in an archive.
+type savedImage struct {
+	id    string
+	names []reference.NamedTagged
+}
+
+// savedImages finds images, each once: an archive cannot have the same one twice, but with
+// several names.
+func savedImages(l *layerStore, refs []string) ([]savedImage, error) {
+	var images []savedImage
+	for _, ref := range refs {
+		id, tagged, err := saved(l, ref)
+		if err != nil {
+			return nil, err
+		}
+		i := slices.IndexFunc(images, func(img savedImage) bool { return img.id == id })
+		if i < 0 {
+			i, images = len(images), append(images, savedImage{id: id})
+		}
+		has := func(n reference.NamedTagged) bool { return n.String() == tagged.String() }
+		if tagged != nil && !slices.ContainsFunc(images[i].names, has) {
+			images[i].names = append(images[i].names, tagged)
+		}
+	}
+	return images, nil
 }
 
 func (im *Images) saveOCI(ctx context.Context, ref, path, tmp string, at func(path, name string) (types.ImageReference, error)) error {

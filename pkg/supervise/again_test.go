@@ -411,3 +411,51 @@ func TestPauseAfterStart(t *testing.T) {
 		}
 	})
 }
+
+// TestLookDuringStart: a container of "run" that its user starts again is started, also
+// when the supervisor looks at the end of its last run only then.
+func TestLookDuringStart(t *testing.T) {
+	for _, policy := range []string{workload.No, workload.OnFailure} {
+		synctest.Test(t, func(t *testing.T) {
+			made := workload.Container{Name: "a", Role: workload.Main, Restart: workload.Policy{Name: policy}}
+			f := newFake(play(made))
+			f.pod.Supervision.Stopped = true
+			cfg := &runtimeapi.ContainerConfig{Metadata: &runtimeapi.ContainerMetadata{Name: "a"}}
+			if _, err := f.CreateContainer(t.Context(), "pod", cfg); err != nil {
+				t.Fatal(err)
+			}
+			s := f.serve(t)
+			defer s.Close()
+			if err := s.StartPod(t.Context(), "pod", ""); err != nil {
+				t.Fatal(err)
+			}
+			f.building = func() {
+				s.Kick("pod")
+				synctest.Wait()
+			}
+			if err := s.RestartPod(t.Context(), "pod", "id-a", 0); err != nil {
+				t.Errorf("%s: restart: %v", policy, err)
+			}
+			synctest.Wait()
+			if f.count("start a") != 2 || !f.pod.Supervised() {
+				t.Errorf("%s: after a restart %v, %+v", policy, f.log, f.pod.Supervision)
+			}
+			f.building = nil
+			f.mu.Lock()
+			started := f.containers[0].Status.StartedAt
+			f.mu.Unlock()
+			f.exit("id-a", started, 0)
+			synctest.Wait()
+			if f.pod.Supervised() {
+				t.Errorf("%s: its end is not seen: %+v", policy, f.pod.Supervision)
+			}
+			f.building = func() {
+				s.Kick("pod")
+				synctest.Wait()
+			}
+			if err := s.StartPod(t.Context(), "pod", ""); err != nil || f.count("start a") != 3 {
+				t.Errorf("%s: start: %v, %v", policy, err, f.log)
+			}
+		})
+	}
+}

@@ -47,6 +47,11 @@ func (s *Supervisor) startDirectly(ctx context.Context, p state.Pod, id string) 
 	if p.Workload != nil {
 		// Whoever stops it from here on is the last one.
 		still = func(p state.Pod) bool { return p.Supervised() && !halts(p.Workload, p.Supervision) }
+		ended := startingDirectly(s, p.ID)
+		defer func() {
+			ended()
+			s.Kick(p.ID)
+		}()
 		before, err := s.resume(p.ID)
 		if err != nil {
 			return err
@@ -54,7 +59,6 @@ func (s *Supervisor) startDirectly(ctx context.Context, p state.Pod, id string) 
 		if !before.Supervised() { // its user knows: nothing tries again
 			undo = func() error { return s.giveUp(before) }
 		}
-		defer s.Kick(p.ID)
 	}
 	err := s.Pods.Rebuild(ctx, p.ID, still)
 	if err == nil && p.Workload != nil {

@@ -71,12 +71,16 @@ type Supervisor struct {
 	mu    sync.Mutex
 	on    bool             // Start was called and Close was not
 	units map[string]*unit // by pod ID
+	// starts counts the direct starts of each pod that are under way, begun those of all
+	// pods: what a container has ended with meanwhile is of the run before.
+	starts map[string]int
+	begun  int
 }
 
 // New returns a Supervisor that does nothing before Start.
 func New(o Options) *Supervisor {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &Supervisor{Options: o, now: time.Now, ctx: ctx, cancel: cancel, units: map[string]*unit{}}
+	return &Supervisor{Options: o, now: time.Now, ctx: ctx, cancel: cancel, units: map[string]*unit{}, starts: map[string]int{}}
 }
 
 // Start begins with all pods, once they are recovered.
@@ -139,6 +143,29 @@ func (s *Supervisor) anew(podID string) {
 	}
 }
 
+// startingDirectly notes that a pod is started directly, until ended is called.
+func startingDirectly(s *Supervisor, podID string) (ended func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.starts[podID]++
+	s.begun++
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.starts[podID]--; s.starts[podID] == 0 {
+			delete(s.starts, podID)
+		}
+	}
+}
+
+// directStarts returns how many direct starts of pods there were so far, and how many of
+// this one are under way.
+func (u *unit) directStarts() (begun, underWay int) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.begun, u.starts[u.id]
+}
+
 // rest reports whether the unit's goroutine may end: nobody has kicked it meanwhile. gone
 // is that the pod is.
 func (s *Supervisor) rest(u *unit, gone bool) bool {
@@ -190,7 +217,7 @@ func newUnit(s *Supervisor, p state.Pod) *unit {
 func (u *unit) run(ctx context.Context) {
 	defer u.endWatches(nil)
 	for ctx.Err() == nil {
-		u.listen()
+		begun := u.listen()
 		p, err := u.Records.Pod(u.id)
 		if err != nil {
 			u.feed.add(Event{Final: true, Stopped: true, Text: u.name + ": removed"})
@@ -202,6 +229,14 @@ func (u *unit) run(ctx context.Context) {
 		u.endWatches(&seen)
 		u.reportExits(p, seen)
 		d := decide(p.Workload, p.Supervision, seen, u.now())
+		if d.action == finish {
+			if now, starts := u.directStarts(); starts > 0 {
+				u.sleep(ctx, time.Time{}) // until the start kicks it
+				continue
+			} else if now != begun {
+				continue // what was looked at may be of before the start, or of after it
+			}
+		}
 		if d.action == end || d.action == wait && !p.Supervised() {
 			u.report(p)
 			if u.rest(u, false) {
@@ -219,14 +254,16 @@ func (u *unit) run(ctx context.Context) {
 	}
 }
 
-// listen takes what has been said to the unit: what is looked at from here on has it.
-func (u *unit) listen() {
+// listen takes what has been said to the unit: what is looked at from here on has it. It
+// returns how many direct starts there were so far.
+func (u *unit) listen() (begun int) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.kicked = false; u.anew {
 		u.anew = false
 		clear(u.retry)
 	}
+	return u.begun
 }
 
 // sleep waits for a kick, or a time.

@@ -42,6 +42,8 @@ type fake struct {
 	// before is called once, before the next change of the supervision, ending at the next
 	// End; both are another client.
 	before, ending func()
+	// building is called by each Rebuild, also of a sandbox that is ready.
+	building func()
 }
 
 func newFake(spec *workload.Spec) *fake {
@@ -118,6 +120,9 @@ func (f *fake) Supervise(_ string, change func(state.Pod) (workload.Status, bool
 }
 
 func (f *fake) Rebuild(_ context.Context, _ string, wanted func(state.Pod) bool) error {
+	if f.building != nil {
+		f.building()
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.pod.Status.Phase == state.PodReady {
