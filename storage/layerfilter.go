@@ -195,10 +195,23 @@ func (f *layerFilter) entry(header []byte, h *tar.Header) error {
 		}
 		f.seen[f.hash(at)] = kindOf(h.Typeflag)
 	}
-	if !changed {
+	if name, link := f.encoded(h); !changed && name == h.Name && link == h.Linkname {
 		return f.pass(header, h)
 	}
 	return f.emit(h, f.in)
+}
+
+// encoded returns the names of an entry whose directories have other ones, where that is
+// asked for.
+func (f *layerFilter) encoded(h *tar.Header) (name, link string) {
+	name, link = h.Name, h.Linkname
+	if f.lowers.rawNames {
+		name = encodeNames(name, h.Typeflag == tar.TypeDir)
+		if h.Typeflag == tar.TypeLink {
+			link = encodeNames(link, false)
+		}
+	}
+	return name, link
 }
 
 // cleanName returns a path below the root directory, "" for that itself.
@@ -269,6 +282,7 @@ func (f *layerFilter) pass(header []byte, h *tar.Header) error {
 
 // emit writes an entry of our own.
 func (f *layerFilter) emit(h *tar.Header, body io.Reader) error {
+	h.Name, h.Linkname = f.encoded(h)
 	h.Format = tar.FormatPAX
 	if h.Typeflag != tar.TypeReg {
 		h.Size = 0
