@@ -201,19 +201,6 @@ func (f *layerFilter) entry(header []byte, h *tar.Header) error {
 	return f.emit(h, f.in)
 }
 
-// encoded returns the names of an entry whose directories have other ones, where that is
-// asked for.
-func (f *layerFilter) encoded(h *tar.Header) (name, link string) {
-	name, link = h.Name, h.Linkname
-	if f.lowers.rawNames {
-		name = encodeNames(name, h.Typeflag == tar.TypeDir)
-		if h.Typeflag == tar.TypeLink {
-			link = encodeNames(link, false)
-		}
-	}
-	return name, link
-}
-
 // cleanName returns a path below the root directory, "" for that itself.
 func cleanName(name string) string { return strings.TrimPrefix(path.Clean("/"+name), "/") }
 

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"archive/tar"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -44,6 +45,19 @@ func encodeNames(name string, isDir bool) string {
 		}
 	}
 	return strings.Join(parts, "/")
+}
+
+// encoded returns the names of an entry whose directories have other ones, where that is
+// asked for.
+func (f *layerFilter) encoded(h *tar.Header) (name, link string) {
+	name, link = h.Name, h.Linkname
+	if f.lowers.rawNames {
+		name = encodeNames(name, h.Typeflag == tar.TypeDir)
+		if h.Typeflag == tar.TypeLink {
+			link = encodeNames(link, false)
+		}
+	}
+	return name, link
 }
 
 func encodeName(name string) string {
