@@ -85,12 +85,14 @@ func newPs(a *app) *cobra.Command {
 	return cmd
 }
 
+const refusedPodColumns = notYet + "\"subpod ps -p\" lists the containers with their pods"
+
 var refusedPs = refused{
 	"external":  notYet + "only containers of this runtime are listed",
 	"namespace": notYet + "see \"subpod inspect\"",
 	"ns":        notYet + "see \"subpod inspect\"",
-	"size":      notYet + "see \"subpod stats\"",
-	"watch":     notYet + "use watch(1), or \"subpod events\"",
+	"size/s":    notYet + "see \"subpod stats\"",
+	"watch/w":   notYet + "use watch(1), or \"subpod events\"",
 }
 
 func (o *psFlags) run(cmd *cobra.Command, conn *connection) error {
@@ -315,9 +317,23 @@ type podRow struct {
 	Labels     map[string]string `json:"labels"`
 }
 
+// fields implements named, with Podman's names.
+func (r podRow) fields() map[string]any {
+	return map[string]any{
+		"ID": shortID(r.ID), "Id": r.ID, "Status": r.State, "Created": ago(r.Created), "NumberOfContainers": len(r.Containers),
+		"ContainerNames": strings.Join(r.Containers, ","),
+	}
+}
+
 func newPods(a *app) *cobra.Command {
-	var quiet bool
+	var quiet, noTrunc bool
 	var out *format
+	id := func(full string) string {
+		if noTrunc {
+			return full
+		}
+		return shortID(full)
+	}
 	cmd := &cobra.Command{
 		Use:     "pods [flags]",
 		Short:   "List pod sandboxes",
@@ -338,7 +354,7 @@ func newPods(a *app) *cobra.Command {
 				return nil
 			}
 			return printList(cmd.OutOrStdout(), out, rows, []column[podRow]{
-				{"POD ID", func(r podRow) string { return shortID(r.ID) }},
+				{"POD ID", func(r podRow) string { return id(r.ID) }},
 				{"STATE", func(r podRow) string { return r.State }},
 				{"CREATED", func(r podRow) string { return ago(r.Created) }},
 				{"CONTAINERS", func(r podRow) string { return fmt.Sprint(len(r.Containers)) }},
@@ -348,7 +364,14 @@ func newPods(a *app) *cobra.Command {
 		}),
 	}
 	out = addFormat(cmd)
+	out.addGoFormat(cmd, "")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "IDs only")
+	cmd.Flags().BoolVar(&noTrunc, "no-trunc", false, "show whole IDs")
+	cmd.Flags().BoolVarP(&out.noHeading, "noheading", "n", false, "leave out the line of titles")
+	addRefused(cmd.Flags(), refused{
+		"ctr-ids": refusedPodColumns, "ctr-names": refusedPodColumns, "ctr-status": refusedPodColumns, "namespace": refusedPs["namespace"], "ns": refusedPs["ns"],
+		"filter/f": notYet + "use grep, or a template of --format", "latest/l": notYet + "use head(1): the newest is the first", "sort": "the newest is the first; use sort(1)",
+	})
 	return cmd
 }
 
