@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/client"
 )
 
@@ -205,12 +206,14 @@ func containerRows(ctx context.Context, c *client.Client, all bool) ([]container
 func newContainerRow(x client.Container, st *runtimeapi.ContainerStatus, ports []string) containerRow {
 	r := containerRow{
 		Ports: []string{},
-		ID:    x.Id, Name: x.Name(), Image: imageName(x.Image), State: stateName(st.State),
+		ID:    x.Id, Name: x.Name(), Image: imageName(x.Image), State: stateFor(x, st),
 		Created: nanoTime(st.CreatedAt), Started: optionalTime(st.StartedAt), Finished: optionalTime(st.FinishedAt),
 		Pod: client.PodName(x.Pod), PodID: x.PodSandboxId, Labels: notNil(x.Labels),
 	}
-	if st.State == runtimeapi.ContainerState_CONTAINER_EXITED {
+	if r.State == "exited" {
 		r.ExitCode = &st.ExitCode
+	} else {
+		r.Finished = nil
 	}
 	if st.State == runtimeapi.ContainerState_CONTAINER_RUNNING && len(ports) > 0 {
 		r.Ports = ports
@@ -266,6 +269,17 @@ func imageName(i *runtimeapi.ImageSpec) string {
 		return n
 	}
 	return i.GetImage()
+}
+
+// stateFor returns the state of a container as its user knows it: one of "create" whose
+// node went before it was started has exited for the CRI, which has no way back from there;
+// "subpod start" starts it as before.
+func stateFor(x client.Container, st *runtimeapi.ContainerStatus) string {
+	lost := st.State == runtimeapi.ContainerState_CONTAINER_EXITED && st.StartedAt == 0 && st.Reason == "ContainerStatusUnknown"
+	if lost && x.Pod.GetLabels()[api.LabelMadeBy] != "" {
+		return stateName(runtimeapi.ContainerState_CONTAINER_CREATED)
+	}
+	return stateName(st.State)
 }
 
 func stateName(s runtimeapi.ContainerState) string {
