@@ -57,7 +57,7 @@ its files. Starting what runs is not an error.`,
 	cmd.Flags().BoolVarP(&attach, "attach", "a", false, "show the output and exit with the code of the container")
 	cmd.Flags().BoolVar(&s.all, "all", false, "all containers that do not run")
 	s.addFilter(cmd.Flags(), "f")
-	return a.withLatest(cmd, false)
+	return withLatest(cmd, false, a.connectOrStart)
 }
 
 // startable returns the full IDs of a pod and, unless all of it is meant, a container. A

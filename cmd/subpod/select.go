@@ -104,6 +104,10 @@ func containersIn(states ...runtimeapi.ContainerState) func(context.Context, *cl
 // withLatest gives a command the flag -l, which stands for its first argument: the
 // container that was made last. Without further arguments that is its only one.
 func (a *app) withLatest(cmd *cobra.Command, further bool) *cobra.Command {
+	return withLatest(cmd, further, a.connect)
+}
+
+func withLatest(cmd *cobra.Command, further bool, connect func() (*connection, error)) *cobra.Command {
 	var latest bool
 	check, run := cmd.Args, cmd.RunE
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
@@ -117,7 +121,7 @@ func (a *app) withLatest(cmd *cobra.Command, further bool) *cobra.Command {
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if latest {
-			id, err := a.latest(cmd.Context())
+			id, err := latestOf(cmd.Context(), connect)
 			if err != nil {
 				return err
 			}
@@ -129,9 +133,9 @@ func (a *app) withLatest(cmd *cobra.Command, further bool) *cobra.Command {
 	return cmd
 }
 
-// latest returns the ID of the container that was made last. client.ErrNotFound.
-func (a *app) latest(ctx context.Context) (string, error) {
-	conn, err := a.connect()
+// latestOf returns the ID of the container that was made last. client.ErrNotFound.
+func latestOf(ctx context.Context, connect func() (*connection, error)) (string, error) {
+	conn, err := connect()
 	if err != nil {
 		return "", err
 	}
