@@ -73,6 +73,10 @@ network. Fields that Podman and Docker have are there by their names, for --form
 				if err != nil {
 					return err
 				}
+				if f, ok := item.fields.(*inspectedContainer); ok && f.State.Pid != 0 {
+					// 0 where it has ended by now, or the node is not ours.
+					f.State.Pid, _ = conn.hostPID(f.State.Pid)
+				}
 				list = append(list, item)
 			}
 			if out.goFormat != "" && out.goFormat != "json" {

@@ -42,6 +42,7 @@ type inspectedContainer struct {
 	Name            string
 	RestartCount    uint32
 	LogPath         string
+	PidFile         string
 	Mounts          []inspectedMount
 	Config          inspectedConfig
 	HostConfig      inspectedHost
@@ -193,7 +194,7 @@ func containerFields(ctx context.Context, c *client.Client, x client.Container, 
 	}
 	out := &inspectedContainer{
 		inspectedID: inspectedID{st.Id}, Name: x.Name(), Created: stamp(st.CreatedAt), Image: st.ImageId, Pod: x.PodSandboxId,
-		ImageName: cmp.Or(st.Image.GetUserSpecifiedImage(), st.Image.GetImage()), RestartCount: st.Metadata.GetAttempt(), LogPath: st.LogPath,
+		ImageName: cmp.Or(st.Image.GetUserSpecifiedImage(), st.Image.GetImage()), RestartCount: st.Metadata.GetAttempt(), LogPath: st.LogPath, PidFile: options.PIDFile,
 		State: stateFields(x, st, own), Mounts: mountFields(st, options),
 		NetworkSettings: networkFields(pod.Status, of),
 	}

@@ -41,9 +41,12 @@ its files. Starting what runs is not an error.`,
 				return runCode(startAttached(cmd.Context(), conn, args[0]))
 			}
 			return each(args, func(ref string) error {
-				pod, id, err := startable(cmd.Context(), conn, ref)
+				t, id, err := startable(cmd.Context(), conn, ref)
 				if err == nil {
-					err = client.Start(cmd.Context(), conn.Client, pod, id)
+					err = client.Start(cmd.Context(), conn.Client, t.pod.Id, id)
+				}
+				if err == nil {
+					err = conn.writePIDFiles(cmd.Context(), t)
 				}
 				if err != nil {
 					return err
@@ -60,12 +63,11 @@ its files. Starting what runs is not an error.`,
 	return withLatest(cmd, false, a.connectOrStart)
 }
 
-// startable returns the full IDs of a pod and, unless all of it is meant, a container. A
-// new node is granted the paths of the host that the old one was for it.
-func startable(ctx context.Context, conn *connection, ref string) (pod, id string, err error) {
-	t, err := find(ctx, conn.Client, ref)
-	if err != nil {
-		return "", "", err
+// startable returns what is to be started and, unless all of it is meant, the ID of the
+// container. A new node is granted the paths of the host that the old one was for it.
+func startable(ctx context.Context, conn *connection, ref string) (t target, id string, err error) {
+	if t, err = find(ctx, conn.Client, ref); err != nil {
+		return t, "", err
 	}
 	if !t.wholePod {
 		id = t.containers[0].Id
@@ -76,10 +78,10 @@ func startable(ctx context.Context, conn *connection, ref string) (pod, id strin
 			err = conn.GrantFor(&runtimeapi.ContainerConfig{Mounts: st.Status.GetMounts()})
 		}
 		if err != nil {
-			return "", "", err
+			return t, "", err
 		}
 	}
-	return t.pod.Id, id, nil
+	return t, id, nil
 }
 
 // startAttached starts a container, shows what it writes from then on, and returns its
@@ -98,6 +100,9 @@ func startAttached(ctx context.Context, conn *connection, ref string) error {
 	}
 	if err := client.Start(ctx, conn.Client, x.PodSandboxId, x.Id); err != nil {
 		return err
+	}
+	if err := conn.writePIDFile(ctx, x.Annotations, x.Id); err != nil {
+		warn("%v", err) // it runs
 	}
 	run := waitForRun(ctx, conn.Client, x.Id, attempt)
 	s := &session{client: conn.Client, containerID: x.Id}
@@ -215,9 +220,12 @@ keeps its address and host ports.`,
 				return err
 			}
 			return each(args, func(ref string) error {
-				pod, id, err := startable(cmd.Context(), conn, ref)
+				t, id, err := startable(cmd.Context(), conn, ref)
 				if err == nil {
-					err = client.Restart(cmd.Context(), conn.Client, pod, id, timeout)
+					err = client.Restart(cmd.Context(), conn.Client, t.pod.Id, id, timeout)
+				}
+				if err == nil {
+					err = conn.writePIDFiles(cmd.Context(), t)
 				}
 				if err != nil {
 					return err

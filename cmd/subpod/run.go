@@ -104,7 +104,7 @@ func (o *runOptions) run(ctx context.Context, conn *connection, args []string) (
 			return fmt.Errorf("make the log directory: %w", err)
 		}
 	}
-	exit, err := o.session(ctx, conn.Client, pod, ctr)
+	exit, err := o.session(ctx, conn, pod, ctr)
 	defer func() {
 		if err != nil && pod.LogDirectory != "" {
 			_ = os.Remove(pod.LogDirectory) // only if it is empty: there was no container
@@ -114,13 +114,13 @@ func (o *runOptions) run(ctx context.Context, conn *connection, args []string) (
 		if err := o.pullImage(ctx, conn.Client, args[0]); err != nil {
 			return err
 		}
-		exit, err = o.session(ctx, conn.Client, pod, ctr)
+		exit, err = o.session(ctx, conn, pod, ctr)
 	}
 	if client.HasReason(err, api.ReasonForeignImage) {
 		if err := foreign(ctx, conn.Client, o, args[0], ctr, err); err != nil {
 			return err
 		}
-		exit, err = o.session(ctx, conn.Client, pod, ctr)
+		exit, err = o.session(ctx, conn, pod, ctr)
 	}
 	if errors.Is(err, errDetached) {
 		fmt.Fprintf(os.Stderr, "\r\nsubpod: detached from %s; reattach with \"subpod attach %s\"\n", o.name, o.name)
@@ -166,7 +166,7 @@ func nameFor(ctx context.Context, conn *connection, o *runOptions, image string)
 
 // session makes the daemon create and start the container, and stays attached unless
 // the container is to run in the background.
-func (o *runOptions) session(ctx context.Context, c *client.Client, pod *runtimeapi.PodSandboxConfig, ctr *runtimeapi.ContainerConfig) (*api.SessionExit, error) {
+func (o *runOptions) session(ctx context.Context, c *connection, pod *runtimeapi.PodSandboxConfig, ctr *runtimeapi.ContainerConfig) (*api.SessionExit, error) {
 	run := &api.RunRequest{Handler: o.handler, Detach: o.detach, Create: o.create, Restart: o.restart, PodID: o.podID}
 	err := c.GrantFor(ctr)
 	if err != nil {
@@ -178,12 +178,14 @@ func (o *runOptions) session(ctx context.Context, c *client.Client, pod *runtime
 	if run.Container, err = proto.Marshal(ctr); err != nil {
 		return nil, err
 	}
-	s := &session{client: c, tty: o.tty, stdin: o.interactive && !o.detach, signals: !o.detach && o.sigProxy}
+	s := &session{client: c.Client, tty: o.tty, stdin: o.interactive && !o.detach, signals: !o.detach && o.sigProxy}
 	if s.detachKeys, err = parseDetachKeys(o.detachKeys); err != nil {
 		return nil, err
 	}
 	o.attachTo(s)
-	s.made = func(id string) error { return writeIDFile("--cidfile", o.cidFile, id) }
+	s.made = func(id string) error {
+		return errors.Join(writeIDFile("--cidfile", o.cidFile, id), c.writePIDFile(ctx, ctr.Annotations, id))
+	}
 	exit, err := s.run(ctx, api.SessionRequest{Kind: api.SessionRun, Run: run})
 	if o.podID != "" && o.remove && s.containerID != "" && !errors.Is(err, errDetached) {
 		// Its pod stays, so that the daemon does not remove it.
@@ -211,6 +213,12 @@ type session struct {
 	noOutput, noErrors bool
 	made               func(id string) error
 }
+
+// madeError is what made has returned: it is told even if the session was over before it
+// could be ended.
+type madeError struct{ error }
+
+func (e madeError) Unwrap() error { return e.error }
 
 // errDetached reports that the user has detached with ctrl-p ctrl-q.
 var errDetached = errors.New("detached")
@@ -249,7 +257,7 @@ func (s *session) run(ctx context.Context, req api.SessionRequest) (*api.Session
 		s.containerID = m.ContainerID
 		if s.made != nil {
 			if err := s.made(m.ContainerID); err != nil {
-				cancel(err)
+				cancel(madeError{err})
 			}
 		}
 		if s.signals {
@@ -260,7 +268,8 @@ func (s *session) run(ctx context.Context, req api.SessionRequest) (*api.Session
 	if errors.Is(context.Cause(ctx), errDetached) {
 		return nil, errDetached
 	}
-	if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(cause, context.Canceled) {
+	var notMade madeError
+	if cause := context.Cause(ctx); errors.As(cause, &notMade) || err != nil && cause != nil && !errors.Is(cause, context.Canceled) {
 		return nil, cause // what made has returned
 	}
 	return exit, err

@@ -19,7 +19,7 @@ type moreOptions struct {
 	unsetAll, envHost, sigProxy, readOnlyTmpfs  bool
 	shmSize, memorySwap, memoryReservation      string
 	cpusetCPUs, cpusetMems, cgroupParent        string
-	stopSignal, umask, tz, cidFile              string
+	stopSignal, umask, tz, cidFile, pidFile     string
 	logDriver, detachKeys, pod, ipc, pid, uts   string
 	userns                                      string
 	pidsLimit, cpuPeriod, cpuQuota, stopTimeout int64
@@ -99,6 +99,7 @@ func (o *moreOptions) addLifeFlags(f *pflag.FlagSet) {
 	f.Int64Var(&o.stopTimeout, "stop-timeout", 10, "seconds that \"stop\" waits before it kills the container")
 	o.platformFlags.add(f)
 	f.StringVar(&o.cidFile, "cidfile", "", "write the container's ID to this new file")
+	f.StringVar(&o.pidFile, "pidfile", "", "write the PID of the container's first process on the host to this file")
 	f.StringVar(&o.logDriver, "log-driver", "k8s-file", "k8s-file (json-file means the same) or none")
 	f.StringArrayVar(&o.logOpts, "log-opt", nil, "max-size=SIZE of the log (default 100m with -d; -1 for no bound)")
 	f.StringVar(&o.detachKeys, "detach-keys", defaultDetachKeys, "keys that detach from the container; \"\" for none")
@@ -190,7 +191,6 @@ var refusedRun = refused{
 	"passwd":                  "no entry is added to the image's passwd file",
 	"passwd-entry":            notYet + "the image's passwd file is used as it is",
 	"personality":             notYet + "the execution domain cannot be set",
-	"pidfile":                 notYet + "the node has PIDs of its own (see \"subpod top\")",
 	"pod-id-file":             notYet + "use --pod with the ID",
 	"preserve-fd":             "the daemon starts containers; it does not have this command's descriptors",
 	"preserve-fds":            "the daemon starts containers; it does not have this command's descriptors",

@@ -99,6 +99,9 @@ func (o *runOptions) fillLife(pod *runtimeapi.PodSandboxConfig, ctr *runtimeapi.
 		}
 		pod.Annotations[api.AnnotationShmSize] = strconv.FormatInt(n, 10)
 	}
+	if options.PIDFile, err = pidFilePath(o.pidFile); err != nil {
+		return err
+	}
 	pod.Linux.CgroupParent = o.cgroupParent
 	if options.Health, err = o.health.parse(); err != nil {
 		return err

@@ -44,6 +44,9 @@ type ContainerOptions struct {
 	// Emulated says that programs of another architecture than this machine's are run by an
 	// emulator: without it an image for one is refused.
 	Emulated bool `json:"emulated,omitempty"`
+	// PIDFile is where a command that creates or starts the container writes the PID of its
+	// first process, as the host sees it; an absolute path of the host. The server does not.
+	PIDFile string `json:"pidFile,omitempty"`
 	// Health is a check that the server runs in the container.
 	Health *Health `json:"health,omitempty"`
 }

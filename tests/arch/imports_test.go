@@ -97,7 +97,7 @@ var table = []struct{ pkg, imports string }{
 	{"cmd/internal/nodes", "netns/tunnel"},
 	{"cmd/internal/logs", ""},
 	{"cmd/internal/play", "cmd/internal/kube cmd/internal/logs pkg/api pkg/client"},
-	{"cmd/subpod", "cmd/internal/cli cmd/internal/doctor cmd/internal/kube cmd/internal/kubelet cmd/internal/logs cmd/internal/nodes cmd/internal/play cmd/internal/setup configs netns/tunnel pkg/api pkg/cgroup pkg/client pkg/config pkg/cpuarch pkg/monitor/wire pkg/state/format pkg/stdio pkg/tree pkg/workload rootless"},
+	{"cmd/subpod", "cmd/internal/cli cmd/internal/doctor cmd/internal/kube cmd/internal/kubelet cmd/internal/logs cmd/internal/nodes cmd/internal/play cmd/internal/setup configs netns/tunnel pkg/api pkg/cgroup pkg/client pkg/config pkg/cpuarch pkg/monitor/wire pkg/proc pkg/state/format pkg/stdio pkg/tree pkg/workload rootless"},
 	{"cmd/subpod-node", "pkg/initproc rootless"},
 	{"cmd/subpod-monitor", "pkg/logging pkg/monitor"},
 	{"cmd/subpod-node-gvisor", "rootless rootless/gvisor"},
