@@ -133,6 +133,10 @@ test-cli: build test-images ## The command line, by scripts (tests/cli/testdata)
 	$(TEST) -count=1 -timeout 20m ./tests/cli
 	$(TEST) -count=1 -timeout 20m -short ./tests/play
 
+.PHONY: test-cli-flags
+test-cli-flags: build test-images ## Leave out each flag of docs/cli.md in the scripts that use it: one has to fail (WITHOUT="^run --tmpfs")
+	SUBPOD_CLI_WITHOUT="$(or $(WITHOUT),.)" $(TEST) -count=1 -timeout 120m -v -run TestWithout ./tests/cli
+
 .PHONY: test-play
 test-play: build test-images ## Run every manifest of tests/play, and look that nothing is left (PLAY="-run TestManifests/job -v")
 	$(TEST) -count=1 -timeout 20m ./tests/play $(PLAY)

@@ -146,20 +146,23 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// converge is how long waitfor waits.
+var converge = node.Converge
+
 // waitfor COMMAND...: repeats a command until it succeeds.
 func waitFor(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) == 0 {
 		ts.Fatalf("usage: waitfor COMMAND [ARG...]")
 	}
 	var err error
-	for deadline := time.Now().Add(node.Converge); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(converge); time.Now().Before(deadline); {
 		err = ts.Exec(args[0], args[1:]...)
 		if (err == nil) != neg {
 			return
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	ts.Fatalf("%s: not within %v: %v\n%s%s", strings.Join(args, " "), node.Converge, err, ts.ReadFile("stdout"), ts.ReadFile("stderr"))
+	ts.Fatalf("%s: not within %v: %v\n%s%s", strings.Join(args, " "), converge, err, ts.ReadFile("stdout"), ts.ReadFile("stderr"))
 }
 
 // signal SIGNAL: to the last background command of the script.

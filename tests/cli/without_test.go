@@ -1,0 +1,290 @@
+package cli
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/subpod/subpod/tests/node"
+	"github.com/subpod/subpod/tests/registry"
+)
+
+// TestWithout leaves out each flag of the tables of docs/cli.md in the scripts that use it,
+// one at a time, and wants one of them to fail: a script that passes does not assert what
+// the flag does. SUBPOD_CLI_WITHOUT is a regular expression of rows such as "run --tmpfs".
+func TestWithout(t *testing.T) {
+	rows := os.Getenv("SUBPOD_CLI_WITHOUT")
+	if rows == "" {
+		t.Skip("make test-cli-flags")
+	}
+	wanted := regexp.MustCompile(rows)
+	private, addr, pushed := privateRegistry(t), node.Registry(t), node.EmptyRegistry(t)
+	insecure := ""
+	for _, location := range []string{private, pushed} {
+		insecure += fmt.Sprintf("\n[[registry]]\nlocation = %q\ninsecure = true\n", location)
+	}
+	n := node.Start(t, node.Options{Config: bridge, Registries: registry.Conf(addr) + insecure})
+	w := &without{node: n, setup: setup(t, n, "PRIVATE="+private, "REGISTRY="+addr, "PUSHED="+pushed), help: map[string]string{}, took: map[string]time.Duration{}}
+	defer func(before time.Duration) { converge = before }(converge)
+	converge = 6 * time.Second
+	var failed, passed, unused []string
+	for _, r := range flagRows(t) {
+		if !wanted.MatchString(r.String()) {
+			continue
+		}
+		switch used, fails := w.try(t, r); {
+		case !used:
+			unused = append(unused, r.String())
+		case fails:
+			failed = append(failed, r.String())
+		default:
+			passed = append(passed, r.String())
+			t.Errorf("%s: the scripts pass without it", r)
+		}
+	}
+	t.Logf("%d flags: %d fail without it, %d pass, %d are in no script that can be changed: %q", len(failed)+len(passed)+len(unused), len(failed), len(passed), len(unused), unused)
+}
+
+// flagRow is a flag of a command that is the same as Podman's, or differs.
+type flagRow struct {
+	command string
+	names   []string // "--env", "-e"
+}
+
+func (r flagRow) String() string { return r.command + " " + strings.Join(r.names, " ") }
+
+// flagRows reads the tables; TestPodmanFlags of cmd/subpod sees to their form.
+func flagRows(t *testing.T) (rows []flagRow) {
+	text, err := os.ReadFile(filepath.Join(node.Tree(), "docs/cli.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, tables, _ := strings.Cut(string(text), "\n## Podman's flags\n")
+	section, flag := "", regexp.MustCompile("`(-{1,2}[a-z0-9-]+)`")
+	for line := range strings.Lines(tables) {
+		if title, ok := strings.CutPrefix(line, "### "); ok {
+			section, _, _ = strings.Cut(strings.TrimSpace(title), " (")
+		}
+		cells := strings.Split(line, "|")
+		if len(cells) < 5 || cells[len(cells)-3] != " same " && cells[len(cells)-3] != " differs " {
+			continue
+		}
+		r := flagRow{command: map[string]string{"kube play": "play"}[section]}
+		if r.command == "" {
+			r.command = section
+		}
+		if len(cells) == 6 {
+			r.command = strings.Trim(cells[1], "` ")
+			if section == "volume" || section == "network" {
+				r.command = section + " " + r.command
+			}
+		}
+		for _, m := range flag.FindAllStringSubmatch(cells[len(cells)-4], -1) {
+			r.names = append(r.names, m[1])
+		}
+		if len(r.names) > 0 && r.names[0] != "--help" {
+			rows = append(rows, r)
+		}
+	}
+	if len(rows) < 150 {
+		t.Fatalf("only %d flags in docs/cli.md", len(rows))
+	}
+	return rows
+}
+
+type without struct {
+	node  *node.Node
+	setup func(*testscript.Env) error
+	help  map[string]string // of commands
+	took  map[string]time.Duration
+}
+
+// whole runs a script as it is, once, and returns how long it takes. ok is false for one
+// that fails here, which shows nothing.
+func (w *without) whole(t *testing.T, file, script string) (took time.Duration, ok bool) {
+	if took, done := w.took[file]; done {
+		return took, took > 0
+	}
+	began := time.Now()
+	failed, log := w.run(t, filepath.Base(file), script, 2*time.Minute)
+	if took = time.Since(began); failed {
+		t.Logf("%s fails as it is, and is left out: %s", file, log)
+		took = 0
+	}
+	w.took[file] = took
+	return took, took > 0
+}
+
+// try runs the scripts that use a flag, without it, until one fails.
+func (w *without) try(t *testing.T, r flagRow) (used, fails bool) {
+	if _, ok := w.help[r.command]; !ok {
+		w.help[r.command], _ = w.node.Subpod(append(strings.Fields(r.command), "--help")...)
+	}
+	cut := cutter(r, w.help[r.command])
+	files, err := filepath.Glob("testdata/script/*.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.SortStableFunc(files, func(a, b string) int { // those that are about flags first
+		first := func(f string) bool { return strings.Contains(f, "flags_") }
+		switch {
+		case first(a) == first(b):
+			return 0
+		case first(a):
+			return -1
+		}
+		return 1
+	})
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		mutant := cut(string(text))
+		if mutant == string(text) {
+			continue
+		}
+		whole, ok := w.whole(t, file, string(text))
+		if !ok {
+			continue
+		}
+		used = true
+		began := time.Now()
+		failed, log := w.run(t, filepath.Base(file), mutant, 2*whole+10*time.Second)
+		t.Logf("%s: %s: failed=%v in %.1fs: %s", r, filepath.Base(file), failed, time.Since(began).Seconds(), log)
+		if failed {
+			return true, true
+		}
+	}
+	return used, false
+}
+
+// cutter returns what takes a flag out of the lines of a script that run its command. help
+// says whether the flag has a value.
+func cutter(r flagRow, help string) func(string) string {
+	value := regexp.MustCompile(r.names[0] + ` [a-zA-Z]`).MatchString(help)
+	command := strings.ReplaceAll(r.command, "run", "(run|create)")
+	line := regexp.MustCompile(`\bsubpod (-[^ ]+ )*` + command + `( +('[^'\n]*'|"[^"\n]*"|[^ |;&\n]+))+`)
+	return func(text string) string {
+		script, files, cut := strings.Cut(text, "\n-- ")
+		script = line.ReplaceAllStringFunc(script, func(s string) string { return r.cut(s, value) })
+		if cut {
+			script += "\n-- " + files
+		}
+		return script
+	}
+}
+
+var (
+	words   = regexp.MustCompile(`('[^']*'|"[^"]*"|[^ '"]|['"])+`)
+	cluster = regexp.MustCompile(`^-[a-zA-Z]+$`)
+)
+
+// cut takes the flag out of a command line, up to the image where there is one.
+func (r flagRow) cut(line string, value bool) string {
+	var out []string
+	all := words.FindAllString(line, -1)
+	for i := 0; i < len(all); i++ {
+		word := strings.TrimRight(all[i], `'"`)
+		quote := all[i][len(word):] // the end of "sh -c '…'"
+		if strings.HasPrefix(word, "busybox") || word == "--" {
+			return strings.Join(append(out, all[i:]...), " ")
+		}
+		name, _, assigned := strings.Cut(word, "=")
+		short := ""
+		for _, n := range r.names {
+			if !strings.HasPrefix(n, "--") {
+				short = n[1:]
+			}
+		}
+		at := -1
+		if short != "" && cluster.MatchString(word) {
+			at = strings.Index(word, short)
+		}
+		switch {
+		case slices.Contains(r.names, name):
+			if value && !assigned {
+				i++
+			}
+		case value && at == 1: // -eNAME
+		case at > 0:
+			out = append(out, word[:at]+word[at+1:])
+			if value {
+				i++
+			}
+		default:
+			out = append(out, all[i])
+			continue
+		}
+		if len(quote) == 1 && i < len(all) && len(out) > 0 {
+			out[len(out)-1] += quote
+		}
+	}
+	return strings.Join(out, " ")
+}
+
+// run runs a script, and removes what it leaves. log is where it failed.
+func (w *without) run(t *testing.T, name, script string, limit time.Duration) (failed bool, log string) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, name), []byte(script), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r := &recorder{dir: dir}
+	func() {
+		defer r.ended()
+		testscript.RunT(r, testscript.Params{
+			Dir: dir, Setup: w.setup, Cmds: commands, WorkdirRoot: dir, Deadline: time.Now().Add(limit),
+			Condition: func(string) (bool, error) { return true, nil },
+		})
+	}()
+	for _, args := range [][]string{{"rm", "-f", "-a"}, {"volume", "prune", "-f", "-a"}, {"network", "prune", "-f"}, {"secret", "rm", "--all"}, {"pull", "-q", "busybox"}} {
+		_, _ = w.node.Subpod(args...) // what there is of it
+	}
+	return r.failed, r.where
+}
+
+// recorder is a testing.T whose failure is no failure.
+type recorder struct {
+	dir    string
+	failed bool
+	where  string
+}
+
+type stopped struct{}
+
+// ended stops what recorder's methods have begun: the end of a script.
+func (r *recorder) ended() {
+	if x := recover(); x != nil && x != (stopped{}) {
+		panic(x)
+	}
+}
+
+func (r *recorder) Skip(...any)   { panic(stopped{}) }
+func (r *recorder) Parallel()     {}
+func (r *recorder) Verbose() bool { return false }
+func (r *recorder) FailNow()      { r.failed = true; panic(stopped{}) }
+
+func (r *recorder) Fatal(args ...any) {
+	r.Log(args...)
+	r.FailNow()
+}
+
+func (r *recorder) Log(args ...any) {
+	text := fmt.Sprint(args...)
+	if i := strings.LastIndex(text, "FAIL: "); i >= 0 {
+		text = text[i:]
+	}
+	r.where, _, _ = strings.Cut(strings.TrimSpace(strings.ReplaceAll(text, r.dir, "")), "\n")
+}
+
+func (r *recorder) Run(_ string, f func(testscript.T)) {
+	defer r.ended()
+	f(r)
+}
