@@ -34,6 +34,7 @@ func TestWithout(t *testing.T) {
 	w := &without{node: n, setup: setup(t, n, "PRIVATE="+private, "REGISTRY="+addr, "PUSHED="+pushed), help: map[string]string{}, took: map[string]time.Duration{}}
 	defer func(before time.Duration) { converge = before }(converge)
 	converge = 6 * time.Second
+	w.clean()
 	var failed, passed, unused []string
 	for _, r := range flagRows(t) {
 		if !wanted.MatchString(r.String()) {
@@ -244,10 +245,18 @@ func (w *without) run(t *testing.T, name, script string, limit time.Duration) (f
 			Condition: func(string) (bool, error) { return true, nil },
 		})
 	}()
-	for _, args := range [][]string{{"rm", "-f", "-a"}, {"volume", "prune", "-f", "-a"}, {"network", "prune", "-f"}, {"secret", "rm", "--all"}, {"pull", "-q", "busybox"}} {
+	w.clean()
+	return r.failed, r.where
+}
+
+// clean removes what scripts leave, and pulls what they expect.
+func (w *without) clean() {
+	for _, args := range [][]string{
+		{"rm", "-f", "-a"}, {"volume", "prune", "-f", "-a"}, {"network", "prune", "-f"}, {"secret", "rm", "--all"},
+		{"pull", "-q", "busybox"}, {"pull", "-q", "registry.k8s.io/e2e-test-images/nonewprivs:1.3"},
+	} {
 		_, _ = w.node.Subpod(args...) // what there is of it
 	}
-	return r.failed, r.where
 }
 
 // recorder is a testing.T whose failure is no failure.
