@@ -238,6 +238,10 @@ func (w *without) run(t *testing.T, name, script string, limit time.Duration) (f
 		t.Fatal(err)
 	}
 	r := &recorder{dir: dir}
+	// A command whose shell was killed at the limit has its streams still: it ends with
+	// its container.
+	late := time.AfterFunc(limit+5*time.Second, w.clean)
+	defer late.Stop()
 	func() {
 		defer r.ended()
 		testscript.RunT(r, testscript.Params{
