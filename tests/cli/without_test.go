@@ -173,9 +173,13 @@ func cutter(r flagRow, help string) func(string) string {
 	value := regexp.MustCompile(r.names[0] + ` [a-zA-Z]`).MatchString(help)
 	command := strings.ReplaceAll(r.command, "run", "(run|create)")
 	line := regexp.MustCompile(`\bsubpod (-[^ ]+ )*` + command + `( +('[^'\n]*'|"[^"\n]*"|[^ |;&\n]+))+`)
+	valued := map[string]bool{}
+	for _, m := range usage.FindAllStringSubmatch(help, -1) {
+		valued["-"+m[1]], valued["--"+m[2]] = m[3] != "", m[3] != ""
+	}
 	return func(text string) string {
 		script, files, cut := strings.Cut(text, "\n-- ")
-		script = line.ReplaceAllStringFunc(script, func(s string) string { return r.cut(s, value) })
+		script = line.ReplaceAllStringFunc(script, func(s string) string { return r.cut(s, value, valued) })
 		if cut {
 			script += "\n-- " + files
 		}
@@ -186,16 +190,19 @@ func cutter(r flagRow, help string) func(string) string {
 var (
 	words   = regexp.MustCompile(`('[^']*'|"[^"]*"|[^ '"]|['"])+`)
 	cluster = regexp.MustCompile(`^-[a-zA-Z]+$`)
+	usage   = regexp.MustCompile(`(?m)^ +(?:-([a-zA-Z]), )?--([a-z0-9-]+)( [a-zA-Z]+)?  `)
 )
 
-// cut takes the flag out of a command line, up to the image where there is one.
-func (r flagRow) cut(line string, value bool) string {
+// cut takes the flag out of a command line; where that ends with another command, only up
+// to the container or image. valued has the flags that have a value.
+func (r flagRow) cut(line string, value bool, valued map[string]bool) string {
 	var out []string
 	all := words.FindAllString(line, -1)
 	for i := 0; i < len(all); i++ {
 		word := strings.TrimRight(all[i], `'"`)
 		quote := all[i][len(word):] // the end of "sh -c '…'"
-		if strings.HasPrefix(word, "busybox") || word == "--" {
+		inner := (r.command == "run" || r.command == "exec") && i > 1 && !strings.HasPrefix(word, "-") && !valued[all[i-1]]
+		if inner && !r.endsInValue(all[i-1], valued) || word == "--" {
 			return strings.Join(append(out, all[i:]...), " ")
 		}
 		name, _, assigned := strings.Cut(word, "=")
@@ -229,6 +236,11 @@ func (r flagRow) cut(line string, value bool) string {
 		}
 	}
 	return strings.Join(out, " ")
+}
+
+// endsInValue reports whether a word is a cluster of short flags whose last has a value.
+func (r flagRow) endsInValue(word string, valued map[string]bool) bool {
+	return cluster.MatchString(word) && valued["-"+word[len(word)-1:]]
 }
 
 // run runs a script, and removes what it leaves. log is where it failed.
