@@ -109,7 +109,7 @@ func TestReusedPID(t *testing.T) {
 	before := r.warm()
 	p := r.newPod(sleeper)
 	r.must("up", p.up(ctx))
-	conmon, init := r.Child("conmon"), r.Child("sh")
+	conmon, init := r.Child("conmon"), r.AwaitChild("sh")
 	inner := innerPID(t, init)
 
 	supervisor := descend(t, r, "supervisor")

@@ -26,10 +26,17 @@ func (n *Node) Child(name string) int {
 // Server returns the PID of the CRI server; it waits for one.
 func (n *Node) Server() int {
 	n.t.Helper()
+	return n.AwaitChild("subpod-server")
+}
+
+// AwaitChild is Child, but waits for the process: a container's is the OCI runtime's
+// still when its start is answered.
+func (n *Node) AwaitChild(name string) int {
+	n.t.Helper()
 	var pid int
-	Eventually(n.t, "there is a server", func() error {
-		if pid = n.Child("subpod-server"); pid == 0 {
-			return errors.New("no process subpod-server")
+	Eventually(n.t, "there is a process "+name, func() error {
+		if pid = n.Child(name); pid == 0 {
+			return errors.New("no process " + name)
 		}
 		return nil
 	})
