@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,8 +17,13 @@ import (
 func TestLima(t *testing.T) {
 	packaged(t)
 	t.Cleanup(func() {
-		as(t, "root", `cd /usr/local && rm -rf bin/subpod* share/subpod share/doc/subpod lib/systemd/user/subpod.* share/man/man[15]/subpod* &&
+		ctx := context.Background() // the test's has ended by then
+		_, _ = machine.Run(ctx, User, "subpod setup --undo; systemctl --user stop subpod")
+		_, err := machine.Run(ctx, "root", `cd /usr/local && rm -rf bin/subpod* share/subpod share/doc/subpod lib/systemd/user/subpod.* share/man/man[15]/subpod* &&
 			find share -name '*subpod*' -delete; rm -rf /home/`+User+`/archives`)
+		if err != nil {
+			t.Errorf("remove what was installed: %v", err)
+		}
 	})
 	text, err := os.ReadFile(filepath.Join(node.Tree(), "configs/lima.yaml"))
 	if err != nil {
