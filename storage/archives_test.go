@@ -164,6 +164,24 @@ func TestArchives(t *testing.T) {
 	}
 }
 
+// TestArchiveWithColon: an archive may have the name of an image.
+func TestArchiveWithColon(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "saved:today")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s := openStore(t, testOptions(t, t.TempDir(), DriverNative))
+	for path, name := range archives(t, dir) {
+		named := filepath.Join(dir, name+":latest.tar")
+		if err := os.Rename(path, named); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Images.Load(context.Background(), named); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // TestArchivesRefused: what is wrong with an archive is said.
 func TestArchivesRefused(t *testing.T) {
 	dir := t.TempDir()

@@ -19,6 +19,8 @@ import (
 	imagespec "github.com/opencontainers/image-spec/specs-go"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/pkg/tree"
 )
 
 // Change is a path that a container has added ("A"), changed ("C") or deleted ("D") in its
@@ -240,11 +242,8 @@ func packLayer(ctx context.Context, upper string, w io.Writer, limits Limits) er
 	}
 	defer root.Close()
 	p := &layerPacker{ctx: ctx, root: root, upper: upper, out: tar.NewWriter(w), links: map[[2]uint64]string{}, limits: limits}
-	err = fs.WalkDir(root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
-		if err == nil {
-			err = context.Cause(ctx)
-		}
-		if err != nil || name == "." {
+	err = tree.Walk(root, ".", func(name string, d fs.DirEntry) error {
+		if err := context.Cause(ctx); err != nil || name == "." {
 			return err
 		}
 		if d.Type()&fs.ModeSocket != 0 || isOpaqueMark(d) {

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -185,6 +186,8 @@ func (a *savedArchive) read(name string, most int64) ([]byte, error) {
 // or one without a name. They are valid until Close.
 func (a *savedArchive) List() ([][]types.ImageReference, error) {
 	var list [][]types.ImageReference
+	// Nothing is opened by this path, and the library takes none with a colon.
+	shown := strings.ReplaceAll(a.path, ":", "_")
 	for i := range a.images {
 		var refs []types.ImageReference
 		for _, tag := range a.images[i].RepoTags {
@@ -196,14 +199,14 @@ func (a *savedArchive) List() ([][]types.ImageReference, error) {
 			if !ok {
 				return nil, fmt.Errorf("%w: the archive names an image %.200q, without a tag", ErrCorrupt, tag)
 			}
-			ref, err := archive.NewReference(a.path, tagged)
+			ref, err := archive.NewReference(shown, tagged)
 			if err != nil {
 				return nil, err
 			}
 			refs = append(refs, archiveReference{ref, a, &a.images[i]})
 		}
 		if len(refs) == 0 {
-			ref, err := archive.NewReference(a.path, nil)
+			ref, err := archive.NewReference(shown, nil)
 			if err != nil {
 				return nil, err
 			}

@@ -210,14 +210,22 @@ func (s *holdingStore) PutLayer(id, parent string, names []string, mountLabel st
 	return layer, size, err
 }
 
-// unpack is unpackOnce, again where what it was doing was swept away.
+// unpack is unpackOnce, again where what it was doing was swept away, and where a directory
+// has a name that the library does not take.
 func (s *holdingStore) unpack(id, parent string, names []string, mountLabel string, writeable bool, options *cstorage.LayerOptions, diff io.Reader) (*cstorage.Layer, int64, error) {
+	rawNames := false
 	for try := 1; ; try++ {
-		layer, size, err := s.unpackOnce(id, parent, names, mountLabel, writeable, options, diff)
+		layer, size, err := s.unpackOnce(id, parent, names, mountLabel, writeable, options, diff, rawNames)
+		if err == nil && rawNames {
+			if err = restoreNames(s.layers.diffDir(id)); err != nil {
+				return nil, -1, errors.Join(fmt.Errorf("give the directories of layer %s their names: %w", id, err), s.Store.DeleteLayer(id))
+			}
+		}
 		again, ok := diff.(io.Seeker)
-		if !ok || try == 4 || !sweptAway(err) {
+		if !ok || try == 4 || !sweptAway(err) && !hasRawNames(err) {
 			return layer, size, err
 		}
+		rawNames = rawNames || hasRawNames(err)
 		if _, err := again.Seek(0, io.SeekStart); err != nil {
 			return nil, -1, err
 		}
@@ -232,8 +240,8 @@ func sweptAway(err error) bool {
 }
 
 // unpackOnce is PutLayer, with what is below the layer known to the helper that unpacks it.
-func (s *holdingStore) unpackOnce(id, parent string, names []string, mountLabel string, writeable bool, options *cstorage.LayerOptions, diff io.Reader) (*cstorage.Layer, int64, error) {
-	end, err := s.announceLowers(id, parent)
+func (s *holdingStore) unpackOnce(id, parent string, names []string, mountLabel string, writeable bool, options *cstorage.LayerOptions, diff io.Reader, rawNames bool) (*cstorage.Layer, int64, error) {
+	end, err := s.announceLowers(id, parent, rawNames)
 	if err != nil {
 		return nil, -1, err
 	}

@@ -195,7 +195,7 @@ func (f *layerFilter) entry(header []byte, h *tar.Header) error {
 		}
 		f.seen[f.hash(at)] = kindOf(h.Typeflag)
 	}
-	if !changed {
+	if name, link := f.encoded(h); !changed && name == h.Name && link == h.Linkname {
 		return f.pass(header, h)
 	}
 	return f.emit(h, f.in)
@@ -269,6 +269,7 @@ func (f *layerFilter) pass(header []byte, h *tar.Header) error {
 
 // emit writes an entry of our own.
 func (f *layerFilter) emit(h *tar.Header, body io.Reader) error {
+	h.Name, h.Linkname = f.encoded(h)
 	h.Format = tar.FormatPAX
 	if h.Typeflag != tar.TypeReg {
 		h.Size = 0

@@ -28,6 +28,8 @@ type lowers struct {
 	homes map[string]*os.File // directories of all layers of a store, by path
 	dirs  []string            // of the layers' files
 	open  map[string]*os.File
+
+	rawNames bool // see encodeNames
 }
 
 // readLowers reads a list that writeLowers has made, and opens what is needed to look
@@ -47,6 +49,10 @@ func readLowers(name string) (*lowers, error) {
 		dir := lines.Text()
 		if dir == unlockedLine {
 			return nil, errStagingUnlocked
+		}
+		if dir == rawNamesLine {
+			l.rawNames = true
+			continue
 		}
 		l.dirs = append(l.dirs, dir)
 		home := filepath.Dir(filepath.Dir(dir))

@@ -211,7 +211,7 @@ func (s *holdingStore) putStreamed(l streamed, blob *blobReader) error {
 		return err
 	}
 	defer plain.Close()
-	end, err := s.announceLowers(l.id, l.parent)
+	end, err := s.announceLowers(l.id, l.parent, false)
 	if err != nil {
 		return err
 	}

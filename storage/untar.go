@@ -25,11 +25,15 @@ const rootXattr = "user.subpod.root"
 var unpackLock sync.Mutex
 
 // announceLowers tells the helper that unpacks a layer on parent next what is below it,
-// through a named pipe: who opens that has its environment. end releases what is left.
-func (s *holdingStore) announceLowers(id, parent string) (end func(), err error) {
+// through a named pipe: who opens that has its environment. With rawNames no directory is
+// to have a name that is not UTF-8. end releases what is left.
+func (s *holdingStore) announceLowers(id, parent string, rawNames bool) (end func(), err error) {
 	list, err := s.lowersOf(parent)
 	if err != nil {
 		return nil, err
+	}
+	if rawNames {
+		list = rawNamesLine + "\n" + list
 	}
 	pipe := filepath.Join(s.tmp, "lowers-"+id)
 	if err := unix.Mkfifo(pipe, 0o600); err != nil {

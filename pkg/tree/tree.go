@@ -102,10 +102,7 @@ func Pack(p *Place, w io.Writer) error { return PackAs(p, p.Name, w) }
 // PackAs is Pack with another name for what is at the place.
 func PackAs(p *Place, as string, w io.Writer) error {
 	out := tar.NewWriter(w)
-	err := fs.WalkDir(p.FS(), p.Name, func(name string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
+	err := Walk(p.Root, p.Name, func(name string, d fs.DirEntry) error {
 		info, err := d.Info()
 		if err != nil {
 			return err

@@ -107,6 +107,37 @@ func TestPackUnpack(t *testing.T) {
 }
 
 // TestHostileStreams: nothing is written outside of the directory.
+// TestRawNames: names of directories need not be UTF-8.
+func TestRawNames(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "caf\xe9/\xff/f\xfe"), "text")
+	root, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	p, err := At(root, "/caf\xe9")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	var stream bytes.Buffer
+	if err := Pack(p, &stream); err != nil {
+		t.Fatal(err)
+	}
+	to, err := os.OpenRoot(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer to.Close()
+	if err := Unpack(t.Context(), to, "", &stream); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := to.ReadFile("caf\xe9/\xff/f\xfe"); err != nil || string(got) != "text" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
 func TestHostileStreams(t *testing.T) {
 	for _, c := range []struct {
 		name    string
