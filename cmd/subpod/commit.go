@@ -43,7 +43,7 @@ func newDiff(a *app) *cobra.Command {
 	}
 	out = addFormat(cmd)
 	out.addGoFormat(cmd, "")
-	return cmd
+	return a.withLatest(cmd, false)
 }
 
 func newCommit(a *app) *cobra.Command {

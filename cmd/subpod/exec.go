@@ -55,11 +55,10 @@ command is not found.`,
 	f.StringVar(&o.detachKeys, "detach-keys", defaultDetachKeys, "keys that detach from the command; \"\" for none")
 	f.StringVar(&o.fromFile, "cidfile", "", "read the container's ID from this file instead of the arguments")
 	addRefused(f, refusedExec)
-	return cmd
+	return a.withLatest(cmd, true)
 }
 
 var refusedExec = refused{
-	"latest":       notYet + "name the container; \"subpod ps -q -n 1\" prints it",
 	"no-session":   "a command that is executed has no session that is kept",
 	"preserve-fd":  "the daemon starts the command; it does not have this command's descriptors",
 	"preserve-fds": "the daemon starts the command; it does not have this command's descriptors",
@@ -154,5 +153,5 @@ leaves it running.`,
 	cmd.Flags().BoolVar(&noStdin, "no-stdin", false, "do not forward standard input")
 	cmd.Flags().BoolVar(&proxy, "sig-proxy", true, "forward signals to the container")
 	cmd.Flags().StringVar(&detachKeys, "detach-keys", defaultDetachKeys, "keys that detach from the container; \"\" for none")
-	return cmd
+	return a.withLatest(cmd, false)
 }

@@ -26,12 +26,14 @@ func newImage(a *app) *cobra.Command {
 	ls.Use, ls.Aliases = "ls [flags] [NAME]", []string{"list"}
 	rm := newRmi(a)
 	rm.Use = "rm [flags] IMAGE..."
-	for _, c := range []*cobra.Command{ls, rm, newPull(a), newPush(a), newTag(a), newSave(a), newLoad(a.flags), newHistory(a), newInspectOf(a, "image"), newImagePrune(a), newImageExists(a)} {
+	for _, c := range []*cobra.Command{ls, rm, newPull(a), newPush(a), newTag(a), newSave(a), newLoad(a), newHistory(a), newInspectOf(a, "image"), newImagePrune(a), newImageExists(a)} {
 		if c.Args != nil {
 			c.Args = usageArgs(c.Args)
 		}
+		addRefused(c.Flags(), refusedOf[c.Name()])
 		cmd.AddCommand(c)
 	}
+	refuse(cmd, "build", "import", "search", "untag", "diff", "mount", "unmount", "scp", "sign", "tree", "trust")
 	return cmd
 }
 
@@ -157,5 +159,6 @@ every image that is neither used by a container nor pinned.`,
 	}
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "also remove images with a name")
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "do not ask for confirmation")
+	addRefused(cmd.Flags(), refused{"filter": notYet + "use \"subpod images -q --filter\" with xargs(1)", "build-cache": "images are not built here", "external": "only containers of this runtime are known"})
 	return cmd
 }

@@ -26,10 +26,14 @@ type imageRow struct {
 	Created  time.Time `json:"created"`
 	Platform string    `json:"platform"`
 	Pinned   bool      `json:"pinned"`
+
+	labels map[string]string
 }
 
 func newImages(a *app) *cobra.Command {
-	var quiet, noTrunc, all bool
+	var quiet, noTrunc, all, digests bool
+	var filters []string
+	var by string
 	var out *format
 	id := func(full string) string {
 		if noTrunc {
@@ -47,6 +51,12 @@ func newImages(a *app) *cobra.Command {
 				return err
 			}
 			rows, err := imageRows(cmd.Context(), conn.Client, args)
+			if err == nil {
+				rows, err = filterImages(rows, filters)
+			}
+			if err == nil {
+				err = sortImages(rows, by)
+			}
 			if err != nil {
 				return err
 			}
@@ -60,23 +70,25 @@ func newImages(a *app) *cobra.Command {
 				}
 				return nil
 			}
-			return printList(cmd.OutOrStdout(), out, rows, []column[imageRow]{
-				{"IMAGE", func(r imageRow) string {
-					if r.Name == "" {
-						return "<none>"
-					}
-					return r.Name
-				}},
+			columns := []column[imageRow]{
+				{"IMAGE", func(r imageRow) string { return cmp.Or(r.Name, "<none>") }},
 				{"IMAGE ID", func(r imageRow) string { return id(r.ID) }},
 				{"CREATED", func(r imageRow) string { return ago(r.Created) }},
 				{"SIZE", func(r imageRow) string { return bytesText(r.Size) }},
-			})
+			}
+			if digests {
+				columns = slices.Insert(columns, 1, column[imageRow]{"DIGEST", imageRow.digest})
+			}
+			return printList(cmd.OutOrStdout(), out, rows, columns)
 		}),
 		ValidArgsFunction: a.completeImages,
 	}
 	out = addFormat(cmd)
 	out.addGoFormat(cmd, "")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "IDs only")
+	cmd.Flags().BoolVar(&digests, "digests", false, "show digests")
+	cmd.Flags().StringArrayVarP(&filters, "filter", "f", nil, "NAME=VALUE: before, dangling, id, label, reference, since, until")
+	cmd.Flags().StringVar(&by, "sort", "name", "created, id, name, repository, size or tag")
 	cmd.Flags().BoolVar(&noTrunc, "no-trunc", false, "show whole IDs")
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "accepted, without effect: all images are listed")
 	cmd.Flags().BoolVarP(&out.noHeading, "noheading", "n", false, "leave out the line of titles")
@@ -85,18 +97,9 @@ func newImages(a *app) *cobra.Command {
 
 // fields implements named, with Podman's names.
 func (r imageRow) fields() map[string]any {
-	repository, tag := "<none>", "<none>"
-	if i := strings.LastIndexByte(r.Name, ':'); i > strings.LastIndexByte(r.Name, '/') {
-		repository, tag = r.Name[:i], r.Name[i+1:]
-	} else if r.Name != "" {
-		repository = r.Name
-	}
-	digest := "<none>"
-	if len(r.Digests) > 0 {
-		_, digest, _ = strings.Cut(r.Digests[0], "@")
-	}
+	repository, tag := r.repository()
 	return map[string]any{
-		"ID": shortID(r.ID), "Id": r.ID, "Repository": repository, "Tag": tag, "Digest": digest, "Size": bytesText(r.Size),
+		"ID": shortID(r.ID), "Id": r.ID, "Repository": repository, "Tag": tag, "Digest": r.digest(), "Size": bytesText(r.Size),
 		"CreatedSince": ago(r.Created), "CreatedAt": r.Created.Format("2006-01-02 15:04:05 -0700 MST"),
 	}
 }
@@ -120,7 +123,7 @@ func imageRows(ctx context.Context, c *client.Client, args []string) ([]imageRow
 		if err != nil && !client.IsNotFound(err) {
 			return nil, err
 		}
-		row.Created = info.Created
+		row.Created, row.labels = info.Created, info.Labels
 		if info.OS != "" {
 			row.Platform = info.OS + "/" + info.Architecture
 		}

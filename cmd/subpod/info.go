@@ -119,7 +119,7 @@ func newInfo(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if out.value != "table" {
+			if out.value != "table" || out.goFormat != "" {
 				if out.value == "json" {
 					return printJSON(cmd.OutOrStdout(), row)
 				}
@@ -148,6 +148,7 @@ func newInfo(a *app) *cobra.Command {
 		}),
 	}
 	out = addFormat(cmd)
+	out.addGoFormat(cmd, "f")
 	return cmd
 }
 

@@ -97,7 +97,7 @@ network. Fields that Podman and Docker have are there by their names, for --form
 	cmd.Flags().Lookup("output").DefValue = "json"
 	cmd.Flags().Lookup("output").Usage = "output format: json, yaml, table (only the explanation), or go-template=TEMPLATE"
 	cmd.Flags().StringVarP(&kind, "type", "t", kind, "container, pod or image (default: the first of these that has the name)")
-	return cmd
+	return a.withLatest(cmd, false)
 }
 
 // printInspected prints objects by a template, a line each.

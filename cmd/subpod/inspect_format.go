@@ -194,7 +194,7 @@ func containerFields(ctx context.Context, c *client.Client, x client.Container, 
 	out := &inspectedContainer{
 		inspectedID: inspectedID{st.Id}, Name: x.Name(), Created: stamp(st.CreatedAt), Image: st.ImageId, Pod: x.PodSandboxId,
 		ImageName: cmp.Or(st.Image.GetUserSpecifiedImage(), st.Image.GetImage()), RestartCount: st.Metadata.GetAttempt(), LogPath: st.LogPath,
-		State: stateFields(st, own), Mounts: mountFields(st, options),
+		State: stateFields(x, st, own), Mounts: mountFields(st, options),
 		NetworkSettings: networkFields(pod.Status, of),
 	}
 	if len(own.Facts.Args) > 0 {
@@ -216,11 +216,14 @@ func containerFields(ctx context.Context, c *client.Client, x client.Container, 
 	return out, nil
 }
 
-func stateFields(st *runtimeapi.ContainerStatus, own moreFacts) inspectedState {
+func stateFields(x client.Container, st *runtimeapi.ContainerStatus, own moreFacts) inspectedState {
 	s := inspectedState{
-		Status: stateName(st.State), Running: st.State == runtimeapi.ContainerState_CONTAINER_RUNNING,
+		Status: stateFor(x, st), Running: st.State == runtimeapi.ContainerState_CONTAINER_RUNNING,
 		ExitCode: st.ExitCode, Error: st.Message, OOMKilled: st.Reason == "OOMKilled",
 		StartedAt: stamp(st.StartedAt), FinishedAt: stamp(st.FinishedAt),
+	}
+	if s.Status == "created" {
+		s.ExitCode, s.FinishedAt = 0, stamp(0)
 	}
 	if s.Running {
 		s.Pid = own.PID

@@ -11,13 +11,13 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/subpod/subpod/cmd/internal/cli"
 	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/client"
 )
 
-func newLoad(flags *cli.Flags) *cobra.Command {
+func newLoad(a *app) *cobra.Command {
 	var input string
+	var quiet bool
 	cmd := &cobra.Command{
 		Use:   "load [-i SOURCE | SOURCE...]",
 		Short: "Load images from files or standard input",
@@ -37,18 +37,13 @@ a pipe.`,
 				}
 				sources = []string{"-"}
 			}
-			cfg, err := clientConfig(flags, cmd.ErrOrStderr())
+			conn, err := a.connectOrStart()
 			if err != nil {
 				return err
 			}
-			c, err := client.Dial(cfg.Daemon.Socket)
-			if err != nil {
-				return err
-			}
-			defer c.Close()
-			c.Grant = granter(cfg)
+			defer conn.Close()
 			for _, source := range sources {
-				images, err := load(cmd.Context(), c, source)
+				images, err := load(cmd.Context(), conn.Client, source)
 				if err != nil {
 					return fmt.Errorf("load %s: %w", source, err)
 				}
@@ -64,6 +59,7 @@ a pipe.`,
 		},
 	}
 	cmd.Flags().StringVarP(&input, "input", "i", "", "source to load, as an argument is")
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "no effect: no progress is shown")
 	return cmd
 }
 

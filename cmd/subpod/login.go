@@ -106,6 +106,6 @@ func newLogout(a *app) *cobra.Command {
 			return conn.Logout(cmd.Context(), req)
 		}),
 	}
-	cmd.Flags().BoolVar(&req.All, "all", false, "remove the credentials of all registries")
+	cmd.Flags().BoolVarP(&req.All, "all", "a", false, "remove the credentials of all registries")
 	return cmd
 }

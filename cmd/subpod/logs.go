@@ -47,9 +47,8 @@ func newLogs(a *app) *cobra.Command {
 	cmd.Flags().IntVar(&o.Tail, "tail", -1, "only the last lines (-1: all)")
 	cmd.Flags().BoolVarP(&names, "names", "n", false, "put the name of the container in front of each line")
 	cmd.Flags().BoolVar(&colour, "color", false, "no colour, but the name of the container in front of each line")
-	addRefused(cmd.Flags(), refused{"latest": notYet + "name the container; \"subpod ps -q -n 1\" prints it"})
 	cmd.Flags().BoolVarP(&o.Timestamps, "timestamps", "t", false, "show timestamps")
-	return cmd
+	return a.withLatest(cmd, false)
 }
 
 // showLogs shows the logs of several containers: one after the other, or, when they are

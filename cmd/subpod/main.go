@@ -86,12 +86,13 @@ found.`,
 	add(groupContainers, newRun(a), newPlay(a), newPs(a), newPods(a), newLogs(a), newExec(a), newAttach(a),
 		newCp(a), newPortForward(a), newCreate(a), newStart(a), newStop(a), newRestart(a), newKill(a),
 		newPause(a, false), newPause(a, true), newWait(a), newRename(a), newUpdate(a), newRm(a), newStats(a), newTop(a), newInspect(a), newDiff(a), newCommit(a), newEvents(a), newNetwork(a))
-	add(groupImages, newPull(a), newPush(a), newImages(a), newRmi(a), newTag(a), newLoad(a.flags), newSave(a), newHistory(a), newImage(a), newLogin(a), newLogout(a))
+	add(groupImages, newPull(a), newPush(a), newImages(a), newRmi(a), newTag(a), newLoad(a), newSave(a), newHistory(a), newImage(a), newLogin(a), newLogout(a))
 	add(groupData, newVolume(a), newSecret(a))
 	add(groupNode, newDaemon(a.flags), newReload(a.flags), newNsenter(a.flags), newUnshare(a.flags), newKubernetes(a),
 		newInfo(a), newDoctor(a.flags), newSetup(a.flags), newSystem(a), newVersion())
 	cmd.AddCommand(newMan(), newAssets())
 	cmd.AddCommand(newNouns(a)...)
+	setHelp(cmd)
 	return cmd
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -36,7 +37,7 @@ func notConnecting(name string) *cobra.Command {
 		Use:   name + " NETWORK CONTAINER",
 		Short: "Not supported: the networks of a pod are fixed when it is made",
 		RunE: func(*cobra.Command, []string) error {
-			return fmt.Errorf("network %s is not supported: the networks of a pod are fixed when it is made; remove it and run it again with --network, which may be repeated", name)
+			return usagef("network %s is refused: the networks of a pod are fixed when it is made; remove it and run it again with --network, which may be repeated", name)
 		},
 		DisableFlagParsing: true, Hidden: true,
 	}
@@ -174,18 +175,22 @@ func findNetwork(ctx context.Context, c *client.Client, ref string) (api.Network
 }
 
 func newNetworkList(a *app) *cobra.Command {
-	var quiet, noHeading bool
+	var quiet, noHeading, noTrunc bool
+	var filters []string
 	var out *format
 	cmd := &cobra.Command{
 		Use: "ls [flags]", Aliases: []string{"list"},
 		Short:   "List networks",
-		Example: "  subpod network ls\n  subpod network ls -o json",
+		Example: "  subpod network ls\n  subpod network ls --filter label=tier=db -q\n  subpod network ls -o json",
 		Args:    none(),
 		RunE: a.run(func(cmd *cobra.Command, conn *connection, _ []string) error {
 			if err := out.check(); err != nil {
 				return err
 			}
 			all, err := conn.Networks().List(cmd.Context())
+			if err == nil {
+				all, err = filterNetworks(all, filters)
+			}
 			if err != nil {
 				return err
 			}
@@ -197,7 +202,12 @@ func newNetworkList(a *app) *cobra.Command {
 			}
 			out.noHeading = noHeading
 			return printList(cmd.OutOrStdout(), out, networkRows(all), []column[networkRow]{
-				{"NETWORK ID", func(n networkRow) string { return shortID(n.ID) }},
+				{"NETWORK ID", func(n networkRow) string {
+					if noTrunc {
+						return n.ID
+					}
+					return shortID(n.ID)
+				}},
 				{"NAME", func(n networkRow) string { return n.Name }},
 				{"DRIVER", func(networkRow) string { return "bridge" }},
 				{"SUBNETS", func(n networkRow) string {
@@ -214,10 +224,8 @@ func newNetworkList(a *app) *cobra.Command {
 	out.addGoFormat(cmd, "")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "names only")
 	cmd.Flags().BoolVarP(&noHeading, "noheading", "n", false, "leave out the line of titles")
-	addRefused(cmd.Flags(), refused{
-		"filter":   notYet + "use grep, or a template of --format",
-		"no-trunc": notYet + "the whole ID is in -o json",
-	})
+	cmd.Flags().BoolVar(&noTrunc, "no-trunc", false, "show whole IDs")
+	cmd.Flags().StringArrayVarP(&filters, "filter", "f", nil, "NAME=VALUE: dangling, driver, id, label, name, until")
 	return cmd
 }
 
@@ -225,7 +233,15 @@ func newNetworkList(a *app) *cobra.Command {
 type networkRow struct{ api.Network }
 
 func (r networkRow) fields() map[string]any {
-	return map[string]any{"ID": r.ID, "Driver": "bridge", "Labels": r.Labels}
+	var subnets []map[string]any
+	for _, s := range r.Subnets {
+		subnets = append(subnets, map[string]any{"Subnet": s.Subnet, "Gateway": s.Gateway})
+	}
+	return map[string]any{
+		"ID": r.ID, "Id": r.ID, "Driver": "bridge", "Scope": "local", "Labels": notNil(r.Labels), "Options": notNil(r.Options), "NetworkInterface": r.Interface,
+		"Subnets": subnets, "IPAM": map[string]any{"Driver": "host-local", "Config": subnets}, "IPAMOptions": map[string]string{"driver": "host-local"},
+		"IPv6Enabled": r.IPv6, "EnableIPv6": r.IPv6, "DNSEnabled": r.DNS, "NetworkDNSServers": r.Resolvers,
+	}
 }
 
 func networkRows(all []api.Network) []networkRow {
@@ -234,6 +250,32 @@ func networkRows(all []api.Network) []networkRow {
 		rows = append(rows, networkRow{n})
 	}
 	return rows
+}
+
+// filterNetworks returns the networks for which all filters hold.
+func filterNetworks(list []api.Network, filters []string) ([]api.Network, error) {
+	return filtered(list, filters, "dangling, driver, id, label, name, until", func(text, name, value string) (func(api.Network) bool, error) {
+		switch name {
+		case "name":
+			pattern, err := filterPattern(text, value)
+			return func(n api.Network) bool { return pattern.MatchString(n.Name) }, err
+		case "id":
+			return func(n api.Network) bool { return strings.HasPrefix(n.ID, value) }, nil
+		case "driver":
+			return func(api.Network) bool { return value == "bridge" }, nil
+		case "label":
+			return func(n api.Network) bool { return hasLabel(n.Labels, value) }, nil
+		case "label!":
+			return func(n api.Network) bool { return !hasLabel(n.Labels, value) }, nil
+		case "dangling":
+			yes, err := filterBool(text, value)
+			return func(n api.Network) bool { return (len(n.Pods) == 0 && n.Name != api.DefaultNetwork) == yes }, err
+		case "until":
+			at, err := parseTime("--filter until", value, time.Now())
+			return func(n api.Network) bool { return n.Created.Before(at) }, err
+		}
+		return nil, nil
+	})
 }
 
 func newNetworkRemove(a *app) *cobra.Command {
@@ -302,6 +344,7 @@ func newNetworkInspect(a *app) *cobra.Command {
 
 func newNetworkPrune(a *app) *cobra.Command {
 	var force bool
+	var filters []string
 	cmd := &cobra.Command{
 		Use:   "prune [flags]",
 		Short: "Remove the networks that no pod is connected to",
@@ -311,6 +354,9 @@ func newNetworkPrune(a *app) *cobra.Command {
 				return err
 			}
 			all, err := conn.Networks().List(cmd.Context())
+			if err == nil {
+				all, err = filterNetworks(all, filters)
+			}
 			if err != nil {
 				return err
 			}
@@ -329,7 +375,7 @@ func newNetworkPrune(a *app) *cobra.Command {
 		}),
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "do not ask")
-	addRefused(cmd.Flags(), refused{"filter": notYet + "name the networks to \"network rm\""})
+	cmd.Flags().StringArrayVar(&filters, "filter", nil, "only those for which NAME=VALUE holds, as of \"network ls\"")
 	return cmd
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/client"
 )
 
@@ -85,12 +86,14 @@ func newPs(a *app) *cobra.Command {
 	return cmd
 }
 
+const refusedPodColumns = notYet + "\"subpod ps -p\" lists the containers with their pods"
+
 var refusedPs = refused{
 	"external":  notYet + "only containers of this runtime are listed",
 	"namespace": notYet + "see \"subpod inspect\"",
 	"ns":        notYet + "see \"subpod inspect\"",
-	"size":      notYet + "see \"subpod stats\"",
-	"watch":     notYet + "use watch(1), or \"subpod events\"",
+	"size/s":    notYet + "see \"subpod stats\"",
+	"watch/w":   notYet + "use watch(1), or \"subpod events\"",
 }
 
 func (o *psFlags) run(cmd *cobra.Command, conn *connection) error {
@@ -203,12 +206,14 @@ func containerRows(ctx context.Context, c *client.Client, all bool) ([]container
 func newContainerRow(x client.Container, st *runtimeapi.ContainerStatus, ports []string) containerRow {
 	r := containerRow{
 		Ports: []string{},
-		ID:    x.Id, Name: x.Name(), Image: imageName(x.Image), State: stateName(st.State),
+		ID:    x.Id, Name: x.Name(), Image: imageName(x.Image), State: stateFor(x, st),
 		Created: nanoTime(st.CreatedAt), Started: optionalTime(st.StartedAt), Finished: optionalTime(st.FinishedAt),
 		Pod: client.PodName(x.Pod), PodID: x.PodSandboxId, Labels: notNil(x.Labels),
 	}
-	if st.State == runtimeapi.ContainerState_CONTAINER_EXITED {
+	if r.State == "exited" {
 		r.ExitCode = &st.ExitCode
+	} else {
+		r.Finished = nil
 	}
 	if st.State == runtimeapi.ContainerState_CONTAINER_RUNNING && len(ports) > 0 {
 		r.Ports = ports
@@ -266,6 +271,17 @@ func imageName(i *runtimeapi.ImageSpec) string {
 	return i.GetImage()
 }
 
+// stateFor returns the state of a container as its user knows it: one of "create" whose
+// node went before it was started has exited for the CRI, which has no way back from there;
+// "subpod start" starts it as before.
+func stateFor(x client.Container, st *runtimeapi.ContainerStatus) string {
+	lost := st.State == runtimeapi.ContainerState_CONTAINER_EXITED && st.StartedAt == 0 && st.Reason == "ContainerStatusUnknown"
+	if lost && x.Pod.GetLabels()[api.LabelMadeBy] != "" {
+		return stateName(runtimeapi.ContainerState_CONTAINER_CREATED)
+	}
+	return stateName(st.State)
+}
+
 func stateName(s runtimeapi.ContainerState) string {
 	return strings.ToLower(strings.TrimPrefix(s.String(), "CONTAINER_"))
 }
@@ -315,9 +331,23 @@ type podRow struct {
 	Labels     map[string]string `json:"labels"`
 }
 
+// fields implements named, with Podman's names.
+func (r podRow) fields() map[string]any {
+	return map[string]any{
+		"ID": shortID(r.ID), "Id": r.ID, "Status": r.State, "Created": ago(r.Created), "NumberOfContainers": len(r.Containers),
+		"ContainerNames": strings.Join(r.Containers, ","),
+	}
+}
+
 func newPods(a *app) *cobra.Command {
-	var quiet bool
+	var quiet, noTrunc bool
 	var out *format
+	id := func(full string) string {
+		if noTrunc {
+			return full
+		}
+		return shortID(full)
+	}
 	cmd := &cobra.Command{
 		Use:     "pods [flags]",
 		Short:   "List pod sandboxes",
@@ -338,7 +368,7 @@ func newPods(a *app) *cobra.Command {
 				return nil
 			}
 			return printList(cmd.OutOrStdout(), out, rows, []column[podRow]{
-				{"POD ID", func(r podRow) string { return shortID(r.ID) }},
+				{"POD ID", func(r podRow) string { return id(r.ID) }},
 				{"STATE", func(r podRow) string { return r.State }},
 				{"CREATED", func(r podRow) string { return ago(r.Created) }},
 				{"CONTAINERS", func(r podRow) string { return fmt.Sprint(len(r.Containers)) }},
@@ -348,7 +378,14 @@ func newPods(a *app) *cobra.Command {
 		}),
 	}
 	out = addFormat(cmd)
+	out.addGoFormat(cmd, "")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "IDs only")
+	cmd.Flags().BoolVar(&noTrunc, "no-trunc", false, "show whole IDs")
+	cmd.Flags().BoolVarP(&out.noHeading, "noheading", "n", false, "leave out the line of titles")
+	addRefused(cmd.Flags(), refused{
+		"ctr-ids": refusedPodColumns, "ctr-names": refusedPodColumns, "ctr-status": refusedPodColumns, "namespace": refusedPs["namespace"], "ns": refusedPs["ns"],
+		"filter/f": notYet + "use grep, or a template of --format", "latest/l": notYet + "use head(1): the newest is the first", "sort": "the newest is the first; use sort(1)",
+	})
 	return cmd
 }
 

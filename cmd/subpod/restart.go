@@ -20,6 +20,7 @@ import (
 
 func newStart(a *app) *cobra.Command {
 	var attach bool
+	s := &selection{}
 	cmd := &cobra.Command{
 		Use:   "start [flags] CONTAINER|POD...",
 		Short: "Start containers or pods that were created, were stopped or have exited",
@@ -27,8 +28,12 @@ func newStart(a *app) *cobra.Command {
 made again: it keeps its ID, name, ports, volumes and log, and one of "run" or "create"
 its files. Starting what runs is not an error.`,
 		Example: "  subpod start web\n  subpod start -a job",
-		Args:    atLeast(1),
-		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) error {
+		Args:    s.args(),
+		RunE: a.runStarting(func(cmd *cobra.Command, conn *connection, args []string) error {
+			args, err := s.refs(cmd.Context(), conn.Client, args, containersIn(runtimeapi.ContainerState_CONTAINER_CREATED, runtimeapi.ContainerState_CONTAINER_EXITED))
+			if err != nil {
+				return err
+			}
 			if attach && len(args) != 1 {
 				return usagef("-a takes a single container")
 			}
@@ -50,7 +55,9 @@ its files. Starting what runs is not an error.`,
 		ValidArgsFunction: a.completeBoth,
 	}
 	cmd.Flags().BoolVarP(&attach, "attach", "a", false, "show the output and exit with the code of the container")
-	return cmd
+	cmd.Flags().BoolVar(&s.all, "all", false, "all containers that do not run")
+	s.addFilter(cmd.Flags(), "f")
+	return withLatest(cmd, false, a.connectOrStart)
 }
 
 // startable returns the full IDs of a pod and, unless all of it is meant, a container. A
@@ -182,7 +189,8 @@ func (r *oneRun) afterEnd(line time.Time) bool {
 
 func newRestart(a *app) *cobra.Command {
 	var timeout int64
-	var all, running bool
+	var running bool
+	s := &selection{}
 	cmd := &cobra.Command{
 		Use:   "restart [flags] CONTAINER|POD...",
 		Short: "Stop containers or pods, and start them",
@@ -190,18 +198,21 @@ func newRestart(a *app) *cobra.Command {
 keeps its address and host ports.`,
 		Example: "  subpod restart web\n  subpod restart -t 0 web db\n  subpod restart --running",
 		Args: func(cmd *cobra.Command, args []string) error {
-			none := all || running
-			return argsOrAll(&none)(cmd, args)
+			if running {
+				return exactly(0)(cmd, args)
+			}
+			return s.args()(cmd, args)
 		},
 		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) error {
 			if timeout < 0 {
 				return usagef("invalid -t %d: it must not be negative", timeout)
 			}
-			if all || running {
-				var err error
-				if args, err = runningContainers(cmd.Context(), conn.Client, all); err != nil {
-					return err
-				}
+			args, err := s.refs(cmd.Context(), conn.Client, args, containersIn())
+			if running && !s.all {
+				args, err = runningContainers(cmd.Context(), conn.Client)
+			}
+			if err != nil {
+				return err
 			}
 			return each(args, func(ref string) error {
 				pod, id, err := startable(cmd.Context(), conn, ref)
@@ -218,30 +229,30 @@ keeps its address and host ports.`,
 		ValidArgsFunction: a.completeBoth,
 	}
 	cmd.Flags().Int64VarP(&timeout, "time", "t", 10, "seconds to wait before SIGKILL")
-	cmd.Flags().BoolVarP(&all, "all", "a", false, "all containers")
 	cmd.Flags().BoolVar(&running, "running", false, "all containers that run")
-	return cmd
+	s.addAll(cmd.Flags(), "all containers")
+	s.addFilter(cmd.Flags(), "f")
+	s.addIDFiles(cmd.Flags())
+	return a.withLatest(cmd, false)
 }
 
 func newKill(a *app) *cobra.Command {
 	var name string
-	var all bool
+	s := &selection{}
 	cmd := &cobra.Command{
 		Use:   "kill [flags] CONTAINER...",
 		Short: "Send a signal to containers",
 		Long: `Sends SIGKILL, or another signal, to the first process of containers. One that is ended
 by SIGKILL or by its stop signal is not restarted, whatever its restart policy.`,
 		Example: "  subpod kill web\n  subpod kill -s HUP web",
-		Args:    argsOrAll(&all),
+		Args:    s.args(),
 		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) error {
 			sig, err := parseSignal(name)
+			if err == nil {
+				args, err = s.refs(cmd.Context(), conn.Client, args, runningContainers)
+			}
 			if err != nil {
 				return err
-			}
-			if all {
-				if args, err = runningContainers(cmd.Context(), conn.Client, false); err != nil {
-					return err
-				}
 			}
 			return each(args, func(ref string) error {
 				t, err := find(cmd.Context(), conn.Client, ref)
@@ -270,9 +281,10 @@ by SIGKILL or by its stop signal is not restarted, whatever its restart policy.`
 		}),
 		ValidArgsFunction: a.completeBoth,
 	}
-	cmd.Flags().BoolVarP(&all, "all", "a", false, "all containers that run")
 	cmd.Flags().StringVarP(&name, "signal", "s", "KILL", "signal, by its name or number")
-	return cmd
+	s.addAll(cmd.Flags(), "all containers that run")
+	s.addIDFiles(cmd.Flags())
+	return a.withLatest(cmd, false)
 }
 
 // parseSignal returns a signal by its number, or its name with or without SIG.
@@ -290,47 +302,26 @@ func parseSignal(s string) (unix.Signal, error) {
 	return 0, usagef("invalid -s %q: expected a signal such as TERM, SIGHUP or 9", s)
 }
 
-func newWait(a *app) *cobra.Command {
-	return &cobra.Command{
-		Use:   "wait CONTAINER...",
-		Short: "Wait until containers have exited, and print their exit codes",
-		Long: `Prints the exit code of each container, one a line, once it has exited; at once for one
-that has. A container that is restarted later has exited all the same.`,
-		Example: "  subpod run -d --name job busybox sleep 5 && subpod wait job",
-		Args:    atLeast(1),
-		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) error {
-			return each(args, func(ref string) error {
-				x, err := conn.Container(cmd.Context(), ref)
-				if err != nil {
-					return err
-				}
-				exit, err := conn.Wait(cmd.Context(), x.Id, nil)
-				if err != nil {
-					return err
-				}
-				fmt.Fprintln(cmd.OutOrStdout(), exit.ExitCode)
-				return nil
-			})
-		}),
-		ValidArgsFunction: a.completeBoth,
-	}
-}
-
 func newPause(a *app, resume bool) *cobra.Command {
+	s := &selection{}
 	cmd := &cobra.Command{
-		Use:   "pause CONTAINER|POD...",
+		Use:   "pause [flags] CONTAINER|POD...",
 		Short: "Freeze the processes of containers",
 		Long: `Freezes all processes of containers until "subpod unpause". It needs a delegated cgroup
 v2, as a systemd user session has it: "subpod doctor" says whether there is one.`,
 		Example:           "  subpod pause web && subpod unpause web",
-		Args:              atLeast(1),
+		Args:              s.args(),
 		ValidArgsFunction: a.completeBoth,
 	}
 	if resume {
-		cmd.Use, cmd.Short = "unpause CONTAINER|POD...", "Let frozen processes of containers go on"
+		cmd.Use, cmd.Short = "unpause [flags] CONTAINER|POD...", "Let frozen processes of containers go on"
 		cmd.Long, cmd.Example = `Undoes "subpod pause".`, "  subpod unpause web"
 	}
 	cmd.RunE = a.run(func(cmd *cobra.Command, conn *connection, args []string) error {
+		args, err := s.refs(cmd.Context(), conn.Client, args, runningContainers)
+		if err != nil {
+			return err
+		}
 		return each(args, func(ref string) error {
 			t, err := find(cmd.Context(), conn.Client, ref)
 			if err != nil {
@@ -348,7 +339,10 @@ v2, as a systemd user session has it: "subpod doctor" says whether there is one.
 			return nil
 		})
 	})
-	return cmd
+	s.addAll(cmd.Flags(), "all containers that run")
+	s.addFilter(cmd.Flags(), "f")
+	s.addIDFiles(cmd.Flags())
+	return a.withLatest(cmd, false)
 }
 
 func newRename(a *app) *cobra.Command {

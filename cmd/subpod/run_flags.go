@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -116,10 +117,14 @@ const notYet = "not yet: "
 // addRefused adds the flags so that their use is an error which gives the reason.
 func addRefused(f *pflag.FlagSet, list refused) {
 	for name, reason := range list {
+		name, short, _ := strings.Cut(name, "/")
 		if f.Lookup(name) != nil {
 			continue
 		}
-		flag := f.VarPF(&refusedFlag{reason}, name, "", "")
+		if short != "" && f.ShorthandLookup(short) != nil {
+			short = "" // that of another flag here
+		}
+		flag := f.VarPF(&refusedFlag{reason}, name, short, "")
 		flag.NoOptDefVal = "true"
 		flag.Hidden = true
 	}

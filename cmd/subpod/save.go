@@ -14,6 +14,7 @@ import (
 func newSave(a *app) *cobra.Command {
 	req := &api.SaveRequest{}
 	var file string
+	var quiet, several bool
 	cmd := &cobra.Command{
 		Use:     "save [flags] IMAGE...",
 		Short:   "Write images to an archive",
@@ -46,6 +47,8 @@ func newSave(a *app) *cobra.Command {
 	}
 	cmd.Flags().StringVarP(&file, "output", "o", "", "file to write (default: standard output)")
 	cmd.Flags().StringVar(&req.Format, "format", "docker-archive", "docker-archive, or oci-archive for one image")
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "no effect: no progress is shown")
+	cmd.Flags().BoolVarP(&several, "multi-image-archive", "m", false, "no effect: an archive may always have several images")
 	return cmd
 }
 

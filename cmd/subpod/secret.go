@@ -41,7 +41,7 @@ not encrypted. "run --secret NAME" gives one to a container, as /run/secrets/NAM
 		Args:    none(),
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	for _, c := range []*cobra.Command{newSecretCreate(a), newSecretLs(a), newSecretRm(a)} {
+	for _, c := range []*cobra.Command{newSecretCreate(a), newSecretLs(a), newSecretRm(a), newSecretInspect(a), newSecretExists(a)} {
 		c.Args = usageArgs(c.Args)
 		cmd.AddCommand(c)
 	}
@@ -86,6 +86,10 @@ func newSecretCreate(a *app) *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&replace, "replace", false, "replace the secret of that name")
 	cmd.Flags().BoolVar(&env, "env", false, "FILE is the name of a variable of the environment")
+	addRefused(cmd.Flags(), refused{
+		"driver/d": "secrets are files (see \"subpod secret --help\")", "driver-opts": "secrets are files (see \"subpod secret --help\")",
+		"ignore": notYet + "\"subpod secret exists\" says whether there is one", "label/l": notYet + "secrets have a name alone",
+	})
 	return cmd
 }
 
@@ -125,7 +129,7 @@ type secretRow struct {
 }
 
 func newSecretLs(a *app) *cobra.Command {
-	var quiet bool
+	var quiet, noHeading bool
 	var out *format
 	cmd := &cobra.Command{
 		Use:     "ls [flags]",
@@ -157,6 +161,7 @@ func newSecretLs(a *app) *cobra.Command {
 				}
 				return nil
 			}
+			out.noHeading = noHeading
 			return printList(cmd.OutOrStdout(), out, rows, []column[secretRow]{
 				{"NAME", func(r secretRow) string { return r.Name }},
 				{"UPDATED", func(r secretRow) string { return ago(r.Updated) }},
@@ -164,7 +169,10 @@ func newSecretLs(a *app) *cobra.Command {
 		},
 	}
 	out = addFormat(cmd)
+	out.addGoFormat(cmd, "")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "names only")
+	cmd.Flags().BoolVarP(&noHeading, "noheading", "n", false, "leave out the line of titles")
+	addRefused(cmd.Flags(), refused{"filter/f": notYet + "use grep, or a template of --format"})
 	return cmd
 }
 

@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -28,59 +30,97 @@ type statsRow struct {
 }
 
 func newStats(a *app) *cobra.Command {
-	var once bool
-	var interval time.Duration
-	var out *format
+	o := &statsFlags{}
 	cmd := &cobra.Command{
 		Use:   "stats [flags] [CONTAINER...]",
 		Short: "Show the resource usage of containers",
 		Long: `Shows CPU, memory and disk usage of the running containers: on a terminal updated
 every second, else once.`,
-		Example: "  subpod stats\n  subpod stats --no-stream -o json",
+		Example: "  subpod stats\n  subpod stats --no-stream -o json\n  subpod stats --no-stream --format '{{.Name}} {{.CPUPerc}}'",
 		Args:    cobra.ArbitraryArgs,
 		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) error {
-			if err := out.check(); err != nil {
+			if err := o.out.check(); err != nil {
 				return err
 			}
-			if interval < 100*time.Millisecond {
-				return usagef("invalid --interval %v: the minimum is 100ms", interval)
-			}
-			ctx, stop := signal.NotifyContext(cmd.Context(), unix.SIGINT, unix.SIGTERM)
-			defer stop()
-			live := !once && out.value == "table" && isTerminal(os.Stdout)
-			s := &sampler{client: conn.Client, last: map[string]sample{}}
-			if _, err := s.rows(ctx, args); err != nil { // the rate needs two
-				return err
-			}
-			for wait := min(interval, 500*time.Millisecond); ; wait = interval {
-				select {
-				case <-ctx.Done():
-					return nil
-				case <-time.After(wait):
-				}
-				rows, err := s.rows(ctx, args)
-				if err != nil {
-					return err
-				}
-				if live {
-					fmt.Print("\x1b[H\x1b[J")
-				}
-				if err := printStats(cmd, out, rows); err != nil || !live {
-					return err
-				}
-			}
+			return o.run(cmd, conn, args)
 		}),
 		ValidArgsFunction: a.completeContainers,
 	}
-	out = addFormat(cmd)
-	cmd.Flags().BoolVar(&once, "no-stream", false, "print once and exit")
-	cmd.Flags().DurationVar(&interval, "interval", time.Second, "time between two updates")
-	return cmd
+	o.out = addFormat(cmd)
+	o.out.addGoFormat(cmd, "")
+	f := cmd.Flags()
+	f.BoolVar(&o.once, "no-stream", false, "print once and exit")
+	f.BoolVar(&o.noReset, "no-reset", false, "do not clear the screen before an update")
+	f.BoolVar(&o.noTrunc, "no-trunc", false, "show whole IDs")
+	f.BoolVarP(&o.all, "all", "a", false, "also list containers that do not run")
+	f.StringVarP(&o.interval, "interval", "i", "1s", "time between two updates; seconds without a unit")
+	return a.withLatest(cmd, true)
 }
 
-func printStats(cmd *cobra.Command, out *format, rows []statsRow) error {
-	return printList(cmd.OutOrStdout(), out, rows, []column[statsRow]{
-		{"CONTAINER ID", func(r statsRow) string { return shortID(r.ID) }},
+// statsFlags are the flags of "stats".
+type statsFlags struct {
+	once, noReset, noTrunc, all bool
+	interval                    string
+	out                         *format
+}
+
+func (o *statsFlags) run(cmd *cobra.Command, conn *connection, args []string) error {
+	interval, err := time.ParseDuration(o.interval)
+	if n, numErr := strconv.Atoi(o.interval); numErr == nil {
+		interval, err = time.Duration(n)*time.Second, nil
+	}
+	if err != nil {
+		return usagef("invalid --interval %q: expected a number of seconds, or a duration such as 500ms", o.interval)
+	}
+	if interval < 100*time.Millisecond {
+		return usagef("invalid --interval %v: the minimum is 100ms", interval)
+	}
+	ctx, stop := signal.NotifyContext(cmd.Context(), unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	live := !o.once && o.out.value == "table" && isTerminal(os.Stdout)
+	s := &sampler{client: conn.Client, all: o.all, last: map[string]sample{}}
+	if _, err := s.rows(ctx, args); err != nil { // the rate needs two
+		return err
+	}
+	for wait := min(interval, 500*time.Millisecond); ; wait = interval {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+		rows, err := s.rows(ctx, args)
+		if err != nil {
+			return err
+		}
+		if live && !o.noReset {
+			fmt.Print("\x1b[H\x1b[J")
+		}
+		if err := o.print(cmd.OutOrStdout(), rows); err != nil || !live {
+			return err
+		}
+	}
+}
+
+// fields implements named, with the names of Podman and Docker.
+func (r statsRow) fields() map[string]any {
+	usage, percent := bytesText(r.Memory)+" / --", "--"
+	if r.Limit > 0 {
+		usage, percent = bytesText(r.Memory)+" / "+bytesText(r.Limit), fmt.Sprintf("%.2f%%", 100*float64(r.Memory)/float64(r.Limit))
+	}
+	return map[string]any{
+		"ID": shortID(r.ID), "ContainerID": r.ID, "Container": shortID(r.ID), "CPU": r.CPU, "CPUPerc": fmt.Sprintf("%.2f%%", r.CPU),
+		"MemUsage": usage, "MemPerc": percent, "MemLimit": r.Limit, "MemUsageBytes": r.Memory,
+	}
+}
+
+func (o *statsFlags) print(w io.Writer, rows []statsRow) error {
+	return printList(w, o.out, rows, []column[statsRow]{
+		{"CONTAINER ID", func(r statsRow) string {
+			if o.noTrunc {
+				return r.ID
+			}
+			return shortID(r.ID)
+		}},
 		{"CPU", func(r statsRow) string { return fmt.Sprintf("%.1f%%", r.CPU) }},
 		{"MEMORY", func(r statsRow) string {
 			if r.Limit == 0 {
@@ -103,6 +143,7 @@ type sample struct {
 // sampler computes rates from two samples.
 type sampler struct {
 	client *client.Client
+	all    bool // also what does not run
 	last   map[string]sample
 }
 
@@ -148,6 +189,12 @@ func (s *sampler) rows(ctx context.Context, refs []string) ([]statsRow, error) {
 		}
 		s.last[id] = now
 		rows = append(rows, row)
+	}
+	for _, x := range list {
+		has := slices.ContainsFunc(rows, func(r statsRow) bool { return r.ID == x.Id })
+		if s.all && !has && (len(wanted) == 0 || wanted[x.Id]) {
+			rows = append(rows, statsRow{ID: x.Id, Name: x.Name()})
+		}
 	}
 	slices.SortFunc(rows, func(a, b statsRow) int { return strings.Compare(a.Name, b.Name) })
 	return rows, nil

@@ -16,14 +16,15 @@ import (
 
 func newStop(a *app) *cobra.Command {
 	var timeout int64
-	var all, ignore bool
+	var ignore bool
+	s := &selection{}
 	cmd := &cobra.Command{
 		Use:   "stop [flags] CONTAINER|POD...",
 		Short: "Stop containers or pods",
 		Long: `Sends the stop signal of the container (SIGTERM, or that of the image), and SIGKILL
 after the timeout. Stopping a stopped container is not an error.`,
 		Example: "  subpod stop web\n  subpod stop -t 0 web db",
-		Args:    argsOrAll(&all),
+		Args:    s.args(),
 		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) error {
 			if timeout < 0 {
 				return usagef("invalid -t %d: it must not be negative", timeout)
@@ -32,11 +33,9 @@ after the timeout. Stopping a stopped container is not an error.`,
 			if !cmd.Flags().Changed("time") && !cmd.Flags().Changed("timeout") {
 				grace = ownTimeout
 			}
-			if all {
-				var err error
-				if args, err = removable(cmd.Context(), conn.Client, true); err != nil {
-					return err
-				}
+			args, err := s.refs(cmd.Context(), conn.Client, args, allPods)
+			if err != nil {
+				return err
 			}
 			return each(args, func(ref string) error {
 				err := stop(cmd.Context(), conn, ref, grace)
@@ -54,9 +53,11 @@ after the timeout. Stopping a stopped container is not an error.`,
 	}
 	cmd.Flags().Int64VarP(&timeout, "time", "t", defaultGrace, "seconds to wait before SIGKILL (default: --stop-timeout of the container)")
 	cmd.Flags().Int64Var(&timeout, "timeout", defaultGrace, "as --time")
-	cmd.Flags().BoolVarP(&all, "all", "a", false, "all pods")
 	cmd.Flags().BoolVarP(&ignore, "ignore", "i", false, "ignore what does not exist")
-	return cmd
+	s.addAll(cmd.Flags(), "all pods")
+	s.addFilter(cmd.Flags(), "f")
+	s.addIDFiles(cmd.Flags())
+	return a.withLatest(cmd, false)
 }
 
 // defaultGrace is how long a container has to stop, in seconds, unless it or the command
@@ -147,32 +148,20 @@ func find(ctx context.Context, c *client.Client, ref string) (target, error) {
 }
 
 func newRm(a *app) *cobra.Command {
-	var force, all, volumes, ignore bool
+	var force, volumes, ignore bool
 	var timeout int64
-	var fromFiles []string
+	s := &selection{}
 	cmd := &cobra.Command{
 		Use:     "rm [flags] CONTAINER|POD...",
 		Short:   "Remove containers, or pods with their containers",
 		Example: "  subpod rm web\n  subpod rm -f web db\n  subpod rm --all",
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(fromFiles) > 0 {
-				return nil
-			}
-			return argsOrAll(&all)(cmd, args)
-		},
+		Args:    s.args(),
 		RunE: a.run(func(cmd *cobra.Command, conn *connection, args []string) error {
-			if all {
-				var err error
-				if args, err = removable(cmd.Context(), conn.Client, force); err != nil {
-					return err
-				}
-			}
-			for _, file := range fromFiles {
-				id, err := readIDFile("--cidfile", file)
-				if err != nil {
-					return err
-				}
-				args = append(args, id)
+			args, err := s.refs(cmd.Context(), conn.Client, args, func(ctx context.Context, c *client.Client) ([]string, error) {
+				return removable(ctx, c, force)
+			})
+			if err != nil {
+				return err
 			}
 			return each(args, func(ref string) error {
 				if timeout >= 0 && force {
@@ -192,13 +181,17 @@ func newRm(a *app) *cobra.Command {
 		ValidArgsFunction: a.completeBoth,
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "also remove what runs, which is killed, or is restarted")
-	cmd.Flags().BoolVarP(&all, "all", "a", false, "all pods that neither run nor are restarted (with -f: all pods)")
+	s.addAll(cmd.Flags(), "all pods that neither run nor are restarted (with -f: all pods)")
+	s.addFilter(cmd.Flags(), "")
+	s.addIDFiles(cmd.Flags())
 	cmd.Flags().BoolVarP(&volumes, "volumes", "v", false, "also remove the volumes that only they have (these always go: no effect)")
 	cmd.Flags().BoolVarP(&ignore, "ignore", "i", false, "ignore what does not exist")
 	cmd.Flags().Int64VarP(&timeout, "time", "t", -1, "with -f, seconds to wait before running containers are killed")
-	cmd.Flags().StringArrayVar(&fromFiles, "cidfile", nil, "read an ID from this file")
-	return cmd
+	return a.withLatest(cmd, false)
 }
+
+// allPods returns the IDs of all pods.
+func allPods(ctx context.Context, c *client.Client) ([]string, error) { return removable(ctx, c, true) }
 
 // removable returns the IDs of the pods without running containers, or of all pods.
 func removable(ctx context.Context, c *client.Client, force bool) ([]string, error) {

@@ -27,7 +27,10 @@ func newSystem(a *app) *cobra.Command {
 		Args:  none(),
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newSystemCheck(a), newSystemPrune(a), newSystemReset(a), newSystemTrace(a), newSystemLogLevel(a), newSystemMetrics(a))
+	info, events := newInfo(a), newEvents(a)
+	info.Hidden, events.Hidden = true, true // as Docker and Podman have them
+	cmd.AddCommand(newSystemCheck(a), newSystemPrune(a), newSystemReset(a), newSystemTrace(a), newSystemLogLevel(a), newSystemMetrics(a), info, events)
+	refuse(cmd, "connection", "df", "migrate", "renumber", "service")
 	return cmd
 }
 
@@ -66,18 +69,19 @@ are findings that are not repaired. Pods keep running.`,
 			return nil
 		}),
 	}
-	cmd.Flags().BoolVar(&repair, "repair", false, "remove damaged and orphaned data")
+	cmd.Flags().BoolVarP(&repair, "repair", "r", false, "remove damaged and orphaned data")
+	addRefused(cmd.Flags(), refused{"force/f": "what a container uses is never removed", "max/m": "layers are kept as long as an image has them", "quick/q": notYet + "all checks are made"})
 	return cmd
 }
 
 func newSystemPrune(a *app) *cobra.Command {
-	var all, force bool
+	var all, force, volumes bool
 	cmd := &cobra.Command{
 		Use:   "prune [flags]",
 		Short: "Remove stopped pods and unnamed images",
 		Long: `Removes stopped pods with their containers, and images that have no name and are not
 used by a container. With --all, removes every image that is neither used by a
-container nor pinned.`,
+container nor pinned; with --volumes, also the volumes that no container has.`,
 		Example: "  subpod system prune\n  subpod system prune --all --force",
 		Args:    none(),
 		RunE: a.run(func(cmd *cobra.Command, conn *connection, _ []string) error {
@@ -85,14 +89,23 @@ container nor pinned.`,
 			if all {
 				what = "stopped pods and all unused images"
 			}
+			if volumes {
+				what += ", and volumes that no container has then"
+			}
 			if err := confirm(cmd, force, "Remove "+what+"?"); err != nil {
 				return err
 			}
-			return prune(cmd.Context(), cmd.OutOrStdout(), conn.Client, all)
+			err := prune(cmd.Context(), cmd.OutOrStdout(), conn.Client, all)
+			if volumes {
+				err = errors.Join(err, pruneVolumes(cmd.Context(), cmd.OutOrStdout(), conn.Client, "volume ", nil))
+			}
+			return err
 		}),
 	}
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "also remove images with a name")
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "do not ask for confirmation")
+	cmd.Flags().BoolVar(&volumes, "volumes", false, "also remove the volumes that no container has")
+	addRefused(cmd.Flags(), refused{"filter": notYet + "\"container prune\", \"volume prune\" and \"network prune\" have filters", "build": "images are not built here", "external": "only containers of this runtime are known"})
 	return cmd
 }
 

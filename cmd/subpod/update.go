@@ -16,7 +16,7 @@ var refusedUpdate = refused{
 	"device-read-bps": refusedRun["device-read-bps"], "device-read-iops": refusedRun["device-read-iops"],
 	"device-write-bps": refusedRun["device-write-bps"], "device-write-iops": refusedRun["device-write-iops"],
 	"cpu-rt-period": refusedRun["cpu-rt-period"], "cpu-rt-runtime": refusedRun["cpu-rt-runtime"], "memory-swappiness": refusedRun["memory-swappiness"],
-	"env": updateAnew, "unsetenv": updateAnew, "ulimit": updateAnew, "latest": notYet + "name the container; \"subpod ps -q -n 1\" prints it",
+	"env/e": updateAnew, "unsetenv": updateAnew, "ulimit": updateAnew,
 	"health-cmd": updateAnew, "health-interval": updateAnew, "health-log-destination": updateAnew, "health-max-log-count": updateAnew,
 	"health-max-log-size": updateAnew, "health-on-failure": updateAnew, "health-retries": updateAnew, "health-start-period": updateAnew,
 	"health-startup-cmd": updateAnew, "health-startup-interval": updateAnew, "health-startup-retries": updateAnew,
@@ -46,7 +46,7 @@ new limits also hold when it is restarted. Limits need a delegated cgroup, as fo
 	f.Float64Var(&o.cpus, "cpus", 0, "CPU limit, such as 1.5")
 	o.addResourceFlags(f)
 	addRefused(f, refusedUpdate)
-	return cmd
+	return a.withLatest(cmd, false)
 }
 
 func update(cmd *cobra.Command, conn *connection, o *runOptions, ref string) error {

@@ -30,21 +30,32 @@ type versionJSON struct {
 
 func newVersion() *cobra.Command {
 	var asJSON bool
+	out := &format{}
 	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "Print the version of this program",
 		Args:  exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			v := versionJSON{buildVersion(), runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH, stateformat.Version, wire.Version}
-			if asJSON {
+			if out.goFormat != "" && out.goFormat != "json" {
+				return printList(cmd.OutOrStdout(), out, []versionJSON{v}, nil)
+			}
+			if asJSON || out.goFormat == "json" {
 				return json.NewEncoder(cmd.OutOrStdout()).Encode(v)
 			}
 			_, err := fmt.Fprintf(cmd.OutOrStdout(), "subpod %s %s %s\n", v.Version, v.Go, v.Platform)
 			return err
 		},
 	}
+	out.addGoFormat(cmd, "f")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON: version, go, platform, and the versions of the state on disk and of the monitor's protocol")
 	return cmd
+}
+
+// fields implements named, with the names of Podman and Docker.
+func (v versionJSON) fields() map[string]any {
+	own := map[string]any{"Version": v.Version, "GoVersion": v.Go, "OsArch": v.Platform, "Os": runtime.GOOS, "Arch": runtime.GOARCH}
+	return map[string]any{"Client": own}
 }
 
 func buildVersion() string { return cli.Version(version) }

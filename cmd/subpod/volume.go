@@ -134,11 +134,11 @@ func newVolumeLs(a *app) *cobra.Command {
 				return nil
 			}
 			out.noHeading = noHeading
-			return printList(cmd.OutOrStdout(), out, list, []column[api.Volume]{
-				{"DRIVER", func(api.Volume) string { return "local" }},
-				{"VOLUME NAME", func(v api.Volume) string { return v.Name }},
-				{"CREATED", func(v api.Volume) string { return ago(v.Created) }},
-				{"CONTAINERS", func(v api.Volume) string { return fmt.Sprint(len(v.Containers)) }},
+			return printList(cmd.OutOrStdout(), out, volumeRows(list), []column[volumeRow]{
+				{"DRIVER", func(volumeRow) string { return "local" }},
+				{"VOLUME NAME", func(v volumeRow) string { return v.Name }},
+				{"CREATED", func(v volumeRow) string { return ago(v.Created) }},
+				{"CONTAINERS", func(v volumeRow) string { return fmt.Sprint(len(v.Containers)) }},
 			})
 		}),
 	}
@@ -151,36 +151,46 @@ func newVolumeLs(a *app) *cobra.Command {
 	return cmd
 }
 
+// volumeRow is a volume with the fields that Podman and Docker have.
+type volumeRow struct{ api.Volume }
+
+func (r volumeRow) fields() map[string]any {
+	return map[string]any{
+		"Driver": "local", "Scope": "local", "CreatedAt": r.Created.Format(time.RFC3339), "Labels": notNil(r.Labels), "Options": map[string]string{},
+		"MountCount": len(r.Containers),
+	}
+}
+
+func volumeRows(list []api.Volume) []volumeRow {
+	rows := make([]volumeRow, 0, len(list))
+	for _, v := range list {
+		rows = append(rows, volumeRow{v})
+	}
+	return rows
+}
+
 // filterVolumes returns the volumes for which all filters hold.
 func filterVolumes(list []api.Volume, filters []string) ([]api.Volume, error) {
-	for _, text := range filters {
-		name, value, given := strings.Cut(text, "=")
-		var keep func(api.Volume) bool
-		switch {
-		case !given:
-		case name == "dangling":
-			keep = func(v api.Volume) bool { return (len(v.Containers) == 0) == (value == "true" || value == "1") }
-		case name == "driver":
-			keep = func(api.Volume) bool { return value == "local" }
-		case name == "name":
-			keep = func(v api.Volume) bool { return matches(value, v.Name) }
-		case name == "label":
-			keep = func(v api.Volume) bool { return hasLabel(v.Labels, value) }
-		case name == "label!":
-			keep = func(v api.Volume) bool { return !hasLabel(v.Labels, value) }
-		case name == "until" || name == "since":
+	return filtered(list, filters, "dangling, driver, label, name, since, until", func(text, name, value string) (func(api.Volume) bool, error) {
+		switch name {
+		case "dangling":
+			yes, err := filterBool(text, value)
+			return func(v api.Volume) bool { return (len(v.Containers) == 0) == yes }, err
+		case "driver":
+			return func(api.Volume) bool { return value == "local" }, nil
+		case "name":
+			pattern, err := filterPattern(text, value)
+			return func(v api.Volume) bool { return pattern.MatchString(v.Name) }, err
+		case "label":
+			return func(v api.Volume) bool { return hasLabel(v.Labels, value) }, nil
+		case "label!":
+			return func(v api.Volume) bool { return !hasLabel(v.Labels, value) }, nil
+		case "until", "since":
 			at, err := parseTime("--filter "+name, value, time.Now())
-			if err != nil {
-				return nil, err
-			}
-			keep = func(v api.Volume) bool { return v.Created.Before(at) == (name == "until") }
+			return func(v api.Volume) bool { return v.Created.Before(at) == (name == "until") }, err
 		}
-		if keep == nil {
-			return nil, usagef("invalid --filter %q: expected NAME=VALUE with one of the names dangling, driver, label, name, since, until", text)
-		}
-		list = slices.DeleteFunc(slices.Clone(list), func(v api.Volume) bool { return !keep(v) })
-	}
-	return list, nil
+		return nil, nil
+	})
 }
 
 func newVolumeInspect(a *app) *cobra.Command {
@@ -210,7 +220,7 @@ func newVolumeInspect(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return printList(cmd.OutOrStdout(), out, list, nil)
+			return printList(cmd.OutOrStdout(), out, volumeRows(list), nil)
 		}),
 	}
 	out = addFormat(cmd)
@@ -317,14 +327,7 @@ func newVolumePrune(a *app) *cobra.Command {
 			if err := confirm(cmd, force, fmt.Sprintf("Remove %d volumes that no container has?", len(list))); err != nil {
 				return err
 			}
-			var errs []error
-			for _, v := range list {
-				_, err := client.RemoveVolume(cmd.Context(), conn.Client, v.Name, true)
-				if errs = append(errs, err); err == nil {
-					fmt.Fprintln(cmd.OutOrStdout(), v.Name)
-				}
-			}
-			return errors.Join(errs...)
+			return pruneVolumes(cmd.Context(), cmd.OutOrStdout(), conn.Client, "", filters)
 		}),
 	}
 	f := cmd.Flags()
@@ -333,6 +336,23 @@ func newVolumePrune(a *app) *cobra.Command {
 	f.BoolVar(&dryRun, "dry-run", false, "only list what would go")
 	f.StringArrayVar(&filters, "filter", nil, "NAME=VALUE, as \"volume ls\" has it")
 	return cmd
+}
+
+// pruneVolumes removes the volumes that no container has, and for which the filters hold,
+// and prints their names.
+func pruneVolumes(ctx context.Context, out io.Writer, c *client.Client, prefix string, filters []string) error {
+	list, err := client.Volumes(ctx, c)
+	if err == nil {
+		list, err = filterVolumes(list, append(slices.Clone(filters), "dangling=true"))
+	}
+	errs := []error{err}
+	for _, v := range list {
+		_, err := client.RemoveVolume(ctx, c, v.Name, true)
+		if errs = append(errs, err); err == nil {
+			fmt.Fprintf(out, "%s%s\n", prefix, v.Name)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func newVolumeExport(a *app) *cobra.Command {

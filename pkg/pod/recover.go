@@ -182,9 +182,13 @@ func (r recovery) container(ctx context.Context, c state.Container, rebooted boo
 		}
 		return nil
 	case rebooted:
+		when := "while the container ran"
+		if c.State() == runtimeapi.ContainerState_CONTAINER_CREATED {
+			when = "before the container was started"
+		}
 		err := r.exits.record(c.ID, state.ContainerStatus{
 			ExitCode: exitUnknown, FinishedAt: time.Now(), Reason: reasonUnknown,
-			Message: "the node was rebooted while the container ran",
+			Message: "the node was rebooted " + when,
 		})
 		r.clean(c.ID)
 		return err

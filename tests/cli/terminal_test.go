@@ -88,6 +88,13 @@ func interrupted(t *testing.T, n *node.Node) {
 	if code := keys.wait(); code != 0 {
 		t.Errorf("after ctrl-x the exit code is %d", code)
 	}
+	latest := openTerminal(t, n, "attach", "--detach-keys", "ctrl-y", "-l")
+	latest.input("\recho $((6*7))\r")
+	latest.expect("42")
+	latest.input("\x19")
+	if code := latest.wait(); code != 0 {
+		t.Errorf("after keys of attach's own the exit code is %d", code)
+	}
 	inside := openTerminal(t, n, "exec", "-it", "--detach-keys", "ctrl-x", "term-with-quite-a-long-name", "sh")
 	inside.expect("/ # ")
 	inside.input("\x10\x11\x18")

@@ -102,3 +102,33 @@ func limitFile(t *testing.T, flags, file string) string {
 	t.Helper()
 	return in(t, fmt.Sprintf("%s run --rm %s busybox cat /sys/fs/cgroup/%s", subpod, flags, file))
 }
+
+// TestPauseFlags: the containers that pause and unpause are asked for by flags freeze, and
+// go on.
+func TestPauseFlags(t *testing.T) {
+	start(t, "")
+	in(t, subpod+" pull -q busybox")
+	in(t, subpod+` create -q --name pause-a -l pause=1 --cidfile pause.id busybox sleep 1000 >/dev/null
+		`+subpod+` start pause-a >/dev/null
+		`+subpod+` run -d -q --name pause-b busybox sleep 1000 >/dev/null`)
+	defer in(t, subpod+" rm -f pause-a pause-b; rm -f pause.id")
+	frozen := func(want string) {
+		t.Helper()
+		const look = `for c in pause-a pause-b; do timeout 5 ` + subpod + ` exec $c true && echo $c runs || echo $c is frozen; done`
+		if got := strings.ReplaceAll(in(t, look), "\n", ", "); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+	const both = "pause-a is frozen, pause-b is frozen"
+	for _, c := range []struct{ pause, unpause, want string }{
+		{"pause --filter label=pause=1", "unpause --filter label=pause=1", "pause-a is frozen, pause-b runs"},
+		{"pause --cidfile pause.id", "unpause --cidfile pause.id", "pause-a is frozen, pause-b runs"},
+		{"pause --latest", "unpause --latest", "pause-a runs, pause-b is frozen"},
+		{"pause --all", "unpause --all", both},
+	} {
+		in(t, subpod+" "+c.pause)
+		frozen(c.want)
+		in(t, subpod+" "+c.unpause)
+		frozen("pause-a runs, pause-b runs")
+	}
+}
