@@ -54,7 +54,7 @@ func awaitUp(ctx context.Context, name string, get func() (netlink.Link, error))
 	}
 }
 
-// wanted is what address gives a pod's interface.
+// wanted is what connect gives a pod's interface.
 type wanted struct {
 	mac        net.HardwareAddr
 	addrs      []netip.Prefix
@@ -62,6 +62,15 @@ type wanted struct {
 	neighbours []*request // the pod's addresses on the bridge
 	reused     bool       // an interrupted Setup left the link
 	congestion string     // Options.Congestion
+}
+
+// connect makes the pod's link into the bridge with the addresses, and returns those in
+// use.
+func (l *links) connect(ctx context.Context, pod netns.Pod, w wanted) (used []netip.Prefix, err error) {
+	if w.reused, err = l.attach(pod, w.bridge.index, w.bridge.mtu, w.mac); err != nil {
+		return nil, err
+	}
+	return l.address(ctx, pod, w)
 }
 
 // address gives the pod's interface its addresses and default routes, sets up its bridge

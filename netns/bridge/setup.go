@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"strings"
 	"time"
@@ -64,7 +63,8 @@ func (b *Bridge) connect(ctx context.Context, pod netns.Pod, p *podNet) (netns.R
 	// Both at the same time: whatever a port sends that is not admitted yet is dropped.
 	admitted := make(chan error, 1)
 	go func() { admitted <- b.admit(pod, p, addrs) }()
-	prefixes, err = b.link(ctx, pod, mac, prefixes, bridge)
+	prefixes, err = b.links.connect(ctx, pod, wanted{mac: mac, addrs: prefixes, bridge: bridge,
+		neighbours: b.device.meetRequests(b.ipam.of(pod.ID), mac)})
 	if err = cmp.Or(<-admitted, err); err != nil {
 		return netns.Result{}, err
 	}
@@ -83,16 +83,6 @@ func (b *Bridge) connect(ctx context.Context, pod netns.Pod, p *podNet) (netns.R
 		return netns.Result{}, err
 	}
 	return result, nil
-}
-
-// link makes the pod's link into the bridge with the addresses, and returns those in use.
-func (b *Bridge) link(ctx context.Context, pod netns.Pod, mac net.HardwareAddr, addrs []netip.Prefix, bridge deviceState) ([]netip.Prefix, error) {
-	reused, err := b.links.attach(pod, bridge.index, bridge.mtu, mac)
-	if err != nil {
-		return nil, err
-	}
-	return b.links.address(ctx, pod, wanted{mac: mac, addrs: addrs, bridge: bridge, reused: reused,
-		neighbours: b.device.meetRequests(b.ipam.of(pod.ID), mac)})
 }
 
 func resultOf(pod netns.Pod, addrs []netip.Prefix, mtu int) netns.Result {

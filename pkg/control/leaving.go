@@ -24,8 +24,9 @@ const (
 // use until its pod is removed: its user knows nothing of that, and it is waited for.
 func onceLeft(ctx context.Context, st *state.Store, remove func() error) error {
 	for deadline := time.Now().Add(leavingTimeout); ; {
+		leaves := anyLeaves(st) // before: what the removal is refused for may be gone afterwards
 		err := remove()
-		if !errors.Is(err, errdefs.ErrFailedPrecondition) || !anyLeaves(st) || time.Now().After(deadline) {
+		if !errors.Is(err, errdefs.ErrFailedPrecondition) || !leaves || time.Now().After(deadline) {
 			return err
 		}
 		select {
@@ -36,14 +37,16 @@ func onceLeft(ctx context.Context, st *state.Store, remove func() error) error {
 	}
 }
 
-// anyLeaves reports whether a pod whose containers have ended is going to be removed.
+// anyLeaves reports whether a pod whose containers have ended, and are removed before it, is
+// going to be removed.
 func anyLeaves(st *state.Store) bool {
 	if st == nil {
 		return false
 	}
 	return slices.ContainsFunc(st.Pods(), func(p state.Pod) bool {
 		containers := st.ContainersOf(p.ID)
-		return len(containers) > 0 && p.Config.V.GetAnnotations()[api.AnnotationWhenDone] == api.WhenDoneRemove && !p.Supervised() &&
+		begun := len(containers) > 0 || p.Status.Phase == state.PodStopping || p.Status.Phase == state.PodNotReady
+		return begun && p.Config.V.GetAnnotations()[api.AnnotationWhenDone] == api.WhenDoneRemove && !p.Supervised() &&
 			!slices.ContainsFunc(containers, func(c state.Container) bool { return c.State() != runtimeapi.ContainerState_CONTAINER_EXITED })
 	})
 }

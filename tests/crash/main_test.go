@@ -186,7 +186,7 @@ func (p *pod) isState(ctx context.Context, want runtimeapi.ContainerState) error
 
 // exec runs a command in the container, which must succeed.
 func (p *pod) exec(ctx context.Context, cmd ...string) (string, error) {
-	resp, err := p.r.cri.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: p.id, Cmd: cmd, Timeout: 10})
+	resp, err := p.r.cri.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: p.id, Cmd: cmd, Timeout: 60})
 	if err == nil && resp.ExitCode != 0 {
 		err = fmt.Errorf("%v ended with %d: %s", cmd, resp.ExitCode, resp.Stderr)
 	}

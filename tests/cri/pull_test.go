@@ -41,7 +41,7 @@ func insecure(fronts ...*registry.Front) string {
 
 func TestPullOnce(t *testing.T) {
 	f := front(t, registry.FrontOptions{Fault: func(http.ResponseWriter, *http.Request) bool {
-		time.Sleep(20 * time.Millisecond) // long enough that the pulls meet
+		time.Sleep(300 * time.Millisecond) // long enough that the pulls meet, however late a client starts
 		return false
 	}})
 	n := node.Start(t, node.Options{Registries: insecure(f)})

@@ -168,7 +168,7 @@ func (c *hammerClient) container(podID string, config *podConfig, attempt uint32
 	id := made.ContainerId
 	call(c, "started", c.StartContainer, &runtimeapi.StartContainerRequest{ContainerId: id})
 	for range c.random.IntN(3) {
-		exec, ok := call(c, "exec", c.ExecSync, &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"echo", "x"}, Timeout: 20})
+		exec, ok := call(c, "exec", c.ExecSync, &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"echo", "x"}, Timeout: 60})
 		if ok && exec.ExitCode == 0 && string(exec.Stdout) != "x\n" {
 			c.Errorf("client %d: exec: %q", c.number, exec.Stdout)
 		}

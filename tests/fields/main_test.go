@@ -299,7 +299,7 @@ func (c *container) log() string {
 // try runs a command in the container.
 func (c *container) try(argv ...string) *runtimeapi.ExecSyncResponse {
 	c.Helper()
-	resp, err := c.cri.ExecSync(c.Context(), &runtimeapi.ExecSyncRequest{ContainerId: c.id, Cmd: argv, Timeout: 20})
+	resp, err := c.cri.ExecSync(c.Context(), &runtimeapi.ExecSyncRequest{ContainerId: c.id, Cmd: argv, Timeout: 60})
 	c.must(err)
 	return resp
 }
@@ -329,10 +329,23 @@ func (c *container) fails(script, word string) {
 	}
 }
 
+// begun waits until the first process executes its command: when the start is answered it
+// may be the OCI runtime's still.
+func (c *container) begun() *container {
+	c.Helper()
+	eventually(c, "the command is executed", func() error {
+		if name := c.exec("cat", "/proc/1/comm"); strings.HasPrefix(name, "crun") || strings.HasPrefix(name, "runc") {
+			return fmt.Errorf("it is %s", name)
+		}
+		return nil
+	})
+	return c
+}
+
 // proc returns a field of the first process's /proc/PID/status.
 func (c *container) proc(field string) string {
 	c.Helper()
-	return statusField(c.exec("cat", "/proc/1/status"), field)
+	return statusField(c.begun().exec("cat", "/proc/1/status"), field)
 }
 
 func statusField(text, name string) string {

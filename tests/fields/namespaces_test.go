@@ -34,11 +34,25 @@ func pidMode(mode runtimeapi.NamespaceMode, target string) change {
 	return secure(func(s *security) { s.NamespaceOptions = &nsOption{Pid: mode, TargetId: target} })
 }
 
+// shows waits until ps in the container has words in its output.
+func (c *container) shows(what string, words ...string) {
+	c.Helper()
+	eventually(c, what, func() error {
+		out := c.exec("ps")
+		for _, w := range words {
+			if !strings.Contains(out, w) {
+				return fmt.Errorf("no %q in:\n%s", w, out)
+			}
+		}
+		return nil
+	})
+}
+
 func TestPIDNamespaces(t *testing.T) {
 	start(t, nil, func(e env) {
 		own := e.pod("own", nil)
 		a, b := own.start("a", idle()), own.start("b", idle())
-		e.equal("CONTAINER: first process", a.exec("cat", "/proc/1/comm"), "sh")
+		e.equal("CONTAINER: first process", a.begun().exec("cat", "/proc/1/comm"), "sh")
 		if a.ns("pid") == b.ns("pid") {
 			e.Error("CONTAINER: two containers have one PID namespace")
 		}
@@ -47,7 +61,7 @@ func TestPIDNamespaces(t *testing.T) {
 
 		target := own.start("target", idle(), pidMode(nsTarget, a.id))
 		e.equal("TARGET: namespace", target.ns("pid"), a.ns("pid"))
-		e.contains("TARGET: processes", target.exec("ps"), "sleep 0.1")
+		target.shows("TARGET: processes", "sleep 0.1") // now and then
 		for what, id := range map[string]string{"unknown": "0123456789", "empty": ""} {
 			_, err := own.tryCreate("bad-target", idle(), pidMode(nsTarget, id))
 			e.refused("TARGET: "+what, err, codes.InvalidArgument)
@@ -58,14 +72,14 @@ func TestPIDNamespaces(t *testing.T) {
 
 		node := e.pod("node", func(c *podConfig) { podNamespaces(c).Pid = nsNode }).start("c", idle(), pidMode(nsNode, ""))
 		e.equal("NODE: namespace", node.ns("pid"), e.nodeNS("pid"))
-		e.contains("NODE: processes", node.exec("ps"), "subpod", "conmon")
+		node.shows("NODE: processes", "subpod", "conmon")
 		node.stop(1)
 		node.exited()
 
 		shared := e.pod("shared", func(c *podConfig) { podNamespaces(c).Pid = nsPod })
 		x, y := shared.start("x", idle(), pidMode(nsPod, "")), shared.start("y", sh("sleep 7654"), pidMode(nsPod, ""))
 		e.equal("POD: namespace", x.ns("pid"), y.ns("pid"))
-		e.contains("POD: processes", x.exec("ps"), "sleep 7654")
+		x.shows("POD: processes", "sleep 7654")
 		z := shared.start("z", idle(), pidMode(nsContainer, ""))
 		if z.ns("pid") == x.ns("pid") {
 			e.Error("CONTAINER in a pod that shares: the container is in the pod's namespace")

@@ -25,7 +25,7 @@ func TestProcess(t *testing.T) {
 		var env []string
 		// The kernel shows it empty for the last microseconds of execve(2).
 		eventually(e, "the environment is there", func() error {
-			if env = strings.Split(c.exec("cat", "/proc/1/environ"), "\x00"); len(env) < 2 {
+			if env = strings.Split(c.begun().exec("cat", "/proc/1/environ"), "\x00"); len(env) < 2 {
 				return os.ErrNotExist
 			}
 			return nil

@@ -121,7 +121,7 @@ func TestCapabilities(t *testing.T) {
 					s.Capabilities, s.RunAsUser = c.caps, value(c.user)
 				}))
 				hex := func(set uint64) string { return fmt.Sprintf("%016x", set&all) }
-				for _, text := range []string{c1.exec("cat", "/proc/1/status"), c1.exec("cat", "/proc/self/status")} {
+				for _, text := range []string{c1.begun().exec("cat", "/proc/1/status"), c1.exec("cat", "/proc/self/status")} {
 					e.equal("CapEff", statusField(text, "CapEff"), hex(c.effective))
 					e.equal("CapBnd", statusField(text, "CapBnd"), hex(c.bounding))
 					e.equal("CapAmb", statusField(text, "CapAmb"), hex(c.ambient))

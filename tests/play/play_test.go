@@ -132,9 +132,14 @@ func play(t *testing.T, n *node.Node, file string, want []expectation) {
 	}
 	n.MustSubpod("play", "--down", file)
 	n.MustSubpod("play", "--down", file) // once more is the same
-	if pods := n.MustSubpod("pods", "-q"); pods != "" {
-		t.Errorf("pods are left: %s", pods)
-	}
+	// Those of "run --rm" go a moment after their command has ended.
+	node.Eventually(t, "no pod is left", func() error {
+		pods, err := n.Subpod("pods", "-q")
+		if err == nil && pods != "" {
+			err = fmt.Errorf("pods are left: %s", pods)
+		}
+		return err
+	})
 	for _, v := range volumes {
 		n.MustSubpod("volume", "exists", v)
 	}
@@ -156,11 +161,24 @@ func check(t *testing.T, n *node.Node, e expectation, stdout, stderr string) {
 		port, body, _ := strings.Cut(e.value, " ")
 		node.Eventually(t, e.value, func() error { return get(port, body) })
 	case "client":
-		contains(t, e.value, n.MustSubpod("run", "--rm", "busybox", "sh", "-c", cmd), text)
+		says(t, n, text, "run", "--rm", "busybox", "sh", "-c", cmd)
 	case "exec":
 		name, cmd, _ := strings.Cut(cmd, " ")
-		contains(t, e.value, n.MustSubpod("exec", name, "sh", "-c", cmd), text)
+		says(t, n, text, "exec", name, "sh", "-c", cmd)
 	}
+}
+
+// says waits until a command has the text in its output: what it asks may only begin to
+// listen, or to write.
+func says(t *testing.T, n *node.Node, want string, args ...string) {
+	t.Helper()
+	node.Eventually(t, strings.Join(args, " "), func() error {
+		out, err := n.Subpod(args...)
+		if err == nil && !strings.Contains(out, want) {
+			err = fmt.Errorf("%q; want %q in it", out, want)
+		}
+		return err
+	})
 }
 
 func contains(t *testing.T, what, got, want string) {
@@ -201,15 +219,18 @@ func run(t *testing.T, n *node.Node, args ...string) (stdout, stderr string, cod
 // noFiles checks that no pod has left files in the data directory.
 func noFiles(t *testing.T, n *node.Node) {
 	t.Helper()
-	for _, dir := range []string{"play", "volumes", "logs"} {
-		left, err := os.ReadDir(filepath.Join(n.DataDir, dir))
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			t.Error(err)
-		}
-		for _, e := range left {
-			if dir != "logs" || e.Name() != "pods" {
-				t.Errorf("left in %s: %s", dir, e.Name())
+	node.Eventually(t, "no files are left", func() (err error) {
+		for _, dir := range []string{"play", "volumes", "logs"} {
+			left, readErr := os.ReadDir(filepath.Join(n.DataDir, dir))
+			if readErr != nil && !errors.Is(readErr, os.ErrNotExist) {
+				err = errors.Join(err, readErr)
+			}
+			for _, e := range left {
+				if dir != "logs" || e.Name() != "pods" {
+					err = errors.Join(err, fmt.Errorf("left in %s: %s", dir, e.Name()))
+				}
 			}
 		}
-	}
+		return err
+	})
 }
