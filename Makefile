@@ -217,6 +217,15 @@ test-vm: ## In a virtual machine, where systemd delegates cgroups: limits, drive
 	@tests/vm/packages.sh
 	$(TEST) -count=1 -timeout 120m ./tests/vm $(VM)
 
+# On this machine's kernel, with the newest programs. Its Debian has no runc.
+.PHONY: test-hosts
+test-hosts: build test-tools test-images ## On a Debian sid of its own, which root makes: crictl's walk, uplinks, critest
+	@tests/hosts/sid.sh --versions
+	@$(GO) test -c -buildvcs=false -tags "$(TAGS)" -o .cache/bin/hosts-cri.test ./tests/cri
+	@$(GO) test -c -buildvcs=false -tags "$(TAGS)" -o .cache/bin/hosts-critest.test ./tests/critest
+	tests/hosts/sid.sh cri .cache/bin/hosts-cri.test -test.timeout 20m -test.run '^(TestWalk|TestUplinks|TestSharedPID|TestEvents)$$' -test.skip '^TestWalk$$/^info$$'
+	tests/hosts/sid.sh critest .cache/bin/hosts-critest.test -test.timeout 30m -test.run '^TestCritest$$'
+
 .PHONY: test-tools
 test-tools: .cache/bin/crictl .cache/bin/critest .cache/bin/client.test ## Build crictl and critest, pinned in tests/tools, and tests/client
 

@@ -31,6 +31,11 @@ var Delegate string
 //go:embed sysctl.conf
 var Sysctl string
 
+// Lima is a template of a virtual machine with subpod, for Lima (macOS, mostly).
+//
+//go:embed lima.yaml
+var Lima string
+
 // AppArmorProfile returns an AppArmor profile that lets the subpod binary at
 // the absolute path binary (and and the programs beside it that it starts) make user namespaces.
 func AppArmorProfile(binary string) (string, error) {

@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"sync"
+	"sync/atomic"
 
 	"github.com/subpod/subpod/pkg/idmap"
 )
@@ -15,8 +15,25 @@ import (
 // compares the host's IDs.
 const pingGroupRange = "net/ipv4/ping_group_range"
 
-// ownGroups is the map of the process's own user namespace, which never changes.
-var ownGroups = sync.OnceValues(func() ([]idmap.Map, error) { return idmap.Read("/proc/self/gid_map") })
+// ownGroups are the maps of the process's own user namespace, which never change.
+var ownGroups = groupMaps{file: "/proc/self/gid_map"}
+
+// groupMaps reads the maps in a file until it has them.
+type groupMaps struct {
+	file  string
+	known atomic.Pointer[[]idmap.Map]
+}
+
+func (g *groupMaps) read() ([]idmap.Map, error) {
+	if maps := g.known.Load(); maps != nil {
+		return *maps, nil
+	}
+	maps, err := idmap.Read(g.file)
+	if err == nil {
+		g.known.Store(&maps)
+	}
+	return maps, err
+}
 
 // mappedGroups cuts a range of group IDs to those that the maps have: to the widest part
 // whose ends are in order on the host. What is no range, or has nothing in common with

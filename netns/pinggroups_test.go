@@ -78,3 +78,20 @@ func TestDefaultSysctls(t *testing.T) {
 		mustUnpin(t, dir)
 	}
 }
+
+// TestGroupMaps: the maps are read once, but a failure to read them is not for ever.
+func TestGroupMaps(t *testing.T) {
+	groups := groupMaps{file: filepath.Join(t.TempDir(), "gid_map")}
+	if maps, err := groups.read(); err == nil {
+		t.Errorf("no file: %v", maps)
+	}
+	if err := os.WriteFile(groups.file, []byte("0 1000 1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, when := range []string{"a file", "it is gone"} {
+		if maps, err := groups.read(); err != nil || len(maps) != 1 {
+			t.Errorf("%s: %v, %v", when, maps, err)
+		}
+		_ = os.Remove(groups.file)
+	}
+}

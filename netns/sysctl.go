@@ -104,7 +104,7 @@ func writeSysctls(asked map[string]string, net, ipc bool) error {
 		}
 		value := asked[key]
 		if p == pingGroupRange {
-			if maps, err := ownGroups(); err == nil {
+			if maps, err := ownGroups.read(); err == nil {
 				value = mappedGroups(value, maps)
 			}
 		}

@@ -1,9 +1,11 @@
 package rootless
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/rootless-containers/rootlesskit/v3/pkg/child"
@@ -83,6 +85,11 @@ func (v nodeView) CopyUp([]string) ([]string, error) {
 	if err := mount(); err != nil {
 		return nil, err
 	}
+	if v.c.View == ViewMinimal || slices.Contains(v.c.CopyUp, "/etc") {
+		if err := makeHosts("/etc/hosts"); err != nil {
+			return nil, err
+		}
+	}
 	// The copied directories are ours to handle: rootlesskit only wants to know
 	// about /etc when it writes resolv.conf there, which a detached network
 	// namespace rules out.
@@ -91,6 +98,22 @@ func (v nodeView) CopyUp([]string) ([]string, error) {
 	}
 	v.watcher.start(v.c)
 	return nil, nil
+}
+
+// makeHosts makes the node's hosts(5), empty, where the host has none, as a Debian that was
+// just made by debootstrap: rootlesskit starts no node without one.
+func makeHosts(file string) error {
+	if _, err := os.Stat(file); !errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	// It may be a link that leads nowhere.
+	if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("make the node's %s: %w", file, err)
+	}
+	if err := os.WriteFile(file, nil, 0o644); err != nil {
+		return fmt.Errorf("make the node's %s: %w", file, err)
+	}
+	return nil
 }
 
 // portChild runs the builtin port driver's end in the node. Rootlesskit looks

@@ -27,6 +27,8 @@ type Host struct {
 	UIDMap, GIDMap []IDMap
 	// NoNewPrivs: setuid programs are without effect (prctl(2)).
 	NoNewPrivs bool
+	// NoIPv4: its network has no way out by IPv4 at the moment.
+	NoIPv4 bool
 	// Executable is the path of the running program.
 	Executable string
 	// TryUserNS makes a user namespace and mounts in it.
@@ -51,6 +53,7 @@ func ThisHost() Host {
 		h.NoNewPrivs = true
 	}
 	h.Executable, _ = os.Executable()
+	h.NoIPv4 = !HostWayOut().IPv4
 	return h
 }
 

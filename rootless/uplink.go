@@ -145,7 +145,7 @@ func hostDNS() string {
 }
 
 // fallBack takes the first of UplinkFallback whose program is there when that of the
-// chosen uplink is missing or has a fault, and says so in UplinkReason. One with a fault
+// chosen uplink is missing, has a fault or may not start, and says so in UplinkReason. One with a fault
 // is better than none.
 func (c Config) fallBack(h Host) Config {
 	programs := map[string]string{UplinkSlirp: c.SlirpBinary, UplinkPasta: c.PastaBinary,
@@ -166,12 +166,15 @@ func (c Config) fallBack(h Host) Config {
 	gone, reason := missing(c.Uplink), ""
 	if gone {
 		reason = programs[c.Uplink] + " is not installed"
+	} else if c.Uplink == UplinkPasta && h.NoIPv4 {
+		// It looks for its interface once; older ones end there.
+		gone, reason = true, "this host has no way out by IPv4 now, and pasta may not start without one"
 	} else if reason = fault(c.Uplink); reason == "" {
 		return c
 	}
 	there := func(faults bool) string {
 		for _, next := range c.UplinkFallback {
-			if next != c.Uplink && !missing(next) && (faults || fault(next) == "") {
+			if next != c.Uplink && !missing(next) && !(next == UplinkPasta && h.NoIPv4) && (faults || fault(next) == "") {
 				return next
 			}
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	cstorage "go.podman.io/storage"
 	"go.podman.io/storage/pkg/archive"
+	"go.podman.io/storage/pkg/ioutils"
 )
 
 // flagChanged is a flag of layers that cannot be written out as they came.
@@ -24,12 +25,13 @@ func hasDuplicates(err error) bool {
 }
 
 // withoutDuplicates returns the layer in blob as a tar stream in which each name is there
-// once, with what tar would leave of it, and options for it: the digests are the blob's.
+// once, with what tar would leave of it, and options for it: digests and size are the blob's.
 func withoutDuplicates(blob io.ReadSeeker, options cstorage.LayerOptions) (io.ReadCloser, cstorage.LayerOptions, error) {
 	d := duplicates{seed: maphash.MakeSeed(), last: map[uint64]int{}, links: map[int][]string{}}
 	whole := digest.Canonical.Digester()
+	plainSize := ioutils.NewWriteCounter(whole.Hash())
 	err := readLayer(blob, func(r io.Reader) error {
-		r = io.TeeReader(r, whole.Hash())
+		r = io.TeeReader(r, plainSize)
 		if err := d.find(tar.NewReader(r)); err != nil {
 			return err
 		}
@@ -43,7 +45,14 @@ func withoutDuplicates(blob io.ReadSeeker, options cstorage.LayerOptions) (io.Re
 		options.UncompressedDigest = whole.Digest()
 	}
 	if options.OriginalDigest == "" {
-		options.OriginalDigest = options.UncompressedDigest
+		options.OriginalDigest, options.OriginalSize = options.UncompressedDigest, &plainSize.Count
+	}
+	if options.OriginalSize == nil {
+		size, err := blob.Seek(0, io.SeekEnd)
+		if err != nil {
+			return nil, options, err
+		}
+		options.OriginalSize = &size
 	}
 	options.Flags = maps.Clone(options.Flags)
 	if options.Flags == nil {
@@ -153,6 +162,11 @@ func writeEntry(w *tar.Writer, h *tar.Header, body io.Reader) error {
 	return err
 }
 
+func isChanged(layer cstorage.Layer) bool {
+	changed, _ := layer.Flags[flagChanged].(bool)
+	return changed
+}
+
 // unchanged returns ErrUnsupported for an image with a layer that cannot be written out
 // as it came.
 func (l *layerStore) unchanged(image string) error {
@@ -165,7 +179,7 @@ func (l *layerStore) unchanged(image string) error {
 		if err != nil {
 			return err
 		}
-		if changed, _ := layer.Flags[flagChanged].(bool); changed {
+		if isChanged(*layer) {
 			return fmt.Errorf("%w: a layer of %s has a name twice and cannot be written out as it came: pull the image where it is needed", ErrUnsupported, image)
 		}
 	}

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	cstorage "go.podman.io/storage"
 )
 
 // statedImage returns an image whose content is its name, with what its descriptors state
@@ -176,6 +178,49 @@ func removeAll(t *testing.T, s *Store) {
 	for _, img := range list {
 		if err := s.Images.Remove(context.Background(), img.ID); err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+// TestStatedSizeOfChanged: a layer with a name twice is not refused for the size of what it
+// was changed into, where the store has it: in an image that is pulled, on another layer, or
+// as a former version has noted it.
+func TestStatedSizeOfChanged(t *testing.T) {
+	r := startMemoryRegistry(t)
+	twice := tarEntries(t, "f=1", "f="+strings.Repeat("2", 10_000))
+	images := map[string]built{}
+	for tag, tars := range map[string][][]byte{
+		"one": {twice, tarEntries(t, "a=a")}, "two": {twice, tarEntries(t, "b=b")}, "above": {tarEntries(t, "c=c"), twice},
+	} {
+		images[tag] = build(t, imageSpec{tars: tars})
+		r.put(images[tag], v1.MediaTypeImageManifest, tag)
+	}
+	for _, former := range []bool{false, true} {
+		o := testOptions(t, t.TempDir(), DriverNative)
+		insecureConf(t, o, r.host)
+		s := openStore(t, o)
+		if former {
+			flags := map[string]any{flagChanged: true}
+			once, size := tarEntries(t, "f=2"), int64(11_776)
+			if _, _, err := s.Images.store.cs.PutLayer(digest.FromBytes(twice).Encoded(), "", nil, "", false, &cstorage.LayerOptions{
+				OriginalDigest: images["one"].layers[0], OriginalSize: &size, UncompressedDigest: digest.FromBytes(twice), Flags: flags,
+			}, bytes.NewReader(once)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, tag := range []string{"one", "two", "above"} {
+			if _, err := s.Images.Pull(context.Background(), PullRequest{Ref: r.host + "/x:" + tag}); err != nil {
+				t.Errorf("pull of %s, former %t: %v", tag, former, err)
+			}
+		}
+		saved := newSaved(t)
+		below := tarEntries(t, "d=d")
+		saved.file("1.tar", below)
+		saved.file("2.tar", twice)
+		saved.file("c.json", build(t, imageSpec{tars: [][]byte{below, twice}}).config)
+		saved.json("manifest.json", []item{{"Config": "c.json", "Layers": []string{"1.tar", "2.tar"}}})
+		if _, err := s.Images.Load(context.Background(), saved.write(filepath.Join(t.TempDir(), "saved.tar"))); err != nil {
+			t.Errorf("load of layers that are not compressed, former %t: %v", former, err)
 		}
 	}
 }

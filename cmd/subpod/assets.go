@@ -53,6 +53,7 @@ func writeAssets(root *cobra.Command, dir, prefix string) error {
 		"share/doc/subpod/examples/subpod.toml":       configs.Default,
 		"share/doc/subpod/examples/delegate.conf":     configs.Delegate,
 		"share/doc/subpod/examples/sysctl.conf":       configs.Sysctl,
+		"share/doc/subpod/examples/lima.yaml":         configs.Lima,
 		"share/bash-completion/completions/subpod":    completions["bash"],
 		"share/zsh/site-functions/_subpod":            completions["zsh"],
 		"share/fish/vendor_completions.d/subpod.fish": completions["fish"],

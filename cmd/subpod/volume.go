@@ -313,7 +313,7 @@ func newVolumePrune(a *app) *cobra.Command {
 		RunE: a.run(func(cmd *cobra.Command, conn *connection, _ []string) error {
 			list, err := client.Volumes(cmd.Context(), conn.Client)
 			if err == nil {
-				list, err = filterVolumes(list, append(filters, "dangling=true"))
+				list, err = unusedVolumes(list, filters)
 			}
 			if err != nil {
 				return err
@@ -338,12 +338,19 @@ func newVolumePrune(a *app) *cobra.Command {
 	return cmd
 }
 
+// unusedVolumes returns the volumes that no container has, and for which the filters hold:
+// "dangling=false" among them, too, leaves none that a container has.
+func unusedVolumes(list []api.Volume, filters []string) ([]api.Volume, error) {
+	list, err := filterVolumes(list, filters)
+	return slices.DeleteFunc(list, func(v api.Volume) bool { return len(v.Containers) > 0 }), err
+}
+
 // pruneVolumes removes the volumes that no container has, and for which the filters hold,
 // and prints their names.
 func pruneVolumes(ctx context.Context, out io.Writer, c *client.Client, prefix string, filters []string) error {
 	list, err := client.Volumes(ctx, c)
 	if err == nil {
-		list, err = filterVolumes(list, append(slices.Clone(filters), "dangling=true"))
+		list, err = unusedVolumes(list, filters)
 	}
 	errs := []error{err}
 	for _, v := range list {

@@ -66,9 +66,9 @@ const maxAnswer = 16 << 10
 // of them fail.
 const maxRequests = 64
 
-// send sends requests, maxRequests by one call. The kernel works them off one after the other, also
-// after one that fails, and answers those that fail and the last one. The first error
-// that does not pass is returned.
+// send sends requests, maxRequests by one call. The kernel works them off one after the
+// other, also after one that fails, and answers those that fail and the last one. The
+// first error that does not pass is returned.
 func (r *rawSocket) send(requests ...*request) error {
 	for some := range slices.Chunk(requests, maxRequests) {
 		if _, err := r.exchange(some); err != nil {
@@ -107,6 +107,7 @@ func (r *rawSocket) exchange(requests []*request) (data []byte, err error) {
 			continue
 		}
 		if err != nil {
+			r.drain()
 			return nil, fmt.Errorf("read the kernel's answer: %w", err)
 		}
 		messages, err := syscall.ParseNetlinkMessage(answer[:n])
@@ -128,6 +129,18 @@ func (r *rawSocket) exchange(requests []*request) (data []byte, err error) {
 			if m.Header.Seq == r.seq {
 				return data, nil
 			}
+		}
+	}
+}
+
+// drain drops what there is to read. Once an answer did not fit (ENOBUFS), the kernel drops
+// all further ones until the socket is empty, and says so no more.
+func (r *rawSocket) drain() {
+	some := make([]byte, 1)
+	for {
+		_, _, err := unix.Recvfrom(r.fd, some, unix.MSG_DONTWAIT)
+		if err != nil && err != unix.EINTR && err != unix.ENOBUFS {
+			return
 		}
 	}
 }

@@ -1,7 +1,6 @@
 package bridge
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -65,7 +64,7 @@ func (b *Bridge) connect(ctx context.Context, pod netns.Pod, p *podNet) (netns.R
 	go func() { admitted <- b.admit(pod, p, addrs) }()
 	prefixes, err = b.links.connect(ctx, pod, wanted{mac: mac, addrs: prefixes, bridge: bridge,
 		neighbours: b.device.meetRequests(b.ipam.of(pod.ID), mac)})
-	if err = cmp.Or(<-admitted, err); err != nil {
+	if err = errors.Join(<-admitted, err); err != nil {
 		return netns.Result{}, err
 	}
 	if err := b.links.limitIngress(pod, bridge.mtu); err != nil {

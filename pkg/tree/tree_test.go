@@ -106,7 +106,6 @@ func TestPackUnpack(t *testing.T) {
 	}
 }
 
-// TestHostileStreams: nothing is written outside of the directory.
 // TestRawNames: names of directories need not be UTF-8.
 func TestRawNames(t *testing.T) {
 	dir := t.TempDir()
@@ -138,6 +137,7 @@ func TestRawNames(t *testing.T) {
 	}
 }
 
+// TestHostileStreams: nothing is written outside of the directory.
 func TestHostileStreams(t *testing.T) {
 	for _, c := range []struct {
 		name    string

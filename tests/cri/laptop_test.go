@@ -151,3 +151,35 @@ func TestLaptop(t *testing.T) {
 		})
 	}
 }
+
+// TestLaptopStartsOffline: a daemon that starts without a network is as good as any once
+// there is one.
+func TestLaptopStartsOffline(t *testing.T) {
+	for _, uplink := range []string{"slirp4netns", "pasta", "gvisor-tap-vsock"} {
+		t.Run(uplink, func(t *testing.T) {
+			offline := world()
+			script := len(offline) - 2
+			offline[script] = strings.Replace(offline[script], "cp -r", unplugged+"\ncp -r", 1)
+			n := node.Start(t, node.Options{Prefix: offline, Config: "[node]\nuplink = \"" + uplink + "\"\n"})
+			if out, err := n.Subpod("load", "oci-archive:"+node.Path(t, node.Images)+"/busybox.oci.tar"); err != nil {
+				t.Fatalf("%s: %v", out, err)
+			}
+			out, err := n.Subpod("info")
+			node.Contains(t, "info", out, "no way out now")
+			if uplink == "pasta" { // which may not start like that
+				node.Contains(t, "info", out, "pasta may not start without one")
+			}
+			if err != nil {
+				t.Error(err)
+			}
+			serveInWorld(t, n, "answer-names", "127.0.0.2", "192.0.2.2")
+			serveInWorld(t, n, "tell-peers", "8000")
+			l := laptop{t, n, runPeers(t, n, "peers", mapping(tcp, 8001, ""), mapping(udp, 8001, ""))}
+			l.reaches("without a network", "", "127.0.0.1")
+			l.net(elsewhere)
+			l.resolvConf("nameserver 127.0.0.2\n")
+			l.resolves("elsewhere", "192.0.2.2")
+			l.reaches("elsewhere", "203.0.113.7", "203.0.113.7")
+		})
+	}
+}

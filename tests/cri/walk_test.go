@@ -371,7 +371,10 @@ func TestEvents(t *testing.T) {
 		n.Crictl("rm", waitExited(t, n, p.run(fmt.Sprint("c", i), []string{"true"})).Status.ID)
 		for more := true; more && len(want) > 0; {
 			select {
-			case e := <-seen:
+			case e, ok := <-seen:
+				if !ok {
+					t.Fatalf("crictl has ended, and not told: %v", want)
+				}
 				delete(want, e)
 			case <-time.After(time.Second):
 				more = false

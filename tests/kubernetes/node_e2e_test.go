@@ -125,6 +125,7 @@ func runNodeE2E(t *testing.T, labels string) []spec {
 		"--output-dir="+dir, "--json-report=report.json", filepath.Join(dir, "e2e_node.test"), "--",
 		"--container-runtime-endpoint=unix://"+n.Socket, "--prepull-images=false", "--report-dir="+dir,
 		"--system-spec-file="+filepath.Join(dir, "system.yaml"), "--kubelet-config-file="+filepath.Join(dir, "kubelet.yaml"),
+		"--dns-domain=cluster.local", // that of subpod's configuration
 		"--feature-gates=PodAndContainerStatsFromCRI=true", "--kubelet-flags=--system-cgroups= --kubelet-cgroups= --runtime-cgroups=")
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stdout // it tells at length, and for long
 	cmd.WaitDelay = time.Minute

@@ -64,7 +64,7 @@ var installed = []string{
 	"lib/systemd/user/subpod.service", "lib/systemd/user/subpod.socket",
 	"share/man/man1/subpod.1.gz", "share/man/man1/subpod-run.1.gz", "share/man/man1/subpod-setup.1.gz", "share/man/man1/subpod-server.1.gz", "share/man/man5/subpod.toml.5.gz",
 	"share/bash-completion/completions/subpod", "share/fish/vendor_completions.d/subpod.fish",
-	"share/subpod/apparmor.profile", "share/doc/subpod/examples/subpod.toml", "share/doc/subpod/licenses.gz",
+	"share/subpod/apparmor.profile", "share/doc/subpod/examples/subpod.toml", "share/doc/subpod/examples/lima.yaml", "share/doc/subpod/examples/delegate.conf", "share/doc/subpod/licenses.gz",
 }
 
 // member is a file in a package.

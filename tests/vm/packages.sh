@@ -2,7 +2,7 @@
 # Makes the packages that tests/vm installs: of this tree, and of an earlier commit that
 # made none, OLD, with this tree's packing.
 #
-#   .cache/vm/packages/new.deb  old.deb
+#   .cache/vm/packages/new.deb  old.deb  subpod-VERSION-linux-amd64.tar.gz
 set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
 OLD=${OLD:-d57127d}
@@ -11,9 +11,10 @@ tags="containers_image_openpgp exclude_graphdriver_btrfs exclude_graphdriver_dev
 cd "$root"
 mkdir -p "$to"
 
-rm -f dist/subpod_*_amd64.deb
-make --no-print-directory deb ARCH=amd64 >/dev/null
+rm -f dist/subpod_*_amd64.deb dist/subpod-*-linux-amd64.tar.gz "$to"/subpod-*-linux-amd64.tar.gz
+make --no-print-directory deb archive-amd64 ARCH=amd64 >/dev/null
 cp dist/subpod_*_amd64.deb "$to/new.deb"
+cp dist/subpod-*-linux-amd64.tar.gz "$to/"
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
