@@ -77,6 +77,9 @@ func flagRows(t *testing.T) (rows []flagRow) {
 		if len(cells) < 5 || cells[len(cells)-3] != " same " && cells[len(cells)-3] != " differs " {
 			continue
 		}
+		if strings.Contains(cells[len(cells)-2], "without effect") {
+			continue
+		}
 		r := flagRow{command: map[string]string{"kube play": "play"}[section]}
 		if r.command == "" {
 			r.command = section
