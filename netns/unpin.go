@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 
 	"github.com/subpod/subpod/pkg/proc"
 	"golang.org/x/sys/unix"
@@ -93,18 +92,8 @@ func endPause(path string) error {
 	return nil
 }
 
-// isInit reports whether the process is the first of its PID namespace: the last
-// number of the NSpid line (proc_pid_status(5)) is 1.
+// isInit reports whether the process is the first of its PID namespace.
 func isInit(pid int) bool {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
-	if err != nil {
-		return false
-	}
-	for line := range strings.Lines(string(b)) {
-		if ids, ok := strings.CutPrefix(line, "NSpid:"); ok {
-			f := strings.Fields(ids)
-			return len(f) > 0 && f[len(f)-1] == "1"
-		}
-	}
-	return false
+	pids, err := proc.NamespacePIDs(pid)
+	return err == nil && pids[len(pids)-1] == 1
 }

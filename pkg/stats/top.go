@@ -1,7 +1,6 @@
 package stats
 
 import (
-	"bufio"
 	"bytes"
 	"cmp"
 	"os"
@@ -60,20 +59,13 @@ func Processes(init proc.ID) []Process {
 	return out
 }
 
-// innerPID returns the last number of NSpid: that of the innermost namespace.
+// innerPID returns a process's number in its innermost PID namespace, 0 when it has ended.
 func innerPID(pid int) int {
-	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
+	pids, err := proc.NamespacePIDs(pid)
 	if err != nil {
 		return 0
 	}
-	for sc := bufio.NewScanner(bytes.NewReader(text)); sc.Scan(); {
-		if rest, ok := strings.CutPrefix(sc.Text(), "NSpid:"); ok {
-			f := strings.Fields(rest)
-			n, _ := strconv.Atoi(f[len(f)-1])
-			return n
-		}
-	}
-	return 0
+	return pids[len(pids)-1]
 }
 
 const maxCommand = 4096
