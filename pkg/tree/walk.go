@@ -6,6 +6,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"syscall"
 )
 
 // Walk calls visit for what is at name below root, and for all below that, in the order of
@@ -45,7 +46,8 @@ func walk(root *os.Root, name string, info fs.FileInfo, visit func(name string, 
 }
 
 func namesIn(root *os.Root, dir string) ([]string, error) {
-	f, err := root.Open(dir)
+	// A container may have made it something else meanwhile, such as a FIFO.
+	f, err := root.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
