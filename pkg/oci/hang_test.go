@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -180,7 +181,15 @@ func TestExecHangs(t *testing.T) {
 			go func() { _, err := b.exec(0, "/bin/sleep", "100"); done <- err }()
 			eventually(t, "the runtime hangs", func() bool { return len(runtimesOf(t, e, b.ctr)) >= 2 })
 			time.Sleep(100 * time.Millisecond)
-			if err := e.Sweep(context.Background(), func(string) bool { return true }); err != nil {
+			all := func(string) bool { return true }
+			processes := readCommandLines()
+			found := e.handlers[c.handler].abandoned(processes, all)
+			for _, h := range found {
+				if slices.ContainsFunc(found, func(above helper) bool { return above != h && processes.below(h.PID, above.PID) }) {
+					t.Errorf("process %d is to be ended, and one above it", h.PID)
+				}
+			}
+			if err := e.Sweep(context.Background(), all); err != nil {
 				t.Error(err)
 			}
 			if err := <-done; err == nil {

@@ -109,7 +109,11 @@ func (rt *runtime) abandoned(t commandLines, live func(id string) bool) []helper
 		}
 		found = append(found, h)
 	}
-	return found
+	// With the topmost end those below it. The other way round it could tell of their
+	// end as if that were the command's.
+	return slices.DeleteFunc(slices.Clone(found), func(h helper) bool {
+		return slices.ContainsFunc(found, func(above helper) bool { return above.PID != h.PID && t.below(h.PID, above.PID) })
+	})
 }
 
 // isAlone reports whether no other helper is the parent of a process.
