@@ -3,8 +3,10 @@ package cri
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/events"
@@ -200,7 +202,7 @@ func containerStatus(c state.Container) *runtimeapi.ContainerStatus {
 		ImageId:     c.Allocated.ImageID,
 		Labels:      cfg.Labels,
 		Annotations: cfg.Annotations,
-		Mounts:      cfg.Mounts,
+		Mounts:      mounts(c),
 		LogPath:     c.Allocated.LogPath,
 		User:        &runtimeapi.ContainerUser{Linux: linuxUser(c.Allocated.User)},
 		StopSignal:  criSignal(c.StopSignal()),
@@ -209,6 +211,23 @@ func containerStatus(c state.Container) *runtimeapi.ContainerStatus {
 		s.Resources = &runtimeapi.ContainerResources{Linux: c.Resources.V}
 	}
 	return s
+}
+
+// mounts returns the mounts that were asked for, each image volume with the image that is
+// mounted (proto: ImageSpec.image_ref).
+func mounts(c state.Container) []*runtimeapi.Mount {
+	asked := c.Config.V.GetMounts()
+	if len(c.Allocated.MountImages) == 0 {
+		return asked
+	}
+	out := slices.Clone(asked)
+	for i, m := range out {
+		if id := c.Allocated.MountImages[m.ContainerPath]; id != "" && m.Image != nil {
+			out[i] = proto.CloneOf(m)
+			out[i].Image.ImageRef = id
+		}
+	}
+	return out
 }
 
 // imageSpec returns the image of a container by its name: kubectl shows it.

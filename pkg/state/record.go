@@ -193,6 +193,9 @@ type ContainerResources struct {
 	// MountSources has, by path in the container, what mounts show whose source in the
 	// OCI specification is gone once the container is made.
 	MountSources map[string]string `json:"mountSources,omitempty"`
+	// MountImages are the IDs of the images that are mounted, by path in the container.
+	// Older versions did not record them.
+	MountImages map[string]string `json:"mountImages,omitempty"`
 	// Runtime is nil until the OCI runtime has made the container.
 	Runtime    *oci.Container `json:"runtime,omitempty"`
 	StopSignal int            `json:"stopSignal,omitempty"`

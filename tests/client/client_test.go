@@ -303,7 +303,7 @@ func podErrors(s services) {
 		s.Errorf("ExecSync that fails: %v, %q; want exit code 9", err, stderr)
 	}
 	volume := containerConfig("volume", "true")
-	volume.Mounts = []*runtimeapi.Mount{{ContainerPath: "/v", Image: &runtimeapi.ImageSpec{Image: busybox}, ImageSubPath: "no/such/path"}}
+	volume.Mounts = []*runtimeapi.Mount{{ContainerPath: "/v", Image: &runtimeapi.ImageSpec{Image: busybox}, ImageSubPath: "no/such/path", Readonly: true}}
 	_, err = s.CreateContainer(ctx, pod, volume, config)
 	// The kubelet looks at the message of the gRPC status (doBackOff, startContainer).
 	if st, _ := status.FromError(err); !strings.HasPrefix(st.Message(), crierrors.ErrImageVolumeMountFailed.Error()+": ") {

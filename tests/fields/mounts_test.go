@@ -71,7 +71,7 @@ func TestMounts(t *testing.T) {
 			"relative container path": {ContainerPath: "x", HostPath: dir},
 			"over the root":           {ContainerPath: "/x/..", HostPath: dir},
 			"unknown option":          {ContainerPath: "/x", HostPath: dir, MountOptions: []string{"remount"}},
-			"host path and image":     {ContainerPath: "/x", HostPath: dir, Image: &runtimeapi.ImageSpec{Image: busybox}},
+			"host path and image":     {ContainerPath: "/x", HostPath: dir, Image: &runtimeapi.ImageSpec{Image: busybox}, Readonly: true},
 		} {
 			_, err := p.tryCreate("refused", idle(), mounts(m))
 			e.refused(what, err, codes.InvalidArgument)
@@ -180,7 +180,7 @@ func TestImageVolumes(t *testing.T) {
 	start(t, []string{grouped}, func(e env) {
 		p := e.pod("volumes", nil)
 		volume := func(m *runtimeapi.Mount) change {
-			m.ContainerPath, m.Image = "/image", &runtimeapi.ImageSpec{Image: grouped}
+			m.ContainerPath, m.Image, m.Readonly = "/image", &runtimeapi.ImageSpec{Image: grouped}, true
 			return mounts(m)
 		}
 		c := p.start("whole", idle(), volume(&runtimeapi.Mount{}))
@@ -191,9 +191,15 @@ func TestImageVolumes(t *testing.T) {
 		e.contains("a file of the sub path", c.exec("cat", "/image/passwd"), "default-user")
 		e.contains("options", c.mountLine("/image"), "noexec")
 		two := p.start("two", idle(), volume(&runtimeapi.Mount{}), mounts(&runtimeapi.Mount{
-			ContainerPath: "/other", Image: &runtimeapi.ImageSpec{Image: busybox}, ImageSubPath: "bin",
+			ContainerPath: "/other", Image: &runtimeapi.ImageSpec{Image: busybox}, ImageSubPath: "bin", Readonly: true,
 		}))
 		two.sh("test -e /image/etc/group && test -e /other/busybox")
+		for _, m := range two.status().Mounts {
+			image, err := e.cri.ImageStatus(e.Context(), &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: m.GetImage().GetImage()}})
+			if err != nil || m.Image.ImageRef != image.Image.GetId() {
+				e.Errorf("status of the volume on %s: image %v; want the ID %s, %v", m.ContainerPath, m.Image, image.GetImage().GetId(), err)
+			}
+		}
 		for what, m := range map[string]*runtimeapi.Mount{
 			"missing sub path":  {ImageSubPath: "no/such/path"},
 			"sub path leads up": {ImageSubPath: "../../etc"},
@@ -202,8 +208,10 @@ func TestImageVolumes(t *testing.T) {
 			_, err := p.tryCreate("refused", idle(), volume(m))
 			e.refused(what, err, codes.Unknown, "ImageVolumeMountFailed", "/image")
 		}
-		_, err := p.tryCreate("refused", idle(), mounts(&runtimeapi.Mount{ContainerPath: "/image", Image: &runtimeapi.ImageSpec{Image: "docker.io/library/none"}}))
+		_, err := p.tryCreate("refused", idle(), mounts(&runtimeapi.Mount{ContainerPath: "/image", Image: &runtimeapi.ImageSpec{Image: "docker.io/library/none"}, Readonly: true}))
 		e.refused("image that is not there", err, codes.Unknown, "ImageVolumeMountFailed")
+		_, err = p.tryCreate("refused", idle(), mounts(&runtimeapi.Mount{ContainerPath: "/image", Image: &runtimeapi.ImageSpec{Image: busybox}}))
+		e.refused("a volume that is not readonly", err, codes.InvalidArgument, "/image", "readonly")
 		_, err = e.cri.RemoveImage(e.Context(), &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: grouped}})
 		e.refused("removal of a mounted image", err, codes.FailedPrecondition)
 

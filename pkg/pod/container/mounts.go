@@ -45,7 +45,7 @@ func (b *Builder) resolveMounts(ctx context.Context, plan Plan, id string) ([]*r
 				return nil, err
 			}
 			keys = keys[1:]
-			m.HostPath, m.Image, m.ImageSubPath, m.Readonly = source, nil, "", true
+			m.HostPath, m.Image.Image, m.ImageSubPath, m.Readonly = source, "", "", true
 			m.UidMappings, m.GidMappings = nil, nil // the mount has them
 		} else {
 			source, err := b.hostPath(id, "host"+strconv.Itoa(i), m)
@@ -90,12 +90,18 @@ func cloneMount(dir, name, source string) (string, error) {
 func (b *Builder) subPathDir(id string) string { return filepath.Join(b.SubPathDir, id) }
 
 // recordSources keeps in c what those of mounts show whose source is one of these, and
-// imageVolumes does the same for volumes of the image.
+// the IDs of images; imageVolumes does the same for volumes of the image.
 func (b *Builder) recordSources(plan Plan, c *state.Container, mounts []*runtimeapi.Mount) {
 	dir := b.subPathDir(c.ID) + "/"
 	for i, asked := range plan.Config.Mounts {
 		if strings.HasPrefix(mounts[i].HostPath, dir) {
 			recordSource(c, asked.ContainerPath, filepath.Join(asked.HostPath, plan.subPaths[asked.ContainerPath]))
+		}
+		if id := mounts[i].GetImage().GetImageRef(); asked.GetImage().GetImage() != "" && id != "" {
+			if c.Allocated.MountImages == nil {
+				c.Allocated.MountImages = map[string]string{}
+			}
+			c.Allocated.MountImages[asked.ContainerPath] = id
 		}
 	}
 }
@@ -121,7 +127,8 @@ func absolute(path string) error {
 	return errors.New("the path is not absolute")
 }
 
-// mountImage mounts the image of an image volume and returns the path of what m mounts.
+// mountImage mounts the image of an image volume and returns the path of what m mounts. It
+// sets the image's ID in m.
 // ID mappings of m are those of its files: the kernel makes no ID-mapped mount of an
 // overlay for an ordinary user, so the image is mounted with its IDs changed.
 func (b *Builder) mountImage(ctx context.Context, plan Plan, key string, m *runtimeapi.Mount) (string, error) {
@@ -142,7 +149,7 @@ func (b *Builder) mountImage(ctx context.Context, plan Plan, key string, m *runt
 	if err != nil {
 		return "", fmt.Errorf("%w on %s: %w", ErrImageVolume, m.ContainerPath, err)
 	}
-	spec.ImageID = image.ID
+	spec.ImageID, m.Image.ImageRef = image.ID, image.ID
 	root, err := b.Rootfs.MountImage(ctx, spec)
 	if err != nil {
 		return "", fmt.Errorf("%w on %s: %w", ErrImageVolume, m.ContainerPath, err)

@@ -56,9 +56,16 @@ func Validate(cfg *runtimeapi.ContainerConfig) error {
 	return nil
 }
 
-// Fits checks what a new container may only ask for in a pod sandbox that was asked for the
-// same (proto: LinuxSandboxSecurityContext.privileged). errdefs.ErrInvalidArgument.
+// Fits checks what a new container, but none of an older version's record, has to keep to:
+// it is privileged only in a pod sandbox that is (proto:
+// LinuxSandboxSecurityContext.privileged), and asks for no image volume that it could write
+// to (proto: Mount.image). errdefs.ErrInvalidArgument.
 func Fits(cfg *runtimeapi.ContainerConfig, p state.Pod) error {
+	for _, m := range cfg.GetMounts() {
+		if m.GetImage().GetImage() != "" && !m.Readonly {
+			return invalid("container %q: the image volume on %s is not readonly: set readonly of the mount", cfg.GetMetadata().GetName(), m.ContainerPath)
+		}
+	}
 	if cfg.GetLinux().GetSecurityContext().GetPrivileged() && !p.Config.V.GetLinux().GetSecurityContext().GetPrivileged() {
 		return invalid("container %q is privileged, and pod sandbox %s is not: set linux.security_context.privileged of the pod sandbox, too", cfg.GetMetadata().GetName(), p.ID)
 	}
