@@ -169,7 +169,7 @@ func TestMonitorRotation(t *testing.T) {
 // client, and is told so; one that is paced loses nothing.
 func TestMonitorSlowClient(t *testing.T) {
 	e := executorWith(t, MonitorNode)
-	const size = 8 << 20
+	const size = 2 << 20
 	// Slow enough for a client on a machine that does much else.
 	write := container{args: sh(fmt.Sprintf("i=0; while [ $i -lt 64 ]; do i=$((i+1)); yes | head -c %d; sleep 0.05; done; sleep 1000", size/64))}
 	b := create(t, e, write)
