@@ -101,7 +101,7 @@ func startDaemon(t *testing.T, c Config, prefix ...string) *daemon {
 	d := &daemon{Config: c, t: t, cmd: exec.Command(argv[0], argv[1:]...), log: &logBuffer{}, done: make(chan struct{})}
 	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
 	// Whatever outlives the daemon must not keep Wait from returning.
-	d.cmd.WaitDelay = time.Second
+	d.cmd.WaitDelay = 10 * time.Second
 	if err := d.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -27,7 +27,9 @@ func TestSingleID(t *testing.T) {
 			t.Errorf("the server got %s", kv)
 		}
 	}
-	if n := strings.Count(d.log.String(), "one user and one group ID"); n != 1 {
+	const said = "one user and one group ID"
+	d.eventually("the log to come through its pipe", func() bool { return strings.Contains(d.log.String(), said) })
+	if n := strings.Count(d.log.String(), said); n != 1 {
 		t.Errorf("said %d times in the log that there is only one ID", n)
 	}
 	if out, code := in(t, d, EnterOptions{}, "id", "-u"); code != 0 || strings.TrimSpace(out) != "0" {

@@ -90,9 +90,7 @@ func TestNestedMaskedProc(t *testing.T) {
 	if !r.Node.Nested || r.Node.ChildPID == 1 {
 		t.Errorf("nested node: %+v", r.Node)
 	}
-	if !strings.Contains(d.log.String(), errNoProc.Error()) {
-		t.Error("the daemon does not say why there is no PID namespace")
-	}
+	d.eventually("why there is no PID namespace", func() bool { return strings.Contains(d.log.String(), errNoProc.Error()) })
 	leftover := readPID(t, filepath.Join(d.DataDir, "leftover"))
 	if err := unix.Kill(r.PID, unix.SIGKILL); err != nil {
 		t.Fatal(err)

@@ -194,11 +194,14 @@ func TestPluginFails(t *testing.T) {
 
 func TestPluginHangs(t *testing.T) {
 	w := nettest.New(t)
-	n := withPlugin(t, w, `[ -e "`+w.Dir+`/$CNI_COMMAND" ] && { sleep 1000 & sleep 1000; }`, func(o *Options) { o.Timeout = 4 * time.Second })
+	n := withPlugin(t, w, `[ -e "`+w.Dir+`/$CNI_COMMAND" ] && { sleep 1000 & sleep 1000; }`)
 	pod := w.Pod("one")
 	hang := func(verb string) { nettest.Must(t, os.WriteFile(filepath.Join(w.Dir, verb), nil, 0o600)) }
 	within := func(what string, f func() error) {
 		t.Helper()
+		// Enough for the other plugins; it is the hanging one's that is waited for.
+		n.Timeout = 5 * time.Second
+		defer func() { n.Timeout = DefaultTimeout }()
 		begin := time.Now()
 		wantError(t, f(), context.DeadlineExceeded, "plugin ours failed at "+what, "killed")
 		if took := time.Since(begin); took > time.Minute { // sleep 1000

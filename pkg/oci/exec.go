@@ -121,7 +121,12 @@ func (e *Executor) Exec(ctx context.Context, id string, c Container, p *specs.Pr
 	if err := x.start(e, id, s); err != nil {
 		return -1, fmt.Errorf("exec in container %s: %w", id, err)
 	}
+	ended := make(chan struct{})
+	if s.Begun != nil {
+		go x.announce(ended, s.Begun)
+	}
 	code, err := x.wait(ctx)
+	close(ended)
 	if err != nil {
 		return -1, err
 	}
@@ -351,6 +356,30 @@ func (x *execution) runs() bool {
 	}
 	_, ok := x.rt.helperOf(pid, argsOf(pid))
 	return !ok
+}
+
+// beginPoll is the time between two looks whether the command of an exec is executed.
+const beginPoll = 5 * time.Millisecond
+
+// announce calls begun when the command is executed and lives. One that is gone by then may
+// be the runtime's, which could not execute it: its end says more.
+func (x *execution) announce(ended <-chan struct{}, begun func()) {
+	lives := func() bool {
+		pid, err := readPID(x.pidFile())
+		if err != nil {
+			return false
+		}
+		st, err := proc.ReadStat(pid)
+		return err == nil && !st.Ended()
+	}
+	for !x.runs() || !lives() {
+		select {
+		case <-ended:
+			return
+		case <-time.After(beginPoll):
+		}
+	}
+	begun()
 }
 
 // conmonExit reads what conmon has written: the command's PID, then its exit

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -131,6 +132,40 @@ func TestExecUnfed(t *testing.T) {
 	}
 }
 
+// TestExecBegun: what says that a command has begun comes while it runs, and not from one
+// that cannot be executed, however long that takes the runtime to find out.
+func TestExecBegun(t *testing.T) {
+	for _, c := range []container{{handler: "crun"}, {handler: "runc"}, {handler: "crun", pid: "host"}} {
+		t.Run(c.handler+"/"+c.pid, func(t *testing.T) {
+			e := executor(t)
+			b := create(t, e, c).start()
+			begun := make(chan struct{})
+			ended := make(chan error, 1)
+			go func() {
+				code, err := e.Exec(context.Background(), b.id, b.ctr, b.process(sh("until [ -e /go ]; do sleep 0.02; done; exit 7")...),
+					stdio.Streams{Stdout: io.Discard, Begun: func() { close(begun) }})
+				if err == nil && code != 7 {
+					err = fmt.Errorf("exit code %d, want 7", code)
+				}
+				ended <- err
+			}()
+			select {
+			case <-begun:
+				check(t, os.WriteFile(filepath.Join(b.ctr.Rootfs, "go"), nil, 0o644))
+			case err := <-ended:
+				t.Fatalf("it has ended and not begun: %v", err)
+			}
+			check(t, <-ended)
+			nowhere := b.process("/bin/sleep", "1000")
+			nowhere.Cwd = "/bin/sleep"
+			_, err := e.Exec(context.Background(), b.id, b.ctr, nowhere, stdio.Streams{Begun: func() { t.Error("what cannot be executed has begun") }})
+			if err == nil {
+				t.Error("executed in a directory that is none")
+			}
+		})
+	}
+}
+
 // A child that goes on in the background and holds the output must not hold up
 // the answer, and must not be killed.
 func TestExecDoesNotWaitForDaemons(t *testing.T) {
@@ -142,9 +177,10 @@ func TestExecDoesNotWaitForDaemons(t *testing.T) {
 			if err != nil || r.ExitCode != 3 || string(r.Stdout) != "done\n" {
 				t.Errorf("%q %d %v", r.Stdout, r.ExitCode, err)
 			}
-			if members, err := b.ctr.members(); err != nil || len(members) != 2 {
-				t.Errorf("processes left: %v, %v; want init and the daemon", members, err)
-			}
+			eventually(t, "init and the daemon are left", func() bool {
+				members, err := b.ctr.members()
+				return err == nil && len(members) == 2
+			})
 		})
 	}
 }

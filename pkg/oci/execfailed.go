@@ -22,7 +22,7 @@ func (e *Executor) execFailed(ctx context.Context, rt *runtime, id string, c Con
 	if c.LogPath == "" && doubt == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, leftoverGrace)
+	ctx, cancel := context.WithTimeout(ctx, leftoverGrace+conmonGrace)
 	defer cancel()
 	x, err := e.Wait(ctx, id, c)
 	if err != nil || x.Unknown || x.Code != 1 && x.Code != 255 {

@@ -76,7 +76,7 @@ func (c *copier) drain(from *os.File) {
 
 // drainGrace is how long a client may take to read the last output of a command
 // whose context is done.
-const drainGrace = 200 * time.Millisecond
+const drainGrace = time.Second
 
 // finish ends the copying after what is in the pipe now, although processes
 // may still hold its other end. It waits for a client that does not read until

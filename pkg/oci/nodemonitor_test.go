@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -60,22 +61,27 @@ func checkNumbers(t *testing.T, last int, files ...string) {
 // line is in the log, once and in order, and the exit code is known.
 func TestMonitorKilled(t *testing.T) {
 	e := executorWith(t, MonitorNode)
-	const lines = 100_000
-	b := create(t, e, container{args: sh(fmt.Sprintf("i=0; while [ $i -lt %d ]; do i=$((i+1)); echo $i; done; exit 7", lines))}).start()
+	const least = 100_000
+	b := create(t, e, container{args: sh(fmt.Sprintf("i=0; while [ $i -lt %d ] || ! [ -e /enough ]; do i=$((i+1)); echo $i; done; echo $i >/lines; exit 7", least))}).start()
+	enough := filepath.Join(b.ctr.Rootfs, "enough")
 	kills := 0
-	for b.ctr.Init.Alive() {
+	for ; b.ctr.Init.Alive(); kills++ {
 		id := monitorProcess(t, e)
 		time.Sleep(time.Duration(kills%7) * 3 * time.Millisecond)
 		_ = id.Signal(syscall.SIGKILL)
-		kills++
+		if kills == 7 {
+			check(t, os.WriteFile(enough, nil, 0o644))
+		}
 	}
 	if x := b.wait(); x.Code != 7 || x.Unknown {
 		t.Errorf("exit %+v, want 7", x)
 	}
+	text, err := os.ReadFile(filepath.Join(b.ctr.Rootfs, "lines"))
+	check(t, err)
+	lines, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	check(t, err)
 	checkNumbers(t, lines, b.log)
-	if t.Logf("killed %d times", kills); kills < 5 {
-		t.Error("the monitor was hardly killed")
-	}
+	t.Logf("killed %d times, %d lines", kills, lines)
 }
 
 // TestMonitorKilledAtTheEnd: what a container has written and how it has ended is not lost
@@ -163,7 +169,7 @@ func TestMonitorRotation(t *testing.T) {
 // client, and is told so; one that is paced loses nothing.
 func TestMonitorSlowClient(t *testing.T) {
 	e := executorWith(t, MonitorNode)
-	const size = 8 << 20
+	const size = 2 << 20
 	// Slow enough for a client on a machine that does much else.
 	write := container{args: sh(fmt.Sprintf("i=0; while [ $i -lt 64 ]; do i=$((i+1)); yes | head -c %d; sleep 0.05; done; sleep 1000", size/64))}
 	b := create(t, e, write)
@@ -329,6 +335,9 @@ func TestMonitorConfined(t *testing.T) {
 	}
 	for _, task := range tasks {
 		status, err := os.ReadFile(task)
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+			continue // the thread has ended
+		}
 		check(t, err)
 		for _, want := range []string{"\nCapEff:\t0000000000000000\n", "\nCapPrm:\t0000000000000000\n", "\nNoNewPrivs:\t1\n", "\nSeccomp:\t2\n"} {
 			if !bytes.Contains(status, []byte(want)) {

@@ -297,7 +297,7 @@ func testReopenLogKeepsEveryLine(t *testing.T, e *Executor) {
 	b := ticker(t, e, dir)
 	for i := range 20 {
 		check(t, os.Rename(b.log, fmt.Sprintf("%s.%02d", b.log, i)), e.ReopenLog(context.Background(), b.id, b.ctr))
-		time.Sleep(15 * time.Millisecond)
+		b.logsTo(open(t, b.log))
 	}
 	check(t, b.Signal(context.Background(), b.id, b.ctr, syscall.SIGKILL, false))
 	b.wait()

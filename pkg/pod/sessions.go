@@ -85,15 +85,12 @@ func (s *Sessions) ExecAs(ctx context.Context, id string, cmd []string, streams 
 	return s.Executor.Exec(ctx, c.ID, *c.Allocated.Runtime, process, streams)
 }
 
-// detachedStart is how long ExecDetached waits for the process to fail at its start.
-const detachedStart = 300 * time.Millisecond
-
-// ExecDetached starts cmd in a running container and leaves it alone; what it writes goes
-// nowhere. The process ends with its container, and the error of one that cannot be
-// started is returned.
+// ExecDetached starts cmd in a running container and leaves it alone once it is executed;
+// what it writes goes nowhere. The process ends with its container, and the error of one
+// that cannot be started is returned.
 func (s *Sessions) ExecDetached(ctx context.Context, id string, cmd []string, tty bool, options api.ExecOptions) error {
-	ended := make(chan error, 1)
-	streams := stdio.Streams{TTY: tty, Stdout: discard{}}
+	ended, begun := make(chan error, 1), make(chan struct{})
+	streams := stdio.Streams{TTY: tty, Stdout: discard{}, Begun: func() { close(begun) }}
 	if !tty {
 		streams.Stderr = discard{}
 	}
@@ -104,8 +101,10 @@ func (s *Sessions) ExecDetached(ctx context.Context, id string, cmd []string, tt
 	select {
 	case err := <-ended:
 		return err
-	case <-time.After(detachedStart):
+	case <-begun:
 		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 

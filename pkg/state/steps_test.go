@@ -118,6 +118,7 @@ type world struct {
 	changed   *sync.Cond
 	appended  int
 	writers   int
+	commits   bool // a commit has begun
 	stalls    bool // the journal may be full
 	snapshots []snapshot
 }
@@ -140,6 +141,8 @@ func (w *world) hook(step string, do func() error) error {
 	}
 	var err error
 	if step == stepCommit {
+		w.commits = true
+		w.changed.Broadcast()
 		w.waitForAppends(3)
 		w.take("before " + step)
 		w.mu.Unlock()
@@ -175,6 +178,16 @@ func (w *world) waitForAppends(n int) {
 	}
 }
 
+// awaitCommit waits until a commit has begun: its thread may not run for as long as all
+// writes take.
+func (w *world) awaitCommit() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for !w.commits {
+		w.changed.Wait()
+	}
+}
+
 func (w *world) take(step string) {
 	w.snapshots = append(w.snapshots, snapshot{step, readFiles(w.t, w.file), w.ledger.copy()})
 }
@@ -203,6 +216,9 @@ func TestAKillAtEveryStep(t *testing.T) {
 				wg.Go(func() {
 					defer w.writerDone()
 					for i := range writes {
+						if i == writes/4 {
+							w.awaitCommit()
+						}
 						if err := w.ledger.write(s, fmt.Sprintf("p%d-%d", g, i%3), rand.IntN(4) == 0); err != nil {
 							t.Error(err)
 						}

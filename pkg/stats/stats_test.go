@@ -85,10 +85,12 @@ const mib = 1 << 20
 func TestWithoutCgroup(t *testing.T) {
 	// tail keeps all of a file without newlines in memory; the loop burns at
 	// least a quarter of a second in a child that is then waited for.
+	// head has ended before it is ready, and is no process any more.
 	busy := startContainer(t, "busy", `
-		(head -c 40000000 /dev/zero; exec sleep 1000) | tail &
 		sh -c 'i=0; while [ $i -lt 400000 ]; do i=$((i+1)); done'
-		echo ready; wait`)
+		exec 3>&1
+		(head -c 40000000 /dev/zero; echo ready >&3; exec sleep 1000) | tail &
+		wait`)
 	idle := startContainer(t, "idle", "echo ready; exec sleep 1000")
 	first := New(Options{})
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {

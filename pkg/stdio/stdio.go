@@ -21,6 +21,9 @@ type Streams struct {
 	// Attached, if set, is called once when an attach is connected: what the
 	// container writes from then on reaches the client.
 	Attached func()
+	// Begun, if set, is called once when the command of an exec is executed, unless it has
+	// ended by then.
+	Begun func()
 }
 
 // TerminalSize is the size of a terminal in character cells.

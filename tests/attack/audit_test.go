@@ -63,15 +63,13 @@ func TestAudit(t *testing.T) {
 	// From inside of the node, as a kubelet: the process is known.
 	n.Enter(node.Path(t, "bin/subpod"), "exec", made.ContainerId, "ls")
 
-	log := n.Log()
-	if strings.Contains(log, secret) {
-		t.Errorf("a secret in the log:\n%s", log)
-	}
-	var audit []string
-	for line := range strings.Lines(log) {
-		if strings.Contains(line, "msg=audit") {
-			audit = append(audit, line)
+	audit := func() (lines []string) {
+		for line := range strings.Lines(n.Log()) {
+			if strings.Contains(line, "msg=audit") {
+				lines = append(lines, line)
+			}
 		}
+		return lines
 	}
 	const name = "name=tests/audited/c"
 	for _, want := range [][]string{
@@ -85,9 +83,16 @@ func TestAudit(t *testing.T) {
 		{"action=copy-out", name, "path=/etc/passwd"},
 		{"action=exec", name, "command=ls", "client.program=subpod"},
 	} {
-		if err := hasLine(audit, want); err != nil {
-			t.Errorf("%v in:\n%s", err, strings.Join(audit, ""))
-		}
+		node.Eventually(t, "the log has it", func() error { // it comes through a pipe
+			lines := audit()
+			if err := hasLine(lines, want); err != nil {
+				return fmt.Errorf("%w in:\n%s", err, strings.Join(lines, ""))
+			}
+			return nil
+		})
+	}
+	if log := n.Log(); strings.Contains(log, secret) {
+		t.Errorf("a secret in the log:\n%s", log)
 	}
 }
 

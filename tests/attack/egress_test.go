@@ -48,7 +48,7 @@ func TestSwitchedEgress(t *testing.T) {
 	t.Run("other pods", func(t *testing.T) {
 		c := c.in(t)
 		other := c.run(inmate{pid: ownPID, command: []string{"nc", "-l", "-p", "80", "-e", "cat"}})
-		address := strings.Fields(c.exec(other, "sh", "-c", "ip -4 -o addr show eth0 | sed 's/.*inet \\([0-9.]*\\).*/\\1/'"))[0]
+		address := strings.Fields(c.exec(other, "sh", "-c", "until netstat -ltn | grep -q ':80 '; do sleep 0.1; done; ip -4 -o addr show eth0 | sed 's/.*inet \\([0-9.]*\\).*/\\1/'"))[0]
 		if out := c.exec(id, "/attack", "escape-egress-dial", address+":80"); !strings.HasPrefix(out, "10.88.") {
 			t.Errorf("%q, want the pod's own address", out)
 		}

@@ -51,8 +51,8 @@ func TestTerminal(t *testing.T) {
 	}
 	sh := openTerminal(t, n, "run", "-it", "--rm", "busybox", "sh")
 	sh.expect("/ # ")
-	sh.input("sleep 100\r")
-	time.Sleep(300 * time.Millisecond)
+	sh.input("echo $((6*7)); sleep 100\r")
+	sh.expect("42")
 	sh.input("\x03") // for the container's terminal, not for subpod
 	sh.expect("/ # ")
 	sh.input("exit 7\r")

@@ -111,12 +111,14 @@ func (r *rig) afterCut(podsAtLeast int) {
 	_, err = p.exec(ctx, "sh", "-c", "for f in /bin/*; do [ -s $f ] || exit 1; done")
 	r.must("the image's files are whole", err)
 	r.must("remove", p.removePod(ctx))
-	before := r.picture()
-	for name := range before {
-		if strings.Contains(name, "/storage/subpod/rootfs/") || strings.Contains(name, "/net/addresses/") {
-			r.t.Errorf("left of the pods before the cut: %s", name)
+	eventually(r.t, "nothing is left of the pods before the cut", converge, func() error {
+		for name := range r.picture() {
+			if strings.Contains(name, "/storage/subpod/rootfs/") || strings.Contains(name, "/net/addresses/") {
+				return errors.New(name)
+			}
 		}
-	}
+		return nil
+	})
 	r.must("kill", syscall.Kill(r.PID(), syscall.SIGKILL))
 	_ = r.Wait(converge)
 }

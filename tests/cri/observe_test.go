@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -164,7 +165,12 @@ func TestMetrics(t *testing.T) {
 	n.WriteHome(".config/subpod/subpod.toml", fmt.Sprintf(listen, l.Addr()))
 	n.MustSubpod("reload")
 	n.MustSubpod("ps")
-	node.Contains(t, "log", n.Log(), "no metrics are served", l.Addr().String())
+	node.Eventually(t, "the log says why", func() error { // it comes through a pipe
+		if log := n.Log(); !strings.Contains(log, "no metrics are served") || !strings.Contains(log, l.Addr().String()) {
+			return errors.New(log)
+		}
+		return nil
+	})
 }
 
 // TestTrace: the time of requests is shown by steps, those of a client's own trace
@@ -278,10 +284,16 @@ func TestLog(t *testing.T) {
 	for i := range 3 {
 		n.MustSubpod("run", "-d", "--oom-score-adj", fmt.Sprint(-900-i), "--name", fmt.Sprint("quiet", i), busybox, "sleep", "1000")
 	}
+	_, _ = n.Subpod("run", "--rm", "--name", "bad", busybox, "/no-such-command")
+	node.Eventually(t, "all of it has come through the log's pipe", func() error {
+		if !strings.Contains(since(), `msg="request failed"`) {
+			return errors.New(since())
+		}
+		return nil
+	})
 	if got := strings.Count(since(), "cannot be honoured"); got != 1 {
 		t.Errorf("%d lines say of three containers what holds for all:\n%s", got, since())
 	}
-	_, _ = n.Subpod("run", "--rm", "--name", "bad", busybox, "/no-such-command")
 	lines := 0
 	for line := range strings.Lines(since()) {
 		if strings.Contains(line, "no-such-command") && !strings.Contains(line, "msg=audit") {

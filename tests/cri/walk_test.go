@@ -254,8 +254,11 @@ func walkOutcomes(t *testing.T, n *node.Node, p *pod) {
 		}
 	}
 	// What ignores SIGTERM is killed when its time is over, not before.
-	stubborn := p.run("stubborn", sh("trap '' TERM; while :; do sleep 0.1; done"))
-	time.Sleep(200 * time.Millisecond)
+	stubborn := p.run("stubborn", sh("trap '' TERM; touch /ready; while :; do sleep 0.1; done"))
+	eventually(t, "it ignores SIGTERM", func() error {
+		_, err := n.TryCrictl("exec", "-s", stubborn, "test", "-e", "/ready")
+		return err
+	})
 	begin := time.Now()
 	n.Crictl("stop", "-t", "1", stubborn)
 	if took := time.Since(begin); took < time.Second {

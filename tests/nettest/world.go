@@ -339,11 +339,11 @@ func (w *World) Throughput(fromNS, toNS string, addr netip.Addr) float64 {
 	peer, err := l.Accept()
 	Must(w.T, err)
 	defer peer.Close()
+	start := time.Now() // before anything is sent: this thread may stall at any moment
 	go func() {
 		defer conn.Close()
 		_, _ = conn.Write(make([]byte, 4<<20))
 	}()
-	start := time.Now()
 	n, err := io.Copy(io.Discard, peer)
 	Must(w.T, err)
 	return float64(n) / time.Since(start).Seconds()

@@ -336,7 +336,7 @@ func TestMirrors(t *testing.T) {
 			t.Parallel()
 			bad, good := fake(t, registry.FakeOptions{}, blob), fake(t, registry.FakeOptions{}, blob)
 			bad.SetFault(fault(bad))
-			_, c := start(t, Config{Endpoints: []Endpoint{endpointOf(bad), endpointOf(good)}, Timeout: 2 * time.Second})
+			_, c := start(t, Config{Endpoints: []Endpoint{endpointOf(bad), endpointOf(good)}, Timeout: 6 * time.Second})
 			wantBlob(t, c, bad.Addr, blob)
 			if bad.Requests(name) == 0 {
 				t.Error("the first mirror was not asked")
@@ -347,7 +347,7 @@ func TestMirrors(t *testing.T) {
 		t.Parallel()
 		good := fake(t, registry.FakeOptions{}, blob)
 		host := silent.Addr().String()
-		p, c := start(t, Config{Endpoints: []Endpoint{{Host: host, Repo: "app", Insecure: true}, endpointOf(good)}, Timeout: 2 * time.Second})
+		p, c := start(t, Config{Endpoints: []Endpoint{{Host: host, Repo: "app", Insecure: true}, endpointOf(good)}, Timeout: 6 * time.Second})
 		resp, _, err := get(t, c, host, "manifests/1")
 		if err != nil || resp.StatusCode != http.StatusBadGateway || !errors.Is(p.Err(), ErrUnavailable) {
 			t.Errorf("a silent mirror: %v %v %v", resp, err, p.Err())
