@@ -51,7 +51,7 @@ type inspectedContainer struct {
 
 type inspectedState struct {
 	Status                string
-	Running               bool
+	Running, Paused       bool
 	OOMKilled             bool
 	Pid                   int
 	ExitCode              int32
@@ -130,16 +130,22 @@ type podFacts struct {
 
 // moreFacts is the part of a container's verbose status that its fields come from.
 type moreFacts struct {
-	PID   int `json:"pid"`
-	Facts struct {
+	PID    int  `json:"pid"`
+	Paused bool `json:"paused"`
+	Facts  struct {
 		Args []string `json:"args"`
 	} `json:"facts"`
 	Config struct {
 		Command []string `json:"command"`
 		Args    []string `json:"args"`
-		Tty     bool     `json:"tty"`
-		Stdin   bool     `json:"stdin"`
-		Linux   struct {
+		Dir     string   `json:"working_dir"`
+		Envs    []struct {
+			Key   string `json:"key"`
+			Value []byte `json:"value"`
+		} `json:"envs"`
+		Tty   bool `json:"tty"`
+		Stdin bool `json:"stdin"`
+		Linux struct {
 			Security struct {
 				Privileged bool `json:"privileged"`
 				ReadOnly   bool `json:"readonly_rootfs"`
@@ -206,6 +212,11 @@ func containerFields(ctx context.Context, c *client.Client, x client.Container, 
 	}
 	out.Config = configFields(st, own, options)
 	out.Config.Hostname = of.Config.Hostname
+	if out.Config.Env == nil { // what it ran with is gone
+		if err := pastConfig(ctx, c, &out.Config, st.ImageId, own, options); err != nil {
+			return nil, err
+		}
+	}
 	out.HostConfig = hostFields(st, own, options, pod.Status, of)
 	for _, m := range out.Mounts {
 		out.HostConfig.Binds = append(out.HostConfig.Binds, cmp.Or(m.Name, m.Source)+":"+m.Destination)
@@ -219,7 +230,7 @@ func containerFields(ctx context.Context, c *client.Client, x client.Container, 
 
 func stateFields(x client.Container, st *runtimeapi.ContainerStatus, own moreFacts) inspectedState {
 	s := inspectedState{
-		Status: stateFor(x, st), Running: st.State == runtimeapi.ContainerState_CONTAINER_RUNNING,
+		Status: stateFor(x, st, own.Paused), Running: st.State == runtimeapi.ContainerState_CONTAINER_RUNNING, Paused: own.Paused,
 		ExitCode: st.ExitCode, Error: st.Message, OOMKilled: st.Reason == "OOMKilled",
 		StartedAt: stamp(st.StartedAt), FinishedAt: stamp(st.FinishedAt),
 	}
@@ -386,9 +397,12 @@ type inspectedImage struct {
 	Size         uint64
 	Architecture string
 	Os           string
+	Author       string
+	Comment      string
 	User         string
 	Labels       map[string]string
 	Config       imageConfig
+	History      []imageStep
 }
 
 type imageConfig struct {
@@ -406,7 +420,10 @@ func imageFields(i *runtimeapi.Image, info json.RawMessage) (*inspectedImage, er
 	}
 	out := &inspectedImage{
 		inspectedID: inspectedID{i.Id}, Digest: v.Digest, RepoTags: i.RepoTags, RepoDigests: i.RepoDigests, Size: i.Size,
-		Created: v.Created.Format(time.RFC3339Nano), Architecture: v.Architecture, Os: v.OS, Labels: v.Labels,
+		Created: v.Created.Format(time.RFC3339Nano), Architecture: v.Architecture, Os: v.OS, Labels: v.Labels, History: v.History,
+	}
+	if n := len(v.History); n > 0 {
+		out.Author, out.Comment = v.History[n-1].Author, v.History[n-1].Comment
 	}
 	if err := json.Unmarshal(v.ImageSpec.Config, &out.Config); err != nil {
 		return nil, fmt.Errorf("decode the configuration of image %s: %w", i.Id, err)

@@ -187,11 +187,12 @@ func containerRows(ctx context.Context, c *client.Client, all bool) ([]container
 				ImageID string `json:"imageId"`
 			}
 			Health struct{ Status string } `json:"health"`
+			Paused bool                    `json:"paused"`
 		}
 		if err := decodeInfo(st.Info, "container "+x.Id, &info); err != nil {
 			return nil, err
 		}
-		r := newContainerRow(x, st.Status, ports[x.PodSandboxId])
+		r := newContainerRow(x, st.Status, info.Paused, ports[x.PodSandboxId])
 		r.Command, r.ImageID, r.Health = strings.Join(info.Facts.Args, " "), info.Facts.ImageID, info.Health.Status
 		r.Volumes = []string{}
 		for _, m := range st.Status.Mounts {
@@ -203,10 +204,10 @@ func containerRows(ctx context.Context, c *client.Client, all bool) ([]container
 	return rows, nil
 }
 
-func newContainerRow(x client.Container, st *runtimeapi.ContainerStatus, ports []string) containerRow {
+func newContainerRow(x client.Container, st *runtimeapi.ContainerStatus, paused bool, ports []string) containerRow {
 	r := containerRow{
 		Ports: []string{},
-		ID:    x.Id, Name: x.Name(), Image: imageName(x.Image), State: stateFor(x, st),
+		ID:    x.Id, Name: x.Name(), Image: imageName(x.Image), State: stateFor(x, st, paused),
 		Created: nanoTime(st.CreatedAt), Started: optionalTime(st.StartedAt), Finished: optionalTime(st.FinishedAt),
 		Pod: client.PodName(x.Pod), PodID: x.PodSandboxId, Labels: notNil(x.Labels),
 	}
@@ -273,14 +274,19 @@ func imageName(i *runtimeapi.ImageSpec) string {
 
 // stateFor returns the state of a container as its user knows it: one of "create" whose
 // node went before it was started has exited for the CRI, which has no way back from there;
-// "subpod start" starts it as before.
-func stateFor(x client.Container, st *runtimeapi.ContainerStatus) string {
+// "subpod start" starts it as before. One that is paused runs, for the CRI.
+func stateFor(x client.Container, st *runtimeapi.ContainerStatus, paused bool) string {
+	if paused {
+		return statePaused
+	}
 	lost := st.State == runtimeapi.ContainerState_CONTAINER_EXITED && st.StartedAt == 0 && st.Reason == "ContainerStatusUnknown"
 	if lost && x.Pod.GetLabels()[api.LabelMadeBy] != "" {
 		return stateName(runtimeapi.ContainerState_CONTAINER_CREATED)
 	}
 	return stateName(st.State)
 }
+
+const statePaused = "paused"
 
 func stateName(s runtimeapi.ContainerState) string {
 	return strings.ToLower(strings.TrimPrefix(s.String(), "CONTAINER_"))
