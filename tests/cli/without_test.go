@@ -36,22 +36,26 @@ func TestWithout(t *testing.T) {
 	defer func(before time.Duration) { converge = before }(converge)
 	converge = 6 * time.Second
 	w.clean()
-	var failed, passed, unused []string
+	var failed, passed, unused, refused []string
 	for _, r := range flagRows(t) {
 		if !wanted.MatchString(r.String()) {
 			continue
 		}
-		switch used, fails := w.try(t, r); {
+		switch used, fails, only := w.try(t, r); {
 		case !used:
 			unused = append(unused, r.String())
 		case fails:
 			failed = append(failed, r.String())
+			if only {
+				refused = append(refused, r.String())
+			}
 		default:
 			passed = append(passed, r.String())
 			t.Errorf("%s: the scripts pass without it", r)
 		}
 	}
 	t.Logf("%d flags: %d fail without it, %d pass, %d are in no script that can be changed: %q", len(failed)+len(passed)+len(unused), len(failed), len(passed), len(unused), unused)
+	t.Logf("of %d only what is refused with it fails: %q", len(refused), refused)
 }
 
 // flagRow is a flag of a command that is the same as Podman's, or differs.
@@ -127,8 +131,9 @@ func (w *without) whole(t *testing.T, file, script string) (took time.Duration, 
 	return took, took > 0
 }
 
-// try runs the scripts that use a flag, without it, until one fails.
-func (w *without) try(t *testing.T, r flagRow) (used, fails bool) {
+// try runs the scripts that use a flag, without it, until one fails where its effect is
+// looked at. refused says that none did but where the flag makes a usage error.
+func (w *without) try(t *testing.T, r flagRow) (used, fails, refused bool) {
 	if _, ok := w.help[r.command]; !ok {
 		w.help[r.command], _ = w.node.Subpod(append(strings.Fields(r.command), "--help")...)
 	}
@@ -142,7 +147,7 @@ func (w *without) try(t *testing.T, r flagRow) (used, fails bool) {
 		files = append(files, list...)
 	}
 	slices.SortStableFunc(files, func(a, b string) int { // those that are about flags first
-		first := func(f string) bool { return strings.Contains(f, "flags_") }
+		first := func(f string) bool { return strings.Contains(f, "flags_") || strings.Contains(f, "/"+alone+"/") }
 		switch {
 		case first(a) == first(b):
 			return 0
@@ -168,11 +173,14 @@ func (w *without) try(t *testing.T, r flagRow) (used, fails bool) {
 		began := time.Now()
 		failed, log := w.run(t, file, mutant, 2*whole+10*time.Second)
 		t.Logf("%s: %s: failed=%v in %.1fs: %s", r, filepath.Base(file), failed, time.Since(began).Seconds(), log)
-		if failed {
-			return true, true
+		switch {
+		case failed && strings.HasPrefix(strings.TrimSpace(log), "> exits 125 "):
+			refused = true
+		case failed:
+			return true, true, false
 		}
 	}
-	return used, false
+	return used, refused, refused
 }
 
 // cutter returns what takes a flag out of the lines of a script that run its command. help
