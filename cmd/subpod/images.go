@@ -151,6 +151,8 @@ type verboseImage struct {
 		Config json.RawMessage `json:"config"`
 	} `json:"imageSpec"`
 	History []imageStep `json:"history"`
+	Layers  []string    `json:"layers"`
+	Author  string      `json:"author"`
 }
 
 // imageStep is a step of what an image's configuration says of how it was made.

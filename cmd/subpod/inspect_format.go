@@ -136,16 +136,13 @@ type moreFacts struct {
 		Args []string `json:"args"`
 	} `json:"facts"`
 	Config struct {
-		Command []string `json:"command"`
-		Args    []string `json:"args"`
-		Dir     string   `json:"working_dir"`
-		Envs    []struct {
-			Key   string `json:"key"`
-			Value []byte `json:"value"`
-		} `json:"envs"`
-		Tty   bool `json:"tty"`
-		Stdin bool `json:"stdin"`
-		Linux struct {
+		Command []string               `json:"command"`
+		Args    []string               `json:"args"`
+		Dir     string                 `json:"working_dir"`
+		Envs    []*runtimeapi.KeyValue `json:"envs"`
+		Tty     bool                   `json:"tty"`
+		Stdin   bool                   `json:"stdin"`
+		Linux   struct {
 			Security struct {
 				Privileged bool `json:"privileged"`
 				ReadOnly   bool `json:"readonly_rootfs"`
@@ -334,6 +331,30 @@ func hostFields(st *runtimeapi.ContainerStatus, own moreFacts, options *api.Cont
 	return h
 }
 
+// askedNetworks returns the networks that a pod was made with; none is the default one.
+func askedNetworks(annotations map[string]string) (asked api.PodNetworks) {
+	_ = json.Unmarshal([]byte(annotations[api.AnnotationNetworks]), &asked) // the server has read it
+	return asked
+}
+
+// networks returns the names of a pod's networks, as "run --network" takes them.
+func (c sandboxConfig) networks(annotations map[string]string) []string {
+	names := []string{}
+	for _, n := range askedNetworks(annotations).Networks {
+		names = append(names, n.Name)
+	}
+	switch {
+	case len(names) > 0:
+	case annotations[api.AnnotationNetwork] == api.NetworkNone:
+		names = append(names, api.NetworkNone)
+	case c.Linux.Security.Namespaces.Network == int32(runtimeapi.NamespaceMode_NODE):
+		names = append(names, "host")
+	default:
+		names = append(names, api.DefaultNetwork)
+	}
+	return names
+}
+
 func portFields(cfg sandboxConfig) map[string][]inspectedPort {
 	out := map[string][]inspectedPort{}
 	for _, m := range cfg.PortMappings {
@@ -371,8 +392,7 @@ func networkFields(pod *runtimeapi.PodSandboxStatus, of podFacts) inspectedNetwo
 	if len(ips) == 0 {
 		return n
 	}
-	var asked api.PodNetworks
-	_ = json.Unmarshal([]byte(pod.Annotations[api.AnnotationNetworks]), &asked) // the server has read it
+	asked := askedNetworks(pod.Annotations)
 	first := inspectedAttachment{n.IPAddress, n.Gateway, n.MacAddress, n.GlobalIPv6Address, []string{}}
 	if len(asked.Networks) == 0 && pod.GetLinux().GetNamespaces().GetOptions().GetNetwork() == runtimeapi.NamespaceMode_POD {
 		asked.Networks = []api.PodNetwork{{Name: api.DefaultNetwork}}
@@ -403,6 +423,12 @@ type inspectedImage struct {
 	Labels       map[string]string
 	Config       imageConfig
 	History      []imageStep
+	RootFS       imageLayers
+}
+
+type imageLayers struct {
+	Type   string
+	Layers []string
 }
 
 type imageConfig struct {
@@ -421,9 +447,10 @@ func imageFields(i *runtimeapi.Image, info json.RawMessage) (*inspectedImage, er
 	out := &inspectedImage{
 		inspectedID: inspectedID{i.Id}, Digest: v.Digest, RepoTags: i.RepoTags, RepoDigests: i.RepoDigests, Size: i.Size,
 		Created: v.Created.Format(time.RFC3339Nano), Architecture: v.Architecture, Os: v.OS, Labels: v.Labels, History: v.History,
+		Author: v.Author, RootFS: imageLayers{"layers", v.Layers},
 	}
 	if n := len(v.History); n > 0 {
-		out.Author, out.Comment = v.History[n-1].Author, v.History[n-1].Comment
+		out.Comment = v.History[n-1].Comment
 	}
 	if err := json.Unmarshal(v.ImageSpec.Config, &out.Config); err != nil {
 		return nil, fmt.Errorf("decode the configuration of image %s: %w", i.Id, err)

@@ -74,7 +74,7 @@ func TestStateOfPaused(t *testing.T) {
 // or unset them.
 func TestPastEnv(t *testing.T) {
 	var own moreFacts
-	if err := json.Unmarshal([]byte(`{"config": {"envs": [{"key": "B", "value": "Mg=="}, {"key": "C", "value": ""}]}}`), &own); err != nil {
+	if err := json.Unmarshal([]byte(`{"config": {"envs": [{"key": "B", "value": "2"}, {"key": "C", "value": ""}]}}`), &own); err != nil {
 		t.Fatal(err)
 	}
 	image := []string{"A=a", "B=1", "D=d"}
