@@ -152,7 +152,7 @@ func TestPauseFlags(t *testing.T) {
 		frozen(c.want)
 		paused, running := shown(c.want)
 		for status, names := range map[string]string{"paused": paused, "running": running} {
-			if got := in(t, subpod+" ps --sort names --filter status="+status+" --format '{{.Names}} {{.Status}}' | cut -d' ' -f1,2"); got != names {
+			if got := in(t, subpod+" ps --sort names --filter name=pause- --filter status="+status+" --format '{{.Names}} {{.Status}}' | cut -d' ' -f1,2"); got != names {
 				t.Errorf("%s: ps --filter status=%s: %q, want %q", c.pause, status, got, names)
 			}
 		}
