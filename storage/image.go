@@ -40,6 +40,10 @@ type Image struct {
 	Digest                    digest.Digest
 	Architecture, OS, Variant string
 	History                   []v1.History
+	// Layers are the digests of the layers' uncompressed archives, the lowest first.
+	Layers []digest.Digest
+	// Author is who made the image, as its configuration says.
+	Author string
 	// ReadOnly says that the image is in an additional store.
 	ReadOnly bool
 }

@@ -121,7 +121,7 @@ func (l *layerStore) describe(img *cstorage.Image) (Image, error) {
 		ID: img.ID, Digest: img.Digest, Size: f.size,
 		Config: f.config.Config, User: f.config.Config.User, Labels: f.config.Config.Labels,
 		Created: img.Created, Architecture: f.config.Architecture, OS: f.config.OS, Variant: f.config.Variant,
-		History: f.config.History, ReadOnly: img.ReadOnly, Pinned: img.ReadOnly,
+		History: f.config.History, Layers: f.config.RootFS.DiffIDs, Author: f.config.Author, ReadOnly: img.ReadOnly, Pinned: img.ReadOnly,
 	}
 	if f.config.Created != nil {
 		out.Created = *f.config.Created

@@ -2,11 +2,13 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"slices"
 	"strings"
+	"text/tabwriter"
 )
 
 // fields are what a template of --format sees of an object.
@@ -28,21 +30,35 @@ func (f fields) Label(name string) any {
 // named is a row that has fields with Podman's names beside those of its JSON.
 type named interface{ fields() map[string]any }
 
-// goTemplate returns the template of --format: "table" before it asks for titles, which
-// scripts do not want, and escapes are those of a shell's single quotes.
+// goTemplate returns the template of --format, without "table", and with escapes as they are
+// in a shell's single quotes.
 func goTemplate(text string) string {
-	text = strings.TrimPrefix(text, "table ")
+	text = strings.TrimPrefix(text, tablePrefix)
 	return strings.NewReplacer(`\t`, "\t", `\n`, "\n").Replace(text)
 }
 
-// printGoFormat prints each object by a template of --format. A field that there is not is
-// an error, as with Podman.
-func printGoFormat[T any](w io.Writer, f *format, list []T, columns []column[T]) error {
+// printGoFormat prints each object by a template of --format; with "table" before it, in
+// columns below their titles. A field that there is not is an error, as with Podman.
+func printGoFormat[T any](w io.Writer, f *format, list []T, columns []column[T]) (err error) {
 	tmpl, err := parseTemplate(goTemplate(f.goFormat))
 	if err != nil {
 		return err
 	}
 	tmpl.Option("missingkey=error")
+	if strings.HasPrefix(f.goFormat, tablePrefix) {
+		tw := tabwriter.NewWriter(w, 0, 8, columnGap, ' ', 0)
+		defer func() { err = errors.Join(err, tw.Flush()) }()
+		w = tw
+		first := ""
+		if len(columns) > 0 {
+			first = columns[0].title
+		}
+		var line strings.Builder
+		// A template that does more than name fields has no titles.
+		if !f.noHeading && tmpl.Execute(&line, titlesOf(tmpl, first)) == nil {
+			fmt.Fprintln(w, line.String())
+		}
+	}
 	for _, item := range list {
 		v, err := fieldsOf(item, columns)
 		if err != nil {
@@ -99,6 +115,6 @@ func (r containerRow) fields() map[string]any {
 		"ID": shortID(r.ID), "Names": r.Name, "Status": r.status(), "Ports": strings.Join(r.Ports, ", "), "Command": r.Command,
 		"CreatedAt": r.Created.Format("2006-01-02 15:04:05 -0700 MST"), "RunningFor": ago(r.Created), "Created": ago(r.Created),
 		"ExitCode": exit, "PodName": r.Pod, "Pod": shortID(r.PodID), "ImageID": shortID(r.ImageID), "Mounts": strings.Join(r.Volumes, ","),
-		"Exited": r.State == "exited",
+		"Exited": r.State == "exited", "Networks": strings.Join(r.Networks, ","),
 	}
 }

@@ -14,7 +14,9 @@ func TestGoFormat(t *testing.T) {
 	rows := []containerRow{{ID: "0123456789abcdef", Name: "web", State: "running", Labels: map[string]string{"a": "1"}}}
 	nets := []networkRow{{api.Network{Name: "front", ID: "0123456789abcdef", Labels: map[string]string{"a": "1"}}}}
 	for text, want := range map[string]string{
-		"{{.ID}} {{.Names}}": "0123456789ab web\n", `table {{.Names}}\t{{.State}}`: "web\trunning\n", `{{.Label "a"}}`: "1\n",
+		"{{.ID}} {{.Names}}": "0123456789ab web\n", `table {{.Names}}\t{{.State}}`: "NAMES   STATE\nweb     running\n",
+		`table {{.CreatedAt}}|{{.Label "a"}}|{{upper .Image}}`: "CREATED AT|A|IMAGE\n0001-01-01 00:00:00 +0000 UTC|1|\n",
+		`{{join (split .Names "e") "-"}}`:                      "w-b\n", `{{join .Volumes "+"}}`: "\n", "table {{range .Labels}}{{.}}{{end}}": "1\n", `{{.Label "a"}}`: "1\n",
 		"{{json .Names}}": "\"web\"\n",
 	} {
 		var b strings.Builder

@@ -150,6 +150,18 @@ type verboseImage struct {
 	ImageSpec    struct {
 		Config json.RawMessage `json:"config"`
 	} `json:"imageSpec"`
+	History []imageStep `json:"history"`
+	Layers  []string    `json:"layers"`
+	Author  string      `json:"author"`
+}
+
+// imageStep is a step of what an image's configuration says of how it was made.
+type imageStep struct {
+	Created    time.Time `json:"created"`
+	CreatedBy  string    `json:"created_by"`
+	Author     string    `json:"author,omitempty"`
+	Comment    string    `json:"comment,omitempty"`
+	EmptyLayer bool      `json:"empty_layer,omitempty"`
 }
 
 func imageInfo(ctx context.Context, c *client.Client, ref string) (verboseImage, error) {

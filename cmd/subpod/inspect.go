@@ -148,8 +148,9 @@ func protoJSON(m proto.Message) json.RawMessage {
 
 // containerFacts is the part of a container's verbose status that inspect reads.
 type containerFacts struct {
-	PID   int `json:"pid"`
-	Facts struct {
+	PID    int  `json:"pid"`
+	Paused bool `json:"paused"`
+	Facts  struct {
 		Rootfs string `json:"rootfs"`
 		Cgroup string `json:"cgroup"`
 		User   struct {
@@ -193,7 +194,11 @@ func inspectContainer(ctx context.Context, c *client.Client, ref string) (inspec
 	}
 	user := facts.Facts.User
 	explain := func(format string, args ...any) { out.Explain = append(out.Explain, fmt.Sprintf(format, args...)) }
-	explain("state: %s", stateWord(st.Status))
+	if facts.Paused {
+		explain("state: paused; \"subpod unpause\" lets it go on")
+	} else {
+		explain("state: %s", stateWord(st.Status))
+	}
 	explain("user: its first process is uid %d, gid %d in the container, which is uid %s, gid %s on the host",
 		user.UID, user.GID, hostID(node.Node.UIDMap, user.UID), hostID(node.Node.GIDMap, user.GID))
 	explain("IDs: %s", explainMap(node.Node.UIDMap))

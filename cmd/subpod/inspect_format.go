@@ -51,7 +51,7 @@ type inspectedContainer struct {
 
 type inspectedState struct {
 	Status                string
-	Running               bool
+	Running, Paused       bool
 	OOMKilled             bool
 	Pid                   int
 	ExitCode              int32
@@ -130,15 +130,18 @@ type podFacts struct {
 
 // moreFacts is the part of a container's verbose status that its fields come from.
 type moreFacts struct {
-	PID   int `json:"pid"`
-	Facts struct {
+	PID    int  `json:"pid"`
+	Paused bool `json:"paused"`
+	Facts  struct {
 		Args []string `json:"args"`
 	} `json:"facts"`
 	Config struct {
-		Command []string `json:"command"`
-		Args    []string `json:"args"`
-		Tty     bool     `json:"tty"`
-		Stdin   bool     `json:"stdin"`
+		Command []string               `json:"command"`
+		Args    []string               `json:"args"`
+		Dir     string                 `json:"working_dir"`
+		Envs    []*runtimeapi.KeyValue `json:"envs"`
+		Tty     bool                   `json:"tty"`
+		Stdin   bool                   `json:"stdin"`
 		Linux   struct {
 			Security struct {
 				Privileged bool `json:"privileged"`
@@ -206,6 +209,11 @@ func containerFields(ctx context.Context, c *client.Client, x client.Container, 
 	}
 	out.Config = configFields(st, own, options)
 	out.Config.Hostname = of.Config.Hostname
+	if out.Config.Env == nil { // what it ran with is gone
+		if err := pastConfig(ctx, c, &out.Config, st.ImageId, own, options); err != nil {
+			return nil, err
+		}
+	}
 	out.HostConfig = hostFields(st, own, options, pod.Status, of)
 	for _, m := range out.Mounts {
 		out.HostConfig.Binds = append(out.HostConfig.Binds, cmp.Or(m.Name, m.Source)+":"+m.Destination)
@@ -219,7 +227,7 @@ func containerFields(ctx context.Context, c *client.Client, x client.Container, 
 
 func stateFields(x client.Container, st *runtimeapi.ContainerStatus, own moreFacts) inspectedState {
 	s := inspectedState{
-		Status: stateFor(x, st), Running: st.State == runtimeapi.ContainerState_CONTAINER_RUNNING,
+		Status: stateFor(x, st, own.Paused), Running: st.State == runtimeapi.ContainerState_CONTAINER_RUNNING, Paused: own.Paused,
 		ExitCode: st.ExitCode, Error: st.Message, OOMKilled: st.Reason == "OOMKilled",
 		StartedAt: stamp(st.StartedAt), FinishedAt: stamp(st.FinishedAt),
 	}
@@ -323,6 +331,30 @@ func hostFields(st *runtimeapi.ContainerStatus, own moreFacts, options *api.Cont
 	return h
 }
 
+// askedNetworks returns the networks that a pod was made with; none is the default one.
+func askedNetworks(annotations map[string]string) (asked api.PodNetworks) {
+	_ = json.Unmarshal([]byte(annotations[api.AnnotationNetworks]), &asked) // the server has read it
+	return asked
+}
+
+// networks returns the names of a pod's networks, as "run --network" takes them.
+func (c sandboxConfig) networks(annotations map[string]string) []string {
+	names := []string{}
+	for _, n := range askedNetworks(annotations).Networks {
+		names = append(names, n.Name)
+	}
+	switch {
+	case len(names) > 0:
+	case annotations[api.AnnotationNetwork] == api.NetworkNone:
+		names = append(names, api.NetworkNone)
+	case c.Linux.Security.Namespaces.Network == int32(runtimeapi.NamespaceMode_NODE):
+		names = append(names, "host")
+	default:
+		names = append(names, api.DefaultNetwork)
+	}
+	return names
+}
+
 func portFields(cfg sandboxConfig) map[string][]inspectedPort {
 	out := map[string][]inspectedPort{}
 	for _, m := range cfg.PortMappings {
@@ -360,8 +392,7 @@ func networkFields(pod *runtimeapi.PodSandboxStatus, of podFacts) inspectedNetwo
 	if len(ips) == 0 {
 		return n
 	}
-	var asked api.PodNetworks
-	_ = json.Unmarshal([]byte(pod.Annotations[api.AnnotationNetworks]), &asked) // the server has read it
+	asked := askedNetworks(pod.Annotations)
 	first := inspectedAttachment{n.IPAddress, n.Gateway, n.MacAddress, n.GlobalIPv6Address, []string{}}
 	if len(asked.Networks) == 0 && pod.GetLinux().GetNamespaces().GetOptions().GetNetwork() == runtimeapi.NamespaceMode_POD {
 		asked.Networks = []api.PodNetwork{{Name: api.DefaultNetwork}}
@@ -386,9 +417,18 @@ type inspectedImage struct {
 	Size         uint64
 	Architecture string
 	Os           string
+	Author       string
+	Comment      string
 	User         string
 	Labels       map[string]string
 	Config       imageConfig
+	History      []imageStep
+	RootFS       imageLayers
+}
+
+type imageLayers struct {
+	Type   string
+	Layers []string
 }
 
 type imageConfig struct {
@@ -406,7 +446,11 @@ func imageFields(i *runtimeapi.Image, info json.RawMessage) (*inspectedImage, er
 	}
 	out := &inspectedImage{
 		inspectedID: inspectedID{i.Id}, Digest: v.Digest, RepoTags: i.RepoTags, RepoDigests: i.RepoDigests, Size: i.Size,
-		Created: v.Created.Format(time.RFC3339Nano), Architecture: v.Architecture, Os: v.OS, Labels: v.Labels,
+		Created: v.Created.Format(time.RFC3339Nano), Architecture: v.Architecture, Os: v.OS, Labels: v.Labels, History: v.History,
+		Author: v.Author, RootFS: imageLayers{"layers", v.Layers},
+	}
+	if n := len(v.History); n > 0 {
+		out.Comment = v.History[n-1].Comment
 	}
 	if err := json.Unmarshal(v.ImageSpec.Config, &out.Config); err != nil {
 		return nil, fmt.Errorf("decode the configuration of image %s: %w", i.Id, err)

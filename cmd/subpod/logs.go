@@ -56,21 +56,13 @@ func newLogs(a *app) *cobra.Command {
 func showLogs(ctx context.Context, c *client.Client, refs []string, o logs.Options, names bool) error {
 	if !o.Follow || len(refs) == 1 {
 		return each(refs, func(ref string) error {
-			own := o
-			if names {
-				own.Prefix = ref + " "
-			}
-			return showLog(ctx, c, ref, own, os.Stdout, os.Stderr)
+			return showLog(ctx, c, ref, o, names, os.Stdout, os.Stderr)
 		})
 	}
 	errs := make(chan error, len(refs))
 	for _, ref := range refs {
 		go func() {
-			own := o
-			if names {
-				own.Prefix = ref + " "
-			}
-			errs <- showLog(ctx, c, ref, own, os.Stdout, os.Stderr)
+			errs <- showLog(ctx, c, ref, o, names, os.Stdout, os.Stderr)
 		}()
 	}
 	var all []error
@@ -102,10 +94,13 @@ func parseTime(flag, s string, now time.Time) (time.Time, error) {
 	return time.Time{}, usagef("invalid %s %q: expected a duration such as 10m, or a time such as 2006-01-02T15:04:05Z", flag, s)
 }
 
-func showLog(ctx context.Context, c *client.Client, ref string, o logs.Options, stdout, stderr io.Writer) error {
+func showLog(ctx context.Context, c *client.Client, ref string, o logs.Options, names bool, stdout, stderr io.Writer) error {
 	x, err := c.Container(ctx, ref)
 	if err != nil {
 		return err
+	}
+	if names {
+		o.Prefix = x.Name() + " "
 	}
 	st, err := c.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: x.Id})
 	if err != nil {

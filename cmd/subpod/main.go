@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -16,7 +17,7 @@ import (
 
 func main() {
 	rootless.Dispatch()
-	err := newRoot().Execute()
+	err := newRoot(os.Args[1:]...).Execute()
 	var code exitStatus
 	if err != nil && !errors.As(err, &code) {
 		fmt.Fprintln(os.Stderr, "subpod:", strings.ReplaceAll(plainLines(err.Error()), "\n", "\nsubpod: "))
@@ -30,7 +31,9 @@ type exitStatus int
 
 func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 
-func newRoot() *cobra.Command {
+// newRoot returns the command with those below it; where the first word of args is one that
+// acts on its own, with that alone: making all takes longer than most of them do.
+func newRoot(args ...string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "subpod",
 		Short: "Rootless container runtime with a CRI endpoint",
@@ -73,25 +76,25 @@ found.`,
 		&cobra.Group{ID: groupData, Title: "Volumes and secrets:"},
 		&cobra.Group{ID: groupNode, Title: "The daemon and its node:"},
 	)
-	add := func(group string, list ...*cobra.Command) {
-		for _, c := range list {
-			c.GroupID = group
-			if c.Args != nil {
-				c.Args = usageArgs(c.Args)
-			}
-			addRefused(c.Flags(), refusedOf[c.Name()])
-			cmd.AddCommand(c)
+	clients := clientCommands()
+	if len(args) > 0 {
+		if i := slices.IndexFunc(clients, func(c clientCommand) bool { return c.name == args[0] }); i >= 0 {
+			clients[i].add(cmd, a)
+			setHelp(cmd)
+			return cmd
 		}
 	}
-	add(groupContainers, newRun(a), newPlay(a), newPs(a), newPods(a), newLogs(a), newExec(a), newAttach(a),
-		newCp(a), newPortForward(a), newCreate(a), newStart(a), newStop(a), newRestart(a), newKill(a),
-		newPause(a, false), newPause(a, true), newWait(a), newRename(a), newUpdate(a), newRm(a), newStats(a), newTop(a), newInspect(a), newDiff(a), newCommit(a), newEvents(a), newNetwork(a))
-	add(groupImages, newPull(a), newPush(a), newImages(a), newRmi(a), newTag(a), newLoad(a), newSave(a), newHistory(a), newImage(a), newLogin(a), newLogout(a))
-	add(groupData, newVolume(a), newSecret(a))
-	add(groupNode, newDaemon(a.flags), newReload(a.flags), newNsenter(a.flags), newUnshare(a.flags), newKubernetes(a),
-		newInfo(a), newDoctor(a.flags), newSetup(a.flags), newSystem(a), newVersion())
+	for _, c := range clients {
+		c.add(cmd, a)
+	}
+	for _, c := range []*cobra.Command{
+		newDaemon(a.flags), newReload(a.flags), newNsenter(a.flags), newUnshare(a.flags), newKubernetes(a),
+		newInfo(a), newDoctor(a.flags), newSetup(a.flags), newSystem(a), newVersion(),
+	} {
+		addTo(cmd, groupNode, c)
+	}
 	cmd.AddCommand(newMan(), newAssets())
-	cmd.AddCommand(newNouns(a)...)
+	cmd.AddCommand(refusedTop()...)
 	setHelp(cmd)
 	return cmd
 }

@@ -312,7 +312,7 @@ func newNetworkRemove(a *app) *cobra.Command {
 		ValidArgsFunction: a.completeNetworks,
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "remove its pods first; no error if there is no such network")
-	addRefused(cmd.Flags(), refused{"time": "pods have a grace period of their own"})
+	addRefused(cmd.Flags(), refused{"time/t": "pods have a grace period of their own"})
 	return cmd
 }
 

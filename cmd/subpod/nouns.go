@@ -8,34 +8,48 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// newNouns returns the commands that Podman and Docker have below a noun, and those that
-// are refused with the reason. They are the same as others, or none, so the help leaves
-// them out.
-func newNouns(a *app) []*cobra.Command {
-	named := func(cmd *cobra.Command, use string, aliases ...string) *cobra.Command {
-		_, rest, _ := strings.Cut(cmd.Use, " ")
-		cmd.Use, cmd.Aliases = strings.TrimSpace(use+" "+rest), aliases
-		return cmd
-	}
+// The commands that Podman and Docker have below a noun, and those that are refused with
+// the reason, are the same as others, or none, so the help leaves them out.
+
+// renamed gives a command another name.
+func renamed(cmd *cobra.Command, use string, aliases ...string) *cobra.Command {
+	_, rest, _ := strings.Cut(cmd.Use, " ")
+	cmd.Use, cmd.Aliases = strings.TrimSpace(use+" "+rest), aliases
+	return cmd
+}
+
+func newContainerNoun(a *app) *cobra.Command {
 	container := noun("container", "The commands for containers, as \"podman container\" has them",
-		named(newPs(a), "ls", "list", "ps"), newRun(a), newCreate(a), newStart(a), newStop(a), newRestart(a), newKill(a), newPause(a, false),
-		newPause(a, true), newWait(a), newRename(a), named(newRm(a), "rm", "remove"), newLogs(a), newExec(a), newAttach(a), newCp(a), newStats(a), newTop(a),
+		renamed(newPs(a), "ls", "list", "ps"), newRun(a), newCreate(a), newStart(a), newStop(a), newRestart(a), newKill(a), newPause(a, false),
+		newPause(a, true), newWait(a), newRename(a), renamed(newRm(a), "rm", "remove"), newLogs(a), newExec(a), newAttach(a), newCp(a), newStats(a), newTop(a),
 		newInspectOf(a, "container"), newDiff(a), newCommit(a), newPort(a), newUpdate(a), newExists(a), newContainerPrune(a))
 	refuse(container, "checkpoint", "cleanup", "clone", "export", "init", "mount", "restore", "runlabel", "unmount")
+	return container
+}
+
+func newPodNoun(a *app) *cobra.Command {
 	pod := noun("pod", "The commands for pods, as \"podman pod\" has them",
-		named(newPods(a), "ps", "ls", "list"), newStart(a), newStop(a), newRestart(a), newPause(a, false), newPause(a, true), newRm(a), newLogs(a),
+		renamed(newPods(a), "ps", "ls", "list"), newStart(a), newStop(a), newRestart(a), newPause(a, false), newPause(a, true), newRm(a), newLogs(a),
 		newStats(a), newTop(a), newInspectOf(a, "pod"), newKill(a), newContainerPrune(a), newPodExists(a),
 		newRefusedCommand("create", notYet+"\"run --pod new:NAME\" makes one with its first container, and \"play\" those of a manifest"))
 	refuse(pod, "clone")
+	return pod
+}
+
+func newKubeNoun(a *app) *cobra.Command {
 	play := newPlay(a)
 	play.Use = "play [flags] FILE..."
-	kube := noun("kube", "The commands for manifests, as \"podman kube\" has them", play, newPlayDown(a),
+	return noun("kube", "The commands for manifests, as \"podman kube\" has them", play, newPlayDown(a),
 		newRefusedCommand("generate", "pods are made from manifests, not manifests from pods"), newRefusedCommand("apply", "use kubectl"))
-	nouns := []*cobra.Command{container, pod, kube, newPort(a)}
+}
+
+// refusedTop returns the commands of Podman and Docker that there are not.
+func refusedTop() []*cobra.Command {
+	var list []*cobra.Command
 	for name, reason := range refusedCommands {
-		nouns = append(nouns, newRefusedCommand(name, reason))
+		list = append(list, newRefusedCommand(name, reason))
 	}
-	return nouns
+	return list
 }
 
 // refuse adds commands that are refused below a noun, too.

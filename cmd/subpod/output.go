@@ -50,11 +50,15 @@ const templatePrefix = "go-template="
 
 // check returns an error for an unknown format, before the daemon is contacted.
 func (f *format) check() error {
-	if f.goFormat != "" {
-		if f.goFormat == "json" {
-			f.value = "json"
-			return nil
-		}
+	switch f.goFormat {
+	case "":
+	case "json":
+		f.value = "json"
+		return nil
+	case "table":
+		f.value, f.goFormat = "table", ""
+		return nil
+	default:
 		_, err := parseTemplate(goTemplate(f.goFormat))
 		return err
 	}
@@ -209,7 +213,8 @@ func parseTemplate(text string) (*template.Template, error) {
 			b, err := json.Marshal(v)
 			return string(b), err
 		},
-		"join":  strings.Join,
+		"join":  joined,
+		"split": strings.Split,
 		"upper": strings.ToUpper,
 		"lower": strings.ToLower,
 	}).Parse(text)
@@ -221,6 +226,23 @@ func parseTemplate(text string) (*template.Template, error) {
 
 // executeTemplate prints an object with its JSON field names, so that all formats
 // have the same names.
+// joined joins what a template has: strings, or values of JSON.
+func joined(list any, separator string) (string, error) {
+	switch list := list.(type) {
+	case []string:
+		return strings.Join(list, separator), nil
+	case []any:
+		words := make([]string, len(list))
+		for i, v := range list {
+			words[i] = fmt.Sprint(v)
+		}
+		return strings.Join(words, separator), nil
+	case nil:
+		return "", nil
+	}
+	return "", fmt.Errorf("join takes a list, not %T", list)
+}
+
 func executeTemplate(w io.Writer, tmpl *template.Template, item any) error {
 	text, err := json.Marshal(item)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"sync"
 
 	"github.com/spf13/cobra"
@@ -51,6 +52,9 @@ CronJobs are not scheduled. Unknown fields are errors.`,
 			if o.down && (o.detach || o.replace || o.logs) {
 				return usagef("--down cannot be combined with other flags")
 			}
+			if args[0] == "kube" && len(args) > 1 { // as Podman calls it, too
+				args = args[1:]
+			}
 			manifests, err := readManifests(args)
 			if err != nil {
 				return err
@@ -91,6 +95,9 @@ CronJobs are not scheduled. Unknown fields are errors.`,
 func readManifests(files []string) ([]kube.Source, error) {
 	var all []kube.Source
 	for _, name := range files {
+		if strings.HasPrefix(name, "https://") || strings.HasPrefix(name, "http://") {
+			return nil, usagef("%s is refused: nothing is fetched from the network: curl -L %s | subpod play -", name, name)
+		}
 		text, err := readSource(name, kube.MaxManifest)
 		if err != nil {
 			return nil, fmt.Errorf("read the manifest: %w", err)

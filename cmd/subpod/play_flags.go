@@ -23,5 +23,5 @@ var refusedPlay = refused{
 	"start":                notYet + "pods are always started",
 	"tls-verify":           reasonRegistry,
 	"userns":               notYet + "use hostUsers: false in the manifest",
-	"wait":                 "it is what the command does without -d",
+	"wait/w":               "it is what the command does without -d",
 }

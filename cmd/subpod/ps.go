@@ -33,6 +33,8 @@ type containerRow struct {
 	Health  string   `json:"health,omitempty"`
 	ImageID string   `json:"imageId"`
 	Volumes []string `json:"volumes"`
+	// Networks are the names of its networks.
+	Networks []string `json:"networks"`
 }
 
 func (r containerRow) status() string {
@@ -164,7 +166,7 @@ func containerRows(ctx context.Context, c *client.Client, all bool) ([]container
 		return nil, err
 	}
 	var rows []containerRow
-	ports := map[string][]string{}
+	configs := map[string]sandboxConfig{} // of pods
 	for _, x := range list {
 		if !all && x.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
 			continue
@@ -176,10 +178,12 @@ func containerRows(ctx context.Context, c *client.Client, all bool) ([]container
 		if err != nil {
 			return nil, err
 		}
-		if _, ok := ports[x.PodSandboxId]; !ok {
-			if ports[x.PodSandboxId], err = podPorts(ctx, c, x.PodSandboxId); err != nil && !client.IsNotFound(err) {
+		config, ok := configs[x.PodSandboxId]
+		if !ok {
+			if config, err = podConfig(ctx, c, x.PodSandboxId); err != nil && !client.IsNotFound(err) {
 				return nil, err
 			}
+			configs[x.PodSandboxId] = config
 		}
 		var info struct {
 			Facts struct {
@@ -187,11 +191,13 @@ func containerRows(ctx context.Context, c *client.Client, all bool) ([]container
 				ImageID string `json:"imageId"`
 			}
 			Health struct{ Status string } `json:"health"`
+			Paused bool                    `json:"paused"`
 		}
 		if err := decodeInfo(st.Info, "container "+x.Id, &info); err != nil {
 			return nil, err
 		}
-		r := newContainerRow(x, st.Status, ports[x.PodSandboxId])
+		r := newContainerRow(x, st.Status, info.Paused, config.hostPorts())
+		r.Networks = config.networks(x.Pod.GetAnnotations())
 		r.Command, r.ImageID, r.Health = strings.Join(info.Facts.Args, " "), info.Facts.ImageID, info.Health.Status
 		r.Volumes = []string{}
 		for _, m := range st.Status.Mounts {
@@ -203,10 +209,10 @@ func containerRows(ctx context.Context, c *client.Client, all bool) ([]container
 	return rows, nil
 }
 
-func newContainerRow(x client.Container, st *runtimeapi.ContainerStatus, ports []string) containerRow {
+func newContainerRow(x client.Container, st *runtimeapi.ContainerStatus, paused bool, ports []string) containerRow {
 	r := containerRow{
 		Ports: []string{},
-		ID:    x.Id, Name: x.Name(), Image: imageName(x.Image), State: stateFor(x, st),
+		ID:    x.Id, Name: x.Name(), Image: imageName(x.Image), State: stateFor(x, st, paused),
 		Created: nanoTime(st.CreatedAt), Started: optionalTime(st.StartedAt), Finished: optionalTime(st.FinishedAt),
 		Pod: client.PodName(x.Pod), PodID: x.PodSandboxId, Labels: notNil(x.Labels),
 	}
@@ -227,8 +233,12 @@ func podPorts(ctx context.Context, c *client.Client, id string) ([]string, error
 	if err != nil {
 		return nil, err
 	}
+	return config.hostPorts(), nil
+}
+
+func (c sandboxConfig) hostPorts() []string {
 	out := []string{}
-	for _, m := range config.PortMappings {
+	for _, m := range c.PortMappings {
 		if m.HostPort == 0 {
 			continue
 		}
@@ -238,7 +248,7 @@ func podPorts(ctx context.Context, c *client.Client, id string) ([]string, error
 		}
 		out = append(out, fmt.Sprintf("%s:%d->%d/%s", ip, m.HostPort, m.ContainerPort, strings.ToLower(runtimeapi.Protocol(m.Protocol).String())))
 	}
-	return out, nil
+	return out
 }
 
 // sandboxConfig is the part of a pod's configuration that its verbose status
@@ -252,6 +262,13 @@ type sandboxConfig struct {
 		ContainerPort int32  `json:"container_port"`
 		Protocol      int32  `json:"protocol"`
 	} `json:"port_mappings"`
+	Linux struct {
+		Security struct {
+			Namespaces struct {
+				Network int32 `json:"network"`
+			} `json:"namespace_options"`
+		} `json:"security_context"`
+	} `json:"linux"`
 }
 
 func podConfig(ctx context.Context, c *client.Client, id string) (sandboxConfig, error) {
@@ -273,14 +290,19 @@ func imageName(i *runtimeapi.ImageSpec) string {
 
 // stateFor returns the state of a container as its user knows it: one of "create" whose
 // node went before it was started has exited for the CRI, which has no way back from there;
-// "subpod start" starts it as before.
-func stateFor(x client.Container, st *runtimeapi.ContainerStatus) string {
+// "subpod start" starts it as before. One that is paused runs, for the CRI.
+func stateFor(x client.Container, st *runtimeapi.ContainerStatus, paused bool) string {
+	if paused {
+		return statePaused
+	}
 	lost := st.State == runtimeapi.ContainerState_CONTAINER_EXITED && st.StartedAt == 0 && st.Reason == "ContainerStatusUnknown"
 	if lost && x.Pod.GetLabels()[api.LabelMadeBy] != "" {
 		return stateName(runtimeapi.ContainerState_CONTAINER_CREATED)
 	}
 	return stateName(st.State)
 }
+
+const statePaused = "paused"
 
 func stateName(s runtimeapi.ContainerState) string {
 	return strings.ToLower(strings.TrimPrefix(s.String(), "CONTAINER_"))

@@ -82,13 +82,13 @@ func parsePsFilters(list []string) (psFilter, error) {
 		}
 		if name == "status" {
 			switch value {
-			case "created", "running", "exited", "unknown":
+			case "created", "running", "exited", statePaused, "unknown":
 			case "stopped":
 				value = "exited"
-			case "paused", "initialized", "configured", "removing", "stopping":
+			case "initialized", "configured", "removing", "stopping":
 				// A state that no container of this runtime is in.
 			default:
-				return f, usagef("invalid --filter %q: expected created, running or exited", text)
+				return f, usagef("invalid --filter %q: expected created, running, paused or exited", text)
 			}
 		}
 		if name == "name" {

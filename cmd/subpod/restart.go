@@ -111,7 +111,7 @@ func startAttached(ctx context.Context, conn *connection, ref string) error {
 		Tail: -1, Since: since, Follow: true, Ended: run.hasEnded,
 		Skip: func(line time.Time) bool { return run.isLater(ctx, line) },
 	}
-	if err := showLog(ctx, conn.Client, x.Id, o, os.Stdout, os.Stderr); err != nil {
+	if err := showLog(ctx, conn.Client, x.Id, o, false, os.Stdout, os.Stderr); err != nil {
 		return err
 	}
 	<-run.ended

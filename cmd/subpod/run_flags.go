@@ -47,17 +47,17 @@ func (o *runOptions) addMoreFlags(f *pflag.FlagSet) {
 func (o *moreOptions) addStorageFlags(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.mounts, "mount", nil, "type=bind|volume|tmpfs|image,src=…,dst=…[,ro]…")
 	f.StringArrayVar(&o.tmpfs, "tmpfs", nil, "PATH[:OPTIONS]: a file system in memory (size=64m,mode=1777 …)")
-	f.StringArrayVar(&o.volumesFrom, "volumes-from", nil, "CONTAINER[:ro]: the mounts of another container")
+	f.StringSliceVar(&o.volumesFrom, "volumes-from", nil, "CONTAINER[:ro]: the mounts of another container")
 	f.StringArrayVar(&o.secrets, "secret", nil, "NAME[,type=env|mount][,target=…][,uid=,gid=,mode=] (see \"subpod secret\")")
-	f.StringArrayVar(&o.devices, "device", nil, "HOST_DEVICE[:PATH[:rwm]], or a CDI device (vendor.com/class=name)")
+	f.StringSliceVar(&o.devices, "device", nil, "HOST_DEVICE[:PATH[:rwm]], or a CDI device (vendor.com/class=name)")
 	f.StringArrayVar(&o.gpus, "gpus", nil, "all, or the names of NVIDIA GPUs, by CDI")
 	f.StringVar(&o.shmSize, "shm-size", "", "size of /dev/shm (default 64m)")
 	f.BoolVar(&o.readOnlyTmpfs, "read-only-tmpfs", true, "with --read-only, mount tmpfs on /run, /tmp and /var/tmp")
 }
 
 func (o *moreOptions) addLimitFlags(f *pflag.FlagSet) {
-	f.StringArrayVar(&o.ulimits, "ulimit", nil, "NAME=SOFT[:HARD], such as nofile=1024:2048")
-	f.StringArrayVar(&o.sysctls, "sysctl", nil, "NAME=VALUE: a kernel parameter of the pod's namespaces")
+	f.StringSliceVar(&o.ulimits, "ulimit", nil, "NAME=SOFT[:HARD], such as nofile=1024:2048")
+	f.StringSliceVar(&o.sysctls, "sysctl", nil, "NAME=VALUE: a kernel parameter of the pod's namespaces")
 	o.addResourceFlags(f)
 	f.Int64Var(&o.oomScoreAdj, "oom-score-adj", 0, "-1000 to 1000: the higher, the sooner it is killed when memory is short")
 	f.StringVar(&o.cgroupParent, "cgroup-parent", "", "cgroup below which the pod's is made")
@@ -76,7 +76,7 @@ func (o *moreOptions) addResourceFlags(f *pflag.FlagSet) {
 }
 
 func (o *moreOptions) addIdentityFlags(f *pflag.FlagSet) {
-	f.StringArrayVar(&o.groupAdd, "group-add", nil, "supplementary group, by name or GID")
+	f.StringSliceVar(&o.groupAdd, "group-add", nil, "supplementary group, by name or GID")
 	f.StringVar(&o.userns, "userns", "", "host, keep-id[:uid=,gid=], nomap or auto[:size=]: which user you are in the container")
 	f.StringVar(&o.ipc, "ipc", "", "private (the default), shareable or host (the node's)")
 	f.StringVar(&o.pid, "pid", "", "private (the default) or host (the node's)")
@@ -88,9 +88,9 @@ func (o *moreOptions) addIdentityFlags(f *pflag.FlagSet) {
 	f.BoolVar(&o.unsetAll, "unsetenv-all", false, "leave out all variables of the image and the defaults")
 	f.BoolVar(&o.envHost, "env-host", false, "copy the whole environment of this command")
 	f.StringArrayVar(&o.annotations, "annotation", nil, "annotation as NAME=VALUE")
-	f.StringArrayVar(&o.labelFiles, "label-file", nil, "file with NAME=VALUE lines")
+	f.StringSliceVar(&o.labelFiles, "label-file", nil, "file with NAME=VALUE lines")
 	f.BoolVarP(&o.publishAll, "publish-all", "P", false, "publish the ports that the image exposes, on free ports of the host")
-	f.StringArrayVar(&o.expose, "expose", nil, "PORT[-PORT][/udp]: a port that -P publishes, too")
+	f.StringSliceVar(&o.expose, "expose", nil, "PORT[-PORT][/udp]: a port that -P publishes, too")
 }
 
 func (o *moreOptions) addLifeFlags(f *pflag.FlagSet) {
@@ -101,10 +101,10 @@ func (o *moreOptions) addLifeFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.cidFile, "cidfile", "", "write the container's ID to this new file")
 	f.StringVar(&o.pidFile, "pidfile", "", "write the PID of the container's first process on the host to this file")
 	f.StringVar(&o.logDriver, "log-driver", "k8s-file", "k8s-file (json-file means the same) or none")
-	f.StringArrayVar(&o.logOpts, "log-opt", nil, "max-size=SIZE of the log (default 100m with -d; -1 for no bound)")
+	f.StringSliceVar(&o.logOpts, "log-opt", nil, "max-size=SIZE of the log (default 100m with -d; -1 for no bound)")
 	f.StringVar(&o.detachKeys, "detach-keys", defaultDetachKeys, "keys that detach from the container; \"\" for none")
 	f.BoolVar(&o.sigProxy, "sig-proxy", true, "forward signals to the command")
-	f.StringArrayVarP(&o.attach, "attach", "a", nil, "stdin, stdout or stderr: what to attach to (default: all)")
+	f.StringSliceVarP(&o.attach, "attach", "a", nil, "stdin, stdout or stderr: what to attach to (default: all)")
 	f.BoolVar(&o.replace, "replace", false, "remove the pod that has the name, with --pod the container")
 	f.BoolVar(&o.removeImage, "rmi", false, "with --rm, also remove the image afterwards, unless it is used")
 }

@@ -70,9 +70,9 @@ func newVolumeCreate(a *app) *cobra.Command {
 	f.BoolVar(&ignore, "ignore", false, "a volume of that name is no error")
 	f.StringVarP(&driver, "driver", "d", "local", "local is the only one")
 	addRefused(f, refused{
-		"opt": "a volume is a directory; what needs a mount of its own needs root",
-		"uid": notYet + "use \"subpod unshare chown\"",
-		"gid": notYet + "use \"subpod unshare chown\"",
+		"opt/o": "a volume is a directory; what needs a mount of its own needs root",
+		"uid":   notYet + "use \"subpod unshare chown\"",
+		"gid":   notYet + "use \"subpod unshare chown\"",
 	})
 	return cmd
 }

@@ -66,7 +66,7 @@ other than exited, -1 is printed.`,
 		ValidArgsFunction: a.completeBoth,
 	}
 	f := cmd.Flags()
-	f.StringArrayVar(&o.conditions, "condition", nil, "exited (default), created, running, healthy, unhealthy or removing; may be repeated: one of them is enough")
+	f.StringArrayVar(&o.conditions, "condition", nil, "exited (default), created, running, paused, healthy, unhealthy or removing; may be repeated: one of them is enough")
 	f.StringVarP(&o.interval, "interval", "i", "250ms", "time between two looks for a condition other than exited; milliseconds without a unit")
 	f.BoolVar(&o.ignore, "ignore", false, "print -1 for what does not exist")
 	f.BoolVar(&o.first, "exit-first-match", false, "wait for the first of the containers only")
@@ -88,11 +88,11 @@ func (o *waitFlags) check() error {
 	o.conditions = all
 	for _, c := range all {
 		switch _, isState := conditionStates[c]; {
-		case isState, c == "exited", c == "stopped", c == "healthy", c == "unhealthy", c == "removing":
-		case c == "paused", c == "stopping":
+		case isState, c == "exited", c == "stopped", c == "healthy", c == "unhealthy", c == "removing", c == statePaused:
+		case c == "stopping":
 			return usagef("--condition %s is refused: no container of this runtime is in that state for a client", c)
 		default:
-			return usagef("invalid --condition %q: expected exited, stopped, created, running, healthy, unhealthy or removing", c)
+			return usagef("invalid --condition %q: expected exited, stopped, created, running, paused, healthy, unhealthy or removing", c)
 		}
 	}
 	return nil
@@ -162,6 +162,7 @@ func (o *waitFlags) look(ctx context.Context, c *client.Client, id string) (code
 	}
 	var info struct {
 		Health struct{ Status string } `json:"health"`
+		Paused bool                    `json:"paused"`
 	}
 	if err := decodeInfo(st.Info, "container "+id, &info); err != nil {
 		return 0, false, err
@@ -169,7 +170,7 @@ func (o *waitFlags) look(ctx context.Context, c *client.Client, id string) (code
 	for _, name := range o.conditions {
 		state, isState := conditionStates[name]
 		switch {
-		case isState && st.Status.State == state:
+		case isState && st.Status.State == state && !info.Paused, name == statePaused && info.Paused:
 			return otherCondition, true, nil
 		case (name == "healthy" || name == "unhealthy") && info.Health.Status == name:
 			return otherCondition, true, nil

@@ -121,7 +121,6 @@ func (s *service) attachSession(ctx context.Context, ss *api.SessionStreams) (*a
 	case err := <-done:
 		return &api.SessionExit{}, err
 	}
-	ss.Ready()
 	if req.Start {
 		if err := s.Containers.StartContainer(ctx, req.ContainerID); err != nil {
 			cancel()
@@ -130,6 +129,8 @@ func (s *service) attachSession(ctx context.Context, ss *api.SessionStreams) (*a
 		}
 		finish(ctx, nil)
 	}
+	// Not before: keys that detach, typed early, are no reason not to start it.
+	ss.Ready()
 	if err := <-done; err != nil || !req.Wait {
 		return &api.SessionExit{}, err
 	}

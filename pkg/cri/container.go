@@ -7,6 +7,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/api"
+	"github.com/subpod/subpod/pkg/cgroup"
 	"github.com/subpod/subpod/pkg/health"
 	"github.com/subpod/subpod/pkg/pod"
 	"github.com/subpod/subpod/pkg/pod/container"
@@ -20,6 +21,7 @@ type containerService struct {
 	sessions *pod.Sessions
 	state    *state.Store
 	health   *health.Monitor // nil: no checks
+	cgroups  cgroup.Delegation
 }
 
 // CreateContainer creates a container in a pod sandbox.
@@ -89,7 +91,8 @@ func (s *containerService) ContainerStatus(_ context.Context, req *runtimeapi.Co
 		if err != nil {
 			return nil, err
 		}
-		if resp.Info, err = containerInfo(c, spec, s.health); err != nil {
+		paused := resp.Status.State == runtimeapi.ContainerState_CONTAINER_RUNNING && s.cgroups.Frozen(c.Allocated.Cgroup)
+		if resp.Info, err = containerInfo(c, spec, s.health, paused); err != nil {
 			return nil, err
 		}
 	}

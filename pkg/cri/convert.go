@@ -80,7 +80,8 @@ func listPods(pods []state.Pod, f *runtimeapi.PodSandboxFilter) []*runtimeapi.Po
 
 // containerInfo returns the verbose part of a container's status, as JSON. spec is its
 // OCI specification, nil for none; clients of other runtimes look for it by this name.
-func containerInfo(c state.Container, spec json.RawMessage, checks *health.Monitor) (map[string]string, error) {
+// paused, for which the CRI has no state, is there only where it is true.
+func containerInfo(c state.Container, spec json.RawMessage, checks *health.Monitor, paused bool) (map[string]string, error) {
 	cfg, spec, err := withoutSecrets(c.Config.V, spec)
 	if err != nil {
 		return nil, fmt.Errorf("status of container %s: %w", c.ID, err)
@@ -91,6 +92,9 @@ func containerInfo(c state.Container, spec json.RawMessage, checks *health.Monit
 	}
 	if h, ok := checks.Of(c.ID); ok {
 		info["health"] = h
+	}
+	if paused {
+		info["paused"] = true
 	}
 	return verbose(info)
 }

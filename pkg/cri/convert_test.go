@@ -206,7 +206,9 @@ func TestVerbose(t *testing.T) {
 	c.Allocated.Runtime = &oci.Container{Init: proc.ID{PID: 42}}
 	for name, get := range map[string]func() (map[string]string, error){
 		"pod sandbox": func() (map[string]string, error) { return podInfo(p, []state.Container{c}) },
-		"container":   func() (map[string]string, error) { return containerInfo(c, []byte(`{"ociVersion": "1.0.2"}`), nil) },
+		"container": func() (map[string]string, error) {
+			return containerInfo(c, []byte(`{"ociVersion": "1.0.2"}`), nil, true)
+		},
 	} {
 		info, err := get()
 		if err != nil {
@@ -218,7 +220,7 @@ func TestVerbose(t *testing.T) {
 		}
 		keys := []string{"id", "facts", "status", "config", "pid", "runtimeSpec"}
 		if name == "container" {
-			keys = append(keys, "sandboxID")
+			keys = append(keys, "sandboxID", "paused")
 		}
 		for _, key := range keys {
 			if _, ok := got[key]; !ok {

@@ -83,7 +83,7 @@ func (s *imageService) ImageStatus(ctx context.Context, req *runtimeapi.ImageSta
 		text, err := json.Marshal(map[string]any{
 			"id": image.ID, "digest": image.Digest, "os": image.OS, "architecture": image.Architecture, "variant": image.Variant,
 			"created": image.Created, "labels": image.Labels, "imageSpec": map[string]any{"config": image.Config},
-			"history": image.History,
+			"history": image.History, "layers": image.Layers, "author": image.Author,
 		})
 		if err != nil {
 			return nil, fmt.Errorf("encode the verbose status: %w", err)

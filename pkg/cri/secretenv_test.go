@@ -18,7 +18,7 @@ func TestSecretsInStatus(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Config.V.Envs = []*runtimeapi.KeyValue{{Key: "TOKEN", Value: []byte("hunter2")}, {Key: "MODE", Value: []byte("fast")}}
-	info, err := containerInfo(c, []byte(`{"ociVersion":"1.0.2","process":{"cwd":"/","env":["TOKEN=hunter2","MODE=fast"]}}`), nil)
+	info, err := containerInfo(c, []byte(`{"ociVersion":"1.0.2","process":{"cwd":"/","env":["TOKEN=hunter2","MODE=fast"]}}`), nil, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -68,7 +68,7 @@ func newRuntimeService(d Dependencies) *runtimeService {
 			handlers: d.Handlers, host: d.Host, uids: d.UIDs, gids: d.GIDs, rootfs: d.Rootfs, info: d.Info,
 		},
 		sandboxService:   &sandboxService{manager: d.Manager, state: d.State, events: d.Events},
-		containerService: &containerService{manager: d.Manager, sessions: d.Sessions, state: d.State, health: d.Health},
+		containerService: &containerService{manager: d.Manager, sessions: d.Sessions, state: d.State, health: d.Health, cgroups: d.Delegation},
 		streamService:    &streamService{sessions: d.Sessions, stream: d.Stream},
 		statsService:     &statsService{state: d.State, collector: d.Stats, delegation: d.Delegation},
 	}

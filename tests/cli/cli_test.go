@@ -87,6 +87,31 @@ func TestWithoutDaemon(t *testing.T) {
 	})
 }
 
+// alone has the scripts that act on all there is, or on the latest: each has a node of
+// its own.
+const alone = "alone"
+
+func TestAlone(t *testing.T) {
+	files, err := filepath.Glob(filepath.Join("testdata", alone, "*.txtar"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no scripts in %s: %v", alone, err)
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			n := aloneNode(t)
+			runScripts(t, testscript.Params{Files: []string{file}, Setup: setup(t, n), Cmds: commands, Deadline: time.Now().Add(5 * time.Minute)})
+		})
+	}
+}
+
+func aloneNode(t *testing.T) *node.Node {
+	n := node.Start(t, node.Options{Config: bridge})
+	if _, err := n.Subpod("pull", "-q", "busybox"); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
 // runScripts is testscript.Run, which leaves its directory behind when a filter has
 // left scripts out: that is in the test's own here.
 func runScripts(t *testing.T, p testscript.Params) {

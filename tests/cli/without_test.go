@@ -31,26 +31,31 @@ func TestWithout(t *testing.T) {
 		insecure += fmt.Sprintf("\n[[registry]]\nlocation = %q\ninsecure = true\n", location)
 	}
 	n := node.Start(t, node.Options{Config: bridge, Registries: registry.Conf(addr) + insecure})
-	w := &without{node: n, setup: setup(t, n, "PRIVATE="+private, "REGISTRY="+addr, "PUSHED="+pushed), help: map[string]string{}, took: map[string]time.Duration{}}
+	vars := []string{"PRIVATE=" + private, "REGISTRY=" + addr, "PUSHED=" + pushed}
+	w := &without{node: n, vars: vars, help: map[string]string{}, took: map[string]time.Duration{}}
 	defer func(before time.Duration) { converge = before }(converge)
 	converge = 6 * time.Second
 	w.clean()
-	var failed, passed, unused []string
+	var failed, passed, unused, refused []string
 	for _, r := range flagRows(t) {
 		if !wanted.MatchString(r.String()) {
 			continue
 		}
-		switch used, fails := w.try(t, r); {
+		switch used, fails, only := w.try(t, r); {
 		case !used:
 			unused = append(unused, r.String())
 		case fails:
 			failed = append(failed, r.String())
+			if only {
+				refused = append(refused, r.String())
+			}
 		default:
 			passed = append(passed, r.String())
 			t.Errorf("%s: the scripts pass without it", r)
 		}
 	}
 	t.Logf("%d flags: %d fail without it, %d pass, %d are in no script that can be changed: %q", len(failed)+len(passed)+len(unused), len(failed), len(passed), len(unused), unused)
+	t.Logf("of %d only what is refused with it fails: %q", len(refused), refused)
 }
 
 // flagRow is a flag of a command that is the same as Podman's, or differs.
@@ -104,10 +109,10 @@ func flagRows(t *testing.T) (rows []flagRow) {
 }
 
 type without struct {
-	node  *node.Node
-	setup func(*testscript.Env) error
-	help  map[string]string // of commands
-	took  map[string]time.Duration
+	node *node.Node
+	vars []string          // of the scripts
+	help map[string]string // of commands
+	took map[string]time.Duration
 }
 
 // whole runs a script as it is, once, and returns how long it takes. ok is false for one
@@ -117,7 +122,7 @@ func (w *without) whole(t *testing.T, file, script string) (took time.Duration, 
 		return took, took > 0
 	}
 	began := time.Now()
-	failed, log := w.run(t, filepath.Base(file), script, 2*time.Minute)
+	failed, log := w.run(t, file, script, 2*time.Minute)
 	if took = time.Since(began); failed {
 		t.Logf("%s fails as it is, and is left out: %s", file, log)
 		took = 0
@@ -126,18 +131,23 @@ func (w *without) whole(t *testing.T, file, script string) (took time.Duration, 
 	return took, took > 0
 }
 
-// try runs the scripts that use a flag, without it, until one fails.
-func (w *without) try(t *testing.T, r flagRow) (used, fails bool) {
+// try runs the scripts that use a flag, without it, until one fails where its effect is
+// looked at. refused says that none did but where the flag makes a usage error.
+func (w *without) try(t *testing.T, r flagRow) (used, fails, refused bool) {
 	if _, ok := w.help[r.command]; !ok {
 		w.help[r.command], _ = w.node.Subpod(append(strings.Fields(r.command), "--help")...)
 	}
 	cut := cutter(r, w.help[r.command])
-	files, err := filepath.Glob("testdata/script/*.txtar")
-	if err != nil {
-		t.Fatal(err)
+	var files []string
+	for _, dir := range []string{"script", alone} {
+		list, err := filepath.Glob(filepath.Join("testdata", dir, "*.txtar"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, list...)
 	}
 	slices.SortStableFunc(files, func(a, b string) int { // those that are about flags first
-		first := func(f string) bool { return strings.Contains(f, "flags_") }
+		first := func(f string) bool { return strings.Contains(f, "flags_") || strings.Contains(f, "/"+alone+"/") }
 		switch {
 		case first(a) == first(b):
 			return 0
@@ -161,13 +171,16 @@ func (w *without) try(t *testing.T, r flagRow) (used, fails bool) {
 		}
 		used = true
 		began := time.Now()
-		failed, log := w.run(t, filepath.Base(file), mutant, 2*whole+10*time.Second)
+		failed, log := w.run(t, file, mutant, 2*whole+10*time.Second)
 		t.Logf("%s: %s: failed=%v in %.1fs: %s", r, filepath.Base(file), failed, time.Since(began).Seconds(), log)
-		if failed {
-			return true, true
+		switch {
+		case failed && strings.HasPrefix(strings.TrimSpace(log), "> exits 125 "):
+			refused = true
+		case failed:
+			return true, true, false
 		}
 	}
-	return used, false
+	return used, refused, refused
 }
 
 // cutter returns what takes a flag out of the lines of a script that run its command. help
@@ -246,26 +259,37 @@ func (r flagRow) endsInValue(word string, valued map[string]bool) bool {
 	return cluster.MatchString(word) && valued["-"+word[len(word)-1:]]
 }
 
-// run runs a script, and removes what it leaves. log is where it failed.
-func (w *without) run(t *testing.T, name, script string, limit time.Duration) (failed bool, log string) {
-	dir := t.TempDir()
+// run runs a script, and removes what it leaves. log is how it failed.
+func (w *without) run(t *testing.T, file, script string, limit time.Duration) (failed bool, log string) {
+	if filepath.Base(filepath.Dir(file)) != alone {
+		return runCut(t, w.node, w.vars, file, script, limit, w.clean)
+	}
+	t.Run(filepath.Base(file), func(t *testing.T) {
+		failed, log = runCut(t, aloneNode(t), nil, file, script, limit, func() {})
+	})
+	return failed, log
+}
+
+// runCut runs a script on a node; clean removes what it leaves.
+func runCut(t *testing.T, n *node.Node, vars []string, file, script string, limit time.Duration, clean func()) (failed bool, log string) {
+	dir, name := t.TempDir(), filepath.Base(file)
 	if err := os.WriteFile(filepath.Join(dir, name), []byte(script), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	r := &recorder{dir: dir}
 	// A command whose shell was killed at the limit has its streams still: it ends with
 	// its container.
-	late := time.AfterFunc(limit+5*time.Second, w.clean)
+	late := time.AfterFunc(limit+5*time.Second, clean)
 	defer late.Stop()
 	func() {
 		defer r.ended()
 		testscript.RunT(r, testscript.Params{
-			Dir: dir, Setup: w.setup, Cmds: commands, WorkdirRoot: dir, Deadline: time.Now().Add(limit),
+			Dir: dir, Setup: setup(t, n, vars...), Cmds: commands, WorkdirRoot: dir, Deadline: time.Now().Add(limit),
 			Condition: func(string) (bool, error) { return true, nil },
 		})
 	}()
-	w.clean()
-	return r.failed, r.where
+	clean()
+	return r.failed, r.why
 }
 
 // clean removes what scripts leave, and pulls what they expect.
@@ -282,8 +306,10 @@ func (w *without) clean() {
 type recorder struct {
 	dir    string
 	failed bool
-	where  string
+	why    string // the command that failed, what it printed, and where it is
 }
+
+const whyLines = 14
 
 type stopped struct{}
 
@@ -304,12 +330,29 @@ func (r *recorder) Fatal(args ...any) {
 	r.FailNow()
 }
 
+// Log keeps the end of a script's log, from its last command on, at most whyLines lines:
+// whether it failed for the flag, or for another reason, is to be seen.
 func (r *recorder) Log(args ...any) {
-	text := fmt.Sprint(args...)
-	if i := strings.LastIndex(text, "FAIL: "); i >= 0 {
-		text = text[i:]
+	text := strings.TrimSpace(strings.ReplaceAll(fmt.Sprint(args...), r.dir, ""))
+	if text == "" {
+		return
 	}
-	r.where, _, _ = strings.Cut(strings.TrimSpace(strings.ReplaceAll(text, r.dir, "")), "\n")
+	lines := strings.Split(text, "\n")
+	last := 0
+	for i, line := range lines {
+		if strings.HasPrefix(line, "> ") {
+			last = i
+		}
+	}
+	if strings.HasPrefix(lines[last], "> stdout ") || strings.HasPrefix(lines[last], "> ! stdout ") {
+		for last--; last > 0 && !strings.HasPrefix(lines[last], "> "); last-- {
+		}
+	}
+	lines = lines[max(last, 0):]
+	if len(lines) > whyLines {
+		lines = append([]string{lines[0], "  ..."}, lines[len(lines)-whyLines+2:]...)
+	}
+	r.why = "\n\t" + strings.Join(lines, "\n\t")
 }
 
 func (r *recorder) Run(_ string, f func(testscript.T)) {

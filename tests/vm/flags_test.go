@@ -103,6 +103,21 @@ func limitFile(t *testing.T, flags, file string) string {
 	return in(t, fmt.Sprintf("%s run --rm %s busybox cat /sys/fs/cgroup/%s", subpod, flags, file))
 }
 
+// shown is what "ps" shows of containers of which it is known what they do: "a is frozen,
+// b runs".
+func shown(what string) (paused, running string) {
+	var p, r []string
+	for _, one := range strings.Split(what, ", ") {
+		name, does, _ := strings.Cut(one, " ")
+		if does == "runs" {
+			r = append(r, name+" Up")
+		} else {
+			p = append(p, name+" Paused")
+		}
+	}
+	return strings.Join(p, "\n"), strings.Join(r, "\n")
+}
+
 // TestPauseFlags: the containers that pause and unpause are asked for by flags freeze, and
 // go on.
 func TestPauseFlags(t *testing.T) {
@@ -135,6 +150,12 @@ func TestPauseFlags(t *testing.T) {
 	} {
 		in(t, subpod+" "+c.pause)
 		frozen(c.want)
+		paused, running := shown(c.want)
+		for status, names := range map[string]string{"paused": paused, "running": running} {
+			if got := in(t, subpod+" ps --sort names --filter name=pause- --filter status="+status+" --format '{{.Names}} {{.Status}}' | cut -d' ' -f1,2"); got != names {
+				t.Errorf("%s: ps --filter status=%s: %q, want %q", c.pause, status, got, names)
+			}
+		}
 		in(t, subpod+" "+c.unpause)
 		frozen("pause-a runs, pause-b runs")
 	}

@@ -44,6 +44,19 @@ func (s *Set) skip(o *object, version, kind, name string) error {
 	return nil
 }
 
+// otherHooks returns the hooks of Helm's that an object is for, where it is for none that an
+// installation runs: tests, upgrades and removals.
+func otherHooks(annotations map[string]string) string {
+	hooks := annotations["helm.sh/hook"]
+	for hook := range strings.SplitSeq(hooks, ",") {
+		switch strings.TrimSpace(hook) {
+		case "pre-install", "post-install", "crd-install":
+			return ""
+		}
+	}
+	return hooks
+}
+
 // isList reports whether the kind is a list of objects, each with its kind.
 func isList(version, kind string) bool {
 	one, ok := strings.CutSuffix(kind, "List")

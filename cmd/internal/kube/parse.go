@@ -117,6 +117,10 @@ func (s *Set) add(o *object, left *budget, depth int) error {
 	if head.Metadata.Name == "" {
 		return o.problem("metadata.name is missing")
 	}
+	if hooks := otherHooks(head.Metadata.Annotations); hooks != "" {
+		s.notes.skipped = append(s.notes.skipped, skippedObject{kind: head.Kind, name: head.Metadata.Name, why: "for Helm's " + hooks})
+		return nil
+	}
 	return read(s, o)
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"sync"
 	"text/template"
 
 	"github.com/subpod/subpod/configs"
@@ -22,11 +23,14 @@ func yamlString(s string) (string, error) {
 	return string(b), err
 }
 
-var templates = template.Must(template.New("").Funcs(template.FuncMap{
-	"q":    yamlString,
-	"unit": configs.UnitWord,
-	"join": strings.Join,
-}).ParseFS(files, "templates/*"))
+// templates are read when they are needed: all commands have this package in them.
+var templates = sync.OnceValue(func() *template.Template {
+	return template.Must(template.New("").Funcs(template.FuncMap{
+		"q":    yamlString,
+		"unit": configs.UnitWord,
+		"join": strings.Join,
+	}).ParseFS(files, "templates/*"))
+})
 
 // ErrIDs says that the node has too few IDs.
 var ErrIDs = errors.New("too few subordinate IDs")
@@ -122,7 +126,7 @@ func render(name string, n Node, o Options, body bool) (string, error) {
 
 func execute(name string, data any) (string, error) {
 	var b bytes.Buffer
-	err := templates.ExecuteTemplate(&b, name, data)
+	err := templates().ExecuteTemplate(&b, name, data)
 	return b.String(), err
 }
 
