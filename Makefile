@@ -164,8 +164,15 @@ test-foreign: build test-tools test-images .cache/bin/containerd-cri.test ## con
 .PHONY: test-kubernetes
 test-kubernetes: build test-images ## A cluster by kubeadm in a node, as an ordinary user (KUBERNETES="-row ^volume")
 	@tests/kubernetes/build.sh >/dev/null && tests/kubernetes/images.sh >/dev/null
+	@tests/kubernetes/packages.sh --addons && tests/kubernetes/images.sh --addons >/dev/null
 	SUBPOD_TEST_USER=subpod-kubernetes SUBPOD_TEST_IDS=2162688 \
 		$(TEST) -count=1 -timeout 60m -v ./tests/kubernetes -programs $$(tests/kubernetes/build.sh --where) $(KUBERNETES)
+
+.PHONY: bench-kubernetes
+bench-kubernetes: build test-images ## How long 30 pods take to run in a cluster, from creation on
+	@tests/kubernetes/build.sh >/dev/null && tests/kubernetes/images.sh >/dev/null
+	SUBPOD_TEST_USER=subpod-kubernetes SUBPOD_TEST_IDS=2162688 \
+		$(TEST) -count=1 -timeout 30m -v ./tests/kubernetes -run '^TestPodStart$$' -programs $$(tests/kubernetes/build.sh --where) -pod-start 30
 
 .PHONY: test-node-e2e
 test-node-e2e: build test-images ## Kubernetes' own node e2e suite, as an ordinary user (NODE_E2E="-node-e2e conformance")
@@ -177,6 +184,7 @@ test-node-e2e: build test-images ## Kubernetes' own node e2e suite, as an ordina
 .PHONY: test-kubernetes-hosts
 test-kubernetes-hosts: build test-images ## Three nodes on hosts of their own, which root makes (KUBERNETES="-row ^cross")
 	@tests/kubernetes/build.sh >/dev/null && tests/kubernetes/images.sh >/dev/null
+	@tests/kubernetes/packages.sh --addons && tests/kubernetes/images.sh --addons >/dev/null
 	@$(GO) test -c -o .cache/kubernetes/hosts.test ./tests/kubernetes
 	SUBPOD_TEST_IDS=2162688 tests/kubernetes/hosts.sh 3 .cache/kubernetes/hosts.test \
 		-test.run '^TestHosts$$' -test.timeout 60m -test.v -programs $$(tests/kubernetes/build.sh --where) $(KUBERNETES)

@@ -70,12 +70,13 @@ func newKubernetesConfig(a *app) *cobra.Command {
 	o := kubelet.DefaultOptions()
 	var write bool
 	cmd := &cobra.Command{
-		Use:   "config [flags] [kubelet | init | join | reset | upgrade | patch | proxy | tunnel]",
+		Use:   "config [flags] [kubelet | init | join | reset | upgrade | patch | proxy | tunnel | resize]",
 		Short: "Print the configuration of a kubelet, kubeadm or kube-proxy for this node",
 		Long: `Prints a configuration that fits this node: of a kubelet that kubeadm does not configure
 (kubelet, the default), of "kubeadm init", "join", "reset" or "upgrade", the patch by which they fit a
-cluster's kubelet configuration to the node, of kube-proxy, or what a cluster allows its nodes
-for "subpod kubernetes tunnel" (tunnel).
+cluster's kubelet configuration to the node, of kube-proxy, what a cluster allows its nodes
+for "subpod kubernetes tunnel" (tunnel), or what lets it refuse to resize pods of this node in
+place, where the cgroup controllers for that are not delegated (resize).
 
 With --write all of them go to ` + kubelet.Dir + ` of the node, where kubeadm finds
 the patch; but for the address of --node-ip nothing else of the node is changed.`,
@@ -130,10 +131,10 @@ func printKubernetes(w io.Writer, args []string, n kubelet.Node, o kubelet.Optio
 		kind = args[0]
 	}
 	render := map[string]func(kubelet.Node, kubelet.Options) (string, error){
-		"kubelet": kubelet.Kubelet, "init": kubelet.Init, "join": kubelet.Join, "reset": kubelet.Reset, "upgrade": kubelet.Upgrade, "patch": kubelet.Patch, "proxy": kubelet.Proxy, "tunnel": kubelet.Tunnel,
+		"kubelet": kubelet.Kubelet, "init": kubelet.Init, "join": kubelet.Join, "reset": kubelet.Reset, "upgrade": kubelet.Upgrade, "patch": kubelet.Patch, "proxy": kubelet.Proxy, "tunnel": kubelet.Tunnel, "resize": kubelet.Resize,
 	}[kind]
 	if render == nil {
-		return usagef("no configuration %q: kubelet, init, join, reset, upgrade, patch, proxy or tunnel", kind)
+		return usagef("no configuration %q: kubelet, init, join, reset, upgrade, patch, proxy, tunnel or resize", kind)
 	}
 	if kind == "join" && o.Server == "" {
 		return usagef("what to join is missing: --server, --token and --ca-cert-hash, as \"kubeadm token create --print-join-command\" prints them")

@@ -51,7 +51,7 @@ func families(s sets) []family {
 //	prerouting   DNAT by the services, for what comes from pods
 //	             → hostports, for what comes from pods and the uplink
 //	output       → hostports, for processes in the node network namespace
-//	postrouting  masquerade: pods to the uplink, not to the tunnel; pods and loopback to pods by host ports
+//	postrouting  masquerade: pods to the uplink, not to other nodes; pods and loopback to pods by host ports
 //	published    mark what is for a host port or service, for the bridge's own table
 //	isolate      drop what is routed from pods to pods and is for no host port or service
 //	loopback     drop what uses loopback addresses on the wire, which route_localnet would let in,
@@ -88,6 +88,7 @@ func (r *rules) addChains(c *nftables.Conn, t *nftables.Table, s sets) {
 	}
 	// Other nodes know the pods of this one by their addresses.
 	rule(postrouting, byTunnel(), accept())
+	rule(postrouting, byFlannel(), accept())
 	masquerade := []expr.Any{&expr.Masq{}}
 	for _, f := range fams {
 		rule(postrouting, f.is(), f.fromPods(), r.toBridge(expr.CmpOpNeq), masquerade)
@@ -201,6 +202,14 @@ const TunnelDevice = "subpod-nodes"
 
 func byTunnel() []expr.Any {
 	return matchName(expr.MetaKeyOIFNAME, expr.CmpOpEq, TunnelDevice)
+}
+
+// byFlannel matches the devices that flannel's daemon makes: flannel.1, flannel-v6.1.
+func byFlannel() []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte("flannel")},
+	}
 }
 
 func (r *rules) fromBridge() []expr.Any {

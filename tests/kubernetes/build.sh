@@ -1,18 +1,25 @@
 #!/bin/sh
-# Builds the parts of Kubernetes that tests/kubernetes runs, as pinned in suite and
-# coredns, from the Go module proxy: .cache/kubernetes/VERSION/bin. What is there
-# already is not built again. The first time takes a quarter of an hour and more.
+# Builds the parts of Kubernetes that tests/kubernetes runs, as pinned in suite, coredns,
+# kuberouter and flannel, from the Go module proxy: .cache/kubernetes/VERSION/bin. What is
+# there already is not built again. The first time takes a quarter of an hour and more.
 #
 #   tests/kubernetes/build.sh            builds, and prints the directory
 #   tests/kubernetes/build.sh --node-e2e builds what the node e2e suite needs instead
 #   tests/kubernetes/build.sh --where    prints the directory only
+#   tests/kubernetes/build.sh --addons   prints the images' names of kube-router and flannel
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
-version=$(awk '$1 == "k8s.io/kubernetes" && $2 ~ /^v/ { print $2 }' "$here/suite/go.mod")
-coredns=$(awk '$1 == "github.com/coredns/coredns" && $2 ~ /^v/ { print $2 }' "$here/coredns/go.mod")
+# pinned GO.MOD MODULE: its version.
+pinned() { awk -v module="$2" '$1 == module && $2 ~ /^v/ { print $2 }' "$here/$1/go.mod"; }
+version=$(pinned suite k8s.io/kubernetes)
 bin=$root/.cache/kubernetes/$version/bin
 [ "${1-}" = --where ] && { echo "$bin"; exit; }
+if [ "${1-}" = --addons ]; then
+	echo "docker.io/cloudnativelabs/kube-router:$(pinned kuberouter github.com/cloudnativelabs/kube-router/v2)"
+	echo "ghcr.io/flannel-io/flannel:$(pinned flannel github.com/flannel-io/flannel)"
+	exit
+fi
 mkdir -p "$bin"
 
 # What the programs say of themselves: kubeadm compares them.
@@ -26,8 +33,11 @@ build() {
 	echo "building $2 $3" >&2
 	what=build
 	case $2 in *.test) what="test -c -vet=off" ;; esac
+	# One of flannel's backends, which is not used here, is C.
+	cgo=0
+	[ "$1" != flannel ] || cgo=1
 	# shellcheck disable=SC2086
-	(cd "$here/$1" && CGO_ENABLED=0 GOFLAGS= "$root/tests/go.sh" $what -buildvcs=false -trimpath -ldflags "$ldflags" -o "$bin/$2.new" "$3")
+	(cd "$here/$1" && CGO_ENABLED=$cgo GOFLAGS= "$root/tests/go.sh" $what -buildvcs=false -trimpath -ldflags "$ldflags" -o "$bin/$2.new" "$3")
 	mv "$bin/$2.new" "$bin/$2"
 }
 build suite kubelet k8s.io/kubernetes/cmd/kubelet
@@ -46,11 +56,12 @@ build suite kube-scheduler k8s.io/kubernetes/cmd/kube-scheduler
 build suite kube-proxy k8s.io/kubernetes/cmd/kube-proxy
 build suite etcd go.etcd.io/etcd/server/v3
 build coredns coredns .
+build kuberouter kube-router github.com/cloudnativelabs/kube-router/v2/cmd/kube-router
+build flannel flanneld github.com/flannel-io/flannel
 
 # The next version of kubeadm, as far as it can tell: what it upgrades a cluster with.
 next=${version%.*}.$((${version##*.} + 1))
 ldflags=$(echo "$ldflags" | sed "s/$version/$next/")
 build suite kubeadm-next k8s.io/kubernetes/cmd/kubeadm
 echo "$next" >"$bin/next.version"
-echo "$coredns" >"$bin/coredns.version"
 echo "$bin"

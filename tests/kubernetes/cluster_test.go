@@ -46,7 +46,7 @@ type cluster struct {
 	dir  string // for files of the rows
 	name string // of the node
 
-	stopKubelet func() // for good. Idempotent
+	stopKubelet, stopTunnel func() // for good. Idempotent
 }
 
 // newNode makes a node of subpod with a kubelet that waits for kubeadm. name is "" for the

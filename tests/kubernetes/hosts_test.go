@@ -30,6 +30,9 @@ var (
 // hosts is how many there are: a control plane and the workers.
 const hosts = 3
 
+// flannelPort is that of flannel's VXLAN, which nothing listens on before the last rows.
+const flannelPort = "udp:8472"
+
 // hostCluster is the control plane's, which TestHosts makes; hostRows are asserted on it.
 type hostCluster struct {
 	*cluster
@@ -39,7 +42,7 @@ type hostCluster struct {
 // A request is what a worker's host is asked for: a command beside the daemon, or one of
 // the actions.
 type request struct {
-	Action string // "" is a command; "kill" and "run" are of the daemon
+	Action string // "" is a command; "kill" and "run" are of the daemon; "stop tunnel"
 	Argv   []string
 }
 
@@ -59,7 +62,7 @@ func TestHosts(t *testing.T) {
 		serveHost(t)
 		return
 	}
-	c := startCluster(t, hostName(1), []string{"tcp:6443"}, "--node-ip", hostAddr(1))
+	c := startCluster(t, hostName(1), []string{"tcp:6443", flannelPort}, "--node-ip", hostAddr(1))
 	c.kubectl("apply", "-f", "/etc/kubernetes/subpod/tunnel.yaml")
 	c.keepTunnel()
 	command, err := c.in("", "kubeadm", "--kubeconfig=/etc/kubernetes/admin.conf", "token", "create", "--print-join-command")
@@ -80,7 +83,7 @@ var hc *hostCluster
 // keepTunnel does what the tunnel's unit does.
 func (c *cluster) keepTunnel() {
 	c.t.Helper()
-	c.keepRunning("tunnel", "kubernetes", "tunnel")
+	c.stopTunnel = c.keepRunning("tunnel", "kubernetes", "tunnel")
 }
 
 // serveHost is a worker's host: it joins, and does what the test asks for until that ends.
@@ -98,7 +101,7 @@ func serveHost(t *testing.T) {
 	if words == nil {
 		t.Fatal(errors.New("kubeadm prints " + join))
 	}
-	w := newNode(t, hostName(*host), []string{"services"}, "--node-ip", hostAddr(*host), "--server", words[1], "--token", words[2], "--ca-cert-hash", words[3])
+	w := newNode(t, hostName(*host), []string{"services", flannelPort}, "--node-ip", hostAddr(*host), "--server", words[1], "--token", words[2], "--ca-cert-hash", words[3])
 	w.kubeadm("join", "--config=/etc/kubernetes/subpod/join.yaml")
 	w.keepTunnel()
 	l, err := net.Listen("unix", socketOf(*host))
@@ -157,6 +160,9 @@ func (c *cluster) serve(q request) (string, error) {
 		return "", errors.Join(err, ignoreExit(c.Wait(time.Minute)))
 	case "run":
 		c.Run()
+		return "", nil
+	case "stop tunnel":
+		c.stopTunnel()
 		return "", nil
 	}
 	return "", fmt.Errorf("no action %q", q.Action)

@@ -5,6 +5,8 @@
 #
 #   tests/kubernetes/images.sh --node-e2e    those of the node e2e suite instead, of what
 #                                            packages.sh has fetched: .cache/kubernetes/VERSION/registry
+#   tests/kubernetes/images.sh --addons      those of kube-router and flannel instead, with what
+#                                            packages.sh has fetched: .cache/kubernetes/VERSION/addons
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 bin=$("$here/build.sh" --where)
@@ -15,6 +17,7 @@ if [ "${1-}" = --node-e2e ]; then
 		-agnhost "$bin/agnhost" -source "$agnhost" -o "$(dirname "$bin")/registry"
 fi
 out=$(dirname "$bin")/images
+[ "${1-}" != --addons ] || out=$(dirname "$bin")/addons
 mkdir -p "$out"
 rm -f "$out/pause.tar" # as it was made before
 version=$(basename "$(dirname "$bin")")
@@ -41,6 +44,34 @@ image() {
 	mv "$out/$archive.new" "$out/$archive"
 	rm -rf "$work/root"
 }
+
+if [ "${1-}" = --addons ]; then
+	for name in $("$here/build.sh" --addons); do
+		program=$(basename "${name%:*}")
+		archive=$program.tar
+		[ ! -e "$out/$archive" ] || continue
+		echo "making the image $name" >&2
+		mkdir -p "$work/root/tmp" "$work/root/run" "$work/root/usr/local/bin" "$work/root/opt/bin"
+		# iptables by nf_tables, with its extensions, ipset and their libraries.
+		cp -a "$here"/../../.cache/kubernetes/sysroot-addons/* "$work/root/"
+		rm -rf "$work/root/usr/share"
+		for tool in iptables iptables-save iptables-restore ip6tables ip6tables-save ip6tables-restore; do
+			ln -s xtables-nft-multi "$work/root/usr/sbin/$tool"
+		done
+		case $program in
+		kube-router)
+			cp "$bin/kube-router" "$work/root/usr/local/bin/"
+			image "$name" '["/usr/local/bin/kube-router"]'
+			;;
+		flannel)
+			cp "$bin/flanneld" "$work/root/opt/bin/"
+			image "$name" '["/opt/bin/flanneld"]'
+			;;
+		esac
+	done
+	echo "$out"
+	exit
+fi
 
 for name in $("$bin/kubeadm" config images list --kubernetes-version "$version" 2>/dev/null) \
 	registry.k8s.io/e2e-test-images/agnhost:2.66.1; do

@@ -93,8 +93,21 @@ func (s spec) name() string {
 	return strings.Join(append(slices.Clone(s.ContainerHierarchyTexts), s.LeafNodeText), " ")
 }
 
+// removeHostPaths removes what the specs about hostPath leave in the machine's /tmp: what
+// another account has left there makes them fail.
+func removeHostPaths(t *testing.T) {
+	t.Helper()
+	for _, path := range []string{"/tmp/test-file", "/tmp/sub-path"} {
+		if err := os.RemoveAll(path); err != nil {
+			t.Fatalf("another account's run of the suite has left it, and the specs about hostPath write it: remove it: %v", err)
+		}
+	}
+}
+
 // runNodeE2E runs the specs of a label filter on a node of their own.
 func runNodeE2E(t *testing.T, labels string) []spec {
+	removeHostPaths(t)
+	t.Cleanup(func() { removeHostPaths(t) })
 	images := filepath.Join(filepath.Dir(*programs), "registry")
 	reg, err := registry.Start(registry.Options{Binary: node.Path(t, node.RegistryBinary), Dir: images, ReadOnly: true})
 	must(t, err)

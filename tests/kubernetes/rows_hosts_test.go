@@ -88,6 +88,14 @@ func (c *cluster) same(pods []string, f func()) {
 	}
 }
 
+// addHosts adds a group of rows to those of three hosts.
+func addHosts(group map[string]func(*cluster)) struct{} {
+	for name, assert := range group {
+		hostRows[name] = assert
+	}
+	return struct{}{}
+}
+
 // hostRows are asserted on a cluster of three hosts.
 var hostRows = map[string]func(*cluster){
 	"hosts-join": func(c *cluster) {

@@ -112,7 +112,7 @@ func controllers(h Host) doctor.Result {
 	if len(missing) == 0 {
 		return result(check, doctor.OK, "", "%s are delegated", strings.Join(limitsNeed, ", "))
 	}
-	return result(check, doctor.Warning, "docs/cgroups.md, \"What must be delegated\"; then: subpod kubernetes config --write",
+	return result(check, doctor.Warning, "docs/cgroups.md, \"What must be delegated\"; then: subpod kubernetes config --write\nor let the API server refuse to resize: kubectl apply -f "+Dir+"/resize.yaml",
 		"not delegated: %s. Pods have no such limits and no eviction by them, and resizing a running pod makes a kubelet of 1.37 panic until the pod is deleted", strings.Join(missing, ", "))
 }
 

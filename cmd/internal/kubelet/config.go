@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"text/template"
@@ -156,11 +157,24 @@ func Upgrade(n Node, o Options) (string, error) { return render("upgrade.yaml", 
 // Tunnel returns what "subpod kubernetes tunnel" needs to be allowed by the cluster.
 func Tunnel(n Node, o Options) (string, error) { return render("tunnel.yaml", n, o, false) }
 
+// Resize returns what lets the API server refuse to resize pods of this node in place, for
+// one without the controllers that it takes.
+func Resize(n Node, o Options) (string, error) {
+	if o.NodeName == "" {
+		name, err := os.Hostname()
+		if err != nil {
+			return "", err
+		}
+		o.NodeName = strings.ToLower(name) // as a kubelet does
+	}
+	return render("resize.yaml", n, o, false)
+}
+
 // File is a file for Dir.
 type File struct{ Name, Content string }
 
-// Files returns all that kubeadm reads in the node. The one of join is among them where
-// the options say what to join.
+// Files returns all that kubeadm reads in the node, and what is for the cluster. The one
+// of join is among them where the options say what to join, that of Resize where it is needed.
 func Files(n Node, o Options) ([]File, error) {
 	var out []File
 	for _, f := range []struct {
@@ -169,9 +183,9 @@ func Files(n Node, o Options) ([]File, error) {
 	}{
 		{"kubelet.yaml", Kubelet}, {"kube-proxy.yaml", Proxy}, {"init.yaml", Init},
 		{"reset.yaml", Reset}, {"upgrade.yaml", Upgrade}, {"tunnel.yaml", Tunnel},
-		{"patches/kubeletconfiguration+merge.yaml", Patch}, {"join.yaml", Join},
+		{"patches/kubeletconfiguration+merge.yaml", Patch}, {"join.yaml", Join}, {"resize.yaml", Resize},
 	} {
-		if f.name == "join.yaml" && o.Server == "" {
+		if f.name == "join.yaml" && o.Server == "" || f.name == "resize.yaml" && len(n.Missing()) == 0 {
 			continue
 		}
 		content, err := f.make(n, o)

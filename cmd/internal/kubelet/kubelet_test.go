@@ -66,6 +66,7 @@ func TestConfigurations(t *testing.T) {
 		{"reset.yaml", Reset, bare, DefaultOptions()},
 		{"upgrade.yaml", Upgrade, bare, DefaultOptions()},
 		{"tunnel.yaml", Tunnel, bare, DefaultOptions()},
+		{"resize.yaml", Resize, bare, Options{NodeName: "worker"}},
 	} {
 		got, err := test.make(test.node, test.opts)
 		if err != nil {
@@ -93,6 +94,16 @@ func TestFiles(t *testing.T) {
 		join := slices.ContainsFunc(files, func(f File) bool { return f.Name == "join.yaml" })
 		if join != (o.Server != "") {
 			t.Errorf("join.yaml: %v with server %q", join, o.Server)
+		}
+	}
+	for _, n := range []Node{bare, whole} {
+		files, err := Files(n, DefaultOptions())
+		if err != nil {
+			t.Fatal(err)
+		}
+		resize := slices.ContainsFunc(files, func(f File) bool { return f.Name == "resize.yaml" })
+		if resize != (len(n.Missing()) > 0) {
+			t.Errorf("resize.yaml: %v without %q", resize, n.Missing())
 		}
 	}
 }
