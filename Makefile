@@ -93,7 +93,7 @@ govulncheck: .cache/bin/govulncheck ## Known vulnerabilities, where the database
 
 # Packages below tests/ drive the built daemon, but for these.
 ALL    = $(shell $(GO) list -tags "$(TAGS)" ./... | grep -v /tests/) ./tests/arch ./tests/leak ./tests/lists ./tests/node
-DAEMON = $(shell $(GO) list -tags "$(TAGS)" ./tests/... | grep -vE '/tests/(arch|attack|leak|node|cli|play|critest|foreign|bench|crash|kubernetes|vm)$$')
+DAEMON = $(shell $(GO) list -tags "$(TAGS)" ./tests/... | grep -vE '/tests/(arch|attack|leak|node|cli|play|critest|foreign|bench|crash|kubernetes|vm|vm/arm64)$$')
 
 # Tests of these packages need namespaces, subordinate IDs or the programs that run
 # containers. tests/arch looks that no other package does.
@@ -225,6 +225,15 @@ test-vm: ## In a virtual machine, where systemd delegates cgroups: limits, drive
 	@tests/vm/packages.sh
 	$(TEST) -count=1 -timeout 120m ./tests/vm $(VM)
 
+# The machine's processor is emulated, too. The tests of pkg/ocispec run in it by themselves.
+.PHONY: test-arm64
+test-arm64: $(filter-out %-gvisor,$(BINARIES:bin/%=bin/arm64/%)) test-images ## The programs for arm64 in a virtual machine of that kind: run, pod, exec, logs, pull, seccomp
+	@tests/deps.sh arm64 >/dev/null
+	@tests/vm/image.sh arm64
+	GOARCH=arm64 CGO_ENABLED=0 $(GO) test -c -buildvcs=false -tags "$(TAGS)" -o .cache/vm/arm64/ocispec.test ./pkg/ocispec
+	GOARCH=arm64 CGO_ENABLED=0 $(GO) build -buildvcs=false -tags "$(TAGS)" -o .cache/vm/arm64/images ./tests/images
+	$(TEST) -count=1 -timeout 60m -v ./tests/vm/arm64 $(VM)
+
 # On this machine's kernel, with the newest programs. Its Debian has no runc.
 .PHONY: test-hosts
 test-hosts: build test-tools test-images ## On a Debian sid of its own, which root makes: crictl's walk, uplinks, critest
@@ -275,6 +284,10 @@ bench-peers: build test-tools test-images ## Measure subpod beside containerd an
 .PHONY: bench-cli
 bench-cli: build test-images ## Measure "subpod run" beside bare crun, and podman where it is installed
 	@$(TEST) -count=1 -timeout 20m ./tests/bench -v -run '^TestBenchCLI$$' $(BENCH)
+
+.PHONY: bench-observing
+bench-observing: build test-tools test-images ## Measure what metrics and statistics cost: two nodes in turns, 100 containers
+	@$(TEST) -count=1 -timeout 20m ./tests/bench -v -run '^TestBenchObserving$$' $(BENCH)
 
 .PHONY: bench-net
 bench-net: build ## Measure the pod network, as ratios to the host's loopback

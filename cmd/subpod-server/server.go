@@ -61,7 +61,7 @@ func runServer(ctx context.Context, cfg *config.Config, degraded string, node *r
 		return errors.Join(err, listener.Close())
 	}
 	ready := make(chan struct{})
-	server := newServer(d, ready)
+	server, clients := newServer(d, ready), rpc.Identify(listener)
 
 	var group errgroup.Group
 	stopped, stop := context.WithCancel(ctx)
@@ -75,13 +75,13 @@ func runServer(ctx context.Context, cfg *config.Config, degraded string, node *r
 			return nil
 		})
 	}
-	serve("serve CRI", func() error { return server.Serve(rpc.Identify(listener)) })
+	serve("serve CRI", func() error { return server.Serve(clients) })
 	serve("serve streams", func() error { return d.cri.Stream.Serve(streaming...) })
 	group.Go(func() error {
 		<-stopped.Done()
 		d.events.Close() // subscriptions have no end of their own
 		d.observer.traces.Close()
-		shutDown(server)
+		shutDown(server, clients)
 		return d.cri.Stream.Close()
 	})
 	d.serveMetrics(stopped, cfg)
@@ -165,8 +165,9 @@ func (d *dependencies) listenStreams(cfg *config.Config, node *rootless.Node, no
 	return listeners, nil
 }
 
-// shutDown lets requests end, then ends those that do not.
-func shutDown(server *grpc.Server) {
+// shutDown lets requests end, then ends those that do not, and clients that have not begun
+// to speak.
+func shutDown(server *grpc.Server, clients *rpc.Listener) {
 	done := make(chan struct{})
 	go func() {
 		server.GracefulStop()
@@ -175,6 +176,7 @@ func shutDown(server *grpc.Server) {
 	select {
 	case <-done:
 	case <-time.After(stopGrace):
+		clients.Shut()
 		server.Stop()
 	}
 }

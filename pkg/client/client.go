@@ -9,8 +9,10 @@ import (
 	"net"
 	"os"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -31,8 +33,14 @@ type Client struct {
 	// sent: the daemon's node may not see them. Nil where that is not so.
 	Grant func(paths ...string) error
 
-	conn *grpc.ClientConn
+	conn  *grpc.ClientConn
+	first *firstConn
 }
+
+// connectTimeout is how long a connection waits for the server's first word. Who holds the
+// socket accepts it earlier: a service manager that is about to start the daemon, or the
+// node while a server is replaced. gRPC itself would give up after 20 s.
+const connectTimeout = 2 * time.Minute
 
 // Dial connects to the daemon on a unix socket. It fails at once if nothing listens
 // there: ErrNoDaemon.
@@ -44,8 +52,10 @@ func Dial(socket string) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w on %s: %w; start it with \"subpod daemon\"", ErrNoDaemon, socket, err)
 	}
+	unused := &firstConn{conn: first}
 	conn, err := grpc.NewClient("passthrough:///"+socket,
-		grpc.WithContextDialer(dialer(first)),
+		grpc.WithContextDialer(unused.dial),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: connectTimeout}),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
 		grpc.WithUnaryInterceptor(unaryErrors),
@@ -58,27 +68,40 @@ func Dial(socket string) (*Client, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("connect to %s: %w", socket, err), first.Close())
 	}
-	return &Client{runtimeapi.NewRuntimeServiceClient(conn), runtimeapi.NewImageServiceClient(conn), nil, conn}, nil
+	return &Client{runtimeapi.NewRuntimeServiceClient(conn), runtimeapi.NewImageServiceClient(conn), nil, conn, unused}, nil
 }
 
-// dialer returns first, and new connections after that.
-func dialer(first net.Conn) func(context.Context, string) (net.Conn, error) {
-	var mu sync.Mutex
-	return func(ctx context.Context, socket string) (net.Conn, error) {
-		mu.Lock()
-		conn := first
-		first = nil
-		mu.Unlock()
-		if conn != nil {
-			return conn, nil
-		}
-		var d net.Dialer
-		return d.DialContext(ctx, "unix", socket)
+// firstConn is the connection that Dial has made, until gRPC takes it.
+type firstConn struct {
+	mu   sync.Mutex
+	conn net.Conn
+}
+
+func (f *firstConn) take() net.Conn {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	conn := f.conn
+	f.conn = nil
+	return conn
+}
+
+// dial returns the first connection, and new ones after that.
+func (f *firstConn) dial(ctx context.Context, socket string) (net.Conn, error) {
+	if conn := f.take(); conn != nil {
+		return conn, nil
 	}
+	var d net.Dialer
+	return d.DialContext(ctx, "unix", socket)
 }
 
-// Close closes the connection.
-func (c *Client) Close() error { return c.conn.Close() }
+// Close closes the connection, also one that no call has used.
+func (c *Client) Close() error {
+	err := c.conn.Close()
+	if unused := c.first.take(); unused != nil {
+		err = errors.Join(err, unused.Close())
+	}
+	return err
+}
 
 // Load loads images from a file or directory (api.LoadRequest.Source).
 func (c *Client) Load(ctx context.Context, source string) ([]api.LoadedImage, error) {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -326,5 +327,33 @@ func TestDial(t *testing.T) {
 	// No reason to start one.
 	if _, err := Dial(socket); errors.Is(err, ErrNoDaemon) || !errors.Is(err, os.ErrPermission) || !strings.Contains(err.Error(), "only the user who runs the daemon") {
 		t.Errorf("a socket of somebody else: %v", err)
+	}
+}
+
+// A client that makes no call leaves no connection behind: the server would hear nothing
+// on it, and wait.
+func TestCloseWithoutACall(t *testing.T) {
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := Dial(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("the connection after Close: %v", err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/peer"
@@ -24,23 +25,54 @@ type clientAddr struct {
 	client Client
 }
 
-// Identify returns a listener whose connections know their clients (SO_PEERCRED of
-// unix(7)), for ClientOf.
-func Identify(l net.Listener) net.Listener { return identifying{l} }
+// Listener is a listener whose connections know their clients (SO_PEERCRED of unix(7)),
+// for ClientOf. Make one with Identify.
+type Listener struct {
+	net.Listener
 
-type identifying struct{ net.Listener }
+	mu    sync.Mutex
+	conns map[*identified]struct{}
+	shut  bool
+}
+
+// Identify returns a Listener that accepts what l does.
+func Identify(l net.Listener) *Listener {
+	return &Listener{Listener: l, conns: map[*identified]struct{}{}}
+}
 
 // Accept implements net.Listener.
-func (l identifying) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
+func (l *Listener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
 	}
 	client := Client{UID: -1}
-	if u, ok := c.(*net.UnixConn); ok {
+	if u, ok := conn.(*net.UnixConn); ok {
 		client = clientOf(u)
 	}
-	return identified{c, clientAddr{c.RemoteAddr(), client}}, nil
+	c := &identified{conn, clientAddr{conn.RemoteAddr(), client}, l}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.shut {
+		_ = conn.Close()
+	} else {
+		l.conns[c] = struct{}{}
+	}
+	return c, nil
+}
+
+// Shut closes all connections that were accepted, and those that are accepted from now
+// on. A grpc.Server that is stopped waits up to two minutes for clients that have
+// connected and say nothing, in Stop as in GracefulStop; not for those that are gone.
+// Idempotent.
+func (l *Listener) Shut() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.shut = true
+	for c := range l.conns {
+		_ = c.Conn.Close()
+	}
+	clear(l.conns)
 }
 
 func clientOf(c *net.UnixConn) Client {
@@ -66,11 +98,20 @@ func clientOf(c *net.UnixConn) Client {
 
 type identified struct {
 	net.Conn
-	addr clientAddr
+	addr     clientAddr
+	listener *Listener
+}
+
+// Close implements net.Conn.
+func (c *identified) Close() error {
+	c.listener.mu.Lock()
+	delete(c.listener.conns, c)
+	c.listener.mu.Unlock()
+	return c.Conn.Close()
 }
 
 // RemoteAddr implements net.Conn.
-func (c identified) RemoteAddr() net.Addr { return c.addr }
+func (c *identified) RemoteAddr() net.Addr { return c.addr }
 
 // ClientOf returns who has sent the request with the context; UID -1 when that is not
 // known.

@@ -21,14 +21,14 @@ func TestClientOf(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l = rpc.Identify(l)
-	defer l.Close()
+	identified := rpc.Identify(l)
+	defer identified.Close()
 	out, err := net.Dial("unix", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer out.Close()
-	in, err := l.Accept()
+	in, err := identified.Accept()
 	if err != nil {
 		t.Fatal(err)
 	}
