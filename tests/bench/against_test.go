@@ -15,7 +15,10 @@ import (
 	"github.com/subpod/subpod/tests/registry"
 )
 
-var against = flag.String("against", "", "directory with the programs that TestBenchAgainst compares with")
+var (
+	against   = flag.String("against", "", "directory with the programs that TestBenchAgainst compares with")
+	pullsOnly = flag.Bool("pulls-only", false, "TestBenchAgainst measures nothing but pulls, in each run")
+)
 
 // Calls that are measured beside those of a pod's life.
 const (
@@ -44,18 +47,11 @@ func TestBenchAgainst(t *testing.T) {
 	for i := range *runs {
 		slices.Reverse(both) // neither is always the first
 		for _, v := range both {
-			name := fmt.Sprintf("p%d", i)
-			if err := v.cycle(t.Context(), name, v.took); err != nil {
-				t.Fatal(err)
+			if !*pullsOnly {
+				v.live(t, fmt.Sprintf("p%d", i))
 			}
 			v.pull(t, pullAgain, image)
-			if err := v.took.measure(runTrue, func() error {
-				_, err := v.n.Subpod("run", "--rm", image, "true")
-				return err
-			}); err != nil {
-				t.Fatal(err)
-			}
-			if i%5 == 0 {
+			if i%5 == 0 || *pullsOnly {
 				v.remove(t, big)
 				v.pull(t, pullBig, big)
 				v.remove(t, image)
@@ -67,14 +63,33 @@ func TestBenchAgainst(t *testing.T) {
 	fmt.Fprintf(&out, "\n%d runs in turns, milliseconds: medians, and the fastest, which other work on the machine disturbs least\n  %-28s %8s %8s %8s %10s %8s %8s\n",
 		*runs, "", "base", "this", "ratio", "base", "this", "ratio")
 	for _, name := range []string{runPod, create, start, up, execSync, stop, remove, stopPod, removePod, whole, runTrue, pullAgain, pullSmall, pullBig} {
+		if len(this.took[name]) == 0 {
+			continue
+		}
 		b, n := base.took.at(name, .5), this.took.at(name, .5)
 		least, now := base.took.at(name, 0), this.took.at(name, 0)
 		fmt.Fprintf(&out, "  %-28s %8.1f %8.1f %8.2f %10.1f %8.1f %8.2f\n", name, ms(b), ms(n), float64(n)/float64(b), ms(least), ms(now), float64(now)/float64(least))
 	}
 	fmt.Fprintf(&out, "  %-28s %8d %8d %8.2f\n", "PSS of an idle node, KiB", base.idle, this.idle, float64(this.idle)/float64(base.idle))
-	pb, pt := base.podPSS(t), this.podPSS(t)
-	fmt.Fprintf(&out, "  %-28s %8d %8d %8.2f\n", "PSS a pod, KiB", pb, pt, float64(pt)/float64(pb))
+	if !*pullsOnly {
+		pb, pt := base.podPSS(t), this.podPSS(t)
+		fmt.Fprintf(&out, "  %-28s %8d %8d %8.2f\n", "PSS a pod, KiB", pb, pt, float64(pt)/float64(pb))
+	}
 	fmt.Print(out.String())
+}
+
+// live measures a pod's life, and a container's of its own.
+func (v *version) live(t *testing.T, name string) {
+	t.Helper()
+	if err := v.cycle(t.Context(), name, v.took); err != nil {
+		t.Fatal(err)
+	}
+	if err := v.took.measure(runTrue, func() error {
+		_, err := v.n.Subpod("run", "--rm", image, "true")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func startVersion(t *testing.T, bin, big string) *version {

@@ -80,7 +80,8 @@ type Proxy struct {
 	cancel    context.CancelCauseFunc
 	work      sync.WaitGroup // downloads into the spool
 
-	moved atomic.Int64 // see Moved
+	moved     atomic.Int64             // see Moved
+	preferred atomic.Pointer[endpoint] // which has served a manifest last: asked first for a blob that is lent
 
 	// requests and wholes bound what is served at a time: the library may have been
 	// taken over by what it read, and the memory is the server's.
