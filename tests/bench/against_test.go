@@ -26,6 +26,8 @@ const (
 	pullSmall = "pull of busybox"
 	pullAgain = "pull of an unchanged image"
 	runTrue   = "subpod run --rm true"
+
+	processorPart = ", CPU" // of all of the node
 )
 
 // version is a node of one version of the programs.
@@ -62,7 +64,8 @@ func TestBenchAgainst(t *testing.T) {
 	var out strings.Builder
 	fmt.Fprintf(&out, "\n%d runs in turns, milliseconds: medians, and the fastest, which other work on the machine disturbs least\n  %-28s %8s %8s %8s %10s %8s %8s\n",
 		*runs, "", "base", "this", "ratio", "base", "this", "ratio")
-	for _, name := range []string{runPod, create, start, up, execSync, stop, remove, stopPod, removePod, whole, runTrue, pullAgain, pullSmall, pullBig} {
+	for _, name := range []string{runPod, create, start, up, execSync, stop, remove, stopPod, removePod, whole, runTrue,
+		pullAgain, pullSmall, pullSmall + processorPart, pullBig, pullBig + processorPart} {
 		if len(this.took[name]) == 0 {
 			continue
 		}
@@ -140,11 +143,12 @@ func (v *version) podPSS(t *testing.T) int {
 
 func (v *version) pull(t *testing.T, name, ref string) {
 	t.Helper()
-	begin := time.Now()
+	before, begin := processorTime(v.n.PID(), true), time.Now()
 	if _, err := v.cri.PullImage(t.Context(), &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: ref}}); err != nil {
 		t.Fatal(err)
 	}
 	v.took.add(name, time.Since(begin))
+	v.took.add(name+processorPart, processorTime(v.n.PID(), true)-before)
 }
 
 func (v *version) remove(t *testing.T, ref string) {

@@ -13,7 +13,8 @@
 // goes on where it stopped, from the same endpoint or from the next one; where the registry
 // knows no ranges, or sends another one, the part that is here already is read again and
 // dropped. Blobs that several
-// pulls want at a time are downloaded once (see Spool).
+// pulls want at a time are downloaded once (see Spool), and a process that reads one from its
+// file need not ask the proxy for it (see Proxy.Lend).
 package fetch
 
 import (
