@@ -67,6 +67,7 @@ func runConfined() int {
 	can("trace", orNil(errno))
 	_, err = unix.Open("/dev/fuse", unix.O_RDWR, 0)
 	can("open a device", err)
+	lentDescriptor(can, must)
 	connections(can, must)
 	plain := filepath.Join(dir, "plain")
 	must("make a directory", os.Mkdir(filepath.Join(plain, "sub"), 0o700))
@@ -192,6 +193,14 @@ func TestConfined(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			secret, err := os.Open(filepath.Join(dir, "secret"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer secret.Close()
+			if _, _, err := conn.WriteMsgUnix([]byte{0}, unix.UnixRights(int(secret.Fd())), nil); err != nil {
+				t.Fatal(err)
+			}
 			<-p.ended
 			if said := strings.TrimSpace(p.stderr.String()); said != "" || !p.cmd.ProcessState.Success() {
 				t.Errorf("%v:\n%s", p.cmd.ProcessState, said)
@@ -199,6 +208,33 @@ func TestConfined(t *testing.T) {
 			wantFile(t, filepath.Join(dir, "secret"), "secret", 0o644, 0, 0)
 		})
 	}
+}
+
+// lentDescriptor tries a descriptor that the server has lent, of a file that is open for
+// reading.
+func lentDescriptor(can, must func(string, error)) {
+	in, err := newInbox(3)
+	if err != nil {
+		must("open the socket", err)
+		return
+	}
+	if _, err := in.Read(make([]byte, 1)); err != nil {
+		must("receive a descriptor", err)
+		return
+	}
+	for _, f := range in.take() {
+		_, err := f.Read(make([]byte, 1))
+		must("read what was lent", err)
+		_, err = f.WriteAt([]byte("x"), 0)
+		can("write what was lent", err)
+		can("truncate what was lent", f.Truncate(0))
+		for _, flags := range []int{unix.O_WRONLY, unix.O_RDWR, unix.O_RDONLY | unix.O_TRUNC} {
+			_, err = unix.Open(fmt.Sprint("/proc/self/fd/", f.Fd()), flags, 0)
+			can("open what was lent for writing", err)
+		}
+		return
+	}
+	must("receive a descriptor", unix.ENOENT)
 }
 
 // TestContentProcessKilled: a content process that is killed, by whomever, ends its pull

@@ -92,7 +92,9 @@ func (t *transfer) runContent(job contentJob, run contentRun) (ids []string, err
 	if run.proxy != nil {
 		go t.reportMoves(w, run.proxy, done)
 	}
-	result, err := t.serveContent(w, watch, run.progress)
+	lending := newLender(t.ctx, conn, w, run.proxy)
+	defer lending.end()
+	result, err := t.serveContent(w, watch, lending, run.progress)
 	if err != nil {
 		return nil, watch.why(p.why(t.ctx, err, l.opts.Limits))
 	}
@@ -120,7 +122,7 @@ func (t *transfer) reportMoves(w *wire, p *fetch.Proxy, done <-chan struct{}) {
 }
 
 // serveContent answers a content process until it returns its result.
-func (t *transfer) serveContent(w *wire, watch *contentWatch, progress func(Progress)) (*contentResult, error) {
+func (t *transfer) serveContent(w *wire, watch *contentWatch, lending *lender, progress func(Progress)) (*contentResult, error) {
 	logged, limit := 0, t.im.store.opts.Limits.maxMessage()
 	for {
 		var m contentMessage
@@ -137,6 +139,10 @@ func (t *transfer) serveContent(w *wire, watch *contentWatch, progress func(Prog
 			}
 		case m.Dirty:
 			if err := w.send(contentAnswer{Err: newContentFailed(t.markDirty())}); err != nil {
+				return nil, err
+			}
+		case m.Lend != nil:
+			if err := lending.lend(*m.Lend); err != nil {
 				return nil, err
 			}
 		case m.Progress != nil && progress != nil:

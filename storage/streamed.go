@@ -1,11 +1,11 @@
 package storage
 
 import (
+	"bufio"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"sync"
 	"time"
@@ -160,7 +160,7 @@ func (t streamer) streamAll(src types.ImageSource, layers []streamed) error {
 			c := make(chan openBlob, 1)
 			opened = append(opened, c)
 			go func(blob types.BlobInfo) {
-				body, _, err := src.GetBlob(t.ctx, blob, none.NoCache)
+				body, err := t.open(src, blob)
 				c <- openBlob{body, err}
 			}(layers[next].blob)
 		}
@@ -179,17 +179,25 @@ func (t streamer) streamAll(src types.ImageSource, layers []streamed) error {
 	return nil
 }
 
+// open begins to download a blob.
+func (t streamer) open(src types.ImageSource, blob types.BlobInfo) (io.ReadCloser, error) {
+	body, err := t.server.borrow(t.ctx, blob.Digest)
+	if errors.Is(err, errNotLent) {
+		body, _, err = src.GetBlob(t.ctx, blob, none.NoCache)
+	}
+	return body, err
+}
+
 // streamOne unpacks one layer.
 func (t streamer) streamOne(l streamed, body io.ReadCloser) error {
-	defer body.Close()
 	t.events <- types.ProgressProperties{Event: types.ProgressEventNewArtifact, Artifact: l.blob}
-	blob := &blobReader{body: body, store: t.store, sum: sha256.New(), events: t.events, info: l.blob, told: time.Now()}
+	blob := newBlobReader(body, t.store, l.blob, t.events)
 	defer blob.end()
 	if err := t.store.putStreamed(l, blob); err != nil {
 		if errors.Is(err, ErrTooLarge) || t.ctx.Err() != nil {
 			return err
 		}
-		if failed := blob.verify(); failed != nil {
+		if failed := blob.verify(); failed != nil && !errors.Is(failed, errNotLent) {
 			return blobError{failed} // the reason of all else
 		}
 		return err
@@ -206,25 +214,23 @@ func (s *holdingStore) putStreamed(l streamed, blob *blobReader) error {
 	}
 	s.unpacking.Add(1)
 	defer s.unpacking.Add(-1)
-	plain, err := archive.DecompressStream(blob)
+	layer, err := newVerifiedLayer(blob, l.diffID, s.meter)
 	if err != nil {
 		return err
 	}
-	defer plain.Close()
+	defer layer.close()
 	end, err := s.announceLowers(l.id, l.parent, false)
 	if err != nil {
 		return err
 	}
 	defer end()
-	metered := s.meter.read(plain)
-	layer := &verifiedLayer{plain: metered, blob: blob, sum: sha256.New(), diffID: l.diffID}
 	_, _, err = s.Store.PutLayer(l.id, l.parent, nil, "", false,
 		&cstorage.LayerOptions{OriginalDigest: l.blob.Digest, OriginalSize: &l.blob.Size, UncompressedDigest: l.diffID}, layer)
 	if errors.Is(err, cstorage.ErrDuplicateID) {
 		return nil // another pull was faster
 	}
-	if err != nil && metered.err != nil {
-		err = metered.err
+	if err != nil && layer.metered.err != nil {
+		err = layer.metered.err
 	}
 	if err == nil && !layer.verified {
 		return errors.Join(fmt.Errorf("%w: layer %s was not read to its end", ErrCorrupt, l.id), s.Store.DeleteLayer(l.id))
@@ -235,17 +241,37 @@ func (s *holdingStore) putStreamed(l streamed, blob *blobReader) error {
 // verifiedLayer is an uncompressed layer that ends with io.EOF only where its digests are
 // the ones that are stated.
 type verifiedLayer struct {
-	plain    io.Reader
 	blob     *blobReader
-	sum      hash.Hash
+	metered  *meteredLayer
+	plain    *readAhead // nil for a blob that is not compressed: it has the layer's digest
+	inner    io.Closer  // below plain
 	diffID   digest.Digest
 	verified bool
 }
 
+func newVerifiedLayer(blob *blobReader, diffID digest.Digest, m *meter) (*verifiedLayer, error) {
+	l := &verifiedLayer{blob: blob, diffID: diffID}
+	peeked := bufio.NewReader(blob)
+	head, err := peeked.Peek(magicSize)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	if archive.DetectCompression(head) == archive.Uncompressed {
+		l.metered = m.read(peeked)
+		return l, nil
+	}
+	inner, err := archive.DecompressStream(peeked)
+	if err != nil {
+		return nil, err
+	}
+	l.inner, l.plain = inner, newReadAhead(inner, sha256.New())
+	l.metered = m.read(l.plain)
+	return l, nil
+}
+
 // Read implements io.Reader.
 func (l *verifiedLayer) Read(p []byte) (int, error) {
-	n, err := l.plain.Read(p)
-	l.sum.Write(p[:n])
+	n, err := l.metered.Read(p)
 	if errors.Is(err, io.EOF) {
 		if failed := l.verify(); failed != nil {
 			err = failed
@@ -258,21 +284,33 @@ func (l *verifiedLayer) verify() error {
 	if err := l.blob.verify(); err != nil {
 		return err
 	}
-	if got := digest.NewDigest(digest.Canonical, l.sum); got != l.diffID {
+	got := l.blob.info.Digest
+	if l.plain != nil {
+		got = digest.NewDigestFromBytes(digest.Canonical, l.plain.digest())
+	}
+	if got != l.diffID {
 		return fmt.Errorf("%w: the layer unpacks to %s, its configuration states %s", ErrCorrupt, got, l.diffID)
 	}
 	l.verified = true
 	return nil
 }
 
+// close ends the decompression. The blob can still be read.
+func (l *verifiedLayer) close() {
+	if l.plain != nil {
+		l.plain.Close()
+		l.inner.Close()
+	}
+}
+
 // blobReader reads a blob, and says how far it is.
 type blobReader struct {
 	store *holdingStore
+	body  io.Closer
 
 	mu     sync.Mutex // decompressors read ahead
-	body   io.Reader
+	ahead  *readAhead
 	info   types.BlobInfo
-	sum    hash.Hash
 	events chan<- types.ProgressProperties
 	read   int64
 	err    error // of the last read
@@ -283,6 +321,10 @@ type blobReader struct {
 	ended   bool // nothing is told any more
 }
 
+func newBlobReader(body io.ReadCloser, store *holdingStore, info types.BlobInfo, events chan<- types.ProgressProperties) *blobReader {
+	return &blobReader{store: store, body: body, ahead: newReadAhead(body, sha256.New()), info: info, events: events, told: time.Now()}
+}
+
 // Read implements io.Reader.
 func (b *blobReader) Read(p []byte) (int, error) {
 	b.mu.Lock()
@@ -291,9 +333,8 @@ func (b *blobReader) Read(p []byte) (int, error) {
 		return 0, b.err
 	}
 	b.store.unpacking.Add(-1) // this is waiting for the registry
-	n, err := b.body.Read(p)
+	n, err := b.ahead.Read(p)
 	b.store.unpacking.Add(1)
-	b.sum.Write(p[:n])
 	b.read += int64(n)
 	b.untold += uint64(n)
 	if b.read > b.info.Size {
@@ -316,7 +357,7 @@ func (b *blobReader) verify() error {
 	if b.read != b.info.Size {
 		return fmt.Errorf("%w: blob %s has %d bytes, its manifest states %d", ErrCorrupt, b.info.Digest, b.read, b.info.Size)
 	}
-	if got := digest.NewDigest(digest.Canonical, b.sum); got != b.info.Digest {
+	if got := digest.NewDigestFromBytes(digest.Canonical, b.ahead.digest()); got != b.info.Digest {
 		return fmt.Errorf("%w: blob %s has the digest %s", ErrCorrupt, b.info.Digest, got)
 	}
 	return nil
@@ -331,9 +372,10 @@ func (b *blobReader) tell(event types.ProgressEvent) {
 	b.say(event)
 }
 
-// end has the reader tell nothing any more: a program that decompresses reads on for a
-// moment, and events are closed then.
+// end ends the download, and has the reader tell nothing any more: a program that
+// decompresses reads on for a moment, and events are closed then.
 func (b *blobReader) end() {
+	b.body.Close()
 	b.telling.Lock()
 	defer b.telling.Unlock()
 	b.ended = true

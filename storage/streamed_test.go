@@ -3,7 +3,6 @@ package storage
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"io"
 	"io/fs"
@@ -163,7 +162,7 @@ func (b lateBody) Read([]byte) (int, error) {
 func TestEventsAfterEnd(t *testing.T) {
 	events := make(chan types.ProgressProperties, 1)
 	body := lateBody{make(chan struct{}), make(chan struct{})}
-	b := &blobReader{body: body, store: &holdingStore{}, sum: sha256.New(), events: events}
+	b := newBlobReader(io.NopCloser(body), &holdingStore{}, types.BlobInfo{}, events)
 	read := make(chan any, 1)
 	go func() {
 		defer func() { read <- recover() }()

@@ -50,6 +50,10 @@ type contentMessage struct {
 	// Alive says that the process is there; it is sent at intervals (beat).
 	Alive bool `json:",omitempty"`
 
+	// Lend asks the server for the file in which it has a blob, or downloads it; lentBlob is
+	// what comes of that.
+	Lend *lendRequest `json:",omitempty"`
+
 	Progress *Progress      `json:",omitempty"`
 	Log      *contentLog    `json:",omitempty"`
 	Result   *contentResult `json:",omitempty"` // the last message
@@ -67,10 +71,11 @@ type contentResult struct {
 	Err    *contentFailed `json:",omitempty"`
 }
 
-// contentAnswer is the server's answer to Hold and Dirty; or, with Moved, word that the
-// proxy goes on.
+// contentAnswer is the server's answer to Hold and Dirty; or, with Lent, to Lend; or, with
+// Moved, word that the proxy goes on.
 type contentAnswer struct {
 	Moved bool           `json:",omitempty"`
+	Lent  *lendAnswer    `json:",omitempty"`
 	Err   *contentFailed `json:",omitempty"`
 }
 
@@ -161,14 +166,20 @@ func (l Limits) maxMessage() uint32 {
 }
 
 func (w *wire) send(v any) error {
-	data, err := json.Marshal(v)
+	data, err := framedJSON(v)
 	if err != nil {
 		return err
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	_, err = w.rw.Write(append(binary.LittleEndian.AppendUint32(nil, uint32(len(data))), data...))
+	_, err = w.rw.Write(data)
 	return err
+}
+
+// framedJSON returns a message as it goes over a wire.
+func framedJSON(v any) ([]byte, error) {
+	data, err := json.Marshal(v)
+	return append(binary.LittleEndian.AppendUint32(nil, uint32(len(data))), data...), err
 }
 
 // receive reads one message of at most limit bytes into v. io.EOF at the end.

@@ -48,13 +48,18 @@ var errServerGone = errors.New("the request has ended")
 func runContentProcess() int {
 	unix.CloseOnExec(3)
 	_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(unsafe.StringData(contentName+"\x00"))), 0, 0, 0) // for ps(1)
-	w := &wire{rw: os.NewFile(3, "server")}
+	conn, err := newInbox(3)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "open the server's socket:", err)
+		return 1
+	}
+	w := &wire{rw: conn}
 	var job contentJob
 	if err := w.receive(&job, maxJobMessage); err != nil {
 		fmt.Fprintln(os.Stderr, "receive the job:", err)
 		return 1
 	}
-	server := &serverConn{wire: w, answers: make(chan contentAnswer)}
+	server := &serverConn{wire: w, answers: make(chan contentAnswer), inbox: conn}
 	job.Options.Log = slog.New(&remoteLog{server: server, level: job.LogLevel})
 	var result contentResult
 	images, err := server.work(job)
@@ -213,6 +218,9 @@ type serverConn struct {
 	*wire
 	asking  sync.Mutex // one question at a time
 	answers chan contentAnswer
+
+	inbox *inbox
+	loans loans
 }
 
 // listen receives answers until the server closes its side, which ends the work.
@@ -222,7 +230,12 @@ func (s *serverConn) listen(moved func(), cancel context.CancelCauseFunc) {
 		if err := s.receive(&a, maxContentMessage); err != nil {
 			cancel(errServerGone)
 			close(s.answers)
+			s.loans.end()
 			return
+		}
+		if a.Lent != nil {
+			s.loans.answered(*a.Lent, s.inbox.take())
+			continue
 		}
 		if a.Moved {
 			moved()

@@ -15,7 +15,10 @@ import (
 	"github.com/subpod/subpod/tests/registry"
 )
 
-var against = flag.String("against", "", "directory with the programs that TestBenchAgainst compares with")
+var (
+	against   = flag.String("against", "", "directory with the programs that TestBenchAgainst compares with")
+	pullsOnly = flag.Bool("pulls-only", false, "TestBenchAgainst measures nothing but pulls, in each run")
+)
 
 // Calls that are measured beside those of a pod's life.
 const (
@@ -23,6 +26,8 @@ const (
 	pullSmall = "pull of busybox"
 	pullAgain = "pull of an unchanged image"
 	runTrue   = "subpod run --rm true"
+
+	processorPart = ", CPU" // of all of the node
 )
 
 // version is a node of one version of the programs.
@@ -44,18 +49,11 @@ func TestBenchAgainst(t *testing.T) {
 	for i := range *runs {
 		slices.Reverse(both) // neither is always the first
 		for _, v := range both {
-			name := fmt.Sprintf("p%d", i)
-			if err := v.cycle(t.Context(), name, v.took); err != nil {
-				t.Fatal(err)
+			if !*pullsOnly {
+				v.live(t, fmt.Sprintf("p%d", i))
 			}
 			v.pull(t, pullAgain, image)
-			if err := v.took.measure(runTrue, func() error {
-				_, err := v.n.Subpod("run", "--rm", image, "true")
-				return err
-			}); err != nil {
-				t.Fatal(err)
-			}
-			if i%5 == 0 {
+			if i%5 == 0 || *pullsOnly {
 				v.remove(t, big)
 				v.pull(t, pullBig, big)
 				v.remove(t, image)
@@ -66,15 +64,35 @@ func TestBenchAgainst(t *testing.T) {
 	var out strings.Builder
 	fmt.Fprintf(&out, "\n%d runs in turns, milliseconds: medians, and the fastest, which other work on the machine disturbs least\n  %-28s %8s %8s %8s %10s %8s %8s\n",
 		*runs, "", "base", "this", "ratio", "base", "this", "ratio")
-	for _, name := range []string{runPod, create, start, up, execSync, stop, remove, stopPod, removePod, whole, runTrue, pullAgain, pullSmall, pullBig} {
+	for _, name := range []string{runPod, create, start, up, execSync, stop, remove, stopPod, removePod, whole, runTrue,
+		pullAgain, pullSmall, pullSmall + processorPart, pullBig, pullBig + processorPart} {
+		if len(this.took[name]) == 0 {
+			continue
+		}
 		b, n := base.took.at(name, .5), this.took.at(name, .5)
 		least, now := base.took.at(name, 0), this.took.at(name, 0)
 		fmt.Fprintf(&out, "  %-28s %8.1f %8.1f %8.2f %10.1f %8.1f %8.2f\n", name, ms(b), ms(n), float64(n)/float64(b), ms(least), ms(now), float64(now)/float64(least))
 	}
 	fmt.Fprintf(&out, "  %-28s %8d %8d %8.2f\n", "PSS of an idle node, KiB", base.idle, this.idle, float64(this.idle)/float64(base.idle))
-	pb, pt := base.podPSS(t), this.podPSS(t)
-	fmt.Fprintf(&out, "  %-28s %8d %8d %8.2f\n", "PSS a pod, KiB", pb, pt, float64(pt)/float64(pb))
+	if !*pullsOnly {
+		pb, pt := base.podPSS(t), this.podPSS(t)
+		fmt.Fprintf(&out, "  %-28s %8d %8d %8.2f\n", "PSS a pod, KiB", pb, pt, float64(pt)/float64(pb))
+	}
 	fmt.Print(out.String())
+}
+
+// live measures a pod's life, and a container's of its own.
+func (v *version) live(t *testing.T, name string) {
+	t.Helper()
+	if err := v.cycle(t.Context(), name, v.took); err != nil {
+		t.Fatal(err)
+	}
+	if err := v.took.measure(runTrue, func() error {
+		_, err := v.n.Subpod("run", "--rm", image, "true")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func startVersion(t *testing.T, bin, big string) *version {
@@ -125,11 +143,12 @@ func (v *version) podPSS(t *testing.T) int {
 
 func (v *version) pull(t *testing.T, name, ref string) {
 	t.Helper()
-	begin := time.Now()
+	before, begin := processorTime(v.n.PID(), true), time.Now()
 	if _, err := v.cri.PullImage(t.Context(), &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: ref}}); err != nil {
 		t.Fatal(err)
 	}
 	v.took.add(name, time.Since(begin))
+	v.took.add(name+processorPart, processorTime(v.n.PID(), true)-before)
 }
 
 func (v *version) remove(t *testing.T, ref string) {

@@ -63,24 +63,28 @@ const idleSeconds = 10
 
 // idleCPU is the part of a core that a process and all below it take.
 func idleCPU(pid int) float64 {
-	ticks := func() (sum int) {
-		for _, p := range append(leak.Descendants(pid), leak.Process{PID: pid}) {
-			data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.PID))
-			if err != nil {
-				continue
-			}
-			_, rest, _ := strings.Cut(string(data), ") ")
-			if f := strings.Fields(rest); len(f) > 12 {
-				user, _ := strconv.Atoi(f[11])
-				system, _ := strconv.Atoi(f[12])
-				sum += user + system
-			}
-		}
-		return sum
-	}
-	before := ticks()
+	before := processorTime(pid, false)
 	time.Sleep(idleSeconds * time.Second)
-	return float64(ticks()-before) / 100 / idleSeconds
+	return (processorTime(pid, false) - before).Seconds() / idleSeconds
+}
+
+// processorTime is what a process and all below it have taken, and with ended also those of
+// their children that they have waited for.
+func processorTime(pid int, ended bool) (sum time.Duration) {
+	const tick = 10 * time.Millisecond // the kernel's, on all machines of today
+	for _, p := range append(leak.Descendants(pid), leak.Process{PID: pid}) {
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.PID))
+		if err != nil {
+			continue
+		}
+		_, rest, _ := strings.Cut(string(data), ") ")
+		fields := strings.Fields(rest)
+		for i := 11; i < len(fields) && (i < 13 || ended && i < 15); i++ { // user, system, and those of children
+			ticks, _ := strconv.Atoi(fields[i])
+			sum += time.Duration(ticks) * tick
+		}
+	}
+	return sum
 }
 
 func kernel() string {

@@ -34,7 +34,7 @@ func (p *Proxy) serveBlob(w http.ResponseWriter, r *http.Request, e *endpoint, d
 		w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
 	}
 	if b != nil {
-		err = p.follow(w, r, e, b, src)
+		err = p.followTo(w, r, e, b, src)
 	} else {
 		_, err = io.CopyBuffer(onlyWriter{w}, src, make([]byte, 256<<10))
 		src.Close()
@@ -138,66 +138,78 @@ func (p *Proxy) mayHave(ctx context.Context, d digest.Digest) bool {
 	return false
 }
 
-// follow sends a blob while it is being downloaded into the spool, by this pull or by
-// another one. src, where not nil, is the open beginning of it.
-func (p *Proxy) follow(w http.ResponseWriter, r *http.Request, e *endpoint, b *blob, src *source) error {
+// followTo sends a blob while it is being downloaded into the spool.
+func (p *Proxy) followTo(w http.ResponseWriter, r *http.Request, e *endpoint, b *blob, src *source) error {
 	f, err := os.Open(b.path)
 	if err != nil {
-		if src != nil {
-			src.Close()
-			b.advance(0, true)
-		}
+		abandon(b, src)
 		return err
 	}
 	defer f.Close()
+	sent := int64(0)
+	err = p.follow(r.Context(), e, b, src, func(written int64) error {
+		n, err := io.CopyN(w, f, written-sent)
+		sent += n
+		if flusher, ok := w.(http.Flusher); ok && err == nil {
+			flusher.Flush()
+		}
+		return err
+	})
+	if errors.Is(err, errSpool) { // goes on without
+		return p.stream(w, e, b, sent)
+	}
+	return err
+}
+
+// abandon ends a download that has not begun.
+func abandon(b *blob, src *source) {
+	if src != nil {
+		src.Close()
+		b.advance(0, true)
+	}
+}
+
+// follow calls pass with how much there is of a blob, whenever that is more, while it is
+// being downloaded into the spool by this pull or by another one. src, where not nil, is the
+// open beginning of it.
+func (p *Proxy) follow(ctx context.Context, e *endpoint, b *blob, src *source, pass func(written int64) error) error {
 	result := make(chan error, 1)
 	size := b.length()
 	if src != nil {
 		p.download(b, src, result)
 	}
-	for sent := int64(0); sent < size; {
+	for passed := int64(0); passed < size; {
 		written, changed, mine := b.status()
 		if mine { // who began has given up
 			select {
 			case err := <-result: // this one: there is nobody left to ask
 				b.advance(0, true)
-				return gaveUp(p, w, e, b, sent, err)
+				return err
 			default:
 			}
 			p.download(b, p.newSource(p.ctx, e, b.digest, written, size), result)
 		}
-		if written > sent {
-			n, err := io.CopyN(w, f, written-sent)
-			if sent += n; err != nil {
+		if written > passed {
+			if err := pass(written); err != nil {
 				return err
 			}
+			passed = written
 			continue
-		}
-		if flusher, ok := w.(http.Flusher); ok && sent > 0 {
-			flusher.Flush()
 		}
 		select {
 		case <-changed:
-		case <-r.Context().Done():
-			return context.Cause(r.Context())
+		case <-ctx.Done():
+			return context.Cause(ctx)
 		}
 		select {
 		case err := <-result:
 			if err != nil {
-				return gaveUp(p, w, e, b, sent, err)
+				return err
 			}
 		default:
 		}
 	}
 	return nil
-}
-
-// gaveUp goes on without the spool where that is what failed.
-func gaveUp(p *Proxy, w io.Writer, e *endpoint, b *blob, sent int64, err error) error {
-	if errors.Is(err, errSpool) {
-		return p.stream(w, e, b, sent)
-	}
-	return err
 }
 
 // download fills b from src in the background.
@@ -225,15 +237,19 @@ func failBlob(ctx context.Context, p *Proxy, w http.ResponseWriter, err error, c
 	if ctx.Err() != nil || !errors.As(err, &e) {
 		panic(http.ErrAbortHandler) // the library has gone
 	}
-	p.mu.Lock()
-	p.lost = e
-	p.err = e
-	p.mu.Unlock()
+	p.lose(e)
 	if clean {
 		p.fail(w, e)
 		return
 	}
 	panic(http.ErrAbortHandler)
+}
+
+// lose notes that a blob is not to be had, and with it the image.
+func (p *Proxy) lose(err *Error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lost, p.err = err, err
 }
 
 // failed returns why the image can't be had: the library asks for what it still lacks

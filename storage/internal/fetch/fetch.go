@@ -13,7 +13,8 @@
 // goes on where it stopped, from the same endpoint or from the next one; where the registry
 // knows no ranges, or sends another one, the part that is here already is read again and
 // dropped. Blobs that several
-// pulls want at a time are downloaded once (see Spool).
+// pulls want at a time are downloaded once (see Spool), and a process that reads one from its
+// file need not ask the proxy for it (see Proxy.Lend).
 package fetch
 
 import (
@@ -80,7 +81,8 @@ type Proxy struct {
 	cancel    context.CancelCauseFunc
 	work      sync.WaitGroup // downloads into the spool
 
-	moved atomic.Int64 // see Moved
+	moved     atomic.Int64             // see Moved
+	preferred atomic.Pointer[endpoint] // which has served a manifest last: asked first for a blob that is lent
 
 	// requests and wholes bound what is served at a time: the library may have been
 	// taken over by what it read, and the memory is the server's.

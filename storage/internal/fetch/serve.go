@@ -182,6 +182,7 @@ func (e *endpoint) answerManifest(w http.ResponseWriter, name, contentType strin
 		e.p.fail(w, &Error{What: "manifest " + name, Host: e.Host, Err: err})
 		return
 	}
+	e.p.preferred.Store(e)
 	e.answer(w, contentType, strconv.Itoa(len(body)), body)
 }
 

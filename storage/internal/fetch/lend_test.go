@@ -1,0 +1,127 @@
+package fetch
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/subpod/subpod/tests/registry"
+)
+
+// TestLend: a blob whose connections break is read from the file in which it is kept, while it
+// comes; nothing can be written there.
+func TestLend(t *testing.T) {
+	blob := noise(12<<20, 1)
+	f := fake(t, registry.FakeOptions{CutAfter: 1 << 20}, blob)
+	p, c := start(t, Config{Endpoints: []Endpoint{endpointOf(f)}, Spool: newSpool(t)})
+	if _, err := p.Lend(context.Background(), digest.FromBytes(blob)); !errors.Is(err, ErrNotKept) {
+		t.Errorf("before a manifest was asked for: %v", err)
+	}
+	wantManifest(t, c, f)
+	l, err := p.Lend(context.Background(), digest.FromBytes(blob))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.File.Close()
+	if l.Size != int64(len(blob)) {
+		t.Errorf("the size is %d, want %d", l.Size, len(blob))
+	}
+	if _, err := l.File.Write([]byte("x")); err == nil {
+		t.Error("who was lent a blob can write it")
+	}
+	var got []byte
+	grown := 0
+	if err := l.Follow(context.Background(), func() error {
+		grown++
+		more, err := io.ReadAll(l.File)
+		got = append(got, more...)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, blob) {
+		t.Errorf("got %d bytes of %d", len(got), len(blob))
+	}
+	if grown < 2 {
+		t.Errorf("it has grown %d times", grown)
+	}
+	again, err := p.Lend(context.Background(), digest.FromBytes(blob))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.File.Close()
+	if err := again.Follow(context.Background(), func() error { return nil }); err != nil {
+		t.Errorf("lent once more: %v", err)
+	}
+}
+
+// wantManifest asks for the manifest, as the library does before it asks for blobs.
+func wantManifest(t *testing.T, c *http.Client, f *registry.Fake) {
+	t.Helper()
+	if resp, _, err := get(t, c, f.Addr, "manifests/1"); err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("the manifest: %v %v", resp, err)
+	}
+}
+
+// TestLendWithoutSpool: the library asks for what is not kept.
+func TestLendWithoutSpool(t *testing.T) {
+	blob := noise(1<<20, 1)
+	f := fake(t, registry.FakeOptions{}, blob)
+	p, c := start(t, Config{Endpoints: []Endpoint{endpointOf(f)}})
+	wantManifest(t, c, f)
+	if _, err := p.Lend(context.Background(), digest.FromBytes(blob)); !errors.Is(err, ErrNotKept) {
+		t.Errorf("the error is %v, want ErrNotKept", err)
+	}
+	wantBlob(t, c, f.Addr, blob)
+}
+
+// TestLendLost: a blob that nobody has ends the pull, and so does one whose rest nobody has.
+func TestLendLost(t *testing.T) {
+	blob := noise(3<<20, 1)
+	f := fake(t, registry.FakeOptions{CutAfter: 1 << 20, NoRanges: true}, blob)
+	for name, d := range map[string]digest.Digest{"missing": digest.FromString("nobody has it"), "rest": digest.FromBytes(blob)} {
+		t.Run(name, func(t *testing.T) {
+			p, c := start(t, Config{Endpoints: []Endpoint{endpointOf(f)}, Spool: newSpool(t)})
+			wantManifest(t, c, f)
+			l, err := p.Lend(context.Background(), d)
+			if err == nil {
+				err = l.Follow(context.Background(), func() error { return nil })
+				l.File.Close()
+			}
+			var e *Error
+			if !errors.As(err, &e) || !errors.As(p.Err(), &e) {
+				t.Errorf("the error is %v, the reason of the pull's end %v", err, p.Err())
+			}
+			if _, err := p.Lend(context.Background(), d); !errors.As(err, &e) {
+				t.Errorf("lent again: %v", err)
+			}
+		})
+	}
+}
+
+// TestLendEnds: who does not want a blob any more waits for no registry.
+func TestLendEnds(t *testing.T) {
+	blob := noise(1<<20, 1)
+	f := fake(t, registry.FakeOptions{}, blob)
+	p, c := start(t, Config{Endpoints: []Endpoint{endpointOf(f)}, Spool: newSpool(t)})
+	wantManifest(t, c, f)
+	l, err := p.Lend(context.Background(), digest.FromBytes(blob))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.File.Close()
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	gone := errors.New("gone")
+	if err := l.Follow(ctx, func() error { return gone }); !errors.Is(err, gone) && !errors.Is(err, context.Canceled) {
+		t.Errorf("it has ended with %v", err)
+	}
+	if p.Err() != nil {
+		t.Errorf("the pull has failed with %v", p.Err())
+	}
+}
