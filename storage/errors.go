@@ -161,6 +161,9 @@ func sentinelOf(err error) error {
 	if s := networkSentinel(err); s != nil {
 		return s
 	}
+	if strings.Contains(err.Error(), "read zstd:chunked manifest: ") {
+		return ErrCorrupt // a table of contents that is not what the manifest states of it
+	}
 	if strings.Contains(err.Error(), "Source image rejected: ") {
 		return ErrSignature // there is no telling whether the policy would allow it
 	}
@@ -297,7 +300,7 @@ func hintFor(err error) string {
 }
 
 var wantedOwner = sync.OnceValue(func() *regexp.Regexp {
-	return regexp.MustCompile(`requested (\d+):(\d+) for ([^)]+)\)`)
+	return regexp.MustCompile(`requested (-?\d+):(-?\d+) for ([^)]+)\)`)
 })
 
 // explainOwner reports which file of an image has an owner that is not mapped. The

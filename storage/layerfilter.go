@@ -67,6 +67,14 @@ const (
 	maxLinks   = 40
 )
 
+// gnuDumpDir is the type of a directory in an incremental archive of GNU tar; its body is a
+// list of names.
+const gnuDumpDir = 'D'
+
+// noID takes the place of a user or group ID that is none: chown(2) would take it for
+// another one, most often root's, or change nothing. No user namespace of ours has it.
+const noID = 1<<32 - 2
+
 // filterBuffer is the size of the buffers of a layerFilter, in bytes.
 const filterBuffer = 256 << 10
 
@@ -156,7 +164,7 @@ func (f *layerFilter) entry(header []byte, h *tar.Header) error {
 	base := path.Base(name)
 	switch {
 	case name == "":
-		if h.Typeflag == tar.TypeDir {
+		if h.Typeflag == tar.TypeDir || h.Typeflag == gnuDumpDir {
 			if err := f.root(); err != nil {
 				return err
 			}
@@ -221,10 +229,17 @@ func kindOf(typeflag byte) entryKind {
 func (f *layerFilter) plain(h *tar.Header) (changed, kept bool) {
 	switch h.Typeflag {
 	case tar.TypeReg, tar.TypeLink, tar.TypeSymlink, tar.TypeChar, tar.TypeBlock, tar.TypeDir, tar.TypeFifo:
+	case gnuDumpDir:
+		h.Typeflag, changed = tar.TypeDir, true
 	case 'V', 'M', 'N': // GNU tar's label of a volume, part of a file, old long names
 		return false, false
 	default:
 		h.Typeflag, changed = tar.TypeReg, true
+	}
+	for _, id := range []*int{&h.Uid, &h.Gid} {
+		if *id < 0 || *id > noID {
+			*id, changed = noID, true
+		}
 	}
 	h.Xattrs = nil //lint:ignore SA1019 the reader fills it in beside PAXRecords, and the writer writes both
 	n := len(h.PAXRecords)
@@ -382,15 +397,27 @@ func (f *layerFilter) directory(name string, below *lowerFile) error {
 // layer is copied.
 func (f *layerFilter) linkTarget(name string) (string, error) {
 	target, err := f.place(cleanName(name), false)
-	if err != nil || f.seen[f.hash(target)] != absent {
-		return target, err
+	if err != nil {
+		return "", err
+	}
+	switch f.seen[f.hash(target)] {
+	case absent:
+	case directory:
+		return "", fmt.Errorf("archive/tar: a hard link to the directory %.200q", name)
+	default:
+		return target, nil
 	}
 	below, err := f.below(target)
 	if err != nil {
 		return "", err
 	}
-	if below == nil || below.is(unix.S_IFDIR) || below.is(unix.S_IFCHR) || below.is(unix.S_IFBLK) {
-		return target, nil // an error, which unpacking reports, or through a link of this layer
+	switch {
+	case f.inFile(target):
+		return target, nil // through a link of this layer, or an error, which unpacking reports
+	case below == nil:
+		return "", fmt.Errorf("archive/tar: a hard link to %.200q, which neither the layer has so far nor one below it", name)
+	case below.is(unix.S_IFDIR) || below.is(unix.S_IFCHR) || below.is(unix.S_IFBLK):
+		return "", fmt.Errorf("archive/tar: a hard link to %.200q, which is a directory or a device in a lower layer", name)
 	}
 	if target, err = f.place(target, true); err != nil {
 		return "", err

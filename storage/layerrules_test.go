@@ -143,6 +143,7 @@ var layerRules = []struct {
 	{"hard link to a file in a lower link", [][]any{{"usr/", "usr/a=a", "l->usr"}, {"b=>l/a"}}, "b=a l->usr usr/ usr/a=a"},
 	{"hard link in a directory of the layer", [][]any{{"x=x"}, {"h/", "h/a=new", "h/b=>h/a"}}, "h/ h/a=new h/b=new x=x"},
 	{"a type that POSIX says to take for a file", [][]any{{"x=x"}, {&tar.Header{Name: "c", Typeflag: '7', Mode: 0o644}, &tar.Header{Name: "label", Typeflag: 'V'}}}, "c= x=x"},
+	{"a directory of an incremental archive of GNU tar", [][]any{{"x=x"}, {&tar.Header{Name: "d/", Typeflag: 'D', Mode: 0o700, Format: tar.FormatGNU}, "d/f=f"}}, "d/ 700,0,0 d/f=f x=x"},
 	{"a file twice", [][]any{{"f=one", "f=two"}}, "f=two"},
 	{"a directory twice", [][]any{{dirEntry("d/", 0o700, 1, 1), "d/a=a", dirEntry("d/", 0o750, 2, 2), "d/b=b"}}, "d/ 750,2,2 d/a=a d/b=b"},
 	{"a directory, then a file", [][]any{{"g/", "g/x=x", "g=file"}}, "g=file"},

@@ -123,7 +123,7 @@ func corruptConfig(err error) error {
 	var syntax *json.SyntaxError
 	var kind *json.UnmarshalTypeError
 	var date *time.ParseError
-	if errors.As(err, &syntax) || errors.As(err, &kind) || errors.As(err, &date) {
+	if errors.As(err, &syntax) || errors.As(err, &kind) || errors.As(err, &date) || err != nil && strings.Contains(err.Error(), "UnmarshalJSON: ") {
 		return fmt.Errorf("%w: its configuration: %w", ErrCorrupt, err)
 	}
 	return err

@@ -24,6 +24,12 @@ var (
 	// ErrCommandNotExecutable is returned when the container's command is no file that
 	// may be executed. It is found with errors.Is in a *RuntimeError.
 	ErrCommandNotExecutable = errclass.New(errdefs.ErrInvalidArgument, "command cannot be executed in the container")
+	// ErrWorkingDirectory is returned when the working directory cannot be entered: it is a
+	// file, a loop of links, or cannot be made. It is found with errors.Is in a *RuntimeError.
+	ErrWorkingDirectory = errclass.New(errdefs.ErrInvalidArgument, "working directory cannot be used")
+	// ErrRootfsLost is returned when what serves the container's root file system has ended.
+	// It is found with errors.Is in a *RuntimeError.
+	ErrRootfsLost = errclass.New(errdefs.ErrFailedPrecondition, "the container's root file system is lost")
 	// ErrTimeout is returned when an exec ran longer than its timeout and was killed.
 	ErrTimeout = errclass.New(errclass.ErrTimeout, "exec timed out and was killed")
 	// ErrRuntimeHangs is returned when a call of the OCI runtime took longer than
@@ -53,13 +59,21 @@ type RuntimeError struct {
 
 // Error implements error: who failed at what, and the message of the runtime.
 func (e *RuntimeError) Error() string {
+	if e.rootfsLost() {
+		return fmt.Sprintf("%s %s: %s: %v: its fuse-overlayfs has ended; start the container anew", e.Handler, e.Op, e.Message, ErrRootfsLost)
+	}
 	if e.Message == "" {
 		return fmt.Sprintf("%s %s failed with exit code %d and without a message", e.Handler, e.Op, e.ExitCode)
 	}
 	return fmt.Sprintf("%s %s: %s", e.Handler, e.Op, e.Message)
 }
 
-// Is makes errors.Is true for ErrCommandNotFound, ErrCommandNotExecutable and for
+func (e *RuntimeError) rootfsLost() bool {
+	return strings.Contains(strings.ToLower(e.Message), unix.ENOTCONN.Error())
+}
+
+// Is makes errors.Is true for ErrCommandNotFound, ErrCommandNotExecutable,
+// ErrWorkingDirectory and ErrRootfsLost, the classes of the last two, and for
 // the errors of limits (EAGAIN, ENOMEM, ENOSPC, EMFILE) that the message has.
 func (e *RuntimeError) Is(target error) bool {
 	switch target {
@@ -67,6 +81,10 @@ func (e *RuntimeError) Is(target error) bool {
 		return notFound().MatchString(e.Message)
 	case ErrCommandNotExecutable:
 		return notExecutable().MatchString(e.Message) && !notFound().MatchString(e.Message)
+	case ErrWorkingDirectory, errdefs.ErrInvalidArgument:
+		return noDirectory().MatchString(e.Message)
+	case ErrRootfsLost, errdefs.ErrFailedPrecondition:
+		return e.rootfsLost()
 	case unix.EAGAIN, unix.ENOMEM, unix.ENOSPC, unix.EMFILE:
 		// Go and the C library differ in the first letter.
 		return strings.Contains(strings.ToLower(e.Message), target.Error())
@@ -87,6 +105,12 @@ var notExecutable = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile("(?s)open executable: (Permission denied|Operation not permitted|Is a directory|Not a directory|Too many levels of symbolic links|File name too long)|" +
 		"exec(utable)?:? .*(permission denied|(is|not) a directory|too many levels of symbolic links|file name too long)|the path `.*` (is not a regular file|is a directory)|" +
 		"exec container process .*: |^exec: |exec /?[^ ]*: (exec format error|text file busy|argument list too long|operation not permitted|too many levels of symbolic links|accessing a corrupted shared library|invalid argument)")
+})
+
+// The messages of crun and of runc for a working directory, for each of the ways in which a
+// path can be none.
+var noDirectory = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile("(?si)(^|[ :])chdir (`|to cwd ).*(no such file or directory|not a directory|too many levels of symbolic links|file name too long|permission denied)")
 })
 
 // CommandError returns the error of a create that failed because of the command, from its

@@ -128,7 +128,7 @@ func Build(in Input) (Output, error) {
 	b.gen = generate.NewFromSpec(b.spec)
 	for _, step := range []func() error{
 		b.process, b.user, b.capabilities, b.namespaces, b.resources,
-		b.mounts, b.devices, b.cdi, b.home, b.extra, b.paths, b.labels, b.seccomp, b.annotations, b.adjust,
+		b.mounts, b.devices, b.cdi, b.home, b.extra, b.paths, b.labels, b.seccomp, b.annotations, b.adjust, b.linkedDir,
 	} {
 		if err := step(); err != nil {
 			return Output{}, err

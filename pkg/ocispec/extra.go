@@ -98,7 +98,7 @@ func (b *builder) extraGroups() error {
 	}
 	found := map[string]uint32{}
 	err := readInRoot(b.Rootfs, "etc/group", func(f io.Reader) error {
-		groups, err := user.ParseGroupFilter(f, func(g user.Group) bool { return slices.Contains(b.Extra.Groups, g.Name) })
+		groups, err := user.ParseGroupFilter(groupLines(f), func(g user.Group) bool { return slices.Contains(b.Extra.Groups, g.Name) })
 		for _, g := range groups {
 			if _, ok := found[g.Name]; !ok && validID(int64(g.Gid)) {
 				found[g.Name] = uint32(g.Gid)

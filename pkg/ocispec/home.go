@@ -36,7 +36,7 @@ func (b *builder) home() error {
 func (b *builder) homeOf(uid uint32) (string, error) {
 	home := noHome
 	err := b.readPasswd(func(r io.Reader) error {
-		users, err := user.ParsePasswdFilter(r, firstOf(func(u user.User) bool { return int64(u.Uid) == int64(uid) && u.Name != "" }))
+		users, err := user.ParsePasswdFilter(passwdLines(r), firstOf(func(u user.User) bool { return int64(u.Uid) == int64(uid) && u.Name != "" }))
 		if err == nil && len(users) > 0 && users[0].Home != "" && carriable("", users[0].Home) == nil {
 			home = users[0].Home
 		}

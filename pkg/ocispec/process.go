@@ -1,13 +1,18 @@
 package ocispec
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"slices"
 	"strings"
 	"unicode/utf8"
 
+	securejoin "github.com/cyphar/filepath-securejoin"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/pkg/openat2"
 )
 
 const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -37,6 +42,33 @@ func (b *builder) process() error {
 		return err
 	}
 	return b.rlimits()
+}
+
+// linkedDir has the working directory be where its links lead, if nothing is there yet: an
+// OCI runtime makes a directory that is missing, but crun none that a link leads to.
+func (b *builder) linkedDir() error {
+	cwd := b.spec.Process.Cwd
+	for _, m := range b.spec.Mounts {
+		if at := strings.TrimSuffix(path.Clean(m.Destination), "/"); at != "" && strings.HasPrefix(cwd+"/", at+"/") {
+			return nil // what the image has there is not seen
+		}
+	}
+	root, err := unix.Open(b.Rootfs, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	defer unix.Close(root)
+	fd, err := openat2.InRoot(root, cwd, unix.O_PATH)
+	if err == nil {
+		return unix.Close(fd)
+	}
+	if !errors.Is(err, unix.ENOENT) {
+		return nil // the runtime says what is wrong
+	}
+	if at, err := securejoin.SecureJoin(b.Rootfs, cwd); err == nil {
+		b.gen.SetProcessCwd(path.Join("/", strings.TrimPrefix(at, b.Rootfs)))
+	}
+	return nil
 }
 
 // args follows the table in the Kubernetes documentation of command and args: a

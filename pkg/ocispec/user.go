@@ -197,7 +197,7 @@ func readAccounts(rootfs string, r request) (accounts, error) {
 	uid, err := strconv.ParseInt(cmp.Or(r.user, "0"), 10, 64)
 	number := err == nil
 	err = readInRoot(rootfs, "etc/passwd", func(f io.Reader) (err error) {
-		a.users, err = user.ParsePasswdFilter(f, firstOf(
+		a.users, err = user.ParsePasswdFilter(passwdLines(f), firstOf(
 			func(u user.User) bool { return u.Name == r.user },
 			func(u user.User) bool { return number && int64(u.Uid) == uid && u.Name != "" }))
 		return err
@@ -206,7 +206,7 @@ func readAccounts(rootfs string, r request) (accounts, error) {
 		return a, err
 	}
 	err = readInRoot(rootfs, "etc/group", func(f io.Reader) (err error) {
-		a.groups, err = user.ParseGroupFilter(f, func(g user.Group) bool {
+		a.groups, err = user.ParseGroupFilter(groupLines(f), func(g user.Group) bool {
 			return g.Name == r.group || slices.ContainsFunc(a.users, func(u user.User) bool { return slices.Contains(g.List, u.Name) })
 		})
 		return err

@@ -2,6 +2,7 @@ package ocispec
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -73,6 +74,28 @@ func TestResolveUser(t *testing.T) {
 				t.Errorf("got %d:%d %v, want %d:%d %v", u.UID, u.GID, u.AdditionalGids, c.uid, c.gid, c.more)
 			}
 		})
+	}
+}
+
+// TestAccountsWithoutNumbers: a line of passwd or group whose ID is no number makes nobody
+// root.
+func TestAccountsWithoutNumbers(t *testing.T) {
+	root := t.TempDir()
+	must(t, os.Mkdir(filepath.Join(root, "etc"), 0o755))
+	must(t, os.WriteFile(filepath.Join(root, "etc/passwd"), []byte("bob:x:abc:5::/root:/bin/sh\nbob:x:12:13::/:/bin/sh\neve:x:1OOO:0::/:/bin/sh\ngus:x:7:seven::/:/bin/sh\nshort:x:9\nempty:x:8::\n"), 0o644))
+	must(t, os.WriteFile(filepath.Join(root, "etc/group"), []byte("wheel:x:zero:bob\nstaff:x:50:bob\nstaff:x:5x:bob\n"), 0o644))
+	for image, want := range map[string]string{
+		"bob": "12:13 [13 50]", "eve": `user "eve" is not in`, "gus": `user "gus" is not in`, "bob:wheel": `group "wheel" is not in`, "bob:staff": "12:50 [50]",
+		"short": "9:0 [0]", "empty": "8:0 [0]", "0": "0:0 [0]",
+	} {
+		u, err := ResolveUser(root, nil, image)
+		got := fmt.Sprintf("%d:%d %v", u.UID, u.GID, u.AdditionalGids)
+		if err != nil {
+			got = err.Error()
+		}
+		if !strings.Contains(got, want) || err != nil && !errors.Is(err, ErrInvalid) {
+			t.Errorf("USER %s: %s, want %s", image, got, want)
+		}
 	}
 }
 
