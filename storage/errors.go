@@ -233,6 +233,7 @@ func textSentinel(err error) error {
 		part     string
 		sentinel error
 	}{
+		{attributesRefused, ErrUnsupported},
 		{"no space left on device", ErrNoSpace},
 		{"disk quota exceeded", ErrNoSpace},
 		{"file too large", ErrTooLarge},

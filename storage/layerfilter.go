@@ -38,6 +38,8 @@ type layerFilter struct {
 	lowers *lowers
 	// root is called for the entry of the root directory.
 	root func() error
+	// fits, if set, returns an error for an entry whose attributes cannot be stored.
+	fits func(*tar.Header) error
 
 	seed    maphash.Seed
 	seen    map[uint64]entryKind // by path, of what the layer has so far
@@ -179,6 +181,11 @@ func (f *layerFilter) entry(header []byte, h *tar.Header) error {
 	changed, kept := f.plain(h)
 	if !kept {
 		return nil
+	}
+	if f.fits != nil {
+		if err := f.fits(h); err != nil {
+			return err
+		}
 	}
 	if name != "" {
 		at, err := f.place(name, true)
@@ -391,52 +398,6 @@ func (f *layerFilter) directory(name string, below *lowerFile) error {
 	}
 	f.seen[f.hash(name)] = directory
 	return f.emit(h, nil)
-}
-
-// linkTarget returns where the target of a hard link is in this layer. One of a lower
-// layer is copied.
-func (f *layerFilter) linkTarget(name string) (string, error) {
-	target, err := f.place(cleanName(name), false)
-	if err != nil {
-		return "", err
-	}
-	switch f.seen[f.hash(target)] {
-	case absent:
-	case directory:
-		return "", fmt.Errorf("archive/tar: a hard link to the directory %.200q", name)
-	default:
-		return target, nil
-	}
-	below, err := f.below(target)
-	if err != nil {
-		return "", err
-	}
-	switch {
-	case f.inFile(target):
-		return target, nil // through a link of this layer, or an error, which unpacking reports
-	case below == nil:
-		return "", fmt.Errorf("archive/tar: a hard link to %.200q, which neither the layer has so far nor one below it", name)
-	case below.is(unix.S_IFDIR) || below.is(unix.S_IFCHR) || below.is(unix.S_IFBLK):
-		return "", fmt.Errorf("archive/tar: a hard link to %.200q, which is a directory or a device in a lower layer", name)
-	}
-	if target, err = f.place(target, true); err != nil {
-		return "", err
-	}
-	h, err := below.header(target)
-	if err != nil {
-		return "", err
-	}
-	var body io.Reader
-	if h.Typeflag == tar.TypeReg {
-		file, err := openBeneath(below.dir, below.name, unix.O_RDONLY)
-		if err != nil {
-			return "", err
-		}
-		defer file.Close()
-		body = file
-	}
-	f.seen[f.hash(target)] = kindOf(h.Typeflag)
-	return target, f.emit(h, body)
 }
 
 // opaqueDir hides what lower layers have in a directory.

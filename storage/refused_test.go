@@ -48,6 +48,7 @@ func TestRefusedByName(t *testing.T) {
 		"uid-minus":   {layers(owner(-1, 0)), ErrIDRange, "/q belongs to user"},
 		"gid-wraps":   {layers(owner(0, 1<<32)), ErrIDRange, "/q belongs to user"},
 		"gid-minus":   {layers(owner(0, -2)), ErrIDRange, "/q belongs to user"},
+		"attributes":  {layers(attribute(t, 70000)), ErrUnsupported, "extended attributes"},
 		"created":     {config(`{"architecture":"` + runtime.GOARCH + `","os":"linux","created":5,"rootfs":{"type":"layers","diff_ids":[]}}`), ErrCorrupt, "its configuration"},
 		"chunked-lie": {lyingChunked(t), ErrCorrupt, "zstd:chunked"},
 	} {
@@ -58,6 +59,12 @@ func TestRefusedByName(t *testing.T) {
 		}
 		wantClean(t, s, 0)
 	}
+}
+
+// attribute returns a layer with a file that has an extended attribute of this size.
+func attribute(t *testing.T, size int) []byte {
+	return tarEntries(t, &tar.Header{Name: "q", Typeflag: tar.TypeReg, Mode: 0o644, Format: tar.FormatPAX,
+		PAXRecords: map[string]string{paxXattr + "user.big": strings.Repeat("v", size)}})
 }
 
 // lyingChunked returns an image with a layer for which the manifest states a table of contents that

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"archive/tar"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -133,6 +134,7 @@ func filterLayer() {
 		}
 		return err
 	})
+	f.fits = func(h *tar.Header) error { return attributesFit(root, h) }
 	f.splice = func(n int64) error { return splice(w, in, n) }
 	os.Stdin = r
 	go func() {

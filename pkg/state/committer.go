@@ -39,6 +39,7 @@ type committer struct {
 
 	mu      sync.Mutex
 	journal *journal
+	reserve reserve
 	seq     uint64         // of the last entry
 	pending map[row][]byte // changes that the database does not hold; nil deletes
 	closed  bool
@@ -88,6 +89,7 @@ func openCommitter(db *bolt.DB, path string, log *slog.Logger, opts *options) (*
 	if err != nil {
 		return nil, fmt.Errorf("read the journal %s: %w", path, err)
 	}
+	c.reserve = openReserve(path+".reserve", opts.reserve)
 	if torn > 0 {
 		log.Warn("the journal ends in a torn entry, which is dropped: the server was killed while it wrote it, or the disk lost it", "journal", path, "bytes", torn)
 	}
@@ -116,14 +118,20 @@ func (c *committer) pendingRows(bucket string) map[string][]byte {
 
 // write appends a change to the journal; nil deletes the row. When it returns nil
 // the next process finds the change. It waits for the database only where the
-// journal is full, and for no longer than options.fullTimeout.
-func (c *committer) write(bucket, key string, value []byte) error {
+// journal is full, and for no longer than options.fullTimeout. A change of a row that is
+// stored already may use the reserve where the disk is full.
+func (c *committer) write(bucket, key string, value []byte, stored bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.waitForSpace(); err != nil {
 		return err
 	}
-	if err := c.journal.append(entry{Seq: c.seq + 1, Bucket: bucket, Key: key, Value: value}); err != nil {
+	change := entry{Seq: c.seq + 1, Bucket: bucket, Key: key, Value: value}
+	err := c.journal.append(change)
+	if isFull(err) && stored && !c.journal.dirty && c.reserve.giveTo(c.journal.file, c.journal.size) {
+		err = c.journal.append(change)
+	}
+	if err != nil {
 		return err
 	}
 	c.seq++
@@ -237,6 +245,7 @@ func (c *committer) round() error {
 	}
 	if err == nil {
 		c.full = time.Time{}
+		c.reserve.fill()
 	}
 	close(c.rounds)
 	c.rounds = make(chan struct{})

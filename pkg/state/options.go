@@ -12,6 +12,9 @@ type options struct {
 	journalLimit int64
 	// fullTimeout is how long writes wait for a full journal before they fail.
 	fullTimeout time.Duration
+	// reserve is the space in bytes that is set aside for the journal, for the changes that
+	// it takes to stop and remove what fills the disk.
+	reserve int64
 
 	// noSync leaves out waiting for the disk.
 	noSync bool
@@ -25,6 +28,7 @@ var defaults = options{
 	retryDelay:   2 * time.Second,
 	journalLimit: 8 << 20,
 	fullTimeout:  10 * time.Second,
+	reserve:      1 << 20,
 }
 
 // The steps that touch the files, for options.hook.

@@ -143,6 +143,84 @@ func TestAFullFileSystem(t *testing.T) {
 	}
 }
 
+// TestReserve: what is stored can be changed and deleted on a full file system, nothing is
+// added to it, and the next server can do so as well. The reserve is there again when there
+// is space.
+func TestReserve(t *testing.T) {
+	if dir := os.Getenv("STATE_TEST_CHILD"); dir != "" {
+		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=4m"); err != nil {
+			t.Fatal(err)
+		}
+		withReserve(t, dir)
+		return
+	}
+	cmd := child(t, t.Name(), t.TempDir())
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+	}
+	out, err := cmd.CombinedOutput()
+	if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.ENOSPC) {
+		t.Skipf("user namespaces cannot be made here: %v", err)
+	}
+	if err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+func withReserve(t *testing.T, dir string) {
+	file, filler := filepath.Join(dir, "state.db"), filepath.Join(dir, "filler")
+	opts := defaults
+	opts.commitDelay, opts.retryDelay = time.Hour, time.Hour // the journal is never cut
+	l := newLedger()
+	for cycle := range 3 {
+		s := openWith(t, file, opts)
+		for i := range 20 {
+			if err := l.write(s, fmt.Sprint("p", i), false); err != nil {
+				t.Fatal(err)
+			}
+		}
+		fill(t, filler)
+		for i := 0; ; i++ { // the rest of the last page of the journal
+			if err := l.write(s, fmt.Sprint("new", cycle, "-", i), false); err != nil {
+				if !errors.Is(err, syscall.ENOSPC) {
+					t.Fatal(err)
+				}
+				break
+			}
+			if i == 5000 {
+				t.Fatal("a full file system takes new rows")
+			}
+		}
+		for i := range 400 { // a greedy writer takes what is given up
+			if err := l.write(s, fmt.Sprint("p", i%20), i%40 >= 20 && i > 380); err != nil {
+				t.Fatalf("cycle %d, change %d on a full file system: %v", cycle, i, err)
+			}
+			if f, err := os.OpenFile(filler, os.O_WRONLY|os.O_APPEND, 0); err == nil {
+				_, _ = f.Write(make([]byte, 1<<20))
+				f.Close()
+			}
+		}
+		if err := l.check(s, false); err != nil {
+			t.Errorf("cycle %d: %v", cycle, err)
+		}
+		if err := os.Remove(filler); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		s = openWith(t, file, byHand())
+		if err := l.check(s, false); err != nil {
+			t.Errorf("cycle %d, opened again: %v", cycle, err)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func onFullFileSystem(t *testing.T, dir string) {
 	file := filepath.Join(dir, "state.db")
 	filler := filepath.Join(dir, "filler")

@@ -39,7 +39,7 @@ var discard = slog.New(slog.DiscardHandler)
 // byHand are the options of a store that commits only when round asks for it.
 func byHand() options {
 	opts := defaults
-	opts.commitDelay, opts.noSync = time.Hour, true
+	opts.commitDelay, opts.noSync, opts.reserve = time.Hour, true, 0
 	return opts
 }
 

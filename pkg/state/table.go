@@ -108,11 +108,18 @@ func (t *table[T]) persist(id string, row T) error {
 	if err != nil {
 		return fmt.Errorf("encode %s %s: %w", t.kind, id, err)
 	}
-	if err := t.disk.write(t.bucket, id, text); err != nil {
+	if err := t.disk.write(t.bucket, id, text, t.has(id)); err != nil {
 		return fmt.Errorf("write %s %s: %w", t.kind, id, err)
 	}
 	t.publish(id, &row)
 	return nil
+}
+
+func (t *table[T]) has(id string) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	_, ok := t.rows[id]
+	return ok
 }
 
 func (t *table[T]) put(id string, row T) error {
@@ -196,7 +203,7 @@ func (t *table[T]) update(id string, change func(*T) error) (T, error) {
 func (t *table[T]) remove(id string) error {
 	t.write.Lock()
 	defer t.write.Unlock()
-	if err := t.disk.write(t.bucket, id, nil); err != nil {
+	if err := t.disk.write(t.bucket, id, nil, true); err != nil {
 		return fmt.Errorf("delete %s %s: %w", t.kind, id, err)
 	}
 	t.publish(id, nil)
