@@ -214,7 +214,7 @@ func otherBytes(digest string) func(http.ResponseWriter, *http.Request) bool {
 func storeIsEmpty(t *testing.T, n *node.Node) {
 	t.Helper()
 	// The daemon's user is root there, over all subordinate users.
-	out := n.Enter("sh", "-c", `find "$@" -type f -size +100k ! -name state.db ! -name reserve 2>/dev/null; true`, "sh",
+	out := n.Enter("sh", "-c", `find "$@" -type f -size +100k ! -name state.db ! -name '*reserve' 2>/dev/null; true`, "sh",
 		n.DataDir, n.Home+"/.cache", n.Home+"/.local", os.Getenv("TMPDIR"), n.XDG)
 	if out != "" {
 		t.Errorf("on the disk without an image:\n%s", out)

@@ -41,7 +41,7 @@ if [ "${1-}" != --inside ]; then
 			XDG_RUNTIME_DIR=/run/user/1000 PATH=/opt/bin:/usr/sbin:/usr/bin:/sbin:/bin sh /opt/record.sh --inside' sh "$work" "$user"
 	# What is kept of images is not subpod's own format.
 	cd "$work/home/pod/.local/share/subpod"
-	find . -type f \( -name 'state.db*' -o -path './net/networks/*' -o -path './volumes/.info/*' -o -name record.json \) -print |
+	find . -type f \( -name 'state.db*' ! -name '*.reserve' -o -path './net/networks/*' -o -path './volumes/.info/*' -o -name record.json \) -print |
 		LC_ALL=C sort | tar -c --owner=0 --group=0 --numeric-owner --mtime=@0 --mode=u=rw,go= -T - | gzip -9n >"$here/testdata/$commit.tar.gz"
 	exit
 fi
