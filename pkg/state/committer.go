@@ -9,6 +9,7 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
 )
 
 var errClosed = errors.New("the state is closed")
@@ -31,7 +32,7 @@ var errClosed = errors.New("the state is closed")
 //     same rows.
 //   - The database stores the number of the last entry that it holds, in the same
 //     transaction: entries that it has already are skipped, so a kill between commit
-//     and cut, or a cut that fails, does no harm.
+//     and cut, or a cut that fails or is left out, does no harm.
 type committer struct {
 	opts *options
 	log  *slog.Logger
@@ -89,7 +90,7 @@ func openCommitter(db *bolt.DB, path string, log *slog.Logger, opts *options) (*
 	if err != nil {
 		return nil, fmt.Errorf("read the journal %s: %w", path, err)
 	}
-	c.reserve = openReserve(path+".reserve", opts.reserve)
+	c.reserve = openReserve(path+".reserve", opts.reserve, c.journal)
 	if torn > 0 {
 		log.Warn("the journal ends in a torn entry, which is dropped: the server was killed while it wrote it, or the disk lost it", "journal", path, "bytes", torn)
 	}
@@ -126,9 +127,12 @@ func (c *committer) write(bucket, key string, value []byte, stored bool) error {
 	if err := c.waitForSpace(); err != nil {
 		return err
 	}
+	if !stored && c.journal.given > 0 && !c.reserve.fill() {
+		return fmt.Errorf("the journal %s has the space of its reserve alone, which is for changes of what is stored: %w", c.journal.path, unix.ENOSPC)
+	}
 	change := entry{Seq: c.seq + 1, Bucket: bucket, Key: key, Value: value}
 	err := c.journal.append(change)
-	if isFull(err) && stored && !c.journal.dirty && c.reserve.giveTo(c.journal.file, c.journal.size) {
+	if isFull(err) && stored && !c.journal.dirty && c.reserve.giveTo(c.journal) {
 		err = c.journal.append(change)
 	}
 	if err != nil {
@@ -222,8 +226,10 @@ func (c *committer) round() error {
 
 	err := c.commit(batch, seq)
 	if err == nil {
-		err = c.cut(end)
 		batch = nil
+		if !c.keepsSpace() {
+			err = c.cut(end)
+		}
 	}
 
 	c.mu.Lock()
@@ -277,6 +283,14 @@ func (c *committer) commit(batch map[row][]byte, seq uint64) error {
 			return tx.Bucket(metaBucket).Put(seqKey, binary.BigEndian.AppendUint64(nil, seq))
 		})
 	})
+}
+
+// keepsSpace reports whether the journal is better not cut: it has the space of the
+// reserve, which others would take on a disk that has no room for another reserve.
+func (c *committer) keepsSpace() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.journal.size < min(c.journal.given, c.opts.journalLimit/2) && !c.reserve.fill()
 }
 
 // cut removes the first end bytes of the journal, which the database holds. Writes

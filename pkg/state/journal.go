@@ -26,6 +26,9 @@ type journal struct {
 	// dirty means that the file may be longer than size: what follows must be
 	// removed before the next entry is written, as it could be taken for entries.
 	dirty bool
+	// given is the size up to which the file has the space of the reserve, with half of it
+	// to spare; 0 is none.
+	given int64
 }
 
 // entry is one change in the journal. A nil Value deletes the row. Entries are
@@ -148,7 +151,7 @@ func (j *journal) trim() error {
 	if err := j.opts.do(stepTrim, func() error { return j.file.Truncate(j.size) }); err != nil {
 		return err
 	}
-	j.dirty = false
+	j.dirty, j.given = false, 0
 	return nil
 }
 
@@ -161,7 +164,7 @@ func (j *journal) clear() error {
 			return err
 		}
 	}
-	j.size, j.dirty = 0, false
+	j.size, j.dirty, j.given = 0, false, 0
 	return nil
 }
 
@@ -216,6 +219,6 @@ func (j *journal) replace(tail *os.File, from, to int64) (old *os.File, err erro
 		return nil, errors.Join(err, j.dropTail(tail))
 	}
 	old = j.file
-	j.file, j.size, j.dirty = tail, j.size-from, false
+	j.file, j.size, j.dirty, j.given = tail, j.size-from, false, 0
 	return old, nil
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -119,13 +120,13 @@ func writeUntilKilled(file string) {
 	select {}
 }
 
-// TestAFullFileSystem fills a small tmpfs, in a user and mount namespace of its own.
-func TestAFullFileSystem(t *testing.T) {
+// onTmpfs runs a part of a test on a small tmpfs, in a user and mount namespace of its own.
+func onTmpfs(t *testing.T, size string, do func(t *testing.T, dir string)) {
 	if dir := os.Getenv("STATE_TEST_CHILD"); dir != "" {
-		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=512k"); err != nil {
+		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
 			t.Fatal(err)
 		}
-		onFullFileSystem(t, dir)
+		do(t, dir)
 		return
 	}
 	cmd := child(t, t.Name(), t.TempDir())
@@ -143,29 +144,94 @@ func TestAFullFileSystem(t *testing.T) {
 	}
 }
 
+// TestAFullFileSystem: nothing is lost that a store has acknowledged on a full disk.
+func TestAFullFileSystem(t *testing.T) { onTmpfs(t, "512k", onFullFileSystem) }
+
 // TestReserve: what is stored can be changed and deleted on a full file system, nothing is
 // added to it, and the next server can do so as well. The reserve is there again when there
 // is space.
-func TestReserve(t *testing.T) {
-	if dir := os.Getenv("STATE_TEST_CHILD"); dir != "" {
-		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=4m"); err != nil {
+func TestReserve(t *testing.T) { onTmpfs(t, "4m", withReserve) }
+
+// TestReserveIsKept: the reserve lasts for many changes, each of which the database takes
+// over, also where somebody takes all space that becomes free, and in the next server.
+func TestReserveIsKept(t *testing.T) { onTmpfs(t, "4m", withGreed) }
+
+func withGreed(t *testing.T, dir string) {
+	file, filler := filepath.Join(dir, "state.db"), filepath.Join(dir, "filler")
+	opts := defaults
+	opts.commitDelay, opts.retryDelay = time.Hour, time.Hour // rounds are asked for
+	var greed atomic.Bool
+	opts.hook = func(step string, do func() error) error {
+		err := do()
+		if greed.Load() {
+			topUp(filler)
+		}
+		return err
+	}
+	l := newLedger()
+	s := openWith(t, file, opts)
+	write := func(id string) {
+		t.Helper()
+		if err := l.write(s, id, false); err != nil {
 			t.Fatal(err)
 		}
-		withReserve(t, dir)
+		awaitRound(s)
+	}
+	for i := range 40 { // the database gets pages that it can use again
+		write(fmt.Sprint("p", i%10))
+	}
+	fill(t, filler)
+	greed.Store(true)
+	for range 3 {
+		for i := range 30 {
+			write(fmt.Sprint("p", i%10))
+		}
+		if err := l.write(s, "new", false); !errors.Is(err, syscall.ENOSPC) {
+			t.Errorf("a new row on a full file system: %v", err)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		s = openWith(t, file, opts)
+		if err := l.check(s, false); err != nil {
+			t.Error("opened again:", err)
+		}
+	}
+	if c := s.Counts(); c.Failures > 0 {
+		t.Errorf("the database was not written: %+v", c)
+	}
+	greed.Store(false)
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	write("new")
+	awaitRound(s) // the other was perhaps that of the start
+	if c := s.Counts(); c.JournalBytes > 0 {
+		t.Errorf("the journal is not cut when there is space: %+v", c)
+	}
+	if _, err := os.Stat(file + ".journal.reserve"); err != nil {
+		t.Error(err)
+	}
+}
+
+// awaitRound asks for a round of the committer and waits for the end of one.
+func awaitRound(s *Store) {
+	s.disk.mu.Lock()
+	end := s.disk.rounds
+	s.disk.mu.Unlock()
+	notify(s.disk.urgent)
+	<-end
+}
+
+// topUp takes what space there is.
+func topUp(path string) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
 		return
 	}
-	cmd := child(t, t.Name(), t.TempDir())
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
-	}
-	out, err := cmd.CombinedOutput()
-	if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.ENOSPC) {
-		t.Skipf("user namespaces cannot be made here: %v", err)
-	}
-	if err != nil {
-		t.Errorf("%v\n%s", err, out)
+	defer f.Close()
+	for err == nil {
+		_, err = f.Write(make([]byte, 4096))
 	}
 }
 
