@@ -13,8 +13,14 @@ func passwdLines(r io.Reader) io.Reader { return numbered(r, 2, 3) }
 
 func groupLines(r io.Reader) io.Reader { return numbered(r, 2) }
 
+// longestLine is the length in bytes of a line that is read: that of a group names its
+// members. It is the parser's.
+const longestLine = 1 << 20
+
 func numbered(r io.Reader, fields ...int) io.Reader {
-	return &numberedLines{lines: bufio.NewScanner(r), fields: fields}
+	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, longestLine)
+	return &numberedLines{lines: lines, fields: fields}
 }
 
 // numberedLines are the lines of a file whose fields of these numbers, from 0, are numbers,

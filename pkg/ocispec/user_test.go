@@ -99,6 +99,17 @@ func TestAccountsWithoutNumbers(t *testing.T) {
 	}
 }
 
+// TestLongGroup: a group may have many members.
+func TestLongGroup(t *testing.T) {
+	root := t.TempDir()
+	must(t, os.Mkdir(filepath.Join(root, "etc"), 0o755))
+	must(t, os.WriteFile(filepath.Join(root, "etc/passwd"), []byte("bob:x:12:13::/:/bin/sh\n"), 0o644))
+	must(t, os.WriteFile(filepath.Join(root, "etc/group"), []byte("all:x:50:"+strings.Repeat("somebody,", 20_000)+"bob\n"), 0o644))
+	if u, err := ResolveUser(root, nil, "bob"); err != nil || !slices.Contains(u.AdditionalGids, 50) {
+		t.Errorf("%v, %v", u.AdditionalGids, err)
+	}
+}
+
 // TestHostileAccounts: the files of an image can be anything.
 func TestHostileAccounts(t *testing.T) {
 	lookup := func(make func(root, passwd string)) error {
