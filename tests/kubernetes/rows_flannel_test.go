@@ -37,7 +37,7 @@ kind: ConfigMap
 metadata: {name: kube-flannel-cfg, namespace: kube-flannel}
 data:
   net-conf.json: |
-    {"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan", "MTU": 1450}}
+    {"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan", "MTU": 1500}}
 ---
 apiVersion: apps/v1
 kind: DaemonSet
