@@ -84,6 +84,7 @@ var _ = addHosts(map[string]func(*cluster){
 			_, err := ask(n, request{Action: "stop tunnel"})
 			must(c.t, err)
 		}
+		hc.withoutTunnel = true
 		if err := c.seen(1, 2); err == nil {
 			c.t.Fatal("pods of another node are reached without tunnel and flannel")
 		}
