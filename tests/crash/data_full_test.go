@@ -119,3 +119,34 @@ func writeArchive(t *testing.T, name string, size int64) {
 		t.Fatal(err)
 	}
 }
+
+// TestFilledByContainers: containers that fill the disk, each of which takes what becomes
+// free, can be stopped and removed one after the other.
+func TestFilledByContainers(t *testing.T) {
+	r := small(t, "size=32m")
+	ctx := t.Context()
+	r.must("pull", r.pull(ctx, busybox))
+	greedy := []string{"sh", "-c", "until [ -e /dev/shm/go ]; do usleep 10000; done; while :; do cat /dev/zero >>/fill; usleep 1000; done 2>/dev/null"}
+	pods := []*pod{r.newPod(greedy).logsInNode(), r.newPod(greedy).logsInNode(), r.newPod(greedy).logsInNode()}
+	for _, p := range pods {
+		r.must("up", p.up(ctx))
+	}
+	for _, p := range pods {
+		_, err := p.exec(ctx, "touch", "/dev/shm/go")
+		r.must("go", err)
+	}
+	eventually(t, "the disk is full", converge, func() error {
+		if free := strings.TrimSpace(r.Enter("stat", "-f", "-c", "%a", r.DataDir)); free != "0" {
+			return fmt.Errorf("%s blocks are free", free)
+		}
+		return nil
+	})
+	for _, p := range pods {
+		r.must("stop", p.stop(ctx))
+		r.must("it has ended", p.isState(ctx, exited))
+		r.must("remove", p.removePod(ctx))
+	}
+	p := r.newPod(sleeper).logsInNode()
+	r.must("up, when there is room", p.up(ctx))
+	r.must("remove", p.removePod(ctx))
+}
