@@ -6,7 +6,8 @@ type Counts struct {
 	Writes uint64
 	// Commits have been tried, and Failures of these have failed.
 	Commits, Failures uint64
-	// JournalBytes is the size of the journal: what the database does not hold yet.
+	// JournalBytes is the size of the journal: what the database does not hold yet, and on a
+	// full disk also what it has taken over since it got the reserve.
 	JournalBytes int64
 }
 
