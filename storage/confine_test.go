@@ -222,19 +222,21 @@ func lentDescriptor(can, must func(string, error)) {
 		must("receive a descriptor", err)
 		return
 	}
-	for _, f := range in.take() {
-		_, err := f.Read(make([]byte, 1))
-		must("read what was lent", err)
-		_, err = f.WriteAt([]byte("x"), 0)
-		can("write what was lent", err)
-		can("truncate what was lent", f.Truncate(0))
-		for _, flags := range []int{unix.O_WRONLY, unix.O_RDWR, unix.O_RDONLY | unix.O_TRUNC} {
-			_, err = unix.Open(fmt.Sprint("/proc/self/fd/", f.Fd()), flags, 0)
-			can("open what was lent for writing", err)
-		}
+	files := in.take()
+	if len(files) != 1 {
+		must("receive a descriptor", unix.ENOENT)
 		return
 	}
-	must("receive a descriptor", unix.ENOENT)
+	f := files[0]
+	_, err = f.Read(make([]byte, 1))
+	must("read what was lent", err)
+	_, err = f.WriteAt([]byte("x"), 0)
+	can("write what was lent", err)
+	can("truncate what was lent", f.Truncate(0))
+	for _, flags := range []int{unix.O_WRONLY, unix.O_RDWR, unix.O_RDONLY | unix.O_TRUNC} {
+		_, err = unix.Open(fmt.Sprint("/proc/self/fd/", f.Fd()), flags, 0)
+		can("open what was lent for writing", err)
+	}
 }
 
 // TestContentProcessKilled: a content process that is killed, by whomever, ends its pull

@@ -34,7 +34,7 @@ func (p *Proxy) serveBlob(w http.ResponseWriter, r *http.Request, e *endpoint, d
 		w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
 	}
 	if b != nil {
-		err = p.followTo(w, r, e, b, src)
+		err = serveSpooled(w, r, p, e, b, src)
 	} else {
 		_, err = io.CopyBuffer(onlyWriter{w}, src, make([]byte, 256<<10))
 		src.Close()
@@ -57,6 +57,9 @@ func (p *Proxy) open(ctx context.Context, e *endpoint, d digest.Digest) (*blob, 
 	}
 	if b := p.using(d); b != nil {
 		return b, nil, nil
+	}
+	if src := p.aside.take(d); src != nil {
+		return nil, src, nil
 	}
 	for {
 		b, first := p.cfg.Spool.claim(d)
@@ -138,8 +141,8 @@ func (p *Proxy) mayHave(ctx context.Context, d digest.Digest) bool {
 	return false
 }
 
-// followTo sends a blob while it is being downloaded into the spool.
-func (p *Proxy) followTo(w http.ResponseWriter, r *http.Request, e *endpoint, b *blob, src *source) error {
+// serveSpooled sends a blob while it is being downloaded into the spool.
+func serveSpooled(w http.ResponseWriter, r *http.Request, p *Proxy, e *endpoint, b *blob, src *source) error {
 	f, err := os.Open(b.path)
 	if err != nil {
 		abandon(b, src)
@@ -147,7 +150,7 @@ func (p *Proxy) followTo(w http.ResponseWriter, r *http.Request, e *endpoint, b 
 	}
 	defer f.Close()
 	sent := int64(0)
-	err = p.follow(r.Context(), e, b, src, func(written int64) error {
+	err = follow(r.Context(), p, e, b, src, func(written int64) error {
 		n, err := io.CopyN(w, f, written-sent)
 		sent += n
 		if flusher, ok := w.(http.Flusher); ok && err == nil {
@@ -172,7 +175,7 @@ func abandon(b *blob, src *source) {
 // follow calls pass with how much there is of a blob, whenever that is more, while it is
 // being downloaded into the spool by this pull or by another one. src, where not nil, is the
 // open beginning of it.
-func (p *Proxy) follow(ctx context.Context, e *endpoint, b *blob, src *source, pass func(written int64) error) error {
+func follow(ctx context.Context, p *Proxy, e *endpoint, b *blob, src *source, pass func(written int64) error) error {
 	result := make(chan error, 1)
 	size := b.length()
 	if src != nil {
@@ -237,19 +240,12 @@ func failBlob(ctx context.Context, p *Proxy, w http.ResponseWriter, err error, c
 	if ctx.Err() != nil || !errors.As(err, &e) {
 		panic(http.ErrAbortHandler) // the library has gone
 	}
-	p.lose(e)
+	lost(p, e)
 	if clean {
 		p.fail(w, e)
 		return
 	}
 	panic(http.ErrAbortHandler)
-}
-
-// lose notes that a blob is not to be had, and with it the image.
-func (p *Proxy) lose(err *Error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.lost, p.err = err, err
 }
 
 // failed returns why the image can't be had: the library asks for what it still lacks

@@ -21,6 +21,7 @@ func (p *Proxy) Distrust(ctx context.Context) bool {
 
 // forgetWrong releases the blobs of a pull that are not what their digests say.
 func forgetWrong(ctx context.Context, p *Proxy) {
+	p.aside.clear(false)
 	p.mu.Lock()
 	used := p.blobs
 	p.blobs = map[string]*blob{}

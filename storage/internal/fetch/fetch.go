@@ -77,6 +77,7 @@ type Proxy struct {
 	addr      string
 	server    *http.Server
 	guests    guests
+	aside     aside
 	ctx       context.Context
 	cancel    context.CancelCauseFunc
 	work      sync.WaitGroup // downloads into the spool
@@ -144,6 +145,7 @@ func (p *Proxy) Close(keep bool) {
 	p.cancel(nil)
 	p.server.Close()
 	p.work.Wait()
+	p.aside.clear(true)
 	for _, e := range p.endpoints {
 		e.close()
 	}

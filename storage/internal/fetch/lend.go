@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"sync"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -33,11 +34,11 @@ func (p *Proxy) Lend(ctx context.Context, d digest.Digest) (*Loan, error) {
 	if end == nil {
 		return nil, context.Canceled
 	}
-	l, err := p.lend(ctx, d)
+	l, err := lend(ctx, p, d)
 	if err != nil {
 		end()
 		if ctx.Err() == nil {
-			p.noteLost(err)
+			lost(p, err)
 		}
 		return nil, err
 	}
@@ -45,7 +46,7 @@ func (p *Proxy) Lend(ctx context.Context, d digest.Digest) (*Loan, error) {
 	return l, nil
 }
 
-func (p *Proxy) lend(ctx context.Context, d digest.Digest) (*Loan, error) {
+func lend(ctx context.Context, p *Proxy, d digest.Digest) (*Loan, error) {
 	if err := p.failed(); err != nil {
 		return nil, err
 	}
@@ -58,7 +59,7 @@ func (p *Proxy) lend(ctx context.Context, d digest.Digest) (*Loan, error) {
 		return nil, err
 	}
 	if b == nil {
-		src.Close()
+		p.aside.put(src)
 		return nil, ErrNotKept
 	}
 	f, err := os.Open(b.path)
@@ -74,22 +75,67 @@ func (p *Proxy) lend(ctx context.Context, d digest.Digest) (*Loan, error) {
 // the spool can't take more of it. Any other error ends the pull.
 func (l *Loan) Follow(ctx context.Context, grown func() error) error {
 	defer l.end()
-	err := l.p.follow(ctx, l.e, l.b, l.src, func(int64) error { return grown() })
+	err := follow(ctx, l.p, l.e, l.b, l.src, func(int64) error { return grown() })
 	switch {
 	case errors.Is(err, errSpool):
 		return ErrNotKept
 	case err == nil:
 		l.p.setErr(nil)
 	case ctx.Err() == nil:
-		l.p.noteLost(err)
+		lost(l.p, err)
 	}
 	return err
 }
 
-// noteLost is lose for an error that says that nobody has a blob.
-func (p *Proxy) noteLost(err error) {
+// lost notes that a blob is not to be had, and with it the image, if err says so.
+func lost(p *Proxy, err error) {
 	var e *Error
-	if errors.As(err, &e) {
-		p.lose(e)
+	if !errors.As(err, &e) {
+		return
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lost, p.err = e, e
+}
+
+// aside has blobs that were asked for and are not lent, for the requests that come for them:
+// the registry is not asked twice.
+type aside struct {
+	mu      sync.Mutex
+	closed  bool
+	sources map[digest.Digest]*source
+}
+
+// put keeps src, or closes it where there is another one of its blob, or there are many.
+func (a *aside) put(src *source) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.closed || a.sources[src.digest] != nil || len(a.sources) >= maxRequests {
+		src.Close()
+		return
+	}
+	if a.sources == nil {
+		a.sources = map[digest.Digest]*source{}
+	}
+	a.sources[src.digest] = src
+}
+
+// take returns what was kept of a blob, or nil.
+func (a *aside) take(d digest.Digest) *source {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	src := a.sources[d]
+	delete(a.sources, d)
+	return src
+}
+
+// clear closes what is kept; with final, nothing is kept any more.
+func (a *aside) clear(final bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.closed = a.closed || final
+	for _, src := range a.sources {
+		src.Close()
+	}
+	a.sources = nil
 }

@@ -78,6 +78,9 @@ func TestLendWithoutSpool(t *testing.T) {
 		t.Errorf("the error is %v, want ErrNotKept", err)
 	}
 	wantBlob(t, c, f.Addr, blob)
+	if n := f.Requests("GET /v2/app/blobs/"); n != 1 {
+		t.Errorf("the registry was asked for the blob %d times", n)
+	}
 }
 
 // TestLendLost: a blob that nobody has ends the pull, and so does one whose rest nobody has.
