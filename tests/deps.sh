@@ -6,6 +6,7 @@
 #   tests/deps.sh         everything
 #   tests/deps.sh run     only what the daemon needs at run time
 #   tests/deps.sh vm      also what a virtual machine is made with
+#   tests/deps.sh arm64   also what one of another architecture is made with
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -44,6 +45,7 @@ missing=
 wanted="$RUN $BUILD"
 [ "${1-}" = run ] && wanted=$RUN
 [ "${1-}" = vm ] && wanted="$wanted qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap mke2fs:e2fsprogs ssh:openssh-client"
+[ "${1-}" = arm64 ] && wanted="$wanted qemu-system-aarch64:qemu-system-arm qemu-aarch64-static:qemu-user-static debootstrap:debootstrap mke2fs:e2fsprogs ssh:openssh-client"
 for pair in $wanted; do
 	has "${pair%%:*}" || missing="$missing ${pair#*:}"
 done

@@ -50,15 +50,18 @@ arrived for one second.`,
 			if err != nil {
 				return err
 			}
+			heard := func() {}
 			if !follow {
 				idle := time.AfterFunc(eventsIdle, stop)
 				defer idle.Stop()
+				heard = func() { idle.Reset(eventsIdle) }
 			}
 			for {
 				e, err := stream.Recv()
 				if errors.Is(err, io.EOF) || ctx.Err() != nil {
 					return nil
 				}
+				heard()
 				if err != nil {
 					return err
 				}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -237,6 +238,23 @@ func supervised(ctx context.Context, c *client.Client, podID string) (bool, erro
 	return info.Supervised, err
 }
 
+// How long, and how often, goesOn looks.
+const (
+	supervisorGrace = time.Second
+	supervisorPoll  = 50 * time.Millisecond
+)
+
+// goesOn is supervised for a pod in which nothing runs: of what has ended just now, killed
+// by its user or for good, the daemon learns a moment later than who waits for it.
+func goesOn(ctx context.Context, c *client.Client, podID string) (bool, error) {
+	for end := time.Now().Add(supervisorGrace); ; time.Sleep(supervisorPoll) {
+		restarts, err := supervised(ctx, c, podID)
+		if err != nil || !restarts || time.Now().After(end) {
+			return restarts, err
+		}
+	}
+}
+
 func remove(ctx context.Context, conn *connection, ref string, force bool) error {
 	t, err := find(ctx, conn.Client, ref)
 	if err != nil {
@@ -248,7 +266,7 @@ func remove(ctx context.Context, conn *connection, ref string, force bool) error
 		}
 	}
 	if t.wholePod && !force {
-		switch restarts, err := supervised(ctx, conn.Client, t.pod.Id); {
+		switch restarts, err := goesOn(ctx, conn.Client, t.pod.Id); {
 		case client.IsNotFound(err): // removed in the meantime
 		case err != nil:
 			return err

@@ -80,7 +80,7 @@ func newNode(t *testing.T, name string, expose []string, flags ...string) *clust
 	c.subpod(flags...)
 	// The machine that runs tests may have little left of its disk.
 	c.write(filepath.Join(n.DataDir, "kubernetes/subpod/patches/kubeletconfiguration1+merge.yaml"),
-		"evictionHard: {nodefs.available: \"1%\", imagefs.available: \"1%\", nodefs.inodesFree: \"1%\", memory.available: \"50Mi\"}\n"+
+		"evictionHard: {nodefs.available: \"200Mi\", imagefs.available: \"200Mi\", nodefs.inodesFree: \"1%\", memory.available: \"50Mi\"}\n"+
 			"imageGCHighThresholdPercent: 100\nimageGCLowThresholdPercent: 99\nfileCheckFrequency: 2s\nsyncFrequency: 10s\n")
 	c.keepKubelet()
 	return c

@@ -36,7 +36,8 @@ const flannelPort = "udp:8472"
 // hostCluster is the control plane's, which TestHosts makes; hostRows are asserted on it.
 type hostCluster struct {
 	*cluster
-	networkCalls int
+	networkCalls  int
+	withoutTunnel bool
 }
 
 // A request is what a worker's host is asked for: a command beside the daemon, or one of

@@ -44,7 +44,7 @@ serializeImagePulls: false
 fileCheckFrequency: 10s
 volumeStatsAggPeriod: 10s
 evictionPressureTransitionPeriod: 30s
-evictionHard: {memory.available: "50Mi", nodefs.available: "1%", nodefs.inodesFree: "1%", imagefs.available: "1%"}
+evictionHard: {memory.available: "50Mi", nodefs.available: "200Mi", nodefs.inodesFree: "1%", imagefs.available: "200Mi"}
 imageGCHighThresholdPercent: 100
 imageGCLowThresholdPercent: 99
 `

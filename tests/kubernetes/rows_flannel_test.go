@@ -37,7 +37,7 @@ kind: ConfigMap
 metadata: {name: kube-flannel-cfg, namespace: kube-flannel}
 data:
   net-conf.json: |
-    {"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan", "MTU": 1450}}
+    {"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan", "MTU": 1500}}
 ---
 apiVersion: apps/v1
 kind: DaemonSet
@@ -84,6 +84,7 @@ var _ = addHosts(map[string]func(*cluster){
 			_, err := ask(n, request{Action: "stop tunnel"})
 			must(c.t, err)
 		}
+		hc.withoutTunnel = true
 		if err := c.seen(1, 2); err == nil {
 			c.t.Fatal("pods of another node are reached without tunnel and flannel")
 		}

@@ -53,7 +53,26 @@ func (c *cluster) seenAs(address, url string, ask func(url string) (string, erro
 
 // wget returns a function that asks from a pod.
 func (c *cluster) wget(pod string) func(string) (string, error) {
-	return func(url string) (string, error) { return c.exec(pod, "wget", "-T", "5", "-qO-", url) }
+	return func(url string) (string, error) { return c.execAny(pod, "wget", "-T", "5", "-qO-", url) }
+}
+
+// execAny runs a command in a pod of any host: by kubectl, or beside the pod's daemon while
+// there is no tunnel, by which alone the API server reaches the kubelets of other hosts.
+func (c *cluster) execAny(pod string, argv ...string) (string, error) {
+	if !hc.withoutTunnel {
+		return c.exec(pod, argv...)
+	}
+	out, err := c.try("get", "pod", pod, "-o", "jsonpath={.spec.nodeName} {.status.containerStatuses[0].containerID}")
+	if err != nil {
+		return "", err
+	}
+	name, id, _ := strings.Cut(out, " ")
+	for n := 2; n <= hosts; n++ {
+		if name == hostName(n) {
+			return on(n, append([]string{"subpod", "exec", strings.TrimPrefix(id, "subpod://")}, argv...)...)
+		}
+	}
+	return c.exec(pod, argv...)
 }
 
 // onCurl returns a function that asks from a worker's host.
@@ -135,10 +154,10 @@ var hostRows = map[string]func(*cluster){
 	},
 	"cross-node": func(c *cluster) { c.everyPod() },
 	"cross-node-large": func(c *cluster) {
-		want, err := c.exec(client(3), "md5sum", "/w/large")
+		want, err := c.execAny(client(3), "md5sum", "/w/large")
 		must(c.t, err)
 		c.eventually(func() error {
-			got, err := c.exec(client(2), "sh", "-c", "wget -T 20 -qO- http://"+c.podIP(client(3))+":8000/large | md5sum")
+			got, err := c.execAny(client(2), "sh", "-c", "wget -T 20 -qO- http://"+c.podIP(client(3))+":8000/large | md5sum")
 			if err == nil && strings.Fields(got)[0] != strings.Fields(want)[0] {
 				err = errors.New("it comes changed: " + got)
 			}

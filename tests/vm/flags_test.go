@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -9,52 +10,46 @@ import (
 )
 
 // TestLimitFlags: what the flags of "subpod run" ask for stands in the container's cgroup,
-// and without them no limit does.
+// and without them no limit does. A container takes the machine long: each has several.
 func TestLimitFlags(t *testing.T) {
 	start(t, "")
 	in(t, subpod+" pull -q busybox")
-	all := []struct{ flags, file, want string }{
-		{"--memory 64m", "memory.max", "67108864"},
-		{"-m 64m --memory-swap 96m", "memory.swap.max", "33554432"},
-		{"-m 64m --memory-swap 64m", "memory.swap.max", "0"},
-		{"-m 64m --memory-swap -1", "memory.swap.max", "max"},
-		{"--memory-reservation 32m", "memory.low", "33554432"},
-		{"--cpus 0.5", "cpu.max", "50000 100000"},
-		{"--cpu-period 50000 --cpu-quota 20000", "cpu.max", "20000 50000"},
-		{"--cpuset-cpus 0", "cpuset.cpus.effective", "0"},
-		{"--cpuset-mems 0", "cpuset.mems", "0"},
-		{"--pids-limit 30", "pids.max", "30"},
-		{"--pids-limit -1", "pids.max", "max"},
-	}
-	for _, c := range all {
-		t.Run(strings.Fields(c.flags)[0], func(t *testing.T) {
-			if got := limitFile(t, c.flags, c.file); got != c.want {
-				t.Errorf("%s: %s is %q, want %q", c.flags, c.file, got, c.want)
+	var weights []int
+	for _, c := range []struct {
+		flags string
+		want  map[string]string
+	}{
+		{"", map[string]string{
+			"memory.max": "max", "memory.swap.max": "max", "memory.low": "0", "cpu.max": "max 100000", "cpu.weight": "100", "cpuset.cpus": "", "cpuset.mems": "",
+		}},
+		{"--memory 64m", map[string]string{"memory.max": "67108864"}},
+		{"-m 64m --memory-swap 96m --memory-reservation 32m --cpus 0.5 --cpuset-cpus 0 --pids-limit 30", map[string]string{
+			"memory.max": "67108864", "memory.swap.max": "33554432", "memory.low": "33554432", "cpu.max": "50000 100000", "cpuset.cpus.effective": "0", "pids.max": "30",
+		}},
+		{"-m 64m --memory-swap 64m --cpu-shares 256 --cpu-period 50000 --cpu-quota 20000", map[string]string{"memory.swap.max": "0", "cpu.max": "20000 50000"}},
+		{"-m 64m --memory-swap -1 --cpu-shares 512 --pids-limit -1", map[string]string{"memory.swap.max": "max", "pids.max": "max"}},
+		{"--cpu-shares 2048 --cpuset-mems 0", map[string]string{"cpuset.mems": "0"}},
+		{"--cpu-shares 8192", nil},
+	} {
+		t.Run(cmp.Or(c.flags, "without"), func(t *testing.T) {
+			got := limitFiles(t, c.flags)
+			for file, want := range c.want {
+				if got[file] != want {
+					t.Errorf("%s is %q, want %q", file, got[file], want)
+				}
+			}
+			if strings.Contains(c.flags, "--cpu-shares") {
+				weight, err := strconv.Atoi(got["cpu.weight"])
+				if err != nil {
+					t.Fatal(err)
+				}
+				weights = append(weights, weight)
 			}
 		})
 	}
-	t.Run("without", func(t *testing.T) {
-		for file, want := range map[string]string{
-			"memory.max": "max", "memory.swap.max": "max", "memory.low": "0", "cpu.max": "max 100000", "cpu.weight": "100", "cpuset.cpus": "", "cpuset.mems": "",
-		} {
-			if got := limitFile(t, "", file); got != want {
-				t.Errorf("%s is %q, want %q", file, got, want)
-			}
-		}
-	})
-	t.Run("--cpu-shares", func(t *testing.T) {
-		var weights []int
-		for _, shares := range []string{"256", "512", "2048", "8192"} {
-			weight, err := strconv.Atoi(limitFile(t, "--cpu-shares "+shares, "cpu.weight"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			weights = append(weights, weight)
-		}
-		if !slices.IsSorted(weights) || weights[0] == weights[3] || slices.Contains(weights, 100) {
-			t.Errorf("weights of 256, 512, 2048 and 8192 shares: %v", weights)
-		}
-	})
+	if len(weights) != 4 || !slices.IsSorted(weights) || weights[0] == weights[3] || slices.Contains(weights, 100) {
+		t.Errorf("weights of 256, 512, 2048 and 8192 shares: %v", weights)
+	}
 }
 
 // TestLimitFlagsHold: the limits have their effect.
@@ -97,10 +92,16 @@ func TestLimitFlagsHold(t *testing.T) {
 
 const subpod = "~/.local/bin/subpod"
 
-// limitFile returns a file of the cgroup of a container with these flags.
-func limitFile(t *testing.T, flags, file string) string {
+// limitFiles returns the limits in the cgroup of a container with these flags, by file.
+func limitFiles(t *testing.T, flags string) map[string]string {
 	t.Helper()
-	return in(t, fmt.Sprintf("%s run --rm %s busybox cat /sys/fs/cgroup/%s", subpod, flags, file))
+	const look = "cd /sys/fs/cgroup; grep -s '' memory.max memory.swap.max memory.low cpu.max cpu.weight cpuset.cpus cpuset.cpus.effective cpuset.mems pids.max"
+	files := map[string]string{}
+	for line := range strings.Lines(in(t, fmt.Sprintf("%s run --rm %s busybox sh -c %q", subpod, flags, look))) {
+		file, text, _ := strings.Cut(strings.TrimSpace(line), ":")
+		files[file] = text
+	}
+	return files
 }
 
 // shown is what "ps" shows of containers of which it is known what they do: "a is frozen,

@@ -3,31 +3,60 @@
 # needs, from the mirror that this machine's apt uses. Needs root, or sudo without
 # a password: a root file system has files of many users.
 #
-#   .cache/vm/disk.raw             the file system, without a partition table
-#   .cache/vm/vmlinuz, initrd.img  what QEMU boots it with
-#   .cache/vm/key                  lets ssh in as root, and as the user "pod"
+#   tests/vm/image.sh              of amd64, in .cache/vm
+#   tests/vm/image.sh arm64        of arm64, in .cache/vm/arm64
 #
-# Does nothing when all of this is there and newer than this script.
+#   disk.raw             the file system, without a partition table
+#   vmlinuz, initrd.img  what QEMU boots it with
+#   key                  lets ssh in as root, and as the user "pod"
+#
+# Does nothing when all of this is there, made by the same script.
 set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
 script=$root/tests/vm/image.sh
+arch=${1:-amd64}
 cache=$root/.cache/vm
+[ "$arch" = amd64 ] || cache=$cache/$arch
+sum=$(cksum <"$script")
 mkdir -p "$cache"
 cd "$cache"
-if [ -e disk.raw ] && [ disk.raw -nt "$script" ]; then exit; fi
+if [ -e disk.raw ] && [ "$(cat disk.sum 2>/dev/null)" = "$sum" ]; then exit; fi
 
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }
 PATH=$PATH:/usr/sbin:/sbin
 suite=trixie
 packages="systemd systemd-sysv udev dbus dbus-user-session libpam-systemd openssh-server
-	linux-image-cloud-amd64 initramfs-tools kmod procps iproute2 nftables mount
+	linux-image-cloud-$arch initramfs-tools kmod procps iproute2 nftables mount
 	crun runc conmon fuse-overlayfs slirp4netns uidmap catatonit util-linux-extra
-	ca-certificates apparmor polkitd"
+	ca-certificates"
+case $arch in
+amd64) packages="$packages apparmor polkitd" ;;
+*) packages="$packages busybox-static" ;; # for an image
+esac
 
 # The Debian mirror of this machine's sources.
 mirror=$(apt-get indextargets --format '$(SITE) $(ORIGIN)' 2>/dev/null |
 	sed -n '/security/d; s|/* Debian$||p' | head -n 1)
 [ -n "$mirror" ] || { echo "vm: apt's sources name no Debian mirror" >&2; exit 1; }
+
+# What runs in the tree: of another architecture, by qemu-user.
+native=
+in_tree=$root/tests/vm/foreign.sh
+if [ "$arch" = "$(dpkg --print-architecture)" ]; then native=1 in_tree=chroot; fi
+
+make_tree() {
+	as_root debootstrap --arch="$arch" $([ "$native" ] || echo --foreign) --variant=minbase --include="$(echo $packages | tr ' ' ',')" \
+		"$suite" tree "$mirror" || return
+	[ "$native" ] && return
+	# The second stage reads the list of all packages again and again, by an emulated perl.
+	for list in tree/var/lib/apt/lists/*_Packages; do
+		ls tree/var/cache/apt/archives | sed 's/_.*//' >names
+		awk 'NR == FNR { wanted[$1]; next } $2 in wanted' names RS= ORS='\n\n' "$list" >list
+		as_root cp list "$list"
+	done
+	rm -f names list
+	as_root "$in_tree" "$cache/tree" /debootstrap/debootstrap --second-stage
+}
 
 # A tree is kept when only what follows has changed.
 list=$(echo "$suite $mirror" $packages)
@@ -35,8 +64,7 @@ if [ "$(cat tree.list 2>/dev/null)" != "$list" ]; then
 	echo "vm: Debian $suite from $mirror"
 	as_root rm -rf tree
 	rm -f tree.list
-	as_root debootstrap --variant=minbase --include="$(echo $packages | tr ' ' ',')" \
-		"$suite" tree "$mirror" >debootstrap.log 2>&1 || { tail -n 20 debootstrap.log >&2; exit 1; }
+	make_tree >debootstrap.log 2>&1 || { tail -n 20 debootstrap.log >&2; exit 1; }
 	echo "$list" >tree.list
 fi
 
@@ -44,6 +72,8 @@ fi
 cat >setup.sh <<'SETUP'
 set -eu
 cd "$1"
+# "chroot . COMMAND", also where the commands are of another architecture.
+chroot=${3:-chroot}
 put() { mkdir -p "$(dirname "$1")"; cat >"$1"; }
 put etc/fstab </dev/null
 put etc/hostname <<<vm
@@ -74,10 +104,10 @@ virtio_pci
 virtio_blk
 ext4
 END
-chroot . systemctl -q enable systemd-networkd ssh
-chroot . systemctl -q mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer \
+$chroot . systemctl -q enable systemd-networkd ssh
+$chroot . systemctl -q mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer \
 	systemd-networkd-wait-online.service
-id=$(chroot . id -u pod 2>/dev/null) || chroot . useradd --create-home --shell /bin/bash --uid 1000 pod
+id=$($chroot . id -u pod 2>/dev/null) || $chroot . useradd --create-home --shell /bin/bash --uid 1000 pod
 # Enough for pods with user namespaces of their own: the kubelet gives each 65536.
 for kind in uid gid; do put etc/sub$kind <<<"pod:100000:262144"; done
 mkdir -p var/lib/systemd/linger
@@ -88,17 +118,18 @@ for home in root home/pod; do
 done
 chown -R 1000:1000 home/pod
 rm -f boot/initrd.img-*
-chroot . update-initramfs -c -k all >/dev/null
+$chroot . update-initramfs -c -k all >/dev/null
 SETUP
-as_root bash setup.sh "$cache/tree" "$cache/key.pub" >setup.log 2>&1 || { cat setup.log >&2; exit 1; }
+as_root bash setup.sh "$cache/tree" "$cache/key.pub" "$in_tree" >setup.log 2>&1 || { cat setup.log >&2; exit 1; }
 rm -f setup.sh
 for file in vmlinuz initrd.img; do
 	# Links of the tree point from its own root.
-	as_root cat tree/boot/"${file%.img}"*-*-amd64 >"$file"
+	as_root cat tree/boot/"${file%.img}"*-*-"$arch" >"$file"
 done
 rm -f disk.raw disk.new
 truncate -s 6G disk.new
 as_root mke2fs -q -t ext4 -L root -d tree disk.new
 as_root chown "$(id -u):$(id -g)" disk.new
 mv disk.new disk.raw
+echo "$sum" >disk.sum
 echo "vm: disk made"

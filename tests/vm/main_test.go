@@ -29,6 +29,8 @@ var (
 	machine    *Machine
 	local      string
 	imagesAddr string
+	// programsSent: the machine has the programs, in the user's directory "programs".
+	programsSent bool
 )
 
 const (
@@ -56,7 +58,7 @@ func run(ctx context.Context, m *testing.M) (code int, err error) {
 	if *attach != 0 {
 		machine, err = Attach(cache, *attach)
 	} else {
-		machine, err = Boot(ctx, cache)
+		machine, err = Boot(ctx, cache, "amd64")
 	}
 	if err != nil {
 		return 1, err
@@ -92,9 +94,10 @@ func install(ctx context.Context, images string) error {
 	}
 	defer os.RemoveAll(dir)
 	files := map[string]string{}
-	for _, name := range []string{"bin/subpod", "bin/subpod-node", "bin/subpod-server", ".cache/bin/crictl", ".cache/bin/critest"} {
-		// A program that runs cannot be written to, but replaced.
-		files[".local/bin/"+filepath.Base(name)+".new"] = filepath.Join(tree, name)
+	if !programsSent {
+		for _, name := range []string{"bin/subpod", "bin/subpod-node", "bin/subpod-server", ".cache/bin/crictl", ".cache/bin/critest"} {
+			files["programs/"+filepath.Base(name)+".new"] = filepath.Join(tree, name)
+		}
 	}
 	files[".config/systemd/user/subpod.service"] = filepath.Join(tree, "configs/subpod.service")
 	registries := filepath.Join(dir, "registries.conf")
@@ -106,13 +109,16 @@ func install(ctx context.Context, images string) error {
 	if err := machine.Send(ctx, User, files); err != nil {
 		return err
 	}
+	// A program that runs cannot be written to, but replaced.
 	_, err = machine.Run(ctx, User, `
-		cd ~/.local/bin && for f in *.new; do mv $f ${f%.new}; done
+		cd ~/programs && for f in *.new; do [ ! -e $f ] || mv $f ${f%.new}; done
+		mkdir -p ~/.local/bin && ln -f * ~/.local/bin/ || exit
 		rm -rf ~/.config/subpod
 		systemctl --user daemon-reload`)
 	if err != nil {
 		return err
 	}
+	programsSent = true
 	local, err = machine.Forward(ctx, User, socket)
 	return err
 }

@@ -14,18 +14,19 @@ import (
 
 var pods = flag.Int("pods", 50, "pods that run during the upgrade of TestPackageUpgrade")
 
-// packaged gives the machine no subpod in the user's home, and the packages of
+// packaged gives the machine no subpod in the user's home, and these packages of
 // packages.sh in root's. What the other tests use is there again afterwards.
-func packaged(t *testing.T) {
+func packaged(t *testing.T, packages ...string) {
 	t.Helper()
 	purge := `export DEBIAN_FRONTEND=noninteractive; dpkg -s subpod >/dev/null 2>&1 && apt-get purge -y -q subpod >/dev/null 2>&1; true`
 	in(t, `systemctl --user stop subpod 2>/dev/null; systemctl --user disable subpod 2>/dev/null
 		rm -rf ~/.local/bin/subpod* ~/.config/systemd/user/subpod* ~/.config/subpod; systemctl --user daemon-reload`)
 	as(t, "root", purge)
-	if err := machine.Send(t.Context(), "root", map[string]string{
-		"new.deb": filepath.Join(node.Tree(), ".cache/vm/packages/new.deb"),
-		"old.deb": filepath.Join(node.Tree(), ".cache/vm/packages/old.deb"),
-	}); err != nil {
+	files := map[string]string{}
+	for _, name := range packages {
+		files[name] = filepath.Join(node.Tree(), ".cache/vm/packages", name)
+	}
+	if err := machine.Send(t.Context(), "root", files); err != nil {
 		t.Fatalf("%v (tests/vm/packages.sh makes them)", err)
 	}
 	t.Cleanup(func() {
@@ -61,7 +62,7 @@ func wants(t *testing.T, what, got string, texts ...string) {
 // TestPackageSetup: a package, two commands, and a container runs; setup makes a service
 // that outlives the login and a reboot, and takes everything back.
 func TestPackageSetup(t *testing.T) {
-	packaged(t)
+	packaged(t, "new.deb")
 	as(t, "root", "loginctl disable-linger "+User)
 	aptInstall(t, "new.deb")
 	wants(t, "the package", as(t, "root", "dpkg -L subpod; man_db=1; zcat /usr/share/man/man5/subpod.toml.5.gz | head -n 5"),
@@ -105,7 +106,7 @@ func TestPackageSetup(t *testing.T) {
 // TestPackageSocket: with --on-demand the first client of the socket starts the daemon, and
 // a client that comes during a reload waits.
 func TestPackageSocket(t *testing.T) {
-	packaged(t)
+	packaged(t, "new.deb")
 	aptInstall(t, "new.deb")
 	wants(t, "setup", in(t, "subpod setup --on-demand"), "started subpod.socket")
 	if state := in(t, "systemctl --user is-active subpod.service; true"); state != "inactive" {
@@ -156,14 +157,11 @@ func reboot(t *testing.T) {
 // open exec and a log follower: no container is started again, and no line of a log is
 // lost. Back again, the same; and a step back that the state forbids is refused.
 func TestPackageUpgrade(t *testing.T) {
-	packaged(t)
+	packaged(t, "old.deb", "new.deb")
 	aptInstall(t, "old.deb")
 	in(t, "systemctl --user daemon-reload; systemctl --user start subpod; subpod pull -q busybox")
-	script := `i=0; while :; do echo line $i; i=$((i+1)); sleep 1; done`
-	for i := range *pods {
-		in(t, fmt.Sprintf("subpod run -d --name p%d busybox sh -c '%s' >/dev/null", i, script))
-	}
-	inits := func() string { return in(t, "pgrep -f 'sh -c i=0; while' | sort -n") }
+	in(t, fmt.Sprintf(`for i in $(seq 0 %d); do subpod run -d --name p$i busybox sh -c '%s' >/dev/null || exit; done`, *pods-1, ticker("line")))
+	inits := func() string { return inits(t, tickerName) }
 	before := inits()
 	if n := len(strings.Fields(before)); n != *pods {
 		t.Fatalf("%d containers run: %q", n, before)
