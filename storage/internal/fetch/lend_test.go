@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"github.com/subpod/subpod/tests/registry"
 )
@@ -223,6 +224,35 @@ func TestLendGoesOn(t *testing.T) {
 	if !bytes.Equal(got, blob) {
 		t.Errorf("got %d bytes of %d", len(got), len(blob))
 	}
+}
+
+// TestLendFull: where no more of a blob can be written, the library is sent to ask for it, and
+// gets it.
+func TestLendFull(t *testing.T) {
+	blob := noise(6<<20, 1)
+	f := fake(t, registry.FakeOptions{}, blob)
+	p, c := start(t, Config{Endpoints: []Endpoint{endpointOf(f)}, Spool: newSpool(t)})
+	wantManifest(t, c, f)
+	var old unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &old); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Setrlimit(unix.RLIMIT_FSIZE, &old) })
+	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: 2 << 20, Max: old.Max}); err != nil {
+		t.Fatal(err)
+	}
+	l, err := p.Lend(context.Background(), digest.FromBytes(blob))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.File.Close()
+	if err := l.Follow(context.Background(), func() error { return nil }); !errors.Is(err, ErrNotKept) {
+		t.Errorf("the error is %v, want ErrNotKept", err)
+	}
+	if p.Err() != nil {
+		t.Errorf("the pull has failed with %v", p.Err())
+	}
+	wantBlob(t, c, f.Addr, blob)
 }
 
 // TestFutureBlob: a blob whose file says that it comes from the future does not stay for longer
