@@ -147,7 +147,7 @@ func (c confinement) seccomp() error {
 }
 
 // seccompFilter returns a filter that answers EPERM to the calls of numbers, to clone(2)
-// with new namespaces and to sending that connects, EAFNOSUPPORT to sockets but pairs of
+// with new namespaces, to leases and to sending that connects, EAFNOSUPPORT to sockets but pairs of
 // AF_UNIX and, with tcp, TCP over IPv4, and ENOSYS to clone3(2), whose flags it cannot see:
 // callers take clone(2) then.
 func seccompFilter(numbers []uint32, tcp bool) []unix.SockFilter {
@@ -169,6 +169,8 @@ func seccompFilter(numbers []uint32, tcp bool) []unix.SockFilter {
 	for call, flags := range map[uint32]uint32{unix.SYS_SENDTO: 3, unix.SYS_SENDMSG: 2, unix.SYS_SENDMMSG: 3} {
 		f = append(f, onCall(call, noneOf(flags, unix.MSG_FASTOPEN, unix.EPERM)...)...)
 	}
+	// The server, and whoever opens such a file, would wait for this process to give it back.
+	f = append(f, onCall(unix.SYS_FCNTL, argument(1), unix.SockFilter{Code: bpfEqual, K: unix.F_SETLEASE, Jf: 1}, refuse(unix.EPERM), allow)...)
 	f = append(f, onCall(unix.SYS_SOCKETPAIR, append(is(0, ^uint32(0), unix.AF_UNIX), allow)...)...)
 	if tcp {
 		const kind = ^uint32(unix.SOCK_CLOEXEC | unix.SOCK_NONBLOCK)

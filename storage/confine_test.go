@@ -237,6 +237,13 @@ func lentDescriptor(can, must func(string, error)) {
 		_, err = unix.Open(fmt.Sprint("/proc/self/fd/", f.Fd()), flags, 0)
 		can("open what was lent for writing", err)
 	}
+	can("truncate what was lent by its path", os.Truncate(fmt.Sprint("/proc/self/fd/", f.Fd()), 0))
+	for _, dir := range []string{"in", "plain"} {
+		can("link what was lent", unix.Linkat(unix.AT_FDCWD, fmt.Sprint("/proc/self/fd/", f.Fd()),
+			unix.AT_FDCWD, filepath.Join(os.Getenv("SUBPOD_TEST_CONFINED"), dir, "lent"), unix.AT_SYMLINK_FOLLOW))
+	}
+	_, err = unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_RDLCK)
+	can("take a lease of what was lent", err)
 }
 
 // TestContentProcessKilled: a content process that is killed, by whomever, ends its pull

@@ -72,7 +72,7 @@ func (l *lender) end() {
 
 // lend answers r, in the background. Its error is that of the wire.
 func (l *lender) lend(r lendRequest) error {
-	if l.proxy == nil || l.loans.Load() >= maxLoans {
+	if l.proxy == nil || l.loans.Load() >= maxLoans || r.Digest.Validate() != nil {
 		return l.wire.send(contentAnswer{Lent: &lendAnswer{ID: r.ID, NotKept: true}})
 	}
 	l.loans.Add(1) // by one goroutine alone
@@ -94,32 +94,44 @@ func (l *lender) lend(r lendRequest) error {
 
 // follow hands a loan over, and says through a pipe how it goes on.
 func (l *lender) follow(id uint32, loan *fetch.Loan) {
-	var pipe [2]int
-	err := unix.Pipe2(pipe[:], unix.O_CLOEXEC|unix.O_NONBLOCK)
-	if err == nil {
-		defer unix.Close(pipe[1])
-		err = l.wire.sendWith(l.conn, contentAnswer{Lent: &lendAnswer{ID: id, Size: loan.Size}}, int(loan.File.Fd()), pipe[0])
-		unix.Close(pipe[0])
-	}
+	pipe, err := l.handOver(id, loan)
 	loan.File.Close()
-	followed := loan.Follow(l.ctx, func() error {
-		if err != nil {
-			return err // of what was before
-		}
+	if err != nil { // as where there are too many descriptors: it must not wait for this one
+		_ = l.wire.send(contentAnswer{Lent: &lendAnswer{ID: id, NotKept: true}})
+		_ = loan.Follow(l.ctx, func() error { return err })
+		return
+	}
+	defer unix.Close(pipe)
+	err = loan.Follow(l.ctx, func() error {
 		// One that was not read yet says the same.
-		if n, err := unix.IoctlGetInt(pipe[1], unix.TIOCINQ); err == nil && n > 0 {
+		if n, err := unix.IoctlGetInt(pipe, unix.TIOCINQ); err == nil && n > 0 {
 			return nil
 		}
-		_, err := unix.Write(pipe[1], []byte{lentMore})
+		_, err := unix.Write(pipe, []byte{lentMore})
 		return err
 	})
 	switch {
-	case err != nil || followed == nil:
-	case errors.Is(followed, fetch.ErrNotKept):
-		_, _ = unix.Write(pipe[1], []byte{lentNotKept})
+	case err == nil:
+	case errors.Is(err, fetch.ErrNotKept):
+		_, _ = unix.Write(pipe, []byte{lentNotKept})
 	default:
-		_, _ = unix.Write(pipe[1], []byte{lentLost})
+		_, _ = unix.Write(pipe, []byte{lentLost})
 	}
+}
+
+// handOver sends a loan's file and an end of a pipe, and returns the other end.
+func (l *lender) handOver(id uint32, loan *fetch.Loan) (int, error) {
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+		return -1, err
+	}
+	defer unix.Close(pipe[0])
+	answer := contentAnswer{Lent: &lendAnswer{ID: id, Size: loan.Size}}
+	if err := l.wire.sendWith(l.conn, answer, int(loan.File.Fd()), pipe[0]); err != nil {
+		unix.Close(pipe[1])
+		return -1, err
+	}
+	return pipe[1], nil
 }
 
 // sendWith sends a message with descriptors, through conn, which is the wire's.

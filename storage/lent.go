@@ -98,6 +98,10 @@ func (l *loans) answered(a lendAnswer, files []*os.File) {
 		c <- loan{a, files}
 		return
 	}
+	closeAll(files)
+}
+
+func closeAll(files []*os.File) {
 	for _, f := range files {
 		f.Close()
 	}
@@ -130,6 +134,7 @@ func (s *serverConn) borrow(ctx context.Context, d digest.Digest) (io.ReadCloser
 		case l.Err != nil:
 			return nil, l.Err.unpack()
 		case len(l.files) != 2:
+			closeAll(l.files)
 			return nil, fmt.Errorf("blob %s was lent with %d descriptors", d, len(l.files))
 		}
 		b := &lentBlob{file: l.files[0], more: l.files[1], size: l.Size}

@@ -89,7 +89,7 @@ func lend(t *testing.T, size int64) (file, more *os.File, b io.ReadCloser) {
 		t.Fatal(err)
 	}
 	defer unix.Close(pipe[0])
-	server := &wire{rw: conn}
+	server, fds := &wire{rw: conn}, []int{int(lent.Fd()), pipe[0]}
 	go func() {
 		var m contentMessage
 		if err := server.receive(&m, maxContentMessage); err != nil {
@@ -97,7 +97,7 @@ func lend(t *testing.T, size int64) (file, more *os.File, b io.ReadCloser) {
 			return
 		}
 		_ = server.send(contentAnswer{Moved: true}) // messages without descriptors come between
-		if err := server.sendWith(conn, contentAnswer{Lent: &lendAnswer{ID: m.Lend.ID, Size: size}}, int(lent.Fd()), pipe[0]); err != nil {
+		if err := server.sendWith(conn, contentAnswer{Lent: &lendAnswer{ID: m.Lend.ID, Size: size}}, fds...); err != nil {
 			t.Error(err)
 		}
 	}()

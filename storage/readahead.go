@@ -132,7 +132,7 @@ func (r *readAhead) digest() []byte {
 }
 
 // Close ends the reading of the stream, and waits for it: what the stream waits for itself must
-// have ended before. Nobody may read any more.
+// have ended before. A Read then returns what was read ahead, and an error.
 func (r *readAhead) Close() error {
 	r.once.Do(func() { close(r.stop) })
 	<-r.ended

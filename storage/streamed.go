@@ -140,8 +140,9 @@ func (e blobError) Unwrap() error { return e.error }
 
 // openBlob is a blob whose download has begun, or the reason why not.
 type openBlob struct {
-	io.ReadCloser
-	err error
+	io.ReadCloser                    // not to be closed while it is read
+	cancel        context.CancelFunc // ends a Read that waits
+	err           error
 }
 
 // streamAll unpacks layers, in this order, while they and some that follow are downloaded.
@@ -149,7 +150,9 @@ func (t streamer) streamAll(src types.ImageSource, layers []streamed) error {
 	var opened []chan openBlob
 	defer func() {
 		for _, c := range opened {
-			if b := <-c; b.err == nil {
+			b := <-c
+			b.cancel()
+			if b.err == nil {
 				b.Close()
 			}
 		}
@@ -159,14 +162,12 @@ func (t streamer) streamAll(src types.ImageSource, layers []streamed) error {
 		for ; next < len(layers) && len(opened) < t.im.store.opts.MaxParallelDownloads; next++ {
 			c := make(chan openBlob, 1)
 			opened = append(opened, c)
-			go func(blob types.BlobInfo) {
-				body, err := t.open(src, blob)
-				c <- openBlob{body, err}
-			}(layers[next].blob)
+			go func(blob types.BlobInfo) { c <- t.open(src, blob) }(layers[next].blob)
 		}
 		blob := <-opened[0]
 		opened = opened[1:]
 		if blob.err != nil {
+			blob.cancel()
 			return blobError{blob.err}
 		}
 		bytes, entries := t.meter.bytes.Load(), t.meter.entries.Load()
@@ -180,16 +181,17 @@ func (t streamer) streamAll(src types.ImageSource, layers []streamed) error {
 }
 
 // open begins to download a blob.
-func (t streamer) open(src types.ImageSource, blob types.BlobInfo) (io.ReadCloser, error) {
-	body, err := t.server.borrow(t.ctx, blob.Digest)
+func (t streamer) open(src types.ImageSource, blob types.BlobInfo) openBlob {
+	ctx, cancel := context.WithCancel(t.ctx)
+	body, err := t.server.borrow(ctx, blob.Digest)
 	if errors.Is(err, errNotLent) {
-		body, _, err = src.GetBlob(t.ctx, blob, none.NoCache)
+		body, _, err = src.GetBlob(ctx, blob, none.NoCache)
 	}
-	return body, err
+	return openBlob{body, cancel, err}
 }
 
 // streamOne unpacks one layer.
-func (t streamer) streamOne(l streamed, body io.ReadCloser) error {
+func (t streamer) streamOne(l streamed, body openBlob) error {
 	t.events <- types.ProgressProperties{Event: types.ProgressEventNewArtifact, Artifact: l.blob}
 	blob := newBlobReader(body, t.store, l.blob, t.events)
 	defer blob.end()
@@ -306,7 +308,7 @@ func (l *verifiedLayer) close() {
 // blobReader reads a blob, and says how far it is.
 type blobReader struct {
 	store *holdingStore
-	body  io.Closer
+	body  openBlob
 
 	mu     sync.Mutex // decompressors read ahead
 	ahead  *readAhead
@@ -321,7 +323,7 @@ type blobReader struct {
 	ended   bool // nothing is told any more
 }
 
-func newBlobReader(body io.ReadCloser, store *holdingStore, info types.BlobInfo, events chan<- types.ProgressProperties) *blobReader {
+func newBlobReader(body openBlob, store *holdingStore, info types.BlobInfo, events chan<- types.ProgressProperties) *blobReader {
 	return &blobReader{store: store, body: body, ahead: newReadAhead(body, sha256.New()), info: info, events: events, told: time.Now()}
 }
 
@@ -375,6 +377,8 @@ func (b *blobReader) tell(event types.ProgressEvent) {
 // end ends the download, and has the reader tell nothing any more: a program that
 // decompresses reads on for a moment, and events are closed then.
 func (b *blobReader) end() {
+	b.body.cancel()
+	b.ahead.Close()
 	b.body.Close()
 	b.telling.Lock()
 	defer b.telling.Unlock()

@@ -147,34 +147,61 @@ func otherDiffID(t *testing.T, img built, i int) built {
 	return out
 }
 
-// lateBody is a blob whose next byte comes, after all, when nobody waits for it any more.
-type lateBody struct{ reading, late chan struct{} }
-
-// Read implements io.Reader.
-func (b lateBody) Read([]byte) (int, error) {
-	close(b.reading)
-	<-b.late
-	return 0, io.ErrUnexpectedEOF
-}
-
 // TestEventsAfterEnd: the program that decompresses a layer may read on when the layer has
 // been given up, and with it the progress.
 func TestEventsAfterEnd(t *testing.T) {
 	events := make(chan types.ProgressProperties, 1)
-	body := lateBody{make(chan struct{}), make(chan struct{})}
-	b := newBlobReader(io.NopCloser(body), &holdingStore{}, types.BlobInfo{}, events)
-	read := make(chan any, 1)
-	go func() {
-		defer func() { read <- recover() }()
-		_, _ = b.Read(make([]byte, 1))
-	}()
-	<-body.reading
+	b := newBlobReader(openBlob{io.NopCloser(endless{}), func() {}, nil}, &holdingStore{}, types.BlobInfo{Size: 1 << 30}, events)
 	b.end()
 	close(events)
-	close(body.late)
-	if failed := <-read; failed != nil {
-		t.Error("the content process has ended: ", failed)
+	b.told = time.Time{} // long ago
+	for {
+		if _, err := b.Read(make([]byte, aheadSize)); err != nil {
+			return
+		}
 	}
+}
+
+// TestBlobGivenUp: nothing goes on to read a blob of which somebody wants no more.
+func TestBlobGivenUp(t *testing.T) {
+	for name, c := range map[string]struct {
+		body func(context.Context) io.Reader
+		read int
+	}{
+		"much":    {func(context.Context) io.Reader { return endless{} }, 5},
+		"waiting": {func(ctx context.Context) io.Reader { return silent{ctx} }, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			b := newBlobReader(openBlob{io.NopCloser(c.body(ctx)), cancel, nil}, &holdingStore{}, types.BlobInfo{Size: 1 << 30}, make(chan types.ProgressProperties, 16))
+			if _, err := io.ReadFull(b, make([]byte, c.read)); err != nil {
+				t.Fatal(err)
+			}
+			b.end()
+			for _, ended := range []<-chan struct{}{b.ahead.ended, b.ahead.summed} {
+				select {
+				case <-ended:
+				case <-time.After(patience):
+					t.Fatal("it is still read")
+				}
+			}
+		})
+	}
+}
+
+// endless is a body without an end.
+type endless struct{}
+
+// Read implements io.Reader.
+func (endless) Read(p []byte) (int, error) { return len(p), nil }
+
+// silent is a body of which nothing comes.
+type silent struct{ ctx context.Context }
+
+// Read implements io.Reader.
+func (s silent) Read([]byte) (int, error) {
+	<-s.ctx.Done()
+	return 0, s.ctx.Err()
 }
 
 // TestFuseReadsPipeSize: libfuse copies what it reads through buffers of its own, for each

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -250,6 +251,27 @@ func TestSecurityOptions(t *testing.T) {
 	_, ctr, err = configsOf(t, "--privileged", "--network", "none", "image")
 	if sec := ctr.Linux.SecurityContext; err != nil || !sec.Privileged || sec.MaskedPaths != nil || sec.Seccomp.ProfileType != runtimeapi.SecurityProfile_Unconfined {
 		t.Errorf("privileged: %v, %v", sec, err)
+	}
+}
+
+// TestSysctls: several in one flag, and values with commas.
+func TestSysctls(t *testing.T) {
+	for _, args := range [][]string{
+		{"--sysctl", "net.a=1,net.b=80,443,9000-9010", "--sysctl", "net.c=0 5"},
+		{"--sysctl", "net.a=1", "--sysctl", "net.b=80,443,9000-9010", "--sysctl=net.c=0 5"},
+	} {
+		pod, _, err := configsOf(t, append(args, "image")...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := map[string]string{"net.a": "1", "net.b": "80,443,9000-9010", "net.c": "0 5"}; !maps.Equal(pod.Linux.Sysctls, want) {
+			t.Errorf("%q: %v", args, pod.Linux.Sysctls)
+		}
+	}
+	for _, bad := range []string{"net.a", "443,net.a=1", "=1"} {
+		if _, _, err := configsOf(t, "--sysctl", bad, "image"); !errors.Is(err, errUsage) {
+			t.Errorf("%q: %v; want errUsage", bad, err)
+		}
 	}
 }
 

@@ -47,7 +47,7 @@ func (o *runOptions) addMoreFlags(f *pflag.FlagSet) {
 func (o *moreOptions) addStorageFlags(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.mounts, "mount", nil, "type=bind|volume|tmpfs|image,src=…,dst=…[,ro]…")
 	f.StringArrayVar(&o.tmpfs, "tmpfs", nil, "PATH[:OPTIONS]: a file system in memory (size=64m,mode=1777 …)")
-	f.StringSliceVar(&o.volumesFrom, "volumes-from", nil, "CONTAINER[:ro]: the mounts of another container")
+	f.StringArrayVar(&o.volumesFrom, "volumes-from", nil, "CONTAINER[:ro]: the mounts of another container")
 	f.StringArrayVar(&o.secrets, "secret", nil, "NAME[,type=env|mount][,target=…][,uid=,gid=,mode=] (see \"subpod secret\")")
 	f.StringSliceVar(&o.devices, "device", nil, "HOST_DEVICE[:PATH[:rwm]], or a CDI device (vendor.com/class=name)")
 	f.StringArrayVar(&o.gpus, "gpus", nil, "all, or the names of NVIDIA GPUs, by CDI")
@@ -57,7 +57,7 @@ func (o *moreOptions) addStorageFlags(f *pflag.FlagSet) {
 
 func (o *moreOptions) addLimitFlags(f *pflag.FlagSet) {
 	f.StringSliceVar(&o.ulimits, "ulimit", nil, "NAME=SOFT[:HARD], such as nofile=1024:2048")
-	f.StringSliceVar(&o.sysctls, "sysctl", nil, "NAME=VALUE: a kernel parameter of the pod's namespaces")
+	f.StringArrayVar(&o.sysctls, "sysctl", nil, "NAME=VALUE: a kernel parameter of the pod's namespaces")
 	o.addResourceFlags(f)
 	f.Int64Var(&o.oomScoreAdj, "oom-score-adj", 0, "-1000 to 1000: the higher, the sooner it is killed when memory is short")
 	f.StringVar(&o.cgroupParent, "cgroup-parent", "", "cgroup below which the pod's is made")

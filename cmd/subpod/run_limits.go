@@ -127,7 +127,7 @@ func parseLimit(s string) (uint64, error) {
 
 // fillSysctls gives the pod its kernel parameters.
 func (o *moreOptions) fillSysctls(pod *runtimeapi.PodSandboxConfig) error {
-	for _, s := range o.sysctls {
+	for _, s := range settings(o.sysctls) {
 		name, value, given := strings.Cut(s, "=")
 		if name == "" || !given {
 			return usagef("invalid --sysctl %q: expected NAME=VALUE", s)
@@ -138,6 +138,22 @@ func (o *moreOptions) fillSysctls(pod *runtimeapi.PodSandboxConfig) error {
 		pod.Linux.Sysctls[name] = value
 	}
 	return nil
+}
+
+// settings returns the settings of a flag whose values are lists of NAME=VALUE. What has no "="
+// belongs to the value before it: ports, as of net.ipv4.ip_local_reserved_ports, are lists, too.
+func settings(lists []string) (out []string) {
+	for _, list := range lists {
+		first := len(out)
+		for s := range strings.SplitSeq(list, ",") {
+			if len(out) > first && !strings.Contains(s, "=") {
+				out[len(out)-1] += "," + s
+				continue
+			}
+			out = append(out, s)
+		}
+	}
+	return out
 }
 
 // fillDevices gives the container devices of the host, by path or by CDI.

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
@@ -33,7 +34,11 @@ func inNamespace(t *testing.T) bool {
 		setUpNamespace(t)
 		return true
 	}
-	args := []string{"-test.run=^" + t.Name() + "$", "-test.v", "-test.timeout=120s"}
+	limit := 2 * time.Minute
+	if end, ok := t.Deadline(); ok {
+		limit = time.Until(end) * 9 / 10 // what is left is for our own report
+	}
+	args := []string{"-test.run=^" + t.Name() + "$", "-test.v", "-test.timeout=" + limit.String()}
 	cmd := exec.Command("/proc/self/exe", args...)
 	maps := []syscall.SysProcIDMap{{ContainerID: 0, HostID: subIDs, Size: 65536}}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
@@ -63,6 +68,7 @@ func inNamespace(t *testing.T) bool {
 	if !bytes.Contains(out, []byte("--- PASS: "+t.Name())) {
 		t.Fatalf("the test did not run inside the namespace:\n%s", out)
 	}
+	t.Logf("inside the namespace:\n%s", out)
 	return false
 }
 

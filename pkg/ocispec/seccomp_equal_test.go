@@ -130,7 +130,7 @@ func edgeProfiles() map[string]*specs.LinuxSeccomp {
 		return specs.LinuxSeccompArg{Index: i, Op: op, Value: v, ValueTwo: two}
 	}
 	one := func(a ...specs.LinuxSeccompArg) []specs.LinuxSyscall {
-		return []specs.LinuxSyscall{{Names: []string{"acct", "socket", "semop", "mincore", "nosuchcall"}, Action: specs.ActErrno, ErrnoRet: &nosys, Args: a}}
+		return []specs.LinuxSyscall{{Names: []string{"acct", "socket", "semop", "mincore", "get_tls", "nosuchcall"}, Action: specs.ActErrno, ErrnoRet: &nosys, Args: a}}
 	}
 	all := seccompABIs
 	allow := func(archs []specs.Arch, calls []specs.LinuxSyscall) *specs.LinuxSeccomp {

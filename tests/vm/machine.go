@@ -45,14 +45,16 @@ type Machine struct {
 	ended chan struct{}
 }
 
-// emulators are QEMU's programs and processors, and the kernel's name of the serial line, by
-// Debian's name of the architecture.
-var emulators = map[string]struct{ program, machine, cpu, console string }{
+// emulators are QEMU's programs and processors, and the kernel's arguments, by Debian's name
+// of the architecture.
+var emulators = map[string]struct{ program, machine, cpu, args string }{
 	// Plain "max" has features of which the emulation is not right: a kernel that uses
 	// them may crash.
-	"amd64": {"qemu-system-x86_64", "q35", "max,la57=off,cx16=off", "ttyS0"},
-	// Newer ones sign pointers, which costs the emulation half of its speed.
-	"arm64": {"qemu-system-aarch64", "virt", "cortex-a72", "ttyAMA0"},
+	"amd64": {"qemu-system-x86_64", "q35", "max,la57=off,cx16=off", "console=ttyS0"},
+	// Newer ones sign pointers, which costs the emulation half of its speed. Page tables
+	// of the kernel's own, which its random addresses bring, cost much more: the emulation
+	// forgets all translations at each change.
+	"arm64": {"qemu-system-aarch64", "virt", "cortex-a72", "console=ttyAMA0 mitigations=off nokaslr"},
 }
 
 // Boot starts the machine of an architecture that image.sh has made in cache, and waits
@@ -76,7 +78,7 @@ func Boot(ctx context.Context, cache, arch string) (m *Machine, err error) {
 		"-machine", e.machine, "-accel", "tcg,thread=multi", "-cpu", e.cpu, "-smp", "2", "-m", "3072",
 		"-nodefaults", "-display", "none", "-serial", "file:"+m.console(),
 		"-kernel", file("vmlinuz"), "-initrd", file("initrd.img"),
-		"-append", "root=/dev/vda rw panic=1 quiet console="+e.console,
+		"-append", "root=/dev/vda rw panic=1 quiet "+e.args,
 		"-drive", "file="+file("disk.raw")+",format=raw,if=virtio,snapshot=on",
 		"-netdev", fmt.Sprintf("user,id=n,hostfwd=tcp:127.0.0.1:%d-:22", port),
 		"-device", "virtio-net-pci,netdev=n,romfile=", "-device", "virtio-rng-pci")

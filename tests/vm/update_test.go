@@ -20,14 +20,14 @@ func TestUpdate(t *testing.T) {
 		files   []string
 		want    string
 	}{
-		{[]string{"--memory 96m", "--memory-reservation 32m", "--cpus 0.5", "--cpuset-cpus 0", "--cpuset-mems 0", "--pids-limit 30"},
+		{[]string{"update --memory 96m", "update --memory-reservation 32m", "update --cpus 0.5", "update --cpuset-cpus 0", "update --cpuset-mems 0", "update --pids-limit 30"},
 			[]string{"memory.max", "memory.low", "cpu.max", "cpuset.cpus.effective", "cpuset.mems", "pids.max"},
 			"100663296, 33554432, 50000 100000, 0, 0, 30"},
-		{[]string{"-m 96m --memory-swap 128m", "--cpu-period 50000 --cpu-quota 20000"},
+		{[]string{"update -m 96m --memory-swap 128m", "update --cpu-period 50000 --cpu-quota 20000"},
 			[]string{"memory.swap.max", "cpu.max"}, "33554432, 20000 50000"},
 	} {
-		for _, flags := range c.updates {
-			in(t, subpod+" update "+flags+" upd")
+		for _, update := range c.updates {
+			in(t, subpod+" "+update+" upd")
 		}
 		if got := read(c.files...); got != c.want {
 			t.Errorf("after %q: %q is %s, want %s", c.updates, c.files, got, c.want)

@@ -158,8 +158,11 @@ func Upgrade(n Node, o Options) (string, error) { return render("upgrade.yaml", 
 func Tunnel(n Node, o Options) (string, error) { return render("tunnel.yaml", n, o, false) }
 
 // Resize returns what lets the API server refuse to resize pods of this node in place, for
-// one without the controllers that it takes.
+// one without the controllers that it takes. It is an error where none is missing.
 func Resize(n Node, o Options) (string, error) {
+	if len(n.Missing()) == 0 {
+		return "", errors.New("pods of this node can be resized in place: all controllers are delegated, and nothing has to refuse it")
+	}
 	if o.NodeName == "" {
 		name, err := os.Hostname()
 		if err != nil {

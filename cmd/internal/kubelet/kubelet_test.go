@@ -96,6 +96,9 @@ func TestFiles(t *testing.T) {
 			t.Errorf("join.yaml: %v with server %q", join, o.Server)
 		}
 	}
+	if text, err := Resize(whole, DefaultOptions()); err == nil {
+		t.Errorf("a node that can resize pods refuses it:\n%s", text)
+	}
 	for _, n := range []Node{bare, whole} {
 		files, err := Files(n, DefaultOptions())
 		if err != nil {

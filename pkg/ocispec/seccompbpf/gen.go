@@ -19,7 +19,7 @@ import (
 var line = regexp.MustCompile(`^\s*SYS_([A-Z0-9_]+)\s*=\s*(\d+)`)
 
 // The numbers that ARM has on top of the generic table (asm/unistd.h of arm).
-var armPrivate = []string{"breakpoint 983041", "cacheflush 983042", "set_tls 983045", "usr26 983043", "usr32 983044"}
+var armPrivate = []string{"breakpoint 983041", "cacheflush 983042", "get_tls 983046", "set_tls 983045", "usr26 983043", "usr32 983044"}
 
 func main() {
 	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "golang.org/x/sys").Output()

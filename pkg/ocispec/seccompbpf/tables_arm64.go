@@ -20,7 +20,7 @@ func nativeFamily() family {
 				return &arch{audit: 0xc00000b7, wide: true, numbers: parseTable(aarch64Text)}
 			},
 			specs.ArchARM: func() *arch {
-				return &arch{audit: 0x40000028, numbers: parseTable(armText), own: fields("breakpoint cacheflush usr26 usr32 set_tls")}
+				return &arch{audit: 0x40000028, numbers: parseTable(armText), own: fields("breakpoint cacheflush usr26 usr32 set_tls get_tls")}
 			},
 		},
 	}

@@ -75,14 +75,18 @@ func (p *Proxy) open(ctx context.Context, e *endpoint, d digest.Digest) (*blob, 
 			b = nil
 		}
 		src := p.newSource(p.ctx, e, d, 0, -1)
-		err := src.open()
+		err := src.openFor(ctx)
 		if err == nil && b != nil && p.cfg.Spool.admit(b, src.size) {
 			return p.use(b), src, nil
 		}
 		if b != nil {
 			p.cfg.Spool.drop(b)
 		}
-		return nil, src, err
+		if err != nil {
+			src.Close()
+			return nil, nil, err
+		}
+		return nil, src, nil
 	}
 }
 

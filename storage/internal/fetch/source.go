@@ -17,6 +17,7 @@ import (
 type source struct {
 	p      *Proxy
 	ctx    context.Context
+	cancel context.CancelCauseFunc
 	digest digest.Digest
 	offset int64 // of the next byte for the reader
 	size   int64 // -1 until an endpoint has said it
@@ -34,7 +35,8 @@ type source struct {
 
 // newSource returns a source that begins at offset and asks first first.
 func (p *Proxy) newSource(ctx context.Context, first *endpoint, d digest.Digest, offset, size int64) *source {
-	s := &source{p: p, ctx: ctx, digest: d, offset: offset, size: size}
+	s := &source{p: p, digest: d, offset: offset, size: size}
+	s.ctx, s.cancel = context.WithCancelCause(ctx)
 	i := slices.Index(p.endpoints, first)
 	s.endpoints = append(slices.Clone(p.endpoints[i:]), p.endpoints[:i]...)
 	s.endpoints = slices.DeleteFunc(s.endpoints, func(e *endpoint) bool { return e.distrusted.Load() })
@@ -50,6 +52,17 @@ func (s *source) open() error {
 		}
 	}
 	return nil
+}
+
+// openFor is open for somebody who waits for it until ctx ends. The transfer does not end with
+// ctx once it is open: others may have come to share it.
+func (s *source) openFor(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { s.cancel(context.Cause(ctx)) })
+	err := s.open()
+	if !stop() {
+		err = context.Cause(ctx)
+	}
+	return err
 }
 
 // Read reads the blob. An error other than io.EOF is final.
@@ -87,6 +100,7 @@ func (s *source) Read(buf []byte) (int, error) {
 // Close ends the transfer.
 func (s *source) Close() error {
 	s.hangUp()
+	s.cancel(nil)
 	return nil
 }
 

@@ -47,7 +47,7 @@ type blob struct {
 }
 
 // NewSpool opens the spool in directory dir, which it makes, and removes what is older
-// than keep or was not completed.
+// than keep, or from a time to come, or was not completed.
 func NewSpool(dir string, limit int64, keep time.Duration) (*Spool, error) {
 	s := &Spool{dir: dir, limit: limit, keep: keep, blobs: map[digest.Digest]*blob{}}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -61,7 +61,7 @@ func NewSpool(dir string, limit int64, keep time.Duration) (*Spool, error) {
 		path := filepath.Join(dir, e.Name())
 		info, err := e.Info()
 		d := digest.NewDigestFromEncoded(digest.SHA256, e.Name())
-		if err != nil || d.Validate() != nil || !info.Mode().IsRegular() || time.Since(info.ModTime()) > keep {
+		if err != nil || d.Validate() != nil || !info.Mode().IsRegular() || time.Since(info.ModTime()).Abs() > keep {
 			os.RemoveAll(path)
 			continue
 		}

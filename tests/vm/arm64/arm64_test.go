@@ -152,7 +152,7 @@ func (h host) pod(t *testing.T) {
 func (h host) seccomp(t *testing.T) {
 	h.T = t
 	out := h.in("root", `mkdir -p seccomp/pkg/ocispec seccomp/.cache/images && cp /usr/bin/busybox seccomp/.cache/images/ &&
-		cd seccomp/pkg/ocispec && /home/`+vm.User+`/ocispec.test -test.v -test.run '^TestSeccompEqualsLibseccomp$' 2>&1 || echo FAILED`)
+		cd seccomp/pkg/ocispec && /home/`+vm.User+`/ocispec.test -test.v -test.timeout 30m -test.run '^TestSeccompEqualsLibseccomp$' 2>&1 || echo FAILED`)
 	if strings.HasSuffix(out, "FAILED") || !strings.Contains(out, "decisions compared, 0 differ") {
 		t.Errorf("%s", out)
 	}
