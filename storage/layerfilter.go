@@ -77,6 +77,9 @@ const gnuDumpDir = 'D'
 // another one, most often root's, or change nothing. No user namespace of ours has it.
 const noID = 1<<32 - 2
 
+// isID reports whether a user or group ID is one.
+func isID(id int) bool { return id >= 0 && id <= noID }
+
 // filterBuffer is the size of the buffers of a layerFilter, in bytes.
 const filterBuffer = 256 << 10
 
@@ -244,7 +247,7 @@ func (f *layerFilter) plain(h *tar.Header) (changed, kept bool) {
 		h.Typeflag, changed = tar.TypeReg, true
 	}
 	for _, id := range []*int{&h.Uid, &h.Gid} {
-		if *id < 0 || *id > noID {
+		if !isID(*id) {
 			*id, changed = noID, true
 		}
 	}

@@ -239,11 +239,15 @@ func TestCheckTOC(t *testing.T) {
 		`{"type":"dir","name":"./"},{"type":"reg","name":".wh.gone"},{"type":"dir","name":"d"},{"type":"reg","name":"d/.wh..wh..opq"}`:         false,
 		`{"type":"dir","name":"d/"},{"type":"reg","name":".wh.d"}`:                                                                             true,
 		`{"type":"reg","name":"f"},{"type":"reg","name":"./f"}`:                                                                                true,
-		`{"type":"reg","name":"d/f"}`:                                       true,
-		`{"type":"hardlink","name":"h","linkName":"f"}`:                     true,
-		`{"type":"reg","name":".wh..wh..opq"}`:                              true,
-		`{"type":"reg","name":".wh.."}`:                                     true,
-		`{"type":"dir","name":"d","xattrs":{"user.overlay.opaque":"eQ=="}}`: true,
+		`{"type":"reg","name":"f","uid":4294967293,"gid":4294967293}`:                                                                          false,
+		`{"type":"reg","name":"f","uid":-1}`:                                                                                                   true,
+		`{"type":"reg","name":"f","gid":4294967295}`:                                                                                           true,
+		`{"type":"reg","name":"f","uid":4294967296}`:                                                                                           true,
+		`{"type":"reg","name":"d/f"}`:                                                                                                          true,
+		`{"type":"hardlink","name":"h","linkName":"f"}`:                                                                                        true,
+		`{"type":"reg","name":".wh..wh..opq"}`:                                                                                                 true,
+		`{"type":"reg","name":".wh.."}`:                                                                                                        true,
+		`{"type":"dir","name":"d","xattrs":{"user.overlay.opaque":"eQ=="}}`:                                                                    true,
 	} {
 		if why := checkTOC([]byte(`{"version":1,"entries":[` + entries + `]}`)); (why != "") != whole {
 			t.Errorf("%s: %q", entries, why)

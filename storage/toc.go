@@ -57,6 +57,8 @@ func checkTOC(toc []byte) string {
 			Type     string            `json:"type"`
 			Name     string            `json:"name"`
 			Linkname string            `json:"linkName"`
+			UID      int               `json:"uid"`
+			GID      int               `json:"gid"`
 			Xattrs   map[string]string `json:"xattrs"`
 		} `json:"entries"`
 	}
@@ -74,6 +76,9 @@ func checkTOC(toc []byte) string {
 		name := cleanName(e.Name)
 		if _, twice := kinds[name]; twice && name != "" {
 			return fmt.Sprintf("%.200q is there twice", name)
+		}
+		if !isID(e.UID) || !isID(e.GID) {
+			return fmt.Sprintf("%.200q belongs to nobody: %d:%d", name, e.UID, e.GID)
 		}
 		for attr := range e.Xattrs {
 			if ofOverlays(attr) {
