@@ -36,7 +36,9 @@ func (r *reserve) fill() bool {
 	if r.held || r.size == 0 {
 		return r.held
 	}
-	f, err := os.OpenFile(r.path, os.O_CREATE|os.O_WRONLY, 0o600)
+	// What stands there and is not a whole reserve goes: a FIFO would be waited for.
+	_ = os.Remove(r.path)
+	f, err := os.OpenFile(r.path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return false
 	}
