@@ -254,6 +254,21 @@ func TestSecurityOptions(t *testing.T) {
 	}
 }
 
+// TestUnmaskCgroup: what of --security-opt makes the container's cgroup writable, as podman's.
+func TestUnmaskCgroup(t *testing.T) {
+	for opt, want := range map[string]string{
+		"unmask=/proc/kcore:/sys/fs/cgroup": api.CgroupWritable,
+		"unmask=/sys/fs/cgroup":             api.CgroupWritable,
+		"unmask=ALL":                        "",
+		"mask=/sys/fs/cgroup":               "",
+	} {
+		_, ctr, err := configsOf(t, "--security-opt", opt, "image")
+		if err != nil || ctr.Annotations[api.AnnotationCgroup] != want {
+			t.Errorf("%s: %v, %v", opt, ctr.GetAnnotations(), err)
+		}
+	}
+}
+
 // TestSysctls: several in one flag, and values with commas.
 func TestSysctls(t *testing.T) {
 	for _, args := range [][]string{

@@ -12,6 +12,7 @@ import (
 
 	"github.com/subpod/subpod/cmd/internal/kube"
 	"github.com/subpod/subpod/pkg/api"
+	"github.com/subpod/subpod/pkg/cgroup"
 )
 
 // fillSecurity sets the security contexts.
@@ -46,6 +47,9 @@ func (o *runOptions) fillSecurity(pod *runtimeapi.PodSandboxConfig, ctr *runtime
 	for _, opt := range o.security {
 		if err := securityOption(sec, opt); err != nil {
 			return err
+		}
+		if paths, ok := strings.CutPrefix(opt, "unmask="); ok && slices.Contains(strings.Split(paths, ":"), cgroup.Mount) {
+			ctr.Annotations[api.AnnotationCgroup] = api.CgroupWritable
 		}
 	}
 	pod.Linux.SecurityContext.NamespaceOptions = ns // one message: what is set later, both have

@@ -1,5 +1,7 @@
 package api
 
+import "fmt"
+
 // Labels and annotations that subpod's commands put on pod sandboxes and containers.
 const (
 	// LabelMadeBy is a label of a pod sandbox that names the command that has made it:
@@ -26,6 +28,12 @@ const (
 	// EgressSwitched its TCP connections to the outside are the host's, at the host's speed;
 	// EgressUplink has them take the uplink, where the node's default is another.
 	AnnotationEgress = "subpod.io/egress"
+	// AnnotationCgroup is an annotation of a pod sandbox or a container, which any client may
+	// set: with CgroupWritable the container's cgroup is writable in /sys/fs/cgroup, so that it
+	// can divide what it has among cgroups of its own. AnnotationCgroupCRIO with "true" is the
+	// same, as CRI-O names it.
+	AnnotationCgroup     = "subpod.io/cgroup"
+	AnnotationCgroupCRIO = "io.kubernetes.cri-o.cgroup2-mount-hierarchy-rw"
 	// AnnotationUser is an annotation of a container: the user to run it as, in the form
 	// of an image's USER, which it replaces.
 	AnnotationUser = "subpod.io/user"
@@ -54,4 +62,21 @@ const (
 	NetworkNone    = "none"
 	EgressSwitched = "switched"
 	EgressUplink   = "uplink"
+	CgroupWritable = "writable"
 )
+
+// WritableCgroup reports whether annotations, the container's before the pod sandbox's, ask
+// for a cgroup that the container can write. An error names the value that has no meaning.
+func WritableCgroup(annotations ...map[string]string) (bool, error) {
+	for _, a := range annotations {
+		switch value, ok := a[AnnotationCgroup]; {
+		case value == CgroupWritable:
+			return true, nil
+		case ok:
+			return false, fmt.Errorf("annotation %s: %.40q is not %s", AnnotationCgroup, value, CgroupWritable)
+		case a[AnnotationCgroupCRIO] == "true":
+			return true, nil
+		}
+	}
+	return false, nil
+}

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
@@ -36,6 +37,7 @@ type Delegation struct {
 	Delegated   bool     // limits can be set: Root is ours to divide
 	Controllers []string // those that Root passes on to what is below it
 	Swap        bool     // swap can be limited
+	Bounded     bool     // a cgroup namespace bounds what its processes may set (mount option nsdelegate)
 	Root        string   // absolute directory below Mount under which pods go; "" when disabled
 	Driver      string   // one of the Driver constants
 	Reason      string   // in words: why this driver, and what would change it
@@ -62,6 +64,7 @@ func (d Delegation) Enabled() bool { return d.Driver == DriverCgroupfs || d.Driv
 // probe is where Detect looks; tests give another one.
 type probe struct {
 	mount, self string
+	mounts      string // mountinfo
 	leaf        string
 	manager     func() error // why systemd's user manager cannot be asked
 }
@@ -73,7 +76,7 @@ type probe struct {
 // passes controllers on may hold no process itself (cgroup-v2.rst, "No Internal
 // Process Constraint"), so pods go beside it.
 func Detect(wanted, leaf string) Delegation {
-	return probe{mount: Mount, self: "/proc/self/cgroup", leaf: leaf, manager: askManager}.detect(wanted)
+	return probe{mount: Mount, self: "/proc/self/cgroup", mounts: "/proc/self/mountinfo", leaf: leaf, manager: askManager}.detect(wanted)
 }
 
 func (p probe) detect(wanted string) Delegation {
@@ -91,6 +94,7 @@ func (p probe) detect(wanted string) Delegation {
 		// view of v2 may have been made on a hybrid machine.
 		d.Version = 2
 		p.chooseV2(&d, wanted, own)
+		d.Bounded = p.bounded()
 	case v1:
 		d.Version, d.Hybrid = 1, own != ""
 		d.Reason = "this machine uses cgroup v1 controllers, which cannot be delegated to a user; " +
@@ -138,6 +142,22 @@ func (p probe) chooseSystemd(d *Delegation, own string) {
 	d.Controllers = words(slice, "cgroup.controllers")
 	d.Swap = exists(filepath.Join(slice, "memory.swap.max"))
 	d.Reason = "systemd's user manager makes scopes below " + slice
+}
+
+// bounded reports whether the file system was mounted with nsdelegate, as systemd does: the
+// files of a cgroup namespace's root that are its parent's affair, its limits, cannot be
+// written from inside (cgroup-v2.rst, "Model of Delegation").
+func (p probe) bounded() bool {
+	f, err := os.Open(p.mounts)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	// The option is the superblock's, so that each mount of it has it.
+	mounts, err := mountinfo.GetMountsFromReader(f, mountinfo.FSTypeFilter("cgroup2"))
+	return err == nil && slices.ContainsFunc(mounts, func(m *mountinfo.Info) bool {
+		return m.Mountpoint == p.mount && slices.Contains(strings.Split(m.VFSOptions, ","), "nsdelegate")
+	})
 }
 
 // writable checks what delegation gives (cgroup-v2.rst, "Model of Delegation"):

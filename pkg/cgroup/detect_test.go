@@ -44,6 +44,31 @@ func TestDetectV1(t *testing.T) {
 	}
 }
 
+// TestBounded: nsdelegate is looked for at the mount that counts, as an option by itself.
+func TestBounded(t *testing.T) {
+	mount := func(options, at string) string {
+		return "30 25 0:26 / " + at + " rw,nosuid,nodev,noexec,relatime shared:4 - cgroup2 cgroup2 " + options + "\n"
+	}
+	for text, want := range map[string]bool{
+		mount("rw,nsdelegate,memory_recursiveprot", Mount):                                  true,
+		mount("rw", Mount) + mount("rw,nsdelegate", Mount+"/unified"):                       false,
+		mount("rw,memory_recursiveprot,xnsdelegate", Mount):                                 false,
+		strings.ReplaceAll(mount("rw,nsdelegate", Mount), "cgroup2 cgroup2", "cgroup none"): false,
+		"": false,
+	} {
+		file := filepath.Join(t.TempDir(), "mountinfo")
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if got := (probe{mount: Mount, mounts: file}).bounded(); got != want {
+			t.Errorf("%q: %t", text, got)
+		}
+	}
+	if (probe{mount: Mount, mounts: t.TempDir() + "/none"}).bounded() {
+		t.Error("bounded without a list of mounts")
+	}
+}
+
 func TestPaths(t *testing.T) {
 	fs := Delegation{Driver: DriverCgroupfs, Root: Mount + "/user.slice/app"}
 	top := Delegation{Driver: DriverCgroupfs, Root: Mount}

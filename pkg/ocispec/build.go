@@ -71,8 +71,11 @@ type Input struct {
 	// CgroupsPath as cgroup.Pod.Container gives it; unused when cgroups are
 	// disabled.
 	CgroupsPath string
-	Handler     string
-	Features    Features
+	// WritableCgroup mounts the container's cgroup writable; refused where the host's
+	// delegation does not bound what that allows.
+	WritableCgroup bool
+	Handler        string
+	Features       Features
 	// SeccompDefault is a profile file that replaces the built-in RuntimeDefault;
 	// "" = built in.
 	SeccompDefault string
@@ -127,7 +130,7 @@ func Build(in Input) (Output, error) {
 	}
 	b.gen = generate.NewFromSpec(b.spec)
 	for _, step := range []func() error{
-		b.process, b.user, b.capabilities, b.namespaces, b.resources,
+		b.process, b.user, b.capabilities, b.namespaces, b.resources, b.writableCgroup,
 		b.mounts, b.devices, b.cdi, b.home, b.extra, b.paths, b.labels, b.seccomp, b.annotations, b.adjust, b.linkedDir,
 	} {
 		if err := step(); err != nil {

@@ -83,12 +83,16 @@ func TestInvalid(t *testing.T) {
 		"masked or read-only path": func(in *Input) { in.secctx().MaskedPaths = []string{"proc"} },
 		"unified key":              res(&runtimeapi.LinuxContainerResources{Unified: map[string]string{"memory/../x": "1"}}),
 		"unified key \"cgroup":     res(&runtimeapi.LinuxContainerResources{Unified: map[string]string{"cgroup.procs": "1"}}),
-		"huge page size":           res(&runtimeapi.LinuxContainerResources{HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "../2MB"}}}),
-		"negative":                 res(&runtimeapi.LinuxContainerResources{CpuShares: -1}),
-		"less than the memory":     res(&runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 10, MemorySwapLimitInBytes: 5}),
-		"oom_score_adj":            res(&runtimeapi.LinuxContainerResources{OomScoreAdj: 2000}),
-		"have no mappings":         func(in *Input) { in.Namespaces.User = "/pins/user"; in.Image.User = "0" },
-		"unknown resource limit":   func(in *Input) { in.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_X"}} },
+		"without nsdelegate":       func(in *Input) { in.WritableCgroup = true },
+		"have no cgroups: why": func(in *Input) {
+			in.WritableCgroup, in.Host.Cgroup = true, cgroup.Delegation{Driver: cgroup.DriverDisabled, Bounded: true, Reason: "why"}
+		},
+		"huge page size":         res(&runtimeapi.LinuxContainerResources{HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "../2MB"}}}),
+		"negative":               res(&runtimeapi.LinuxContainerResources{CpuShares: -1}),
+		"less than the memory":   res(&runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 10, MemorySwapLimitInBytes: 5}),
+		"oom_score_adj":          res(&runtimeapi.LinuxContainerResources{OomScoreAdj: 2000}),
+		"have no mappings":       func(in *Input) { in.Namespaces.User = "/pins/user"; in.Image.User = "0" },
+		"unknown resource limit": func(in *Input) { in.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_X"}} },
 	} {
 		t.Run(why, func(t *testing.T) {
 			in := goldenInput(t)

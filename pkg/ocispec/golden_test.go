@@ -96,6 +96,10 @@ func TestGolden(t *testing.T) {
 			}
 			in.Host.MountFlags = func(string) []string { return []string{"nosuid", "nodev"} }
 		},
+		"writable-cgroup": func(_ *testing.T, in *Input) {
+			in.WritableCgroup, in.Host.Cgroup.Bounded = true, true
+			in.Container.Linux.Resources = nil
+		},
 		"user-namespace": func(_ *testing.T, in *Input) {
 			in.Namespaces.User = "/pins/user"
 			ids := []*runtimeapi.IDMapping{{HostId: 1, Length: 60000}}

@@ -80,7 +80,7 @@ func (b *builder) kernelMounts() []specs.Mount {
 	if b.Host.Cgroup.Enabled() && b.Host.Cgroup.Version == 2 {
 		out = append(out, specs.Mount{
 			Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup",
-			Options: []string{"nosuid", "noexec", "nodev", "relatime", access},
+			Options: []string{"nosuid", "noexec", "nodev", "relatime", b.cgroupAccess()},
 		})
 	}
 	return out

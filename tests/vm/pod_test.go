@@ -26,7 +26,7 @@ type pod struct {
 }
 
 // runPod runs a pod sandbox that is removed at the end of the test.
-func runPod(t *testing.T, c *client.Client, handler, parent string) *pod {
+func runPod(t *testing.T, c *client.Client, handler, parent string, change ...func(*runtimeapi.PodSandboxConfig)) *pod {
 	t.Helper()
 	if _, err := c.PullImage(t.Context(), &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: image}}); err != nil {
 		t.Fatal(err)
@@ -37,6 +37,9 @@ func runPod(t *testing.T, c *client.Client, handler, parent string) *pod {
 		LogDirectory: "/tmp/logs/" + name,
 		Linux:        &runtimeapi.LinuxPodSandboxConfig{CgroupParent: parent},
 	}}
+	for _, f := range change {
+		f(p.config)
+	}
 	resp, err := c.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: p.config, RuntimeHandler: handler})
 	if err != nil {
 		t.Fatal(err)

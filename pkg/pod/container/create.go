@@ -192,6 +192,10 @@ func specInput(ctx context.Context, b *Builder, prepared *Prepared, p state.Pod,
 	if u := prepared.plan.Config.Annotations[api.AnnotationUser]; u != "" {
 		image.User = u
 	}
+	writableCgroup, err := api.WritableCgroup(prepared.plan.Config.Annotations, p.Config.V.Annotations)
+	if err != nil {
+		return ocispec.Input{}, invalid("%w", err)
+	}
 	features := b.Executor.Handlers()[p.Handler]
 	return ocispec.Input{
 		PodID:          p.ID,
@@ -205,6 +209,7 @@ func specInput(ctx context.Context, b *Builder, prepared *Prepared, p state.Pod,
 		Mounts:         mounts,
 		Host:           b.Host,
 		CgroupsPath:    prepared.plan.cgroupsPath,
+		WritableCgroup: writableCgroup,
 		Handler:        p.Handler,
 		Features:       ocispec.Features{RecursiveReadOnlyMounts: features.RecursiveReadOnlyMounts, IDMappedMounts: features.IDMappedMounts},
 		SeccompDefault: b.SeccompProfile,

@@ -85,6 +85,9 @@ func NewPlan(id string, cfg *runtimeapi.PodSandboxConfig, host Host) (Plan, erro
 	if host.HostNetwork && len(p.names.attachments) > 0 {
 		return Plan{}, invalid("the pod names networks: there are none, pods are on the network that the daemon was started in (node.uplink)")
 	}
+	if _, err := api.WritableCgroup(p.Config.Annotations); err != nil {
+		p.refused = invalid("%w", err)
+	}
 	if err := p.planEgress(host); err != nil {
 		return Plan{}, err
 	}
