@@ -2,6 +2,8 @@ package cri
 
 import (
 	"errors"
+	"io"
+	"net"
 	"strings"
 	"syscall"
 	"testing"
@@ -26,6 +28,50 @@ func withIPv6(world []string, alone bool) []string {
 	}
 	*script = strings.Replace(*script, "cp -r", change+"cp -r", 1)
 	return world
+}
+
+// muchBytes take many packets of the biggest size that the kernel makes of them.
+const muchBytes = 8 << 20
+
+// takeMuch is a server that takes bytes and gives as many back.
+func takeMuch(args []string) error {
+	l, err := net.Listen("tcp", ":"+args[0])
+	if err != nil {
+		return err
+	}
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		go func() {
+			defer conn.Close()
+			if n, _ := io.CopyN(io.Discard, conn, muchBytes); n == muchBytes {
+				_, _ = io.CopyN(conn, zeros{}, muchBytes)
+			}
+		}()
+	}
+}
+
+// much sends to takeMuch, and reads what comes back. Arguments: address, port.
+func much(args []string) error {
+	conn, err := net.Dial("tcp", net.JoinHostPort(args[0], args[1]))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if _, err := io.CopyN(conn, zeros{}, muchBytes); err != nil {
+		return err
+	}
+	_, err = io.CopyN(io.Discard, conn, muchBytes)
+	return err
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
 }
 
 // killUplink kills the uplink's program and waits until there is another.
@@ -77,6 +123,7 @@ func TestUplinkIPv6(t *testing.T) {
 				}
 				serveInWorld(t, n, "answer-names", server, answer)
 				serveInWorld(t, n, "tell-peers", "8000")
+				serveInWorld(t, n, "take-much", "8100")
 				l := laptop{t, n, runPeers(t, n, "peers", mapping(tcp, 8001, ""), mapping(udp, 8001, ""))}
 				for _, when := range []string{"at the start", "after the uplink was killed"} {
 					l.reaches(when, worldAddress6, worldAddress6)
@@ -84,6 +131,9 @@ func TestUplinkIPv6(t *testing.T) {
 						l.reaches(when, other, other)
 					}
 					l.resolves(when, answer)
+					if out, err := l.inPod("much", worldAddress6, "8100"); err != nil {
+						t.Errorf("%s: %d bytes each way by IPv6: %v: %s", when, muchBytes, err, out)
+					}
 					if when == "at the start" {
 						killUplink(t, n, uplink)
 					}
