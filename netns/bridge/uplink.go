@@ -150,7 +150,7 @@ func (g *uplinkGuard) isGone(messages []byte) bool {
 // follow writes the table when a message says so. Where messages were lost (ENOBUFS) it
 // looks as well: damaged gets none then.
 func (g *uplinkGuard) follow(f *os.File, damaged func(messages []byte) bool) {
-	buf := make([]byte, 64<<10)
+	buf := make([]byte, 8<<10) // one that is cut off counts as damage
 	for {
 		n, err := f.Read(buf)
 		if errors.Is(err, os.ErrClosed) {
