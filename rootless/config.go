@@ -29,6 +29,11 @@ type Config struct {
 	// one is used all the same where no other is there. nil finds no faults.
 	UplinkFault func(uplink string) string `json:"-"`
 	fellBack    bool                       // to one of UplinkFallback
+	faulty      bool                       // UplinkFault finds one of Uplink
+	// IPv6 gives pods a way to the outside by IPv6, where the host has one and the uplink can.
+	// Run sets NoIPv6, the reason where it cannot, and takes IPv6 back then.
+	IPv6   bool
+	NoIPv6 string
 	// IDMapping is one of IDMappings; empty means IDsAuto.
 	IDMapping string
 	// UplinkReason and IDReason say why what was left to the host ("auto") came out

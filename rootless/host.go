@@ -27,8 +27,8 @@ type Host struct {
 	UIDMap, GIDMap []IDMap
 	// NoNewPrivs: setuid programs are without effect (prctl(2)).
 	NoNewPrivs bool
-	// NoIPv4: its network has no way out by IPv4 at the moment.
-	NoIPv4 bool
+	// NoIPv4, NoIPv6: its network has no way out by that at the moment.
+	NoIPv4, NoIPv6 bool
 	// Executable is the path of the running program.
 	Executable string
 	// TryUserNS makes a user namespace and mounts in it.
@@ -53,7 +53,8 @@ func ThisHost() Host {
 		h.NoNewPrivs = true
 	}
 	h.Executable, _ = os.Executable()
-	h.NoIPv4 = !HostWayOut().IPv4
+	way := HostWayOut()
+	h.NoIPv4, h.NoIPv6 = !way.IPv4, !way.IPv6
 	return h
 }
 

@@ -42,7 +42,7 @@ func (c Config) resolveUplink(h Host) Config {
 	if c.Uplink == UplinkAuto {
 		c.Uplink, c.UplinkReason = h.uplink()
 	}
-	return c.fallBack(h)
+	return c.fallBack(h).resolveIPv6(h)
 }
 
 // idMapping falls back to a single ID only for what cannot be helped from where
@@ -79,7 +79,7 @@ func (c Config) logChoices() {
 			"containers that ask for other users are refused, and all keep the groups that the user has on this host", "reason", c.IDReason)
 	}
 	if c.fellBack {
-		c.Log.Warn("another uplink than the configured one", "uplink", c.Uplink, "reason", c.UplinkReason, "limits", UplinkLimits(c.Uplink))
+		c.Log.Warn("another uplink than the configured one", "uplink", c.Uplink, "reason", c.UplinkReason, "limits", UplinkLimits(c.Uplink, c.NoIPv6))
 	}
 	if c.Uplink == UplinkHost {
 		c.Log.Warn("pods have no network of their own: all share the one that the daemon was started in",

@@ -58,6 +58,10 @@ type Node struct {
 	CgroupEvacuated string
 	// Uplink in use, one of the constants but UplinkAuto, and why.
 	Uplink, UplinkReason string
+	// IPv6: the uplink leads to the outside by IPv6, where the host has a way. NoIPv6 is why
+	// it does not; both are empty for those that are no uplinks.
+	IPv6   bool
+	NoIPv6 string
 	// IDMapping in use, one of the constants but IDsAuto, and why. Both are empty
 	// in a nested node.
 	IDMapping, IDReason string
@@ -88,6 +92,8 @@ type facts struct {
 	CgroupEvacuated string
 	Uplink          string
 	UplinkReason    string
+	IPv6            bool
+	NoIPv6          string
 	IDMapping       string
 	IDReason        string
 	View            string
@@ -103,6 +109,7 @@ func writeFacts(c Config, cg cgroupFacts, nested bool) (err error) {
 	f.UIDMap, f.GIDMap = c.UIDMap, c.GIDMap
 	if !nested {
 		f.Uplink, f.UplinkReason = c.Uplink, c.UplinkReason
+		f.IPv6, f.NoIPv6 = c.IPv6, c.NoIPv6
 		f.IDMapping, f.IDReason = c.IDMapping, c.IDReason
 		f.CgroupNS = cg.unified && !c.HostCgroupNS
 	}
@@ -152,9 +159,12 @@ func Load(runDir string) (*Node, error) {
 	}
 	n := &Node{
 		RunDir: runDir, DataDir: f.DataDir, Nested: f.Nested, Identity: f.Identity, init: f.Init,
-		Uplink: f.Uplink, UplinkReason: f.UplinkReason, IDMapping: f.IDMapping, IDReason: f.IDReason,
+		Uplink: f.Uplink, UplinkReason: f.UplinkReason, IPv6: f.IPv6, NoIPv6: f.NoIPv6, IDMapping: f.IDMapping, IDReason: f.IDReason,
 		View: f.View, ViewReason: f.ViewReason, Shown: f.Shown,
 		CgroupHybrid: f.CgroupHybrid, CgroupNS: f.CgroupNS, CgroupEvacuated: f.CgroupEvacuated,
+	}
+	if tap := f.Uplink == UplinkSlirp || f.Uplink == UplinkPasta; tap && !f.IPv6 && f.NoIPv6 == "" {
+		n.NoIPv6 = "the daemon was started by an earlier version"
 	}
 	if err := n.locate(dir, f); err != nil {
 		return nil, err

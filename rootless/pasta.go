@@ -31,10 +31,16 @@ func (p pasta) ConfigureNetwork(childPID int, stateDir, netns string) (*messages
 	pidFile := filepath.Join(stateDir, "pasta.pid")
 	// No implicit forwarding in either direction: host ports are the port driver's,
 	// and the host's loopback is not the pods'.
-	args := []string{"--foreground", "--pid", pidFile, "--config-net", "--ipv4-only",
+	args := []string{"--foreground", "--pid", pidFile, "--config-net",
 		"--ns-ifname", slirpTap, "--mtu", strconv.Itoa(p.mtu),
 		"--address", slirpAddress, "--netmask", strconv.Itoa(slirpBits), "--gateway", slirpGateway, "--dns-forward", slirpDNS,
 		"--tcp-ports", "none", "--udp-ports", "none", "--tcp-ns", "none", "--udp-ns", "none"}
+	if p.ipv6 {
+		// Nor by DHCP or advertisements: it configures the tap itself.
+		args = append(args, "--address", tapAddress6, "--gateway", tapGateway6, "--dns-forward", tapDNS6, "--no-ra", "--no-dhcpv6")
+	} else {
+		args = append(args, "--ipv4-only")
+	}
 	if p.disableHostLoopback {
 		args = append(args, "--no-map-gw")
 	}
@@ -43,7 +49,7 @@ func (p pasta) ConfigureNetwork(childPID int, stateDir, netns string) (*messages
 	if err != nil {
 		return nil, stop, err
 	}
-	return p.configuration(), stop, nil
+	return p.configuration(), p.followDNS(stateDir, stop), nil
 }
 
 // start returns once pasta has configured the tap, which is when it writes its PID.
@@ -51,7 +57,7 @@ func (p pasta) start(ctx context.Context, pidFile string, args []string) (*exec.
 	if err := os.Remove(pidFile); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	dns := hostDNS()
+	way := HostWayOut()
 	cmd := exec.CommandContext(ctx, p.binary, args...)
 	said := &tail{next: debugWriter{p.log, UplinkPasta}}
 	cmd.Stdout, cmd.Stderr = said, said
@@ -61,7 +67,7 @@ func (p pasta) start(ctx context.Context, pidFile string, args []string) (*exec.
 	}
 	for deadline := time.Now().Add(uplinkReadyTimeout); ; time.Sleep(5 * time.Millisecond) {
 		if b, err := os.ReadFile(pidFile); err == nil && len(b) > 0 {
-			go p.follow(ctx, cmd, dns)
+			go p.follow(ctx, cmd, way)
 			return cmd, nil
 		}
 		// Ended and not yet waited for: a zombie has no memory.
@@ -73,12 +79,10 @@ func (p pasta) start(ctx context.Context, pidFile string, args []string) (*exec.
 	}
 }
 
-// dnsInterval is the pause between two looks at the host's DNS servers.
-const dnsInterval = 2 * time.Second
-
-// follow ends pasta when the host's DNS servers are no longer those that it has read,
-// so that it is started again.
-func (p pasta) follow(ctx context.Context, cmd *exec.Cmd, dns string) {
+// follow ends pasta when it has to read anew what it reads only when it starts, so that it
+// is started again: the host's DNS servers have changed, or there is a way out by IPv4 or
+// IPv6 that there was not. One that is gone may come back.
+func (p pasta) follow(ctx context.Context, cmd *exec.Cmd, then WayOut) {
 	for tick := time.NewTicker(dnsInterval); ; {
 		select {
 		case <-ctx.Done():
@@ -86,8 +90,9 @@ func (p pasta) follow(ctx context.Context, cmd *exec.Cmd, dns string) {
 			return
 		case <-tick.C:
 		}
-		if now := hostDNS(); now != "" && now != dns {
-			p.log.Info("the host's DNS servers have changed: pasta is started again", "servers", now)
+		now := HostWayOut()
+		if now.DNS != "" && now.DNS != then.DNS || now.IPv4 && !then.IPv4 || now.IPv6 && !then.IPv6 && p.ipv6 {
+			p.log.Info("the host's network has changed: pasta is started again", "servers", now.DNS, "ipv4", now.IPv4, "ipv6", now.IPv6)
 			tick.Stop()
 			_ = cmd.Process.Kill()
 			return

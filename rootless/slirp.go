@@ -37,6 +37,9 @@ func (s slirp) ConfigureNetwork(childPID int, stateDir, netns string) (*messages
 	if s.disableHostLoopback {
 		args = append(args, "--disable-host-loopback")
 	}
+	if s.ipv6 {
+		args = append(args, "--enable-ipv6")
+	}
 	// No sandbox: it does not work with a namespace given by path (slirp4netns
 	// issue 317).
 	userns := fmt.Sprintf("/proc/%d/ns/user", childPID)
@@ -54,7 +57,7 @@ func (s slirp) ConfigureNetwork(childPID int, stateDir, netns string) (*messages
 	if err != nil {
 		return nil, stop, err
 	}
-	return s.configuration(), stop, nil
+	return s.configuration(), s.followDNS(stateDir, stop), nil
 }
 
 // start returns once slirp4netns says that it serves the tap.

@@ -27,6 +27,7 @@ type tapUplink struct {
 	binary              string
 	mtu                 int
 	disableHostLoopback bool
+	ipv6                bool
 	log                 *slog.Logger
 }
 
@@ -35,7 +36,7 @@ func newTapUplink(name, program string, c Config) (tapUplink, error) {
 	if err != nil {
 		return tapUplink{}, err
 	}
-	u := tapUplink{name: name, binary: path, mtu: c.MTU, disableHostLoopback: c.DisableHostLoopback, log: c.Log}
+	u := tapUplink{name: name, binary: path, mtu: c.MTU, disableHostLoopback: c.DisableHostLoopback, ipv6: c.IPv6, log: c.Log}
 	if u.mtu == 0 {
 		u.mtu = slirpMTU
 	}
@@ -44,7 +45,11 @@ func newTapUplink(name, program string, c Config) (tapUplink, error) {
 
 // Info implements network.ParentDriver.
 func (u tapUplink) Info(context.Context) (*api.NetworkDriverInfo, error) {
-	return &api.NetworkDriverInfo{Driver: u.name, DNS: []net.IP{net.ParseIP(slirpDNS)}, ChildIP: net.ParseIP(slirpAddress)}, nil
+	info := &api.NetworkDriverInfo{Driver: u.name, ChildIP: net.ParseIP(slirpAddress), IPv6: u.ipv6}
+	for _, server := range u.dns() {
+		info.DNS = append(info.DNS, net.ParseIP(server))
+	}
+	return info, nil
 }
 
 // MTU implements network.ParentDriver.
@@ -53,7 +58,7 @@ func (u tapUplink) MTU() int { return u.mtu }
 // configuration is what the child configures.
 func (u tapUplink) configuration() *messages.ParentInitNetworkDriverCompleted {
 	return &messages.ParentInitNetworkDriverCompleted{
-		Dev: slirpTap, MTU: u.mtu, DNS: []string{slirpDNS},
+		Dev: slirpTap, MTU: u.mtu, DNS: u.dns(),
 		IP: slirpAddress, Netmask: slirpBits, Gateway: slirpGateway,
 	}
 }

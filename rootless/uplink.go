@@ -91,9 +91,9 @@ func newUplink(c Config) (network.ParentDriver, error) {
 func newUplinkChild(c Config) network.ChildDriver {
 	switch c.Uplink {
 	case UplinkSlirp:
-		return slirp4netns.NewChildDriver()
+		return tapChild{slirp4netns.NewChildDriver(), c}
 	case UplinkPasta:
-		return pastadriver.NewChildDriver()
+		return tapChild{pastadriver.NewChildDriver(), c}
 	case UplinkNone:
 		return noUplink{}
 	}
@@ -163,18 +163,22 @@ func (c Config) fallBack(h Host) Config {
 		}
 		return c.UplinkFault(uplink)
 	}
+	offline, way := h.NoIPv4 && (h.NoIPv6 || !c.IPv6), "this host has no way out by IPv4"
+	if h.NoIPv6 {
+		way = "this host has no way out"
+	}
 	gone, reason := missing(c.Uplink), ""
 	if gone {
 		reason = programs[c.Uplink] + " is not installed"
-	} else if c.Uplink == UplinkPasta && h.NoIPv4 {
+	} else if c.Uplink == UplinkPasta && offline {
 		// It looks for its interface once; older ones end there.
-		gone, reason = true, "this host has no way out by IPv4 now, and pasta may not start without one"
+		gone, reason = true, way+" now, and pasta may not start without one"
 	} else if reason = fault(c.Uplink); reason == "" {
 		return c
 	}
 	there := func(faults bool) string {
 		for _, next := range c.UplinkFallback {
-			if next != c.Uplink && !missing(next) && !(next == UplinkPasta && h.NoIPv4) && (faults || fault(next) == "") {
+			if next != c.Uplink && !missing(next) && !(next == UplinkPasta && offline) && (faults || fault(next) == "") {
 				return next
 			}
 		}
@@ -183,26 +187,32 @@ func (c Config) fallBack(h Host) Config {
 	next := there(false)
 	if next == "" && gone {
 		next = there(true)
+		c.faulty = next != ""
 	}
 	switch {
 	case next != "":
 		c.UplinkReason = fmt.Sprintf("%s; %s is next in node.uplink_fallback", reason, next)
 		c.Uplink, c.fellBack = next, true
 	case !gone:
-		c.UplinkReason, c.fellBack = reason+"; no other uplink of node.uplink_fallback is installed", true
+		c.UplinkReason, c.fellBack, c.faulty = reason+"; no other uplink of node.uplink_fallback is installed", true, true
 	}
 	return c
 }
 
-// UplinkLimits describes what an uplink cannot do on this host.
-func UplinkLimits(uplink string) string {
+// UplinkLimits describes what an uplink cannot do on this host. noIPv6 is why it has IPv4
+// only, "" where it has both.
+func UplinkLimits(uplink, noIPv6 string) string {
+	only := ""
+	if noIPv6 != "" {
+		only = "IPv4 only (" + noIPv6 + "); "
+	}
 	switch uplink {
 	case UplinkSlirp:
-		return "IPv4 only; every packet passes through one process: about a third of the speed of loopback; existing connections are lost when it is restarted" + pingLimit()
+		return only + "every packet passes through one process: about a third of the speed of loopback; existing connections are lost when it is restarted" + pingLimit()
 	case UplinkPasta:
-		return "IPv4 only; every packet passes through one process; started again when the host's DNS servers change, which ends connections" + pingLimit()
+		return only + "every packet passes through one process; started again when the host's DNS servers change, or it gets a way out by IPv4 or IPv6 that it had not, which ends connections" + pingLimit()
 	case UplinkGvisor:
-		return "IPv4 only; every packet passes through two processes of the node; ICMP echo to the outside is answered by the uplink itself, whether or not anyone is there"
+		return only + "every packet passes through two processes of the node; ICMP echo to the outside is answered by the uplink itself, whether or not anyone is there"
 	case UplinkNone:
 		return "pods reach each other and nothing else; host ports work"
 	case UplinkHost:

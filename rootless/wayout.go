@@ -28,8 +28,8 @@ func HostWayOut() WayOut {
 	return WayOut{IPv4: way("udp4", "198.41.0.4:53"), IPv6: way("udp6", "[2001:503:ba3e::2:30]:53"), DNS: hostDNS()}
 }
 
-// Lacks describes what pods behind an uplink miss for that, "" for nothing.
-func (w WayOut) Lacks(uplink string) string {
+// Lacks describes what pods behind an uplink, with IPv6 or not, miss for that, "" for nothing.
+func (w WayOut) Lacks(uplink string, ipv6 bool) string {
 	if uplink != UplinkSlirp && uplink != UplinkPasta && uplink != UplinkGvisor {
 		return ""
 	}
@@ -37,18 +37,19 @@ func (w WayOut) Lacks(uplink string) string {
 	switch {
 	case !w.IPv4 && !w.IPv6:
 		lacks = append(lacks, "this host has no way out now")
-	case !w.IPv4:
+	case !w.IPv4 && !ipv6:
 		lacks = append(lacks, "this host has a way out by IPv6 alone now: pods have none, but for TCP of those with switched egress (run --egress switched)")
 	}
-	if w.DNS != "" && !w.resolvesIPv4() && uplink != UplinkGvisor {
+	if w.DNS != "" && !w.resolves(netip.Addr.Is4) && !ipv6 && uplink != UplinkGvisor {
 		lacks = append(lacks, "its resolv.conf names servers by IPv6 alone, which "+uplink+" does not ask: pods resolve no names, unless by gvisor-tap-vsock (node.uplink)")
 	}
 	return strings.Join(lacks, "; ")
 }
 
-func (w WayOut) resolvesIPv4() bool {
+// resolves reports whether a server of the family answers.
+func (w WayOut) resolves(family func(netip.Addr) bool) bool {
 	for _, server := range strings.Fields(w.DNS) {
-		if a, err := netip.ParseAddr(server); err == nil && a.Is4() {
+		if a, err := netip.ParseAddr(server); err == nil && family(a) {
 			return true
 		}
 	}

@@ -21,6 +21,11 @@ func newNetwork(cfg *config.Config, node *rootless.Node, nodeNet *netns.Thread, 
 	if node.Uplink == rootless.UplinkHost {
 		return netns.HostNetwork{}, nil
 	}
+	if cfg.Node.DisableHostLoopback && node.NetNS != "" && node.Uplink != rootless.UplinkNone {
+		if _, err := bridge.GuardUplink(nodeNet, rootless.UplinkInterface, slog.Default()); err != nil {
+			slog.Warn("a pod on the node's network may reach the host's loopback by packets that it makes itself", "error", err)
+		}
+	}
 	dir := filepath.Join(cfg.Daemon.DataDir, "net")
 	var networks *named.Networks
 	newBridge := func() (*bridge.Bridge, error) {

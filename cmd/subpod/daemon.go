@@ -85,6 +85,7 @@ func nodeConfig(cfg *config.Config, flags *cli.Flags) (rootless.Config, error) {
 		Uplink:              cfg.Node.Uplink,
 		UplinkFallback:      cfg.Node.UplinkFallback,
 		UplinkFault:         doctor.Host{Host: rootless.ThisHost(), Config: cfg}.UplinkFault,
+		IPv6:                cfg.Node.UplinkIPv6,
 		IDMapping:           cfg.Node.IDMapping,
 		MTU:                 cfg.Node.MTU,
 		SlirpBinary:         cfg.Node.Slirp4netnsPath,

@@ -43,6 +43,7 @@ type Daemon struct {
 type Node struct {
 	Uplink              string   `toml:"uplink"` // rootless.Uplinks lists them
 	UplinkFallback      []string `toml:"uplink_fallback"`
+	UplinkIPv6          bool     `toml:"uplink_ipv6"`
 	IDMapping           string   `toml:"id_mapping"` // auto, subordinate, single
 	MTU                 int      `toml:"mtu"`        // bytes
 	Slirp4netnsPath     string   `toml:"slirp4netns_path" path:"command"`

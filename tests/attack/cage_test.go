@@ -27,7 +27,7 @@ func init() {
 	program := map[string]func([]string) error{
 		"escape-look": lookInto, "escape-enter": enterNamespaces, "escape-handles": openHandles, "escape-watch": watchJoins,
 		"escape-trace": traceProcess, "escape-signal": signalProcess, "escape-self": lookAtSelf, "escape-foreign": foreignCalls, "escape-sleep": sleepLong, "escape-all": lookAtAll, "escape-hijack": hijackJoins, "escape-uid": printUID, "escape-own-handle": ownHandle,
-		"escape-reach": reachHost, "escape-surface": trySurface, "escape-write": tryWrites, "escape-session": trySession, "escape-keys": tryKeys, "escape-with-key": withKey,
+		"escape-reach": reachHost, "escape-packets": packetsToHost, "escape-surface": trySurface, "escape-write": tryWrites, "escape-session": trySession, "escape-keys": tryKeys, "escape-with-key": withKey,
 		"escape-hold": holdConnections, "escape-tokens": tryTokens, "escape-open": openAll, "escape-other": lookAround, "escape-exchange": exchange, "escape-overwrite": overwrite,
 		"escape-egress-dial": egressDial, "escape-egress-rewrite": egressRewrite, "escape-egress-swap": egressSwap, "escape-egress-many": egressMany,
 	}[os.Args[1]]

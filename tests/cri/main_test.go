@@ -31,6 +31,8 @@ var parts = map[string]func(args []string) error{
 	"ask-peer":     askPeer,
 	"answer-names": answerNames,
 	"resolve":      resolve,
+	"take-much":    takeMuch,
+	"much":         much,
 }
 
 const (

@@ -174,8 +174,8 @@ func resolve(args []string) error {
 // configuration.
 func TestUplinkFallback(t *testing.T) {
 	for _, c := range []struct{ missing, want string }{
-		{"slirp4netns_path = \"/no/such\"\n", "pasta (/no/such is not installed; pasta is next in node.uplink_fallback): IPv4 only"},
-		{"slirp4netns_path = \"/no/such\"\npasta_path = \"/no/such\"\n", "gvisor-tap-vsock (/no/such is not installed; gvisor-tap-vsock is next in node.uplink_fallback): IPv4 only"},
+		{"slirp4netns_path = \"/no/such\"\n", "pasta (/no/such is not installed; pasta is next in node.uplink_fallback): every packet"},
+		{"slirp4netns_path = \"/no/such\"\npasta_path = \"/no/such\"\n", "gvisor-tap-vsock (/no/such is not installed; gvisor-tap-vsock is next in node.uplink_fallback): IPv4 only (gvisor-tap-vsock has no IPv6)"},
 	} {
 		// In a world of its own, which has a way out: without one pasta is passed over, too.
 		n := node.Start(t, node.Options{Prefix: world(), Config: "[node]\n" + c.missing})

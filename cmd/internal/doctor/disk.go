@@ -65,9 +65,12 @@ func diskSpace(h Host) []Result {
 
 // network says what pods miss for what the host's network is at the moment.
 func network(h Host) []Result {
-	uplink, _ := h.mapping()
-	if lacks := h.WayOut.Lacks(uplink); lacks != "" {
+	c := h.resolved()
+	if lacks := h.WayOut.Lacks(c.Uplink, c.IPv6); lacks != "" {
 		return one(Info, "", "%s", lacks)
+	}
+	if c.NoIPv6 != "" && h.WayOut.IPv6 {
+		return one(Info, "", "pods have no way out by IPv6, which this host has: %s", c.NoIPv6)
 	}
 	return nil
 }

@@ -69,10 +69,15 @@ func freshProc(h Host) []Result {
 
 // mapping returns the uplink and the ID mapping that the daemon would choose.
 func (h Host) mapping() (uplink, ids string) {
-	n := h.Config.Node
-	c := h.ResolveAuto(rootless.Config{Uplink: n.Uplink, UplinkFallback: n.UplinkFallback, IDMapping: n.IDMapping,
-		SlirpBinary: n.Slirp4netnsPath, PastaBinary: n.PastaPath, UplinkFault: h.UplinkFault})
+	c := h.resolved()
 	return c.Uplink, c.IDMapping
+}
+
+// resolved returns the node's configuration with what it leaves to the host decided.
+func (h Host) resolved() rootless.Config {
+	n := h.Config.Node
+	return h.ResolveAuto(rootless.Config{Uplink: n.Uplink, UplinkFallback: n.UplinkFallback, IDMapping: n.IDMapping, IPv6: n.UplinkIPv6,
+		SlirpBinary: n.Slirp4netnsPath, PastaBinary: n.PastaPath, UplinkFault: h.UplinkFault})
 }
 
 func subordinateIDs(h Host) []Result {
