@@ -3,15 +3,8 @@ package storage
 import (
 	"context"
 	"fmt"
-	"io"
 	"io/fs"
-	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"path/filepath"
-	"strings"
-	"sync/atomic"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -25,7 +18,13 @@ import (
 )
 
 // pushChunked pushes an image with its layers as zstd:chunked.
-func pushChunked(t *testing.T, host, name string, img built) {
+func pushChunked(t testing.TB, host, name string, img built) {
+	t.Helper()
+	pushAs(t, host, name, img, compression.ZstdChunked)
+}
+
+// pushAs pushes an image with its layers compressed anew.
+func pushAs(t testing.TB, host, name string, img built, format compression.Algorithm) {
 	t.Helper()
 	src, err := layout.NewReference(writeLayout(t, filepath.Join(t.TempDir(), digest.FromString(name).Encoded()[:8]), map[string]built{"x": img}), "x")
 	if err != nil {
@@ -41,7 +40,7 @@ func pushChunked(t *testing.T, host, name string, img built) {
 	}
 	defer policy.Destroy()
 	_, err = imagecopy.Image(context.Background(), policy, dest, src, &imagecopy.Options{
-		DestinationCtx: &types.SystemContext{CompressionFormat: &compression.ZstdChunked,
+		DestinationCtx: &types.SystemContext{CompressionFormat: &format,
 			DockerInsecureSkipTLSVerify: types.OptionalBoolTrue, BlobInfoCacheDir: t.TempDir()},
 		ForceCompressionFormat: true,
 	})
@@ -55,19 +54,7 @@ func TestPartialPull(t *testing.T) {
 	for _, driver := range []string{DriverFuse, DriverNative} {
 		t.Run(driver, func(t *testing.T) {
 			r := startRegistry(t, false)
-			var sent atomic.Int64
-			target, err := url.Parse(r.url)
-			if err != nil {
-				t.Fatal(err)
-			}
-			proxy := httputil.NewSingleHostReverseProxy(target)
-			proxy.ModifyResponse = func(resp *http.Response) error {
-				resp.Body = countedBody{resp.Body, &sent}
-				return nil
-			}
-			front := httptest.NewServer(proxy)
-			t.Cleanup(front.Close)
-			host := strings.TrimPrefix(front.URL, "http://")
+			host, sent := servedBytes(t, r)
 
 			files := layer{}
 			for i := range 100 {
@@ -112,17 +99,6 @@ func TestPartialPull(t *testing.T) {
 			wantClean(t, s, 2)
 		})
 	}
-}
-
-type countedBody struct {
-	io.ReadCloser
-	n *atomic.Int64
-}
-
-func (c countedBody) Read(p []byte) (int, error) {
-	n, err := c.ReadCloser.Read(p)
-	c.n.Add(int64(n))
-	return n, err
 }
 
 // TestRenamedMeanwhile: openat2's EAGAIN is worth another try, that of a full process

@@ -37,7 +37,7 @@ done
 exec crun --cgroup-manager=disabled "$@"
 `
 
-func startContainerd(t *testing.T, bin, reg string, images map[string]string) *containerd {
+func startContainerd(t *testing.T, bin, reg string, images map[string][]string) *containerd {
 	t.Helper()
 	c := &containerd{port: int(freePorts(t, 4))}
 	for to, base := range map[*string]string{&c.dir: os.Getenv("SUBPOD_TEST_DIR"), &c.run: os.Getenv("XDG_RUNTIME_DIR")} {
@@ -59,7 +59,8 @@ func startContainerd(t *testing.T, bin, reg string, images map[string]string) *c
   "ipam": {"type": "host-local", "dataDir": "`+c.run+`/ipam", "ranges": [[{"subnet": "10.77.0.0/16"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
  {"type": "portmap", "capabilities": {"portMappings": true}}]}`)
 	refs := []string{reg + "/"}
-	for _, ref := range images {
+	for _, refs := range images {
+		ref := refs[0] // one registry has them all
 		refs = append(refs, ref)
 	}
 	for _, ref := range refs {

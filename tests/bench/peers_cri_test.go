@@ -29,9 +29,10 @@ type criPeer struct {
 	port   int                                  // a host port for a pod
 }
 
-func measureSubpod(t *testing.T, driver string, images map[string]string, floor *peer) *peer {
+func measureSubpod(t *testing.T, driver string, images map[string][]string, floor *peer) *peer {
 	registries := registry.Conf(node.Registry(t))
-	for _, ref := range images {
+	for _, refs := range images {
+		ref := refs[0] // one registry has them all
 		addr, _, _ := strings.Cut(ref, "/")
 		registries += fmt.Sprintf("[[registry]]\nlocation = %q\ninsecure = true\n", addr)
 	}
@@ -72,7 +73,7 @@ func measureSubpod(t *testing.T, driver string, images map[string]string, floor 
 }
 
 // measure is what all CRI runtimes go through.
-func (p *criPeer) measure(t *testing.T, images map[string]string) {
+func (p *criPeer) measure(t *testing.T, images map[string][]string) {
 	ctx := t.Context()
 	if err := p.cycle(ctx, "warm-up", series{}); err != nil {
 		t.Fatal(err)
@@ -93,22 +94,33 @@ func (p *criPeer) measure(t *testing.T, images map[string]string) {
 	if err := p.removeAll(ctx, ids, *concurrency); err != nil {
 		t.Fatal(err)
 	}
-	for name, ref := range images {
-		spec := &runtimeapi.ImageSpec{Image: p.images(ref)}
-		for range *peerPulls {
+	p.pulls(t, images)
+	p.ways(t)
+}
+
+// pulls pulls each image once.
+func (p *criPeer) pulls(t *testing.T, images map[string][]string) {
+	t.Helper()
+	settle(t, os.TempDir())
+	var specs []*runtimeapi.ImageSpec
+	for name, refs := range images {
+		for _, ref := range refs {
+			spec := &runtimeapi.ImageSpec{Image: p.images(ref)}
+			specs = append(specs, spec)
 			unix.Sync()
 			if err := p.Took.measure(name, func() error {
-				_, err := p.cri.PullImage(ctx, &runtimeapi.PullImageRequest{Image: spec})
+				_, err := p.cri.PullImage(t.Context(), &runtimeapi.PullImageRequest{Image: spec})
 				return err
 			}); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := p.cri.RemoveImage(ctx, &runtimeapi.RemoveImageRequest{Image: spec}); err != nil {
-				t.Fatal(err)
-			}
 		}
 	}
-	p.ways(t)
+	for _, spec := range specs {
+		if _, err := p.cri.RemoveImage(t.Context(), &runtimeapi.RemoveImageRequest{Image: spec}); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // ways measures the pods' network. Both pods have a container: some runtimes have no
@@ -205,7 +217,7 @@ func pssBelow(pid int) (sum int) {
 // containerdPeer starts containerd as docs of it do it for users without root:
 // rootlesskit, slirp4netns, the native overlay, crun, CNI's bridge. It has no cgroups
 // here, as nobody else has.
-func measureContainerd(t *testing.T, reg string, images map[string]string) *peer {
+func measureContainerd(t *testing.T, reg string, images map[string][]string) *peer {
 	bin := filepath.Join(node.Tree(), ".cache/peers/bin")
 	if _, err := os.Stat(filepath.Join(bin, "containerd")); err != nil {
 		t.Logf("containerd is left out: %v", err)

@@ -48,7 +48,7 @@ func (p podman) start(name, into, ref string, more ...string) error {
 }
 
 // measurePodman measures what measureSubpod does, by the command: podman has no daemon.
-func measurePodman(t *testing.T, reg string, images map[string]string) *peer {
+func measurePodman(t *testing.T, reg string, images map[string][]string) *peer {
 	socket := os.Getenv(agentEnv)
 	if socket == "" {
 		t.Log("podman is left out: it takes root to enter a Debian that has it")
@@ -83,12 +83,15 @@ func measurePodman(t *testing.T, reg string, images map[string]string) *peer {
 		p.peer.Took = took
 	}
 	p.many(t, ref)
-	for name, ref := range images {
-		for range *peerPulls {
+	settle(t, os.TempDir())
+	for name, refs := range images {
+		for _, ref := range refs {
 			unix.Sync()
 			p.must(t, name, "pull", "--quiet", "--tls-verify=false", ref)
-			p.must(t, "", "rmi", ref)
 		}
+	}
+	for _, refs := range images {
+		p.must(t, "", append([]string{"rmi"}, refs...)...)
 	}
 	p.ways(t, ref)
 	p.scale(t, ref)

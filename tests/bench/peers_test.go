@@ -59,12 +59,12 @@ type peersRun struct {
 func TestBenchPeers(t *testing.T) {
 	r := &peersRun{Date: time.Now().Format("2006-01-02"), Kernel: kernel(), CPU: processor(), Cores: cores(), Runs: *runs, Pods: *pods,
 		Concurrency: *concurrency, Sizes: map[string]int64{}, Floor: &peer{Name: "floor", Took: series{}, Ways: map[string]wayTook{}}}
-	images := map[string]string{} // pullFiles, pullRandom → reference
-	layers := map[string][][]byte{}
+	images := map[string][]string{} // pullFiles, pullRandom → a reference for each pull
+	layers := map[string][][][]byte{}
 	for i, name := range []string{pullFiles, pullRandom} {
-		layers[name] = pulled[i].layers(t)
-		images[name] = serveLayers(t, layers[name])
-		for _, l := range layers[name] {
+		layers[name] = variants(t, pulled[i].layers(t), *peerPulls)
+		images[name] = serveImages(t, layers[name])
+		for _, l := range layers[name][0] {
 			r.Sizes[name] += int64(len(l))
 		}
 	}
@@ -109,28 +109,26 @@ func (r *peersRun) write(t *testing.T) {
 }
 
 // measureUntar unpacks the layers of the images by tar: the floor of a pull.
-func measureUntar(t *testing.T, layers map[string][][]byte, floor *peer) {
+func measureUntar(t *testing.T, images map[string][][][]byte, floor *peer) {
+	dir := t.TempDir()
+	settle(t, dir)
+	var unpacked []string
 	for name, call := range map[string]string{pullFiles: untarFiles, pullRandom: untarRandom} {
-		dir := t.TempDir()
-		script := "set -e; mkdir \"$1\""
-		for i, layer := range layers[name] {
-			file := filepath.Join(dir, fmt.Sprintf("layer%d.tgz", i))
-			if err := os.WriteFile(file, layer, 0o644); err != nil {
-				t.Fatal(err)
-			}
-			script += "; tar -xzf " + file + " -C \"$1\""
-		}
-		to := filepath.Join(dir, "to")
-		for range *peerPulls {
+		for i, layers := range images[name] {
+			script, _ := untarScript(t, dir, layers)
+			to := filepath.Join(dir, fmt.Sprint(name, i))
+			unpacked = append(unpacked, to)
 			unix.Sync()
 			if err := floor.Took.measure(call, func() error {
 				return run("unshare", "--map-root-user", "--map-auto", "--", "sh", "-c", script, "sh", to)
 			}); err != nil {
 				t.Fatal(err)
 			}
-			if err := node.RemoveAll(to); err != nil {
-				t.Fatal(err)
-			}
+		}
+	}
+	for _, to := range unpacked {
+		if err := node.RemoveAll(to); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

@@ -118,7 +118,39 @@ func serveImage(t *testing.T, layers, mebibytes int) string {
 // serveLayers serves an image of these layers on loopback, and returns its name.
 func serveLayers(t *testing.T, layers [][]byte) string {
 	t.Helper()
+	return serveImages(t, [][][]byte{layers})[0]
+}
+
+// serveImages serves images of these layers on loopback, and returns their names.
+func serveImages(t *testing.T, images [][][]byte) (refs []string) {
+	t.Helper()
 	blobs := map[string][]byte{}
+	for i, layers := range images {
+		addImage(t, blobs, fmt.Sprint("v", i), layers)
+	}
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		blob, ok := blobs[r.URL.Path]
+		switch {
+		case path.Clean(r.URL.Path) == "/v2":
+			return
+		case !ok:
+			http.NotFound(w, r)
+			return
+		case strings.Contains(r.URL.Path, "/manifests/"):
+			w.Header().Set("Content-Type", v1.MediaTypeImageManifest)
+		}
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(blob))
+	}))
+	t.Cleanup(s.Close)
+	for i := range images {
+		refs = append(refs, fmt.Sprintf("%s/big:v%d", s.Listener.Addr(), i))
+	}
+	return refs
+}
+
+// addImage adds what a registry has of an image, by path.
+func addImage(t *testing.T, blobs map[string][]byte, tag string, layers [][]byte) {
+	t.Helper()
 	add := func(mediaType string, blob []byte) v1.Descriptor {
 		d := digest.FromBytes(blob)
 		blobs["/v2/big/blobs/"+d.String()] = blob
@@ -139,23 +171,8 @@ func serveLayers(t *testing.T, layers [][]byte) string {
 	}
 	manifest.Config = add(v1.MediaTypeImageConfig, encode(t, config))
 	encoded := encode(t, manifest)
-	blobs["/v2/big/manifests/latest"] = encoded
+	blobs["/v2/big/manifests/"+tag] = encoded
 	blobs["/v2/big/manifests/"+digest.FromBytes(encoded).String()] = encoded
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		blob, ok := blobs[r.URL.Path]
-		switch {
-		case path.Clean(r.URL.Path) == "/v2":
-			return
-		case !ok:
-			http.NotFound(w, r)
-			return
-		case strings.Contains(r.URL.Path, "/manifests/"):
-			w.Header().Set("Content-Type", v1.MediaTypeImageManifest)
-		}
-		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(blob))
-	}))
-	t.Cleanup(s.Close)
-	return s.Listener.Addr().String() + "/big:latest"
 }
 
 // randomLayer is a tar archive of files of 1 MiB each.

@@ -12,8 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
+	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/tests/node"
@@ -47,61 +47,75 @@ func TestBenchPullFloor(t *testing.T) {
 		if *pullImage != "" && p.name != *pullImage {
 			continue
 		}
-		layers := p.layers(t)
-		ref := serveLayers(t, layers)
-		addr, _, _ := strings.Cut(ref, "/")
+		images := variants(t, p.layers(t), *runs+1)
+		refs := serveImages(t, images)
+		addr, _, _ := strings.Cut(refs[0], "/")
 		config := "[daemon]\nlog_level = \"warn\"\n"
 		if *driver != "" {
 			config += fmt.Sprintf("[storage]\ndriver = %q\n", *driver)
 		}
 		n := node.Start(t, node.Options{Config: config, Registries: fmt.Sprintf("[[registry]]\nlocation = %q\ninsecure = true\n", addr)})
-		benchPullFloor(t, n, p.name, ref, layers)
+		benchPullFloor(t, n, p.name, refs, images)
 	}
 }
 
-func benchPullFloor(t *testing.T, n *node.Node, name, ref string, layers [][]byte) {
+func benchPullFloor(t *testing.T, n *node.Node, name string, refs []string, images [][][]byte) {
 	cri := n.CRI()
-	image := &runtimeapi.ImageSpec{Image: ref}
-	script := "set -e; mkdir \"$1\""
-	bytes := 0
-	for i, layer := range layers {
-		file := filepath.Join(n.Dir, fmt.Sprintf("layer%d.tgz", i))
-		if err := os.WriteFile(file, layer, 0o644); err != nil {
-			t.Fatal(err)
-		}
-		script += "; tar -xzf " + file + " -C \"$1\""
-		bytes += len(layer)
-	}
 	const pull, floor = "pull", "tar -xz"
 	took := series{}
-	dir := filepath.Join(n.Dir, "unpacked")
-	for i := range *runs + 1 {
+	bytes := 0
+	settle(t, n.Dir)
+	for i, ref := range refs {
 		into := took
 		if i == 0 {
 			into = series{}
 		}
+		dir := filepath.Join(n.Dir, fmt.Sprint("unpacked", i))
+		script, size := untarScript(t, n.Dir, images[i])
+		bytes = size
+		unix.Sync() // neither is to pay for what the other has written
+		before := processorTime(n.PID(), true)
 		if err := into.measure(pull, func() error {
-			_, err := cri.PullImage(t.Context(), &runtimeapi.PullImageRequest{Image: image})
+			_, err := cri.PullImage(t.Context(), &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: ref}})
 			return err
 		}); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := cri.RemoveImage(t.Context(), &runtimeapi.RemoveImageRequest{Image: image}); err != nil {
+		into.add(pull+processorPart, processorTime(n.PID(), true)-before)
+		unix.Sync()
+		untar := exec.Command("unshare", "--map-root-user", "--map-auto", "--", "sh", "-c", script, "sh", dir)
+		if err := into.measure(floor, untar.Run); err != nil {
 			t.Fatal(err)
 		}
-		if err := into.measure(floor, func() error {
-			return exec.Command("unshare", "--map-root-user", "--map-auto", "--", "sh", "-c", script, "sh", dir).Run()
-		}); err != nil {
-			t.Fatal(err)
-		}
-		if err := node.RemoveAll(dir); err != nil {
+		into.add(floor+processorPart, untar.ProcessState.UserTime()+untar.ProcessState.SystemTime())
+	}
+	for i := range refs {
+		if err := node.RemoveAll(filepath.Join(n.Dir, fmt.Sprint("unpacked", i))); err != nil {
 			t.Fatal(err)
 		}
 	}
-	fmt.Printf("  %s, %d MB in %d layers, %d runs in turns: pull %v (least %v), tar -xz %v (least %v); ratio %.2f (of the least %.2f)\n",
-		name, bytes/1e6, len(layers), *runs, took.at(pull, .5).Round(time.Millisecond), took.at(pull, 0).Round(time.Millisecond),
-		took.at(floor, .5).Round(time.Millisecond), took.at(floor, 0).Round(time.Millisecond),
-		float64(took.at(pull, .5))/float64(took.at(floor, .5)), float64(took.at(pull, 0))/float64(took.at(floor, 0)))
+	fmt.Printf("  %s, %d MB in %d layers, %d runs in turns, medians and the least:\n", name, bytes/1e6, len(images[0]), *runs)
+	for _, part := range []string{"", processorPart} {
+		a, b, least, floorLeast := took.at(pull+part, .5), took.at(floor+part, .5), took.at(pull+part, 0), took.at(floor+part, 0)
+		fmt.Printf("  %-12s %6d %6d ms, tar -xz %6d %6d ms; ratios %.2f %.2f\n", pull+part, a.Milliseconds(), least.Milliseconds(),
+			b.Milliseconds(), floorLeast.Milliseconds(), float64(a)/float64(b), float64(least)/float64(floorLeast))
+	}
+}
+
+// untarScript writes layers into files of dir, and returns a script that unpacks them into
+// the directory of its first argument, and their size.
+func untarScript(t *testing.T, dir string, layers [][]byte) (script string, size int) {
+	t.Helper()
+	script = "set -e; mkdir \"$1\""
+	for i, layer := range layers {
+		file := filepath.Join(dir, fmt.Sprintf("layer%d.tgz", i))
+		if err := os.WriteFile(file, layer, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		script += "; tar -xzf " + file + " -C \"$1\""
+		size += len(layer)
+	}
+	return script, size
 }
 
 func compressed(t *testing.T, layer []byte) []byte {
