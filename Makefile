@@ -223,7 +223,16 @@ test-vm: ## In a virtual machine, where systemd delegates cgroups: limits, drive
 	@$(MAKE) --no-print-directory build test-tools test-images
 	@tests/vm/image.sh
 	@tests/vm/packages.sh
+ifdef VM
 	$(TEST) -count=1 -timeout 120m ./tests/vm $(VM)
+else
+	@$(MAKE) --no-print-directory -j 2 --output-sync=target test-vm-critest test-vm-others
+endif
+
+# Two machines at a time: a test waits for one of its machine's processors mostly.
+.PHONY: test-vm-critest test-vm-others
+test-vm-critest test-vm-others:
+	$(TEST) -count=1 -timeout 120m -v ./tests/vm $(if $(findstring critest,$@),-run,-skip) '^TestCritest$$'
 
 # The machine's processor is emulated, too. The tests of pkg/ocispec run in it by themselves.
 .PHONY: test-arm64

@@ -20,8 +20,9 @@ import (
 	"github.com/subpod/subpod/rootless"
 )
 
-// startTimeout bounds the start of a daemon until it serves, and its stop.
-const startTimeout = 30 * time.Second
+// startTimeout bounds the start of a daemon until it serves, and its stop: as long as
+// systemd gives a service, since a slow machine may need more than half a minute.
+const startTimeout = 90 * time.Second
 
 // ownDaemon is a daemon that a command has started.
 type ownDaemon struct {

@@ -63,14 +63,14 @@ func TestLimitFlagsHold(t *testing.T) {
 		}
 	})
 	t.Run("--pids-limit", func(t *testing.T) {
-		out := in(t, subpod+" run --rm --pids-limit 20 busybox sh -c '(for i in $(seq 60); do sleep 2 & done) 2>/dev/null; grep ^max /sys/fs/cgroup/pids.events'")
+		out := in(t, subpod+" run --rm --pids-limit 20 busybox sh -c '(for i in $(seq 60); do sleep 1000 & done) 2>/dev/null; while read -r what n; do case $what in max) echo $what $n;; esac; done </sys/fs/cgroup/pids.events'")
 		if refused, ok := strings.CutPrefix(out, "max "); !ok || refused == "0" {
 			t.Errorf("no fork was refused: %q", out)
 		}
 	})
 	t.Run("--cpus", func(t *testing.T) {
-		const busy = "timeout 5 sh -c 'while :; do :; done'; grep ^nr_throttled /sys/fs/cgroup/cpu.stat"
-		out := in(t, fmt.Sprintf("%s run --rm --cpus 0.1 busybox sh -c %q", subpod, busy))
+		const busy = "timeout 1 sh -c 'while :; do :; done'; grep ^nr_throttled /sys/fs/cgroup/cpu.stat"
+		out := in(t, fmt.Sprintf("%s run --rm --cpus 0.2 busybox sh -c %q", subpod, busy))
 		if n, ok := strings.CutPrefix(out, "nr_throttled "); !ok || n == "0" {
 			t.Errorf("never throttled: %q", out)
 		}
@@ -96,12 +96,7 @@ const subpod = "~/.local/bin/subpod"
 func limitFiles(t *testing.T, flags string) map[string]string {
 	t.Helper()
 	const look = "cd /sys/fs/cgroup; grep -s '' memory.max memory.swap.max memory.low cpu.max cpu.weight cpuset.cpus cpuset.cpus.effective cpuset.mems pids.max"
-	files := map[string]string{}
-	for line := range strings.Lines(in(t, fmt.Sprintf("%s run --rm %s busybox sh -c %q", subpod, flags, look))) {
-		file, text, _ := strings.Cut(strings.TrimSpace(line), ":")
-		files[file] = text
-	}
-	return files
+	return byFile(in(t, fmt.Sprintf("%s run --rm %s busybox sh -c %q", subpod, flags, look)))
 }
 
 // shown is what "ps" shows of containers of which it is known what they do: "a is frozen,

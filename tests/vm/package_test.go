@@ -160,7 +160,7 @@ func TestPackageUpgrade(t *testing.T) {
 	packaged(t, "old.deb", "new.deb")
 	aptInstall(t, "old.deb")
 	in(t, "systemctl --user daemon-reload; systemctl --user start subpod; subpod pull -q busybox")
-	in(t, fmt.Sprintf(`for i in $(seq 0 %d); do subpod run -d --name p$i busybox sh -c '%s' >/dev/null || exit; done`, *pods-1, ticker("line")))
+	in(t, fmt.Sprintf(`seq 0 %d | xargs -P 3 -I @ subpod run -d -q --name p@ busybox sh -c '%s' >/dev/null`, *pods-1, ticker("line")))
 	inits := func() string { return inits(t, tickerName) }
 	before := inits()
 	if n := len(strings.Fields(before)); n != *pods {

@@ -54,7 +54,7 @@ func (p *pod) remove() {
 	if p.id == "" {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	if _, err := p.c.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: p.id}); err != nil {
 		p.t.Error(err)
@@ -101,6 +101,23 @@ func (p *pod) exec(id, script string) string {
 func (p *pod) file(id, name string) string {
 	p.t.Helper()
 	return p.exec(id, "cat /sys/fs/cgroup/"+name)
+}
+
+// files are several such files, of a line each: one command in a container takes the
+// machine long.
+func (p *pod) files(id string, names ...string) map[string]string {
+	p.t.Helper()
+	return byFile(p.exec(id, "cd /sys/fs/cgroup; grep -s '' "+strings.Join(names, " ")))
+}
+
+// byFile takes the lines "FILE:TEXT" that grep prints of several files apart.
+func byFile(lines string) map[string]string {
+	files := map[string]string{}
+	for line := range strings.Lines(lines) {
+		file, text, _ := strings.Cut(strings.TrimSpace(line), ":")
+		files[file] = text
+	}
+	return files
 }
 
 // exited waits for the container's end.

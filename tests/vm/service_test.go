@@ -84,7 +84,7 @@ const tickerName = "read -t 1 x <&3"
 
 func waitReady(t *testing.T, c *client.Client) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(200 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); ; time.Sleep(200 * time.Millisecond) {
 		_, err := c.Status(t.Context(), &runtimeapi.StatusRequest{})
 		if err == nil {
 			return
@@ -318,8 +318,8 @@ func TestLinger(t *testing.T) {
 		t.Fatal(err)
 	}
 	gone := func() bool {
-		// UserStopDelaySec= of logind is ten seconds.
-		out := as(t, "root", "for i in $(seq 60); do pgrep -x subpod-server >/dev/null || { echo gone; exit; }; sleep .5; done")
+		// UserStopDelaySec= of the machine's logind is two seconds.
+		out := as(t, "root", "for i in $(seq 40); do pgrep -x subpod-server >/dev/null || { echo gone; exit; }; sleep .5; done")
 		return out == "gone"
 	}
 	machine.HangUp(User)
