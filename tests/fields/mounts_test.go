@@ -87,6 +87,12 @@ func TestMounts(t *testing.T) {
 		e.contains("options on a mount of the node's", c.mountLine("/x"), "noatime", "noexec")
 		_, err = p.tryCreate("refused", idle(), mounts(&runtimeapi.Mount{ContainerPath: "/x", HostPath: dir + "/missing"}))
 		e.refused("missing host path", err, codes.FailedPrecondition, dir+"/missing")
+		c = p.start("made", idle(), mounts(&runtimeapi.Mount{ContainerPath: "/x", HostPath: dir + "/made/deep"}), func(c *ctrConfig) {
+			c.Labels = map[string]string{"io.kubernetes.pod.uid": "u"} // a kubelet's
+		})
+		c.sh("touch /x/here")
+		_, err = os.Stat(dir + "/made/deep/here")
+		e.must(err)
 	})
 }
 

@@ -3,6 +3,7 @@ package container
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -32,7 +33,10 @@ func (b *Builder) hostPath(id, name string, m *runtimeapi.Mount) (string, error)
 	if hostErr == nil {
 		return own, err
 	}
-	if err != nil || !b.HostTree.HasOwn(filepath.Clean(m.HostPath)) || !b.HostTree.HasOwn(own) {
+	switch hasOwn := b.HostTree.HasOwn(filepath.Clean(m.HostPath)); {
+	case hasOwn && errors.Is(err, fs.ErrNotExist):
+		return "", fmt.Errorf("%w; of the node's own: %w", hostErr, err)
+	case err != nil || !hasOwn || !b.HostTree.HasOwn(own):
 		return "", hostErr
 	}
 	b.Log.Log(context.Background(), b.once.Level("own files on "+m.HostPath),

@@ -51,6 +51,11 @@ func (b *Builder) resolveMounts(ctx context.Context, plan Plan, id string) ([]*r
 			source, err := b.hostPath(id, "host"+strconv.Itoa(i), m)
 			if withoutModules(m, err) {
 				source, err = b.noModules(id)
+			} else if err != nil {
+				var made bool
+				if made, err = b.makeHostPath(id, plan.Config, m, err); made {
+					source, err = b.hostPath(id, "host"+strconv.Itoa(i), m)
+				}
 			}
 			if err != nil || !filepath.IsAbs(m.HostPath) {
 				return nil, fmt.Errorf("%w: host path %q of the mount on %s: %w", ErrMountSource, m.HostPath, m.ContainerPath, errors.Join(err, absolute(m.HostPath)))

@@ -1,0 +1,29 @@
+package container
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// labelPodUID is on every container that a kubelet creates.
+const labelPodUID = "io.kubernetes.pod.uid"
+
+// makeHostPath makes the directory of a mount that failed only because its host path is
+// missing, and reports whether it has: a volume hostPath of no type asks for it, and
+// manifests of node daemons have such volumes. A kubelet's containers only: other clients
+// get the error that the CRI wants (proto: Mount.host_path).
+func (b *Builder) makeHostPath(id string, cfg *runtimeapi.ContainerConfig, m *runtimeapi.Mount, err error) (bool, error) {
+	if !errors.Is(err, fs.ErrNotExist) || cfg.GetLabels()[labelPodUID] == "" || !filepath.IsAbs(m.HostPath) {
+		return false, err
+	}
+	if made := os.MkdirAll(m.HostPath, 0o755); made != nil {
+		return false, fmt.Errorf("%w, and it cannot be made: %w", err, made)
+	}
+	b.Log.Info("the missing host path of a mount has been made", "container", id, "path", m.HostPath, "mounted_on", m.ContainerPath)
+	return true, nil
+}
