@@ -18,6 +18,9 @@ func TestMakeHostPath(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Symlink(dir+"/nowhere", dir+"/astray"); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		name, path string
 		labels     map[string]string
@@ -27,6 +30,8 @@ func TestMakeHostPath(t *testing.T) {
 		{"another client's", dir + "/other", nil, fs.ErrNotExist, false},
 		{"another error", dir + "/denied", kubelet, fs.ErrPermission, false},
 		{"below a file", dir + "/file/x", kubelet, fs.ErrNotExist, false},
+		{"a device", "/dev/no-such-device", kubelet, fs.ErrNotExist, false},
+		{"a link that leads nowhere", dir + "/astray", kubelet, fs.ErrNotExist, false},
 		{"not absolute", "relative", kubelet, fs.ErrNotExist, false},
 		{"a kubelet's", dir + "/a/b", kubelet, fs.ErrNotExist, true},
 	} {
