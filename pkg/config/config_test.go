@@ -152,6 +152,7 @@ func TestProblems(t *testing.T) {
 		{"driver", "storage.driver='zfs'", `:1:1: storage.driver: "zfs" is not one of fuse-overlayfs, native, auto, vfs`},
 		{"downloads", "images.max_parallel_downloads=0", `:1:1: images.max_parallel_downloads: 0 is not between 1 and 64`},
 		{"bridge name", "network.bridge='a/b'", `:1:1: network.bridge: "a/b" is not an interface name of 1 to 15 printable characters without / and :`},
+		{"uplink's IPv6 subnet", "network.subnets=['10.88.0.0/16', 'fd00::/64']", `:1:1: network.subnets: fd00::/64 overlaps fd00::/64, which belongs to the uplink; choose another, or set node.uplink_ipv6 = false`},
 		{"uplink's subnet", "network.subnets=['10.0.0.0/8']", `:1:1: network.subnets: 10.0.0.0/8 overlaps 10.0.2.0/24, which belongs to the uplink`},
 		{"host bits", "network.subnets=['10.1.2.3/16']", `:1:1: network.subnets: 10.1.2.3/16 has bits set after its prefix; did you mean 10.1.0.0/16?`},
 		{"empty subnet", "network.subnets=['']", `:1:1: network.subnets: holds an entry that is not a subnet such as "10.88.0.0/16"`},

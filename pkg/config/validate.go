@@ -18,6 +18,9 @@ func (c *Config) Validate() []Problem {
 	v.node(c.Node)
 	v.storage(c.Storage, c.Images)
 	v.network(c.Network)
+	if i := slices.IndexFunc(c.Network.Subnets, uplinkSubnet6.Overlaps); i >= 0 && c.Node.UplinkIPv6 {
+		v.add("network.subnets", "%s overlaps %s, which belongs to the uplink; choose another, or set node.uplink_ipv6 = false", c.Network.Subnets[i], uplinkSubnet6)
+	}
 	v.runtime(c.Runtime)
 	v.streaming(c.Streaming)
 	v.metrics(c.Metrics)
@@ -119,7 +122,10 @@ func (v *validator) atLeast(key string, d Duration, least time.Duration) {
 
 // uplinkSubnet is where slirp4netns and pasta's defaults put the node's own
 // address, its gateway and its DNS forwarder (slirp4netns(1), --cidr).
-var uplinkSubnet = netip.MustParsePrefix("10.0.2.0/24")
+var (
+	uplinkSubnet  = netip.MustParsePrefix("10.0.2.0/24")
+	uplinkSubnet6 = netip.MustParsePrefix("fd00::/64") // (--enable-ipv6)
+)
 
 func (v *validator) network(n Network) {
 	v.oneOf("network.backend", n.Backend, "auto", "bridge", "cni")
