@@ -59,9 +59,8 @@ func startContainerd(t *testing.T, bin, reg string, images map[string][]string) 
   "ipam": {"type": "host-local", "dataDir": "`+c.run+`/ipam", "ranges": [[{"subnet": "10.77.0.0/16"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
  {"type": "portmap", "capabilities": {"portMappings": true}}]}`)
 	refs := []string{reg + "/"}
-	for _, refs := range images {
-		ref := refs[0] // one registry has them all
-		refs = append(refs, ref)
+	for _, pulls := range images {
+		refs = append(refs, pulls[0]) // one registry has them all
 	}
 	for _, ref := range refs {
 		host, _, _ := strings.Cut(c.reaches(ref), "/")
