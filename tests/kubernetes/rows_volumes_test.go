@@ -94,9 +94,15 @@ var _ = add(map[string]func(*cluster){
 	"volume-read-only":    refuses("vols", "Read-only file system", "touch /ro/x"),
 	"hostpath-directory":  shows("passwd", "ls /host-etc | grep -x passwd"),
 	"hostpath-create":     shows("made", "echo made > /made/f; cat /made/f"),
-	"hostpath-file":       shows("yes", "[ -s /host-name ] && echo yes"),
-	"volume-image":        shows("agnhost", "ls /image | grep -x agnhost"),
-	"volume-image-write":  refuses("vols", "Read-only file system", "touch /image/x"),
+	"hostpath-missing": func(c *cluster) {
+		c.apply(pod("hostpath-missing", "touch /made/f; "+asleep, "volumeMounts: [{name: v, mountPath: /made}]", "volumes: [{name: v, hostPath: {path: /run/hostpath-missing/deep}}]"))
+		c.ready("hostpath-missing")
+		c.eventually(func() error { _, err := c.in("", "rm", "/run/hostpath-missing/deep/f"); return err })
+		c.kubectl("delete", "pod", "hostpath-missing", "--wait=false")
+	},
+	"hostpath-file":      shows("yes", "[ -s /host-name ] && echo yes"),
+	"volume-image":       shows("agnhost", "ls /image | grep -x agnhost"),
+	"volume-image-write": refuses("vols", "Read-only file system", "touch /image/x"),
 	"configmap-update": func(c *cluster) {
 		c.kubectl("patch", "configmap", "cm", "-p", `{"data":{"a":"changed"}}`)
 		shows("changed", "cat /cm/a")(c)
