@@ -168,9 +168,16 @@ test-kubernetes: build test-images ## A cluster by kubeadm in a node, as an ordi
 	SUBPOD_TEST_USER=subpod-kubernetes SUBPOD_TEST_IDS=2162688 \
 		$(TEST) -count=1 -timeout 60m -v ./tests/kubernetes -programs $$(tests/kubernetes/build.sh --where) $(KUBERNETES)
 
+# Of one node, without an upgrade.
+.PHONY: test-kubernetes-short
+test-kubernetes-short: KUBERNETES := -test.short -test.run '^TestCluster$$' $(KUBERNETES)
+test-kubernetes-short: test-kubernetes ## test-kubernetes without the second node and the upgrade
+
+# containerd is measured, too, where tests/bench/peers/build.sh can build it.
 .PHONY: bench-kubernetes
-bench-kubernetes: build test-images ## How long 30 pods take to run in a cluster, from creation on
+bench-kubernetes: build test-images ## How long 30 pods take to run in a cluster, from creation on, beside containerd
 	@tests/kubernetes/build.sh >/dev/null && tests/kubernetes/images.sh >/dev/null
+	@tests/bench/peers/build.sh || echo "containerd is left out" >&2
 	SUBPOD_TEST_USER=subpod-kubernetes SUBPOD_TEST_IDS=2162688 \
 		$(TEST) -count=1 -timeout 30m -v ./tests/kubernetes -run '^TestPodStart$$' -programs $$(tests/kubernetes/build.sh --where) -pod-start 30
 

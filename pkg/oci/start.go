@@ -44,7 +44,7 @@ func (e *Executor) Start(ctx context.Context, id string, c Container) error {
 			return commandError(err)
 		}
 	}
-	if seen, err := awaitExec(ctx, c); err != nil || seen {
+	if seen, err := awaitExec(ctx, c.moment); err != nil || seen {
 		return err
 	}
 	return commandError(e.execFailed(ctx, rt, id, c, doubt))
@@ -103,7 +103,7 @@ func (e *Executor) FinishStart(ctx context.Context, id string, c Container) (exe
 	if err := c.frozen(ctx, func() error { _, err := openGate(gate); return err }); err != nil {
 		return false, fmt.Errorf("finish the start of container %s: %w", id, err)
 	}
-	_, err = awaitExec(ctx, c)
+	_, err = awaitExec(ctx, c.moment)
 	return true, err
 }
 
@@ -141,12 +141,27 @@ func running(pid int) bool {
 	return err == nil && st.State == 'R'
 }
 
-// executed reports whether init is seen to execute the container's command. One that is
-// about to end has no stack any more.
-func (c Container) executed() bool {
+// A moment is how far init has come on its way to the container's command.
+type moment int
+
+const (
+	waits    moment = iota // it is what it was before
+	between                // within execve(2), or about to end: it has no stack
+	executes               // it is the container's command
+	over                   // it has ended
+)
+
+func (c Container) moment() moment {
 	now, err := imageOf(c.Init.PID)
-	ending := now.Stack == 0 && c.Before.Stack != 0
-	return err == nil && now != c.Before && !ending && c.Init.Alive()
+	switch {
+	case err != nil || !c.Init.Alive():
+		return over
+	case now == c.Before:
+		return waits
+	case now.Stack == 0 && c.Before.Stack != 0:
+		return between
+	}
+	return executes
 }
 
 // Started reports whether init executes the container's command, or has ended:
@@ -158,13 +173,17 @@ func (c Container) Started() bool {
 
 // awaitExec returns when the container's command has been executed. Until then
 // an exec into the container can fail. The kernel does not announce execve(2),
-// but it follows within a millisecond unless there are startContainer hooks. seen is false
-// when init has ended, or is about to, so that it is not known whether it came to that.
-func awaitExec(ctx context.Context, c Container) (seen bool, err error) {
+// but it follows within a millisecond unless there are startContainer hooks, and takes as
+// long as the file system of the command does. seen is false when init has ended, so that
+// it is not known whether it came to that.
+func awaitExec(ctx context.Context, look func() moment) (seen bool, err error) {
 	begin, pause := time.Now(), 100*time.Microsecond
-	for !c.executed() {
-		if c.Started() {
-			return c.executed(), nil
+	for {
+		switch look() {
+		case executes:
+			return true, nil
+		case over:
+			return false, nil
 		}
 		select {
 		case <-ctx.Done():
@@ -175,7 +194,6 @@ func awaitExec(ctx context.Context, c Container) (seen bool, err error) {
 			pause = min(2*pause, 5*time.Millisecond)
 		}
 	}
-	return true, nil
 }
 
 // running fails with ErrNotRunning unless the container was started and its
@@ -190,6 +208,6 @@ func (rt *runtime) running(ctx context.Context, id string, c Container) error {
 	if _, err := os.Lstat(filepath.Join(rt.stateDir(id), "exec.fifo")); err == nil {
 		return fmt.Errorf("container %s is not started: %w", id, ErrNotRunning)
 	}
-	_, err := awaitExec(ctx, c) // a start is under way
+	_, err := awaitExec(ctx, c.moment) // a start is under way
 	return err
 }

@@ -214,33 +214,6 @@ func pssBelow(pid int) (sum int) {
 	return sum
 }
 
-// containerdPeer starts containerd as docs of it do it for users without root:
-// rootlesskit, slirp4netns, the native overlay, crun, CNI's bridge. It has no cgroups
-// here, as nobody else has.
-func measureContainerd(t *testing.T, reg string, images map[string][]string) *peer {
-	bin := filepath.Join(node.Tree(), ".cache/peers/bin")
-	if _, err := os.Stat(filepath.Join(bin, "containerd")); err != nil {
-		t.Logf("containerd is left out: %v", err)
-		return nil
-	}
-	c := startContainerd(t, bin, reg, images)
-	p := &criPeer{
-		peer:   &peer{Name: "containerd " + c.version(t), Took: series{}, Ways: map[string]wayTook{}},
-		bench:  bench{cri: c.client(t), logs: filepath.Join(c.dir, "logs"), ref: c.reaches(reg + "/docker.io/library/busybox:latest")},
-		pid:    func() int { return c.cmd.Process.Pid },
-		images: c.reaches,
-		inPod:  c.place,
-		host:   hostBySlirp,
-		port:   c.port,
-	}
-	if _, err := p.cri.PullImage(t.Context(), &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: p.image()}}); err != nil {
-		t.Fatalf("%v\n%s", err, c.log())
-	}
-	p.measure(t, images)
-	p.scale(t, *otherScale)
-	return p.peer
-}
-
 // netnsOf finds a pod's network namespace in what containerd tells of it.
 func netnsOf(t *testing.T, cri node.Client, id string) string {
 	t.Helper()

@@ -42,16 +42,32 @@ const (
 // cluster is a node of subpod with a control plane in it.
 type cluster struct {
 	*node.Node
-	t    testing.TB
-	dir  string // for files of the rows
-	name string // of the node
+	t       testing.TB
+	dir     string // for files of the rows
+	name    string // of the node
+	noUsers bool   // pods have no user namespaces
 
 	stopKubelet, stopTunnel func() // for good. Idempotent
+}
+
+// nodeOptions are of a node of subpod with a kubelet.
+type nodeOptions struct {
+	name    string   // "" is the host's
+	expose  []string // network.expose
+	config  string   // more TOML
+	flags   []string // of "subpod kubernetes config"
+	noUsers bool     // pods with user namespaces do not run
+	bare    bool     // without the images of a control plane
 }
 
 // newNode makes a node of subpod with a kubelet that waits for kubeadm. name is "" for the
 // host's; expose is network.expose; flags are of "subpod kubernetes config".
 func newNode(t *testing.T, name string, expose []string, flags ...string) *cluster {
+	t.Helper()
+	return makeNode(t, nodeOptions{name: name, expose: expose, flags: flags})
+}
+
+func makeNode(t *testing.T, o nodeOptions) *cluster {
 	if *programs == "" {
 		t.Skip("the parts of Kubernetes are built by make test-kubernetes")
 	}
@@ -59,24 +75,27 @@ func newNode(t *testing.T, name string, expose []string, flags ...string) *clust
 	if *host != 0 {
 		config += "wait_for_pod_cidr = true\n"
 	}
-	for i, port := range expose {
-		expose[i] = strconv.Quote(port)
+	for i, port := range o.expose {
+		o.expose[i] = strconv.Quote(port)
 	}
 	n := node.Start(t, node.Options{
-		Config: config + "expose = [" + strings.Join(expose, ", ") + "]\n",
+		Config: config + "expose = [" + strings.Join(o.expose, ", ") + "]\n" + o.config,
 		Env:    []string{"PATH=" + *programs + ":" + os.Getenv("PATH") + ":/usr/sbin:/sbin"},
 	})
-	c := &cluster{Node: n, t: t, dir: filepath.Join(n.Dir, "rows"), name: name}
+	c := &cluster{Node: n, t: t, dir: filepath.Join(n.Dir, "rows"), name: o.name, noUsers: o.noUsers}
 	must(t, os.MkdirAll(c.dir, 0o755))
-	flags = append([]string{"kubernetes", "config", "--write", "--user-namespaces"}, flags...)
-	if name == "" {
+	flags := []string{"kubernetes", "config", "--write", fmt.Sprintf("--user-namespaces=%v", !o.noUsers)}
+	flags = append(flags, o.flags...)
+	if o.name == "" {
 		hostname, err := os.Hostname()
 		must(t, err)
 		c.name = strings.ToLower(hostname)
 	} else {
-		flags = append(flags, "--node-name", name)
+		flags = append(flags, "--node-name", o.name)
 	}
-	c.load(filepath.Join(filepath.Dir(*programs), "images"))
+	if !o.bare {
+		c.load(filepath.Join(filepath.Dir(*programs), "images"))
+	}
 	c.subpod(flags...)
 	// The machine that runs tests may have little left of its disk.
 	c.write(filepath.Join(n.DataDir, "kubernetes/subpod/patches/kubeletconfiguration1+merge.yaml"),
@@ -88,7 +107,13 @@ func newNode(t *testing.T, name string, expose []string, flags ...string) *clust
 
 // startCluster makes a control plane of a node by kubeadm init. Arguments are newNode's.
 func startCluster(t *testing.T, name string, expose []string, flags ...string) *cluster {
-	c := newNode(t, name, expose, flags...)
+	t.Helper()
+	return newNode(t, name, expose, flags...).start()
+}
+
+// start makes a control plane of the node.
+func (c *cluster) start() *cluster {
+	c.t.Helper()
 	c.kubeadm("init", "--config=/etc/kubernetes/subpod/init.yaml")
 	c.kubectl("taint", "nodes", "--all", "node-role.kubernetes.io/control-plane-")
 	c.nodeReady(c.name)
@@ -149,7 +174,7 @@ func (c *cluster) subpod(args ...string) string {
 // keepKubelet does what the kubelet's unit does.
 func (c *cluster) keepKubelet() {
 	c.t.Helper()
-	c.stopKubelet = c.keepRunning("kubelet", "kubernetes", "kubelet", "--user-namespaces")
+	c.stopKubelet = c.keepRunning("kubelet", "kubernetes", "kubelet", fmt.Sprintf("--user-namespaces=%v", !c.noUsers))
 }
 
 // keepRunning starts a command of subpod again whenever it ends, until stop, which is

@@ -55,13 +55,19 @@ func TestJoin(t *testing.T) {
 	}
 	address := hostAddress(t)
 	c := startCluster(t, "", []string{"tcp:6443"}, "--node-ip", address)
-	command, err := c.in("", "kubeadm", "--kubeconfig=/etc/kubernetes/admin.conf", "token", "create", "--print-join-command")
-	must(t, err)
-	words := regexp.MustCompile(`join (\S+) --token (\S+) .*(sha256:\S+)`).FindStringSubmatch(command)
-	if words == nil {
-		t.Fatal(errors.New("kubeadm prints " + strings.TrimSpace(command)))
-	}
-	worker := newNode(t, second, nil, "--server", words[1], "--token", words[2], "--ca-cert-hash", words[3])
+	worker := newNode(t, second, nil, c.joinFlags()...)
 	worker.kubeadm("join", "--config=/etc/kubernetes/subpod/join.yaml")
 	assert(t, c, joinRows)
+}
+
+// joinFlags are what "subpod kubernetes config" is told of the cluster to join.
+func (c *cluster) joinFlags() []string {
+	c.t.Helper()
+	command, err := c.in("", "kubeadm", "--kubeconfig=/etc/kubernetes/admin.conf", "token", "create", "--print-join-command")
+	must(c.t, err)
+	words := regexp.MustCompile(`join (\S+) --token (\S+) .*(sha256:\S+)`).FindStringSubmatch(command)
+	if words == nil {
+		c.t.Fatal(errors.New("kubeadm prints " + strings.TrimSpace(command)))
+	}
+	return []string{"--server", words[1], "--token", words[2], "--ca-cert-hash", words[3]}
 }

@@ -1,114 +1,102 @@
 package kubernetes
 
 import (
-	"bytes"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
-	"encoding/base64"
 	"encoding/json"
 	"flag"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
 	"time"
 
-	"go.yaml.in/yaml/v3"
+	"github.com/subpod/subpod/tests/containerd"
+	"github.com/subpod/subpod/tests/node"
 )
 
 var podStart = flag.Int("pod-start", 0, "measure how long so many pods take to run, in a cluster")
 
+// startRounds is how often all is measured, each time in the other order.
+const startRounds = 2
+
+// A starter is a worker whose pods are measured.
+type starter struct {
+	name, what string
+	image      string
+	subpod     *cluster // nil if it is another's
+	pki        string   // the control plane's keys
+	in         func(argv ...string) (string, error)
+
+	took map[int][]time.Duration // by how many at a time, in ascending order
+	all  map[int][]time.Duration // of all of them, by round
+	// calls are those that the kubelet makes for the pods that come one at a time, and
+	// steps what subpod does in CreateContainer for them, for the same while nothing else
+	// happens, and for one without anything of Kubernetes.
+	calls               calls
+	steps, alone, plain steps
+}
+
 // TestPodStart measures pods from their creation to the API server's saying that they run:
-// one at a time, four at a time and all at once.
+// one at a time, four at a time and all at once, on workers of subpod and of a rootless
+// containerd, with the same kubelet and the same configuration, in one cluster. Only the
+// control plane's own node, which is measured by nothing, has pods of kube-proxy.
 func TestPodStart(t *testing.T) {
 	if *podStart == 0 {
 		t.Skip("a measurement: make bench-kubernetes")
 	}
-	c := startCluster(t, "", []string{"tcp:6443"})
+	c := makeNode(t, nodeOptions{expose: []string{"tcp:6443"}, flags: []string{"--node-ip", hostAddress(t)}, noUsers: true}).start()
+	c.kubectl("-n", "kube-system", "patch", "daemonset", "kube-proxy", "-p",
+		`{"spec":{"template":{"spec":{"nodeSelector":{"node-role.kubernetes.io/control-plane":""}}}}}`)
+	starters := c.starters(t)
 	a := c.api()
-	a.start("warm", 1, 1)
-	for _, atOnce := range []int{1, 4, *podStart} {
-		took, all := a.start(fmt.Sprintf("at-%d", atOnce), *podStart, atOnce)
-		t.Logf("%d pods, %d at a time: median %v, 95 of 100 %v, all in %v", *podStart, atOnce,
-			took[len(took)/2], took[(len(took)*95-1)/100], all.Round(time.Millisecond))
+	for _, s := range starters {
+		c.nodeReady(s.name)
+		a.start(s, "warm", 2, 1)
 	}
-}
-
-// An apiServer asks the cluster's API server, from the host: a kubectl takes longer than a pod.
-type apiServer struct {
-	t      testing.TB
-	client http.Client
-}
-
-// api returns one with the administrator's certificate. The node's port 6443 is open on the host.
-func (c *cluster) api() *apiServer {
-	c.t.Helper()
-	data, err := os.ReadFile(filepath.Join(c.DataDir, "kubernetes/admin.conf"))
-	must(c.t, err)
-	var conf struct {
-		Clusters []struct {
-			Cluster struct {
-				CA string `yaml:"certificate-authority-data"`
+	for round := range startRounds {
+		for _, atOnce := range []int{1, 4, *podStart} {
+			for _, s := range starters {
+				before := s.callsSoFar(t)
+				took, all := a.start(s, fmt.Sprintf("at-%d-%d", atOnce, round), *podStart, atOnce)
+				s.took[atOnce] = append(s.took[atOnce], took...)
+				s.all[atOnce] = append(s.all[atOnce], all)
+				if atOnce == 1 {
+					s.calls.add(s.callsSoFar(t), before)
+					s.readSteps(t, &s.steps)
+				}
 			}
 		}
-		Users []struct {
-			User struct {
-				Certificate string `yaml:"client-certificate-data"`
-				Key         string `yaml:"client-key-data"`
-			}
-		}
+		slices.Reverse(starters)
 	}
-	must(c.t, yaml.Unmarshal(data, &conf))
-	if len(conf.Clusters) != 1 || len(conf.Users) != 1 {
-		c.t.Fatal("admin.conf is not of one cluster and one user")
+	for _, s := range starters {
+		s.startAlone(t, a)
 	}
-	decode := func(s string) []byte {
-		b, err := base64.StdEncoding.DecodeString(s)
-		must(c.t, err)
-		return b
-	}
-	certificate, err := tls.X509KeyPair(decode(conf.Users[0].User.Certificate), decode(conf.Users[0].User.Key))
-	must(c.t, err)
-	ca := x509.NewCertPool()
-	ca.AppendCertsFromPEM(decode(conf.Clusters[0].Cluster.CA))
-	return &apiServer{t: c.t, client: http.Client{Transport: &http.Transport{
-		TLSClientConfig:     &tls.Config{RootCAs: ca, Certificates: []tls.Certificate{certificate}, ServerName: "kubernetes"},
-		MaxIdleConnsPerHost: 64,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "tcp", "127.0.0.1:6443")
-		},
-	}}}
+	text := startTable(starters)
+	fmt.Print("\n", text)
+	must(t, os.WriteFile(filepath.Join(node.Tree(), ".cache/user/podstart.md"), []byte(text), 0o644))
 }
 
-// do returns the body of an answer, which the caller closes.
-func (a *apiServer) do(ctx context.Context, method, path string, body any) (io.ReadCloser, error) {
-	var data []byte
-	if body != nil {
-		var err error
-		if data, err = json.Marshal(body); err != nil {
-			return nil, err
-		}
+// starters makes the workers and joins them.
+func (c *cluster) starters(t *testing.T) (all []*starter) {
+	join := c.joinFlags()
+	for _, driver := range []string{"fuse-overlayfs", "native"} {
+		w := makeNode(t, nodeOptions{name: "subpod-" + driver, config: fmt.Sprintf("[storage]\ndriver = %q\n", driver), flags: join, noUsers: true, bare: true})
+		w.subpod("pull", busybox)
+		w.kubeadm("join", "--config=/etc/kubernetes/subpod/join.yaml")
+		all = append(all, &starter{name: w.name, what: "subpod, " + driver, image: busybox, subpod: w,
+			in: func(argv ...string) (string, error) { return w.in("", argv...) }})
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "https://kubernetes"+path, bytes.NewReader(data))
-	if err != nil {
-		return nil, err
+	if _, err := os.Stat(filepath.Join(containerd.Bin(), "containerd")); err != nil {
+		t.Logf("containerd is left out: %v", err)
+	} else {
+		all = append(all, joinContainerd(t, all[0].subpod))
 	}
-	req.Header.Set("Content-Type", "application/json")
-	resp, err := a.client.Do(req)
-	if err != nil {
-		return nil, err
+	for _, s := range all {
+		s.pki = filepath.Join(c.DataDir, "kubernetes/pki")
+		s.took, s.all = map[int][]time.Duration{}, map[int][]time.Duration{}
 	}
-	if resp.StatusCode >= 300 {
-		said, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
-		resp.Body.Close()
-		return nil, fmt.Errorf("%s %s: %s: %s", method, path, resp.Status, said)
-	}
-	return resp.Body, nil
+	return all
 }
 
 const podsPath = "/api/v1/namespaces/default/pods"
@@ -122,12 +110,13 @@ type watched struct {
 	}
 }
 
-// start creates pods with a label, so many of them at once, waits until each runs, and
-// removes them. It returns how long each took, sorted, and all of them.
-func (a *apiServer) start(label string, pods, atOnce int) (took []time.Duration, all time.Duration) {
+// start creates pods with a label on a worker, so many of them at once, waits until each
+// runs, and removes them. It returns how long each took, and all of them.
+func (a *apiServer) start(s *starter, label string, pods, atOnce int) (took []time.Duration, all time.Duration) {
 	a.t.Helper()
 	ctx, cancel := context.WithTimeout(a.t.Context(), readyTimeout)
 	defer cancel()
+	label = s.name + "-" + label
 	body, err := a.do(ctx, "GET", podsPath+"?watch=true&labelSelector=bench%3D"+label, nil)
 	must(a.t, err)
 	defer body.Close()
@@ -146,7 +135,7 @@ func (a *apiServer) start(label string, pods, atOnce int) (took []time.Duration,
 	create := func() {
 		name := fmt.Sprintf("%s-%d", label, len(created))
 		created[name] = time.Now()
-		made, err := a.do(ctx, "POST", podsPath, podToStart(name, label))
+		made, err := a.do(ctx, "POST", podsPath, podToStart(s, name, label))
 		must(a.t, err)
 		made.Close()
 	}
@@ -183,18 +172,18 @@ func (a *apiServer) start(label string, pods, atOnce int) (took []time.Duration,
 			left--
 		}
 	}
-	slices.Sort(took)
 	return took, all
 }
 
-func podToStart(name, label string) any {
+func podToStart(s *starter, name, label string) any {
 	return map[string]any{
 		"apiVersion": "v1", "kind": "Pod",
 		"metadata": map[string]any{"name": name, "labels": map[string]any{"bench": label}},
 		"spec": map[string]any{
 			"terminationGracePeriodSeconds": 0,
+			"nodeSelector":                  map[string]any{"kubernetes.io/hostname": s.name},
 			"containers": []any{map[string]any{
-				"name": "c", "image": busybox, "imagePullPolicy": "IfNotPresent", "command": []string{"sleep", "36000"},
+				"name": "c", "image": s.image, "imagePullPolicy": "IfNotPresent", "command": []string{"sleep", "36000"},
 			}},
 		},
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"testing"
 	"time"
 )
 
@@ -164,6 +165,9 @@ var _ = add(map[string]func(*cluster){
 	"both-killed":    func(c *cluster) { c.undisturbed(func() { c.KillServer(); c.killKubelet() }) },
 	"reload":         func(c *cluster) { c.undisturbed(func() { c.subpod("reload") }) },
 	"upgrade": func(c *cluster) {
+		if testing.Short() {
+			c.t.Skip("the upgrade takes minutes: make test-kubernetes")
+		}
 		text, err := os.ReadFile(filepath.Join(*programs, "next.version"))
 		must(c.t, err)
 		version, next := filepath.Base(filepath.Dir(*programs)), strings.TrimSpace(string(text))
