@@ -104,6 +104,7 @@ func openDependencies(ctx context.Context, cfg *config.Config, degraded string, 
 	var noEgress string
 	d.egress, noEgress = newEgress(cfg, node, nodeNet)
 	options := ociOptions(cfg, cg, node)
+	options.KeptMounts = keepMounts(cfg, images.MountDir)
 	if d.egress != nil {
 		options.Switch = d.egress.Install
 	}
@@ -270,7 +271,7 @@ func healthExec(sessions *pod.Sessions) health.Exec {
 
 func newSandboxes(cfg *config.Config, node *rootless.Node, network netns.Network, cg cgroup.Delegation) *sandbox.Builder {
 	return &sandbox.Builder{
-		Dir: filepath.Join(cfg.Daemon.RunDir, "pods"),
+		Dir: podsDir(cfg),
 		Host: sandbox.Host{
 			HostNetwork: node.Uplink == rootless.UplinkHost,
 			IngressRate: cfg.Network.IngressRate.Bits,

@@ -108,7 +108,7 @@ func New(o Options) (*Bridge, error) {
 	}
 	b := &Bridge{
 		log: o.Log, stateDir: o.StateDir, waits: o.WaitForPodCIDR, nft: filter, links: links, security: security, ipam: claims,
-		device: &device{name: o.Name, thread: o.Thread, rt: links.rt, raw: links.raw, log: o.Log, state: deviceState{mtu: o.MTU}},
+		device: &device{name: o.Name, names: filter.naming, thread: o.Thread, rt: links.rt, raw: links.raw, log: o.Log, state: deviceState{mtu: o.MTU}},
 		rules:  &rules{nft: filter, bridge: o.Name, isolate: o.Isolate, apart: o.Apart, elements: map[element]bool{}},
 	}
 	if o.Apart != nil {

@@ -19,6 +19,7 @@ import (
 // device is the bridge interface, with a gateway address in each subnet of pods.
 type device struct {
 	name   string
+	names  naming // of the bridge's ports
 	thread *netns.Thread
 	rt     *netlink.Handle
 	raw    *rawSocket
@@ -318,6 +319,9 @@ func (d *device) sysctls() error {
 		return fmt.Errorf("list the node's interfaces: %w", err)
 	}
 	for _, l := range links {
+		if d.names.owns(l.Name) {
+			continue // what comes in by a port is the bridge's; there may be a thousand
+		}
 		key := "net/ipv6/conf/" + l.Name + "/accept_ra"
 		if v, err := readSysctl(key); err == nil && v == 1 && l.Name != d.name {
 			if err := setSysctl(key, 2); err != nil {

@@ -47,15 +47,16 @@ func (l *links) close() {
 	l.raw.close()
 }
 
-// intact reports whether the pod's link exists and has the addresses. When not,
+// intact returns the node's end of the pod's link, nil unless it has the addresses. When not,
 // Setup was interrupted, and doing it again completes it.
-func (l *links) intact(pod netns.Pod, want []netip.Addr) bool {
-	if _, err := l.rt.LinkByName(l.names.link(pod.ID)); err != nil {
-		return false
+func (l *links) intact(pod netns.Pod, want []netip.Addr) netlink.Link {
+	port, err := l.rt.LinkByName(l.names.link(pod.ID))
+	if err != nil {
+		return nil
 	}
 	var have []netip.Addr
 	missing := func(a netip.Addr) bool { return !slices.Contains(have, a) }
-	err := netns.In(pod.NetNS, func() error {
+	err = netns.In(pod.NetNS, func() error {
 		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 		if err != nil {
 			return err
@@ -74,7 +75,10 @@ func (l *links) intact(pod netns.Pod, want []netip.Addr) bool {
 		}
 		return err
 	})
-	return err == nil && !slices.ContainsFunc(want, missing)
+	if err != nil || slices.ContainsFunc(want, missing) {
+		return nil
+	}
+	return port
 }
 
 // sweep removes links of pods that are not live, and puts those of live ones back into

@@ -168,11 +168,12 @@ func (b *Bridge) restorePod(ctx context.Context, pod netns.Pod, addrs []netip.Ad
 		return err
 	}
 	defer p.unlock()
-	if !b.links.intact(pod, addrs) {
+	link := b.links.intact(pod, addrs)
+	if link == nil {
 		return nil
 	}
 	mac := b.ipam.mac(pod.ID)
-	if err := b.links.secureExisting(pod.ID, mac); err != nil {
+	if err := b.links.secureExisting(link, mac); err != nil {
 		return err
 	}
 	if err := b.device.meet(addrs, mac); err != nil {

@@ -90,10 +90,9 @@ func (l *links) secure(ifindex int, mac net.HardwareAddr) error {
 
 // secureExisting is secure for a pod that an earlier server connected. One without a
 // bridge is left to the repairer.
-func (l *links) secureExisting(podID string, mac net.HardwareAddr) error {
-	link, err := l.rt.LinkByName(l.names.link(podID))
-	if err != nil || link.Attrs().MasterIndex == 0 {
-		return err
+func (l *links) secureExisting(link netlink.Link, mac net.HardwareAddr) error {
+	if link.Attrs().MasterIndex == 0 {
+		return nil
 	}
 	return l.secure(link.Attrs().Index, mac)
 }

@@ -27,16 +27,15 @@ const (
 	oomFile       = "oom"
 )
 
-var bundleFiles = []string{configFile, initPIDFile, conmonPIDFile, attachSocket, ctlFIFO, winszFIFO, logLink, nextLogLink, oomFile, consoleSocket}
+var bundleFiles = []string{configFile, initPIDFile, conmonPIDFile, attachSocket, ctlFIFO, winszFIFO, logLink, nextLogLink, oomFile, consoleSocket, mountsLink}
 
 // conmonArgs returns conmon's command line. conmon(8) appends "create --bundle …"
-// to the runtime and its arguments.
-func (rt *runtime) conmonArgs(s BeginSpec, exitDir string) []string {
+// to argv, the runtime and its arguments.
+func conmonArgs(argv []string, s BeginSpec, exitDir string) []string {
 	log := "none"
 	if s.LogPath != "" {
 		log = "k8s-file:" + filepath.Join(s.Bundle, logLink)
 	}
-	argv := rt.argv()
 	args := []string{
 		"--api-version", "1",
 		"--cid", s.ID,

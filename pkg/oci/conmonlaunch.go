@@ -55,7 +55,7 @@ func (l *conmonLaunch) begin() error {
 	}
 	defer startEnd.Close()
 	l.start = start
-	cmd := exec.Command(p.e.conmon, p.rt.conmonArgs(p.spec, p.e.exitDir)...)
+	cmd := exec.Command(p.e.conmon, conmonArgs(p.createArgv(), p.spec, p.e.exitDir)...)
 	cmd.Dir = p.spec.Bundle // conmon writes "oom" where it was started
 	cmd.ExtraFiles = []*os.File{syncEnd, startEnd}
 	cmd.Env = append(runtimeEnv(p.e.sockDir), "_OCI_SYNCPIPE=3", "_OCI_STARTPIPE=4")

@@ -109,9 +109,7 @@ func TestSweepEndsHangingCreate(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if err := writeConfig(s.Bundle, *s.Spec, false); err != nil {
-					t.Fatal(err)
-				}
+				check(t, writeConfig(s.Bundle, *s.Spec, false), p.enterMounts(s.Spec))
 				l := p.launch.(*conmonLaunch)
 				if _, err := l.start.Write([]byte{0}); err != nil {
 					t.Fatal(err)
@@ -119,9 +117,9 @@ func TestSweepEndsHangingCreate(t *testing.T) {
 				if err := l.cmd.Wait(); err != nil {
 					t.Fatal(err)
 				}
-				p.close()
 				// conmon, the runtime, and the process that is to become init.
 				eventually(t, "the runtime hangs", func() bool { return len(runtimesOf(t, e, live.ctr)) == 3 })
+				p.close()
 				time.Sleep(100 * time.Millisecond)
 				conmon, err := readPID(filepath.Join(s.Bundle, conmonPIDFile))
 				if err != nil {

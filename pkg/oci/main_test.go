@@ -158,7 +158,10 @@ func executorWith(t testing.TB, kind string) *Executor {
 		t.Fatal(err)
 	}
 	before := openFiles(t)
+	kept := filepath.Join(dir, "kept")
+	check(t, KeepMounts(kept))
 	e, err := New(context.Background(), Options{
+		KeptMounts:    []string{kept},
 		Handlers:      map[string]Handler{"crun": {Name: "crun"}, "runc": {Name: "runc"}},
 		RunDir:        dir,
 		Monitor:       kind,
@@ -169,12 +172,14 @@ func executorWith(t testing.TB, kind string) *Executor {
 	if err != nil {
 		t.Fatal(err)
 	}
+	e.mounts.from = 0
 	if kind == MonitorNode && !e.ownMonitor {
 		t.Fatal("the node's monitor cannot be used")
 	}
 	mounts := ourMounts(t)
 	t.Cleanup(func() {
 		checkNothingLeft(t, e)
+		e.mounts.forget()
 		if after := ourMounts(t); !slices.Equal(after, mounts) {
 			t.Errorf("mounts changed: before %q, after %q", mounts, after)
 		}
@@ -188,6 +193,7 @@ func executorWith(t testing.TB, kind string) *Executor {
 				break
 			}
 		}
+		check(t, unix.Unmount(kept, unix.MNT_DETACH), unix.Unmount(kept, unix.MNT_DETACH))
 		if err := os.RemoveAll(dir); err != nil {
 			t.Error(err)
 		}

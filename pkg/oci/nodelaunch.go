@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -62,7 +63,7 @@ func (l *nodeLaunch) begin() error {
 		args = append(args, "--console-socket", socket)
 	}
 	const wait = `read -r go <&3 && exec 3<&- && exec "$@"`
-	l.cmd = exec.Command("/bin/sh", append([]string{"-c", wait, "launch"}, l.p.rt.argv(append(args, l.p.spec.ID)...)...)...)
+	l.cmd = exec.Command("/bin/sh", slices.Concat([]string{"-c", wait, "launch"}, l.p.createArgv(), args, []string{l.p.spec.ID})...)
 	l.cmd.Dir = l.p.spec.Bundle
 	l.cmd.Env = runtimeEnv("")
 	l.cmd.ExtraFiles = []*os.File{startEnd}

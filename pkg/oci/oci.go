@@ -41,6 +41,9 @@ type Options struct {
 	// Switch puts a filter on the calling thread by which the sockets of a pod are switched to
 	// the host's network (BeginSpec.Switched); nil where that cannot be.
 	Switch func(pod string) error
+	// KeptMounts are directories of KeepMounts: runtimes are started in a mount namespace that
+	// has of what is mounted there only the container's own.
+	KeptMounts []string
 	// Log is where warnings go; nil means slog.Default().
 	Log *slog.Logger
 }
@@ -59,7 +62,9 @@ type Executor struct {
 	monitorSocket string
 	ownMonitor    bool
 	switchThread  func(pod string) error
-	keyringShared atomic.Bool // see sharedKeyring
+	keyringShared atomic.Bool      // see sharedKeyring
+	mounts        *mountNamespaces // nil: runtimes are started in the server's own
+	mountsFailed  atomic.Bool
 	log           *slog.Logger
 }
 
@@ -108,6 +113,9 @@ func New(ctx context.Context, o Options) (*Executor, error) {
 			return nil, err
 		}
 		e.handlers[name] = rt
+	}
+	if e.mounts, err = newMountNamespaces(o.KeptMounts); err != nil {
+		e.log.Warn("containers are created in the node's mount namespace, which takes longer the more pods there are", "error", err)
 	}
 	if o.Monitor == MonitorNode {
 		nodeMonitor{e}.choose(ctx, o.MonitorProgram)

@@ -45,6 +45,10 @@ type Pending struct {
 	spec   BeginSpec
 	launch launch
 	log    *os.File // nil without a log
+	// apart: the runtime is started in a mount namespace of its own, mounts, or nil for the
+	// server's.
+	apart  bool
+	mounts *os.File
 	spent  bool
 }
 
@@ -74,7 +78,7 @@ func (e *Executor) Begin(ctx context.Context, s BeginSpec) (*Pending, error) {
 	if err := removeFile(e.exitFile(s.ID)); err != nil {
 		return nil, fmt.Errorf("create container %s: remove an old exit file: %w", s.ID, err)
 	}
-	p := &Pending{e: e, rt: rt, spec: s}
+	p := &Pending{e: e, rt: rt, spec: s, apart: e.mounts.worthwhile()}
 	if s.LogPath != "" {
 		p.log, err = openLog(s.LogPath)
 	}
@@ -166,6 +170,9 @@ func (p *Pending) create(ctx context.Context, spec *specs.Spec, filter string, c
 	if err := writeConfig(p.spec.Bundle, withFilter(*spec, filter), p.spec.Terminal); err != nil {
 		return err
 	}
+	if err := p.enterMounts(spec); err != nil {
+		return err
+	}
 	if err := p.launch.invoke(ctx, c); err != nil {
 		return err
 	}
@@ -225,7 +232,9 @@ func (p *Pending) close() {
 	if p.launch != nil {
 		p.launch.close()
 	}
-	if p.log != nil {
-		p.log.Close()
+	for _, f := range []*os.File{p.log, p.mounts} {
+		if f != nil {
+			f.Close()
+		}
 	}
 }

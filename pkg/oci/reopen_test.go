@@ -56,7 +56,7 @@ func open(t *testing.T, path string) *os.File {
 	return f
 }
 
-func check(t *testing.T, errs ...error) {
+func check(t testing.TB, errs ...error) {
 	t.Helper()
 	if err := errors.Join(errs...); err != nil {
 		t.Fatal(err)

@@ -256,7 +256,7 @@ func TestConmonArgs(t *testing.T) {
 --exit-dir /run/u/exits --log-path k8s-file:/run/u/containers/c1/log --no-sync-log --no-new-keyring --runtime /usr/bin/crun
 --runtime-arg=--root=/run/u/oci/crun --runtime-arg=--log-format=json --runtime-arg=--cgroup-manager=disabled
 --terminal --stdin --leave-stdin-open`
-	if got := strings.Join(rt.conmonArgs(s, "/run/u/exits"), " "); got != strings.ReplaceAll(want, "\n", " ") {
+	if got := strings.Join(conmonArgs(rt.argv(), s, "/run/u/exits"), " "); got != strings.ReplaceAll(want, "\n", " ") {
 		t.Errorf("conmon's arguments are\n%s\nwant\n%s", got, want)
 	}
 }

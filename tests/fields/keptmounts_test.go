@@ -1,0 +1,68 @@
+package fields
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/subpod/subpod/pkg/api"
+	"github.com/subpod/subpod/tests/node"
+)
+
+const keptManifest = `
+apiVersion: v1
+kind: Pod
+metadata: {name: kept}
+spec:
+  terminationGracePeriodSeconds: 0
+  volumes: [{name: cache, emptyDir: {medium: Memory}}]
+  containers:
+  - name: sees
+    image: ` + node.Busybox + `
+    command: [sh, -c, "trap 'exit 0' TERM; while :; do sleep 0.1; done"]
+    volumeMounts: [{name: cache, mountPath: /cache, mountPropagation: HostToContainer}]
+  - name: makes
+    image: ` + node.Busybox + `
+    command: [sh, -c, "trap 'exit 0' TERM; while :; do sleep 0.1; done"]
+    securityContext: {privileged: true}
+    volumeMounts: [{name: cache, mountPath: /cache, mountPropagation: Bidirectional}]
+`
+
+// TestKeptMounts: the mounts of pods are below private ones, which later servers find, and
+// containers of one pod mount for each other in a memory volume all the same.
+func TestKeptMounts(t *testing.T) {
+	n := node.Start(t, node.Options{})
+	n.WriteHome("kept.yaml", keptManifest)
+	file := filepath.Join(n.Home, "kept.yaml")
+	n.MustSubpod("play", "-d", file)
+	defer n.MustSubpod("play", "--down", file)
+	pods := filepath.Join(n.RunDir, "pods")
+	for _, when := range []string{"at first", "with the next server"} {
+		places, below := 0, 0
+		for line := range strings.Lines(n.Enter("cat", "/proc/self/mountinfo")) {
+			f := strings.Fields(line)
+			volume := strings.Contains(f[4], "/"+api.MemoryVolumes+"/")
+			switch {
+			case f[4] == pods:
+				places++
+			case strings.HasPrefix(f[4], pods+"/"):
+				below++
+			default:
+				continue
+			}
+			if shared := strings.HasPrefix(f[6], "shared:"); shared != volume {
+				t.Errorf("%s: shared is %v: %s", when, shared, line)
+			}
+		}
+		if places != 2 || below != 5 {
+			t.Errorf("%s: %d mounts on the pods' directory, want 2; %d of the pod, want 5", when, places, below)
+		}
+		n.KillServer()
+		node.Eventually(t, "the next server serves", func() error { _, err := n.Subpod("pods"); return err })
+	}
+	n.MustSubpod("exec", "kept/makes", "sh", "-c", "mkdir /cache/new && mount -t tmpfs new /cache/new && echo there >/cache/new/file")
+	if got := n.MustSubpod("exec", "kept/sees", "cat", "/cache/new/file"); got != "there" {
+		t.Errorf("what the other container has mounted has %q", got)
+	}
+	n.MustSubpod("exec", "kept/makes", "umount", "/cache/new")
+}
