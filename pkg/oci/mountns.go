@@ -21,22 +21,26 @@ import (
 //	the node                    the template             the start of a container
 //	/            shared         /      in its peer group /      in its peer group
 //	  DIR        private          DIR                      DIR
-//	    DIR      private                                     ID    clone of the node's
+//	    DIR      shared                                      ID    clone of the node's
 //	      ID     mounts of one pod or container
 //
 // What is mounted elsewhere, such as a kubelet's volumes, is seen in all three, and what a
 // container mounts for others is seen in the node, since all are peers (mount_namespaces(7)).
 // The template is a copy of the node's namespace without the upper DIR and what is
-// mounted there. Its parent is private, so that taking it away there takes nothing away in
-// the node. The third is a copy of the template, and exists until its container is
-// created: nothing has to be removed from it, also when the server is killed.
+// mounted there. The lower DIR is private, and what is above it is made private in the copy
+// first, so that taking it away there takes nothing away in the node. The third is a copy of
+// the template, and exists until its container is created: nothing has to be removed from
+// it, also when the server is killed.
+//
+// The upper DIR is shared, so that a container with a hostPath of / that was created in the node's
+// namespace loses what is unmounted in the node, and keeps no file system of a pod alive.
 
 // ErrMounted says that something is mounted below a directory already, by a server of an
 // earlier version.
 var ErrMounted = errors.New("something is mounted below it already")
 
-// KeepMounts makes dir, which is made if it is missing, a place whose mounts no other mount
-// namespace gets to know. Idempotent in one mount namespace. ErrMounted.
+// KeepMounts makes dir, which is made if it is missing, a place whose mounts can be left out of a
+// copy of the mount namespace. Idempotent in one mount namespace. ErrMounted.
 func KeepMounts(dir string) error {
 	err := os.MkdirAll(dir, 0o711)
 	if err == nil {
@@ -64,7 +68,7 @@ func KeepMounts(dir string) error {
 	for _, m := range []struct {
 		source string
 		flags  uintptr
-	}{{dir, unix.MS_BIND}, {"", unix.MS_PRIVATE}, {dir, unix.MS_BIND}} {
+	}{{dir, unix.MS_BIND}, {"", unix.MS_PRIVATE}, {dir, unix.MS_BIND}, {"", unix.MS_SHARED}} {
 		if err := unix.Mount(m.source, dir, "", m.flags, ""); err != nil {
 			return fmt.Errorf("mount %s on itself: %w", dir, err)
 		}
@@ -154,6 +158,10 @@ func takeAway(dir string) error {
 	n := len(mounts)
 	if n < 2 || mounts[n-1].Parent != mounts[n-2].ID || strings.Contains(mounts[n-2].Optional, "shared:") {
 		return fmt.Errorf("what is mounted on %s is not what was mounted there", dir)
+	}
+	// Else what is below it would be unmounted in its peers as well.
+	if err := unix.Mount("", dir, "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("make the mounts on %s private: %w", dir, err)
 	}
 	if err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
 		return fmt.Errorf("unmount %s: %w", dir, err)

@@ -5,7 +5,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/tests/node"
 )
 
@@ -28,20 +27,19 @@ spec:
     volumeMounts: [{name: cache, mountPath: /cache, mountPropagation: Bidirectional}]
 `
 
-// TestKeptMounts: the mounts of pods are below private ones, which later servers find, and
-// containers of one pod mount for each other in a memory volume all the same.
+// TestKeptMounts: the mounts of pods are above a private one, which later servers find, and
+// containers of one pod mount for each other in a memory volume all the same. One that sees the
+// whole node keeps no mount of a pod that is gone.
 func TestKeptMounts(t *testing.T) {
 	n := node.Start(t, node.Options{})
 	n.WriteHome("kept.yaml", keptManifest)
 	file := filepath.Join(n.Home, "kept.yaml")
 	n.MustSubpod("play", "-d", file)
-	defer n.MustSubpod("play", "--down", file)
 	pods := filepath.Join(n.RunDir, "pods")
 	for _, when := range []string{"at first", "with the next server"} {
 		places, below := 0, 0
 		for line := range strings.Lines(n.Enter("cat", "/proc/self/mountinfo")) {
 			f := strings.Fields(line)
-			volume := strings.Contains(f[4], "/"+api.MemoryVolumes+"/")
 			switch {
 			case f[4] == pods:
 				places++
@@ -50,7 +48,8 @@ func TestKeptMounts(t *testing.T) {
 			default:
 				continue
 			}
-			if shared := strings.HasPrefix(f[6], "shared:"); shared != volume {
+			shared := strings.HasPrefix(f[6], "shared:")
+			if lower := f[4] == pods && places == 1; shared == lower {
 				t.Errorf("%s: shared is %v: %s", when, shared, line)
 			}
 		}
@@ -65,4 +64,23 @@ func TestKeptMounts(t *testing.T) {
 		t.Errorf("what the other container has mounted has %q", got)
 	}
 	n.MustSubpod("exec", "kept/makes", "umount", "/cache/new")
+
+	// seen are the pods of which a container that sees the whole node has mounts.
+	seen := func() int {
+		found := map[string]bool{}
+		for line := range strings.Lines(n.MustSubpod("exec", "all", "cat", "/proc/self/mountinfo")) {
+			if _, below, ok := strings.Cut(line, " /node"+pods+"/"); ok {
+				found[strings.FieldsFunc(below, func(r rune) bool { return r == '/' || r == ' ' })[0]] = true
+			}
+		}
+		return len(found)
+	}
+	n.MustSubpod("run", "-d", "--name", "all", "-v", "/:/node:rslave", node.Busybox, "sleep", "1000")
+	if got := seen(); got != 2 {
+		t.Errorf("mounts of %d pods, want 2", got)
+	}
+	n.MustSubpod("play", "--down", file)
+	if got := seen(); got != 1 {
+		t.Errorf("mounts of %d pods, and one runs", got)
+	}
 }

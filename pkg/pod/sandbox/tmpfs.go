@@ -62,13 +62,8 @@ func mountVolumes(dir string, volumes map[string]uint64) error {
 		if size > 0 {
 			options += fmt.Sprintf(",size=%d", size)
 		}
-		path := filepath.Join(dir, api.MemoryVolumes, name)
-		if err := mount("tmpfs", path, unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
+		if err := mount("tmpfs", filepath.Join(dir, api.MemoryVolumes, name), unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
 			return err
-		}
-		// The containers of the pod may mount below it for each other, and nobody else.
-		if err := unix.Mount("", path, "", unix.MS_SHARED, ""); err != nil {
-			return fmt.Errorf("make the mount of %s shared: %w", path, err)
 		}
 	}
 	return nil
