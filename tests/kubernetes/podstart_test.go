@@ -48,6 +48,10 @@ func TestPodStart(t *testing.T) {
 	c := makeNode(t, nodeOptions{expose: []string{"tcp:6443"}, flags: []string{"--node-ip", hostAddress(t)}, noUsers: true}).start()
 	c.kubectl("-n", "kube-system", "patch", "daemonset", "kube-proxy", "-p",
 		`{"spec":{"template":{"spec":{"nodeSelector":{"node-role.kubernetes.io/control-plane":""}}}}}`)
+	c.eventually(func() error { // before there are workers: each looks what comes up after it
+		_, err := c.try("-n", "kube-system", "rollout", "status", "daemonset/kube-proxy", "--timeout=10s")
+		return err
+	})
 	starters := c.starters(t)
 	a := c.api()
 	for _, s := range starters {
@@ -70,6 +74,9 @@ func TestPodStart(t *testing.T) {
 		slices.Reverse(starters)
 	}
 	for _, s := range starters {
+		if s.subpod != nil {
+			t.Logf("the slowest requests of %s:\n%s", s.what, s.subpod.subpod("system", "trace", "--slowest", "-n", "6"))
+		}
 		s.startAlone(t, a)
 	}
 	text := startTable(starters)
@@ -180,10 +187,10 @@ func podToStart(s *starter, name, label string) any {
 		"apiVersion": "v1", "kind": "Pod",
 		"metadata": map[string]any{"name": name, "labels": map[string]any{"bench": label}},
 		"spec": map[string]any{
-			"terminationGracePeriodSeconds": 0,
+			"terminationGracePeriodSeconds": 1, // without one it is gone before its containers are
 			"nodeSelector":                  map[string]any{"kubernetes.io/hostname": s.name},
 			"containers": []any{map[string]any{
-				"name": "c", "image": s.image, "imagePullPolicy": "IfNotPresent", "command": []string{"sleep", "36000"},
+				"name": "c", "image": s.image, "imagePullPolicy": "IfNotPresent", "command": []string{"sh", "-c", asleep},
 			}},
 		},
 	}
