@@ -176,7 +176,8 @@ func TestPackageUpgrade(t *testing.T) {
 		if strings.Contains(out, "goes on with the former version") {
 			t.Errorf("the daemon was not reloaded:\n%s", out)
 		}
-		wants(t, "the server's version", in(t, "subpod info"), version)
+		// The former version's reload does not wait for the server that it starts.
+		wants(t, "the server's version", in(t, "for i in $(seq 180); do subpod info >/dev/null 2>&1 && break; sleep 1; done; subpod info"), version)
 		if after := inits(); after != before {
 			t.Errorf("with %s other containers run: %q, was %q", deb, after, before)
 		}
