@@ -233,7 +233,7 @@ test-vm: ## In a virtual machine, where systemd delegates cgroups: limits, drive
 ifdef VM
 	$(TEST) -count=1 -timeout 120m ./tests/vm $(VM)
 else
-	@$(MAKE) --no-print-directory -j 2 --output-sync=target test-vm-critest test-vm-others
+	@$(MAKE) --no-print-directory -j 2 test-vm-critest test-vm-others
 endif
 
 # Two machines at a time: a test waits for one of its machine's processors mostly.

@@ -138,11 +138,15 @@ func as(t *testing.T, user, script string) string {
 	return strings.TrimSpace(out)
 }
 
-// start (re)starts the service with a configuration and returns a client of it.
+// start has the service run with a configuration, and returns a client of it. One that
+// runs with it goes on, unless its test has failed: a start takes the machine ten seconds.
 // systemctl returns when the server has said that it is ready.
 func start(t *testing.T, toml string) *client.Client {
 	t.Helper()
-	in(t, "mkdir -p ~/.config/subpod && cat >~/.config/subpod/subpod.toml <<'END'\n"+toml+"\nEND\nsystemctl --user restart subpod")
+	in(t, "mkdir -p ~/.config/subpod && cd ~/.config/subpod && cat >new <<'END'\n"+toml+`
+END
+		if cmp -s new subpod.toml && systemctl --user is-active -q subpod; then rm new; exit; fi
+		mv new subpod.toml && systemctl --user restart subpod`)
 	c, err := client.Dial(local)
 	if err != nil {
 		t.Fatal(err)
@@ -152,6 +156,7 @@ func start(t *testing.T, toml string) *client.Client {
 		if t.Failed() {
 			journal, _ := machine.Run(context.Background(), User, "journalctl --user -u subpod --no-pager -n 40 -o cat")
 			t.Logf("the end of the daemon's log:\n%s", journal)
+			_, _ = machine.Run(context.Background(), User, "systemctl --user stop subpod")
 		}
 	})
 	return c

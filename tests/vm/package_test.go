@@ -106,8 +106,8 @@ func TestPackageSetup(t *testing.T) {
 // TestPackageSocket: with --on-demand the first client of the socket starts the daemon, and
 // a client that comes during a reload waits.
 func TestPackageSocket(t *testing.T) {
-	packaged(t, "new.deb")
-	aptInstall(t, "new.deb")
+	packaged(t, "fast.deb")
+	aptInstall(t, "fast.deb")
 	wants(t, "setup", in(t, "subpod setup --on-demand"), "started subpod.socket")
 	if state := in(t, "systemctl --user is-active subpod.service; true"); state != "inactive" {
 		t.Errorf("before the first client the service is %s", state)
@@ -157,7 +157,7 @@ func reboot(t *testing.T) {
 // open exec and a log follower: no container is started again, and no line of a log is
 // lost. Back again, the same; and a step back that the state forbids is refused.
 func TestPackageUpgrade(t *testing.T) {
-	packaged(t, "old.deb", "new.deb")
+	packaged(t, "old.deb", "fast.deb")
 	aptInstall(t, "old.deb")
 	in(t, "systemctl --user daemon-reload; systemctl --user start subpod; subpod pull -q busybox")
 	in(t, fmt.Sprintf(`seq 0 %d | xargs -P 3 -I @ subpod run -d -q --name p@ busybox sh -c '%s' >/dev/null`, *pods-1, ticker("line")))
@@ -176,7 +176,8 @@ func TestPackageUpgrade(t *testing.T) {
 		if strings.Contains(out, "goes on with the former version") {
 			t.Errorf("the daemon was not reloaded:\n%s", out)
 		}
-		wants(t, "the server's version", in(t, "subpod info"), version)
+		// The former version's reload does not wait for the server that it starts.
+		wants(t, "the server's version", in(t, "for i in $(seq 180); do subpod info >/dev/null 2>&1 && break; sleep 1; done; subpod info"), version)
 		if after := inits(); after != before {
 			t.Errorf("with %s other containers run: %q, was %q", deb, after, before)
 		}
@@ -186,9 +187,9 @@ func TestPackageUpgrade(t *testing.T) {
 		whole(t, "subpod logs p0")
 		in(t, "subpod exec p2 true && subpod run --rm busybox true")
 	}
-	version := strings.Fields(as(t, "root", "dpkg -I new.deb | grep ' Version:'"))[1]
+	version := strings.Fields(as(t, "root", "dpkg -I fast.deb | grep ' Version:'"))[1]
 	version, _, _ = strings.Cut(version, "~")
-	upgrade("new.deb", version)
+	upgrade("fast.deb", version)
 	// The unit that runs has no watchdog that the daemon of then would not serve.
 	if watchdog := in(t, "systemctl --user show -p WatchdogUSec subpod"); strings.Contains(watchdog, "3min") {
 		t.Errorf("the daemon of then has %s", watchdog)
@@ -198,7 +199,7 @@ func TestPackageUpgrade(t *testing.T) {
 	ticks := in(t, "subpod exec p1 sh -c 'wc -l </tmp/ticks; pgrep -f /tmp/ticks | wc -l'")
 	t.Logf("the open exec after the upgrade (lines, processes): %q; what its client said: %q", ticks, in(t, "cat exec"))
 	upgrade("old.deb", "0.1.0")
-	upgrade("new.deb", version)
+	upgrade("fast.deb", version)
 
 	t.Run("refused", func(t *testing.T) {
 		server := in(t, "pgrep -x subpod-server")

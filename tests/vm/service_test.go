@@ -222,7 +222,7 @@ func TestShell(t *testing.T) {
 // TestNoDelegation: a service without Delegate= runs pods without limits, and says
 // so.
 func TestNoDelegation(t *testing.T) {
-	in(t, `mkdir -p ~/.config/systemd/user/subpod.service.d
+	in(t, `systemctl --user stop subpod; mkdir -p ~/.config/systemd/user/subpod.service.d
 		printf '[Service]\nDelegate=no\nExecStartPre=/bin/sh -c "sleep 1000 & exit 0"\nKillMode=control-group\n' >~/.config/systemd/user/subpod.service.d/no.conf
 		systemctl --user daemon-reload`)
 	t.Cleanup(func() {

@@ -122,6 +122,8 @@ func TestSliceTasks(t *testing.T) {
 		}
 	}
 	lift()
+	// Go ends a server that gets no thread: it is started again, and containers go on.
+	waitReady(t, cri)
 	stillThere(t, before)
 	bystander.works(id)
 	p.remove()
