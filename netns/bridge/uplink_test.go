@@ -41,7 +41,7 @@ func packets(name string) (int, error) {
 
 // TestGuardUplink: frames to the receiver's own addresses do not leave by the uplink, whatever
 // their sender calls them, and past the queue; also once the table is deleted, or the
-// interface made again.
+// interface made again, or where it is being made again when the guard begins.
 func TestGuardUplink(t *testing.T) {
 	w := newWorld(t)
 	make := func() {
@@ -134,12 +134,53 @@ func TestGuardUplink(t *testing.T) {
 		check(when)
 	}
 	filtered("the table was deleted")
-	nettest.Must(t, w.Thread.Do(func() error {
-		return netlink.LinkDel(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "up0", Index: mustIndex("up0")}})
-	}))
+	remove := func() {
+		t.Helper()
+		nettest.Must(t, w.Thread.Do(func() error {
+			return netlink.LinkDel(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "up0", Index: mustIndex("up0")}})
+		}))
+	}
+	remove()
 	make()
 	open()
 	filtered("the interface was made again")
+	stop()
+	remove()
+	stop, err = GuardUplink(w.Thread, "up0", slog.Default())
+	nettest.Must(t, err)
+	t.Cleanup(stop)
+	make()
+	open()
+	filtered("the interface was made after the guard")
+}
+
+// TestGuardUplinkWithoutInterface: on kernels that take no table for an interface that is not
+// there, it is written once there is one.
+func TestGuardUplinkWithoutInterface(t *testing.T) {
+	w := newWorld(t)
+	written := make(chan error, 10)
+	g := &uplinkGuard{thread: w.Thread, log: slog.Default(), write: func() error {
+		_, err := net.InterfaceByName("up0")
+		if err != nil {
+			err = unix.ENOENT // as nf_tables has it
+		}
+		written <- err
+		return err
+	}}
+	nettest.Must(t, g.start("up0"))
+	t.Cleanup(g.stop)
+	if err := <-written; err == nil {
+		t.Fatal("there is an interface")
+	}
+	nettest.Must(t, w.Thread.Do(func() error {
+		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "up0"}, PeerName: "up1"})
+	}))
+	select {
+	case err := <-written:
+		nettest.Must(t, err)
+	case <-time.After(20 * time.Second):
+		t.Fatal("the table is not written")
+	}
 }
 
 func mustIndex(name string) int {
