@@ -183,6 +183,20 @@ func TestGuardUplinkWithoutInterface(t *testing.T) {
 	}
 }
 
+// TestPrefixOf: the node has routes for IPv4 addresses that are written as IPv6 ones.
+func TestPrefixOf(t *testing.T) {
+	for _, want := range []string{"10.0.2.0/24", "0.0.0.0/0", "::/0", "::/96", "::ffff:0:0/96", "fd00::/64"} {
+		_, n, err := net.ParseCIDR(want)
+		nettest.Must(t, err)
+		if want == "::ffff:0:0/96" { // net takes it for IPv4
+			n = &net.IPNet{IP: net.IPv4zero.To16(), Mask: net.CIDRMask(96, 128)}
+		}
+		if got := prefixOf(n); got != netip.MustParsePrefix(want) {
+			t.Errorf("%v, want %s", got, want)
+		}
+	}
+}
+
 func mustIndex(name string) int {
 	link, err := net.InterfaceByName(name)
 	if err != nil {
