@@ -88,6 +88,9 @@ func TestGuardUplink(t *testing.T) {
 		came := false
 		for buf := [200]byte{}; ; {
 			n, err := unix.Read(in, buf[:])
+			if err == unix.EINTR {
+				continue // the Go runtime's signals, with SO_RCVTIMEO (signal(7))
+			}
 			nettest.Must(t, err)
 			switch string(buf[:n]) {
 			case string(frameTo(last)):
