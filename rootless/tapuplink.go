@@ -46,7 +46,7 @@ func newTapUplink(name, program string, c Config) (tapUplink, error) {
 // Info implements network.ParentDriver.
 func (u tapUplink) Info(context.Context) (*api.NetworkDriverInfo, error) {
 	info := &api.NetworkDriverInfo{Driver: u.name, ChildIP: net.ParseIP(slirpAddress), IPv6: u.ipv6}
-	for _, server := range u.dns() {
+	for _, server := range u.dns(hostDNS()) {
 		info.DNS = append(info.DNS, net.ParseIP(server))
 	}
 	return info, nil
@@ -58,7 +58,7 @@ func (u tapUplink) MTU() int { return u.mtu }
 // configuration is what the child configures.
 func (u tapUplink) configuration() *messages.ParentInitNetworkDriverCompleted {
 	return &messages.ParentInitNetworkDriverCompleted{
-		Dev: slirpTap, MTU: u.mtu, DNS: u.dns(),
+		Dev: slirpTap, MTU: u.mtu, DNS: u.dns(hostDNS()),
 		IP: slirpAddress, Netmask: slirpBits, Gateway: slirpGateway,
 	}
 }

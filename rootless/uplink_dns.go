@@ -11,10 +11,11 @@ import (
 // dnsInterval is the pause between two looks at the host's DNS servers.
 const dnsInterval = 2 * time.Second
 
-// dns returns the uplink's servers that the host's of now stand behind: slirp4netns and
-// pasta ask those of the question's own IP version only. Without any they are all named.
-func (u tapUplink) dns() []string {
-	now := WayOut{DNS: hostDNS()}
+// dns returns the uplink's servers that the host's stand behind, which are as hostDNS returns
+// them: slirp4netns and pasta ask those of the question's own IP version only. Without any they
+// are all named.
+func (u tapUplink) dns(host string) []string {
+	now := WayOut{DNS: host}
 	v4, v6 := now.resolves(netip.Addr.Is4), now.resolves(netip.Addr.Is6)
 	switch {
 	case !u.ipv6 || v4 && !v6:
@@ -26,31 +27,38 @@ func (u tapUplink) dns() []string {
 }
 
 // followDNS keeps the node's resolv.conf, from which new pods have theirs, to what dns
-// returns, until the returned function is called, which also calls stop.
+// returns, until the returned function is called, which also calls stop. It writes nothing
+// any more once that returns.
 func (u tapUplink) followDNS(stateDir string, stop func() error) func() error {
 	if !u.ipv6 {
 		return stop
 	}
-	quit := make(chan struct{})
+	quit, ended := make(chan struct{}), make(chan struct{})
 	go func() {
+		defer close(ended)
 		tick := time.NewTicker(dnsInterval)
 		defer tick.Stop()
+		failed := false
 		for {
 			select {
 			case <-quit:
 				return
 			case <-tick.C:
 			}
-			if hostDNS() == "" {
+			host := hostDNS()
+			if host == "" {
 				continue // it is being replaced, or there is no network
 			}
-			if err := writeServers(filepath.Join(stateDir, fileResolvConf), u.dns()); err != nil {
+			err := writeServers(filepath.Join(stateDir, fileResolvConf), u.dns(host))
+			if err != nil && !failed {
 				u.log.Warn("new pods may ask a DNS server that does not answer", "error", err)
 			}
+			failed = err != nil
 		}
 	}()
 	return func() error {
 		close(quit)
+		<-ended
 		return stop()
 	}
 }

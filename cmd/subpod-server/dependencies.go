@@ -311,7 +311,7 @@ func newStats(store *storage.Store) *stats.Collector {
 // info is the verbose status.
 func info(cfg *config.Config, degraded string, node *rootless.Node, cg cgroup.Delegation, images storage.Info) map[string]any {
 	limits := rootless.UplinkLimits(node.Uplink, node.NoIPv6)
-	if lacks := rootless.HostWayOut().Lacks(node.Uplink, node.IPv6); lacks != "" {
+	if lacks := rootless.HostWayOut().Lacks(node.Uplink, node.IPv6 && cfg.Network.HasIPv6()); lacks != "" {
 		limits += "; " + lacks
 	}
 	return map[string]any{

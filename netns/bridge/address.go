@@ -287,8 +287,11 @@ func prefixOf(n *net.IPNet) netip.Prefix {
 		return netip.Prefix{}
 	}
 	a, _ := netip.AddrFromSlice(n.IP)
-	ones, _ := n.Mask.Size()
-	return netip.PrefixFrom(a.Unmap(), ones)
+	ones, bits := n.Mask.Size()
+	if bits == 32 {
+		a = a.Unmap()
+	}
+	return netip.PrefixFrom(a, ones)
 }
 
 // addresses lists the addresses of a link.

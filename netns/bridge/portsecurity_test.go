@@ -136,12 +136,15 @@ func hears(t *testing.T, nsPath string, f func(), last byte) (types []byte) {
 	}))
 	defer unix.Close(fd)
 	nettest.Must(t, unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1))
-	patience := unix.NsecToTimeval(int64(2 * time.Second))
+	patience := unix.NsecToTimeval(int64(20 * time.Second))
 	nettest.Must(t, unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience))
 	f()
 	body, control := make([]byte, 1500), make([]byte, 100)
 	for {
 		_, n, _, _, err := unix.Recvmsg(fd, body, control, 0)
+		if err == unix.EINTR {
+			continue
+		}
 		nettest.Must(t, err)
 		// struct in6_pktinfo begins with the destination.
 		to := netip.AddrFrom16([16]byte(control[unix.SizeofCmsghdr:n]))

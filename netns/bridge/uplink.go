@@ -67,16 +67,29 @@ func writeUplinkTable(device string) error {
 }
 
 // GuardUplink keeps what is sent to the host's loopback addresses from leaving by the uplink's
-// interface, also when that is made again or the table deleted, until stop is called. It fails
+// interface, also when that is made (again) or the table deleted, until stop is called. It fails
 // on kernels without netfilter's egress hook (before Linux 5.16).
 func GuardUplink(thread *netns.Thread, device string, log *slog.Logger) (stop func(), err error) {
-	g := &uplinkGuard{device: device, thread: thread, log: log}
-	defer func() {
-		if err != nil {
-			g.stop()
-		}
-	}()
-	err = thread.Do(func() (err error) {
+	g := &uplinkGuard{thread: thread, log: log, write: func() error { return writeUplinkTable(device) }}
+	if err := g.start(device); err != nil {
+		g.stop()
+		return nil, fmt.Errorf("filter what leaves by %s: %w", device, err)
+	}
+	return g.stop, nil
+}
+
+// uplinkGuard writes the table again when it may not be where it should.
+type uplinkGuard struct {
+	thread        *netns.Thread
+	log           *slog.Logger
+	write         func() error // writes the table, on the thread
+	links, tables *os.File     // messages of the kernel
+	index         *indexer
+}
+
+func (g *uplinkGuard) start(device string) error {
+	var last uint32
+	err := g.thread.Do(func() (err error) {
 		if g.links, err = subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK); err != nil {
 			return err
 		}
@@ -86,23 +99,24 @@ func GuardUplink(thread *netns.Thread, device string, log *slog.Logger) (stop fu
 		if g.index, err = newIndexer(device); err != nil {
 			return err
 		}
-		return writeUplinkTable(device)
+		last = g.index.now() // before the table: what is made after it is another one
+		return g.made(g.write())
 	})
 	if err != nil {
-		return nil, fmt.Errorf("filter what leaves by %s: %w", device, err)
+		return err
 	}
-	go g.follow(g.links, g.isNew())
+	go g.follow(g.links, g.isNew(last))
 	go g.follow(g.tables, g.isGone)
-	return g.stop, nil
+	return nil
 }
 
-// uplinkGuard writes the table again when it may not be where it should.
-type uplinkGuard struct {
-	device        string
-	thread        *netns.Thread
-	log           *slog.Logger
-	links, tables *os.File // messages of the kernel
-	index         *indexer
+// made returns why the table was not written: kernels before Linux 6.16 refuse one for an
+// interface that is not there, of which there is a message once it is.
+func (g *uplinkGuard) made(err error) error {
+	if errors.Is(err, unix.ENOENT) && g.index.now() == 0 {
+		return nil
+	}
+	return err
 }
 
 func (g *uplinkGuard) stop() {
@@ -116,10 +130,9 @@ func (g *uplinkGuard) stop() {
 	}
 }
 
-// isNew returns a function that reports whether the interface is another one than when it
-// was called last. Without one there is nothing to write.
-func (g *uplinkGuard) isNew() func([]byte) bool {
-	last := g.index.now()
+// isNew returns a function that reports whether the interface is another one than last, or
+// than when it was called last. Without one there is nothing to write.
+func (g *uplinkGuard) isNew(last uint32) func([]byte) bool {
 	return func([]byte) bool {
 		now := g.index.now()
 		changed := now != 0 && now != last
@@ -164,7 +177,7 @@ func (g *uplinkGuard) follow(f *os.File, damaged func(messages []byte) bool) {
 		if !damaged(messages) {
 			continue
 		}
-		if err := g.thread.Do(func() error { return writeUplinkTable(g.device) }); err != nil {
+		if err := g.made(g.thread.Do(g.write)); err != nil && !errors.Is(err, netns.ErrClosed) {
 			g.log.Error("pods on the node's network may reach the host's loopback by the uplink", "error", err)
 		}
 	}

@@ -41,7 +41,7 @@ func packets(name string) (int, error) {
 
 // TestGuardUplink: frames to the receiver's own addresses do not leave by the uplink, whatever
 // their sender calls them, and past the queue; also once the table is deleted, or the
-// interface made again.
+// interface made again, or where it is being made again when the guard begins.
 func TestGuardUplink(t *testing.T) {
 	w := newWorld(t)
 	make := func() {
@@ -88,6 +88,9 @@ func TestGuardUplink(t *testing.T) {
 		came := false
 		for buf := [200]byte{}; ; {
 			n, err := unix.Read(in, buf[:])
+			if err == unix.EINTR {
+				continue // the Go runtime's signals, with SO_RCVTIMEO (signal(7))
+			}
 			nettest.Must(t, err)
 			switch string(buf[:n]) {
 			case string(frameTo(last)):
@@ -134,12 +137,67 @@ func TestGuardUplink(t *testing.T) {
 		check(when)
 	}
 	filtered("the table was deleted")
-	nettest.Must(t, w.Thread.Do(func() error {
-		return netlink.LinkDel(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "up0", Index: mustIndex("up0")}})
-	}))
+	remove := func() {
+		t.Helper()
+		nettest.Must(t, w.Thread.Do(func() error {
+			return netlink.LinkDel(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "up0", Index: mustIndex("up0")}})
+		}))
+	}
+	remove()
 	make()
 	open()
 	filtered("the interface was made again")
+	stop()
+	remove()
+	stop, err = GuardUplink(w.Thread, "up0", slog.Default())
+	nettest.Must(t, err)
+	t.Cleanup(stop)
+	make()
+	open()
+	filtered("the interface was made after the guard")
+}
+
+// TestGuardUplinkWithoutInterface: on kernels that take no table for an interface that is not
+// there, it is written once there is one.
+func TestGuardUplinkWithoutInterface(t *testing.T) {
+	w := newWorld(t)
+	written := make(chan error, 10)
+	g := &uplinkGuard{thread: w.Thread, log: slog.Default(), write: func() error {
+		_, err := net.InterfaceByName("up0")
+		if err != nil {
+			err = unix.ENOENT // as nf_tables has it
+		}
+		written <- err
+		return err
+	}}
+	nettest.Must(t, g.start("up0"))
+	t.Cleanup(g.stop)
+	if err := <-written; err == nil {
+		t.Fatal("there is an interface")
+	}
+	nettest.Must(t, w.Thread.Do(func() error {
+		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "up0"}, PeerName: "up1"})
+	}))
+	select {
+	case err := <-written:
+		nettest.Must(t, err)
+	case <-time.After(20 * time.Second):
+		t.Fatal("the table is not written")
+	}
+}
+
+// TestPrefixOf: the node has routes for IPv4 addresses that are written as IPv6 ones.
+func TestPrefixOf(t *testing.T) {
+	for _, want := range []string{"10.0.2.0/24", "0.0.0.0/0", "::/0", "::/96", "::ffff:0:0/96", "fd00::/64"} {
+		_, n, err := net.ParseCIDR(want)
+		nettest.Must(t, err)
+		if want == "::ffff:0:0/96" { // net takes it for IPv4
+			n = &net.IPNet{IP: net.IPv4zero.To16(), Mask: net.CIDRMask(96, 128)}
+		}
+		if got := prefixOf(n); got != netip.MustParsePrefix(want) {
+			t.Errorf("%v, want %s", got, want)
+		}
+	}
 }
 
 func mustIndex(name string) int {

@@ -7,7 +7,10 @@
 //	err = cfg.Resolve(os.Getenv)         // ~ and $XDG_… become absolute paths
 package config
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // Config is the whole configuration. Its fields follow configs/subpod.toml,
 // which explains each key and holds its default; a test ties the two together.
@@ -107,6 +110,11 @@ type Network struct {
 
 	SwitchedEgress string         `toml:"switched_egress"` // asked, always, never
 	SwitchedLocal  []netip.Prefix `toml:"switched_local"`
+}
+
+// HasIPv6 reports whether pods have IPv6 addresses, unless a kubelet or CNI plugins decide that.
+func (n Network) HasIPv6() bool {
+	return len(n.Subnets) == 0 || slices.ContainsFunc(n.Subnets, func(s netip.Prefix) bool { return s.Addr().Is6() })
 }
 
 // Runtime is section [runtime].

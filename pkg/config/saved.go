@@ -49,6 +49,9 @@ func LoadSaved(file string) (*Config, error) {
 	if err := json.Unmarshal(text, c); err != nil {
 		return nil, errors.Join(ErrInvalid, fmt.Errorf("decode the saved configuration %s: %w", file, err))
 	}
+	if c.uplinkOverlaps6() >= 0 {
+		c.Node.UplinkIPv6 = false // it was valid when it was saved: by a version whose uplink had none
+	}
 	if problems := c.Validate(); len(problems) > 0 {
 		return nil, &Error{Problems: problems}
 	}

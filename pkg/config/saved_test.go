@@ -91,3 +91,17 @@ func TestSavedOtherVersion(t *testing.T) {
 		}
 	}
 }
+
+// What served in a subnet that has become the uplink's since serves on: the uplink of a node
+// that is there is what it was.
+func TestSavedBeforeUplinkIPv6(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "saved.json")
+	for subnet, ipv6 := range map[string]bool{"fd00::/64": false, "fd01::/64": true} {
+		if err := os.WriteFile(file, []byte(`{"Network": {"Subnets": ["10.88.0.0/16", "`+subnet+`"]}}`), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := LoadSaved(file); err != nil || got.Node.UplinkIPv6 != ipv6 {
+			t.Errorf("%s: %v; want uplink_ipv6 = %v", subnet, err, ipv6)
+		}
+	}
+}

@@ -18,7 +18,7 @@ func (c *Config) Validate() []Problem {
 	v.node(c.Node)
 	v.storage(c.Storage, c.Images)
 	v.network(c.Network)
-	if i := slices.IndexFunc(c.Network.Subnets, uplinkSubnet6.Overlaps); i >= 0 && c.Node.UplinkIPv6 {
+	if i := c.uplinkOverlaps6(); i >= 0 && c.Node.UplinkIPv6 {
 		v.add("network.subnets", "%s overlaps %s, which belongs to the uplink; choose another, or set node.uplink_ipv6 = false", c.Network.Subnets[i], uplinkSubnet6)
 	}
 	v.runtime(c.Runtime)
@@ -126,6 +126,12 @@ var (
 	uplinkSubnet  = netip.MustParsePrefix("10.0.2.0/24")
 	uplinkSubnet6 = netip.MustParsePrefix("fd00::/64") // (--enable-ipv6)
 )
+
+// uplinkOverlaps6 returns the index of a subnet of pods that the uplink has with uplink_ipv6, -1
+// for none.
+func (c *Config) uplinkOverlaps6() int {
+	return slices.IndexFunc(c.Network.Subnets, uplinkSubnet6.Overlaps)
+}
 
 func (v *validator) network(n Network) {
 	v.oneOf("network.backend", n.Backend, "auto", "bridge", "cni")

@@ -66,7 +66,7 @@ func diskSpace(h Host) []Result {
 // network says what pods miss for what the host's network is at the moment.
 func network(h Host) []Result {
 	c := h.resolved()
-	if lacks := h.WayOut.Lacks(c.Uplink, c.IPv6); lacks != "" {
+	if lacks := h.WayOut.Lacks(c.Uplink, c.IPv6 && h.Config.Network.HasIPv6()); lacks != "" {
 		return one(Info, "", "%s", lacks)
 	}
 	if c.NoIPv6 != "" && h.WayOut.IPv6 {

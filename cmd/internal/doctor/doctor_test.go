@@ -200,6 +200,11 @@ func TestFakeHosts(t *testing.T) {
 		{"no program of an uplink", func(f *fake) { f.Config.Node.Uplink = rootless.UplinkGvisor },
 			rootless.GvisorBinary, Error, "/opt/subpod/bin/subpod-node-gvisor is not installed", "in the same directory"},
 		{"IPv6 alone", func(f *fake) { f.WayOut = rootless.WayOut{IPv6: true, DNS: "192.0.2.53"} }, "network", Info, "by IPv6 alone", ""},
+		{"IPv6 alone, and pods have none", func(f *fake) {
+			f.put("/proc/net/if_inet6", "", 0o444)
+			f.Config.Network.Subnets = f.Config.Network.Subnets[:1]
+			f.WayOut = rootless.WayOut{IPv6: true, DNS: "2001:db8::53"}
+		}, "network", Info, "by IPv6 alone", ""},
 		{"no newuidmap", func(f *fake) { f.remove("/usr/bin/newuidmap") }, "newuidmap", Error, "not installed", "sudo apt install uidmap"},
 		{"newgidmap without setuid", func(f *fake) { f.put("/usr/bin/newgidmap", "", 0o755) },
 			"newuidmap", Error, "neither setuid root", "sudo chmod u+s "},
