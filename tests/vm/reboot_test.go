@@ -28,6 +28,7 @@ func TestRestartPolicies(t *testing.T) {
 		cat >dep.yaml <<'END'
 `+deployment+`END
 		subpod() { ~/.local/bin/subpod "$@"; }
+		subpod rm -f -a >/dev/null # of tests before
 		subpod pull -q busybox
 		run() { name=$1 restart=$2; shift 2; subpod run -d -q --name $name --restart $restart -v $name:/v "$@" busybox sh -c 'echo up >>/v/starts; echo $PPID >/own; nc -lk -p 80 -e echo $(hostname) & exec sleep 100000' >/dev/null; }
 		run always always -p 18080:80
