@@ -65,12 +65,12 @@ func (m *Manager) CreateContainer(ctx context.Context, podID string, cfg *runtim
 
 // checkLost makes a pod sandbox that can hold no more containers not ready.
 // errdefs.ErrFailedPrecondition.
-func (b *base) checkLost(ctx context.Context, p state.Pod) error {
-	reason := b.Sandboxes.Lost(p)
+func (m *Manager) checkLost(ctx context.Context, p state.Pod) error {
+	reason := m.Sandboxes.Lost(p)
 	if reason == "" {
 		return nil
 	}
-	return errors.Join(wrongState("pod sandbox %s can hold no more containers: %s", p.ID, reason), b.markLost(ctx, p, reason))
+	return errors.Join(wrongState("pod sandbox %s can hold no more containers: %s", p.ID, reason), m.markLost(ctx, p, reason))
 }
 
 // claimContainer plans a container, claims its name and locks it; for a retry it

@@ -1,4 +1,4 @@
-package proc
+package netns
 
 import (
 	"os"
@@ -9,10 +9,12 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/subpod/subpod/pkg/proc"
 )
 
-// TestEnding: the init of a PID namespace whose last process nobody waits for is alive
-// after it was killed, and ends nevertheless.
+// TestEnding: the init of a PID namespace whose last process nobody waits for is alive after
+// it was killed, and ends nevertheless, as a pause process may.
 func TestEnding(t *testing.T) {
 	first := exec.Command("sleep", "1000")
 	first.SysProcAttr = &syscall.SysProcAttr{
@@ -23,7 +25,7 @@ func TestEnding(t *testing.T) {
 	if err := first.Start(); err != nil {
 		t.Fatal(err)
 	}
-	id, err := Identify(first.Process.Pid)
+	id, err := proc.Identify(first.Process.Pid)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,11 +50,11 @@ func TestEnding(t *testing.T) {
 	if err := other.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	until(t, func() bool { st, err := ReadStat(other.Process.Pid); return err == nil && st.State == 'T' })
+	until(t, func() bool { st, err := proc.ReadStat(other.Process.Pid); return err == nil && st.State == 'T' })
 	if err := first.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	until(t, func() bool { st, err := ReadStat(inside()); return err == nil && st.Ended() })
+	until(t, func() bool { st, err := proc.ReadStat(inside()); return err == nil && st.Ended() })
 	if !id.Alive() || !id.Ending() {
 		t.Errorf("alive %v, ending %v, while it waits; want both", id.Alive(), id.Ending())
 	}
