@@ -29,15 +29,20 @@ func TestEnding(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _, _ = first.Process.Kill(), first.Wait() }()
 	// nsenter waits for a process that it has started in there.
 	pid := strconv.Itoa(id.PID)
 	other := exec.Command("nsenter", "--user", "--preserve-credentials", "--pid", "--target", pid, "sleep", "1000")
-	if err := other.Start(); err != nil {
-		t.Fatal(err)
+	startErr := other.Start()
+	defer func() {
+		_ = first.Process.Kill()
+		if startErr == nil {
+			_, _ = other.Process.Signal(syscall.SIGCONT), other.Wait()
+		}
+		_ = first.Wait()
+	}()
+	if startErr != nil {
+		t.Fatal(startErr)
 	}
-	// Killed, it leaves the process to one that waits for it.
-	defer func() { _, _ = other.Process.Kill(), other.Wait() }()
 	inside := func() int {
 		text, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(other.Process.Pid), "task", strconv.Itoa(other.Process.Pid), "children"))
 		n, _ := strconv.Atoi(strings.TrimSpace(string(text)))
@@ -58,7 +63,7 @@ func TestEnding(t *testing.T) {
 	if !id.Alive() || !id.Ending() {
 		t.Errorf("alive %v, ending %v, while it waits; want both", id.Alive(), id.Ending())
 	}
-	if err := other.Process.Kill(); err != nil {
+	if err := other.Process.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
 	if err := first.Wait(); err == nil || id.Alive() || !id.Ending() {
