@@ -5,8 +5,11 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"os/exec"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/subpod/subpod/pkg/proc"
 )
@@ -37,6 +40,31 @@ func TestAwaitExec(t *testing.T) {
 	cancel()
 	if _, err := awaitExec(ctx, func() moment { return between }); !errors.Is(err, context.Canceled) {
 		t.Errorf("no end: %v", err)
+	}
+}
+
+// TestMoment: a program that nobody may read, as one of the host's of mode 0711, is known by
+// that; its container took six seconds to start.
+func TestMoment(t *testing.T) {
+	before, now, ending := image{1, 2, 3}, image{1, 4, 5}, image{1, 2, 0}
+	none := &fs.PathError{Op: "stat", Err: unix.ENOENT} // without memory, a process has no program
+	for name, c := range map[string]struct {
+		now   image
+		err   error
+		alive bool
+		want  moment
+	}{
+		"before":               {before, nil, true, waits},
+		"within execve":        {ending, nil, true, between},
+		"after it":             {now, nil, true, executes},
+		"unreadable":           {image{}, &fs.PathError{Op: "stat", Err: unix.EACCES}, true, executes},
+		"ends":                 {image{}, none, true, over},
+		"a zombie":             {ending, nil, false, over},
+		"an unreadable zombie": {image{}, &fs.PathError{Op: "stat", Err: unix.EACCES}, false, over},
+	} {
+		if got := momentOf(before, c.now, c.err, c.alive); got != c.want {
+			t.Errorf("%s: %d, want %d", name, got, c.want)
+		}
 	}
 }
 

@@ -150,6 +150,11 @@ func TestMountNamespaceHalfMade(t *testing.T) {
 func TestMountNamespaceFew(t *testing.T) {
 	e := executor(t)
 	dir := keeping(t, e, "own")
+	var st unix.Stat_t
+	check(t, unix.Stat(dir, &st))
+	if st.Nlink < 2 {
+		t.Skip("the file system of the temporary directory does not count a directory's entries, as btrfs")
+	}
 	e.mounts.from = 3
 	for n, want := range []bool{false, false, true} {
 		if got := e.mounts.worthwhile(); got != want {

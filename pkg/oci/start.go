@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -153,12 +154,21 @@ const (
 
 func (c Container) moment() moment {
 	now, err := imageOf(c.Init.PID)
+	return momentOf(c.Before, now, err, c.Init.Alive())
+}
+
+// momentOf gets what imageOf returned, and whether init was alive after that.
+func momentOf(before, now image, err error, alive bool) moment {
 	switch {
-	case err != nil || !c.Init.Alive():
+	case !alive:
 		return over
-	case now == c.Before:
+	case errors.Is(err, fs.ErrPermission):
+		return executes // what it was we could look at, and at a program that nobody may read we cannot
+	case err != nil:
+		return over
+	case now == before:
 		return waits
-	case now.Stack == 0 && c.Before.Stack != 0:
+	case now.Stack == 0 && before.Stack != 0:
 		return between
 	}
 	return executes

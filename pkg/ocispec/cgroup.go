@@ -2,9 +2,13 @@ package ocispec
 
 import "github.com/subpod/subpod/pkg/cgroup"
 
-// maxCgroups is how many cgroups a container that can make some may have below its own, at
-// any depth: each takes memory of the kernel.
-const maxCgroups = "1024"
+// What a container that can make cgroups may have below its own: how many, since each takes
+// memory of the kernel, and how deep, so that with the longest names no path is too long for
+// those who read and remove them (PATH_MAX).
+const (
+	maxCgroups     = "1024"
+	maxCgroupDepth = "12"
+)
 
 // writableCgroup refuses a writable cgroup where the container could change its own limits,
 // and bounds what it can make. It has a cgroup namespace of its own always: the mount's root is
@@ -25,7 +29,7 @@ func (b *builder) writableCgroup() error {
 	if limits.Unified == nil {
 		limits.Unified = map[string]string{}
 	}
-	limits.Unified["cgroup.max.descendants"] = maxCgroups
+	limits.Unified["cgroup.max.descendants"], limits.Unified["cgroup.max.depth"] = maxCgroups, maxCgroupDepth
 	return nil
 }
 

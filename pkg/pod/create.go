@@ -44,8 +44,8 @@ func (m *Manager) CreateContainer(ctx context.Context, podID string, cfg *runtim
 	if held.Status.Phase != state.PodReady {
 		return "", wrongState("pod sandbox %s is not ready", held.ID)
 	}
-	if reason := m.Sandboxes.Lost(held.Pod); reason != "" {
-		return "", errors.Join(wrongState("pod sandbox %s can hold no more containers: %s", held.ID, reason), m.markLost(ctx, held.Pod, reason))
+	if err := checkLost(ctx, m.base, held.Pod); err != nil {
+		return "", err
 	}
 	c, existing, err := m.claimContainer(held.ctx, held.Pod, cfg)
 	if err != nil || existing != "" {
@@ -54,10 +54,23 @@ func (m *Manager) CreateContainer(ctx context.Context, podID string, cfg *runtim
 	defer c.unlock()
 	if err := m.makeContainer(held.ctx, c, held.Pod); err != nil {
 		err = errors.Join(explain(held.ctx, err), m.undoContainer(ctx, c))
+		if held.ctx.Err() == nil { // nobody stops it
+			err = errors.Join(err, checkLost(ctx, m.base, held.Pod)) // it may be why
+		}
 		return "", fmt.Errorf("create container %q in pod sandbox %s: %w", cfg.Metadata.Name, held.ID, err)
 	}
 	m.announce(c)
 	return c.ID, nil
+}
+
+// checkLost makes a pod sandbox that can hold no more containers not ready.
+// errdefs.ErrFailedPrecondition.
+func checkLost(ctx context.Context, b *base, p state.Pod) error {
+	reason := b.Sandboxes.Lost(p)
+	if reason == "" {
+		return nil
+	}
+	return errors.Join(wrongState("pod sandbox %s can hold no more containers: %s", p.ID, reason), b.markLost(ctx, p, reason))
 }
 
 // claimContainer plans a container, claims its name and locks it; for a retry it

@@ -49,6 +49,14 @@ func (id ID) Alive() bool {
 	return err == nil && st.StartTime == id.StartTime && !st.Ended()
 }
 
+// Ending reports whether the process has ended or has begun to. The init of a PID namespace
+// that is about to end is alive until all other processes there have been waited for, and
+// fork(2) there fails with ENOMEM meanwhile (pid_namespaces(7)).
+func (id ID) Ending() bool {
+	st, err := ReadStat(id.PID)
+	return err != nil || st.StartTime != id.StartTime || st.ending()
+}
+
 // Open returns a pidfd for the process. The caller closes it. ErrGone when the
 // process no longer exists.
 func (id ID) Open() (*os.File, error) {

@@ -15,6 +15,7 @@ import (
 type Stat struct {
 	State                            byte // of the first thread: 'R', 'S', …; 'Z' and 'X' have ended
 	PPID, Group, Session             int
+	Flags                            uint64 // of the first thread: PF_EXITING, …
 	MinorFaults, ChildrenMinorFaults uint64
 	MajorFaults, ChildrenMajorFaults uint64
 	User, System                     uint64
@@ -27,6 +28,12 @@ type Stat struct {
 // Ended reports whether the process is a zombie or about to vanish. One whose first thread
 // has ended, and others have not, looks like a zombie that has more than one thread.
 func (s Stat) Ended() bool { return s.State == 'X' || s.State == 'Z' && s.Threads <= 1 }
+
+// ending reports whether the process has ended or is about to: none of its code runs any more.
+func (s Stat) ending() bool {
+	const exiting = 0x4 // PF_EXITING of linux/sched.h
+	return s.Ended() || s.Flags&exiting != 0 && s.Threads <= 1
+}
 
 // Dir returns the directory of /proc that shows the namespaces, the root and the files of a
 // process: its own one, or after the end of its first thread that of another thread. It is
@@ -119,7 +126,7 @@ func parseStat(text []byte) (s Stat, err error) {
 		return v
 	}
 	s = Stat{
-		State: f[3][0], PPID: id(4), Group: id(5), Session: id(6),
+		State: f[3][0], PPID: id(4), Group: id(5), Session: id(6), Flags: number(9),
 		MinorFaults: number(10), ChildrenMinorFaults: number(11),
 		MajorFaults: number(12), ChildrenMajorFaults: number(13),
 		User: number(14), System: number(15),

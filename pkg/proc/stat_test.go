@@ -23,7 +23,7 @@ func fields(name string, last int) string {
 
 func TestParseStat(t *testing.T) {
 	want := Stat{
-		State: 'S', PPID: 4, Group: 5, Session: 6,
+		State: 'S', PPID: 4, Group: 5, Session: 6, Flags: 9,
 		MinorFaults: 10, ChildrenMinorFaults: 11, MajorFaults: 12, ChildrenMajorFaults: 13,
 		User: 14, System: 15, ChildrenUser: 16, ChildrenSystem: 17, Threads: 20, StartTime: 22, StartStack: 28,
 	}

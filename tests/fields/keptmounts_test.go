@@ -1,7 +1,9 @@
 package fields
 
 import (
+	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -66,9 +68,9 @@ func TestKeptMounts(t *testing.T) {
 	n.MustSubpod("exec", "kept/makes", "umount", "/cache/new")
 
 	// seen are the pods of which a container that sees the whole node has mounts.
-	seen := func() int {
+	seen := func(container string) int {
 		found := map[string]bool{}
-		for line := range strings.Lines(n.MustSubpod("exec", "all", "cat", "/proc/self/mountinfo")) {
+		for line := range strings.Lines(n.MustSubpod("exec", container, "cat", "/proc/self/mountinfo")) {
 			if _, below, ok := strings.Cut(line, " /node"+pods+"/"); ok {
 				found[strings.FieldsFunc(below, func(r rune) bool { return r == '/' || r == ' ' })[0]] = true
 			}
@@ -76,11 +78,27 @@ func TestKeptMounts(t *testing.T) {
 		return len(found)
 	}
 	n.MustSubpod("run", "-d", "--name", "all", "-v", "/:/node:rslave", node.Busybox, "sleep", "1000")
-	if got := seen(); got != 2 {
+	if got := seen("all"); got != 2 {
 		t.Errorf("mounts of %d pods, want 2", got)
 	}
+	// With the entries of many pods there, a container is created where others' mounts are not.
+	for i := range 100 {
+		many := filepath.Join(pods, "many"+strconv.Itoa(i))
+		if err := os.Mkdir(many, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		defer os.Remove(many)
+	}
+	n.MustSubpod("run", "-d", "--name", "one", "--privileged", "-v", "/:/node:rshared", node.Busybox, "sleep", "1000")
+	if got := seen("one"); got != 1 {
+		t.Errorf("mounts of %d pods in a container that was created among many, want its own pod's", got)
+	}
 	n.MustSubpod("play", "--down", file)
-	if got := seen(); got != 1 {
+	if all, one := seen("all"), seen("one"); all != 2 || one != 1 {
+		t.Errorf("mounts of %d and %d pods, want those of the two that run, and its own", all, one)
+	}
+	n.MustSubpod("rm", "-f", "one")
+	if got := seen("all"); got != 1 {
 		t.Errorf("mounts of %d pods, and one runs", got)
 	}
 }

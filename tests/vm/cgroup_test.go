@@ -38,9 +38,9 @@ func TestWritableCgroup(t *testing.T) {
 				echo +memory >cgroup.subtree_control && echo $((16 << 20)) >part/memory.max && echo 0 >part/memory.swap.max
 				(echo max >memory.max) 2>/dev/null && echo "its own limit can be lifted"
 				(echo max >cgroup.max.descendants) 2>/dev/null && echo "its cgroups have no bound"
-				cat memory.max cgroup.max.descendants
+				cat memory.max cgroup.max.descendants cgroup.max.depth
 				sh -c 'echo $$ >part/cgroup.procs; tail -c 40000000 /dev/zero >/dev/null'; echo "ended with $?"`)
-			if got != "67108864\n1024\nended with 137" {
+			if got != "67108864\n1024\n12\nended with 137" {
 				t.Errorf("in the container: %q", got)
 			}
 			if got := p.exec(id, "cat /proc/self/cgroup; ls -d /sys/fs/cgroup/part"); !strings.HasSuffix(got, "/part") {

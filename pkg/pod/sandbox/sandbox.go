@@ -138,7 +138,7 @@ func (b *Builder) Lost(p state.Pod) string {
 			return fmt.Sprintf("its namespace %s is gone", filepath.Base(pin))
 		}
 	}
-	if !pins.Pause.IsZero() && !pins.Pause.Alive() {
+	if !pins.Pause.IsZero() && pins.Pause.Ending() {
 		return "the pause process of its PID namespace has ended"
 	}
 	return ""
