@@ -51,7 +51,8 @@ func TestLentBlob(t *testing.T) {
 			fmt.Fprint(more, c.end)
 			more.Close()
 			got := <-ended
-			if !bytes.Equal(got.read, content[:c.part]) {
+			// What is said of the end may be heard before the last bytes are read.
+			if !bytes.HasPrefix(content[:c.part], got.read) || c.end == "" && len(got.read) != c.part {
 				t.Errorf("%d bytes were read, want %d", len(got.read), c.part)
 			}
 			if fmt.Sprint(got.err) != fmt.Sprint(c.want) {

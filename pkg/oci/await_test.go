@@ -46,23 +46,26 @@ func TestAwaitExec(t *testing.T) {
 // TestMoment: a program that nobody may read, as one of the host's of mode 0711, is known by
 // that; its container took six seconds to start.
 func TestMoment(t *testing.T) {
-	before, now, ending := image{1, 2, 3}, image{1, 4, 5}, image{1, 2, 0}
+	before, now, within := image{1, 2, 3}, image{1, 4, 5}, image{1, 2, 0}
 	none := &fs.PathError{Op: "stat", Err: unix.ENOENT} // without memory, a process has no program
 	for name, c := range map[string]struct {
 		now   image
 		err   error
 		alive bool
+		ends  bool
 		want  moment
 	}{
-		"before":               {before, nil, true, waits},
-		"within execve":        {ending, nil, true, between},
-		"after it":             {now, nil, true, executes},
-		"unreadable":           {image{}, &fs.PathError{Op: "stat", Err: unix.EACCES}, true, executes},
-		"ends":                 {image{}, none, true, over},
-		"a zombie":             {ending, nil, false, over},
-		"an unreadable zombie": {image{}, &fs.PathError{Op: "stat", Err: unix.EACCES}, false, over},
+		"before":               {before, nil, true, false, waits},
+		"within execve":        {within, nil, true, false, between},
+		"after it":             {now, nil, true, false, executes},
+		"unreadable":           {image{}, &fs.PathError{Op: "stat", Err: unix.EACCES}, true, false, executes},
+		"unreadable, and ends": {image{}, &fs.PathError{Op: "stat", Err: unix.EACCES}, true, true, between},
+		"ends":                 {image{}, none, true, true, between},
+		"without memory":       {image{}, none, true, false, over},
+		"a zombie":             {within, nil, false, true, over},
+		"an unreadable zombie": {image{}, &fs.PathError{Op: "stat", Err: unix.EACCES}, false, true, over},
 	} {
-		if got := momentOf(before, c.now, c.err, c.alive); got != c.want {
+		if got := momentOf(before, c.now, c.err, c.alive, c.ends); got != c.want {
 			t.Errorf("%s: %d, want %d", name, got, c.want)
 		}
 	}

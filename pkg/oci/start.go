@@ -154,14 +154,16 @@ const (
 
 func (c Container) moment() moment {
 	now, err := imageOf(c.Init.PID)
-	return momentOf(c.Before, now, err, c.Init.Alive())
+	return momentOf(c.Before, now, err, c.Init.Alive(), c.Init.Ending())
 }
 
-// momentOf gets what imageOf returned, and whether init was alive after that.
-func momentOf(before, now image, err error, alive bool) moment {
+// momentOf gets what imageOf returned, and whether init was alive, and about to end, after that.
+func momentOf(before, now image, err error, alive, ending bool) moment {
 	switch {
 	case !alive:
 		return over
+	case ending:
+		return between // nobody may look at it either
 	case errors.Is(err, fs.ErrPermission):
 		return executes // what it was we could look at, and at a program that nobody may read we cannot
 	case err != nil:
