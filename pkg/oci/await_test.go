@@ -5,11 +5,8 @@ import (
 	"context"
 	"errors"
 	"io"
-	"io/fs"
 	"os/exec"
 	"testing"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/subpod/subpod/pkg/proc"
 )
@@ -40,34 +37,6 @@ func TestAwaitExec(t *testing.T) {
 	cancel()
 	if _, err := awaitExec(ctx, func() moment { return between }); !errors.Is(err, context.Canceled) {
 		t.Errorf("no end: %v", err)
-	}
-}
-
-// TestMoment: a program that nobody may read, as one of the host's of mode 0711, is known by
-// that; its container took six seconds to start.
-func TestMoment(t *testing.T) {
-	before, now, within := image{1, 2, 3}, image{1, 4, 5}, image{1, 2, 0}
-	none := &fs.PathError{Op: "stat", Err: unix.ENOENT} // without memory, a process has no program
-	for name, c := range map[string]struct {
-		now   image
-		err   error
-		alive bool
-		ends  bool
-		want  moment
-	}{
-		"before":               {before, nil, true, false, waits},
-		"within execve":        {within, nil, true, false, between},
-		"after it":             {now, nil, true, false, executes},
-		"unreadable":           {image{}, &fs.PathError{Op: "stat", Err: unix.EACCES}, true, false, executes},
-		"unreadable, and ends": {image{}, &fs.PathError{Op: "stat", Err: unix.EACCES}, true, true, between},
-		"ends":                 {image{}, none, true, true, between},
-		"without memory":       {image{}, none, true, false, over},
-		"a zombie":             {within, nil, false, true, over},
-		"an unreadable zombie": {image{}, &fs.PathError{Op: "stat", Err: unix.EACCES}, false, true, over},
-	} {
-		if got := momentOf(before, c.now, c.err, c.alive, c.ends); got != c.want {
-			t.Errorf("%s: %d, want %d", name, got, c.want)
-		}
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -154,23 +153,12 @@ const (
 
 func (c Container) moment() moment {
 	now, err := imageOf(c.Init.PID)
-	return momentOf(c.Before, now, err, c.Init.Alive(), c.Init.Ending())
-}
-
-// momentOf gets what imageOf returned, and whether init was alive, and about to end, after that.
-func momentOf(before, now image, err error, alive, ending bool) moment {
 	switch {
-	case !alive:
+	case err != nil || !c.Init.Alive():
 		return over
-	case ending:
-		return between // nobody may look at it either
-	case errors.Is(err, fs.ErrPermission):
-		return executes // what it was we could look at, and at a program that nobody may read we cannot
-	case err != nil:
-		return over
-	case now == before:
+	case now == c.Before:
 		return waits
-	case now.Stack == 0 && before.Stack != 0:
+	case now.Stack == 0 && c.Before.Stack != 0:
 		return between
 	}
 	return executes

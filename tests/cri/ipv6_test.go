@@ -131,7 +131,12 @@ func TestUplinkIPv6(t *testing.T) {
 						l.reaches(when, other, other)
 					}
 					l.resolves(when, answer)
-					if out, err := l.inPod("much", worldAddress6, "8100"); err != nil {
+					out, err := l.inPod("much", worldAddress6, "8100")
+					// pasta of 2023 resets a connection now and then (docs/performance.md).
+					for again := 0; err != nil && uplink == "pasta" && again < 4; again++ {
+						out, err = l.inPod("much", worldAddress6, "8100")
+					}
+					if err != nil {
 						t.Errorf("%s: %d bytes each way by IPv6: %v: %s", when, muchBytes, err, out)
 					}
 					if when == "at the start" {
