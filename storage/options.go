@@ -58,6 +58,16 @@ type Options struct {
 	retryDelay time.Duration
 }
 
+// MountDirs are the directories below MountDir that root file systems and image mounts are
+// mounted in; none without one.
+func (o Options) MountDirs() []string {
+	if o.MountDir == "" {
+		return nil
+	}
+	d := directories{own: o.MountDir}
+	return []string{d.rootfs(""), d.imageMount("")}
+}
+
 func checkOptions(o *Options) error {
 	if !filepath.IsAbs(o.Root) || !filepath.IsAbs(o.RunRoot) {
 		return fmt.Errorf("%w: root %q and run root %q must be absolute paths", ErrNotUsable, o.Root, o.RunRoot)

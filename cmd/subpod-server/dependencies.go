@@ -104,7 +104,7 @@ func openDependencies(ctx context.Context, cfg *config.Config, degraded string, 
 	var noEgress string
 	d.egress, noEgress = newEgress(cfg, node, nodeNet)
 	options := ociOptions(cfg, cg, node)
-	options.KeptMounts = keepMounts(cfg, images.MountDir)
+	options.KeptMounts = keepMounts(cfg, images)
 	if d.egress != nil {
 		options.Switch = d.egress.Install
 	}

@@ -7,18 +7,16 @@ import (
 
 	"github.com/subpod/subpod/pkg/config"
 	"github.com/subpod/subpod/pkg/oci"
+	"github.com/subpod/subpod/storage"
 )
 
 // podsDir has a directory for each pod sandbox, with its mounts.
 func podsDir(cfg *config.Config) string { return filepath.Join(cfg.Daemon.RunDir, "pods") }
 
-// keepMounts keeps the mounts of pods and containers out of the mount namespaces of others,
-// and returns the directories that have them. mountDir is storage.Options.MountDir.
-func keepMounts(cfg *config.Config, mountDir string) (kept []string) {
-	dirs := []string{podsDir(cfg)}
-	if mountDir != "" {
-		dirs = append(dirs, filepath.Join(mountDir, "rootfs"), filepath.Join(mountDir, "mounts"))
-	}
+// keepMounts makes the directories that have the mounts of pods and containers those that a
+// container's mount namespace need not copy (oci.KeepMounts), and returns those that are.
+func keepMounts(cfg *config.Config, images storage.Options) (kept []string) {
+	dirs := append([]string{podsDir(cfg)}, images.MountDirs()...)
 	for _, dir := range dirs {
 		switch err := oci.KeepMounts(dir); {
 		case err == nil:

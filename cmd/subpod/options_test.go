@@ -259,6 +259,8 @@ func TestUnmaskCgroup(t *testing.T) {
 	for opt, want := range map[string]string{
 		"unmask=/proc/kcore:/sys/fs/cgroup": api.CgroupWritable,
 		"unmask=/sys/fs/cgroup":             api.CgroupWritable,
+		"unmask:/sys/fs/cgroup":             api.CgroupWritable,
+		"unmask=/sys/fs/*":                  api.CgroupWritable,
 		"unmask=ALL":                        "",
 		"mask=/sys/fs/cgroup":               "",
 	} {

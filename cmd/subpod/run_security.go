@@ -48,7 +48,7 @@ func (o *runOptions) fillSecurity(pod *runtimeapi.PodSandboxConfig, ctr *runtime
 		if err := securityOption(sec, opt); err != nil {
 			return err
 		}
-		if paths, ok := strings.CutPrefix(opt, "unmask="); ok && slices.Contains(strings.Split(paths, ":"), cgroup.Mount) {
+		if name, value := cutOption(opt); name == "unmask" && namesPath(strings.Split(value, ":"), cgroup.Mount) {
 			ctr.Annotations[api.AnnotationCgroup] = api.CgroupWritable
 		}
 	}
@@ -86,11 +86,22 @@ func (o *runOptions) fillUser(ctr *runtimeapi.ContainerConfig, sec *runtimeapi.L
 
 func isAccount(s string) bool { return s != "" && !strings.ContainsAny(s, ":/ \t\r\n") }
 
-func securityOption(sec *runtimeapi.LinuxContainerSecurityContext, opt string) error {
-	name, value, _ := strings.Cut(opt, "=")
-	if name == opt {
+// cutOption returns the two sides of a --security-opt, which = or : divides.
+func cutOption(opt string) (name, value string) {
+	name, value, found := strings.Cut(opt, "=")
+	if !found {
 		name, value, _ = strings.Cut(opt, ":")
 	}
+	return name, value
+}
+
+// namesPath reports whether one of the patterns names a path.
+func namesPath(patterns []string, path string) bool {
+	return slices.ContainsFunc(patterns, func(pattern string) bool { ok, _ := filepath.Match(pattern, path); return ok })
+}
+
+func securityOption(sec *runtimeapi.LinuxContainerSecurityContext, opt string) error {
+	name, value := cutOption(opt)
 	switch name {
 	case "no-new-privileges":
 		on := value == ""
@@ -153,10 +164,8 @@ func paths(sec *runtimeapi.LinuxContainerSecurityContext, opt, name, value strin
 		sec.MaskedPaths = slices.Concat(sec.MaskedPaths, list)
 		return nil
 	}
-	named := func(p string) bool {
-		return slices.ContainsFunc(list, func(pattern string) bool { ok, _ := filepath.Match(pattern, p); return ok })
-	}
-	sec.MaskedPaths = slices.DeleteFunc(slices.Clone(sec.MaskedPaths), named)
-	sec.ReadonlyPaths = slices.DeleteFunc(slices.Clone(sec.ReadonlyPaths), named)
+	unmasked := func(p string) bool { return namesPath(list, p) }
+	sec.MaskedPaths = slices.DeleteFunc(slices.Clone(sec.MaskedPaths), unmasked)
+	sec.ReadonlyPaths = slices.DeleteFunc(slices.Clone(sec.ReadonlyPaths), unmasked)
 	return nil
 }

@@ -158,10 +158,8 @@ func executorWith(t testing.TB, kind string) *Executor {
 		t.Fatal(err)
 	}
 	before := openFiles(t)
-	kept := filepath.Join(dir, "kept")
-	check(t, KeepMounts(kept))
 	e, err := New(context.Background(), Options{
-		KeptMounts:    []string{kept},
+		KeptMounts:    []string{keptIn(t, dir)},
 		Handlers:      map[string]Handler{"crun": {Name: "crun"}, "runc": {Name: "runc"}},
 		RunDir:        dir,
 		Monitor:       kind,
@@ -193,7 +191,7 @@ func executorWith(t testing.TB, kind string) *Executor {
 				break
 			}
 		}
-		check(t, unix.Unmount(kept, unix.MNT_DETACH), unix.Unmount(kept, unix.MNT_DETACH))
+		forgetKept(t, dir)
 		if err := os.RemoveAll(dir); err != nil {
 			t.Error(err)
 		}

@@ -65,12 +65,19 @@ func KeepMounts(dir string) error {
 			return fmt.Errorf("%s: %w", dir, ErrMounted)
 		}
 	}
+	made := 0
 	for _, m := range []struct {
 		source string
 		flags  uintptr
 	}{{dir, unix.MS_BIND}, {"", unix.MS_PRIVATE}, {dir, unix.MS_BIND}, {"", unix.MS_SHARED}} {
 		if err := unix.Mount(m.source, dir, "", m.flags, ""); err != nil {
+			for range made { // a private one alone would keep pods' mounts from those who share them
+				err = errors.Join(err, unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW))
+			}
 			return fmt.Errorf("mount %s on itself: %w", dir, err)
+		}
+		if m.source != "" {
+			made++
 		}
 	}
 	return nil

@@ -12,6 +12,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// keptIn makes a directory for kept mounts in an Executor's, forgetKept takes its mounts away.
+func keptIn(t testing.TB, dir string) string {
+	t.Helper()
+	kept := filepath.Join(dir, "kept")
+	check(t, KeepMounts(kept))
+	return kept
+}
+
+func forgetKept(t testing.TB, dir string) {
+	t.Helper()
+	for range 2 {
+		check(t, unix.Unmount(filepath.Join(dir, "kept"), unix.MNT_DETACH))
+	}
+}
+
 // forget ends the template.
 func (n *mountNamespaces) forget() {
 	if template, err := n.template(); err == nil {
