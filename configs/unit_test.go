@@ -17,7 +17,7 @@ func TestUnitFor(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, line := range append(want, "Type=notify", "Delegate=yes", "WatchdogSec=180", "[Install]") {
+		for _, line := range append(want, "Type=notify", "Delegate=yes", "WatchdogSec=600", "[Install]") {
 			if !strings.Contains(unit, "\n"+line+"\n") {
 				t.Errorf("the unit for %s has no line %s:\n%s", binary, line, unit)
 			}
