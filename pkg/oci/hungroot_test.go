@@ -18,6 +18,9 @@ import (
 // hangingRoot mounts a root file system by a fuse-overlayfs, which hang stops.
 func hangingRoot(t *testing.T, lower string) (root string, hang func()) {
 	t.Helper()
+	if _, err := os.Stat("/dev/fuse"); err != nil {
+		t.Skipf("no FUSE on this machine: %v", err)
+	}
 	dir := t.TempDir()
 	root = filepath.Join(dir, "root")
 	for _, name := range []string{"upper", "work", "root"} {
