@@ -24,6 +24,7 @@ type layerStore struct {
 	images  holds // by Rootfs.Create until its record is written
 	reserve reserve
 	vetted  vetted
+	usages  *usages
 
 	// Set by open.
 	driver choice
@@ -33,7 +34,7 @@ type layerStore struct {
 func newLayerStore(o Options) *layerStore {
 	dirs := directories{root: o.Root, own: filepath.Join(o.Root, "subpod")}
 	return &layerStore{opts: o, log: o.Log, pinned: pinnedNames(o.Pinned, o.Log), dirs: dirs,
-		reserve: reserve{filepath.Join(dirs.own, "reserve")}}
+		reserve: reserve{filepath.Join(dirs.own, "reserve")}, usages: newUsages()}
 }
 
 // open chooses the driver and opens containers/storage.

@@ -67,6 +67,7 @@ func (r *Rootfs) Unmount(ctx context.Context, id string) error {
 // Delete unmounts the root file system and removes its writable layer. Idempotent,
 // also for unknown IDs.
 func (r *Rootfs) Delete(ctx context.Context, id string) error {
+	defer r.store.usages.forget(id)
 	return r.deleteTree(ctx, r.store.dirs.rootfs(id), id)
 }
 

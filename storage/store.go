@@ -100,6 +100,7 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 // stay mounted. Idempotent.
 func (s *Store) Close() error {
 	s.Images.close()
+	s.layers.usages.stop()
 	if err := s.layers.vet(); err != nil { // the library reads its lists once more
 		s.layers.log.Warn("the store's lists can't be looked at", "error", err)
 	}

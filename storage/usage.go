@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,7 +36,9 @@ type layerUsage struct {
 	known map[string]Usage
 }
 
-// FSInfo returns what images and writable layers take on the disk.
+// FSInfo returns what images and writable layers take on the disk. Writable layers with so
+// many files that they take long to measure count with what they last took, as far as it is
+// known.
 func (im *Images) FSInfo(ctx context.Context) (FSInfo, error) {
 	info := FSInfo{Mountpoint: im.store.opts.Root}
 	list, err := im.store.cs.Images()
@@ -68,9 +71,13 @@ func (im *Images) FSInfo(ctx context.Context) (FSInfo, error) {
 	if err != nil {
 		return info, err
 	}
+	until := time.Now().Add(usagePatience)
 	for _, id := range ids {
-		u, err := rootfsUsage(ctx, im.store.dirs, id)
-		if err != nil && !errors.Is(err, ErrRootfsNotFound) {
+		patience, cancel := context.WithTimeout(ctx, max(leastPatience, time.Until(until)))
+		u, err := rootfsUsage(patience, im.store, id)
+		late := patience.Err() != nil && ctx.Err() == nil
+		cancel()
+		if err != nil && !late && !errors.Is(err, ErrRootfsNotFound) {
 			return info, err
 		}
 		info.Containers.Bytes += u.Bytes
@@ -79,16 +86,21 @@ func (im *Images) FSInfo(ctx context.Context) (FSInfo, error) {
 	return info, nil
 }
 
-// Usage returns what the writable layer of a root file system and its volumes take.
-// ErrRootfsNotFound.
+// Usage returns what the writable layer of a root file system and its volumes take. When ctx
+// ends before they are measured, that goes on, and it is what they last took, with the error of
+// ctx. ErrRootfsNotFound.
 func (r *Rootfs) Usage(ctx context.Context, id string) (Usage, error) {
-	return rootfsUsage(ctx, r.store.dirs, id)
+	return rootfsUsage(ctx, r.store, id)
 }
 
-func rootfsUsage(ctx context.Context, dirs directories, id string) (Usage, error) {
-	if !validID().MatchString(id) || !exists(dirs.rootfs(id)) {
+func rootfsUsage(ctx context.Context, l *layerStore, id string) (Usage, error) {
+	if !validID().MatchString(id) || !exists(l.dirs.rootfs(id)) {
 		return Usage{}, ErrRootfsNotFound
 	}
+	return l.usages.of(ctx, id, func(ctx context.Context) (Usage, error) { return writtenUsage(ctx, l.dirs, id) })
+}
+
+func writtenUsage(ctx context.Context, dirs directories, id string) (Usage, error) {
 	upper, err := diskUsage(ctx, filepath.Join(dirs.rootfs(id), "upper"))
 	if err != nil {
 		return upper, err

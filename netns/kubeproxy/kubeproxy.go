@@ -3,6 +3,7 @@
 package kubeproxy
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"slices"
 
 	"github.com/google/nftables"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -32,10 +34,60 @@ type Port struct {
 	NodePort bool
 }
 
+// maxReads bounds how often it is read anew what has changed meanwhile.
+const maxReads = 10
+
+// ErrChanging says that the rules have changed each time while they were read.
+var ErrChanging = errors.New("the packet filter's rules change faster than they can be read")
+
 // Ports returns the NodePorts, and the ports at external addresses of services that the
 // namespace has on an interface, in the calling thread's network namespace. Where there is
-// no kube-proxy, there are none. Those for SCTP are left out.
+// no kube-proxy, there are none. Those for SCTP are left out. ErrChanging.
+//
+// The kernel gives a set in parts, and of one that changes in between it leaves out, without
+// a word, elements that stay: so what counts is what was read between two changes of all
+// rules, as nft(8) has it.
 func Ports() ([]Port, error) {
+	before, err := generation()
+	for range maxReads {
+		if err != nil {
+			return nil, err
+		}
+		var after uint32
+		ports, readErr := read()
+		if after, err = generation(); err == nil && after == before {
+			return ports, readErr
+		}
+		before = after
+	}
+	return nil, errors.Join(ErrChanging, err)
+}
+
+// generation returns the number of the last change of any rules.
+func generation() (uint32, error) {
+	req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETGEN, 0)
+	req.AddData(&nl.Nfgenmsg{})
+	answers, err := req.Execute(unix.NETLINK_NETFILTER, unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWGEN)
+	if err != nil {
+		return 0, fmt.Errorf("ask for the generation of the rules: %w", err)
+	}
+	for _, a := range answers {
+		if len(a) < nl.SizeofNfgenmsg {
+			continue
+		}
+		attributes, err := nl.ParseRouteAttrAsMap(a[nl.SizeofNfgenmsg:])
+		if err != nil {
+			return 0, fmt.Errorf("read the generation of the rules: %w", err)
+		}
+		if id := attributes[unix.NFTA_GEN_ID].Value; len(id) == 4 {
+			return binary.BigEndian.Uint32(id), nil
+		}
+	}
+	return 0, errors.New("the kernel does not tell the generation of the rules")
+}
+
+// read is Ports of rules that may change meanwhile.
+func read() ([]Port, error) {
 	c, err := nftables.New()
 	if err != nil {
 		return nil, err
@@ -54,7 +106,7 @@ func Ports() ([]Port, error) {
 		if t.Name != tableName || size == 0 {
 			continue
 		}
-		ports, err := read(c, t, size, own)
+		ports, err := portsOf(c, t, size, own)
 		if err != nil {
 			return nil, fmt.Errorf("read what kube-proxy serves: %w", err)
 		}
@@ -80,7 +132,8 @@ func addresses() ([]netip.Addr, error) {
 	return out, nil
 }
 
-func read(c *nftables.Conn, t *nftables.Table, size int, own []netip.Addr) ([]Port, error) {
+// portsOf returns those of a table.
+func portsOf(c *nftables.Conn, t *nftables.Table, size int, own []netip.Addr) ([]Port, error) {
 	nodeIPs, err := elements(c, t, nodeIPsSet)
 	if err != nil {
 		return nil, err

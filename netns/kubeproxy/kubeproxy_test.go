@@ -1,12 +1,17 @@
 package kubeproxy
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/subpod/subpod/tests/nstest"
 )
@@ -84,4 +89,60 @@ func TestPorts(t *testing.T) {
 	if ports, err := Ports(); err != nil || len(ports) > 0 {
 		t.Errorf("without its sets: %v, %v", ports, err)
 	}
+}
+
+// TestPortsWhileTheyChange: ports of services that stay are there in each reading, while
+// kube-proxy adds others and removes them.
+func TestPortsWhileTheyChange(t *testing.T) {
+	t.Cleanup(func() { command(t, "flush ruleset", "nft", "-f", "-") })
+	const stay, others = 1000, 50
+	elements := func(first, n int, what string) string {
+		var list []string
+		for i := range n {
+			list = append(list, fmt.Sprintf("tcp . %d%s", first+i, what))
+		}
+		return "{ " + strings.Join(list, ", ") + " }"
+	}
+	command(t, `table ip kube-proxy {
+	set nodeport-ips { type ipv4_addr; elements = { 192.0.2.7 } }
+	map service-nodeports { type inet_proto . inet_service : verdict; elements = `+elements(1, stay, " : goto x")+` }
+	chain x { }
+}`, "nft", "-f", "-")
+	ctx, stop := context.WithCancel(t.Context())
+	var changes sync.WaitGroup
+	changes.Go(func() {
+		for ctx.Err() == nil {
+			for _, change := range []string{"add", "delete"} {
+				what := map[string]string{"add": " : goto x"}[change]
+				cmd := exec.CommandContext(ctx, "nft", change, "element", "ip", "kube-proxy", "service-nodeports", elements(40_000, others, what))
+				_ = cmd.Run()
+			}
+		}
+	})
+	defer changes.Wait()
+	defer stop()
+	looks := 0
+	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); {
+		ports, err := Ports()
+		if errors.Is(err, ErrChanging) {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		looks++
+		seen := map[netip.AddrPort]bool{}
+		for _, p := range ports {
+			if p.At.Port() <= stay {
+				seen[p.At] = true
+			}
+		}
+		if len(seen) != stay {
+			t.Fatalf("look %d: %d ports of %d that were there all the time", looks, len(seen), stay)
+		}
+	}
+	if looks == 0 {
+		t.Error("no look has succeeded")
+	}
+	t.Logf("%d looks", looks)
 }

@@ -17,16 +17,17 @@ type image struct {
 	Stack uint64 `json:"stack"`
 }
 
+// imageOf does not ask the file system that the executable is on, which may never answer.
 func imageOf(pid int) (image, error) {
-	var st unix.Stat_t
-	if err := unix.Stat(fmt.Sprintf("/proc/%d/exe", pid), &st); err != nil {
-		return image{}, fmt.Errorf("stat /proc/%d/exe: %w", pid, err)
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, fmt.Sprintf("/proc/%d/exe", pid), unix.AT_STATX_DONT_SYNC, unix.STATX_INO, &st); err != nil {
+		return image{}, fmt.Errorf("statx /proc/%d/exe: %w", pid, err)
 	}
 	stat, err := proc.ReadStat(pid)
 	if err != nil {
 		return image{}, err
 	}
-	return image{Dev: uint64(st.Dev), Ino: st.Ino, Stack: stat.StartStack}, nil
+	return image{Dev: unix.Mkdev(st.Dev_major, st.Dev_minor), Ino: st.Ino, Stack: stat.StartStack}, nil
 }
 
 // mountNS names a container's mount namespace. Inode numbers are used again,

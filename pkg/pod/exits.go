@@ -33,9 +33,13 @@ const (
 	exitUnknown = 137
 )
 
-// recordRetryPause is the pause before an exit status is written again that could
-// not be written.
-const recordRetryPause = time.Second
+const (
+	// recordRetryPause is the pause before an exit status is written again that could
+	// not be written, and before a container is waited for again that could not be.
+	recordRetryPause = time.Second
+	// waitRetryTimeout is how long it is tried to learn how a container has ended.
+	waitRetryTimeout = 10 * time.Second
+)
 
 // exitWatcher waits for containers' init processes to exit and records their exit
 // status. All exit statuses are written by its method record, also those that other
@@ -130,12 +134,9 @@ func (e *exitWatcher) starting(id string) (recorded func()) {
 // follow waits for the container's exit and records it. It reports false when ctx
 // ended first: the server stops, and the next one waits.
 func (e *exitWatcher) follow(ctx context.Context, c state.Container, w *watch) bool {
-	exit, err := e.processes.Wait(ctx, c.ID, *c.Allocated.Runtime)
+	exit, err := e.await(ctx, c)
 	if ctx.Err() != nil {
 		return false
-	}
-	if err != nil {
-		e.log.Error("waiting for a container failed", "container", c.ID, "error", err)
 	}
 	e.mu.Lock()
 	starting := w.starting
@@ -163,6 +164,37 @@ func (e *exitWatcher) follow(ctx context.Context, c state.Container, w *watch) b
 	}
 	close(w.done)
 	return true
+}
+
+// await returns how a container has ended. That it cannot be waited for, for want of
+// descriptors most likely, says nothing of the container: it is waited for again as long as
+// it lives, and waitRetryTimeout longer.
+func (e *exitWatcher) await(ctx context.Context, c state.Container) (exit oci.Exit, err error) {
+	said := false
+	var gone time.Time // since when init has ended
+	for {
+		if exit, err = e.processes.Wait(ctx, c.ID, *c.Allocated.Runtime); err == nil || ctx.Err() != nil {
+			return exit, err
+		}
+		if !said {
+			said = true
+			e.log.Error("waiting for a container failed; it is tried again", "container", c.ID, "error", err)
+		}
+		switch {
+		case !c.Allocated.Runtime.Init.Ending():
+			gone = time.Time{}
+		case gone.IsZero():
+			gone = time.Now()
+		case time.Since(gone) >= waitRetryTimeout:
+			e.log.Error("how a container has ended cannot be found out", "container", c.ID, "error", err)
+			return exit, err
+		}
+		select {
+		case <-time.After(recordRetryPause):
+		case <-ctx.Done():
+			return exit, ctx.Err()
+		}
+	}
 }
 
 // exitStatus is what the record says of an exit.

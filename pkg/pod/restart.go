@@ -94,13 +94,6 @@ func (r Restarter) Rebuild(ctx context.Context, podID string, wanted func(state.
 	if p.Status.Phase == state.PodReady && r.Sandboxes.Lost(p) == "" {
 		return nil
 	}
-	for _, c := range r.State.ContainersOf(podID) {
-		if c.Status.Created {
-			if err := r.endContainer(ctx, c.ID, 0); err != nil {
-				return err
-			}
-		}
-	}
 	held, err := r.pod(ctx, podID, exclusive)
 	if err != nil {
 		return err
@@ -111,6 +104,14 @@ func (r Restarter) Rebuild(ctx context.Context, podID string, wanted func(state.
 	}
 	if !wanted(held.Pod) {
 		return errStopped
+	}
+	// Nobody starts one again meanwhile.
+	for _, c := range r.State.ContainersOf(podID) {
+		if c.Status.Created {
+			if err := r.endContainer(held.ctx, c.ID, 0); err != nil {
+				return explain(held.ctx, err)
+			}
+		}
 	}
 	if err := r.rebuild(held); err != nil {
 		return fmt.Errorf("build pod sandbox %s again: %w", podID, explain(held.ctx, err))

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/events"
@@ -206,6 +207,50 @@ func TestWaitForRunThatIsNone(t *testing.T) {
 			}
 		case <-time.After(time.Hour):
 			t.Error("it is waited for what never was")
+		}
+	})
+}
+
+// meanwhile are records of which the first look at a pod is over when others have been there.
+type meanwhile struct {
+	records
+	others func()
+}
+
+func (m *meanwhile) Pod(id string) (state.Pod, error) {
+	p, err := m.records.Pod(id)
+	if others := m.others; others != nil {
+		m.others = nil
+		others()
+	}
+	return p, err
+}
+
+// TestTwoStartsAtOnce: of two clients that start a stopped pod at the same time, the second does
+// not end what the first has started.
+func TestTwoStartsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, withExited)
+		defer r.m.Close()
+		if err := r.m.StopPod(r.ctx, r.pod); err != nil {
+			t.Fatal(err)
+		}
+		yes := func(state.Pod) bool { return true }
+		r.m.State = &meanwhile{r.s, func() {
+			first := Restarter{r.m}
+			if err := first.Rebuild(r.ctx, r.pod, yes); err != nil {
+				t.Fatal(err)
+			}
+			if err := first.StartAgain(r.ctx, r.ctr, nil, false, yes); err != nil {
+				t.Fatal(err)
+			}
+		}}
+		if err := (Restarter{r.m}).Rebuild(r.ctx, r.pod, yes); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if c, err := r.m.State.Container(r.ctr); err != nil || c.State() != runtimeapi.ContainerState_CONTAINER_RUNNING {
+			t.Errorf("the container is %s, %+v, %v", c.StateWord(), c.Status, err)
 		}
 	})
 }

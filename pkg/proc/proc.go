@@ -54,7 +54,10 @@ func (id ID) Alive() bool {
 // fork(2) there fails with ENOMEM meanwhile (pid_namespaces(7)).
 func (id ID) Ending() bool {
 	st, err := ReadStat(id.PID)
-	return err != nil || st.StartTime != id.StartTime || st.ending()
+	if err != nil {
+		return errors.Is(err, ErrGone) // otherwise nobody can tell now
+	}
+	return st.StartTime != id.StartTime || st.ending()
 }
 
 // Open returns a pidfd for the process. The caller closes it. ErrGone when the
@@ -78,9 +81,12 @@ func (id ID) Open() (*os.File, error) {
 	// The pidfd is taken first and the start time compared after it: the other
 	// way round the PID could be reused in between.
 	st, err := ReadStat(id.PID)
-	if err != nil || st.StartTime != id.StartTime {
+	if err == nil && st.StartTime != id.StartTime {
+		err = ErrGone
+	}
+	if err != nil {
 		unix.Close(fd)
-		return nil, ErrGone
+		return nil, err
 	}
 	// Non-blocking: os.File then hands it to the runtime's poller, and a wait
 	// costs no thread.

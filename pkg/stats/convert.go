@@ -15,14 +15,15 @@ import (
 // controllers and limits that they come from.
 func (c *Collector) Containers(ctx context.Context, containers []Container) []*runtimeapi.ContainerStats {
 	all, _ := c.measure(containers)
+	until := time.Now().Add(layerPatience)
 	out := make([]*runtimeapi.ContainerStats, 0, len(containers))
 	for _, ct := range containers {
-		out = append(out, c.container(ctx, ct, all[ct.Attributes.GetId()]))
+		out = append(out, c.container(ctx, ct, all[ct.Attributes.GetId()], until))
 	}
 	return out
 }
 
-func (c *Collector) container(ctx context.Context, ct Container, m *measured) *runtimeapi.ContainerStats {
+func (c *Collector) container(ctx context.Context, ct Container, m *measured, until time.Time) *runtimeapi.ContainerStats {
 	s := &runtimeapi.ContainerStats{
 		Attributes: ct.Attributes,
 		Cpu:        m.cpu(),
@@ -30,7 +31,7 @@ func (c *Collector) container(ctx context.Context, ct Container, m *measured) *r
 		Swap:       m.swap(),
 		Io:         m.io(),
 	}
-	if u, at, ok := c.layer(ctx, ct.Attributes.GetId()); ok {
+	if u, at, ok := c.layer(ctx, ct.Attributes.GetId(), until); ok {
 		s.WritableLayer = &runtimeapi.FilesystemUsage{
 			Timestamp:  at.UnixNano(),
 			FsId:       &runtimeapi.FilesystemIdentifier{Mountpoint: c.options.Mountpoint},
@@ -49,6 +50,7 @@ func (c *Collector) Pods(ctx context.Context, pods []Pod) []*runtimeapi.PodSandb
 	}
 	all, _ := c.measure(containers)
 	networks := readNetworks(pods)
+	until := time.Now().Add(layerPatience)
 	out := make([]*runtimeapi.PodSandboxStats, 0, len(pods))
 	for i, p := range pods {
 		if err := networks[i].err; err != nil {
@@ -63,7 +65,7 @@ func (c *Collector) Pods(ctx context.Context, pods []Pod) []*runtimeapi.PodSandb
 			Io:      m.io(),
 		}
 		for _, ct := range p.Containers {
-			linux.Containers = append(linux.Containers, c.container(ctx, ct, all[ct.Attributes.GetId()]))
+			linux.Containers = append(linux.Containers, c.container(ctx, ct, all[ct.Attributes.GetId()], until))
 		}
 		out = append(out, &runtimeapi.PodSandboxStats{Attributes: p.Attributes, Linux: linux})
 	}

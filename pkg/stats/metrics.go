@@ -191,13 +191,14 @@ func (c *Collector) Metrics(ctx context.Context, pods []Pod) []*runtimeapi.PodSa
 		fs = &st
 	}
 	known := families()
+	until := time.Now().Add(layerPatience)
 	out := make([]*runtimeapi.PodSandboxMetrics, 0, len(pods))
 	for i, p := range pods {
 		pod := &subject{measured: c.pod(p, all), pod: &p, network: networks[i]}
 		pm := &runtimeapi.PodSandboxMetrics{PodSandboxId: p.Attributes.GetId(), Metrics: pod.metrics(known)}
 		for _, ct := range p.Containers {
 			s := &subject{measured: all[ct.Attributes.GetId()], pod: &p, container: &ct, statfs: fs, mount: c.options.Mountpoint, handles: table.handles(ct.Init, &links)}
-			if u, _, ok := c.layer(ctx, ct.Attributes.GetId()); ok {
+			if u, _, ok := c.layer(ctx, ct.Attributes.GetId(), until); ok {
 				s.layer = &u
 			}
 			pm.ContainerMetrics = append(pm.ContainerMetrics, &runtimeapi.ContainerMetrics{

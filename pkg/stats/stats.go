@@ -51,9 +51,9 @@ type Usage struct{ Bytes, Inodes uint64 }
 
 // Options of a Collector.
 type Options struct {
-	// RootfsUsage measures the writable layer of a container (storage's
-	// Store.RootfsUsage). It may be slow: its result is kept for a while, longer
-	// the longer it took. Nil: no file system statistics.
+	// RootfsUsage measures the writable layer of a container (storage.Rootfs.Usage). It may
+	// be slow, and ends with its context: its result is kept for a while, longer the longer
+	// it took. Nil: no file system statistics.
 	RootfsUsage func(ctx context.Context, containerID string) (Usage, error)
 	// Mountpoint is where the file system of the writable layers is mounted.
 	Mountpoint string
@@ -73,6 +73,14 @@ type Collector struct {
 	measuringAt time.Time
 	measuring   time.Duration
 }
+
+const (
+	// layerPatience bounds what one request waits for writable layers that are being measured:
+	// one with tens of millions of files must not keep it from all the rest.
+	layerPatience = 2 * time.Second
+	// leastPatience is what it waits for each layer when that is over.
+	leastPatience = 20 * time.Millisecond
+)
 
 // layerBudget is how much of each second goes into measuring writable layers anew:
 // hundreds of them that are due at the same time must not hold one request up.
@@ -282,8 +290,8 @@ func (c *Collector) accumulate(id string, m *measured) {
 }
 
 // layer returns the usage of a container's writable layer and when it was
-// measured; false when it is not known.
-func (c *Collector) layer(ctx context.Context, id string) (Usage, time.Time, bool) {
+// measured; false when it is not known. until is when the request's patience is over.
+func (c *Collector) layer(ctx context.Context, id string, until time.Time) (Usage, time.Time, bool) {
 	if c.options.RootfsUsage == nil {
 		return Usage{}, time.Time{}, false
 	}
@@ -297,7 +305,12 @@ func (c *Collector) layer(ctx context.Context, id string) (Usage, time.Time, boo
 		return kept.layer, kept.layerAt, true
 	}
 	start := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, max(leastPatience, until.Sub(start)))
+	defer cancel()
 	u, err := c.options.RootfsUsage(ctx, id)
+	if err != nil && ctx.Err() != nil && !kept.layerAt.IsZero() {
+		return kept.layer, kept.layerAt, true
+	}
 	if err != nil {
 		c.options.Log.Debug("usage of the writable layer", "container", id, "error", err)
 		return Usage{}, time.Time{}, false
