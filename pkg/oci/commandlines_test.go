@@ -1,7 +1,9 @@
 package oci
 
 import (
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -55,5 +57,32 @@ func TestHelperOfReusedPID(t *testing.T) {
 	table.processTable[pid] = stat
 	if h, ok := rt.helpers(table)[pid]; ok {
 		t.Errorf("another process with the PID is taken for the helper: %+v", h)
+	}
+}
+
+// TestEnvironmentIsBounded: a process of a container that has the arguments of runc's part in
+// a container chooses what its environment is, also more than the server has memory for.
+func TestEnvironmentIsBounded(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "init"), []byte("read x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	rt := &runtime{root: "/nowhere"}
+	for what, more := range map[string]int{"runc's": 0, "a long one": 100 << 10} {
+		cmd := exec.Command("sh", "init")
+		cmd.Dir, cmd.Env = dir, []string{"_LIBCONTAINER_STATEDIR=/nowhere/id", "X=" + strings.Repeat("x", more)}
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		h, ok := rt.helperOf(cmd.Process.Pid, []string{"sh", "init"})
+		if ok != (more == 0) || ok && h.container != "id" {
+			t.Errorf("with %s as its environment: %v, %q", what, ok, h.container)
+		}
+		in.Close()
+		_ = cmd.Wait()
 	}
 }

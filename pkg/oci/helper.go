@@ -2,9 +2,7 @@ package oci
 
 import (
 	"bytes"
-	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -41,8 +39,7 @@ func (rt *runtime) helperOf(pid int, args []string) (helper, bool) {
 		}
 		h.op = args[i+j]
 	} else if len(args) == 2 && args[1] == "init" {
-		env, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
-		_, state, ok := bytes.Cut(append([]byte{0}, env...), []byte("\x00_LIBCONTAINER_STATEDIR="+rt.root+"/"))
+		_, state, ok := bytes.Cut(append([]byte{0}, ownText(pid, "environ")...), []byte("\x00_LIBCONTAINER_STATEDIR="+rt.root+"/"))
 		if !ok {
 			return helper{}, false
 		}
