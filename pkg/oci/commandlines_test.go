@@ -64,7 +64,7 @@ func TestHelperOfReusedPID(t *testing.T) {
 // a container chooses what its environment is, also more than the server has memory for.
 func TestEnvironmentIsBounded(t *testing.T) {
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "init"), []byte("read x"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "init"), []byte("echo; read x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	rt := &runtime{root: "/nowhere"}
@@ -75,7 +75,14 @@ func TestEnvironmentIsBounded(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
 		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := out.Read(make([]byte, 1)); err != nil { // it has its environment by then
 			t.Fatal(err)
 		}
 		h, ok := rt.helperOf(cmd.Process.Pid, []string{"sh", "init"})

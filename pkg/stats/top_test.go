@@ -10,12 +10,16 @@ import (
 // TestCommandLineIsBounded: what a process has as its arguments is not read to its end: a
 // container chooses how much it is.
 func TestCommandLineIsBounded(t *testing.T) {
-	args := []string{"-c", "read x"}
+	args := []string{"-c", "echo; read x"}
 	for range 15 {
 		args = append(args, strings.Repeat("x", 100<<10))
 	}
 	cmd := exec.Command("sh", args...)
 	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -26,11 +30,14 @@ func TestCommandLineIsBounded(t *testing.T) {
 		in.Close()
 		_ = cmd.Wait()
 	}()
+	if _, err := out.Read(make([]byte, 1)); err != nil { // it has its arguments by then
+		t.Fatal(err)
+	}
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	line := commandLine(cmd.Process.Pid)
 	runtime.ReadMemStats(&after)
-	if len(line) != maxCommand || !strings.HasPrefix(line, "sh -c read x xxx") {
+	if len(line) != maxCommand || !strings.HasPrefix(line, "sh -c echo; read x xxx") {
 		t.Errorf("%d bytes: %.40q", len(line), line)
 	}
 	if took := after.TotalAlloc - before.TotalAlloc; took > 1<<20 {
