@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -60,36 +61,59 @@ func TestHelperOfReusedPID(t *testing.T) {
 	}
 }
 
-// TestEnvironmentIsBounded: a process of a container that has the arguments of runc's part in
-// a container chooses what its environment is, also more than the server has memory for.
-func TestEnvironmentIsBounded(t *testing.T) {
+// inContainer starts a process with the arguments and the environment of runc's part in a
+// container, which lives until the test ends.
+func inContainer(t *testing.T, env ...string) (pid int) {
+	t.Helper()
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "init"), []byte("echo; read x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	cmd := exec.Command("sh", "init")
+	cmd.Dir, cmd.Env = dir, env
+	in, inErr := cmd.StdinPipe()
+	out, outErr := cmd.StdoutPipe()
+	if err := errors.Join(inErr, outErr); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		in.Close()
+		_ = cmd.Wait()
+	})
+	if _, err := out.Read(make([]byte, 1)); err != nil { // it has its environment by then
+		t.Fatal(err)
+	}
+	return cmd.Process.Pid
+}
+
+// TestEnvironmentIsBounded: a process of a container that has the arguments of runc's part in
+// a container chooses what its environment is, also more than the server has memory for.
+func TestEnvironmentIsBounded(t *testing.T) {
 	rt := &runtime{root: "/nowhere"}
 	for what, more := range map[string]int{"runc's": 0, "a long one": 100 << 10} {
-		cmd := exec.Command("sh", "init")
-		cmd.Dir, cmd.Env = dir, []string{"_LIBCONTAINER_STATEDIR=/nowhere/id", "X=" + strings.Repeat("x", more)}
-		in, err := cmd.StdinPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := out.Read(make([]byte, 1)); err != nil { // it has its environment by then
-			t.Fatal(err)
-		}
-		h, ok := rt.helperOf(cmd.Process.Pid, []string{"sh", "init"})
+		pid := inContainer(t, "_LIBCONTAINER_STATEDIR=/nowhere/id", "X="+strings.Repeat("x", more))
+		h, ok := rt.helperOf(pid, []string{"sh", "init"})
 		if ok != (more == 0) || ok && h.container != "id" {
 			t.Errorf("with %s as its environment: %v, %q", what, ok, h.container)
 		}
-		in.Close()
-		_ = cmd.Wait()
+	}
+}
+
+// TestHelperIsOfContainer: a process of a container that names no container, but the
+// directory with the state of all, is not taken for an orphan's: it would be deleted.
+func TestHelperIsOfContainer(t *testing.T) {
+	root := t.TempDir()
+	rt := &runtime{name: "crun", root: root}
+	e := &Executor{handlers: map[string]*runtime{"crun": rt}}
+	for _, id := range []string{"..", ".", "", "/", "a/.."} {
+		pid := inContainer(t, "_LIBCONTAINER_STATEDIR="+root+"/"+id)
+		table := commandLines{readProcesses(), map[int][]string{pid: {"sh", "init"}}}
+		found, _ := e.orphans(t.Context(), table, func(string) bool { return false })
+		for id := range found {
+			t.Errorf("there is an orphaned container %q", id)
+		}
 	}
 }

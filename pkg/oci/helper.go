@@ -26,7 +26,8 @@ var runtimeOps = []string{"create", "start", "exec", "update", "delete"}
 // helperOf recognises a helper by its command line, which has the Executor's state
 // directory and ends with the container's ID, or, inside of the container, by
 // runc's environment. A process of a container could pretend to be one; that does
-// no harm but to itself.
+// no harm but to itself, since the ID that it brings is one: it becomes a path below the
+// state directory.
 func (rt *runtime) helperOf(pid int, args []string) (helper, bool) {
 	if len(args) == 0 {
 		return helper{}, false
@@ -34,7 +35,7 @@ func (rt *runtime) helperOf(pid int, args []string) (helper, bool) {
 	h := helper{container: args[len(args)-1]}
 	if i := slices.Index(args, "--root="+rt.root); i >= 0 {
 		j := slices.IndexFunc(args[i:], func(a string) bool { return slices.Contains(runtimeOps, a) })
-		if j < 0 || !validID().MatchString(h.container) {
+		if j < 0 {
 			return helper{}, false
 		}
 		h.op = args[i+j]
@@ -46,6 +47,9 @@ func (rt *runtime) helperOf(pid int, args []string) (helper, bool) {
 		id, _, _ := bytes.Cut(state, []byte{0})
 		h.container, h.op = filepath.Base(string(id)), "init"
 	} else {
+		return helper{}, false
+	}
+	if !validID().MatchString(h.container) {
 		return helper{}, false
 	}
 	var err error
