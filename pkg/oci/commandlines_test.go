@@ -2,11 +2,13 @@ package oci
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -115,5 +117,30 @@ func TestHelperIsOfContainer(t *testing.T) {
 		for id := range found {
 			t.Errorf("there is an orphaned container %q", id)
 		}
+	}
+}
+
+// TestPretendedHelpersAreBounded: a container may have any number of processes with the
+// arguments of a runtime's. Those of the runtime itself are found beside them.
+func TestPretendedHelpersAreBounded(t *testing.T) {
+	rt := &runtime{root: "/nowhere"}
+	ours := waiting(t, "--root=/nowhere", "create", "ours")
+	for i := range 3 * maxInside {
+		cmd := exec.Command("sh", "-c", "echo; read x", "sh", "--root=/nowhere", "create", fmt.Sprint("id", i))
+		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+		in, inErr := cmd.StdinPipe()
+		out, outErr := cmd.StdoutPipe()
+		if err := errors.Join(inErr, outErr, cmd.Start()); err != nil {
+			t.Fatal(err)
+		}
+		defer cmd.Wait()
+		defer in.Close()
+		if _, err := out.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	found := rt.helpers(readCommandLines())
+	if _, ok := found[ours]; !ok || len(found) != 1+maxInside {
+		t.Errorf("%d helpers, the runtime's among them: %v; want %d", len(found), ok, 1+maxInside)
 	}
 }

@@ -2,7 +2,9 @@ package oci
 
 import (
 	"bytes"
+	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -57,15 +59,40 @@ func (rt *runtime) helperOf(pid int, args []string) (helper, bool) {
 	return h, err == nil && h.Alive()
 }
 
+// maxInside bounds the helpers in other mount namespaces that are looked at at a time. What
+// is there between the making of a container's first process and its command is little, and
+// a container may have thousands of processes that pretend to be one, each of another
+// container, for all of which the node's processes would be looked at anew.
+const maxInside = 16
+
 // helpers returns the runtime's processes that there are.
 func (rt *runtime) helpers(t commandLines) map[int]helper {
-	found := map[int]helper{}
+	found, inside := map[int]helper{}, 0
 	for pid, args := range t.args {
-		if h, ok := rt.helperOf(pid, args); ok && h.StartTime == t.processTable[pid].StartTime {
-			found[pid] = h
+		h, ok := rt.helperOf(pid, args)
+		if !ok || h.StartTime != t.processTable[pid].StartTime {
+			continue
 		}
+		if !sharesMounts(pid) {
+			if inside == maxInside {
+				continue
+			}
+			inside++
+		}
+		found[pid] = h
 	}
 	return found
+}
+
+// sharesMounts reports whether a process is in our mount namespace, as no container's
+// process is.
+func sharesMounts(pid int) bool {
+	ours, err := os.Readlink("/proc/self/ns/mnt")
+	if err != nil {
+		return false
+	}
+	theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid))
+	return err == nil && theirs == ours
 }
 
 // abandonedGrace is how long a helper must have been abandoned before it is
