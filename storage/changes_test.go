@@ -1,12 +1,14 @@
 package storage
 
 import (
+	"archive/tar"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -42,6 +44,49 @@ func TestChanges(t *testing.T) {
 				t.Errorf("the changes are %q, want %q", got, want)
 			}
 		})
+	}
+}
+
+// TestChangesThroughNoLink: a container has made directories where its image has links, or
+// makes links while it is looked at, and paths that are longer than the kernel takes. What
+// lies behind a link is not looked at, nor is it the container's.
+func TestChangesThroughNoLink(t *testing.T) {
+	outside := t.TempDir()
+	writeFile(t, filepath.Join(outside, "f"), "")
+	s, id, root := volumeStore(t, DriverNative, Limits{}, layer{
+		"away": {typeflag: tar.TypeSymlink, link: outside}, "near": {typeflag: tar.TypeSymlink, link: "real"}, "real/f": {}})
+	for _, name := range []string{"away", "near"} {
+		if err := os.Remove(filepath.Join(root, name)); err != nil {
+			t.Fatal(err)
+		}
+		writeFile(t, filepath.Join(root, name, "f"), "")
+	}
+	want := []string{"C /away", "A /away/f", "C /near", "A /near/f"}
+	fd, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY, 0)
+	deep, path := "z"+strings.Repeat("d", 200), ""
+	for i := 0; i < 30 && err == nil; i++ {
+		var next int
+		if err = unix.Mkdirat(fd, deep, 0o755); err == nil {
+			next, err = unix.Openat(fd, deep, unix.O_PATH|unix.O_DIRECTORY, 0)
+			unix.Close(fd)
+			fd, path = next, path+"/"+deep
+			want = append(want, "A "+path)
+		}
+	}
+	unix.Close(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changes, err := s.Rootfs.Changes(t.Context(), id)
+	if err != nil {
+		t.Fatalf("%.300v", err)
+	}
+	var got []string
+	for _, c := range changes {
+		got = append(got, c.Kind+" "+c.Path)
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("the changes are %.300q, want %.300q", got, want)
 	}
 }
 

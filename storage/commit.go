@@ -20,6 +20,7 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
+	"github.com/subpod/subpod/pkg/openat2"
 	"github.com/subpod/subpod/pkg/tree"
 )
 
@@ -29,9 +30,10 @@ type Change struct {
 	Kind, Path string
 }
 
-// Changes returns what the root file system id has changed of its image, by path.
+// Changes returns what the root file system id has changed of its image, by path. The
+// container may change it meanwhile: nothing is looked at through a link.
 // ErrRootfsNotFound, ErrUnsupported for the driver vfs, which has full copies.
-func (r *Rootfs) Changes(_ context.Context, id string) ([]Change, error) {
+func (r *Rootfs) Changes(ctx context.Context, id string) ([]Change, error) {
 	upper, rec, err := upperOf(r, id)
 	if err != nil {
 		return nil, err
@@ -40,12 +42,29 @@ func (r *Rootfs) Changes(_ context.Context, id string) ([]Change, error) {
 	if err != nil {
 		return nil, err
 	}
+	var lower []*os.File
+	defer func() {
+		for _, l := range lower {
+			l.Close()
+		}
+	}()
+	for _, layer := range layers {
+		f, err := r.store.openLayer(layer)
+		if err != nil {
+			return nil, err
+		}
+		lower = append(lower, f)
+	}
+	root, err := os.OpenRoot(upper)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
 	var out []Change
-	err = filepath.WalkDir(upper, func(p string, d fs.DirEntry, err error) error {
-		if err != nil || p == upper {
+	err = tree.Walk(root, ".", func(name string, d fs.DirEntry) error {
+		if err := context.Cause(ctx); err != nil || name == "." {
 			return err
 		}
-		name := strings.TrimPrefix(p, upper)
 		kind := "A"
 		switch {
 		case isOpaqueMark(d):
@@ -53,14 +72,24 @@ func (r *Rootfs) Changes(_ context.Context, id string) ([]Change, error) {
 		case isWhiteout(d):
 			kind = "D"
 			name = filepath.Join(filepath.Dir(name), strings.TrimPrefix(filepath.Base(name), whiteoutPrefix))
-		case slices.ContainsFunc(layers, func(l string) bool { _, err := os.Lstat(filepath.Join(r.store.diffDir(l), name)); return err == nil }):
+		case slices.ContainsFunc(lower, func(l *os.File) bool { return hasPath(l, name) }):
 			kind = "C"
 		}
-		out = append(out, Change{kind, name})
+		out = append(out, Change{kind, "/" + name})
 		return nil
 	})
 	slices.SortFunc(out, func(a, b Change) int { return strings.Compare(a.Path, b.Path) })
 	return out, err
+}
+
+// hasPath reports whether a layer has something at a path, none of whose directories is a link.
+func hasPath(layer *os.File, name string) bool {
+	fd, err := openat2.NoLinks(int(layer.Fd()), name, unix.O_PATH|unix.O_NOFOLLOW)
+	if err != nil {
+		return false
+	}
+	unix.Close(fd)
+	return true
 }
 
 // upperOf returns the writable layer of a root file system.
@@ -295,6 +324,10 @@ func (p *layerPacker) pack(name string, d fs.DirEntry) error {
 		return err
 	}
 	defer f.Close()
+	// A container may have put a FIFO in its place, which nobody ends.
+	if now, err := f.Stat(); err != nil || now.Mode().Type() != info.Mode().Type() {
+		return errors.Join(fmt.Errorf("%s is not what it was any more", name), err)
+	}
 	h.PAXRecords = map[string]string{}
 	if err := readXattrs(f, h.PAXRecords); err != nil {
 		return fmt.Errorf("read the attributes of %s: %w", name, err)

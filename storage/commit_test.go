@@ -1,9 +1,11 @@
 package storage
 
 import (
+	"archive/tar"
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -95,6 +97,32 @@ func TestCommitLimit(t *testing.T) {
 	})
 	if !errors.Is(err, ErrTooLarge) {
 		t.Errorf("%v, want ErrTooLarge", err)
+	}
+}
+
+// TestCommitFIFO: a container has put a FIFO into the place of a file while it is read, and
+// writes nothing to it. The commit ends.
+func TestCommitFIFO(t *testing.T) {
+	dir := t.TempDir()
+	file := writeFile(t, filepath.Join(dir, "f"), "content")
+	info, err := os.Lstat(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	instead(t, file, func(p string) error { return unix.Mkfifo(p, 0o600) })
+	writer, err := os.OpenFile(file, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer writer.Close()
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	p := &layerPacker{ctx: t.Context(), root: root, upper: dir, out: tar.NewWriter(io.Discard), limits: Limits{Size: 1 << 20}}
+	if err := within(t, "the commit", func() error { return p.pack("f", fs.FileInfoToDirEntry(info)) }); err == nil {
+		t.Error("no error")
 	}
 }
 

@@ -121,14 +121,24 @@ func showLog(ctx context.Context, c *client.Client, ref string, o logs.Options, 
 		old := o
 		old.Follow, old.Tail = false, -1
 		if _, err := os.Stat(st.Status.LogPath + api.OldLog); err == nil && o.Tail < 0 {
-			if err := logs.Read(ctx, st.Status.LogPath+api.OldLog, old, stdout, stderr); err != nil {
+			if err := readLog(ctx, x.Name(), st.Status.LogPath+api.OldLog, old, stdout, stderr); err != nil {
 				return err
 			}
 		}
 	}
-	err = logs.Read(ctx, st.Status.LogPath, o, stdout, stderr)
+	err = readLog(ctx, x.Name(), st.Status.LogPath, o, stdout, stderr)
 	if ctx.Err() != nil {
 		return nil // interrupted by the user
+	}
+	return err
+}
+
+// readLog is logs.Read, and only says so where lines are damaged.
+func readLog(ctx context.Context, container, path string, o logs.Options, stdout, stderr io.Writer) error {
+	err := logs.Read(ctx, path, o, stdout, stderr)
+	if errors.Is(err, logs.ErrDamaged) {
+		warn("log of %s: %v", container, err)
+		return nil
 	}
 	return err
 }

@@ -1,9 +1,14 @@
 package oci
 
 import (
+	"errors"
+	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -55,5 +60,87 @@ func TestHelperOfReusedPID(t *testing.T) {
 	table.processTable[pid] = stat
 	if h, ok := rt.helpers(table)[pid]; ok {
 		t.Errorf("another process with the PID is taken for the helper: %+v", h)
+	}
+}
+
+// inContainer starts a process with the arguments and the environment of runc's part in a
+// container, which lives until the test ends.
+func inContainer(t *testing.T, env ...string) (pid int) {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "init"), []byte("echo; read x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("sh", "init")
+	cmd.Dir, cmd.Env = dir, env
+	in, inErr := cmd.StdinPipe()
+	out, outErr := cmd.StdoutPipe()
+	if err := errors.Join(inErr, outErr); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		in.Close()
+		_ = cmd.Wait()
+	})
+	if _, err := out.Read(make([]byte, 1)); err != nil { // it has its environment by then
+		t.Fatal(err)
+	}
+	return cmd.Process.Pid
+}
+
+// TestEnvironmentIsBounded: a process of a container that has the arguments of runc's part in
+// a container chooses what its environment is, also more than the server has memory for.
+func TestEnvironmentIsBounded(t *testing.T) {
+	rt := &runtime{root: "/nowhere"}
+	for what, more := range map[string]int{"runc's": 0, "a long one": 100 << 10} {
+		pid := inContainer(t, "_LIBCONTAINER_STATEDIR=/nowhere/id", "X="+strings.Repeat("x", more))
+		h, ok := rt.helperOf(pid, []string{"sh", "init"})
+		if ok != (more == 0) || ok && h.container != "id" {
+			t.Errorf("with %s as its environment: %v, %q", what, ok, h.container)
+		}
+	}
+}
+
+// TestHelperIsOfContainer: a process of a container that names no container, but the
+// directory with the state of all, is not taken for an orphan's: it would be deleted.
+func TestHelperIsOfContainer(t *testing.T) {
+	root := t.TempDir()
+	rt := &runtime{name: "crun", root: root}
+	e := &Executor{handlers: map[string]*runtime{"crun": rt}}
+	for _, id := range []string{"..", ".", "", "/", "a/.."} {
+		pid := inContainer(t, "_LIBCONTAINER_STATEDIR="+root+"/"+id)
+		table := commandLines{readProcesses(), map[int][]string{pid: {"sh", "init"}}}
+		found, _ := e.orphans(t.Context(), table, func(string) bool { return false })
+		for id := range found {
+			t.Errorf("there is an orphaned container %q", id)
+		}
+	}
+}
+
+// TestPretendedHelpersAreBounded: a container may have any number of processes with the
+// arguments of a runtime's. Those of the runtime itself are found beside them.
+func TestPretendedHelpersAreBounded(t *testing.T) {
+	rt := &runtime{root: "/nowhere"}
+	ours := waiting(t, "--root=/nowhere", "create", "ours")
+	for i := range 3 * maxInside {
+		cmd := exec.Command("sh", "-c", "echo; read x", "sh", "--root=/nowhere", "create", fmt.Sprint("id", i))
+		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+		in, inErr := cmd.StdinPipe()
+		out, outErr := cmd.StdoutPipe()
+		if err := errors.Join(inErr, outErr, cmd.Start()); err != nil {
+			t.Fatal(err)
+		}
+		defer cmd.Wait()
+		defer in.Close()
+		if _, err := out.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	found := rt.helpers(readCommandLines())
+	if _, ok := found[ours]; !ok || len(found) != 1+maxInside {
+		t.Errorf("%d helpers, the runtime's among them: %v; want %d", len(found), ok, 1+maxInside)
 	}
 }

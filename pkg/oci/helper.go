@@ -28,7 +28,8 @@ var runtimeOps = []string{"create", "start", "exec", "update", "delete"}
 // helperOf recognises a helper by its command line, which has the Executor's state
 // directory and ends with the container's ID, or, inside of the container, by
 // runc's environment. A process of a container could pretend to be one; that does
-// no harm but to itself.
+// no harm but to itself, since the ID that it brings is one: it becomes a path below the
+// state directory.
 func (rt *runtime) helperOf(pid int, args []string) (helper, bool) {
 	if len(args) == 0 {
 		return helper{}, false
@@ -36,13 +37,12 @@ func (rt *runtime) helperOf(pid int, args []string) (helper, bool) {
 	h := helper{container: args[len(args)-1]}
 	if i := slices.Index(args, "--root="+rt.root); i >= 0 {
 		j := slices.IndexFunc(args[i:], func(a string) bool { return slices.Contains(runtimeOps, a) })
-		if j < 0 || !validID().MatchString(h.container) {
+		if j < 0 {
 			return helper{}, false
 		}
 		h.op = args[i+j]
 	} else if len(args) == 2 && args[1] == "init" {
-		env, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
-		_, state, ok := bytes.Cut(append([]byte{0}, env...), []byte("\x00_LIBCONTAINER_STATEDIR="+rt.root+"/"))
+		_, state, ok := bytes.Cut(append([]byte{0}, ownText(pid, "environ")...), []byte("\x00_LIBCONTAINER_STATEDIR="+rt.root+"/"))
 		if !ok {
 			return helper{}, false
 		}
@@ -51,20 +51,48 @@ func (rt *runtime) helperOf(pid int, args []string) (helper, bool) {
 	} else {
 		return helper{}, false
 	}
+	if !validID().MatchString(h.container) {
+		return helper{}, false
+	}
 	var err error
 	h.ID, err = proc.Identify(pid)
 	return h, err == nil && h.Alive()
 }
 
+// maxInside bounds the helpers in other mount namespaces that are looked at at a time. What
+// is there between the making of a container's first process and its command is little, and
+// a container may have thousands of processes that pretend to be one, each of another
+// container, for all of which the node's processes would be looked at anew.
+const maxInside = 16
+
 // helpers returns the runtime's processes that there are.
 func (rt *runtime) helpers(t commandLines) map[int]helper {
-	found := map[int]helper{}
+	found, inside := map[int]helper{}, 0
 	for pid, args := range t.args {
-		if h, ok := rt.helperOf(pid, args); ok && h.StartTime == t.processTable[pid].StartTime {
-			found[pid] = h
+		h, ok := rt.helperOf(pid, args)
+		if !ok || h.StartTime != t.processTable[pid].StartTime {
+			continue
 		}
+		if !sharesMounts(pid) {
+			if inside == maxInside {
+				continue
+			}
+			inside++
+		}
+		found[pid] = h
 	}
 	return found
+}
+
+// sharesMounts reports whether a process is in our mount namespace, as no container's
+// process is.
+func sharesMounts(pid int) bool {
+	ours, err := os.Readlink("/proc/self/ns/mnt")
+	if err != nil {
+		return false
+	}
+	theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid))
+	return err == nil && theirs == ours
 }
 
 // abandonedGrace is how long a helper must have been abandoned before it is

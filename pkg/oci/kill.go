@@ -59,22 +59,33 @@ func readCommandLines() commandLines {
 	return t
 }
 
-// maxCommandLine, in bytes, and maxArguments bound what is kept of a process. Our own have
+// maxCommandLine, in bytes, and maxArguments bound what is read of a process. Our own have
 // less; those of containers may have megabytes each, which their children share.
 const maxCommandLine, maxArguments = 16 << 10, 256
 
 // argsOf returns the arguments of a process; nil for none, and for more than any of ours has.
 func argsOf(pid int) []string {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/cmdline", pid))
+	line := ownText(pid, "cmdline")
+	if len(line) == 0 || bytes.Count(line, []byte{0}) > maxArguments {
+		return nil
+	}
+	return strings.Split(strings.TrimSuffix(string(line), "\x00"), "\x00")
+}
+
+// ownText returns the arguments or the environment of a process, as a file of proc(5) has
+// them; nil where there is more than any of ours has. A process chooses which of its memory is
+// shown there, terabytes of zeros too (PR_SET_MM_MAP, PR_SET_MM(2const)).
+func ownText(pid int, file string) []byte {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/%s", pid, file))
 	if err != nil {
 		return nil
 	}
 	defer f.Close()
-	line, err := io.ReadAll(io.LimitReader(f, maxCommandLine+1))
-	if err != nil || len(line) == 0 || len(line) > maxCommandLine || bytes.Count(line, []byte{0}) > maxArguments {
+	text, err := io.ReadAll(io.LimitReader(f, maxCommandLine+1))
+	if err != nil || len(text) > maxCommandLine {
 		return nil
 	}
-	return strings.Split(strings.TrimSuffix(string(line), "\x00"), "\x00")
+	return text
 }
 
 // below reports whether a process is a descendant of another one, or that one.

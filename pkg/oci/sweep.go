@@ -184,10 +184,5 @@ func (e *Executor) ownConmon(pid int, args []string) (id, bundle string, ok bool
 	if exitDir != e.exitDir || !validID().MatchString(id) {
 		return "", "", false
 	}
-	ours, err := os.Readlink("/proc/self/ns/mnt")
-	if err != nil {
-		return "", "", false
-	}
-	theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid))
-	return id, bundle, err == nil && theirs == ours
+	return id, bundle, sharesMounts(pid)
 }

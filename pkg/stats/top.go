@@ -68,15 +68,16 @@ func innerPID(pid int) int {
 	return pids[len(pids)-1]
 }
 
+// maxCommand is how much of a command line is read, in bytes.
 const maxCommand = 4096
 
+// commandLine returns the beginning of the arguments of a process. It chooses itself which of
+// its memory they are, terabytes of zeros too (PR_SET_MM_MAP, PR_SET_MM(2const)).
 func commandLine(pid int) string {
 	dir := "/proc/" + strconv.Itoa(pid)
-	text, _ := os.ReadFile(dir + "/cmdline")
+	var buf [maxCommand]byte
+	text, _ := proc.ReadShort(dir+"/cmdline", buf[:])
 	text = bytes.TrimRight(text, "\x00")
-	if len(text) > maxCommand {
-		text = text[:maxCommand]
-	}
 	if len(text) > 0 {
 		return string(bytes.ReplaceAll(text, []byte{0}, []byte{' '}))
 	}

@@ -99,3 +99,30 @@ func TestSetIDBits(t *testing.T) {
 		}
 	}
 }
+
+// TestFIFO: one is made where files are a stranger's own, and none among the caller's, where
+// it would hold up whoever opens it.
+func TestFIFO(t *testing.T) {
+	var stream bytes.Buffer
+	w := tar.NewWriter(&stream)
+	if err := w.WriteHeader(&tar.Header{Name: "new/fifo", Typeflag: tar.TypeFifo, Mode: 0o4622}); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.OpenRoot(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	if err := Unpack(t.Context(), dir, "", bytes.NewReader(stream.Bytes())); err == nil {
+		t.Error("among the caller's files: no error")
+	}
+	if err := UnpackSetID(t.Context(), dir, "", bytes.NewReader(stream.Bytes())); err != nil {
+		t.Error(err)
+	}
+	if st, err := dir.Lstat("new/fifo"); err != nil || st.Mode() != fs.ModeNamedPipe|0o622 {
+		t.Errorf("%v, %v", st, err)
+	}
+}

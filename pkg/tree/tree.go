@@ -169,14 +169,14 @@ func packOne(root *os.Root, out *tar.Writer, name, as string, info fs.FileInfo) 
 // Unpack reads a tar stream of a stranger into dir. The first part of each name is replaced
 // by rename, if that is not "". Files get the caller as their owner, so set-user-ID and
 // set-group-ID bits are dropped: they would let others act as the caller. Devices and other
-// special files are refused. What is a hole in the stream, or a long row of zeros, is a hole
+// special files are refused: a FIFO holds up whoever opens it. What is a hole in the stream, or a long row of zeros, is a hole
 // in the file. The cause of ctx when that ends.
 func Unpack(ctx context.Context, dir *os.Root, rename string, r io.Reader) error {
 	return unpack(ctx, dir, rename, r, 0, false)
 }
 
 // UnpackSetID is Unpack for a dir whose owner's identity is the stranger's own, as a
-// container's root is: set-user-ID and set-group-ID bits stay.
+// container's root is: set-user-ID and set-group-ID bits stay, and FIFOs are made.
 func UnpackSetID(ctx context.Context, dir *os.Root, rename string, r io.Reader) error {
 	return unpack(ctx, dir, rename, r, fs.ModeSetuid|fs.ModeSetgid, false)
 }
@@ -280,10 +280,29 @@ func unpackOne(dir *os.Root, name string, h *tar.Header, rename string, content 
 			return err
 		}
 		return dir.Link(renamed(h.Linkname, rename), name)
+	case tar.TypeFifo:
+		if keep&fs.ModeSetuid != 0 { // the stranger's own
+			return makeFIFO(dir, name, mode)
+		}
 	case tar.TypeXGlobalHeader:
 		return nil
 	}
 	return fmt.Errorf("a special file (tar type %q) cannot be copied", h.Typeflag)
+}
+
+func makeFIFO(dir *os.Root, name string, mode fs.FileMode) error {
+	if err := removeFile(dir, name); err != nil {
+		return err
+	}
+	parent, err := dir.OpenFile(path.Dir(name), os.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer parent.Close()
+	if err := unix.Mkfifoat(int(parent.Fd()), path.Base(name), 0o600); err != nil {
+		return &fs.PathError{Op: "mkfifo", Path: name, Err: err}
+	}
+	return dir.Chmod(name, mode.Perm())
 }
 
 // removeFile makes way for a new file; a directory is left alone, and in the way.

@@ -5,9 +5,12 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/subpod/subpod/pkg/volumes"
 )
@@ -158,5 +161,35 @@ func TestExportImport(t *testing.T) {
 	}
 	if left, _ := filepath.Glob(filepath.Join(s.Dir, ".info", "import-*")); len(left) != 0 {
 		t.Errorf("left: %v", left)
+	}
+}
+
+// TestFIFO: what Export has written of a volume with a FIFO, Import takes.
+func TestFIFO(t *testing.T) {
+	s := store(t)
+	from, err := s.Create("from", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	into, err := s.Create("into", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fifo := filepath.Join("d", "fifo")
+	if err := errors.Join(os.Mkdir(filepath.Join(from.Path, "d"), 0o755), unix.Mkfifo(filepath.Join(from.Path, fifo), 0o600),
+		os.Chmod(filepath.Join(from.Path, fifo), 0o622)); err != nil {
+		t.Fatal(err)
+	}
+	var archive bytes.Buffer
+	if err := s.Export(t.Context(), "from", &archive); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second time one is there
+		if err := s.Import(t.Context(), "into", bytes.NewReader(archive.Bytes())); err != nil {
+			t.Fatal(err)
+		}
+		if st, err := os.Lstat(filepath.Join(into.Path, fifo)); err != nil || st.Mode() != fs.ModeNamedPipe|0o622 {
+			t.Errorf("%v, %v", st, err)
+		}
 	}
 }

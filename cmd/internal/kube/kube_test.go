@@ -2,6 +2,8 @@ package kube
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -134,7 +136,7 @@ func TestRefused(t *testing.T) {
 		pod("{containers: [{name: a, image: i, lifecycle: {preStop: {sleep: {seconds: 9999999999}}}}]}"):                    "lifecycle.preStop.sleep.seconds",
 		pod("{containers: [{name: a, image: i, resources: {limits: {cpu: 1E}}}]}"):                                          "resources: cpu",
 		pod("{containers: [{name: a, image: i, resources: {limits: {memory: 100E}}}]}"):                                     "resources: memory",
-		pod("{containers: [{name: a, image: i}], volumes: [{name: v}]}"):                                                    "one of emptyDir",
+		pod("{containers: [{name: a, image: i}], volumes: [{name: v, emptyDir: {}, secret: {secretName: s}}]}"):             "one of emptyDir",
 		"apiVersion: v1\nkind: Pod\nkind: Pod\nmetadata: {name: p}":                                                         "already set",
 		"apiVersion: batch/v1\nkind: Jop\nmetadata: {name: p}":                                                              `there is no "Jop"`,
 		"apiVersion: v1\nkind: ConfigMap\nmetadata: {}":                                                                     "metadata.name is missing",
@@ -217,6 +219,26 @@ func subPaths(t *testing.T, text string) (string, error) {
 	}
 	c, err := p.Container(&p.Spec.Containers[0], set, at, 0, "")
 	return c.GetAnnotations()[api.AnnotationSubPaths], err
+}
+
+// TestImpliedEmptyDir: a volume without a source is an emptyDir (core/v1 VolumeSource), most
+// often one with nothing after "emptyDir:".
+func TestImpliedEmptyDir(t *testing.T) {
+	for _, source := range []string{"", "emptyDir:", "emptyDir: null", "ephemeral: {}"} {
+		set, err := Parse(text("apiVersion: v1", "kind: Pod", "metadata: {name: p}", "spec:",
+			"  containers: [{name: a, image: i, volumeMounts: [{name: v, mountPath: /v}]}]", "  volumes:", "  - name: v", "    "+source))
+		if err != nil {
+			t.Errorf("%q: %v", source, err)
+			continue
+		}
+		dir := t.TempDir()
+		if err := set.Pods[0].Prepare(set, Place{Disk: dir}); err != nil {
+			t.Errorf("%q: %v", source, err)
+		}
+		if st, err := os.Stat(filepath.Join(dir, "volumes/v")); err != nil || st.Mode().Perm() != 0o777 {
+			t.Errorf("%q: %v, %v; want a directory that all may write to", source, st, err)
+		}
+	}
 }
 
 func TestPrepare(t *testing.T) {

@@ -258,7 +258,8 @@ func setDefaults(p *Pod) {
 		p.Spec.RestartPolicy = always
 	}
 	for i := range p.Spec.Volumes {
-		if v := &p.Spec.Volumes[i]; v.Ephemeral != nil && v.EmptyDir == nil {
+		// One without a source, as with "emptyDir:" and nothing after it, is an emptyDir.
+		if v := &p.Spec.Volumes[i]; v.Ephemeral != nil && v.EmptyDir == nil || v.sources() == 0 {
 			v.EmptyDir = &EmptyDir{}
 		}
 	}
@@ -328,17 +329,21 @@ func (p *Pod) problems(s *Set) []string {
 	return out
 }
 
-func (v *Volume) problem(s *Set) string {
-	sources := 0
+// sources counts what the volume is to be made of: one is right.
+func (v *Volume) sources() (n int) {
 	for _, set := range []bool{v.EmptyDir != nil, v.HostPath != nil, v.ConfigMap != nil, v.Secret != nil, v.PersistentVolumeClaim != nil, v.Image != nil, v.DownwardAPI != nil, v.Projected != nil} {
 		if set {
-			sources++
+			n++
 		}
 	}
+	return n
+}
+
+func (v *Volume) problem(s *Set) string {
 	switch {
 	case !isDNSName(v.Name):
 		return "the name is not a DNS name in lower case"
-	case sources != 1:
+	case v.sources() != 1:
 		return "one of emptyDir, hostPath, configMap, secret, persistentVolumeClaim, image, downwardAPI and projected must be set"
 	case v.EmptyDir != nil && v.EmptyDir.Medium != "" && v.EmptyDir.Medium != "Memory":
 		return "emptyDir.medium: " + v.EmptyDir.Medium + " is not supported"

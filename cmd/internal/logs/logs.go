@@ -42,8 +42,13 @@ type Entry struct {
 	Text    []byte // without the newline
 }
 
-// ErrFormat reports that a file is not in the CRI log format.
-var ErrFormat = errors.New("not a log in CRI format")
+var (
+	// ErrFormat reports that a file is not in the CRI log format.
+	ErrFormat = errors.New("not a log in CRI format")
+	// ErrDamaged reports, once a log was read to its end, that lines of it were left out. The
+	// disk was full when they were written, most often: the next line follows what was.
+	ErrDamaged = errors.New("what is damaged of the log is left out")
+)
 
 // Parse parses one line without its newline. ErrFormat.
 func Parse(line []byte) (Entry, error) {
@@ -70,7 +75,8 @@ func Parse(line []byte) (Entry, error) {
 	return e, nil
 }
 
-// Read copies a log to stdout and stderr, as the container wrote it.
+// Read copies a log to stdout and stderr, as the container wrote it. ErrFormat where the
+// first line is none of a log, ErrDamaged at the end where another one is not.
 func Read(ctx context.Context, path string, o Options, stdout, stderr io.Writer) error {
 	f, err := os.Open(path)
 	if err != nil {
@@ -83,6 +89,9 @@ func Read(ctx context.Context, path string, o Options, stdout, stderr io.Writer)
 		}
 	}
 	p := printer{options: o, out: [2]io.Writer{stdout, stderr}, atStart: [2]bool{true, true}}
+	if at, err := f.Seek(0, io.SeekCurrent); err == nil {
+		p.isLog = at > 0
+	}
 	r := bufio.NewReaderSize(f, 64<<10)
 	var line []byte
 	for {
@@ -101,7 +110,7 @@ func Read(ctx context.Context, path string, o Options, stdout, stderr io.Writer)
 			return fmt.Errorf("read %s: %w", path, err)
 		}
 		if !o.Follow {
-			return nil
+			return p.damage()
 		}
 		ended := o.Ended != nil && o.Ended()
 		next, err := wait(ctx, f, path, ended)
@@ -115,7 +124,7 @@ func Read(ctx context.Context, path string, o Options, stdout, stderr io.Writer)
 			r.Reset(f)
 			line = line[:0]
 		case ended && atEnd(f):
-			return nil
+			return p.damage()
 		}
 	}
 }
@@ -180,13 +189,31 @@ type printer struct {
 	options Options
 	out     [2]io.Writer
 	atStart [2]bool // of a line
+	isLog   bool    // a line of one was read, or is not looked at
+	damaged int     // lines
+	first   string  // beginning of the first of them
+}
+
+// damage returns ErrDamaged if lines were left out.
+func (p *printer) damage() error {
+	if p.damaged == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: lines: %d, the first: %q", ErrDamaged, p.damaged, p.first)
 }
 
 func (p *printer) print(line []byte) error {
 	e, err := Parse(line)
+	if err != nil && p.isLog {
+		if p.damaged++; p.damaged == 1 {
+			p.first = string(line[:min(len(line), 80)])
+		}
+		return nil
+	}
 	if err != nil {
 		return err
 	}
+	p.isLog = true
 	if e.Time.Before(p.options.Since) || !p.options.Until.IsZero() && e.Time.After(p.options.Until) || p.options.Skip != nil && p.options.Skip(e.Time) {
 		return nil
 	}

@@ -62,6 +62,20 @@ func TestRead(t *testing.T) {
 	}
 }
 
+// TestReadDamaged: a line that was cut off, as where the disk was full, takes the next one
+// along, and no other.
+func TestReadDamaged(t *testing.T) {
+	path := file(t, "2026-01-02T03:04:05Z stdout F one\n2026-01-02T03:04:06Z stdo2026-01-02T03:04:07Z stdout F two\n"+
+		"\x00\x00\n2026-01-02T03:04:08Z stdout F three\n")
+	for _, o := range []Options{{Tail: -1}, {Tail: 3}, {Tail: 2}, {Tail: -1, Follow: true, Ended: func() bool { return true }}} {
+		var stdout bytes.Buffer
+		err := Read(t.Context(), path, o, &stdout, nil)
+		if got := strings.TrimPrefix(stdout.String(), "one\n"); got != "three\n" || !errors.Is(err, ErrDamaged) {
+			t.Errorf("%+v: %q, %v", o, stdout.String(), err)
+		}
+	}
+}
+
 // buffer may be written to and read at the same time.
 type buffer struct {
 	mu sync.Mutex
