@@ -59,7 +59,7 @@ func runRun(ctx context.Context, a *app, o *runOptions, args []string) (err erro
 	conn, err := a.connect()
 	if errors.Is(err, client.ErrNoDaemon) {
 		var d *ownDaemon
-		if d, err = a.startDaemon(!o.ephemeral); err != nil {
+		if d, err = a.startDaemon(ctx); err != nil {
 			return err
 		}
 		if o.ephemeral && d != nil {
