@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"bytes"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -52,6 +54,38 @@ func noDaemon(t *testing.T, n *node.Node) {
 	})
 }
 
+// TestEphemeralInterrupted: the daemon of "run --ephemeral-node" ends with the command, also
+// when that is cancelled while it pulls.
+func TestEphemeralInterrupted(t *testing.T) {
+	n := node.Prepare(t, node.Options{Config: bridge})
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // a registry that never answers
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	for _, sig := range []unix.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP} {
+		var out bytes.Buffer
+		cmd := n.Command(t.Context(), node.Path(t, node.Subpod), "run", "--rm", "--ephemeral-node", silent.Addr().String()+"/image")
+		cmd.Stdout, cmd.Stderr = &out, &out
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		node.Eventually(t, "the daemon serves", func() error {
+			_, err := n.Subpod("ps")
+			return err
+		})
+		time.Sleep(200 * time.Millisecond) // it pulls
+		_ = cmd.Process.Signal(sig)
+		if err := cmd.Wait(); err == nil {
+			t.Errorf("%v: the command has succeeded:\n%s", sig, out.String())
+		}
+		if code := cmd.ProcessState.ExitCode(); code != 128+int(sig) {
+			t.Errorf("%v: exit code %d:\n%s", sig, code, out.String())
+		}
+		noDaemon(t, n)
+	}
+}
+
 // TestFirstCommands: of several commands that come while there is no daemon one starts it, and
 // all have it.
 func TestFirstCommands(t *testing.T) {
@@ -95,4 +129,27 @@ func TestStartAfterOther(t *testing.T) {
 		t.Errorf("%v after %v: %s", err, time.Since(begin), out)
 	}
 	endDaemon(t, n)
+}
+
+// TestStopWithinStart: a daemon that is stopped ends, however far its start has come.
+func TestStopWithinStart(t *testing.T) {
+	n := node.Prepare(t, node.Options{Config: bridge})
+	for delay := time.Duration(0); delay < 400*time.Millisecond; delay += 40 * time.Millisecond {
+		var out bytes.Buffer
+		cmd := n.Command(t.Context(), node.Path(t, node.Subpod), "daemon")
+		cmd.Stdout, cmd.Stderr = &out, &out
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- cmd.Wait() }()
+		time.Sleep(delay)
+		_ = cmd.Process.Signal(unix.SIGTERM)
+		select {
+		case <-ended:
+		case <-time.After(20 * time.Second):
+			_ = cmd.Process.Kill()
+			t.Fatalf("a daemon that was stopped after %v goes on:\n%s", delay, out.String())
+		}
+	}
 }
