@@ -177,9 +177,17 @@ func (c Config) check() error {
 			return fmt.Errorf("%w: directory %q, want a clean absolute path below /", ErrBadConfig, d)
 		}
 	}
-	// sockaddr_un holds 108 bytes with the final zero (unix(7)).
-	if sock := filepath.Join(nodeDir(c.RunDir), ".bp-ready.pipe"); len(sock) > 107 {
-		return fmt.Errorf("%w: run directory %q is too long for sockets (%d bytes over)", ErrBadConfig, c.RunDir, len(sock)-107)
+	return CheckRunDir(c.RunDir)
+}
+
+// MaxSocket is the length of the longest path of a unix socket: sockaddr_un holds 108 bytes
+// with the final zero (unix(7)).
+const MaxSocket = 107
+
+// CheckRunDir returns ErrBadConfig when the paths of a node's sockets would be too long.
+func CheckRunDir(dir string) error {
+	if sock := filepath.Join(nodeDir(dir), ".bp-ready.pipe"); len(sock) > MaxSocket {
+		return fmt.Errorf("%w: run directory %q is too long for sockets (%d bytes over)", ErrBadConfig, dir, len(sock)-MaxSocket)
 	}
 	return nil
 }

@@ -169,6 +169,17 @@ func holder(dir string) (int, error) {
 	}
 }
 
+// Owner returns the PID of the daemon, or of the Reset, that has locked the directory; 0 when
+// none has, or none that can be identified. It leaves the lock itself alone: nobody who wants
+// it meanwhile is refused.
+func Owner(dir string) int {
+	text, _ := os.ReadFile(lockFile(dir))
+	if pid, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil && pid > 0 && hasOpen(pid, lockFile(dir)) {
+		return pid
+	}
+	return 0
+}
+
 func isLocked(name string) (bool, error) {
 	f, err := os.Open(name)
 	if errors.Is(err, fs.ErrNotExist) {

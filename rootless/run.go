@@ -8,7 +8,9 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/rootless-containers/rootlesskit/v3/pkg/parent"
 	"github.com/rootless-containers/rootlesskit/v3/pkg/port/builtin"
@@ -161,10 +163,21 @@ func runParent(ctx context.Context, c Config) error {
 	asked := make(chan os.Signal, 1)
 	signal.Notify(asked, unix.SIGTERM, unix.SIGINT)
 	defer signal.Stop(asked)
+	ended := make(chan struct{})
+	var stopping atomic.Bool
+	go func() {
+		select {
+		case <-asked:
+			stopping.Store(true)
+			repeatStop(dir, ended)
+		case <-ended:
+		}
+	}()
 
 	c.Log.Debug("making the node", "dir", dir, "uplink", c.Uplink, "cgroup", cg)
 	err := runRootlesskit(opt)
-	if err != nil && len(asked) > 0 {
+	close(ended)
+	if err != nil && (stopping.Load() || len(asked) > 0) {
 		// Rootlesskit's child dies of a signal that comes before it has its
 		// handlers. The node has ended, as it was asked to.
 		c.Log.Debug("the node was stopped while it started", "error", err)
@@ -174,6 +187,29 @@ func runParent(ctx context.Context, c Config) error {
 		return explainStart(err)
 	}
 	return nil
+}
+
+// forwardPoll is the time between two looks whether rootlesskit forwards signals.
+const forwardPoll = 10 * time.Millisecond
+
+// repeatStop sends SIGTERM to this process once rootlesskit forwards signals, if it did not
+// do so yet: before, nobody has taken the one that has come. Rootlesskit writes the child's PID
+// to the node's directory after that. It returns when the node has ended, too.
+func repeatStop(dir string, ended <-chan struct{}) {
+	name := filepath.Join(dir, fileChildPID)
+	for first := true; ; first = false {
+		if _, err := os.Stat(name); err == nil {
+			if !first {
+				_ = unix.Kill(os.Getpid(), unix.SIGTERM)
+			}
+			return
+		}
+		select {
+		case <-ended:
+			return
+		case <-time.After(forwardPoll):
+		}
+	}
 }
 
 // prepareView makes what a node with ViewMinimal sees, tells the child, and starts the

@@ -39,9 +39,18 @@ func main() {
 	if err == nil {
 		return
 	}
-	fmt.Fprintln(os.Stderr, "subpod-server:", err)
+	var logged loggedError
+	if !errors.As(err, &logged) {
+		fmt.Fprintln(os.Stderr, "subpod-server:", err)
+	}
 	os.Exit(exitCode(err))
 }
+
+// loggedError is an error that the log has, in its format and with its priority.
+type loggedError struct{ error }
+
+// Unwrap returns the error.
+func (e loggedError) Unwrap() error { return e.error }
 
 // exitCode is rootless.ExitConfig for a configuration that cannot be used, under a
 // supervisor that does not end the node for it once a server has served.
@@ -129,10 +138,14 @@ func serve(ctx context.Context, flags *cli.Flags) error {
 		served = true
 		s.served(node, cfg, degraded)
 	})
-	if err != nil && !served && degraded == "" {
+	if err == nil {
+		return nil
+	}
+	if !served && degraded == "" {
 		s.keepFailure(err)
 	}
-	return err
+	slog.Error("the server cannot serve", "error", err)
+	return loggedError{err}
 }
 
 // probeOverlay prints what "subpod doctor" asks for: that program does not link

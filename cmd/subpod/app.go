@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -66,7 +67,7 @@ func (a *app) connectOrStart() (*connection, error) {
 	if !errors.Is(err, client.ErrNoDaemon) {
 		return conn, err
 	}
-	if _, err := a.startDaemon(true); err != nil {
+	if _, err := a.startDaemon(context.Background()); err != nil {
 		return nil, err
 	}
 	return a.connect()

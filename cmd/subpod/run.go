@@ -58,8 +58,13 @@ func runRun(ctx context.Context, a *app, o *runOptions, args []string) (err erro
 	}
 	conn, err := a.connect()
 	if errors.Is(err, client.ErrNoDaemon) {
+		if o.ephemeral {
+			var done func()
+			ctx, done = o.interruptible(ctx)
+			defer done()
+		}
 		var d *ownDaemon
-		if d, err = a.startDaemon(!o.ephemeral); err != nil {
+		if d, err = a.startDaemon(ctx); err != nil {
 			return err
 		}
 		if o.ephemeral && d != nil {
@@ -70,7 +75,33 @@ func runRun(ctx context.Context, a *app, o *runOptions, args []string) (err erro
 	if err != nil {
 		return err
 	}
-	return o.run(ctx, conn, args) // the connection is closed when the process exits
+	err = o.run(ctx, conn, args) // the connection is closed when the process exits
+	var interrupted exitStatus
+	if cause := context.Cause(ctx); err != nil && errors.As(cause, &interrupted) {
+		return cause
+	}
+	return err
+}
+
+// interruptible returns a context that a signal ends, as long as it is not one for the
+// container: a command that has a daemon to stop must not die of it. done gives the signals back.
+func (o *runOptions) interruptible(ctx context.Context) (_ context.Context, done func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	caught := make(chan os.Signal, 1)
+	signal.Notify(caught, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT)
+	go func() {
+		for {
+			select {
+			case sig := <-caught:
+				if !o.forwards.Load() {
+					cancel(exitStatus(128 + int(sig.(unix.Signal))))
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return ctx, func() { signal.Stop(caught); cancel(nil) }
 }
 
 func (o *runOptions) run(ctx context.Context, conn *connection, args []string) (err error) {
@@ -184,6 +215,7 @@ func (o *runOptions) session(ctx context.Context, c *connection, pod *runtimeapi
 	}
 	o.attachTo(s)
 	s.made = func(id string) error {
+		o.forwards.Store(s.signals)
 		return errors.Join(writeIDFile("--cidfile", o.cidFile, id), c.writePIDFile(ctx, ctr.Annotations, id))
 	}
 	exit, err := s.run(ctx, api.SessionRequest{Kind: api.SessionRun, Run: run})

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 
 	"github.com/spf13/cobra"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -29,6 +30,8 @@ type runOptions struct {
 	networkOptions
 	restart string
 	create  bool // "subpod create"
+	// forwards is set once the container gets this command's signals.
+	forwards atomic.Bool
 }
 
 func (o *runOptions) addFlags(cmd *cobra.Command) {

@@ -49,11 +49,57 @@ func TestAwaitOtherDaemon(t *testing.T) {
 		}
 		served <- l
 	})
-	own, err := d.await(cfg, true)
-	if own != nil || err != nil {
-		t.Errorf("await: %v, %v; the daemon said: %v", own, err, held)
+	deadline := time.Now().Add(time.Minute)
+	if err := d.await(t.Context(), cfg, deadline); !errors.Is(err, errOther) {
+		t.Errorf("await: %v; the daemon said: %v", err, held)
+	}
+	if gone, err := awaitOther(t.Context(), cfg, deadline); gone || err != nil {
+		t.Errorf("awaitOther: %v, %v", gone, err)
 	}
 	if l := <-served; l != nil {
 		l.Close()
+	}
+	// One that was ending, or did not come to serve, is not waited for.
+	time.AfterFunc(50*time.Millisecond, func() { lock.Close() })
+	if gone, err := awaitOther(t.Context(), cfg, deadline); !gone || err != nil {
+		t.Errorf("awaitOther without another daemon: %v, %v", gone, err)
+	}
+}
+
+// TestDaemonLog: what a daemon has written is there for the command that waits for it, also
+// when a third one starts another daemon meanwhile.
+func TestDaemonLog(t *testing.T) {
+	dir := t.TempDir()
+	cfg := config.Default()
+	cfg.Daemon.RunDir = dir
+	open := func() *ownDaemon {
+		t.Helper()
+		d := &ownDaemon{log: filepath.Join(dir, "daemon.log")}
+		f, err := d.openLog(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if _, err := f.WriteString("written\n"); err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	open()
+	lock, err := os.Create(filepath.Join(dir, "daemon.lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	fmt.Fprintln(lock, os.Getpid())
+	second := open()
+	open()
+	if text, err := second.output(); err != nil || string(text) != "written\nwritten\n" {
+		t.Errorf("%q, %v", text, err)
+	}
+	lock.Close()
+	last := open()
+	if text, err := os.ReadFile(last.log); err != nil || string(text) != "written\n" {
+		t.Errorf("without a daemon the log is not begun anew: %q, %v", text, err)
 	}
 }

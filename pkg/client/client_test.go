@@ -252,6 +252,30 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+// TestOtherVersion: a daemon from before an update does not know each method.
+func TestOtherVersion(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := grpc.NewServer()
+	go func() { _ = s.Serve(l) }()
+	t.Cleanup(s.Stop)
+	c, err := Dial(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_, unary := c.Top(t.Context(), "x")
+	_, stream := c.Pull(t.Context(), &api.PullRequest{}, nil)
+	for _, err := range []error{unary, stream} {
+		if err == nil || !strings.Contains(err.Error(), "subpod reload") {
+			t.Errorf("a method that there is not: %v", err)
+		}
+	}
+}
+
 func TestPull(t *testing.T) {
 	_, c := newFake(t)
 	var events []int64

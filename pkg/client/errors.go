@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -48,8 +49,12 @@ func toError(err error, trailer metadata.MD) error {
 	if r := trailer.Get(api.ReasonTrailer); len(r) > 0 {
 		e.Reason = r[0]
 	}
-	if e.Message == "" {
+	switch {
+	case e.Message == "":
 		e.Message = st.Code().String()
+	// What gRPC itself says of a method or a service that is not served.
+	case e.Code == codes.Unimplemented && strings.HasPrefix(e.Message, "unknown "):
+		e.Message += ": the daemon is of another version than this command; after an update: subpod reload"
 	}
 	return e
 }

@@ -348,3 +348,36 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// TestUnreadablePlaces: a file of the user's in a standard place that cannot be read is an
+// error: without it the daemon would run with the default, less strict than what is asked for.
+func TestUnreadablePlaces(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("XDG_CONFIG_HOME", dir)
+	place := filepath.Join(dir, "subpod")
+	for name, to := range map[string]string{"subpod/subpod.toml": "nowhere", "subpod/subpod.toml.d": "nowhere", "subpod": "subpod"} {
+		if err := os.RemoveAll(place); err != nil {
+			t.Fatal(err)
+		}
+		if name != "subpod" {
+			if err := os.Mkdir(place, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Symlink(to, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Load("", nil); err == nil {
+			t.Errorf("%s is a link to %s, and the default is taken", name, to)
+		}
+	}
+	if err := os.Remove(place); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(place, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load("", nil); err != nil {
+		t.Errorf("where no directory is: %v", err)
+	}
+}

@@ -65,7 +65,8 @@ func Default() *Config {
 
 // Find returns the first of the standard places that has a configuration file
 // or a drop-in directory: $XDG_CONFIG_HOME/subpod/subpod.toml (that is
-// ~/.config when unset), /etc/subpod/subpod.toml. "" when there is none.
+// ~/.config when unset), /etc/subpod/subpod.toml. "" when there is none. One that cannot be
+// looked at counts as there, and so does a link to nowhere: reading it says why.
 func Find(env func(string) string) string {
 	var places []string
 	if dir, err := variable("XDG_CONFIG_HOME", env); err == nil {
@@ -74,12 +75,19 @@ func Find(env func(string) string) string {
 	places = append(places, "/etc/subpod/subpod.toml")
 	for _, p := range places {
 		for _, candidate := range []string{p, p + ".d"} {
-			if _, err := os.Stat(candidate); err == nil {
+			if _, err := os.Stat(candidate); err == nil || !absent(candidate, err) {
 				return p
 			}
 		}
 	}
 	return ""
+}
+
+// absent reports whether the error of opening a file says that there is none: not a link to
+// nowhere either, nor something that may not be looked at.
+func absent(name string, err error) bool {
+	_, notLink := os.Readlink(name)
+	return notLink != nil && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR))
 }
 
 // sources returns the files to read, in order.
@@ -93,13 +101,13 @@ func sources(file string) ([]string, error) {
 	files := []string{file}
 	if _, err := os.Stat(file); err != nil {
 		// Only in a standard place may a drop-in directory stand alone.
-		if named || !errors.Is(err, fs.ErrNotExist) {
+		if named || !absent(file, err) {
 			return nil, fmt.Errorf("read configuration: %w", err)
 		}
 		files = nil
 	}
 	entries, err := os.ReadDir(file + ".d") // sorted by name
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil && !absent(file+".d", err) {
 		return nil, fmt.Errorf("read configuration drop-ins: %w", err)
 	}
 	for _, e := range entries {

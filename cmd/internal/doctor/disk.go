@@ -7,6 +7,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/subpod/subpod/rootless"
 )
@@ -28,6 +31,11 @@ func dataDir(h Host) []Result {
 		return one(Error, fix, "%s: %v", dir, err)
 	case err != nil:
 		return one(Error, "", "%s: %v", dir, err)
+	}
+	if why := h.unusable(want); why != "" {
+		return one(Error, fix, "%s", why)
+	}
+	switch {
 	case slices.Contains(remote, disk.Type):
 		return one(Error, fix, "%s is on %s, which cannot store files of subordinate IDs", want, disk.Type)
 	case disk.Type == "tmpfs" || disk.Type == "ramfs":
@@ -36,6 +44,50 @@ func dataDir(h Host) []Result {
 		return one(Warning, "mount a volume on it", "%s is on an overlay, as in a container: the kernel cannot mount another overlay on it", want)
 	}
 	return one(OK, "", "%s is on %s", want, disk.Type)
+}
+
+// unusable returns why the daemon cannot have a directory to write to; "" when it can.
+func (h Host) unusable(dir string) string {
+	at := h.existing(dir)
+	if err := unix.Access(h.File(at), unix.W_OK|unix.X_OK); err != nil {
+		if at == dir {
+			return fmt.Sprintf("%s cannot be written to: %v", dir, err)
+		}
+		return fmt.Sprintf("%s cannot be made in %s: %v", dir, at, err)
+	}
+	if st, err := os.Stat(h.File(dir)); err == nil {
+		if sys, ok := st.Sys().(*syscall.Stat_t); ok && int(sys.Uid) != h.UID {
+			return fmt.Sprintf("%s belongs to uid %d, not to uid %d", dir, sys.Uid, h.UID)
+		}
+	}
+	return ""
+}
+
+// leastRun is what must be free in the run directory: less than this the files of a pod with
+// one container take.
+const leastRun = 1 << 20
+
+// runDir checks the directory for what lives as long as the node. Its file system is that of
+// XDG_RUNTIME_DIR, most often.
+func runDir(h Host) []Result {
+	const (
+		elsewhere = "export XDG_RUNTIME_DIR=/run/user/$(id -u)    # or set daemon.run_dir to a directory of your own with a short path"
+		full      = "du -sh $XDG_RUNTIME_DIR/*    # and remove what is not needed"
+	)
+	dir, socket := h.Config.Daemon.RunDir, h.Config.Daemon.Socket
+	if err := rootless.CheckRunDir(dir); err != nil {
+		return one(Error, elsewhere, "%v", err)
+	}
+	if over := len(socket) - rootless.MaxSocket; over > 0 {
+		return one(Error, elsewhere, "daemon.socket %q is too long for a socket (%d bytes over)", socket, over)
+	}
+	if why := h.unusable(dir); why != "" {
+		return one(Error, elsewhere, "%s", why)
+	}
+	if disk, err := h.Disk(h.File(h.existing(dir))); err == nil && disk.Total > 0 && disk.Free < leastRun {
+		return one(Error, full, "%s is full: no container can be started", dir)
+	}
+	return one(OK, "", "%s", dir)
 }
 
 const (

@@ -74,6 +74,7 @@ func Checks() []Check {
 		{"session", session},
 		{"linger", linger},
 		{"XDG_RUNTIME_DIR", runtimeDir},
+		{"run directory", runDir},
 		{"data directory", dataDir},
 		{"disk space", diskSpace},
 		{"network", network},
