@@ -127,7 +127,7 @@ func TestPretendedHelpersAreBounded(t *testing.T) {
 	ours := waiting(t, "--root=/nowhere", "create", "ours")
 	for i := range 3 * maxInside {
 		cmd := exec.Command("sh", "-c", "echo; read x", "sh", "--root=/nowhere", "create", fmt.Sprint("id", i))
-		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID}
 		in, inErr := cmd.StdinPipe()
 		out, outErr := cmd.StdoutPipe()
 		if err := errors.Join(inErr, outErr, cmd.Start()); err != nil {

@@ -59,9 +59,9 @@ func (rt *runtime) helperOf(pid int, args []string) (helper, bool) {
 	return h, err == nil && h.Alive()
 }
 
-// maxInside bounds the helpers in other mount namespaces that are looked at at a time. What
-// is there between the making of a container's first process and its command is little, and
-// a container may have thousands of processes that pretend to be one, each of another
+// maxInside bounds the helpers in containers that are looked at at a time. What is there
+// between the making of a container's first process and its command is little, and a
+// container may have thousands of processes that pretend to be one, each of another
 // container, for all of which the node's processes would be looked at anew.
 const maxInside = 16
 
@@ -73,7 +73,8 @@ func (rt *runtime) helpers(t commandLines) map[int]helper {
 		if !ok || h.StartTime != t.processTable[pid].StartTime {
 			continue
 		}
-		if !sharesMounts(pid) {
+		// A runtime may have been started in a mount namespace of its own.
+		if !shares(pid, "mnt") && !shares(pid, "pid") {
 			if inside == maxInside {
 				continue
 			}
@@ -84,14 +85,13 @@ func (rt *runtime) helpers(t commandLines) map[int]helper {
 	return found
 }
 
-// sharesMounts reports whether a process is in our mount namespace, as no container's
-// process is.
-func sharesMounts(pid int) bool {
-	ours, err := os.Readlink("/proc/self/ns/mnt")
+// shares reports whether a process is in our namespace of a kind, by its name in proc(5).
+func shares(pid int, kind string) bool {
+	ours, err := os.Readlink("/proc/self/ns/" + kind)
 	if err != nil {
 		return false
 	}
-	theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid))
+	theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", pid, kind))
 	return err == nil && theirs == ours
 }
 

@@ -184,5 +184,5 @@ func (e *Executor) ownConmon(pid int, args []string) (id, bundle string, ok bool
 	if exitDir != e.exitDir || !validID().MatchString(id) {
 		return "", "", false
 	}
-	return id, bundle, sharesMounts(pid)
+	return id, bundle, shares(pid, "mnt")
 }
