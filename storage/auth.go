@@ -2,6 +2,7 @@ package storage
 
 import (
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -47,6 +48,26 @@ func (a *Auth) fetched() (fetch.Credentials, error) {
 	user, password, err := a.credentials()
 	return fetch.Credentials{Username: user, Password: password, IdentityToken: a.IdentityToken, RegistryToken: a.RegistryToken}, err
 }
+
+// withoutSecret returns err, or, where its text has the password, as a registry's answer may,
+// only its class.
+func withoutSecret(err error, user, password string) error {
+	if err == nil || password == "" {
+		return err
+	}
+	for _, secret := range []string{password, base64.StdEncoding.EncodeToString([]byte(user + ":" + password))} {
+		if strings.Contains(err.Error(), secret) {
+			if class := classOf(err); class != nil {
+				return fmt.Errorf("%w: %w", class, errRepeated)
+			}
+			return errRepeated
+		}
+	}
+	return err
+}
+
+// errRepeated stands for what a registry said.
+var errRepeated = errors.New("the registry's error is left out, it has the credentials in it")
 
 // isFor reports whether the credentials belong to the registry host, for an image whose
 // name begins with the registry named.

@@ -40,7 +40,7 @@ func (im *Images) Login(ctx context.Context, registry, user, password string) (f
 	}
 	sys.DockerProxy = keepTLS()
 	if err := docker.CheckAuth(ctx, sys, user, password, registry); err != nil {
-		return "", fmt.Errorf("log in to %s: %w", registry, classify(ctx, err))
+		return "", fmt.Errorf("log in to %s: %w", registry, withoutSecret(classify(ctx, err), user, password))
 	}
 	writableAuthFile(sys)
 	file, err = authconfig.SetCredentials(sys, registry, user, password)

@@ -54,6 +54,9 @@ func (im *Images) Push(ctx context.Context, ref, dest string) (string, error) {
 			sys.DockerInsecureSkipTLSVerify = types.OptionalBoolTrue // plain HTTP
 			err = copyAccepted(ctx, sys, src, to)
 		}
+		if stored, e := storedCredentials(sys, named); e == nil {
+			err = withoutSecret(err, stored.Username, stored.Password)
+		}
 		return err
 	})
 	if err != nil {

@@ -10,6 +10,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -60,11 +62,18 @@ func (e *Error) Error() string {
 func (e *Error) Unwrap() error { return e.Err }
 
 // statusError makes an error of an answer that is not the expected one. The answer's
-// text goes into it: short, printable, and without what looks like a page.
+// text goes into it: short, printable, and without what looks like a page. One that repeats
+// the request's credentials, as some do to show what they were sent, is left out.
 func statusError(resp *http.Response) error {
 	hurry(resp)
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
 	text := answerText(resp.Header.Get("Content-Type"), body)
+	repeated := func(secret string) bool {
+		return secret != "" && (strings.Contains(string(body), secret) || strings.Contains(text, secret))
+	}
+	if slices.ContainsFunc(secrets(resp.Request), repeated) {
+		text = ": its text is left out, it has the credentials in it"
+	}
 	switch code := resp.StatusCode; {
 	case code == http.StatusUnauthorized, code == http.StatusForbidden:
 		return fmt.Errorf("%w: %s%s", ErrUnauthorized, statusOf(resp), text)
@@ -74,6 +83,23 @@ func statusError(resp *http.Response) error {
 		return fmt.Errorf("%w: %s%s", ErrUnavailable, statusOf(resp), text)
 	}
 	return fmt.Errorf("%w: %s%s", ErrNotRegistry, statusOf(resp), text)
+}
+
+// secrets returns what a request has that no error may have.
+func secrets(req *http.Request) []string {
+	_, value, _ := strings.Cut(req.Header.Get("Authorization"), " ")
+	_, password, _ := req.BasicAuth()
+	out := []string{value, password}
+	if req.GetBody == nil {
+		return out
+	}
+	if body, err := req.GetBody(); err == nil {
+		text, _ := io.ReadAll(body)
+		if form, err := url.ParseQuery(string(text)); err == nil {
+			out = append(out, form.Get("refresh_token"))
+		}
+	}
+	return out
 }
 
 // statusOf returns the status of an answer, without the words that the server has for it.

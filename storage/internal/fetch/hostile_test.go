@@ -1,10 +1,12 @@
 package fetch
 
 import (
+	"encoding/base64"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -110,6 +112,50 @@ func TestSignedAddress(t *testing.T) {
 	_, body, err := get(t, c, f.Addr, "blobs/"+digest.FromBytes(blob).String())
 	if said := fmt.Sprint(p.Err(), string(body)); err != nil || !strings.Contains(said, nobody.Addr().String()) || strings.Contains(said, "secret") {
 		t.Errorf("%v %s", err, said)
+	}
+}
+
+// TestRepeatedCredentials: a registry, or its token server, that repeats in an error what it
+// was sent has it in no error of ours.
+func TestRepeatedCredentials(t *testing.T) {
+	repeat := func(r *http.Request) (int, string) {
+		body, _ := io.ReadAll(r.Body)
+		form, _ := url.ParseQuery(string(body))
+		_, password, _ := r.BasicAuth()
+		return http.StatusForbidden, fmt.Sprintf(`{"errors":[{"code":"DENIED","message":%q}]}`, fmt.Sprint(r.Header, password, form))
+	}
+	for name, c := range map[string]struct {
+		challenge string
+		creds     Credentials
+	}{
+		"password":       {`Basic realm="x"`, Credentials{Username: "me", Password: "hunter-secret"}},
+		"bearer":         {`Bearer realm="http://HOST/token"`, Credentials{RegistryToken: "token-secret"}},
+		"token server":   {`Bearer realm="http://HOST/token"`, Credentials{Username: "me", Password: "hunter-secret"}},
+		"identity token": {`Bearer realm="http://HOST/token"`, Credentials{IdentityToken: "id/secret"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := fake(t, registry.FakeOptions{}, noise(10, 13))
+			f.SetFault(func(w http.ResponseWriter, r *http.Request) bool {
+				if r.URL.Path != "/token" && r.Header.Get("Authorization") == "" {
+					w.Header().Set("WWW-Authenticate", strings.ReplaceAll(c.challenge, "HOST", r.Host))
+					w.WriteHeader(http.StatusUnauthorized)
+					return true
+				}
+				code, text := repeat(r)
+				w.WriteHeader(code)
+				io.WriteString(w, text)
+				return true
+			})
+			e := endpointOf(f)
+			e.Credentials = c.creds
+			p, client := start(t, Config{Endpoints: []Endpoint{e}})
+			_, body, err := get(t, client, f.Addr, "manifests/1")
+			said := fmt.Sprint(p.Err(), string(body))
+			basic := base64.StdEncoding.EncodeToString([]byte("me:hunter-secret"))
+			if err != nil || !strings.Contains(said, "403") || strings.Contains(said, "secret") || strings.Contains(said, basic) {
+				t.Errorf("%v %s", err, said)
+			}
+		})
 	}
 }
 
