@@ -90,7 +90,7 @@ func TestPackageSetup(t *testing.T) {
 	}
 	wants(t, "setup again", in(t, "subpod setup"), "linger is enabled", "started subpod.service")
 	wants(t, "systemctl status", in(t, "systemctl --user show subpod -p StatusText -p WatchdogUSec -p ActiveState"),
-		"ActiveState=active", "StatusText=serving", "WatchdogUSec=3min")
+		"ActiveState=active", "StatusText=serving", "WatchdogUSec=10min")
 	in(t, "CRI_CONFIG_FILE=~/.config/subpod/crictl.yaml ~/.local/bin/crictl info >/dev/null")
 	in(t, "subpod run -d --name web --restart=always busybox sleep 10000")
 	reboot(t)
@@ -191,7 +191,7 @@ func TestPackageUpgrade(t *testing.T) {
 	version, _, _ = strings.Cut(version, "~")
 	upgrade("fast.deb", version)
 	// The unit that runs has no watchdog that the daemon of then would not serve.
-	if watchdog := in(t, "systemctl --user show -p WatchdogUSec subpod"); strings.Contains(watchdog, "3min") {
+	if watchdog := in(t, "systemctl --user show -p WatchdogUSec subpod"); strings.Contains(watchdog, "10min") {
 		t.Errorf("the daemon of then has %s", watchdog)
 	}
 	in(t, "n=$(wc -l <follow); for i in $(seq 60); do [ $(wc -l <follow) -gt $n ] && exit; sleep 1; done; cat follow.err >&2; exit 1")
