@@ -17,7 +17,8 @@ type image struct {
 	Stack uint64 `json:"stack"`
 }
 
-// imageOf does not ask the file system that the executable is on, which may never answer.
+// imageOf returns the program that a process executes. It does not ask the file system that
+// the program is on, which may never answer.
 func imageOf(pid int) (image, error) {
 	var st unix.Statx_t
 	if err := unix.Statx(unix.AT_FDCWD, fmt.Sprintf("/proc/%d/exe", pid), unix.AT_STATX_DONT_SYNC, unix.STATX_INO, &st); err != nil {

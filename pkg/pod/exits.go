@@ -166,18 +166,18 @@ func (e *exitWatcher) follow(ctx context.Context, c state.Container, w *watch) b
 	return true
 }
 
-// await returns how a container has ended. That it cannot be waited for, for want of
-// descriptors most likely, says nothing of the container: it is waited for again as long as
-// it lives, and waitRetryTimeout longer.
+// await returns how a container has ended. A wait that fails, for want of descriptors most
+// likely, is no end of the container: it is repeated as long as init lives, and
+// waitRetryTimeout longer.
 func (e *exitWatcher) await(ctx context.Context, c state.Container) (exit oci.Exit, err error) {
-	said := false
+	logged := false
 	var gone time.Time // since when init has ended
 	for {
 		if exit, err = e.processes.Wait(ctx, c.ID, *c.Allocated.Runtime); err == nil || ctx.Err() != nil {
 			return exit, err
 		}
-		if !said {
-			said = true
+		if !logged {
+			logged = true
 			e.log.Error("waiting for a container failed; it is tried again", "container", c.ID, "error", err)
 		}
 		switch {
