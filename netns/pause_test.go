@@ -227,19 +227,25 @@ func TestPauseFailures(t *testing.T) {
 	}
 }
 
-// children returns the commands of our child processes.
+// children returns the processes below the test that stay: one that has ended is collected by
+// a goroutine, a moment later (reapLater).
 func children(t *testing.T) []string {
 	t.Helper()
 	var out []string
-	tasks, _ := filepath.Glob("/proc/self/task/*/children")
-	for _, f := range tasks {
-		b, _ := os.ReadFile(f)
-		for _, pid := range strings.Fields(string(b)) {
-			cmd, _ := os.ReadFile("/proc/" + pid + "/cmdline")
-			out = append(out, pid+" "+string(cmd))
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		out = nil
+		tasks, _ := filepath.Glob("/proc/self/task/*/children")
+		for _, f := range tasks {
+			b, _ := os.ReadFile(f)
+			for _, pid := range strings.Fields(string(b)) {
+				cmd, _ := os.ReadFile("/proc/" + pid + "/cmdline")
+				out = append(out, pid+" "+string(cmd))
+			}
+		}
+		if len(out) == 0 || time.Now().After(deadline) {
+			return out
 		}
 	}
-	return out
 }
 
 // initOf returns the first process of the pinned PID namespace.
