@@ -13,13 +13,14 @@ import (
 )
 
 // ext4 without a journal does not give an inode away that was freed within the last
-// minute, and looks at each of them, for each file that is made: 7,200 files then take two
-// seconds where they took a tenth of one. What unpacks images would pay for what was
-// removed before it. So nothing is removed between pulls that are compared, and settle is
-// called before the first.
+// minute, or six while its block of 16 inodes waits to be written, and looks at each of them,
+// for each file that is made: 7,200 files then take two seconds where they took a tenth of
+// one. What unpacks images would pay for what was removed before it. So nothing is removed
+// between pulls that are compared, and settle is called before the first.
 
-// recently is how long ext4 remembers what was removed and written through, and some more.
-const recently = 65 * time.Second
+// recently is how long ext4 remembers what was removed, and some more: files that are made
+// afterwards in the same blocks make these wait to be written again.
+const recently = 365 * time.Second
 
 // settle waits until nothing that was removed before slows down who makes files in dir.
 func settle(t *testing.T, dir string) {

@@ -67,7 +67,7 @@ else
 	echo "peers: podman is left out" >&2
 fi
 status=0
-(cd tests/bench && "$bench" -test.v -test.timeout 40m -test.run '^TestBenchPeers$' -runs 20 -net-seconds 2 "$@") || status=$?
+(cd tests/bench && "$bench" -test.v -test.timeout 60m -test.run '^TestBenchPeers$' -runs 20 -net-seconds 2 "$@") || status=$?
 if [ "$status" = 0 ] && [ -n "${WRITE-}" ]; then
 	cp .cache/user/peers/*.svg docs/performance/
 	sed -i -e '/^<!-- bench-peers -->$/,/^<!-- end -->$/{//!d}' -e '/^<!-- bench-peers -->$/r .cache/user/peers/table.md' docs/performance.md
