@@ -175,7 +175,7 @@ var _ = add(map[string]func(*cluster){
 		for _, program := range []string{"kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy"} {
 			c.subpod("tag", "registry.k8s.io/"+program+":"+version, "registry.k8s.io/"+program+":"+next)
 		}
-		c.kubeadmNext("upgrade", "apply", next, "--yes", "--config=/etc/kubernetes/subpod/upgrade.yaml")
+		c.upgrade("apply", next, "--yes", "--config=/etc/kubernetes/subpod/upgrade.yaml")
 		c.killKubelet() // as the upgrade of its package
 		for _, program := range []string{"kube-apiserver", "kube-controller-manager", "kube-scheduler"} {
 			c.eventually(func() error {
