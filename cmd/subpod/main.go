@@ -17,7 +17,11 @@ import (
 
 func main() {
 	rootless.Dispatch()
-	err := newRoot(os.Args[1:]...).Execute()
+	root := newRoot(os.Args[1:]...)
+	err := root.Execute()
+	if out, ok := root.OutOrStdout().(*output); ok && err == nil {
+		err = out.err
+	}
 	var code exitStatus
 	if err != nil && !errors.As(err, &code) {
 		fmt.Fprintln(os.Stderr, "subpod:", strings.ReplaceAll(plainLines(err.Error()), "\n", "\nsubpod: "))
@@ -65,9 +69,11 @@ found.`,
 	cmd.SetFlagErrorFunc(flagError)
 	cmd.Version = cli.Version(version)
 	cmd.SetVersionTemplate("{{.Name}} version {{.Version}}\n")
+	out := &output{to: os.Stdout}
 	if isTerminal(os.Stdout) {
-		cmd.SetOut(plainWriter{os.Stdout})
+		out.to = plainWriter{os.Stdout}
 	}
+	cmd.SetOut(out)
 	cmd.SetErr(plainWriter{os.Stderr})
 	a := &app{cli.AddFlags(cmd)}
 	cmd.AddGroup(

@@ -134,9 +134,28 @@ const (
 	leastColumn = 8
 )
 
+// output is a command's standard output. A command whose output is lost, on a full disk say,
+// has failed: main looks at err.
+type output struct {
+	to  io.Writer
+	err error // the first
+}
+
+// Write implements io.Writer.
+func (o *output) Write(b []byte) (int, error) {
+	n, err := o.to.Write(b)
+	if err != nil && o.err == nil {
+		o.err = err
+	}
+	return n, err
+}
+
 // tableWidth returns the width of the terminal that a table is written to, 0 for another
 // file.
 func tableWidth(w io.Writer) int {
+	if o, ok := w.(*output); ok {
+		w = o.to
+	}
 	if p, ok := w.(plainWriter); ok {
 		w = p.to
 	}

@@ -225,7 +225,7 @@ func (o *runOptions) session(ctx context.Context, c *connection, pod *runtimeapi
 		err = errors.Join(err, removeErr)
 	}
 	if err == nil && o.detach {
-		fmt.Println(s.containerID)
+		_, err = fmt.Println(s.containerID)
 	}
 	return exit, err
 }
