@@ -371,7 +371,7 @@ func TestUnreadablePlaces(t *testing.T) {
 			t.Errorf("%s is a link to %s, and the default is taken", name, to)
 		}
 	}
-	if err := os.Remove(place); err != nil {
+	if err := os.RemoveAll(place); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(place, nil, 0o644); err != nil {
