@@ -160,7 +160,7 @@ func holder(dir string) (int, error) {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return 0, err
 		}
-		if pid, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil && pid > 0 && hasOpen(pid, name) {
+		if pid := ownerIn(text, name); pid > 0 {
 			return pid, nil
 		}
 		if time.Now().After(deadline) {
@@ -173,8 +173,14 @@ func holder(dir string) (int, error) {
 // none has, or none that can be identified. It leaves the lock itself alone: nobody who wants
 // it meanwhile is refused.
 func Owner(dir string) int {
-	text, _ := os.ReadFile(lockFile(dir))
-	if pid, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil && pid > 0 && hasOpen(pid, lockFile(dir)) {
+	name := lockFile(dir)
+	text, _ := os.ReadFile(name)
+	return ownerIn(text, name)
+}
+
+// ownerIn returns the PID that the text of a lock file has, if that process has the file open.
+func ownerIn(text []byte, name string) int {
+	if pid, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil && pid > 0 && hasOpen(pid, name) {
 		return pid
 	}
 	return 0

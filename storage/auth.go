@@ -49,14 +49,15 @@ func (a *Auth) fetched() (fetch.Credentials, error) {
 	return fetch.Credentials{Username: user, Password: password, IdentityToken: a.IdentityToken, RegistryToken: a.RegistryToken}, err
 }
 
-// withoutSecret returns err, or, where its text has the password, as a registry's answer may,
-// only its class.
-func withoutSecret(err error, user, password string) error {
-	if err == nil || password == "" {
-		return err
+// withoutSecret returns err, or, where its text has one of the secrets that were sent, as a
+// registry's answer may, only its class.
+func withoutSecret(err error, sent fetch.Credentials) error {
+	basic := ""
+	if sent.Password != "" {
+		basic = base64.StdEncoding.EncodeToString([]byte(sent.Username + ":" + sent.Password))
 	}
-	for _, secret := range []string{password, base64.StdEncoding.EncodeToString([]byte(user + ":" + password))} {
-		if strings.Contains(err.Error(), secret) {
+	for _, secret := range []string{sent.Password, basic, sent.IdentityToken} {
+		if secret != "" && strings.Contains(err.Error(), secret) {
 			if class := classOf(err); class != nil {
 				return fmt.Errorf("%w: %w", class, errRepeated)
 			}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/subpod/subpod/pkg/errclass"
+	"github.com/subpod/subpod/storage/internal/fetch"
 )
 
 // Login checks the credentials with the registry ("host[:port]", docker.io for "")
@@ -40,7 +41,7 @@ func (im *Images) Login(ctx context.Context, registry, user, password string) (f
 	}
 	sys.DockerProxy = keepTLS()
 	if err := docker.CheckAuth(ctx, sys, user, password, registry); err != nil {
-		return "", fmt.Errorf("log in to %s: %w", registry, withoutSecret(classify(ctx, err), user, password))
+		return "", fmt.Errorf("log in to %s: %w", registry, withoutSecret(classify(ctx, err), fetch.Credentials{Username: user, Password: password}))
 	}
 	writableAuthFile(sys)
 	file, err = authconfig.SetCredentials(sys, registry, user, password)

@@ -54,10 +54,14 @@ func (im *Images) Push(ctx context.Context, ref, dest string) (string, error) {
 			sys.DockerInsecureSkipTLSVerify = types.OptionalBoolTrue // plain HTTP
 			err = copyAccepted(ctx, sys, src, to)
 		}
-		if stored, e := storedCredentials(sys, named); e == nil {
-			err = withoutSecret(err, stored.Username, stored.Password)
+		if err == nil {
+			return nil
 		}
-		return err
+		sent, e := storedCredentials(sys, named)
+		if e != nil {
+			return err // they have not been sent either
+		}
+		return withoutSecret(err, sent)
 	})
 	if err != nil {
 		return "", fmt.Errorf("push %s: %w", named, err)

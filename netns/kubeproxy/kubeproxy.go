@@ -83,7 +83,7 @@ func generation() (uint32, error) {
 			return binary.BigEndian.Uint32(id), nil
 		}
 	}
-	return 0, errors.New("the kernel does not tell the generation of the rules")
+	return 0, errors.New("the kernel does not report the generation of the rules")
 }
 
 // read is Ports of rules that may change meanwhile.

@@ -15,9 +15,19 @@ import (
 // waiting starts a process with these arguments that lives until the test ends.
 func waiting(t *testing.T, args ...string) (pid int) {
 	t.Helper()
-	cmd := exec.Command("sh", append([]string{"-c", "read x", "sh"}, args...)...)
-	in, err := cmd.StdinPipe()
-	if err != nil {
+	return started(t, exec.Command("sh", append([]string{"-c", waitScript, "sh"}, args...)...))
+}
+
+// waitScript writes a line, and goes on until its standard input ends.
+const waitScript = "echo; read x"
+
+// started starts what runs waitScript, and returns when it runs: the process has its arguments
+// and its environment by then.
+func started(t *testing.T, cmd *exec.Cmd) (pid int) {
+	t.Helper()
+	in, inErr := cmd.StdinPipe()
+	out, outErr := cmd.StdoutPipe()
+	if err := errors.Join(inErr, outErr); err != nil {
 		t.Fatal(err)
 	}
 	if err := cmd.Start(); err != nil {
@@ -27,6 +37,9 @@ func waiting(t *testing.T, args ...string) (pid int) {
 		in.Close()
 		_ = cmd.Wait()
 	})
+	if _, err := out.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
 	return cmd.Process.Pid
 }
 
@@ -68,27 +81,12 @@ func TestHelperOfReusedPID(t *testing.T) {
 func inContainer(t *testing.T, env ...string) (pid int) {
 	t.Helper()
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "init"), []byte("echo; read x"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "init"), []byte(waitScript), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command("sh", "init")
 	cmd.Dir, cmd.Env = dir, env
-	in, inErr := cmd.StdinPipe()
-	out, outErr := cmd.StdoutPipe()
-	if err := errors.Join(inErr, outErr); err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		in.Close()
-		_ = cmd.Wait()
-	})
-	if _, err := out.Read(make([]byte, 1)); err != nil { // it has its environment by then
-		t.Fatal(err)
-	}
-	return cmd.Process.Pid
+	return started(t, cmd)
 }
 
 // TestEnvironmentIsBounded: a process of a container that has the arguments of runc's part in
@@ -121,26 +119,25 @@ func TestHelperIsOfContainer(t *testing.T) {
 }
 
 // TestPretendedHelpersAreBounded: a container may have any number of processes with the
-// arguments of a runtime's. Those of the runtime itself are found beside them.
+// arguments of a runtime's. Those of the runtime itself are all found beside them, also where
+// they have been started in a mount namespace of their own.
 func TestPretendedHelpersAreBounded(t *testing.T) {
 	rt := &runtime{root: "/nowhere"}
-	ours := waiting(t, "--root=/nowhere", "create", "ours")
+	in := func(id string, namespaces uintptr) int {
+		cmd := exec.Command("sh", "-c", waitScript, "sh", "--root=/nowhere", "create", id)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: namespaces}
+		return started(t, cmd)
+	}
+	ours := []int{waiting(t, "--root=/nowhere", "create", "ours")}
 	for i := range 3 * maxInside {
-		cmd := exec.Command("sh", "-c", "echo; read x", "sh", "--root=/nowhere", "create", fmt.Sprint("id", i))
-		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID}
-		in, inErr := cmd.StdinPipe()
-		out, outErr := cmd.StdoutPipe()
-		if err := errors.Join(inErr, outErr, cmd.Start()); err != nil {
-			t.Fatal(err)
-		}
-		defer cmd.Wait()
-		defer in.Close()
-		if _, err := out.Read(make([]byte, 1)); err != nil {
-			t.Fatal(err)
+		in(fmt.Sprint("id", i), syscall.CLONE_NEWNS|syscall.CLONE_NEWPID)
+		if i <= maxInside {
+			ours = append(ours, in(fmt.Sprint("ours", i), syscall.CLONE_NEWNS))
 		}
 	}
 	found := rt.helpers(readCommandLines())
-	if _, ok := found[ours]; !ok || len(found) != 1+maxInside {
-		t.Errorf("%d helpers, the runtime's among them: %v; want %d", len(found), ok, 1+maxInside)
+	missing := slices.DeleteFunc(slices.Clone(ours), func(pid int) bool { _, ok := found[pid]; return ok })
+	if len(missing) > 0 || len(found) != len(ours)+maxInside {
+		t.Errorf("%d helpers, the runtime's among them but for %v; want %d", len(found), missing, len(ours)+maxInside)
 	}
 }

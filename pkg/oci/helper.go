@@ -62,7 +62,8 @@ func (rt *runtime) helperOf(pid int, args []string) (helper, bool) {
 // maxInside bounds the helpers in containers that are looked at at a time. What is there
 // between the making of a container's first process and its command is little, and a
 // container may have thousands of processes that pretend to be one, each of another
-// container, for all of which the node's processes would be looked at anew.
+// container, for all of which the node's processes would be looked at anew. Not counted are
+// those of a container that shares the node's PID namespace, where somebody has asked for it.
 const maxInside = 16
 
 // helpers returns the runtime's processes that there are.

@@ -51,9 +51,9 @@ type Usage struct{ Bytes, Inodes uint64 }
 
 // Options of a Collector.
 type Options struct {
-	// RootfsUsage measures the writable layer of a container (storage.Rootfs.Usage). It may
-	// be slow, and ends with its context: its result is kept for a while, longer the longer
-	// it took. Nil: no file system statistics.
+	// RootfsUsage returns what the writable layer of a container takes (storage.Rootfs.Usage,
+	// which bounds the time that goes into one layer). It may be slow, and ends with its
+	// context. Nil: no file system statistics.
 	RootfsUsage func(ctx context.Context, containerID string) (Usage, error)
 	// Mountpoint is where the file system of the writable layers is mounted.
 	Mountpoint string
@@ -80,6 +80,8 @@ const (
 	layerPatience = 2 * time.Second
 	// leastPatience is what it waits for each layer when that is over.
 	leastPatience = 20 * time.Millisecond
+	// layerRest is how long the usage of a layer counts.
+	layerRest = 10 * time.Second
 )
 
 // layerBudget is how much of each second goes into measuring writable layers anew:
@@ -101,9 +103,8 @@ type memory struct {
 	cpu, faults, majorFaults counter
 	rate                     rate
 
-	layer     Usage
-	layerAt   time.Time
-	layerTook time.Duration
+	layer   Usage
+	layerAt time.Time
 
 	kept      *measured // read only
 	keptOf    Container
@@ -297,8 +298,7 @@ func (c *Collector) layer(ctx context.Context, id string, until time.Time) (Usag
 	}
 	var kept memory
 	c.with(id, func(m *memory) { kept = *m })
-	// At most a twentieth of the time goes into measuring.
-	if age := time.Since(kept.layerAt); !kept.layerAt.IsZero() && age < max(10*time.Second, 20*kept.layerTook) {
+	if !kept.layerAt.IsZero() && time.Since(kept.layerAt) < layerRest {
 		return kept.layer, kept.layerAt, true
 	}
 	if !kept.layerAt.IsZero() && !c.mayMeasure() {
@@ -316,8 +316,8 @@ func (c *Collector) layer(ctx context.Context, id string, until time.Time) (Usag
 		return Usage{}, time.Time{}, false
 	}
 	c.with(id, func(m *memory) {
-		m.layer, m.layerAt, m.layerTook = u, start, time.Since(start)
-		c.measuring += m.layerTook
+		m.layer, m.layerAt = u, start
+		c.measuring += time.Since(start)
 	})
 	return u, start, true
 }

@@ -169,8 +169,8 @@ func packOne(root *os.Root, out *tar.Writer, name, as string, info fs.FileInfo) 
 // Unpack reads a tar stream of a stranger into dir. The first part of each name is replaced
 // by rename, if that is not "". Files get the caller as their owner, so set-user-ID and
 // set-group-ID bits are dropped: they would let others act as the caller. Devices and other
-// special files are refused: a FIFO holds up whoever opens it. What is a hole in the stream, or a long row of zeros, is a hole
-// in the file. The cause of ctx when that ends.
+// special files are refused: a FIFO holds up whoever opens it. What is a hole in the stream,
+// or a long row of zeros, is a hole in the file. The cause of ctx when that ends.
 func Unpack(ctx context.Context, dir *os.Root, rename string, r io.Reader) error {
 	return unpack(ctx, dir, rename, r, 0, false)
 }

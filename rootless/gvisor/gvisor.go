@@ -22,10 +22,9 @@ func Uplink() rootless.UplinkDriver {
 
 // newParent serves the subnet of the other uplinks. Its gateway, 10.0.2.1, answers DNS.
 func newParent(c rootless.Config) (network.ParentDriver, error) {
-	// sockaddr_un holds 108 bytes with the final zero (unix(7)).
-	if socket := filepath.Join(c.RunDir, "node/gvisortapvsock/tap.sock"); len(socket) > 107 {
+	if socket := filepath.Join(c.RunDir, "node/gvisortapvsock/tap.sock"); len(socket) > rootless.MaxSocket {
 		return nil, fmt.Errorf("%w: run directory %q is too long for the uplink's socket (%d bytes over)",
-			rootless.ErrBadConfig, c.RunDir, len(socket)-107)
+			rootless.ErrBadConfig, c.RunDir, len(socket)-rootless.MaxSocket)
 	}
 	subnet := &net.IPNet{IP: net.IPv4(10, 0, 2, 0).To4(), Mask: net.CIDRMask(24, 32)}
 	const ipv6 = false
