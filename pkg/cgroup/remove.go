@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -36,7 +36,7 @@ func (d Delegation) Remove(ctx context.Context, dir string) error {
 		}
 	}
 	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
-		err := removeTree(dir)
+		err := removeTree(ctx, dir)
 		if err == nil || !errors.Is(err, unix.EBUSY) {
 			return err
 		}
@@ -46,27 +46,68 @@ func (d Delegation) Remove(ctx context.Context, dir string) error {
 	}
 }
 
-func removeTree(dir string) error {
-	var dirs []string
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			if isGone(err) {
-				return nil
-			}
-			return err
-		}
-		if d.IsDir() {
-			dirs = append(dirs, path)
-		}
-		return nil
-	})
-	if err != nil {
+// removeTree removes a cgroup and all below it. Idempotent. It ends with ctx, also where
+// others make more of them meanwhile.
+func removeTree(ctx context.Context, dir string) error {
+	parent, err := os.Open(filepath.Dir(dir))
+	if err == nil {
+		r := remover{ctx: ctx, at: parent}
+		err = r.remove(filepath.Base(dir))
+		r.at.Close()
+	}
+	if err != nil && !isGone(err) {
 		return fmt.Errorf("remove cgroup %s: %w", dir, err)
 	}
-	for i := len(dirs) - 1; i >= 0; i-- {
-		if err := unix.Rmdir(dirs[i]); err != nil && !isGone(err) {
-			return fmt.Errorf("remove cgroup %s: %w", dirs[i], err)
+	return nil
+}
+
+// remover goes up and down in a tree of cgroups and keeps open only the one where it is: a
+// privileged container makes them deeper than a path may be long.
+type remover struct {
+	ctx context.Context
+	at  *os.File
+}
+
+// remove removes name in the cgroup where r is, and all below it.
+func (r *remover) remove(name string) error {
+	err := unix.Unlinkat(int(r.at.Fd()), name, unix.AT_REMOVEDIR)
+	if !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOTEMPTY) {
+		return err
+	}
+	if err := r.enter(name); err != nil {
+		return err
+	}
+	err = r.clear()
+	if up := r.enter(".."); err != nil || up != nil {
+		return errors.Join(err, up)
+	}
+	return unix.Unlinkat(int(r.at.Fd()), name, unix.AT_REMOVEDIR)
+}
+
+// clear removes what is below the cgroup where r is.
+func (r *remover) clear() error {
+	entries, err := r.at.ReadDir(-1)
+	for _, entry := range entries {
+		if err := r.ctx.Err(); err != nil {
+			return err
+		}
+		if !entry.IsDir() {
+			continue
+		}
+		if err := r.remove(entry.Name()); err != nil && !isGone(err) {
+			return err
 		}
 	}
+	return err
+}
+
+// enter goes to a cgroup below the one where r is, or to the one above it.
+func (r *remover) enter(name string) error {
+	fd, err := unix.Openat(int(r.at.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	r.at.Close()
+	r.at = os.NewFile(uintptr(fd), "cgroup")
 	return nil
 }

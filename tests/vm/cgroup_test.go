@@ -57,3 +57,27 @@ func TestWritableCgroup(t *testing.T) {
 		})
 	}
 }
+
+// TestDeepCgroup removes a privileged container that has made cgroups deeper than a path may
+// be long and is in the deepest of them, with both drivers and runtimes: nothing is left, and
+// nothing waits for it.
+func TestDeepCgroup(t *testing.T) {
+	for _, c := range []struct{ name, driver, handler string }{
+		{"crun", "cgroupfs", "crun"},
+		{"runc", "cgroupfs", "runc"},
+		{"systemd", "systemd", "crun"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			start(t, "[runtime]\ncgroup_manager = \""+c.driver+"\"")
+			in(t, subpod+" pull -q busybox")
+			const deep = `cd /sys/fs/cgroup; n=$(printf %0200d 0); for i in $(seq 40); do mkdir $n && cd $n; done; echo $$ >cgroup.procs; echo in; exec sleep 1000`
+			id := in(t, subpod+" run -d -q --name deep --privileged --runtime "+c.handler+" busybox sh -c '"+deep+"'")
+			t.Cleanup(func() { in(t, subpod+" rm -f -t 0 deep 2>/dev/null || true") })
+			in(t, "for i in $(seq 100); do test \"$("+subpod+" logs deep)\" = in && exit; sleep 0.1; done; "+subpod+" logs deep; exit 1")
+			in(t, "timeout 60 "+subpod+" rm -f -t 0 deep")
+			if left := cgroups(t, id); len(left) != 0 {
+				t.Errorf("left behind: %v", left)
+			}
+		})
+	}
+}
