@@ -79,7 +79,7 @@ func printMetrics(ctx context.Context, out io.Writer, network, address string) e
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	if _, err := io.WriteString(conn, "GET /metrics HTTP/1.0\r\nHost: subpod\r\n\r\n"); err != nil {
+	if _, err := io.WriteString(conn, "GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n"); err != nil {
 		return fmt.Errorf("ask for metrics: %w", err)
 	}
 	if err := copyMetrics(out, conn); err != nil {

@@ -31,7 +31,7 @@ func (s scraper) text() (string, error) {
 			return new(net.Dialer).DialContext(ctx, s.network, s.address)
 		},
 	}}
-	resp, err := client.Get("http://subpod/metrics")
+	resp, err := client.Get("http://localhost/metrics")
 	if err != nil {
 		return "", err
 	}
