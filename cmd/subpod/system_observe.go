@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -88,6 +89,16 @@ func printMetrics(ctx context.Context, out io.Writer, network, address string) e
 	return nil
 }
 
+// plainLabel replaces what would control the terminal as the server does in names: the text
+// format of Prometheus has no escape sequences for it, and one that it does not know costs
+// the reader the whole text.
+func plainLabel(r rune) rune {
+	if unsafeRune(r, "\t") {
+		return utf8.RuneError
+	}
+	return r
+}
+
 // maxMetricsLine bounds a line of the answer, in bytes.
 const maxMetricsLine = 1 << 20
 
@@ -105,7 +116,7 @@ func copyMetrics(out io.Writer, from io.Reader) error {
 			head = line != ""
 			continue
 		}
-		if _, err := fmt.Fprintln(out, plain(line)); err != nil {
+		if _, err := fmt.Fprintln(out, strings.Map(plainLabel, line)); err != nil {
 			return err
 		}
 	}
