@@ -329,3 +329,20 @@ func TestLog(t *testing.T) {
 		t.Errorf("after a reload the level is %q", got)
 	}
 }
+
+// TestLogWithoutReader: who reads the log may go: the server says what it has to say to
+// nobody.
+func TestLogWithoutReader(t *testing.T) {
+	n := node.Start(t, node.Options{Prefix: []string{"bash", "-c", `exec "$@" 2> >(exec head -n 1 >&2)`, "bash"}})
+	server := n.Server()
+	n.MustSubpod("run", "-d", "--name", "web", busybox, "sleep", "1000")
+	n.MustSubpod("system", "log-level", "debug") // each request is a line
+	for range 3 {
+		n.MustSubpod("ps")
+	}
+	if now := n.Server(); now != server {
+		t.Errorf("the server was process %d and is %d", server, now)
+	}
+	n.MustSubpod("reload")
+	n.MustSubpod("exec", "web", "true")
+}
