@@ -126,7 +126,7 @@ func TestKept(t *testing.T) {
 		if _, err := fmt.Fprintf(conn, "GET /none HTTP/1.1\r\nHost: %s\r\nConnection: keep-alive\r\n\r\n", address); err != nil {
 			t.Fatal(err)
 		}
-		if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		if err := conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
 			t.Fatal(err)
 		}
 		if text, err := io.ReadAll(conn); err != nil || !strings.Contains(string(text), "404") {
@@ -148,7 +148,7 @@ func TestHammer(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- metrics.New("v", sources, nil).Serve(ctx, l, log.Default()) }()
-		client := http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+		client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) {
 			ours, theirs := net.Pipe()
 			select {
 			case l.conns <- theirs:
