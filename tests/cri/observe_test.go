@@ -144,6 +144,9 @@ func TestMetrics(t *testing.T) {
 	if v := port.value(`subpod_pods{namespace="default",state="notready"}`); v < 1 {
 		t.Errorf("on a port there are %v pods", v)
 	}
+	if got := n.MustSubpod("system", "metrics"); !strings.Contains(got, "subpod_build_info{") {
+		t.Errorf("subpod system metrics, from a port: %.300s", got)
+	}
 	if _, err := s.text(); err == nil {
 		t.Error("the socket still serves")
 	}
