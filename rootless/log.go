@@ -12,8 +12,10 @@ import (
 	"github.com/subpod/subpod/pkg/logging"
 )
 
-// newLogger makes the logger of a process of the node, on stderr.
+// newLogger makes the logger of a process of the node, on stderr. The process outlives who
+// reads there.
 func newLogger(c Config, process string) *slog.Logger {
+	logging.OutliveReader()
 	o := logging.Options{Level: c.LogLevel, JSON: c.LogJSON, Journal: logging.ToJournal(os.Stderr)}
 	return logging.New(os.Stderr, o).With("process", process)
 }

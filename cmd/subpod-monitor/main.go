@@ -18,6 +18,7 @@ func main() {
 		_, _ = os.Stderr.WriteString("subpod-monitor is started by the node and does nothing by itself\n")
 		os.Exit(64)
 	}
+	logging.OutliveReader()
 	os.Exit(monitor.Run(version, logging.New(os.Stderr, logging.Options{
 		Level: slog.LevelInfo, JSON: os.Getenv("SUBPOD_LOG_JSON") == "true", Journal: logging.ToJournal(os.Stderr),
 	}).With("component", "monitor")))

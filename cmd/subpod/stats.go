@@ -169,9 +169,10 @@ func (s *sampler) rows(ctx context.Context, refs []string) ([]statsRow, error) {
 		names[x.Id] = x.Name()
 	}
 	var rows []statsRow
+	last := map[string]sample{}
 	for _, st := range resp.Stats {
 		id := st.GetAttributes().GetId()
-		if len(wanted) > 0 && !wanted[id] {
+		if names[id] == "" || len(wanted) > 0 && !wanted[id] { // without a name: it has come since the list
 			continue
 		}
 		now := sample{st.GetCpu().GetTimestamp(), st.GetCpu().GetUsageCoreNanoSeconds().GetValue()}
@@ -187,9 +188,10 @@ func (s *sampler) rows(ctx context.Context, refs []string) ([]statsRow, error) {
 		if before, ok := s.last[id]; ok && now.at > before.at && now.cpu >= before.cpu {
 			row.CPU = float64(now.cpu-before.cpu) / float64(now.at-before.at) * 100
 		}
-		s.last[id] = now
+		last[id] = now
 		rows = append(rows, row)
 	}
+	s.last = last
 	for _, x := range list {
 		has := slices.ContainsFunc(rows, func(r statsRow) bool { return r.ID == x.Id })
 		if s.all && !has && (len(wanted) == 0 || wanted[x.Id]) {

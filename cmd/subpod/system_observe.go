@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -79,13 +80,23 @@ func printMetrics(ctx context.Context, out io.Writer, network, address string) e
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	if _, err := io.WriteString(conn, "GET /metrics HTTP/1.0\r\nHost: subpod\r\n\r\n"); err != nil {
+	if _, err := io.WriteString(conn, "GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n"); err != nil {
 		return fmt.Errorf("ask for metrics: %w", err)
 	}
 	if err := copyMetrics(out, conn); err != nil {
 		return fmt.Errorf("ask for metrics at %s: %w", address, err)
 	}
 	return nil
+}
+
+// plainLabel replaces what would control the terminal as the server does in names: the text
+// format of Prometheus has no escape sequences for it, and one that it does not know costs
+// the reader the whole text.
+func plainLabel(r rune) rune {
+	if unsafeRune(r, "\t") {
+		return utf8.RuneError
+	}
+	return r
 }
 
 // maxMetricsLine bounds a line of the answer, in bytes.
@@ -105,7 +116,7 @@ func copyMetrics(out io.Writer, from io.Reader) error {
 			head = line != ""
 			continue
 		}
-		if _, err := fmt.Fprintln(out, plain(line)); err != nil {
+		if _, err := fmt.Fprintln(out, strings.Map(plainLabel, line)); err != nil {
 			return err
 		}
 	}

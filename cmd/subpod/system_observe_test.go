@@ -8,11 +8,12 @@ import (
 )
 
 // TestPrintMetrics: what whoever listens on the address of the metrics says is shown, but
-// controls no terminal; and what is no answer is an error.
+// controls no terminal; what Prometheus can read stays so; and what is no answer is an error.
 func TestPrintMetrics(t *testing.T) {
 	for _, c := range []struct{ answer, want, err string }{
 		{answer: "HTTP/1.0 200 OK\r\nX: y\r\n\r\na 1\nb{c=\"d\"} 2\n", want: "a 1\nb{c=\"d\"} 2\n"},
-		{answer: "HTTP/1.0 200 OK\r\n\r\na\x1b]0;x\a 1\n", want: `a\x1b]0;x\x07 1` + "\n"},
+		{answer: "HTTP/1.0 200 OK\r\n\r\na\x1b]0;x\a\xff\u202e 1\n", want: "a\ufffd]0;x\ufffd\ufffd\ufffd 1\n"},
+		{answer: "HTTP/1.0 200 OK\r\n\r\nb{c=\"\ufffd\\\"\\n\"} 2\n", want: "b{c=\"\ufffd\\\"\\n\"} 2\n"},
 		{answer: "HTTP/1.0 200 OK\r\n\r\nno end", want: "no end\n"},
 		{answer: "HTTP/1.0 200 OK\r\n\r\n" + strings.Repeat("x", 2<<20), err: "too long"},
 		{answer: strings.Repeat("x", 2<<20), err: "too long"},

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"io"
 	"maps"
 	"slices"
@@ -73,14 +72,13 @@ func attribute(key, value string) otlpAttribute { return otlpAttribute{key, otlp
 
 // otlpSpans returns the request's span and those of its steps.
 func otlpSpans(t *api.Trace) []otlpSpan {
-	hex := func(id uint64) string { return fmt.Sprintf("%016x", id) }
 	nano := func(d time.Duration) string { return strconv.FormatInt(t.Start.Add(d).UnixNano(), 10) }
 	root := otlpSpan{
-		TraceID: t.TraceID.String(), SpanID: hex(t.Step(-1)), Name: t.Name, Kind: otlpServer,
+		TraceID: t.TraceID.String(), SpanID: t.Step(-1).String(), Name: t.Name, Kind: otlpServer,
 		Start: nano(0), End: nano(t.Took), Attributes: []otlpAttribute{attribute("rpc.system", "grpc"), attribute("rpc.method", t.Name)},
 	}
 	if t.Parent != 0 {
-		root.Parent = hex(t.Parent)
+		root.Parent = t.Parent.String()
 	}
 	for _, k := range slices.Sorted(maps.Keys(t.Attributes)) {
 		root.Attributes = append(root.Attributes, attribute("subpod."+k, t.Attributes[k]))
@@ -91,7 +89,7 @@ func otlpSpans(t *api.Trace) []otlpSpan {
 	}
 	spans := []otlpSpan{root}
 	for i, s := range t.Steps {
-		span := otlpSpan{TraceID: root.TraceID, SpanID: hex(t.Step(i)), Parent: hex(t.Step(s.Parent)), Name: s.Name, Kind: otlpInternal, Start: nano(s.Start), End: nano(s.Start + s.Took)}
+		span := otlpSpan{TraceID: root.TraceID, SpanID: t.Step(i).String(), Parent: t.Step(s.Parent).String(), Name: s.Name, Kind: otlpInternal, Start: nano(s.Start), End: nano(s.Start + s.Took)}
 		if s.Failed {
 			span.Status.Code = otlpError
 		}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
 	"strings"
 	"sync"
 
@@ -46,6 +47,11 @@ func plain(w io.Writer, o Options) slog.Handler {
 	}
 	return slog.NewTextHandler(w, opts)
 }
+
+// OutliveReader makes the write of a line fail whose reader has gone: a journal that has been
+// restarted, or the end of a pipe. Otherwise it ends a Go program, by SIGPIPE where that is
+// standard error. Programs that this one starts have the signal's default action.
+func OutliveReader() { signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE) }
 
 // ToJournal reports whether what is written to the file goes to systemd's journal
 // ($JOURNAL_STREAM of systemd.exec(5)).

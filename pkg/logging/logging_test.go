@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -117,6 +118,37 @@ func TestToJournal(t *testing.T) {
 	t.Setenv("JOURNAL_STREAM", id)
 	if !logging.ToJournal(f) || logging.ToJournal(other) {
 		t.Error("the journal is not told from another file")
+	}
+}
+
+// TestOutliveReader: a program whose standard error has no reader goes on, and what it starts
+// is not made to.
+func TestOutliveReader(t *testing.T) {
+	const writer = "TEST_WRITER"
+	if os.Getenv(writer) != "" {
+		logging.OutliveReader()
+		for range 3 {
+			slog.New(slog.NewTextHandler(os.Stderr, nil)).Info("a line")
+		}
+		out, err := exec.Command("grep", "^SigIgn:", "/proc/self/status").Output()
+		fmt.Printf("goes on: %s %v\n", out, err)
+		return
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	defer w.Close()
+	cmd := exec.Command("/proc/self/exe", "-test.run=^TestOutliveReader$")
+	cmd.Env, cmd.Stderr = append(os.Environ(), writer+"=1"), w
+	out, err := cmd.Output()
+	if err != nil || !strings.Contains(string(out), "goes on") {
+		t.Fatalf("%v: %s", err, out)
+	}
+	var ignored uint64
+	if _, err := fmt.Sscanf(string(out), "goes on: SigIgn: %x", &ignored); err != nil || ignored&(1<<(unix.SIGPIPE-1)) != 0 {
+		t.Errorf("what it starts ignores SIGPIPE: %v: %s", err, out)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/subpod/subpod/pkg/api"
+	"github.com/subpod/subpod/pkg/trace"
 )
 
 // interceptor serves every call of the server.
@@ -36,11 +37,12 @@ func (i *interceptor) stream(srv any, ss grpc.ServerStream, info *grpc.StreamSer
 
 func (i *interceptor) serve(ctx context.Context, fullMethod string, handle func(context.Context) error) (err error) {
 	method := path.Base(fullMethod)
-	if err := i.wait(ctx); err != nil {
-		return err
-	}
 	c := i.begin(ctx, fullMethod)
 	defer func() { c.end(err) }()
+	if err := i.wait(c.ctx); err != nil {
+		i.log(ctx, method, time.Since(c.start), err)
+		return err
+	}
 	defer func() {
 		if p := recover(); p != nil {
 			i.Log.Error("a request panicked", "method", method, "panic", p, "stack", string(debug.Stack()))
@@ -82,12 +84,14 @@ func (i *interceptor) log(ctx context.Context, method string, took time.Duration
 }
 
 // wait returns once the server is ready; Unavailable when ctx ends first.
-func (i *interceptor) wait(ctx context.Context) error {
+func (i *interceptor) wait(ctx context.Context) (err error) {
 	select {
 	case <-i.Ready:
 		return nil
 	default:
 	}
+	_, step := trace.Start(ctx, "wait for the server's start")
+	defer func() { step.End(err) }()
 	select {
 	case <-i.Ready:
 		return nil

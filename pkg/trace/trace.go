@@ -12,7 +12,6 @@ package trace
 
 import (
 	"context"
-	"math/rand/v2"
 	"sync"
 	"time"
 )
@@ -51,7 +50,7 @@ func (r *Recorder) Begin(ctx context.Context, name string, remote Remote) (conte
 	}
 	now := time.Now()
 	a := &active{recorder: r, start: now}
-	a.trace = Trace{Name: name, Start: now, TraceID: remote.TraceID, Parent: remote.SpanID, SpanID: rand.Uint64()}
+	a.trace = Trace{Name: name, Start: now, TraceID: remote.TraceID, Parent: remote.SpanID, SpanID: newSpanID()}
 	if a.trace.TraceID == (ID{}) {
 		a.trace.TraceID = newID()
 	}

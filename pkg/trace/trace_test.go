@@ -2,6 +2,7 @@ package trace_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"runtime"
@@ -210,7 +211,11 @@ func TestRemote(t *testing.T) {
 	if r.TraceID.String() != id || r.SpanID != 0xb7ad6b7169203331 {
 		t.Errorf("%+v", r)
 	}
-	for _, bad := range []string{"", "00", "ff-" + id + "-b7ad6b7169203331-01", "00-" + id + "-0000000000000000-01",
+	if later := trace.ParseRemote("01-" + id + "-b7ad6b7169203331-01-more"); later != r {
+		t.Errorf("of a later version: %+v", later)
+	}
+	for _, bad := range []string{"", "00", "00-" + id + "-b7ad6b7169203331-01-more", "zz-" + id + "-b7ad6b7169203331-01", "00-" + id + "-b7ad6b7169203331-", "00-" + id + "-b7ad6b7169203331-0x",
+		"00-" + strings.ToUpper(id) + "-b7ad6b7169203331-01", "00-" + id + "-B7AD6B7169203331-01", "ff-" + id + "-b7ad6b7169203331-01", "00-" + id + "-0000000000000000-01",
 		"00-00000000000000000000000000000000-b7ad6b7169203331-01", "00-" + id[:30] + "zz-b7ad6b7169203331-01", "00-" + id + "0-b7ad6b7169203331-01"} {
 		if r := trace.ParseRemote(bad); r != (trace.Remote{}) {
 			t.Errorf("%q: %+v", bad, r)
@@ -229,6 +234,39 @@ func TestRemote(t *testing.T) {
 	rec.End(root, "OK", "error")
 	if got := rec.Recent(1, all)[0]; got.TraceID.String() != id || got.Parent != r.SpanID {
 		t.Errorf("the trace of a client is not continued: %+v", got)
+	}
+}
+
+// TestJSON: IDs are written as OpenTelemetry and the header of the client write them, and
+// read back.
+func TestJSON(t *testing.T) {
+	const traceID, parent = "0af7651916cd43dd8448eb211c80319c", "00ad6b7169203331"
+	var r trace.Recorder
+	for range 100 {
+		_, root := r.Begin(t.Context(), "x", trace.ParseRemote("00-"+traceID+"-"+parent+"-01"))
+		r.End(root, "OK", "error")
+	}
+	for _, x := range r.Recent(100, all) {
+		text, err := json.Marshal(x)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var as struct{ TraceID, SpanID, ParentSpanID string }
+		var back trace.Trace
+		if err := errors.Join(json.Unmarshal(text, &as), json.Unmarshal(text, &back)); err != nil {
+			t.Fatal(err)
+		}
+		if as.TraceID != traceID || as.ParentSpanID != parent || len(as.SpanID) != 16 || as.SpanID != x.SpanID.String() || back.SpanID != x.SpanID || back.Parent != x.Parent {
+			t.Fatalf("%s", text)
+		}
+	}
+	if text, _ := json.Marshal(trace.Trace{SpanID: 1}); strings.Contains(string(text), "parent") {
+		t.Errorf("without a parent: %s", text)
+	}
+	for _, bad := range []string{`"1234567890"`, `"b7ad6b716920333x"`, `7`} {
+		if err := json.Unmarshal([]byte(`{"spanId":`+bad+`}`), new(trace.Trace)); err == nil {
+			t.Errorf("%s is the ID of a span", bad)
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"strings"
 	"time"
@@ -33,27 +34,55 @@ func (id *ID) UnmarshalText(text []byte) error {
 	return err
 }
 
+// SpanID is the ID of a request or a step. 0 is that of none.
+type SpanID uint64
+
+// newSpanID returns one after which those of all steps are none of them 0.
+func newSpanID() SpanID { return SpanID(rand.Uint64N(math.MaxUint64-maxSteps) + 1) }
+
+// String returns the ID in hexadecimal, as W3C Trace Context and OpenTelemetry write it.
+func (id SpanID) String() string { return fmt.Sprintf("%016x", uint64(id)) }
+
+// MarshalText implements encoding.TextMarshaler.
+func (id SpanID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (id *SpanID) UnmarshalText(text []byte) error {
+	var b [8]byte
+	if len(text) != hex.EncodedLen(len(b)) {
+		return fmt.Errorf("%q is no ID of a span", text)
+	}
+	_, err := hex.Decode(b[:], text)
+	*id = SpanID(binary.BigEndian.Uint64(b[:]))
+	return err
+}
+
 // Remote is the span of a client by which a request was sent.
 type Remote struct {
 	TraceID ID
-	SpanID  uint64
+	SpanID  SpanID
 }
 
 // ParseRemote reads the header "traceparent" of W3C Trace Context. What is none is the zero
 // Remote.
 func ParseRemote(header string) (r Remote) {
 	parts := strings.SplitN(header, "-", 5) // the fifth is of a later version
-	if len(parts) < 4 || len(parts[0]) != 2 || len(parts[1]) != 32 || len(parts[2]) != 16 || parts[0] == "ff" {
+	if len(parts) < 4 || !isHex(parts[0], 2) || parts[0] == "ff" || parts[0] == "00" && len(parts) > 4 {
 		return Remote{}
 	}
-	span, err := hex.DecodeString(parts[2])
-	if err != nil || r.TraceID.UnmarshalText([]byte(parts[1])) != nil {
+	if !isHex(parts[1], 32) || !isHex(parts[2], 16) || !isHex(parts[3], 2) ||
+		r.TraceID.UnmarshalText([]byte(parts[1])) != nil || r.SpanID.UnmarshalText([]byte(parts[2])) != nil {
 		return Remote{}
 	}
-	if r.SpanID = binary.BigEndian.Uint64(span); r.SpanID == 0 || r.TraceID == (ID{}) {
+	if r.SpanID == 0 || r.TraceID == (ID{}) {
 		return Remote{}
 	}
 	return r
+}
+
+// isHex reports whether s are n digits, of which the standard allows the small ones alone.
+func isHex(s string, n int) bool {
+	return len(s) == n && strings.Trim(s, "0123456789abcdef") == ""
 }
 
 // Trace is a request that has ended.
@@ -61,8 +90,8 @@ type Trace struct {
 	TraceID ID `json:"traceId"`
 	// SpanID is that of the request; that of Steps[i] is SpanID + 1 + i. Parent is the
 	// client's, 0 without one.
-	SpanID uint64 `json:"spanId,string"`
-	Parent uint64 `json:"parent,string,omitempty"`
+	SpanID SpanID `json:"spanId"`
+	Parent SpanID `json:"parentSpanId,omitempty"`
 	// Name of the gRPC method.
 	Name  string        `json:"name"`
 	Start time.Time     `json:"start"`
@@ -90,9 +119,9 @@ type StepTime struct {
 }
 
 // Step returns the SpanID of a step.
-func (t *Trace) Step(i int) uint64 {
+func (t *Trace) Step(i int) SpanID {
 	if i < 0 {
 		return t.SpanID
 	}
-	return t.SpanID + 1 + uint64(i)
+	return t.SpanID + 1 + SpanID(i)
 }

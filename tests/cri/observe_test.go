@@ -31,7 +31,7 @@ func (s scraper) text() (string, error) {
 			return new(net.Dialer).DialContext(ctx, s.network, s.address)
 		},
 	}}
-	resp, err := client.Get("http://subpod/metrics")
+	resp, err := client.Get("http://localhost/metrics")
 	if err != nil {
 		return "", err
 	}
@@ -143,6 +143,9 @@ func TestMetrics(t *testing.T) {
 	n.MustSubpod("reload")
 	if v := port.value(`subpod_pods{namespace="default",state="notready"}`); v < 1 {
 		t.Errorf("on a port there are %v pods", v)
+	}
+	if got := n.MustSubpod("system", "metrics"); !strings.Contains(got, "subpod_build_info{") {
+		t.Errorf("subpod system metrics, from a port: %.300s", got)
 	}
 	if _, err := s.text(); err == nil {
 		t.Error("the socket still serves")
@@ -328,4 +331,21 @@ func TestLog(t *testing.T) {
 	if got := n.MustSubpod("system", "log-level"); got != "info" {
 		t.Errorf("after a reload the level is %q", got)
 	}
+}
+
+// TestLogWithoutReader: who reads the log may go: the server says what it has to say to
+// nobody.
+func TestLogWithoutReader(t *testing.T) {
+	n := node.Start(t, node.Options{Prefix: []string{"bash", "-c", `exec "$@" 2> >(exec head -n 1 >&2)`, "bash"}})
+	server := n.Server()
+	n.MustSubpod("run", "-d", "--name", "web", busybox, "sleep", "1000")
+	n.MustSubpod("system", "log-level", "debug") // each request is a line
+	for range 3 {
+		n.MustSubpod("ps")
+	}
+	if now := n.Server(); now != server {
+		t.Errorf("the server was process %d and is %d", server, now)
+	}
+	n.MustSubpod("reload")
+	n.MustSubpod("exec", "web", "true")
 }

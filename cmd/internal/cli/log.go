@@ -24,12 +24,14 @@ func LogLevel(cfg *config.Config) (slog.Level, error) {
 const LogName = "daemon.log"
 
 // NewLog returns a logger that writes to standard error in the configured format, and its
-// level, which may be changed. It bounds the file of LogName.
+// level, which may be changed. It bounds the file of LogName, and the process outlives who
+// reads its standard error.
 func NewLog(cfg *config.Config) (*slog.Logger, *slog.LevelVar, error) {
 	l, err := LogLevel(cfg)
 	if err != nil {
 		return nil, nil, err
 	}
+	logging.OutliveReader()
 	level := new(slog.LevelVar)
 	level.Set(l)
 	out := &boundedLog{file: os.Stderr, path: filepath.Join(cfg.Daemon.RunDir, LogName)}
