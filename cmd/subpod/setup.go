@@ -36,8 +36,11 @@ no service, the rest is the same.`,
 				return usagef("setup takes no %s: the service reads the configuration in its standard places (subpod daemon --help)", strings.Join(args, " "))
 			}
 			cfg, err := flags.Load()
-			if err != nil {
+			switch {
+			case err != nil && !undo:
 				return err
+			case err != nil:
+				cfg = config.Default() // what was done is in the record
 			}
 			s, err := newSetupOf(cmd, cfg)
 			if err != nil {

@@ -36,6 +36,9 @@ const (
 // ErrForeignDaemon says that a daemon runs which is no service of systemd.
 var ErrForeignDaemon = errors.New("a daemon runs already, outside of systemd")
 
+// ErrBusy says that another call of setup is at work.
+var ErrBusy = errors.New("another \"subpod setup\" is at work")
+
 // ErrOtherUnit says that setup has chosen the other way of starting before.
 var ErrOtherUnit = errors.New("the daemon is started another way")
 
@@ -64,22 +67,27 @@ type Setup struct {
 }
 
 // Do writes what is missing, enables linger, and starts the service. Idempotent.
-// ErrForeignDaemon, ErrOtherUnit and ErrOtherSocket before anything is changed.
+// ErrForeignDaemon, ErrOtherUnit, ErrOtherSocket and ErrBusy before anything is changed.
 func (s Setup) Do(ctx context.Context) error {
 	systemd := s.hasSystemd()
 	if systemd && !s.DryRun && s.foreign(ctx) {
 		return fmt.Errorf("%w (it serves %s): end it first (kill $(cat %s)), then: subpod setup", ErrForeignDaemon, s.Socket, filepath.Join(filepath.Dir(s.Socket), "daemon.lock"))
 	}
+	// ListenStream= of configs/subpod.socket.
+	if at := filepath.Join(s.RuntimeDir, "subpod", "subpod.sock"); systemd && s.OnDemand && filepath.Clean(s.Socket) != at {
+		return fmt.Errorf("%w: clients come to %s, systemd would listen on %s; leave daemon.socket at its default, or setup without --on-demand", ErrOtherSocket, s.Socket, at)
+	}
+	unlock, err := s.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	r, err := s.load()
 	if err != nil {
 		return err
 	}
 	if other := s.other(); slices.Contains(r.Units, other) {
 		return fmt.Errorf("%w: %s is enabled; change that by subpod setup --undo, which ends the containers, and setup again", ErrOtherUnit, other)
-	}
-	// ListenStream= of configs/subpod.socket.
-	if at := filepath.Join(s.RuntimeDir, "subpod", "subpod.sock"); systemd && s.OnDemand && filepath.Clean(s.Socket) != at {
-		return fmt.Errorf("%w: clients come to %s, systemd would listen on %s; leave daemon.socket at its default, or setup without --on-demand", ErrOtherSocket, s.Socket, at)
 	}
 	files, err := s.files(systemd)
 	if err != nil {
