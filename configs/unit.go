@@ -18,14 +18,19 @@ var socket string
 const homeDir = "%h/.local/bin"
 
 // Unit returns the systemd user unit (subpod.service) for the program at the absolute
-// path binary.
-func Unit(binary string) (string, error) {
+// path binary, with further variables of its environment (NAME=VALUE).
+func Unit(binary string, env ...string) (string, error) {
 	if err := checkPath(binary); err != nil {
 		return "", fmt.Errorf("systemd unit: %w", err)
 	}
 	dir := filepath.Dir(binary)
 	if strings.Contains(dir, ":") {
 		return "", fmt.Errorf("systemd unit: the directory of %q cannot be in $PATH, which a colon divides", binary)
+	}
+	for _, assignment := range env {
+		if err := checkLine(assignment); err != nil {
+			return "", fmt.Errorf("systemd unit: variable %w", err)
+		}
 	}
 	var out strings.Builder
 	for i, line := range strings.Split(strings.TrimSuffix(service, "\n"), "\n") {
@@ -39,6 +44,9 @@ func Unit(binary string) (string, error) {
 				list = append([]string{dir}, list...)
 			}
 			line = key + "=" + UnitWord("PATH="+strings.Join(list, ":"))
+			for _, assignment := range env {
+				line += "\n" + key + "=" + UnitWord(assignment)
+			}
 		case strings.HasPrefix(value, homeDir+"/subpod "):
 			line = key + "=" + UnitWord(binary) + strings.TrimPrefix(value, homeDir+"/subpod")
 		}

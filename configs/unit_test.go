@@ -26,6 +26,13 @@ func TestUnitFor(t *testing.T) {
 			t.Errorf("the unit for %s still tells how to install it:\n%s", binary, unit)
 		}
 	}
+	unit, err := Unit("/usr/bin/subpod", "XDG_DATA_HOME=/my data/5%", "HOME=/home/ann")
+	if err != nil || !strings.Contains(unit, ":/bin\nEnvironment=\"XDG_DATA_HOME=/my data/5%%\"\nEnvironment=HOME=/home/ann\nExecStart=") {
+		t.Errorf("with variables: %v\n%s", err, unit)
+	}
+	if got, err := Unit("/usr/bin/subpod", "HOME=/a\nExecStart=/bin/sh"); err == nil {
+		t.Errorf("a line break was accepted: %s", got)
+	}
 	for _, bad := range []string{"", "subpod", "/a:b/subpod", "/a\nExecStart=/bin/sh"} {
 		if got, err := Unit(bad); err == nil {
 			t.Errorf("the path %q was accepted: %s", bad, got)

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -114,10 +115,26 @@ func newSetupOf(cmd *cobra.Command, cfg *config.Config) (setup.Setup, error) {
 		return filepath.Join(home, fallback)
 	}
 	return setup.Setup{
-		Binary: binary, User: me.Username, RuntimeDir: os.Getenv("XDG_RUNTIME_DIR"), Socket: cfg.Daemon.Socket,
+		Binary: binary, User: me.Username, Home: me.HomeDir, Getenv: os.Getenv, Variables: configVariables(),
+		RuntimeDir: os.Getenv("XDG_RUNTIME_DIR"), Socket: cfg.Daemon.Socket,
 		ConfigHome: xdg("XDG_CONFIG_HOME", ".config"), DataHome: xdg("XDG_DATA_HOME", ".local/share"), StateHome: xdg("XDG_STATE_HOME", ".local/state"),
 		Completions: completions, Out: cmd.OutOrStdout(),
 	}, nil
+}
+
+// configVariables lists the variables by which configuration is found, and those in its paths.
+// XDG_RUNTIME_DIR is not among them: by that systemd is found.
+func configVariables() []string {
+	names := []string{"HOME", "XDG_CONFIG_HOME"}
+	if cfg, err := config.Load("", nil); err == nil {
+		_ = cfg.Resolve(func(name string) string { // resolved before, without an error
+			if name != "XDG_RUNTIME_DIR" && !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+			return os.Getenv(name)
+		})
+	}
+	return names
 }
 
 // calledPath returns the path by which this program was called: a link stays one, so that

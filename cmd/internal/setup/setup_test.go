@@ -28,6 +28,8 @@ const fake = `#!/bin/sh
 cd "$FAKE" || exit 1
 echo "${0##*/} $*" >>calls
 case "${0##*/} $*" in
+*show-environment*) cat manager-env 2>/dev/null || true ;;
+*"show --property=UnitPath"*) echo "UnitPath=$FAKE/home/.config/systemd/user.control $FAKE/home/.config/systemd/user /etc/systemd/user" ;;
 *is-enabled*) test -e "enabled-${*##* }" ;;
 *is-active*) test -e "active-${*##* }" ;;
 *"enable --now"*) touch "enabled-${*##* }" "active-${*##* }"; if test -e no-start; then echo "Job for ${*##* } failed" >&2; exit 1; fi ;;
@@ -65,6 +67,7 @@ func newAccount(t *testing.T, systemd bool) *account {
 	t.Setenv("PATH", in("bin")+":/usr/bin:/bin")
 	a.Setup = Setup{
 		Binary: "/home/ann/.local/bin/subpod", User: "ann", RuntimeDir: in("run"), Root: in("root"), Socket: in("run/subpod/subpod.sock"),
+		Home: in("home"), Getenv: func(name string) string { return map[string]string{"HOME": in("home")}[name] }, Variables: []string{"HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"},
 		ConfigHome: in("home/.config"), DataHome: in("home/.local/share"), StateHome: in("home/.local/state"),
 		Completions: map[string]string{"bash": "# bash\n", "fish": "# fish\n"}, Out: &a.out,
 	}
@@ -158,7 +161,7 @@ func TestDoAndUndo(t *testing.T) {
 	}
 	a.DryRun = false
 	a.undo()
-	if got := a.files(); !slices.Equal(got, []string{"home", "home/.local", "home/.local/state"}) && len(got) > 0 {
+	if got := a.files(); len(got) > 0 {
 		t.Errorf("left: %q", got)
 	}
 	for _, want := range []string{"disable --now subpod.service", "disable-linger"} {
@@ -230,7 +233,7 @@ func TestLinger(t *testing.T) {
 func TestSystem(t *testing.T) {
 	a := newAccount(t, true)
 	a.Binary = "/usr/bin/subpod"
-	files, err := a.Setup.files(true)
+	files, err := a.Setup.files(t.Context(), true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -307,8 +310,54 @@ func TestUndoWithoutSession(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.undo()
-	if got := a.files(); len(got) > 3 {
+	if got := a.files(); len(got) > 0 {
 		t.Errorf("without systemd: %q is left", got)
+	}
+}
+
+// TestOtherPlaces: a service looks where the commands of the shell do, and its unit is where
+// systemd looks.
+func TestOtherPlaces(t *testing.T) {
+	a := newAccount(t, true)
+	if out := a.do(); strings.Contains(out, "the service gets") {
+		t.Errorf("with the same places:\n%s", out)
+	}
+	shell := map[string]string{"HOME": a.Home, "XDG_CONFIG_HOME": a.dir + "/cfg", "XDG_DATA_HOME": a.dir + "/my data", "SCRATCH": "/scratch", "XDG_STATE_HOME": "relative"}
+	a.Getenv = func(name string) string { return shell[name] }
+	a.ConfigHome, a.DataHome = shell["XDG_CONFIG_HOME"], shell["XDG_DATA_HOME"]
+	a.Variables = []string{"HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "SCRATCH"}
+	env := "HOME=" + a.Home + "\nXDG_DATA_HOME=$'" + a.dir + "/my data'\nSCRATCH=/tmp\n"
+	if err := os.WriteFile(filepath.Join(a.dir, "manager-env"), []byte(env), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	out := a.do()
+	at := filepath.Join(a.Home, ".config/systemd/user/subpod.service")
+	unit, err := os.ReadFile(at)
+	if want := "\nEnvironment=XDG_CONFIG_HOME=" + a.dir + "/cfg\nEnvironment=SCRATCH=/scratch\nExecStart="; err != nil || !strings.Contains(string(unit), want) {
+		t.Errorf("the unit has no %q: %v\n%s", want, err, unit)
+	}
+	for _, want := range []string{"wrote: " + at, "the service gets: XDG_CONFIG_HOME=" + a.dir + "/cfg", "the service gets: SCRATCH=/scratch", "wrote: " + a.dir + "/cfg/subpod/crictl.yaml"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("not said: %q:\n%s", want, out)
+		}
+	}
+	a.undo()
+	if _, err := os.Stat(at); err == nil {
+		t.Error("undo has left the unit")
+	}
+}
+
+// TestOddPaths: what is printed can be pasted, and crictl reads its file.
+func TestOddPaths(t *testing.T) {
+	a := newAccount(t, false)
+	a.ConfigHome = filepath.Join(a.dir, "home/it's\n$x")
+	a.Socket = "/run/a #b: c/subpod.sock"
+	if out := a.do(); !strings.Contains(out, "export CRI_CONFIG_FILE='"+a.dir+"/home/it'\\''s\n$x/subpod/crictl.yaml'\n") {
+		t.Errorf("said:\n%s", out)
+	}
+	text, err := os.ReadFile(a.crictlFile())
+	if err != nil || !strings.Contains(string(text), "CRI_CONFIG_FILE.\nruntime-endpoint: unix:///run/a%20%23b:%20c/subpod.sock\nimage-endpoint: unix") {
+		t.Errorf("%v:\n%s", err, text)
 	}
 }
 
@@ -365,7 +414,7 @@ func TestBrokenOff(t *testing.T) {
 		t.Errorf("the record: %+v, %v", r, err)
 	}
 	a.undo()
-	if got := a.files(); len(got) > 3 {
+	if got := a.files(); len(got) > 0 {
 		t.Errorf("left: %q", got)
 	}
 }
@@ -422,7 +471,7 @@ func TestWithoutSystemd(t *testing.T) {
 		t.Error(err)
 	}
 	a.undo()
-	if got := a.files(); len(got) > 3 {
+	if got := a.files(); len(got) > 0 {
 		t.Errorf("left: %q", got)
 	}
 }
