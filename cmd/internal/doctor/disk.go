@@ -35,6 +35,9 @@ func dataDir(h Host) []Result {
 	if why := h.unusable(want); why != "" {
 		return one(Error, fix, "%s", why)
 	}
+	if why := notInOptions(want); why != "" {
+		return one(Error, fix, "%s", why)
+	}
 	switch {
 	case slices.Contains(remote, disk.Type):
 		return one(Error, fix, "%s is on %s, which cannot store files of subordinate IDs", want, disk.Type)
@@ -44,6 +47,16 @@ func dataDir(h Host) []Result {
 		return one(Warning, "mount a volume on it", "%s is on an overlay, as in a container: the kernel cannot mount another overlay on it", want)
 	}
 	return one(OK, "", "%s is on %s", want, disk.Type)
+}
+
+// notInOptions returns why the server refuses a data directory for its name; "" when it does
+// not (checkOptions of storage).
+func notInOptions(dir string) string {
+	i := strings.IndexAny(dir, ",:\\\n")
+	if i < 0 {
+		return ""
+	}
+	return fmt.Sprintf("%q: overlay mount options can't carry %q in a path", dir, dir[i])
 }
 
 // unusable returns why the daemon cannot have a directory to write to; "" when it can.

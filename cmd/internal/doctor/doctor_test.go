@@ -268,6 +268,8 @@ func TestFakeHosts(t *testing.T) {
 			"data directory", Error, "is on nfs", "data_dir = \"/var/tmp/ann/subpod\""},
 		{"home on a dead NFS", func(f *fake) { f.disks["/home/ann"] = Disk{Type: "hangs"} },
 			"data directory", Error, "no response within 5s", "data_dir"},
+		{"home with a colon", func(f *fake) { f.Config.Daemon.DataDir = "/home/ann/a:b/subpod" },
+			"data directory", Error, "can't carry ':' in a path", "data_dir = \"/var/tmp/ann/subpod\""},
 		{"home on a tmpfs", func(f *fake) { f.disks["/home/ann"] = Disk{Type: "tmpfs", Free: 50 * gib} },
 			"data directory", Warning, "lost on reboot", "data_dir"},
 		{"full disk", func(f *fake) { f.disks["/home/ann"] = Disk{Type: "ext4", Free: 100 << 20, Total: gib} },
