@@ -17,9 +17,23 @@ var socket string
 // homeDir is where the unit as it is shipped expects the program.
 const homeDir = "%h/.local/bin"
 
+// servicePath begins the line of the unit that has the PATH of the service.
+const servicePath = "Environment=PATH=" + homeDir + ":"
+
+// ServicePath returns the directories in which a service finds programs, besides its own.
+func ServicePath() []string {
+	for line := range strings.Lines(service) {
+		if list, ok := strings.CutPrefix(strings.TrimSpace(line), servicePath); ok {
+			return strings.Split(list, ":")
+		}
+	}
+	return nil
+}
+
 // Unit returns the systemd user unit (subpod.service) for the program at the absolute
-// path binary, with further variables of its environment (NAME=VALUE).
-func Unit(binary string, env ...string) (string, error) {
+// path binary, which finds programs in dirs before those of ServicePath, and has further
+// variables in its environment (NAME=VALUE).
+func Unit(binary string, dirs, env []string) (string, error) {
 	if err := checkPath(binary); err != nil {
 		return "", fmt.Errorf("systemd unit: %w", err)
 	}
@@ -27,9 +41,9 @@ func Unit(binary string, env ...string) (string, error) {
 	if strings.Contains(dir, ":") {
 		return "", fmt.Errorf("systemd unit: the directory of %q cannot be in $PATH, which a colon divides", binary)
 	}
-	for _, assignment := range env {
-		if err := checkLine(assignment); err != nil {
-			return "", fmt.Errorf("systemd unit: variable %w", err)
+	for _, text := range slices.Concat(dirs, env) {
+		if err := checkLine(text); err != nil {
+			return "", fmt.Errorf("systemd unit: %w", err)
 		}
 	}
 	var out strings.Builder
@@ -39,7 +53,7 @@ func Unit(binary string, env ...string) (string, error) {
 		case i > 0 && i < 5 && strings.HasPrefix(line, "#"):
 			continue // how to install it
 		case key == "Environment":
-			list := strings.Split(strings.TrimPrefix(value, "PATH="+homeDir+":"), ":")
+			list := slices.Concat(dirs, ServicePath())
 			if !slices.Contains(list, dir) {
 				list = append([]string{dir}, list...)
 			}

@@ -51,7 +51,7 @@ no service, the rest is the same.`,
 			if undo {
 				return s.Undo(cmd.Context())
 			}
-			if err := checkHost(cmd, cfg); err != nil {
+			if s.Programs, err = checkHost(cmd, cfg); err != nil {
 				return err
 			}
 			return s.Do(cmd.Context())
@@ -63,13 +63,15 @@ no service, the rest is the same.`,
 	return cmd
 }
 
-// checkHost prints what is missing on this host; an error where the daemon cannot start.
-func checkHost(cmd *cobra.Command, cfg *config.Config) error {
+// checkHost prints what is missing on this host, and returns the paths of the programs that
+// the daemon runs; an error where it cannot start.
+func checkHost(cmd *cobra.Command, cfg *config.Config) (programs []string, err error) {
 	server, err := serverPath()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	results := doctor.Run(doctor.ThisHost(cfg, os.Getenv, server))
+	host := doctor.ThisHost(cfg, os.Getenv, server)
+	results := doctor.Run(host)
 	var problems []doctor.Result
 	for _, r := range results {
 		// Linger, and a cgroup of its own for the daemon, are what setup is about to get.
@@ -79,13 +81,13 @@ func checkHost(cmd *cobra.Command, cfg *config.Config) error {
 	}
 	if len(problems) > 0 {
 		if err := doctorText(cmd.OutOrStdout(), problems, true); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if doctor.Worst(results) == doctor.Error {
-		return fmt.Errorf("the daemon cannot start here, so nothing was changed: mend the errors above, then run setup again")
+		return nil, fmt.Errorf("the daemon cannot start here, so nothing was changed: mend the errors above, then run setup again")
 	}
-	return nil
+	return host.Programs(), nil
 }
 
 func newSetupOf(cmd *cobra.Command, cfg *config.Config) (setup.Setup, error) {
@@ -138,16 +140,25 @@ func configVariables() []string {
 }
 
 // calledPath returns the path by which this program was called: a link stays one, so that
-// a unit follows an update that replaces it.
+// a unit follows an update that replaces it. A caller may have set another name.
 func calledPath() (string, error) {
 	exe, err := os.Executable()
 	if err != nil {
 		return "", fmt.Errorf("find this program: %w", err)
 	}
 	if called, err := exec.LookPath(os.Args[0]); err == nil {
-		if abs, err := filepath.Abs(called); err == nil && isExecutable(abs) {
+		if abs, err := filepath.Abs(called); err == nil && sameFile(abs, exe) {
 			return abs, nil
 		}
 	}
 	return exe, nil
+}
+
+func sameFile(a, b string) bool {
+	first, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	second, err := os.Stat(b)
+	return err == nil && os.SameFile(first, second)
 }

@@ -54,6 +54,22 @@ func (h Host) needed() []program {
 	return list
 }
 
+// Programs returns the paths of the programs that the daemon needs, without those that are
+// configured by path, and those that are not there.
+func (h Host) Programs() []string {
+	var paths []string
+	names := []string{"newuidmap", "newgidmap"}
+	for _, p := range h.needed() {
+		names = append(names, p.path)
+	}
+	for _, name := range names {
+		if path, err := h.LookPath(name); err == nil && !strings.Contains(name, "/") {
+			paths = append(paths, path)
+		}
+	}
+	return paths
+}
+
 func programs(h Host) []Result {
 	var results []Result
 	for _, p := range h.needed() {

@@ -2,9 +2,12 @@ package setup
 
 import (
 	"context"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/subpod/subpod/configs"
 )
 
 // manager is what the user's systemd works with, whatever a shell has set.
@@ -60,6 +63,28 @@ func (s Setup) environment(m manager) []string {
 		}
 	}
 	return list
+}
+
+// programDirs lists the directories of the programs that the service would not find
+// otherwise, or would find another one instead of.
+func (s Setup) programDirs() []string {
+	var dirs []string
+	for _, path := range s.Programs {
+		dir, name := filepath.Split(path)
+		searched := slices.Concat([]string{filepath.Dir(s.Binary)}, dirs, configs.ServicePath())
+		for _, d := range searched {
+			if there, err := os.Stat(filepath.Join(s.Root, d, name)); err == nil {
+				if wanted, err := os.Stat(filepath.Join(s.Root, path)); err == nil && os.SameFile(there, wanted) {
+					dir = ""
+				}
+				break
+			}
+		}
+		if filepath.IsAbs(dir) {
+			dirs = append(dirs, filepath.Clean(dir))
+		}
+	}
+	return dirs
 }
 
 func (m manager) lookup(name string) string { return m.env[name] }

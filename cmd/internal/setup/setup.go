@@ -58,6 +58,7 @@ type Setup struct {
 
 	Getenv    func(string) string // the shell's environment
 	Variables []string            // those that configuration and its paths depend on, HOME first
+	Programs  []string            // paths of those that the daemon runs, as the shell finds them
 
 	ConfigHome  string            // $XDG_CONFIG_HOME
 	DataHome    string            // $XDG_DATA_HOME
@@ -284,7 +285,11 @@ func (s Setup) unitFiles(ctx context.Context, prefix string) ([]file, error) {
 	for _, assignment := range env {
 		s.say("the service gets", "%s, as your shell has it and systemd has not", assignment)
 	}
-	unit, err := configs.Unit(s.Binary, env...)
+	dirs := s.programDirs()
+	if len(dirs) > 0 {
+		s.say("the service finds programs in", "%s, too, as your shell does", strings.Join(dirs, ", "))
+	}
+	unit, err := configs.Unit(s.Binary, dirs, env)
 	if err != nil {
 		return nil, err
 	}
