@@ -1,10 +1,13 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestReadBounded: files that the user names are read to a bound, also those that have no
@@ -95,6 +98,33 @@ func TestReplaceFile(t *testing.T) {
 	}
 	if err := replaceFile(root, "out/outside", "x", 0o600); err == nil || read(outside) != "mine" {
 		t.Errorf("a link above the file: %v, %q", err, read(outside))
+	}
+}
+
+// TestFinishFile: an archive is as private as the umask has it, and there only when whole.
+func TestFinishFile(t *testing.T) {
+	dir := t.TempDir()
+	for mask, want := range map[int]os.FileMode{0o022: 0o644, 0o077: 0o600, 0o002: 0o664} {
+		f, err := os.CreateTemp(dir, ".save-*")
+		if err != nil {
+			t.Fatal(err)
+		}
+		old := unix.Umask(mask)
+		err = finishFile(f, filepath.Join(dir, "archive"), nil)
+		unix.Umask(old)
+		if st, statErr := os.Stat(filepath.Join(dir, "archive")); err != nil || statErr != nil || st.Mode().Perm() != want {
+			t.Errorf("umask %04o: %v, %v, %v", mask, err, statErr, st.Mode())
+		}
+	}
+	f, err := os.CreateTemp(dir, ".save-*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := finishFile(f, filepath.Join(dir, "none"), errors.New("broken off")); err == nil {
+		t.Error("no error")
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
+		t.Errorf("left: %v, %v", left, err)
 	}
 }
 
