@@ -41,23 +41,24 @@ func unquote(value string) string {
 	return value
 }
 
-// unitDir returns the directory for the user's units: below the shell's $XDG_CONFIG_HOME
-// only where systemd looks there.
-func (s Setup) unitDir(m manager) string {
-	own := filepath.Join(s.ConfigHome, "systemd/user")
-	dirs := []string{own, filepath.Join(place(m.lookup, "XDG_CONFIG_HOME"), "systemd/user"), filepath.Join(s.Home, ".config/systemd/user")}
+// unitDir returns the directory for the units of a user with that home: below the shell's
+// $XDG_CONFIG_HOME only where systemd looks there.
+func (m manager) unitDir(configHome, home string) string {
+	const below = "systemd/user"
+	own := filepath.Join(configHome, below)
+	dirs := []string{own, filepath.Join(place(m.lookup, "XDG_CONFIG_HOME"), below), filepath.Join(home, ".config", below)}
 	if i := slices.IndexFunc(dirs, func(dir string) bool { return strings.Contains(m.units, " "+dir+" ") }); i >= 0 {
 		return dirs[i]
 	}
 	return own
 }
 
-// environment returns the assignments that the service needs to look where commands do:
-// of variables that the shell has another value of than systemd.
-func (s Setup) environment(m manager) []string {
+// assignments returns what the service needs to look where commands do: the variables that
+// the shell has another value of than systemd.
+func (m manager) assignments(names []string, shell func(string) string) []string {
 	var list []string
-	for _, name := range s.Variables {
-		if want := place(s.Getenv, name); place(m.lookup, name) != want {
+	for _, name := range names {
+		if want := place(shell, name); place(m.lookup, name) != want {
 			m.env[name] = want
 			list = append(list, name+"="+want)
 		}
@@ -65,16 +66,16 @@ func (s Setup) environment(m manager) []string {
 	return list
 }
 
-// programDirs lists the directories of the programs that the service would not find
-// otherwise, or would find another one instead of.
-func (s Setup) programDirs() []string {
+// programDirs lists the directories of the programs that the service of the program binary
+// would not find otherwise, or would find another one instead of.
+func programDirs(root, binary string, programs []string) []string {
 	var dirs []string
-	for _, path := range s.Programs {
+	for _, path := range programs {
 		dir, name := filepath.Split(path)
-		searched := slices.Concat([]string{filepath.Dir(s.Binary)}, dirs, configs.ServicePath())
+		searched := slices.Concat([]string{filepath.Dir(binary)}, dirs, configs.ServicePath())
 		for _, d := range searched {
-			if there, err := os.Stat(filepath.Join(s.Root, d, name)); err == nil {
-				if wanted, err := os.Stat(filepath.Join(s.Root, path)); err == nil && os.SameFile(there, wanted) {
+			if there, err := os.Stat(filepath.Join(root, d, name)); err == nil {
+				if wanted, err := os.Stat(filepath.Join(root, path)); err == nil && os.SameFile(there, wanted) {
 					dir = ""
 				}
 				break

@@ -236,13 +236,13 @@ func (s Setup) remove(r *record) error {
 		delete(r.Files, path)
 	}
 	if !s.DryRun {
-		s.removeDirs(r)
+		r.removeDirs()
 	}
 	return errors.Join(errs...)
 }
 
 // removeDirs removes the directories that setup has made and nothing is in.
-func (s Setup) removeDirs(r *record) {
+func (r *record) removeDirs() {
 	dirs := slices.Clone(r.Dirs)
 	slices.SortFunc(dirs, func(a, b string) int { return len(b) - len(a) })
 	for _, dir := range dirs {

@@ -94,7 +94,7 @@ func (s Setup) Do(ctx context.Context) error {
 		return err
 	}
 	r.Dirs = append(r.Dirs, made...)
-	if other := s.other(); slices.Contains(r.Units, other) {
+	if other := unitOf(!s.OnDemand); slices.Contains(r.Units, other) {
 		return fmt.Errorf("%w: %s is enabled; change that by subpod setup --undo, which ends the containers, and setup again", ErrOtherUnit, other)
 	}
 	files, err := s.files(ctx, systemd)
@@ -184,23 +184,18 @@ func (s Setup) linger(ctx context.Context, r *record) error {
 	return nil
 }
 
-// unit is what starts the daemon, and other what does not.
-func (s Setup) unit() string {
-	if s.OnDemand {
+// unitOf returns the unit that starts the daemon.
+func unitOf(onDemand bool) string {
+	if onDemand {
 		return unitSocket
 	}
 	return unitService
 }
 
-func (s Setup) other() string {
-	s.OnDemand = !s.OnDemand
-	return s.unit()
-}
-
 // start enables and starts the unit. A service that runs goes on as it is: a new unit is its
 // next start's.
 func (s Setup) start(ctx context.Context, r *record) error {
-	unit := s.unit()
+	unit := unitOf(s.OnDemand)
 	if s.DryRun {
 		s.say("would enable and start "+unit, "")
 		return nil
@@ -280,12 +275,12 @@ func (s Setup) unitFiles(ctx context.Context, prefix string) ([]file, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir := s.unitDir(m)
-	env := s.environment(m)
+	dir := m.unitDir(s.ConfigHome, s.Home)
+	env := m.assignments(s.Variables, s.Getenv)
 	for _, assignment := range env {
 		s.say("the service gets", "%s, as your shell has it and systemd has not", assignment)
 	}
-	dirs := s.programDirs()
+	dirs := programDirs(s.Root, s.Binary, s.Programs)
 	if len(dirs) > 0 {
 		s.say("the service finds programs in", "%s, too, as your shell does", strings.Join(dirs, ", "))
 	}

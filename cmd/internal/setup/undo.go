@@ -56,7 +56,7 @@ func (s Setup) Undo(ctx context.Context) error {
 		return fmt.Errorf("forget what was done: %w", err)
 	}
 	_ = os.Remove(filepath.Dir(s.recordFile())) // it fails where something is in it
-	s.removeDirs(r)
+	r.removeDirs()
 	return nil
 }
 
