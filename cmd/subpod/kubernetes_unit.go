@@ -26,7 +26,15 @@ kubeadm's clusters run kube-proxy as a pod: they need no unit of it.`,
 			if err != nil {
 				return err
 			}
-			programs := kubelet.Programs{Subpod: exe, Path: os.Getenv("PATH")}
+			account, err := accountSetup()
+			if err != nil {
+				return err
+			}
+			dir, env, err := account.Units(cmd.Context())
+			if err != nil {
+				return err
+			}
+			programs := kubelet.Programs{Subpod: exe, Path: os.Getenv("PATH"), Env: env}
 			if userNamespaces {
 				programs.Args = " --user-namespaces"
 			}
@@ -34,12 +42,8 @@ kubeadm's clusters run kube-proxy as a pod: they need no unit of it.`,
 			if err != nil {
 				return err
 			}
-			config, err := os.UserConfigDir()
-			if err != nil {
-				return err
-			}
 			if write {
-				return writeUnits(cmd.OutOrStdout(), filepath.Join(config, "systemd", "user"), units)
+				return writeUnits(cmd.OutOrStdout(), dir, units)
 			}
 			for i, u := range units {
 				if i > 0 {

@@ -91,10 +91,6 @@ func checkHost(cmd *cobra.Command, cfg *config.Config) (programs []string, err e
 }
 
 func newSetupOf(cmd *cobra.Command, cfg *config.Config) (setup.Setup, error) {
-	me, err := user.Current()
-	if err != nil {
-		return setup.Setup{}, fmt.Errorf("find out who you are: %w", err)
-	}
 	if os.Geteuid() == 0 {
 		return setup.Setup{}, fmt.Errorf("setup is for an ordinary user's account: subpod is rootless")
 	}
@@ -105,6 +101,17 @@ func newSetupOf(cmd *cobra.Command, cfg *config.Config) (setup.Setup, error) {
 	completions, err := completionFiles(cmd.Root())
 	if err != nil {
 		return setup.Setup{}, err
+	}
+	s, err := accountSetup()
+	s.Binary, s.Socket, s.Completions, s.Out = binary, cfg.Daemon.Socket, completions, cmd.OutOrStdout()
+	return s, err
+}
+
+// accountSetup is what the account and its shell's environment say.
+func accountSetup() (setup.Setup, error) {
+	me, err := user.Current()
+	if err != nil {
+		return setup.Setup{}, fmt.Errorf("find out who you are: %w", err)
 	}
 	home, err := os.UserHomeDir()
 	if err != nil {
@@ -117,10 +124,8 @@ func newSetupOf(cmd *cobra.Command, cfg *config.Config) (setup.Setup, error) {
 		return filepath.Join(home, fallback)
 	}
 	return setup.Setup{
-		Binary: binary, User: me.Username, Home: me.HomeDir, Getenv: os.Getenv, Variables: configVariables(),
-		RuntimeDir: os.Getenv("XDG_RUNTIME_DIR"), Socket: cfg.Daemon.Socket,
+		User: me.Username, Home: me.HomeDir, Getenv: os.Getenv, Variables: configVariables(), RuntimeDir: os.Getenv("XDG_RUNTIME_DIR"),
 		ConfigHome: xdg("XDG_CONFIG_HOME", ".config"), DataHome: xdg("XDG_DATA_HOME", ".local/share"), StateHome: xdg("XDG_STATE_HOME", ".local/state"),
-		Completions: completions, Out: cmd.OutOrStdout(),
 	}, nil
 }
 

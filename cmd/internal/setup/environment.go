@@ -31,6 +31,18 @@ func (s Setup) manager(ctx context.Context) (manager, error) {
 	return m, err
 }
 
+// Units returns the directory for the user's units, and what is to be in their environment
+// (NAME=VALUE) so that they look where the commands of the shell do.
+func (s Setup) Units(ctx context.Context) (dir string, env []string, err error) {
+	m := manager{env: map[string]string{"HOME": s.Home}}
+	if s.hasSystemd() {
+		if m, err = s.manager(ctx); err != nil {
+			return "", nil, err
+		}
+	}
+	return m.unitDir(s.ConfigHome, s.Home), m.assignments(s.Variables, s.Getenv), nil
+}
+
 // unquote reads a value as "systemctl show-environment" prints it. One with an escape that
 // it does not know only differs from what the shell has.
 func unquote(value string) string {

@@ -271,12 +271,10 @@ func (s Setup) files(ctx context.Context, systemd bool) ([]file, error) {
 
 // unitFiles lists the units, for where systemd looks for them.
 func (s Setup) unitFiles(ctx context.Context, prefix string) ([]file, error) {
-	m, err := s.manager(ctx)
+	dir, env, err := s.Units(ctx)
 	if err != nil {
 		return nil, err
 	}
-	dir := m.unitDir(s.ConfigHome, s.Home)
-	env := m.assignments(s.Variables, s.Getenv)
 	for _, assignment := range env {
 		s.say("the service gets", "%s, as your shell has it and systemd has not", assignment)
 	}
