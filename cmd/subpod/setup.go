@@ -71,7 +71,7 @@ func checkHost(cmd *cobra.Command, cfg *config.Config) (programs []string, err e
 		return nil, err
 	}
 	host := doctor.ThisHost(cfg, os.Getenv, server)
-	results := doctor.Run(host)
+	results := checksOf(cfg, host)
 	var problems []doctor.Result
 	for _, r := range results {
 		// Linger, and a cgroup of its own for the daemon, are what setup is about to get.
