@@ -59,9 +59,16 @@ func checkPath(path string) error {
 	if !strings.HasPrefix(path, "/") {
 		return fmt.Errorf("path %q is not absolute", path)
 	}
-	for _, r := range path {
+	if err := checkLine(path); err != nil {
+		return fmt.Errorf("path %w", err)
+	}
+	return nil
+}
+
+func checkLine(text string) error {
+	for _, r := range text {
 		if r < ' ' || r == 0x7f {
-			return fmt.Errorf("path %q holds a control character", path)
+			return fmt.Errorf("%q holds a control character", text)
 		}
 	}
 	return nil

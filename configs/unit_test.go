@@ -13,7 +13,7 @@ func TestUnitFor(t *testing.T) {
 		"/home/ann/.local/bin/subpod": {"ExecStart=/home/ann/.local/bin/subpod daemon", "Environment=PATH=/home/ann/.local/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
 		`/opt/5% "off"/$x/subpod`:     {`ExecStart="/opt/5%% \"off\"/$x/subpod" daemon`, `Environment="PATH=/opt/5%% \"off\"/$x:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"`},
 	} {
-		unit, err := Unit(binary)
+		unit, err := Unit(binary, nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -26,8 +26,15 @@ func TestUnitFor(t *testing.T) {
 			t.Errorf("the unit for %s still tells how to install it:\n%s", binary, unit)
 		}
 	}
+	unit, err := Unit("/usr/bin/subpod", []string{"/home/ann/bin"}, []string{"XDG_DATA_HOME=/my data/5%", "HOME=/home/ann"})
+	if err != nil || !strings.Contains(unit, "\nEnvironment=PATH=/home/ann/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\nEnvironment=\"XDG_DATA_HOME=/my data/5%%\"\nEnvironment=HOME=/home/ann\nExecStart=") {
+		t.Errorf("with variables: %v\n%s", err, unit)
+	}
+	if got, err := Unit("/usr/bin/subpod", nil, []string{"HOME=/a\nExecStart=/bin/sh"}); err == nil {
+		t.Errorf("a line break was accepted: %s", got)
+	}
 	for _, bad := range []string{"", "subpod", "/a:b/subpod", "/a\nExecStart=/bin/sh"} {
-		if got, err := Unit(bad); err == nil {
+		if got, err := Unit(bad, nil, nil); err == nil {
 			t.Errorf("the path %q was accepted: %s", bad, got)
 		}
 	}

@@ -229,9 +229,9 @@ func hasOpen(pid int, name string) bool {
 //
 // ErrHeld, before anything is stopped or removed, when the daemon that uses one
 // directory uses another one beside it: its pods or its images are not what the
-// caller has named.
+// caller has named. ErrNotOurs, then as well, for a directory that no daemon has ever had.
 func Reset(ctx context.Context, runDir, dataDir string, stopTimeout time.Duration, keep ...string) (stopped bool, removed []string, err error) {
-	if err := checkOwners(runDir, dataDir); err != nil {
+	if err := errors.Join(checkOurs(runDir), checkOurs(dataDir), checkOwners(runDir, dataDir)); err != nil {
 		return false, nil, err
 	}
 	stop, cancel := context.WithTimeout(ctx, stopTimeout)

@@ -137,6 +137,35 @@ func link(t *testing.T, dir string) string {
 	return name
 }
 
+// TestResetOfOthers: a directory that no daemon has had, named by mistake, is not removed.
+func TestResetOfOthers(t *testing.T) {
+	for _, c := range []struct {
+		has  []string
+		ours bool
+	}{
+		{nil, true}, {[]string{"a"}, false}, {[]string{"a", fileLock}, true}, {[]string{"state.db", "storage"}, true},
+		{[]string{"subpod.sock"}, true}, {[]string{"volumes", "secrets"}, true}, {[]string{"volumes", "a"}, false}, {[]string{"storage"}, false},
+	} {
+		for _, isData := range []bool{true, false} {
+			dir, run, data := t.TempDir(), t.TempDir(), t.TempDir()
+			for _, name := range c.has {
+				if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if isData {
+				data = dir
+			} else {
+				run = dir
+			}
+			_, removed, err := Reset(t.Context(), run, data, time.Second)
+			if entries, _ := os.ReadDir(dir); c.ours && (err != nil || len(entries) > 0) || !c.ours && (!errors.Is(err, ErrNotOurs) || len(removed) > 0 || len(entries) != len(c.has)) {
+				t.Errorf("with %q: removed %q, left %v, %v", c.has, removed, entries, err)
+			}
+		}
+	}
+}
+
 // While a Reset removes the directories, no daemon starts; while a daemon starts, a
 // Reset removes nothing. Nothing is waited for that does not end.
 func TestResetAndStart(t *testing.T) {

@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -13,6 +15,29 @@ import (
 
 // stopInterval is the pause between two looks whether the daemon has ended.
 const stopInterval = 20 * time.Millisecond
+
+// ErrNotOurs says that a directory which is to be removed is not a daemon's.
+var ErrNotOurs = errors.New("not a directory of subpod's")
+
+// checkOurs returns ErrNotOurs for a directory with something in it and without what each
+// daemon makes first: a mistake in a path must not cost what is there.
+func checkOurs(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	// The second is of versions that locked the run directory only, the third systemd's.
+	marks := []string{fileLock, "state.db", "subpod.sock"}
+	kept := []string{"volumes", "secrets"} // by an earlier reset
+	rest := slices.DeleteFunc(slices.Clone(entries), func(e os.DirEntry) bool { return slices.Contains(kept, e.Name()) })
+	if len(rest) == 0 || slices.ContainsFunc(entries, func(e os.DirEntry) bool { return slices.Contains(marks, e.Name()) }) {
+		return nil
+	}
+	return fmt.Errorf("%s is %w (it has no %s): nothing was removed", dir, ErrNotOurs, fileLock)
+}
 
 // Stop sends SIGTERM to the daemon that has locked the run directory and waits until
 // it has ended, with all that runs in its node. It returns false when there is none.

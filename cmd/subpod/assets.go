@@ -33,7 +33,7 @@ completions of bash, zsh and fish, systemd user units, the AppArmor profile, and
 // writeAssets writes all files below dir, for the programs in prefix/bin.
 func writeAssets(root *cobra.Command, dir, prefix string) error {
 	binary := filepath.Join(prefix, "bin", root.Name())
-	service, err := configs.Unit(binary)
+	service, err := configs.Unit(binary, nil, nil)
 	if err != nil {
 		return err
 	}

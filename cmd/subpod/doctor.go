@@ -13,6 +13,7 @@ import (
 	"github.com/subpod/subpod/cmd/internal/cli"
 	"github.com/subpod/subpod/cmd/internal/doctor"
 	"github.com/subpod/subpod/configs"
+	"github.com/subpod/subpod/pkg/config"
 )
 
 func newDoctor(flags *cli.Flags) *cobra.Command {
@@ -46,7 +47,7 @@ warnings), 1 if not.`,
 			if err != nil {
 				return err
 			}
-			results := doctor.Run(doctor.ThisHost(cfg, func(name string) string {
+			results := checksOf(cfg, doctor.ThisHost(cfg, func(name string) string {
 				if name == "XDG_RUNTIME_DIR" {
 					return runtimeDir
 				}
@@ -63,6 +64,15 @@ warnings), 1 if not.`,
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print problems only")
 	cmd.Flags().BoolVar(&profile, "apparmor-profile", false, "print the AppArmor profile for this program and exit")
 	return cmd
+}
+
+// checksOf checks the host, and whether this version reads the state that is there.
+func checksOf(cfg *config.Config, host doctor.Host) []doctor.Result {
+	results := doctor.Run(host)
+	if err := checkState(cfg); err != nil {
+		results = append(results, doctor.Result{Check: "state", Level: doctor.Error, What: err.Error()})
+	}
+	return results
 }
 
 // showChecks prints results, and returns exit status 1 where one of them is an error.

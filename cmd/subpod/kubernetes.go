@@ -152,14 +152,15 @@ func writeKubernetes(cmd *cobra.Command, conn *connection, n kubelet.Node, o kub
 	if err != nil {
 		return err
 	}
-	dir := filepath.Join(conn.config.Daemon.DataDir, "kubernetes", filepath.Base(kubelet.Dir))
+	// Pods of the cluster's may write there.
+	dir, err := openDir(filepath.Join(conn.config.Daemon.DataDir, "kubernetes"))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
 	for _, f := range files {
-		path := filepath.Join(dir, f.Name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			return err
-		}
 		// The token of join is in one of them.
-		if err := os.WriteFile(path, []byte(f.Content), 0o600); err != nil {
+		if err := replaceFile(dir, filepath.Join(filepath.Base(kubelet.Dir), f.Name), f.Content, 0o600); err != nil {
 			return err
 		}
 		fmt.Fprintln(cmd.OutOrStdout(), filepath.Join(kubelet.Dir, f.Name))

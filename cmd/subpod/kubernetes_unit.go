@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -25,7 +26,15 @@ kubeadm's clusters run kube-proxy as a pod: they need no unit of it.`,
 			if err != nil {
 				return err
 			}
-			programs := kubelet.Programs{Subpod: exe, Path: os.Getenv("PATH")}
+			account, err := accountSetup()
+			if err != nil {
+				return err
+			}
+			dir, env, err := account.Units(cmd.Context())
+			if err != nil {
+				return err
+			}
+			programs := kubelet.Programs{Subpod: exe, Path: os.Getenv("PATH"), Env: env}
 			if userNamespaces {
 				programs.Args = " --user-namespaces"
 			}
@@ -33,26 +42,14 @@ kubeadm's clusters run kube-proxy as a pod: they need no unit of it.`,
 			if err != nil {
 				return err
 			}
-			config, err := os.UserConfigDir()
-			if err != nil {
-				return err
+			if write {
+				return writeUnits(cmd.OutOrStdout(), dir, units)
 			}
 			for i, u := range units {
-				if !write {
-					if i > 0 {
-						fmt.Fprintln(cmd.OutOrStdout())
-					}
-					fmt.Fprint(cmd.OutOrStdout(), u.Content)
-					continue
+				if i > 0 {
+					fmt.Fprintln(cmd.OutOrStdout())
 				}
-				path := filepath.Join(config, "systemd", "user", u.Name)
-				if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-					return err
-				}
-				if err := os.WriteFile(path, []byte(u.Content), 0o644); err != nil {
-					return err
-				}
-				fmt.Fprintln(cmd.OutOrStdout(), path)
+				fmt.Fprint(cmd.OutOrStdout(), u.Content)
 			}
 			return nil
 		},
@@ -60,4 +57,19 @@ kubeadm's clusters run kube-proxy as a pod: they need no unit of it.`,
 	cmd.Flags().BoolVar(&write, "write", false, "write them to ~/.config/systemd/user instead")
 	cmd.Flags().BoolVar(&userNamespaces, "user-namespaces", false, "with this flag of \"subpod kubernetes kubelet\"")
 	return cmd
+}
+
+func writeUnits(out io.Writer, dir string, units []kubelet.Unit) error {
+	root, err := openDir(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	for _, u := range units {
+		if err := replaceFile(root, u.Name, u.Content, 0o644); err != nil {
+			return err
+		}
+		fmt.Fprintln(out, filepath.Join(dir, u.Name))
+	}
+	return nil
 }

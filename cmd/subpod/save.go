@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/subpod/subpod/pkg/api"
 )
@@ -52,9 +54,12 @@ func newSave(a *app) *cobra.Command {
 	return cmd
 }
 
-// finishFile renames a completely written file to its final name, or removes it.
+// finishFile renames a completely written file to its final name, with the mode that the
+// umask leaves, or removes it.
 func finishFile(f *os.File, name string, err error) error {
-	err = errors.Join(err, f.Chmod(0o644), f.Close())
+	mask := unix.Umask(0o077)
+	unix.Umask(mask)
+	err = errors.Join(err, f.Chmod(0o666&^fs.FileMode(mask)), f.Close())
 	if err == nil {
 		err = os.Rename(f.Name(), name)
 	}

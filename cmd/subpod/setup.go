@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -36,8 +37,11 @@ no service, the rest is the same.`,
 				return usagef("setup takes no %s: the service reads the configuration in its standard places (subpod daemon --help)", strings.Join(args, " "))
 			}
 			cfg, err := flags.Load()
-			if err != nil {
+			switch {
+			case err != nil && !undo:
 				return err
+			case err != nil:
+				cfg = config.Default() // what was done is in the record
 			}
 			s, err := newSetupOf(cmd, cfg)
 			if err != nil {
@@ -47,7 +51,7 @@ no service, the rest is the same.`,
 			if undo {
 				return s.Undo(cmd.Context())
 			}
-			if err := checkHost(cmd, cfg); err != nil {
+			if s.Programs, err = checkHost(cmd, cfg); err != nil {
 				return err
 			}
 			return s.Do(cmd.Context())
@@ -59,13 +63,15 @@ no service, the rest is the same.`,
 	return cmd
 }
 
-// checkHost prints what is missing on this host; an error where the daemon cannot start.
-func checkHost(cmd *cobra.Command, cfg *config.Config) error {
+// checkHost prints what is missing on this host, and returns the paths of the programs that
+// the daemon runs; an error where it cannot start.
+func checkHost(cmd *cobra.Command, cfg *config.Config) (programs []string, err error) {
 	server, err := serverPath()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	results := doctor.Run(doctor.ThisHost(cfg, os.Getenv, server))
+	host := doctor.ThisHost(cfg, os.Getenv, server)
+	results := checksOf(cfg, host)
 	var problems []doctor.Result
 	for _, r := range results {
 		// Linger, and a cgroup of its own for the daemon, are what setup is about to get.
@@ -75,20 +81,16 @@ func checkHost(cmd *cobra.Command, cfg *config.Config) error {
 	}
 	if len(problems) > 0 {
 		if err := doctorText(cmd.OutOrStdout(), problems, true); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if doctor.Worst(results) == doctor.Error {
-		return fmt.Errorf("the daemon cannot start here, so nothing was changed: mend the errors above, then run setup again")
+		return nil, fmt.Errorf("the daemon cannot start here, so nothing was changed: mend the errors above, then run setup again")
 	}
-	return nil
+	return host.Programs(), nil
 }
 
 func newSetupOf(cmd *cobra.Command, cfg *config.Config) (setup.Setup, error) {
-	me, err := user.Current()
-	if err != nil {
-		return setup.Setup{}, fmt.Errorf("find out who you are: %w", err)
-	}
 	if os.Geteuid() == 0 {
 		return setup.Setup{}, fmt.Errorf("setup is for an ordinary user's account: subpod is rootless")
 	}
@@ -99,6 +101,17 @@ func newSetupOf(cmd *cobra.Command, cfg *config.Config) (setup.Setup, error) {
 	completions, err := completionFiles(cmd.Root())
 	if err != nil {
 		return setup.Setup{}, err
+	}
+	s, err := accountSetup()
+	s.Binary, s.Socket, s.Completions, s.Out = binary, cfg.Daemon.Socket, completions, cmd.OutOrStdout()
+	return s, err
+}
+
+// accountSetup is what the account and its shell's environment say.
+func accountSetup() (setup.Setup, error) {
+	me, err := user.Current()
+	if err != nil {
+		return setup.Setup{}, fmt.Errorf("find out who you are: %w", err)
 	}
 	home, err := os.UserHomeDir()
 	if err != nil {
@@ -111,23 +124,46 @@ func newSetupOf(cmd *cobra.Command, cfg *config.Config) (setup.Setup, error) {
 		return filepath.Join(home, fallback)
 	}
 	return setup.Setup{
-		Binary: binary, User: me.Username, RuntimeDir: os.Getenv("XDG_RUNTIME_DIR"), Socket: cfg.Daemon.Socket,
+		User: me.Username, Home: me.HomeDir, Getenv: os.Getenv, Variables: configVariables(), RuntimeDir: os.Getenv("XDG_RUNTIME_DIR"),
 		ConfigHome: xdg("XDG_CONFIG_HOME", ".config"), DataHome: xdg("XDG_DATA_HOME", ".local/share"), StateHome: xdg("XDG_STATE_HOME", ".local/state"),
-		Completions: completions, Out: cmd.OutOrStdout(),
 	}, nil
 }
 
+// configVariables lists the variables by which configuration is found, and those in its paths.
+// XDG_RUNTIME_DIR is not among them: by that systemd is found.
+func configVariables() []string {
+	names := []string{"HOME", "XDG_CONFIG_HOME"}
+	if cfg, err := config.Load("", nil); err == nil {
+		_ = cfg.Resolve(func(name string) string { // resolved before, without an error
+			if name != "XDG_RUNTIME_DIR" && !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+			return os.Getenv(name)
+		})
+	}
+	return names
+}
+
 // calledPath returns the path by which this program was called: a link stays one, so that
-// a unit follows an update that replaces it.
+// a unit follows an update that replaces it. A caller may have set another name.
 func calledPath() (string, error) {
 	exe, err := os.Executable()
 	if err != nil {
 		return "", fmt.Errorf("find this program: %w", err)
 	}
 	if called, err := exec.LookPath(os.Args[0]); err == nil {
-		if abs, err := filepath.Abs(called); err == nil && isExecutable(abs) {
+		if abs, err := filepath.Abs(called); err == nil && sameFile(abs, exe) {
 			return abs, nil
 		}
 	}
 	return exe, nil
+}
+
+func sameFile(a, b string) bool {
+	first, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	second, err := os.Stat(b)
+	return err == nil && os.SameFile(first, second)
 }

@@ -184,7 +184,7 @@ func newSystemReset(a *app) *cobra.Command {
 		Long: `Stops the daemon with all pods and removes its images, records, containers and logs,
 also files that are owned by subordinate IDs. The configuration is kept, and so are
 volumes and secrets without --volumes. Nothing is done when another daemon uses one of
-the directories, which are locked meanwhile.`,
+the directories, which are locked meanwhile, or when one was never a daemon's.`,
 		Example: "  subpod system reset --force",
 		Args:    none(),
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -14,15 +14,29 @@ case $prefix in /*) ;; *) echo "install: PREFIX=$prefix is not absolute" >&2; ex
 source=$(cd "$(dirname "$0")/../.." && pwd)
 umask 022
 
+programs="subpod subpod-server subpod-node subpod-node-gvisor subpod-monitor"
+
+# A program that runs is replaced, not written to; and all of them or none, where the disk
+# is full.
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+clean() {
+	rm -rf "$work"
+	for name in $programs; do rm -f "$root$prefix/bin/$name.new"; done
+}
+trap clean EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 "$tool" assets --prefix "$prefix" "$work"
 for file in "$work"/share/man/*/*; do gzip -9n "$file"; done
+if [ "$action" = install ]; then
+	for name in $programs; do
+		[ -x "$from/$name" ] || { echo "install: $from/$name is not built: make build" >&2; exit 1; }
+	done
+	mkdir -p "$root$prefix/bin"
+	for name in $programs; do install -m 0755 "$from/$name" "$root$prefix/bin/$name.new"; done
+fi
 mkdir -p "$work/bin"
-for name in subpod subpod-server subpod-node subpod-node-gvisor subpod-monitor; do
-	[ "$action" = uninstall ] || [ -x "$from/$name" ] || { echo "install: $from/$name is not built: make build" >&2; exit 1; }
-	: >"$work/bin/$name"
-done
+for name in $programs; do : >"$work/bin/$name"; done
 for name in README.md SECURITY.md LICENSE; do cp "$source/$name" "$work/share/doc/subpod/"; done
 gzip -9nc "$source/CHANGELOG.md" >"$work/share/doc/subpod/changelog.gz"
 
@@ -30,13 +44,9 @@ gzip -9nc "$source/CHANGELOG.md" >"$work/share/doc/subpod/changelog.gz"
 	to=$root$prefix/${file#./}
 	case $action:$file in
 	uninstall:*) rm -f "$to" ;;
-	install:./bin/*)
-		install -d "$(dirname "$to")"
-		# A program that runs is replaced, not written to.
-		install -m 0755 "$from/${file#./bin/}" "$to.new"
-		mv "$to.new" "$to" ;;
+	install:./bin/*) mv "$to.new" "$to" ;;
 	install:*)
-		install -d "$(dirname "$to")"
+		mkdir -p "$(dirname "$to")"
 		install -m 0644 "$work/$file" "$to" ;;
 	esac
 done

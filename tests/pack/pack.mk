@@ -1,8 +1,8 @@
 # Installing, packages and releases; read by the Makefile. All is made of the same tree:
 # what tests/pack/install.sh installs.
 
-PREFIX  ?= /usr/local
-DESTDIR ?=
+# PREFIX and DESTDIR come to install.sh by the environment, where make puts what its caller
+# has set: quotes and spaces in them are nothing special.
 # The time of everything that is made: the commit's, or that of the file VERSION.
 SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || stat -c %Y VERSION)
 DIST    := dist
@@ -15,11 +15,11 @@ export SOURCE_DATE_EPOCH
 
 .PHONY: install
 install: build ## Install into PREFIX (/usr/local), below DESTDIR
-	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' tests/pack/install.sh install bin
+	@tests/pack/install.sh install bin
 
 .PHONY: uninstall
 uninstall: bin/subpod ## Take away what "make install" has installed
-	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' tests/pack/install.sh uninstall bin
+	@tests/pack/install.sh uninstall bin
 
 $(PACKER): tests/pack/go.mod tests/pack/go.sum $(wildcard tests/pack/*.go)
 	@mkdir -p $(@D) && rm -f .cache/bin/pack-*

@@ -139,15 +139,7 @@ func (a advisory) has(version []int) bool {
 // versionLine returns the text after the name in the line that begins with it, of what
 // the program prints as its version.
 func versionLine(path, name string) string {
-	ctx, cancel := context.WithTimeout(context.Background(), versionTimeout)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, path, "--version")
-	cmd.WaitDelay = time.Second
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return ""
-	}
-	for line := range strings.Lines(string(out)) {
+	for line := range strings.Lines(printed(path, "--version")) {
 		if rest, ok := strings.CutPrefix(strings.TrimSpace(line), name); ok {
 			return rest
 		}

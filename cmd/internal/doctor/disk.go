@@ -35,6 +35,9 @@ func dataDir(h Host) []Result {
 	if why := h.unusable(want); why != "" {
 		return one(Error, fix, "%s", why)
 	}
+	if why := notInOptions(want); why != "" {
+		return one(Error, fix, "%s", why)
+	}
 	switch {
 	case slices.Contains(remote, disk.Type):
 		return one(Error, fix, "%s is on %s, which cannot store files of subordinate IDs", want, disk.Type)
@@ -46,9 +49,25 @@ func dataDir(h Host) []Result {
 	return one(OK, "", "%s is on %s", want, disk.Type)
 }
 
+// notInOptions returns why the server refuses a data directory for its name; "" when it does
+// not (checkOptions of storage).
+func notInOptions(dir string) string {
+	i := strings.IndexAny(dir, ",:\\\n")
+	if i < 0 {
+		return ""
+	}
+	return fmt.Sprintf("%q: overlay mount options can't carry %q in a path", dir, dir[i])
+}
+
 // unusable returns why the daemon cannot have a directory to write to; "" when it can.
 func (h Host) unusable(dir string) string {
 	at := h.existing(dir)
+	if below, ok := strings.CutPrefix(dir, strings.TrimSuffix(at, "/")+"/"); ok {
+		next, _, _ := strings.Cut(below, "/")
+		if path := filepath.Join(at, next); h.occupied(path) {
+			return fmt.Sprintf("%s cannot be made: %s is there, and is not a directory", dir, path)
+		}
+	}
 	if err := unix.Access(h.File(at), unix.W_OK|unix.X_OK); err != nil {
 		if at == dir {
 			return fmt.Sprintf("%s cannot be written to: %v", dir, err)
@@ -61,6 +80,12 @@ func (h Host) unusable(dir string) string {
 		}
 	}
 	return ""
+}
+
+// occupied reports whether something is at a path, be it a link to nowhere.
+func (h Host) occupied(path string) bool {
+	_, err := os.Lstat(h.File(path))
+	return err == nil
 }
 
 // leastRun is what must be free in the run directory: less than this the files of a pod with

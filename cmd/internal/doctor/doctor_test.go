@@ -122,6 +122,21 @@ func (f *fake) remove(names ...string) {
 	}
 }
 
+// TestLeavesNothing: crun makes a directory for its state whatever it is asked for, and above it
+// the one that XDG_RUNTIME_DIR wrongly names.
+func TestLeavesNothing(t *testing.T) {
+	f := healthy(t)
+	dir := filepath.Join(t.TempDir(), "nosuch")
+	t.Setenv("XDG_RUNTIME_DIR", dir)
+	f.put("/usr/bin/crun", "#!/bin/sh\n/bin/mkdir -p \"$XDG_RUNTIME_DIR/crun\" 2>&-; echo crun version 1.30\n", 0o755)
+	if results := Run(f.Host); Worst(results) > OK {
+		t.Errorf("%+v", results)
+	}
+	if _, err := os.Lstat(dir); err == nil {
+		t.Error("the directory was made")
+	}
+}
+
 func (f *fake) sysctl(key string, value int) { f.put("/proc/sys/"+key, fmt.Sprintln(value), 0o644) }
 
 func TestHealthy(t *testing.T) {
@@ -268,6 +283,19 @@ func TestFakeHosts(t *testing.T) {
 			"data directory", Error, "is on nfs", "data_dir = \"/var/tmp/ann/subpod\""},
 		{"home on a dead NFS", func(f *fake) { f.disks["/home/ann"] = Disk{Type: "hangs"} },
 			"data directory", Error, "no response within 5s", "data_dir"},
+		{"a file in the data directory's place", func(f *fake) {
+			f.put("/home/ann/.local/share/subpod", "", 0o644)
+			f.disks["/home/ann/.local/share"] = f.disks["/home/ann"]
+		},
+			"data directory", Error, "/home/ann/.local/share/subpod is there, and is not a directory", "data_dir"},
+		{"a link to nowhere above the data directory", func(f *fake) {
+			if err := os.Symlink("nowhere", f.File("/home/ann/data")); err != nil {
+				f.t.Fatal(err)
+			}
+			f.Config.Daemon.DataDir = "/home/ann/data/subpod"
+		}, "data directory", Error, "/home/ann/data is there, and is not a directory", "data_dir"},
+		{"home with a colon", func(f *fake) { f.Config.Daemon.DataDir = "/home/ann/a:b/subpod" },
+			"data directory", Error, "can't carry ':' in a path", "data_dir = \"/var/tmp/ann/subpod\""},
 		{"home on a tmpfs", func(f *fake) { f.disks["/home/ann"] = Disk{Type: "tmpfs", Free: 50 * gib} },
 			"data directory", Warning, "lost on reboot", "data_dir"},
 		{"full disk", func(f *fake) { f.disks["/home/ann"] = Disk{Type: "ext4", Free: 100 << 20, Total: gib} },

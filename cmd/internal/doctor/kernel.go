@@ -166,7 +166,7 @@ func fuse(h Host) []Result {
 
 // overlay tries to mount overlays in the data directory.
 func overlay(h Host) []Result {
-	if h.UserNS() != nil || h.TryUserNS() != nil {
+	if h.UserNS() != nil || h.TryUserNS() != nil || notInOptions(h.Config.Daemon.DataDir) != "" {
 		return nil
 	}
 	dir := h.existing(h.Config.Daemon.DataDir)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -54,6 +55,22 @@ func (h Host) needed() []program {
 	return list
 }
 
+// Programs returns the paths of the programs that the daemon needs, without those that are
+// configured by path, and those that are not there.
+func (h Host) Programs() []string {
+	var paths []string
+	names := []string{"newuidmap", "newgidmap"}
+	for _, p := range h.needed() {
+		names = append(names, p.path)
+	}
+	for _, name := range names {
+		if path, err := h.LookPath(name); err == nil && !strings.Contains(name, "/") {
+			paths = append(paths, path)
+		}
+	}
+	return paths
+}
+
 func programs(h Host) []Result {
 	var results []Result
 	for _, p := range h.needed() {
@@ -84,19 +101,26 @@ func programs(h Host) []Result {
 // for -V, which ip has.
 func version(path string) string {
 	for _, flag := range []string{"--version", "-V"} {
-		ctx, cancel := context.WithTimeout(context.Background(), versionTimeout)
-		cmd := exec.CommandContext(ctx, path, flag)
-		cmd.WaitDelay = time.Second
-		out, err := cmd.CombinedOutput()
-		cancel()
-		if err != nil {
-			continue
-		}
-		for line := range strings.Lines(string(out)) {
+		for line := range strings.Lines(printed(path, flag)) {
 			if line = strings.TrimSpace(line); strings.HasPrefix(line, filepath.Base(path)) {
 				return line[:min(len(line), 60)]
 			}
 		}
 	}
 	return ""
+}
+
+// printed returns what a program prints; "" when it fails. It leaves nothing: crun makes a
+// directory in XDG_RUNTIME_DIR, and that as well, whatever it is asked for.
+func printed(path, flag string) string {
+	ctx, cancel := context.WithTimeout(context.Background(), versionTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, path, flag)
+	cmd.WaitDelay = time.Second
+	cmd.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+os.DevNull)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return ""
+	}
+	return string(out)
 }

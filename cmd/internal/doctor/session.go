@@ -91,6 +91,9 @@ func runtimeDir(h Host) []Result {
 	if err != nil {
 		return one(Error, fmt.Sprintf("sudo install -d -m 0700 -o %d -g %d %s", h.UID, h.GID, dir), "%v", err)
 	}
+	if !st.IsDir() {
+		return one(Error, fmt.Sprintf("export XDG_RUNTIME_DIR=/run/user/%d", h.UID), "%s is not a directory", dir)
+	}
 	if sys, ok := st.Sys().(*syscall.Stat_t); ok && int(sys.Uid) != h.UID {
 		return one(Error, fmt.Sprintf("export XDG_RUNTIME_DIR=/run/user/%d    # or log in as the user, not by su or sudo", h.UID),
 			"%s belongs to uid %d, not to uid %d", dir, sys.Uid, h.UID)

@@ -164,12 +164,12 @@ func TestUnits(t *testing.T) {
 		golden(t, u.Name, u.Content)
 	}
 	// As systemd.syntax(7) and systemd.unit(5) read them.
-	units, err = Units(Programs{Subpod: "/opt/100%/$x/sub pod", Path: `/usr/bin:/mnt/c/Program Files/a"b\c`})
+	units, err = Units(Programs{Subpod: "/opt/100%/$x/sub pod", Path: `/usr/bin:/mnt/c/Program Files/a"b\c`, Env: []string{"XDG_DATA_HOME=/5%"}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, u := range units {
-		if !strings.Contains(u.Content, `Environment="PATH=/usr/bin:/mnt/c/Program Files/a\"b\\c"`+"\n") || !strings.Contains(u.Content, `ExecStart="/opt/100%%/$x/sub pod" `) {
+		if !strings.Contains(u.Content, `Environment="PATH=/usr/bin:/mnt/c/Program Files/a\"b\\c"`+"\nEnvironment=XDG_DATA_HOME=/5%%\n") || !strings.Contains(u.Content, `ExecStart="/opt/100%%/$x/sub pod" `) {
 			t.Errorf("%s", u.Content)
 		}
 	}

@@ -6,8 +6,9 @@ type Unit struct{ Name, Content string }
 // Programs are the absolute paths that units name: systemd looks nothing up in a PATH.
 type Programs struct {
 	Subpod string
-	Path   string // PATH of the programs in the node
-	Args   string // more flags of "subpod kubernetes kubelet", after a space
+	Path   string   // PATH of the programs in the node
+	Env    []string // more variables, NAME=VALUE
+	Args   string   // more flags of "subpod kubernetes kubelet", after a space
 }
 
 // Units returns the units of a kubelet, of the tunnel to other nodes and, for clusters that

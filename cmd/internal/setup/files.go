@@ -7,9 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+
+	"golang.org/x/sys/unix"
 )
 
 // file is one that the user is to have.
@@ -21,16 +24,24 @@ type file struct {
 
 // record is what was done, for Undo.
 type record struct {
-	Files  map[string]string `json:"files"` // SHA-256 by path
+	Files  map[string]string `json:"files"`            // SHA-256 by path
+	Former map[string]string `json:"former,omitempty"` // SHA-256 of what is there until it is replaced
 	Dirs   []string          `json:"dirs,omitempty"`
 	Units  []string          `json:"units,omitempty"`
 	Linger bool              `json:"linger,omitempty"`
 }
 
+// wrote reports whether the text at a path is setup's. An update that was broken off has
+// noted the new text, and left the former.
+func (r *record) wrote(path, text string) bool {
+	sum := digest([]byte(text))
+	return sum == r.Files[path] || sum == r.Former[path]
+}
+
 func (s Setup) recordFile() string { return filepath.Join(s.StateHome, "subpod", "setup.json") }
 
 func (s Setup) load() (*record, error) {
-	r := &record{Files: map[string]string{}}
+	r := &record{Files: map[string]string{}, Former: map[string]string{}}
 	b, err := os.ReadFile(s.recordFile())
 	if errors.Is(err, fs.ErrNotExist) {
 		return r, nil
@@ -44,6 +55,9 @@ func (s Setup) load() (*record, error) {
 	if r.Files == nil {
 		r.Files = map[string]string{}
 	}
+	if r.Former == nil {
+		r.Former = map[string]string{}
+	}
 	return r, nil
 }
 
@@ -55,13 +69,32 @@ func (s Setup) save(r *record) error {
 	if err != nil {
 		return fmt.Errorf("encode the record of setup: %w", err)
 	}
-	if err := os.MkdirAll(filepath.Dir(s.recordFile()), 0o700); err != nil {
-		return fmt.Errorf("note what is done: %w", err)
-	}
 	if err := replace(s.recordFile(), append(b, '\n')); err != nil {
 		return fmt.Errorf("note what is done: %w", err)
 	}
 	return nil
+}
+
+// lock keeps other calls of setup out until the function that it returns is called.
+// ErrBusy. What is only said needs none.
+func (s Setup) lock() (unlock func(), err error) {
+	if s.DryRun {
+		return func() {}, nil
+	}
+	dir := filepath.Dir(s.recordFile())
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("note what is done: %w", err)
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("note what is done: %w", err)
+	}
+	// NFS has no locks for directories: there it goes without.
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
+		f.Close()
+		return nil, fmt.Errorf("%w (it has locked %s)", ErrBusy, dir)
+	}
+	return func() { f.Close() }, nil
 }
 
 func digest(b []byte) string {
@@ -69,31 +102,55 @@ func digest(b []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
+// found is what is at the path of a file: with text where that is a regular file, or a link to one.
+type found struct {
+	there, regular bool
+	text           string
+}
+
+func look(path string) (at found, err error) {
+	st, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		return found{}, nil
+	}
+	if err != nil {
+		return found{}, err
+	}
+	at = found{there: true, regular: st.Mode().IsRegular()}
+	if st, err = os.Stat(path); err != nil || !st.Mode().IsRegular() {
+		return at, nil
+	}
+	text, err := os.ReadFile(path)
+	at.text = string(text)
+	return at, err
+}
+
 // write brings one file up to date, unless it is the user's.
 func (s Setup) write(r *record, f file) error {
-	ours := r.Files[f.path]
-	if ours == "" && f.inSystem() {
+	if r.Files[f.path] == "" && f.inSystem() {
 		return nil
 	}
-	old, err := os.ReadFile(f.path)
-	_, link := os.Readlink(f.path)
+	at, err := look(f.path)
 	switch {
-	case err == nil && string(old) == f.text:
+	case err != nil:
+		return fmt.Errorf("look at %s: %w", f.path, err)
+	case at.there && at.text == f.text:
 		s.say("up to date", "%s", f.path)
 		return nil
-	case err == nil && (link == nil || digest(old) != ours):
-		s.say("kept", "%s, which is yours: it is not as setup would write it", f.path)
+	case at.there && !at.regular:
+		s.say("kept", "%s, which is yours: setup does not write to what is not a regular file", f.path)
 		return nil
-	case err != nil && !errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("look at %s: %w", f.path, err)
-	case link == nil:
-		s.say("kept", "%s, which is yours: a link to a file that is not there", f.path)
+	case at.there && !r.wrote(f.path, at.text):
+		s.say("kept", "%s, which is yours: it is not as setup would write it", f.path)
 		return nil
 	case s.DryRun:
 		s.say("would write", "%s", f.path)
 		return nil
 	}
 	r.Dirs = append(r.Dirs, missingDirs(filepath.Dir(f.path))...)
+	if at.there {
+		r.Former[f.path] = digest([]byte(at.text))
+	}
 	r.Files[f.path] = digest([]byte(f.text))
 	if err := s.save(r); err != nil {
 		return err
@@ -105,7 +162,11 @@ func (s Setup) write(r *record, f file) error {
 		return fmt.Errorf("write %s: %w", f.path, err)
 	}
 	s.say("wrote", "%s", f.path)
-	return nil
+	if r.Former[f.path] == "" {
+		return nil
+	}
+	delete(r.Former, f.path)
+	return s.save(r)
 }
 
 // inSystem reports whether all users have the file.
@@ -131,53 +192,57 @@ func missingDirs(dir string) (missing []string) {
 	}
 }
 
-// replace writes a file at once: a reader sees all or nothing.
+// replace writes a file at once: a reader sees all or nothing, and so does who looks after
+// a full disk or a power cut.
 func replace(name string, text []byte) error {
-	tmp := name + ".new"
-	if err := os.WriteFile(tmp, text, 0o644); err != nil {
+	tmp := filepath.Join(filepath.Dir(name), "."+filepath.Base(name)+".setup")
+	_ = os.Remove(tmp) // of one that was killed
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
 		return err
 	}
-	return os.Rename(tmp, name)
+	_, err = f.Write(text)
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = os.Rename(tmp, name)
+	}
+	if err != nil {
+		_ = os.Remove(tmp)
+	}
+	return err
 }
 
-// remove takes back the files of the record, and returns those that are the user's by
-// now.
+// remove takes back the files of the record, and says which are the user's by now. What
+// is left in the record could not be removed.
 func (s Setup) remove(r *record) error {
-	paths := make([]string, 0, len(r.Files))
-	for path := range r.Files {
-		paths = append(paths, path)
-	}
-	slices.Sort(paths)
 	var errs []error
-	for _, path := range paths {
-		b, err := os.ReadFile(path)
+	for _, path := range slices.Sorted(maps.Keys(r.Files)) {
+		at, err := look(path)
 		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			continue
 		case err != nil:
 			errs = append(errs, err)
 			continue
-		case digest(b) != r.Files[path]:
+		case !at.there:
+		case !at.regular || !r.wrote(path, at.text):
 			s.say("kept", "%s, which was changed since setup wrote it", path)
-			continue
 		case s.DryRun:
 			s.say("would remove", "%s", path)
-			continue
+		default:
+			if err := os.Remove(path); err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			s.say("removed", "%s", path)
 		}
-		if err := os.Remove(path); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		s.say("removed", "%s", path)
+		delete(r.Files, path)
 	}
 	if !s.DryRun {
-		s.removeDirs(r)
+		r.removeDirs()
 	}
 	return errors.Join(errs...)
 }
 
 // removeDirs removes the directories that setup has made and nothing is in.
-func (s Setup) removeDirs(r *record) {
+func (r *record) removeDirs() {
 	dirs := slices.Clone(r.Dirs)
 	slices.SortFunc(dirs, func(a, b string) int { return len(b) - len(a) })
 	for _, dir := range dirs {

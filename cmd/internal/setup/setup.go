@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -36,6 +37,9 @@ const (
 // ErrForeignDaemon says that a daemon runs which is no service of systemd.
 var ErrForeignDaemon = errors.New("a daemon runs already, outside of systemd")
 
+// ErrBusy says that another call of setup is at work.
+var ErrBusy = errors.New("another \"subpod setup\" is at work")
+
 // ErrOtherUnit says that setup has chosen the other way of starting before.
 var ErrOtherUnit = errors.New("the daemon is started another way")
 
@@ -50,6 +54,11 @@ var ErrNoSession = errors.New("there is no systemd session")
 type Setup struct {
 	Binary string // path of subpod, absolute
 	User   string // name of the account
+	Home   string // its home, as systemd knows it
+
+	Getenv    func(string) string // the shell's environment
+	Variables []string            // those that configuration and its paths depend on, HOME first
+	Programs  []string            // paths of those that the daemon runs, as the shell finds them
 
 	ConfigHome  string            // $XDG_CONFIG_HOME
 	DataHome    string            // $XDG_DATA_HOME
@@ -64,24 +73,31 @@ type Setup struct {
 }
 
 // Do writes what is missing, enables linger, and starts the service. Idempotent.
-// ErrForeignDaemon, ErrOtherUnit and ErrOtherSocket before anything is changed.
+// ErrForeignDaemon, ErrOtherUnit, ErrOtherSocket and ErrBusy before anything is changed.
 func (s Setup) Do(ctx context.Context) error {
 	systemd := s.hasSystemd()
 	if systemd && !s.DryRun && s.foreign(ctx) {
-		return fmt.Errorf("%w (it serves %s): end it first (kill $(cat %s)), then: subpod setup", ErrForeignDaemon, s.Socket, filepath.Join(filepath.Dir(s.Socket), "daemon.lock"))
-	}
-	r, err := s.load()
-	if err != nil {
-		return err
-	}
-	if other := s.other(); slices.Contains(r.Units, other) {
-		return fmt.Errorf("%w: %s is enabled; change that by subpod setup --undo, which ends the containers, and setup again", ErrOtherUnit, other)
+		return fmt.Errorf("%w (it serves %s): end it first (kill $(cat %s)), then: subpod setup", ErrForeignDaemon, s.Socket, shellWord(filepath.Join(filepath.Dir(s.Socket), "daemon.lock")))
 	}
 	// ListenStream= of configs/subpod.socket.
 	if at := filepath.Join(s.RuntimeDir, "subpod", "subpod.sock"); systemd && s.OnDemand && filepath.Clean(s.Socket) != at {
 		return fmt.Errorf("%w: clients come to %s, systemd would listen on %s; leave daemon.socket at its default, or setup without --on-demand", ErrOtherSocket, s.Socket, at)
 	}
-	files, err := s.files(systemd)
+	made := missingDirs(filepath.Dir(s.recordFile()))
+	unlock, err := s.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	r, err := s.load()
+	if err != nil {
+		return err
+	}
+	r.Dirs = append(r.Dirs, made...)
+	if other := unitOf(!s.OnDemand); slices.Contains(r.Units, other) {
+		return fmt.Errorf("%w: %s is enabled; change that by subpod setup --undo, which ends the containers, and setup again", ErrOtherUnit, other)
+	}
+	files, err := s.files(ctx, systemd)
 	if err != nil {
 		return err
 	}
@@ -105,7 +121,7 @@ func (s Setup) Do(ctx context.Context) error {
 
 // hint says what only the user can do.
 func (s Setup) hint() error {
-	_, err := fmt.Fprintf(s.Out, "\nFor crictl: export CRI_CONFIG_FILE=%s\nTo take this back: subpod setup --undo\n", s.crictlFile())
+	_, err := fmt.Fprintf(s.Out, "\nFor crictl: export CRI_CONFIG_FILE=%s\nTo take this back: subpod setup --undo\n", shellWord(s.crictlFile()))
 	return err
 }
 
@@ -168,23 +184,18 @@ func (s Setup) linger(ctx context.Context, r *record) error {
 	return nil
 }
 
-// unit is what starts the daemon, and other what does not.
-func (s Setup) unit() string {
-	if s.OnDemand {
+// unitOf returns the unit that starts the daemon.
+func unitOf(onDemand bool) string {
+	if onDemand {
 		return unitSocket
 	}
 	return unitService
 }
 
-func (s Setup) other() string {
-	s.OnDemand = !s.OnDemand
-	return s.unit()
-}
-
 // start enables and starts the unit. A service that runs goes on as it is: a new unit is its
 // next start's.
 func (s Setup) start(ctx context.Context, r *record) error {
-	unit := s.unit()
+	unit := unitOf(s.OnDemand)
 	if s.DryRun {
 		s.say("would enable and start "+unit, "")
 		return nil
@@ -231,23 +242,16 @@ func (s Setup) crictlFile() string { return filepath.Join(s.ConfigHome, "subpod"
 
 // files lists what is to be there, but for what an installation for all users has
 // already.
-func (s Setup) files(systemd bool) ([]file, error) {
-	unit, err := configs.Unit(s.Binary)
-	if err != nil {
-		return nil, err
-	}
+func (s Setup) files(ctx context.Context, systemd bool) ([]file, error) {
 	prefix := filepath.Dir(filepath.Dir(s.Binary))
-	all := []file{{path: s.crictlFile(), text: fmt.Sprintf("# For crictl: export CRI_CONFIG_FILE=%s\nruntime-endpoint: unix://%[2]s\nimage-endpoint: unix://%[2]s\ntimeout: 30\n", s.crictlFile(), s.Socket)}}
+	endpoint := (&url.URL{Scheme: "unix", Path: s.Socket}).String()
+	all := []file{{path: s.crictlFile(), text: fmt.Sprintf("# For crictl, which finds it by CRI_CONFIG_FILE.\nruntime-endpoint: %[1]s\nimage-endpoint: %[1]s\ntimeout: 30\n", endpoint)}}
 	if systemd {
-		// systemd looks into these prefixes only.
-		system := ""
-		if prefix == "/usr" || prefix == "/usr/local" {
-			system = filepath.Join(s.Root, prefix, "lib/systemd/user")
+		units, err := s.unitFiles(ctx, prefix)
+		if err != nil {
+			return nil, err
 		}
-		units := filepath.Join(s.ConfigHome, "systemd/user")
-		all = append(all,
-			file{path: filepath.Join(units, unitService), text: unit, system: []string{system}},
-			file{path: filepath.Join(units, unitSocket), text: configs.SocketUnit(), system: []string{system}})
+		all = append(all, units...)
 	}
 	share := filepath.Join(s.Root, prefix, "share")
 	for _, c := range []struct {
@@ -263,4 +267,32 @@ func (s Setup) files(systemd bool) ([]file, error) {
 		}
 	}
 	return all, nil
+}
+
+// unitFiles lists the units, for where systemd looks for them.
+func (s Setup) unitFiles(ctx context.Context, prefix string) ([]file, error) {
+	dir, env, err := s.Units(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, assignment := range env {
+		s.say("the service gets", "%s, as your shell has it and systemd has not", assignment)
+	}
+	dirs := programDirs(s.Root, s.Binary, s.Programs)
+	if len(dirs) > 0 {
+		s.say("the service finds programs in", "%s, too, as your shell does", strings.Join(dirs, ", "))
+	}
+	unit, err := configs.Unit(s.Binary, dirs, env)
+	if err != nil {
+		return nil, err
+	}
+	// systemd looks into these prefixes only.
+	system := ""
+	if prefix == "/usr" || prefix == "/usr/local" {
+		system = filepath.Join(s.Root, prefix, "lib/systemd/user")
+	}
+	return []file{
+		{path: filepath.Join(dir, unitService), text: unit, system: []string{system}},
+		{path: filepath.Join(dir, unitSocket), text: configs.SocketUnit(), system: []string{system}},
+	}, nil
 }
