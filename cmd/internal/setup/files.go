@@ -76,7 +76,7 @@ func (s Setup) save(r *record) error {
 }
 
 // lock keeps other calls of setup out until the function that it returns is called.
-// ErrBusy. What is only said needs none.
+// ErrBusy. A dry run changes nothing and needs none.
 func (s Setup) lock() (unlock func(), err error) {
 	if s.DryRun {
 		return func() {}, nil
