@@ -129,7 +129,7 @@ func TestUsageOfRemoved(t *testing.T) {
 	s := openStore(t, testOptions(t, t.TempDir(), DriverVFS))
 	dir := s.layers.dirs.rootfs(containerID(1))
 	var asks sync.WaitGroup
-	for range 300 {
+	for range 100 {
 		writeFile(t, filepath.Join(dir, "upper", "f"), "")
 		gone := make(chan struct{})
 		for range 2 {

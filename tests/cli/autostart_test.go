@@ -86,6 +86,43 @@ func TestEphemeralInterrupted(t *testing.T) {
 	}
 }
 
+// TestEphemeralSignalled: a signal that comes as soon as there is a container is the container's,
+// also while the command is still about to write who that is.
+func TestEphemeralSignalled(t *testing.T) {
+	n := node.Prepare(t, node.Options{Config: bridge, Registries: registry.Conf(node.Registry(t))})
+	n.MustSubpod("pull", "-q", "busybox")
+	endDaemon(t, n)
+	pidFile := filepath.Join(t.TempDir(), "pid")
+	if err := unix.Mkfifo(pidFile, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	cmd := n.Command(t.Context(), node.Path(t, node.Subpod), "run", "--rm", "--ephemeral-node", "--pidfile", pidFile, "--name", "c",
+		"busybox", "sh", "-c", "trap 'exit 7' TERM; touch /tmp/begun; while :; do sleep 0.1; done")
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	node.Eventually(t, "the container runs", func() error {
+		_, err := n.Subpod("exec", "c", "test", "-e", "/tmp/begun")
+		return err
+	})
+	time.Sleep(200 * time.Millisecond) // it opens the FIFO
+	_ = cmd.Process.Signal(unix.SIGTERM)
+	time.Sleep(time.Second)
+	reader, err := os.OpenFile(pidFile, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	ended := time.AfterFunc(30*time.Second, func() { _ = cmd.Process.Signal(unix.SIGTERM) })
+	_ = cmd.Wait()
+	if first, code := ended.Stop(), cmd.ProcessState.ExitCode(); code != 7 || !first {
+		t.Errorf("exit code %d, of the first signal: %v:\n%s", code, first, out.String())
+	}
+	noDaemon(t, n)
+}
+
 // TestFirstCommands: of several commands that come while there is no daemon one starts it, and
 // all have it.
 func TestFirstCommands(t *testing.T) {
