@@ -168,7 +168,8 @@ func TestStartAfterOther(t *testing.T) {
 	endDaemon(t, n)
 }
 
-// TestStopWithinStart: a daemon that is stopped ends, however far its start has come.
+// TestStopWithinStart: a daemon that is stopped ends soon, however far its start has come. What
+// stops it may have little patience, as a cancelled CI job.
 func TestStopWithinStart(t *testing.T) {
 	n := node.Prepare(t, node.Options{Config: bridge})
 	for delay := time.Duration(0); delay < 400*time.Millisecond; delay += 40 * time.Millisecond {
@@ -181,9 +182,13 @@ func TestStopWithinStart(t *testing.T) {
 		ended := make(chan error, 1)
 		go func() { ended <- cmd.Wait() }()
 		time.Sleep(delay)
+		begin := time.Now()
 		_ = cmd.Process.Signal(unix.SIGTERM)
 		select {
 		case <-ended:
+			if took := time.Since(begin); took > 6*time.Second {
+				t.Errorf("after %v it took %v to stop it:\n%s", delay, took, out.String())
+			}
 		case <-time.After(20 * time.Second):
 			_ = cmd.Process.Kill()
 			t.Fatalf("a daemon that was stopped after %v goes on:\n%s", delay, out.String())
