@@ -186,12 +186,37 @@ func TestStopWithinStart(t *testing.T) {
 		_ = cmd.Process.Signal(unix.SIGTERM)
 		select {
 		case <-ended:
-			if took := time.Since(begin); took > 6*time.Second {
+			if took := time.Since(begin); took > 7*time.Second {
 				t.Errorf("after %v it took %v to stop it:\n%s", delay, took, out.String())
 			}
 		case <-time.After(20 * time.Second):
 			_ = cmd.Process.Kill()
 			t.Fatalf("a daemon that was stopped after %v goes on:\n%s", delay, out.String())
 		}
+	}
+}
+
+// TestStopIsNoFailure: a server that is stopped while it starts is not logged as one that has
+// failed.
+func TestStopIsNoFailure(t *testing.T) {
+	dir := t.TempDir()
+	crun, called := filepath.Join(dir, "crun"), filepath.Join(dir, "called")
+	if err := os.WriteFile(crun, []byte("#!/bin/sh\n: > "+called+"\nexec sleep 60\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	n := node.Prepare(t, node.Options{Config: bridge + "[runtime.handlers.crun]\npath = \"" + crun + "\"\n"})
+	var out bytes.Buffer
+	cmd := n.Command(t.Context(), node.Path(t, node.Subpod), "daemon")
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	node.Eventually(t, "the server has called the runtime", func() error {
+		_, err := os.Stat(called)
+		return err
+	})
+	_ = cmd.Process.Signal(unix.SIGTERM)
+	if err := cmd.Wait(); err != nil || strings.Contains(out.String(), "level=ERROR") {
+		t.Errorf("%v:\n%s", err, out.String())
 	}
 }
