@@ -50,14 +50,15 @@ func TestMain(m *testing.M) {
 
 // parts are the programs that the test binary can be, by first argument.
 var parts = map[string]func(args []string) int{
-	"part-server":    serverPart,
-	"part-echo":      echoPart,
-	"part-dial":      dialPart,
-	"part-preflight": preflightPart,
-	"part-report":    reportPart,
-	"part-enter":     enterPart,
-	"part-reaper":    reaperPart,
-	"part-lock":      lockPart,
+	"part-server":     serverPart,
+	"part-echo":       echoPart,
+	"part-dial":       dialPart,
+	"part-preflight":  preflightPart,
+	"part-report":     reportPart,
+	"part-enter":      enterPart,
+	"part-reaper":     reaperPart,
+	"part-lock":       lockPart,
+	"part-leaderless": leaderlessPart,
 }
 
 // report is what a process in the node finds there.

@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -24,8 +27,8 @@ var errStartFailed = errors.New("the node's first process has ended during the s
 // machine's first process to wait for.
 var errNotReaped = errors.New("the node has ended, but this machine's first process waits for no process left to it: run an init there (for a container: docker run --init, or catatonit)")
 
-// How long a child may be a zombie before rootlesskit must be waiting for
-// something else, and before a node that was asked to stop is taken for ended.
+// How long a child that has ended may be a zombie before rootlesskit must be waiting for
+// something else, and how long one may be that cannot end.
 const (
 	unreaped    = time.Second
 	slowestStop = 8 * time.Second
@@ -63,49 +66,61 @@ func watchZombies(ctx context.Context) error {
 	signal.Notify(stop, unix.SIGTERM, unix.SIGINT)
 	defer signal.Stop(child)
 	defer signal.Stop(stop)
-	why, timeout := errStartFailed, unreaped
-	var tick <-chan time.Time
+	stopping, since := false, map[zombie]time.Time{}
+	var again <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-stop:
-			// A namespace's first process that cannot end sends no SIGCHLD.
-			why, timeout, tick = errNotReaped, slowestStop, time.Tick(slowestStop/2)
-			continue
-		case <-tick:
+			stopping = true // a namespace's first process that cannot end sends no SIGCHLD
 		case <-child:
+		case <-again:
 		}
-		before := zombies()
-		if len(before) == 0 {
-			continue
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(timeout):
-		}
-		for pid := range zombies() {
-			if before[pid] {
-				return why
+		now := zombies()
+		maps.DeleteFunc(since, func(z zombie, _ time.Time) bool { return !slices.Contains(now, z) })
+		for _, z := range now {
+			first, seen := since[z]
+			switch age := time.Since(first); {
+			case !seen:
+				since[z] = time.Now()
+			case z.ended && age >= unreaped:
+				return errStartFailed
+			case !z.ended && age >= slowestStop:
+				return errNotReaped
 			}
+		}
+		if again = nil; stopping || len(now) > 0 {
+			again = time.After(unreaped / 2)
 		}
 	}
 }
 
-// zombies returns the children of this process that have ended and that nobody
-// has waited for.
-func zombies() map[string]bool {
-	found := map[string]bool{}
+// zombie is a child of this process that nobody has waited for.
+type zombie struct {
+	pid int
+	// ended says that it can be waited for. A namespace's first process cannot before all
+	// others in it have ended.
+	ended bool
+}
+
+// zombies returns the children of this process that are zombies.
+func zombies() []zombie {
+	var found []zombie
 	files, _ := filepath.Glob("/proc/self/task/*/children")
 	for _, f := range files {
 		b, _ := os.ReadFile(f)
-		for _, pid := range strings.Fields(string(b)) {
-			stat, _ := os.ReadFile("/proc/" + pid + "/stat")
+		for _, field := range strings.Fields(string(b)) {
+			stat, _ := os.ReadFile("/proc/" + field + "/stat")
 			// The state follows the command's name in brackets (proc(5)).
-			if i := bytes.LastIndexByte(stat, ')'); i >= 0 && bytes.HasPrefix(stat[i:], []byte(") Z")) {
-				found[pid] = true
+			i := bytes.LastIndexByte(stat, ')')
+			if i < 0 || !bytes.HasPrefix(stat[i:], []byte(") Z")) {
+				continue
 			}
+			pid, _ := strconv.Atoi(field)
+			var info unix.Siginfo
+			err := unix.Waitid(unix.P_PID, pid, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
+			found = append(found, zombie{pid, err == nil && info.Signo != 0})
 		}
 	}
 	return found

@@ -4,7 +4,12 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"net"
+	"net/url"
+	"regexp"
+	"slices"
 	"strings"
+	"sync"
 
 	"github.com/subpod/subpod/storage/internal/fetch"
 )
@@ -56,15 +61,35 @@ func withoutSecret(err error, sent fetch.Credentials) error {
 	if sent.Password != "" {
 		basic = base64.StdEncoding.EncodeToString([]byte(sent.Username + ":" + sent.Password))
 	}
-	for _, secret := range []string{sent.Password, basic, sent.IdentityToken} {
-		if secret != "" && strings.Contains(err.Error(), secret) {
-			if class := classOf(err); class != nil {
-				return fmt.Errorf("%w: %w", class, errRepeated)
-			}
-			return errRepeated
+	text := registrysPart(err)
+	repeated := func(secret string) bool { return fetch.Repeats(text, secret) }
+	if !slices.ContainsFunc([]string{sent.Password, basic, sent.IdentityToken}, repeated) && !bearerToken().MatchString(text) {
+		return err
+	}
+	if class := classOf(err); class != nil {
+		return fmt.Errorf("%w: %w", class, errRepeated)
+	}
+	return errRepeated
+}
+
+// bearerToken is what a token server has given, and only the library knows, as it is sent.
+var bearerToken = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`(?i)bearer [\w.~+/-]{20}`) })
+
+// registrysPart returns what of an error's text may be a registry's. Where nobody was reached that
+// is nothing but where it has sent us: a password such as "registry" is in our own words.
+func registrysPart(err error) string {
+	var dial *net.OpError
+	var name *net.DNSError
+	if !errors.As(err, &dial) && !errors.As(err, &name) {
+		return err.Error()
+	}
+	var request *url.Error
+	if errors.As(err, &request) {
+		if u, err := url.Parse(request.URL); err == nil {
+			return u.RequestURI()
 		}
 	}
-	return err
+	return ""
 }
 
 // errRepeated stands for what a registry said.

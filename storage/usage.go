@@ -97,7 +97,11 @@ func rootfsUsage(ctx context.Context, l *layerStore, id string) (Usage, error) {
 	if !validID().MatchString(id) || !exists(l.dirs.rootfs(id)) {
 		return Usage{}, ErrRootfsNotFound
 	}
-	return l.usages.of(ctx, id, func(ctx context.Context) (Usage, error) { return writtenUsage(ctx, l.dirs, id) })
+	u, err := l.usages.of(ctx, id, func(ctx context.Context) (Usage, error) { return writtenUsage(ctx, l.dirs, id) })
+	if !exists(l.dirs.rootfs(id)) { // it may have been deleted, and forgotten, before it was asked for
+		l.usages.forget(id)
+	}
+	return u, err
 }
 
 func writtenUsage(ctx context.Context, dirs directories, id string) (Usage, error) {

@@ -15,6 +15,8 @@ const (
 	// took: at most one part in usageRest of all time goes into it.
 	slowUsage = 50 * time.Millisecond
 	usageRest = 20
+	// maxMeasured is how many are measured at a time: each takes up to maxDepth descriptors.
+	maxMeasured = 16
 )
 
 // usages measures what root file systems take. A container can have more files than can be
@@ -23,6 +25,8 @@ const (
 type usages struct {
 	ctx  context.Context // ends when the store is closed
 	stop context.CancelFunc
+
+	slots chan struct{} // of capacity maxMeasured; filled by those that are measured
 
 	mu    sync.Mutex
 	known map[string]*usageOf
@@ -39,7 +43,7 @@ type usageOf struct {
 
 func newUsages() *usages {
 	ctx, stop := context.WithCancel(context.Background())
-	return &usages{ctx: ctx, stop: stop, known: map[string]*usageOf{}}
+	return &usages{ctx: ctx, stop: stop, slots: make(chan struct{}, maxMeasured), known: map[string]*usageOf{}}
 }
 
 // of returns the result of measure, or the last one with the error of ctx when that ends first.
@@ -77,6 +81,11 @@ func (u *usages) of(ctx context.Context, id string, measure func(context.Context
 }
 
 func (u *usages) run(m *usageOf, measure func(context.Context) (Usage, error)) {
+	select {
+	case u.slots <- struct{}{}:
+		defer func() { <-u.slots }()
+	case <-u.ctx.Done(): // measure ends at once
+	}
 	begin := time.Now()
 	usage, err := measure(u.ctx)
 	u.mu.Lock()

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -83,5 +85,72 @@ func TestUsageIsUsedAgain(t *testing.T) {
 	u.forget("c")
 	if usage, err := u.of(t.Context(), "c", measure); err != nil || usage.Bytes != 2 {
 		t.Errorf("of another one by that name: %+v, %v", usage, err)
+	}
+}
+
+// TestUsagesAtATime: many writable layers that take long to measure do not take all of the
+// server's descriptors, and are all measured.
+func TestUsagesAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := newUsages()
+		defer u.stop()
+		running, most := 0, 0
+		var mu sync.Mutex
+		count := func(n int) {
+			mu.Lock()
+			defer mu.Unlock()
+			running += n
+			most = max(most, running)
+		}
+		var requests sync.WaitGroup
+		for n := range 10 * maxMeasured {
+			requests.Go(func() {
+				_, err := u.of(t.Context(), containerID(byte(n)), func(context.Context) (Usage, error) {
+					count(1)
+					defer count(-1)
+					time.Sleep(time.Minute)
+					return Usage{}, nil
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		requests.Wait()
+		if most != maxMeasured {
+			t.Errorf("%d at a time, want %d", most, maxMeasured)
+		}
+	})
+}
+
+// TestUsageOfRemoved: nothing is kept of a root file system that is removed while somebody
+// asks for its usage.
+func TestUsageOfRemoved(t *testing.T) {
+	s := openStore(t, testOptions(t, t.TempDir(), DriverVFS))
+	dir := s.layers.dirs.rootfs(containerID(1))
+	var asks sync.WaitGroup
+	for range 100 {
+		writeFile(t, filepath.Join(dir, "upper", "f"), "")
+		gone := make(chan struct{})
+		for range 2 {
+			asks.Go(func() {
+				for {
+					_, _ = s.Rootfs.Usage(t.Context(), containerID(1))
+					select {
+					case <-gone:
+						return
+					default:
+					}
+				}
+			})
+		}
+		if err := s.Rootfs.Delete(t.Context(), containerID(1)); err != nil {
+			t.Fatal(err)
+		}
+		close(gone)
+		asks.Wait()
+		if n := len(s.layers.usages.known); n > 0 {
+			t.Fatalf("%d are kept", n)
+		}
 	}
 }

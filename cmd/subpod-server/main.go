@@ -141,6 +141,10 @@ func serve(ctx context.Context, flags *cli.Flags) error {
 	if err == nil {
 		return nil
 	}
+	if !served && ctx.Err() != nil {
+		slog.Debug("the server was stopped while it started", "error", err)
+		return nil
+	}
 	if !served && degraded == "" {
 		s.keepFailure(err)
 	}

@@ -287,13 +287,13 @@ func (s *session) run(ctx context.Context, req api.SessionRequest) (*api.Session
 	}
 	streams.Made = func(m api.Made) {
 		s.containerID = m.ContainerID
-		if s.made != nil {
+		if s.signals {
+			s.forwardSignals(ctx)
+		}
+		if s.made != nil { // it may take its time
 			if err := s.made(m.ContainerID); err != nil {
 				cancel(madeError{err})
 			}
-		}
-		if s.signals {
-			s.forwardSignals(ctx)
 		}
 	}
 	exit, err := s.client.Session(ctx, req, streams)

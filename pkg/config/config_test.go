@@ -355,7 +355,8 @@ func TestUnreadablePlaces(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("XDG_CONFIG_HOME", dir)
 	place := filepath.Join(dir, "subpod")
-	for name, to := range map[string]string{"subpod/subpod.toml": "nowhere", "subpod/subpod.toml.d": "nowhere", "subpod": "subpod"} {
+	for _, c := range [][2]string{{"subpod/subpod.toml", "nowhere"}, {"subpod/subpod.toml.d", "nowhere"}, {"subpod", "subpod"}, {"subpod", "nowhere"}} {
+		name, to := c[0], c[1]
 		if err := os.RemoveAll(place); err != nil {
 			t.Fatal(err)
 		}
@@ -379,5 +380,17 @@ func TestUnreadablePlaces(t *testing.T) {
 	}
 	if _, err := Load("", nil); err != nil {
 		t.Errorf("where no directory is: %v", err)
+	}
+	if err := errors.Join(os.Remove(place), os.Mkdir(place, 0o755), os.WriteFile(filepath.Join(place, "subpod.toml.d"), nil, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load("", nil); err == nil {
+		t.Error("subpod.toml.d is a file, and the default is taken")
+	}
+	if err := errors.Join(os.RemoveAll(place), os.Mkdir(filepath.Join(dir, "elsewhere"), 0o755), os.Symlink("elsewhere", place)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load("", nil); err != nil {
+		t.Errorf("in an empty directory behind a link: %v", err)
 	}
 }

@@ -83,11 +83,19 @@ func Find(env func(string) string) string {
 	return ""
 }
 
-// absent reports whether the error of opening a file says that there is none: not a link to
-// nowhere either, nor something that may not be looked at.
+// absent reports whether the error of opening a file says that there is none: nothing has its
+// name, nor does its path lead over a link to nowhere.
 func absent(name string, err error) bool {
-	_, notLink := os.Readlink(name)
-	return notLink != nil && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR))
+	if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) {
+		return false
+	}
+	for at := name; at != filepath.Dir(at); at = filepath.Dir(at) {
+		if _, err := os.Lstat(at); err == nil {
+			_, err := os.Stat(at)
+			return at != name && err == nil
+		}
+	}
+	return true
 }
 
 // sources returns the files to read, in order.

@@ -86,6 +86,43 @@ func TestEphemeralInterrupted(t *testing.T) {
 	}
 }
 
+// TestEphemeralSignalled: a signal that comes as soon as there is a container is the container's,
+// also while the command is still about to write who that is.
+func TestEphemeralSignalled(t *testing.T) {
+	n := node.Prepare(t, node.Options{Config: bridge, Registries: registry.Conf(node.Registry(t))})
+	n.MustSubpod("pull", "-q", "busybox")
+	endDaemon(t, n)
+	pidFile := filepath.Join(t.TempDir(), "pid")
+	if err := unix.Mkfifo(pidFile, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	cmd := n.Command(t.Context(), node.Path(t, node.Subpod), "run", "--rm", "--ephemeral-node", "--pidfile", pidFile, "--name", "c",
+		"busybox", "sh", "-c", "trap 'exit 7' TERM; touch /tmp/begun; while :; do sleep 0.1; done")
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	node.Eventually(t, "the container runs", func() error {
+		_, err := n.Subpod("exec", "c", "test", "-e", "/tmp/begun")
+		return err
+	})
+	time.Sleep(200 * time.Millisecond) // it opens the FIFO
+	_ = cmd.Process.Signal(unix.SIGTERM)
+	time.Sleep(time.Second)
+	reader, err := os.OpenFile(pidFile, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	ended := time.AfterFunc(30*time.Second, func() { _ = cmd.Process.Signal(unix.SIGTERM) })
+	_ = cmd.Wait()
+	if first, code := ended.Stop(), cmd.ProcessState.ExitCode(); code != 7 || !first {
+		t.Errorf("exit code %d, of the first signal: %v:\n%s", code, first, out.String())
+	}
+	noDaemon(t, n)
+}
+
 // TestFirstCommands: of several commands that come while there is no daemon one starts it, and
 // all have it.
 func TestFirstCommands(t *testing.T) {
@@ -131,7 +168,8 @@ func TestStartAfterOther(t *testing.T) {
 	endDaemon(t, n)
 }
 
-// TestStopWithinStart: a daemon that is stopped ends, however far its start has come.
+// TestStopWithinStart: a daemon that is stopped ends soon, however far its start has come. What
+// stops it may have little patience, as a cancelled CI job.
 func TestStopWithinStart(t *testing.T) {
 	n := node.Prepare(t, node.Options{Config: bridge})
 	for delay := time.Duration(0); delay < 400*time.Millisecond; delay += 40 * time.Millisecond {
@@ -144,12 +182,41 @@ func TestStopWithinStart(t *testing.T) {
 		ended := make(chan error, 1)
 		go func() { ended <- cmd.Wait() }()
 		time.Sleep(delay)
+		begin := time.Now()
 		_ = cmd.Process.Signal(unix.SIGTERM)
 		select {
 		case <-ended:
+			if took := time.Since(begin); took > 7*time.Second {
+				t.Errorf("after %v it took %v to stop it:\n%s", delay, took, out.String())
+			}
 		case <-time.After(20 * time.Second):
 			_ = cmd.Process.Kill()
 			t.Fatalf("a daemon that was stopped after %v goes on:\n%s", delay, out.String())
 		}
+	}
+}
+
+// TestStopIsNoFailure: a server that is stopped while it starts is not logged as one that has
+// failed.
+func TestStopIsNoFailure(t *testing.T) {
+	dir := t.TempDir()
+	crun, called := filepath.Join(dir, "crun"), filepath.Join(dir, "called")
+	if err := os.WriteFile(crun, []byte("#!/bin/sh\n: > "+called+"\nexec sleep 60\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	n := node.Prepare(t, node.Options{Config: bridge + "[runtime.handlers.crun]\npath = \"" + crun + "\"\n"})
+	var out bytes.Buffer
+	cmd := n.Command(t.Context(), node.Path(t, node.Subpod), "daemon")
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	node.Eventually(t, "the server has called the runtime", func() error {
+		_, err := os.Stat(called)
+		return err
+	})
+	_ = cmd.Process.Signal(unix.SIGTERM)
+	if err := cmd.Wait(); err != nil || strings.Contains(out.String(), "level=ERROR") {
+		t.Errorf("%v:\n%s", err, out.String())
 	}
 }

@@ -68,9 +68,7 @@ func statusError(resp *http.Response) error {
 	hurry(resp)
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
 	text := answerText(resp.Header.Get("Content-Type"), body)
-	repeated := func(secret string) bool {
-		return secret != "" && (strings.Contains(string(body), secret) || strings.Contains(text, secret))
-	}
+	repeated := func(secret string) bool { return Repeats(string(body), secret) || Repeats(text, secret) }
 	if slices.ContainsFunc(secrets(resp.Request), repeated) {
 		text = ": its text is left out, it has the credentials in it"
 	}
@@ -83,6 +81,20 @@ func statusError(resp *http.Response) error {
 		return fmt.Errorf("%w: %s%s", ErrUnavailable, statusOf(resp), text)
 	}
 	return fmt.Errorf("%w: %s%s", ErrNotRegistry, statusOf(resp), text)
+}
+
+// mostShown is how many bytes of the beginning of a secret make it one: what comes after them may
+// have been cut off of a long answer.
+const mostShown = 12
+
+// Repeats reports whether a text has a secret in it, as it is, quoted or in the form of a URL, or
+// the beginning of it.
+func Repeats(text, secret string) bool {
+	quoted := strconv.Quote(secret)
+	forms := []string{secret, quoted[1 : len(quoted)-1], url.QueryEscape(secret), url.PathEscape(secret)}
+	return secret != "" && slices.ContainsFunc(forms, func(form string) bool {
+		return strings.Contains(text, form[:min(len(form), mostShown)])
+	})
 }
 
 // secrets returns what a request has that no error may have.

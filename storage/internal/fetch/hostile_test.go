@@ -130,6 +130,7 @@ func TestRepeatedCredentials(t *testing.T) {
 	}{
 		"password":       {`Basic realm="x"`, Credentials{Username: "me", Password: "hunter-secret"}},
 		"bearer":         {`Bearer realm="http://HOST/token"`, Credentials{RegistryToken: "token-secret"}},
+		"long token":     {`Bearer realm="http://HOST/token"`, Credentials{RegistryToken: strings.Repeat("token-secret", 400)}},
 		"token server":   {`Bearer realm="http://HOST/token"`, Credentials{Username: "me", Password: "hunter-secret"}},
 		"identity token": {`Bearer realm="http://HOST/token"`, Credentials{IdentityToken: "id/secret"}},
 	} {
