@@ -35,10 +35,8 @@ const (
 )
 
 // Handler returns what answers a request for Path.
-func (m *Metrics) Handler() http.Handler { return handler(m.registry) }
-
-func handler(from prometheus.Gatherer) http.Handler {
-	return promhttp.HandlerFor(from, promhttp.HandlerOpts{
+func (m *Metrics) Handler() http.Handler {
+	return promhttp.HandlerFor(prometheus.GathererFunc(shared(m.registry.Gather)), promhttp.HandlerOpts{
 		ErrorHandling:       promhttp.ContinueOnError, // a series that is wrong costs itself
 		MaxRequestsInFlight: maxScrapes,
 		Timeout:             scrapeTimeout,
@@ -51,7 +49,7 @@ func handler(from prometheus.Gatherer) http.Handler {
 // open would take the place of others.
 func (m *Metrics) Serve(ctx context.Context, l net.Listener, errorLog *log.Logger) error {
 	mux := http.NewServeMux()
-	mux.Handle("GET "+Path, handler(prometheus.GathererFunc(shared(m.registry.Gather))))
+	mux.Handle("GET "+Path, m.Handler())
 	server := &http.Server{
 		Handler: mux, ErrorLog: errorLog,
 		ReadTimeout: scrapeTimeout, WriteTimeout: 2 * scrapeTimeout,
