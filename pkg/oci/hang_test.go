@@ -302,3 +302,20 @@ func TestDeleteHangs(t *testing.T) {
 		}
 	})
 }
+
+// A script around a runtime that hangs when it is asked for its version holds up nobody that
+// ends: the script is killed, and what it has started is not waited for.
+func TestVersionHangs(t *testing.T) {
+	dir := t.TempDir()
+	script := filepath.Join(dir, "crun")
+	if err := os.WriteFile(script, []byte("#!/bin/sh\nsleep 30\necho crun version 1.28\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	begin := time.Now()
+	_, err := newRuntime(ctx, "crun", Handler{Name: "crun", Path: script}, Options{RunDir: dir})
+	if took := time.Since(begin); err == nil || took > 20*time.Second {
+		t.Errorf("after %v: %v", took, err)
+	}
+}

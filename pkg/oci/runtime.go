@@ -165,7 +165,7 @@ func newRuntime(ctx context.Context, name string, h Handler, o Options) (*runtim
 	}
 	ctx, cancel := rt.bound(ctx)
 	defer cancel()
-	version, err := exec.CommandContext(ctx, path, "--version").Output()
+	version, err := printed(ctx, path, "--version")
 	if err != nil {
 		return nil, fmt.Errorf("runtime handler %q: %s --version: %w", name, path, err)
 	}
@@ -197,6 +197,14 @@ func newRuntime(ctx context.Context, name string, h Handler, o Options) (*runtim
 	return rt, nil
 }
 
+// printed returns what a runtime prints. When ctx ends it does not wait for what the runtime
+// has started, which may be a script.
+func printed(ctx context.Context, path, arg string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, path, arg)
+	cmd.WaitDelay = time.Second
+	return cmd.Output()
+}
+
 var crunVersion = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`^crun version (\d+)\.(\d+)`)
 })
@@ -211,7 +219,7 @@ func mountFeatures(ctx context.Context, path, version string) (rro, idmap bool) 
 			MountExtensions struct{ IDMap struct{ Enabled bool } }
 		}
 	}
-	if out, err := exec.CommandContext(ctx, path, "features").Output(); err == nil && json.Unmarshal(out, &f) == nil {
+	if out, err := printed(ctx, path, "features"); err == nil && json.Unmarshal(out, &f) == nil {
 		return slices.Contains(f.MountOptions, "rro"), f.Linux.MountExtensions.IDMap.Enabled
 	}
 	m := crunVersion().FindStringSubmatch(version)
