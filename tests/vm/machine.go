@@ -148,11 +148,16 @@ func (m *Machine) consoleTail() string {
 // ssh prepares an ssh into the machine. All of a user's share one connection: a
 // new one takes the emulated machine a second.
 func (m *Machine) ssh(ctx context.Context, user string, args ...string) *exec.Cmd {
+	return m.connect(ctx, filepath.Join(m.dir, "%r"), user, args...)
+}
+
+// connect prepares an ssh by the connection of a path, or by one of its own for "none".
+func (m *Machine) connect(ctx context.Context, path, user string, args ...string) *exec.Cmd {
 	argv := append([]string{
 		"-F", "none", "-i", filepath.Join(m.cache, "key"), "-p", strconv.Itoa(m.port),
 		"-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR",
 		"-o", "ConnectTimeout=10", "-o", "BatchMode=yes",
-		"-o", "ControlMaster=auto", "-o", "ControlPath=" + filepath.Join(m.dir, "%r"), "-o", "ControlPersist=600",
+		"-o", "ControlMaster=auto", "-o", "ControlPath=" + path, "-o", "ControlPersist=600",
 		user + "@127.0.0.1",
 	}, args...)
 	cmd := exec.CommandContext(ctx, "ssh", argv...)

@@ -2,9 +2,11 @@ package vm
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
@@ -131,11 +133,30 @@ func in(t *testing.T, script string) string {
 
 func as(t *testing.T, user, script string) string {
 	t.Helper()
+	slow := time.AfterFunc(slowScript, func() { fmt.Fprintf(os.Stderr, "vm: after %v at:\n%s\n%s\n", slowScript, script, look()) })
 	out, err := machine.Run(t.Context(), user, script)
+	slow.Stop()
 	if err != nil {
+		if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.ExitCode() == 255 { // ssh's own
+			t.Logf("the connection has ended: %s", look())
+		}
 		t.Fatal(err)
 	}
 	return strings.TrimSpace(out)
+}
+
+// slowScript is how long a script runs before it is looked at what holds it up.
+const slowScript = 3 * time.Minute
+
+// look returns what the machine does, by a connection of its own, and what its kernel says.
+func look() string {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	cmd := machine.connect(ctx, "none", "root", `uptime; systemctl list-jobs; ps -eo pid,ppid,user,stat,etimes,wchan:24,args --sort etimes | head -n 50
+		for pid in $(ps -eo pid=,stat= | awk '$2 ~ /^D/ { print $1 }'); do echo $pid: $(cat /proc/$pid/stack); done
+		journalctl --no-pager -n 60 -o short-monotonic`)
+	out, err := cmd.CombinedOutput()
+	return fmt.Sprintf("%s\n%v\nthe end of the console: %s", out, err, machine.consoleTail())
 }
 
 // start has the service run with a configuration, and returns a client of it. One that
@@ -148,6 +169,11 @@ END
 		if cmp -s new subpod.toml && systemctl --user is-active -q subpod; then rm new; exit; fi
 		mv new subpod.toml && systemctl --user restart subpod`)
 	c, err := client.Dial(local)
+	if err != nil { // the connection has ended by which it is forwarded
+		if local, err = machine.Forward(t.Context(), User, socket); err == nil {
+			c, err = client.Dial(local)
+		}
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
