@@ -43,11 +43,14 @@ func TestCritest(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	in(t, `rm -f ~/junit.xml
+	_, err := machine.Run(t.Context(), User, `rm -f ~/junit.xml
 		endpoint=unix://`+socket+`
 		~/.local/bin/subpod nsenter -- env -C /tmp ~/.local/bin/critest \
 			-runtime-endpoint=$endpoint -image-endpoint=$endpoint -runtime-service-timeout=5m \
-			-ginkgo.timeout=6h -ginkgo.no-color -ginkgo.junit-report=$HOME/junit.xml >~/critest.log 2>&1 || true`)
+			-ginkgo.timeout=6h -ginkgo.no-color -ginkgo.junit-report=$HOME/junit.xml >~/critest.log 2>&1 || true`) // minutes
+	if err != nil {
+		t.Fatal(err)
+	}
 	problems, count, err := critest.Check([]byte(in(t, "cat ~/junit.xml")), filepath.Join(node.Tree(), "tests/critest"))
 	if err != nil {
 		t.Fatal(err)
