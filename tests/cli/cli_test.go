@@ -79,26 +79,24 @@ func settle(t *testing.T, n *node.Node) {
 
 // TestWithoutDaemon: commands that start the daemon, and those that do not.
 func TestWithoutDaemon(t *testing.T) {
-	n := node.Prepare(t, node.Options{Config: bridge})
-	runScripts(t, testscript.Params{
-		Dir:   "testdata/nodaemon",
-		Setup: setup(t, n),
-		Cmds:  commands,
-	})
+	eachScript(t, "nodaemon", func(t *testing.T) *node.Node { return node.Prepare(t, node.Options{Config: bridge}) })
 }
 
 // alone has the scripts that act on all there is, or on the latest: each has a node of
 // its own.
 const alone = "alone"
 
-func TestAlone(t *testing.T) {
-	files, err := filepath.Glob(filepath.Join("testdata", alone, "*.txtar"))
+func TestAlone(t *testing.T) { eachScript(t, alone, aloneNode) }
+
+// eachScript runs the scripts of a directory one after the other, each with a node of its own.
+func eachScript(t *testing.T, dir string, nodeOf func(*testing.T) *node.Node) {
+	files, err := filepath.Glob(filepath.Join("testdata", dir, "*.txtar"))
 	if err != nil || len(files) == 0 {
-		t.Fatalf("no scripts in %s: %v", alone, err)
+		t.Fatalf("no scripts in %s: %v", dir, err)
 	}
 	for _, file := range files {
 		t.Run(filepath.Base(file), func(t *testing.T) {
-			n := aloneNode(t)
+			n := nodeOf(t)
 			runScripts(t, testscript.Params{Files: []string{file}, Setup: setup(t, n), Cmds: commands, Deadline: time.Now().Add(5 * time.Minute)})
 		})
 	}
