@@ -11,16 +11,22 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"syscall"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/subpod/subpod/pkg/errclass"
 	"github.com/subpod/subpod/pkg/openat2"
 )
 
 // ErrNotFound says that there is no such path.
 var ErrNotFound = errors.New("no such file or directory")
+
+// ErrArchive says that a stream is no archive, or holds what cannot be unpacked.
+var ErrArchive = errclass.New(errdefs.ErrInvalidArgument, "bad archive")
 
 // Place is a path in a tree: the directory that holds it, links resolved, and
 // its name there. It must be closed.
@@ -170,7 +176,7 @@ func packOne(root *os.Root, out *tar.Writer, name, as string, info fs.FileInfo) 
 // by rename, if that is not "". Files get the caller as their owner, so set-user-ID and
 // set-group-ID bits are dropped: they would let others act as the caller. Devices and other
 // special files are refused: a FIFO holds up whoever opens it. What is a hole in the stream,
-// or a long row of zeros, is a hole in the file. The cause of ctx when that ends.
+// or a long row of zeros, is a hole in the file. ErrArchive; the cause of ctx when that ends.
 func Unpack(ctx context.Context, dir *os.Root, rename string, r io.Reader) error {
 	return unpack(ctx, dir, rename, r, 0, false)
 }
@@ -196,7 +202,7 @@ func unpack(ctx context.Context, dir *os.Root, rename string, r io.Reader, keep 
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("read the stream: %w", err)
+			return fmt.Errorf("read the stream: %w", classified(err))
 		}
 		name := renamed(h.Name, rename)
 		err = unpackOne(dir, name, h, rename, content, keep|fs.ModeSticky)
@@ -207,7 +213,7 @@ func unpack(ctx context.Context, dir *os.Root, rename string, r io.Reader, keep 
 			}
 		}
 		if err != nil {
-			return fmt.Errorf("write %s: %w", name, err)
+			return fmt.Errorf("write %s: %w", name, classified(err))
 		}
 		if owners && h.Typeflag != tar.TypeXGlobalHeader && h.Typeflag != tar.TypeLink {
 			if err := own(dir, name, h, keep|fs.ModeSticky); err != nil {
@@ -215,6 +221,24 @@ func unpack(ctx context.Context, dir *os.Root, rename string, r io.Reader, keep 
 			}
 		}
 	}
+}
+
+// classified is an error of unpacking, with ErrArchive where the stream is to blame: not the
+// disk, nor who sends.
+func classified(err error) error {
+	stream := []error{
+		tar.ErrHeader, io.ErrUnexpectedEOF,
+		fs.ErrExist, fs.ErrNotExist, syscall.ENOTDIR, syscall.EISDIR, syscall.ELOOP, syscall.ENAMETOOLONG, syscall.EINVAL, syscall.EFBIG,
+	}
+	blamed := slices.ContainsFunc(stream, func(of error) bool { return errors.Is(err, of) })
+	var path *fs.PathError
+	var link *os.LinkError
+	var errno syscall.Errno
+	refused := (errors.As(err, &path) || errors.As(err, &link)) && !errors.As(err, &errno) // by os.Root
+	if errors.Is(err, ErrArchive) || !blamed && !refused {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrArchive, err)
 }
 
 // own gives a file its owner; an ID that the caller does not have is left. The change
@@ -287,7 +311,7 @@ func unpackOne(dir *os.Root, name string, h *tar.Header, rename string, content 
 	case tar.TypeXGlobalHeader:
 		return nil
 	}
-	return fmt.Errorf("a special file (tar type %q) cannot be copied", h.Typeflag)
+	return fmt.Errorf("%w: a special file (tar type %q) cannot be copied", ErrArchive, h.Typeflag)
 }
 
 func makeFIFO(dir *os.Root, name string, mode fs.FileMode) error {

@@ -4,9 +4,12 @@ import (
 	"archive/tar"
 	"bytes"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"testing/iotest"
 )
 
 func write(t *testing.T, path, text string) {
@@ -142,13 +145,16 @@ func TestHostileStreams(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		entries []tar.Header
+		want    error
 	}{
-		{"dots", []tar.Header{{Name: "../escaped", Typeflag: tar.TypeReg, Mode: 0o644}}},
-		{"absolute", []tar.Header{{Name: "/escaped", Typeflag: tar.TypeReg, Mode: 0o644}}},
-		{"through a link", []tar.Header{{Name: "l", Typeflag: tar.TypeSymlink, Linkname: ".."}, {Name: "l/escaped", Typeflag: tar.TypeReg, Mode: 0o644}}},
-		{"hard link", []tar.Header{{Name: "h", Typeflag: tar.TypeLink, Linkname: "../victim"}}},
-		{"over a link", []tar.Header{{Name: "v", Typeflag: tar.TypeSymlink, Linkname: "../victim"}, {Name: "v", Typeflag: tar.TypeReg, Mode: 0o644}}},
-		{"device", []tar.Header{{Name: "dev", Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 3}}},
+		{"dots", []tar.Header{{Name: "../escaped", Typeflag: tar.TypeReg, Mode: 0o644}}, nil},
+		{"absolute", []tar.Header{{Name: "/escaped", Typeflag: tar.TypeReg, Mode: 0o644}}, nil},
+		{"through a link", []tar.Header{{Name: "l", Typeflag: tar.TypeSymlink, Linkname: ".."}, {Name: "l/escaped", Typeflag: tar.TypeReg, Mode: 0o644}}, ErrArchive},
+		{"hard link", []tar.Header{{Name: "h", Typeflag: tar.TypeLink, Linkname: "../victim"}}, ErrArchive},
+		{"over a link", []tar.Header{{Name: "v", Typeflag: tar.TypeSymlink, Linkname: "../victim"}, {Name: "v", Typeflag: tar.TypeReg, Mode: 0o644}}, nil},
+		{"device", []tar.Header{{Name: "dev", Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 3}}, ErrArchive},
+		{"long name", []tar.Header{{Name: strings.Repeat("n", 300), Typeflag: tar.TypeReg, Mode: 0o644}}, ErrArchive},
+		{"below a file", []tar.Header{{Name: "f", Typeflag: tar.TypeReg, Mode: 0o644}, {Name: "f/below", Typeflag: tar.TypeReg, Mode: 0o644}}, ErrArchive},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			top := t.TempDir()
@@ -171,7 +177,9 @@ func TestHostileStreams(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer dir.Close()
-			_ = Unpack(t.Context(), dir, "", &stream) // an error, or a file inside: both are fine
+			if err := Unpack(t.Context(), dir, "", &stream); !errors.Is(err, c.want) {
+				t.Errorf("%v, want %v", err, c.want)
+			}
 			if _, err := os.Lstat(filepath.Join(top, "escaped")); err == nil {
 				t.Error("a file was written outside")
 			}
@@ -187,6 +195,36 @@ func TestHostileStreams(t *testing.T) {
 				t.Error("a device was made")
 			}
 		})
+	}
+}
+
+// TestBadStreams: what is no archive is told from a sender that fails.
+func TestBadStreams(t *testing.T) {
+	var whole bytes.Buffer
+	w := tar.NewWriter(&whole)
+	if err := w.WriteHeader(&tar.Header{Name: "f", Typeflag: tar.TypeReg, Mode: 0o644, Size: 5}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write([]byte("12345")); err != nil {
+		t.Fatal(err)
+	}
+	gone := errors.New("the client has gone")
+	for name, c := range map[string]struct {
+		stream io.Reader
+		want   error
+	}{
+		"junk":             {strings.NewReader(strings.Repeat("junk", 512)), ErrArchive},
+		"cut off":          {bytes.NewReader(whole.Bytes()[:514]), ErrArchive},
+		"cut off by death": {io.MultiReader(bytes.NewReader(whole.Bytes()[:514]), iotest.ErrReader(gone)), gone},
+	} {
+		dir, err := os.OpenRoot(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := Unpack(t.Context(), dir, "", c.stream); !errors.Is(err, c.want) || errors.Is(err, ErrArchive) != (c.want == ErrArchive) {
+			t.Errorf("%s: %v", name, err)
+		}
+		dir.Close()
 	}
 }
 

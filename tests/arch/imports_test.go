@@ -28,7 +28,7 @@ var table = []struct{ pkg, imports string }{
 	{"pkg/trace", ""},
 	{"pkg/metrics", ""},
 	{"pkg/landlock", ""},
-	{"pkg/tree", "pkg/openat2"},
+	{"pkg/tree", "pkg/errclass pkg/openat2"},
 	{"pkg/subpath", "pkg/openat2"},
 	{"pkg/initproc", ""},
 	{"pkg/seccompnotify", ""},
