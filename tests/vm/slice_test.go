@@ -82,8 +82,8 @@ func TestSliceMemory(t *testing.T) {
 			lift := limitSlice(t, "MemoryMax=$(($(cat "+slice+"/memory.current) + 128*1024*1024)) MemorySwapMax=0", "MemoryMax=infinity MemorySwapMax=infinity")
 			hog := p.start(c.hog, nil)
 			// Until then the kernel takes all that can be read from the disk again,
-			// and everything is slow.
-			as(t, "root", "for i in $(seq 240); do [ $("+killed+") -gt "+earlier+" ] && exit; sleep 1; done; exit 1")
+			// and everything is slow; the service's watchdog has ten minutes.
+			as(t, "root", "for i in $(seq 500); do [ $("+killed+") -gt "+earlier+" ] && exit; sleep 1; done; exit 1")
 			time.Sleep(10 * time.Second)
 			lift()
 			if strings.HasPrefix(c.hog, "exec") {
