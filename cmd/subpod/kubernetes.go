@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/subpod/subpod/cmd/internal/cli"
 	"github.com/subpod/subpod/cmd/internal/kubelet"
 	"github.com/subpod/subpod/rootless"
 )
@@ -160,7 +161,7 @@ func writeKubernetes(cmd *cobra.Command, conn *connection, n kubelet.Node, o kub
 	defer dir.Close()
 	for _, f := range files {
 		// The token of join is in one of them.
-		if err := replaceFile(dir, filepath.Join(filepath.Base(kubelet.Dir), f.Name), f.Content, 0o600); err != nil {
+		if err := cli.ReplaceFile(dir, filepath.Join(filepath.Base(kubelet.Dir), f.Name), f.Content, 0o600); err != nil {
 			return err
 		}
 		fmt.Fprintln(cmd.OutOrStdout(), filepath.Join(kubelet.Dir, f.Name))

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/subpod/subpod/cmd/internal/cli"
 	"github.com/subpod/subpod/cmd/internal/kubelet"
 )
 
@@ -66,7 +67,7 @@ func writeUnits(out io.Writer, dir string, units []kubelet.Unit) error {
 	}
 	defer root.Close()
 	for _, u := range units {
-		if err := replaceFile(root, u.Name, u.Content, 0o644); err != nil {
+		if err := cli.ReplaceFile(root, u.Name, u.Content, 0o644); err != nil {
 			return err
 		}
 		fmt.Fprintln(out, filepath.Join(dir, u.Name))

@@ -113,19 +113,17 @@ func accountSetup() (setup.Setup, error) {
 	if err != nil {
 		return setup.Setup{}, fmt.Errorf("find out who you are: %w", err)
 	}
-	home, err := os.UserHomeDir()
-	if err != nil {
-		return setup.Setup{}, fmt.Errorf("find your home directory: %w", err)
-	}
-	xdg := func(name, fallback string) string {
-		if dir := os.Getenv(name); filepath.IsAbs(dir) {
-			return dir
+	var dirs []string
+	for _, name := range []string{"XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"} {
+		dir, err := config.Variable(name, os.Getenv)
+		if err != nil {
+			return setup.Setup{}, fmt.Errorf("find your home directory: %w", err)
 		}
-		return filepath.Join(home, fallback)
+		dirs = append(dirs, dir)
 	}
 	return setup.Setup{
 		User: me.Username, Home: me.HomeDir, Getenv: os.Getenv, Variables: configVariables(), RuntimeDir: os.Getenv("XDG_RUNTIME_DIR"),
-		ConfigHome: xdg("XDG_CONFIG_HOME", ".config"), DataHome: xdg("XDG_DATA_HOME", ".local/share"), StateHome: xdg("XDG_STATE_HOME", ".local/state"),
+		ConfigHome: dirs[0], DataHome: dirs[1], StateHome: dirs[2],
 	}, nil
 }
 

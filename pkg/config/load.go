@@ -69,7 +69,7 @@ func Default() *Config {
 // looked at counts as there, and so does a link to nowhere: reading it says why.
 func Find(env func(string) string) string {
 	var places []string
-	if dir, err := variable("XDG_CONFIG_HOME", env); err == nil {
+	if dir, err := Variable("XDG_CONFIG_HOME", env); err == nil {
 		places = append(places, filepath.Join(dir, "subpod", "subpod.toml"))
 	}
 	places = append(places, "/etc/subpod/subpod.toml")

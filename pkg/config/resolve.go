@@ -87,7 +87,7 @@ func walkPath(v reflect.Value, key, kind string, visit func(key, kind string, s 
 func expand(s string, env func(string) string) (string, error) {
 	var failed error
 	get := func(name string) string {
-		v, err := variable(name, env)
+		v, err := Variable(name, env)
 		if err != nil && failed == nil {
 			failed = err
 		}
@@ -100,8 +100,8 @@ func expand(s string, env func(string) string) (string, error) {
 	return s, failed
 }
 
-// variable returns the value of an environment variable or its standard default.
-func variable(name string, env func(string) string) (string, error) {
+// Variable returns the value of an environment variable or its standard default.
+func Variable(name string, env func(string) string) (string, error) {
 	if v := env(name); v != "" {
 		// "All paths set in these environment variables must be absolute. If
 		// … relative … ignore" (XDG base directory specification).
@@ -116,7 +116,7 @@ func variable(name string, env func(string) string) (string, error) {
 		"XDG_CACHE_HOME":  ".cache",
 	}
 	if dir, ok := below[name]; ok {
-		home, err := variable("HOME", env)
+		home, err := Variable("HOME", env)
 		return filepath.Join(home, dir), err
 	}
 	if name == "XDG_RUNTIME_DIR" {

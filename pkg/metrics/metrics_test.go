@@ -240,14 +240,7 @@ func TestServe(t *testing.T) {
 
 // TestDashboard: each metric that the dashboard names exists.
 func TestDashboard(t *testing.T) {
-	f := &fake{
-		pods:    []metrics.Pod{{Namespace: "a", Name: "p", State: "ready", Containers: []metrics.Container{{Name: "c", State: "running", Restarts: 1}}}},
-		helpers: map[string]int{"conmon": 1}, again: map[string]uint64{"server": 1}, uplink: true,
-	}
-	m := metrics.New("v", f.sources(), []string{"unavailable"})
-	m.Request("s", "m", "OK", time.Second, false)
-	m.Step("s", time.Second)
-	_, families := scrape(t, m)
+	_, families := scrape(t, everything())
 	text, err := os.ReadFile("../../configs/dashboard.json")
 	if err != nil {
 		t.Fatal(err)

@@ -91,7 +91,7 @@ var table = []struct{ pkg, imports string }{
 	// but the node's, and the tunnel that a command of it runs.
 	{"cmd/internal/cli", "pkg/config pkg/logging"},
 	{"cmd/internal/doctor", "configs rootless pkg/cgroup pkg/config pkg/landlock"},
-	{"cmd/internal/setup", "configs"},
+	{"cmd/internal/setup", "cmd/internal/cli configs pkg/config"},
 	{"cmd/internal/kube", "pkg/api pkg/client pkg/quantity pkg/subpath pkg/workload"},
 	{"cmd/internal/kubelet", "cmd/internal/doctor configs"},
 	{"cmd/internal/nodes", "netns/tunnel"},

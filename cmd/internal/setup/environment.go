@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/subpod/subpod/configs"
+	"github.com/subpod/subpod/pkg/config"
 )
 
 // manager is what the user's systemd works with, whatever a shell has set.
@@ -102,19 +103,9 @@ func programDirs(root, binary string, programs []string) []string {
 
 func (m manager) lookup(name string) string { return m.env[name] }
 
-// place returns the value of a variable, or its default where the XDG base directory
-// specification has one.
+// place returns the value of a variable, or its default; "" without one.
 func place(env func(string) string, name string) string {
-	value := env(name)
-	below, xdg := map[string]string{
-		"XDG_CONFIG_HOME": ".config",
-		"XDG_DATA_HOME":   ".local/share",
-		"XDG_STATE_HOME":  ".local/state",
-		"XDG_CACHE_HOME":  ".cache",
-	}[name]
-	if xdg && !filepath.IsAbs(value) {
-		return filepath.Join(env("HOME"), below)
-	}
+	value, _ := config.Variable(name, env)
 	return value
 }
 

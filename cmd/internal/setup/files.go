@@ -13,6 +13,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/cmd/internal/cli"
 )
 
 // file is one that the user is to have.
@@ -69,7 +71,7 @@ func (s Setup) save(r *record) error {
 	if err != nil {
 		return fmt.Errorf("encode the record of setup: %w", err)
 	}
-	if err := replace(s.recordFile(), append(b, '\n')); err != nil {
+	if err := replace(s.recordFile(), string(b)+"\n"); err != nil {
 		return fmt.Errorf("note what is done: %w", err)
 	}
 	return nil
@@ -158,7 +160,7 @@ func (s Setup) write(r *record, f file) error {
 	if err := os.MkdirAll(filepath.Dir(f.path), 0o755); err != nil {
 		return fmt.Errorf("make a directory: %w", err)
 	}
-	if err := replace(f.path, []byte(f.text)); err != nil {
+	if err := replace(f.path, f.text); err != nil {
 		return fmt.Errorf("write %s: %w", f.path, err)
 	}
 	s.say("wrote", "%s", f.path)
@@ -192,23 +194,14 @@ func missingDirs(dir string) (missing []string) {
 	}
 }
 
-// replace writes a file at once: a reader sees all or nothing, and so does who looks after
-// a full disk or a power cut.
-func replace(name string, text []byte) error {
-	tmp := filepath.Join(filepath.Dir(name), "."+filepath.Base(name)+".setup")
-	_ = os.Remove(tmp) // of one that was killed
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+// replace writes a file at once, into a directory that is there.
+func replace(name, text string) error {
+	dir, err := os.OpenRoot(filepath.Dir(name))
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(text)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(tmp, name)
-	}
-	if err != nil {
-		_ = os.Remove(tmp)
-	}
-	return err
+	defer dir.Close()
+	return cli.ReplaceFile(dir, filepath.Base(name), text, 0o644)
 }
 
 // remove takes back the files of the record, and says which are the user's by now. What

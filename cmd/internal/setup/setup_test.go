@@ -348,7 +348,7 @@ func TestBrokenOff(t *testing.T) {
 	a := newAccount(t, false)
 	a.do()
 	bash := filepath.Join(a.DataHome, "bash-completion/completions/subpod")
-	inTheWay := filepath.Join(filepath.Dir(bash), ".subpod.setup/x")
+	inTheWay := filepath.Join(filepath.Dir(bash), ".subpod.new/x")
 	for _, text := range []string{"# newer\n", "# newest\n"} {
 		if err := os.MkdirAll(inTheWay, 0o755); err != nil {
 			t.Fatal(err)
