@@ -26,7 +26,8 @@ const (
 // choice is the driver of an open store.
 type choice struct {
 	name, reason string
-	fuse         string // path of fuse-overlayfs, "" when there is none
+	fuse         string   // path of fuse-overlayfs, "" when there is none
+	fuseFiles    []string // its program and libraries; none where it was not tried
 	backing      string
 }
 
@@ -49,11 +50,12 @@ func chooseDriver(ctx context.Context, o Options) (choice, error) {
 	if fuseErr == nil {
 		c.fuse = fuse
 	}
-	tryFuse := func() error {
+	tryFuse := func() (err error) {
 		if fuseErr != nil {
 			return fmt.Errorf("fuse-overlayfs: %w: install the package fuse-overlayfs", fuseErr)
 		}
-		return probeFuse(ctx, o.Root, fuse)
+		c.fuseFiles, err = probeFuse(ctx, o.Root, fuse)
+		return err
 	}
 	tryNative := func() error {
 		if err := checkFormat(o); err != nil {
@@ -159,11 +161,12 @@ func probeNative(root string) error {
 	})
 }
 
-// probeFuse mounts fuse-overlayfs.
-func probeFuse(ctx context.Context, root, program string) error {
-	return probe(root, func(m overlayMount) error {
-		err := m.mountFuse(ctx, program)
+// probeFuse mounts fuse-overlayfs, and returns the files of its program and libraries.
+func probeFuse(ctx context.Context, root, program string) (files []string, err error) {
+	err = probe(root, func(m overlayMount) error {
+		pid, err := m.startFuse(ctx, program, "-f")
 		if err == nil {
+			files, _ = mappedFiles(pid) // none of a program that is in the background in spite of it
 			return nil
 		}
 		f, devErr := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
@@ -173,6 +176,7 @@ func probeFuse(ctx context.Context, root, program string) error {
 		f.Close()
 		return err
 	})
+	return files, err
 }
 
 // probe makes a small overlay below root, has it mounted, deletes a file through it and

@@ -27,8 +27,9 @@ type layerStore struct {
 	usages  *usages
 
 	// Set by open.
-	driver choice
-	cs     cstorage.Store
+	driver   choice
+	cs       cstorage.Store
+	resident resident // fuse-overlayfs's
 }
 
 func newLayerStore(o Options) *layerStore {

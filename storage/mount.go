@@ -87,6 +87,14 @@ const fuseTimeout = 30 * time.Second
 // kernel lets us wait until it answers. It runs in a session of its own and inherits
 // no other descriptor of ours, so it outlives this process.
 func (m overlayMount) mountFuse(ctx context.Context, program string) error {
+	_, err := m.startFuse(ctx, program)
+	return err
+}
+
+// startFuse is mountFuse with further arguments for the program. It returns the process that
+// it has started, which ends as soon as one that it has made is in the background, or with the
+// mount where the arguments have "-f".
+func (m overlayMount) startFuse(ctx context.Context, program string, args ...string) (pid int, err error) {
 	extra := []string{}
 	if m.upper != "" {
 		extra = append(extra, "volatile")
@@ -96,16 +104,16 @@ func (m overlayMount) mountFuse(ctx context.Context, program string) error {
 	}
 	device, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer device.Close()
 	// Without nosuid: programs of images may be setuid, within the user namespace.
 	// Permissions are the kernel's to check (fuse(4)).
 	options := fmt.Sprintf("fd=%d,rootmode=%o,user_id=0,group_id=0,default_permissions,allow_other", device.Fd(), unix.S_IFDIR)
 	if err := unix.Mount("fuse-overlayfs", m.target, "fuse.fuse-overlayfs", unix.MS_NODEV|unix.MS_NOATIME, options); err != nil {
-		return fmt.Errorf("mount fuse on %s: %w", m.target, err)
+		return 0, fmt.Errorf("mount fuse on %s: %w", m.target, err)
 	}
-	cmd := exec.Command(program, "-o", m.data(extra...), "/dev/fd/3") // libfuse takes it for a mount that is there
+	cmd := exec.Command(program, append([]string{"-o", m.data(extra...), "/dev/fd/3"}, args...)...) // libfuse takes it for a mount that is there
 	cmd.Dir, cmd.ExtraFiles = m.base, []*os.File{device}
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
@@ -113,7 +121,7 @@ func (m overlayMount) mountFuse(ctx context.Context, program string) error {
 	// A daemon that keeps our pipe open must not block us.
 	cmd.WaitDelay = 2 * time.Second
 	if err := startUnder(m.fuseRules(cmd.Path), cmd); err != nil {
-		return errors.Join(fmt.Errorf("%s on %s: %w", program, m.target, err), unmount(m.target))
+		return 0, errors.Join(fmt.Errorf("%s on %s: %w", program, m.target, err), unmount(m.target))
 	}
 	device.Close() // from now on the mount's other end dies with the program
 	ctx, cancel := context.WithTimeout(ctx, fuseTimeout)
@@ -125,11 +133,12 @@ func (m overlayMount) mountFuse(ctx context.Context, program string) error {
 	defer stop()
 	err = answers(m.target)
 	if err == nil && stop() {
-		go func() { _ = cmd.Wait() }() // its first process ends as soon as it is in the background
-		return nil
+		go func() { _ = cmd.Wait() }()
+		return cmd.Process.Pid, nil
 	}
+	left := unmount(m.target) // ends a program that lives
 	err = errors.Join(cmd.Wait(), context.Cause(ctx), err)
-	return errors.Join(fmt.Errorf("%s on %s: %w: %s", program, m.target, err, bytes.TrimSpace(stderr.Bytes())), unmount(m.target))
+	return 0, errors.Join(fmt.Errorf("%s on %s: %w: %s", program, m.target, err, bytes.TrimSpace(stderr.Bytes())), left)
 }
 
 // answers returns when the file system mounted on path has answered, or an error

@@ -60,7 +60,7 @@ func Probe(ctx context.Context, dir, mountProgram string) (Finding, error) {
 	}
 	path, err := exec.LookPath(mountProgram)
 	if err == nil {
-		err = probeFuse(ctx, tmp, path)
+		_, err = probeFuse(ctx, tmp, path)
 	} else {
 		err = fmt.Errorf("fuse-overlayfs: %w", err)
 	}

@@ -92,6 +92,14 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 	if l.driver.name == DriverVFS {
 		l.log.Warn("every layer and every container is a full copy: slow, and many times as large", "driver", DriverVFS, "reason", l.driver.reason)
 	}
+	if l.driver.name == DriverFuse {
+		files, err := lockFiles(l.driver.fuseFiles)
+		if err != nil {
+			l.log.Info("fuse-overlayfs does not stay in memory: while all memory is used, containers wait for it (if by RLIMIT_MEMLOCK, raise LimitMEMLOCK of user@.service, or memlock in limits.conf)",
+				"error", err, "limit", memlock())
+		}
+		l.resident = files
+	}
 	l.log.Info("storage open", "root", o.Root, "driver", l.driver.name, "reason", l.driver.reason)
 	return s, nil
 }
@@ -104,6 +112,8 @@ func (s *Store) Close() error {
 	if err := s.layers.vet(); err != nil { // the library reads its lists once more
 		s.layers.log.Warn("the store's lists can't be looked at", "error", err)
 	}
+	s.layers.resident.release()
+	s.layers.resident = nil
 	_, err := s.layers.cs.Shutdown(false)
 	if errors.Is(err, cstorage.ErrLayerUsedByContainer) || sentinelOf(err) == ErrNoSpace {
 		err = nil // it only notes for other processes that the driver was shut down

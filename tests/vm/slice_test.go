@@ -80,10 +80,12 @@ func TestSliceMemory(t *testing.T) {
 			killed := "awk '/oom_kill /{print $2}' " + slice + "/memory.events"
 			earlier := as(t, "root", killed)
 			lift := limitSlice(t, "MemoryMax=$(($(cat "+slice+"/memory.current) + 128*1024*1024)) MemorySwapMax=0", "MemoryMax=infinity MemorySwapMax=infinity")
+			begin := time.Now()
 			hog := p.start(c.hog, nil)
 			// Until then the kernel takes all that can be read from the disk again,
 			// and everything is slow; the service's watchdog has ten minutes.
 			as(t, "root", "for i in $(seq 500); do [ $("+killed+") -gt "+earlier+" ] && exit; sleep 1; done; exit 1")
+			t.Logf("the kernel killed after %.0f s", time.Since(begin).Seconds())
 			time.Sleep(10 * time.Second)
 			lift()
 			if strings.HasPrefix(c.hog, "exec") {
