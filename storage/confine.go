@@ -132,11 +132,14 @@ const newNamespaces = unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID 
 // by path, and behind those of the user's session (D-Bus, this server's own) is all that
 // the user may do; pairs of them lead nowhere. Nor does it bound UDP and MPTCP, or what
 // connects by sending (TCP Fast Open).
-func (c confinement) seccomp() error {
+func (c confinement) seccomp() error { return refuseCalls(refused, c.port != 0) }
+
+// refuseCalls puts the calling thread, and what it starts, under seccompFilter.
+func refuseCalls(numbers []uint32, tcp bool) error {
 	if auditArch == 0 {
 		return nil
 	}
-	filter := seccompFilter(refused, c.port != 0)
+	filter := seccompFilter(numbers, tcp)
 	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
 	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, uintptr(unsafe.Pointer(&prog)))
 	runtime.KeepAlive(filter)

@@ -164,10 +164,13 @@ func probeNative(root string) error {
 // probeFuse mounts fuse-overlayfs, and returns the files of its program and libraries.
 func probeFuse(ctx context.Context, root, program string) (files []string, err error) {
 	err = probe(root, func(m overlayMount) error {
+		if err := m.addWhiteout(); err != nil {
+			return err
+		}
 		pid, err := m.startFuse(ctx, program, "-f")
 		if err == nil {
 			files, _ = mappedFiles(pid) // none of a program that is in the background in spite of it
-			return nil
+			return m.checkWhiteout(program)
 		}
 		f, devErr := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
 		if devErr != nil {
@@ -177,6 +180,30 @@ func probeFuse(ctx context.Context, root, program string) (files []string, err e
 		return err
 	})
 	return files, err
+}
+
+// addWhiteout puts a layer between those of a probe that hides the directory "again" of the
+// lower one. The upper one has it again, as after "rm -r" and "mkdir" in two steps of a build.
+func (m *overlayMount) addWhiteout() error {
+	top, base := m.lowers[0], m.lowers[1]
+	middle := filepath.Join(filepath.Dir(base), "middle")
+	for _, dir := range []string{middle, filepath.Join(top, "again"), filepath.Join(base, "again")} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	m.lowers = []string{top, middle, base}
+	return errors.Join(os.WriteFile(filepath.Join(middle, ".wh.again"), nil, 0o644), os.WriteFile(filepath.Join(base, "again", "old"), nil, 0o644))
+}
+
+// checkWhiteout refuses a program that merges "again" with the one that is hidden, as
+// upstream's version 2 of 4 May 2026 does.
+func (m overlayMount) checkWhiteout(program string) error {
+	left, err := os.ReadDir(filepath.Join(m.target, "again"))
+	if err == nil && len(left) > 0 {
+		err = fmt.Errorf("%s shows files that a layer has deleted: install another version of it, or choose driver %q where that works", program, DriverNative)
+	}
+	return err
 }
 
 // probe makes a small overlay below root, has it mounted, deletes a file through it and

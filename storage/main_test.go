@@ -19,6 +19,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(childMode) == confinedMode {
 		os.Exit(runConfined())
 	}
+	if os.Getenv(childMode) == fuserMode && os.Args[0] != os.Getenv(fusermountEnv) {
+		os.Exit(runFuser())
+	}
 	Dispatch() // first of all: pulls re-execute this binary
 	switch os.Getenv(childMode) {
 	case "":

@@ -107,6 +107,10 @@ func (m overlayMount) startFuse(ctx context.Context, program string, args ...str
 		return 0, err
 	}
 	defer device.Close()
+	self, err := os.Executable() // what has replaced it since can do the same
+	if err != nil {
+		return 0, err
+	}
 	// Without nosuid: programs of images may be setuid, within the user namespace.
 	// Permissions are the kernel's to check (fuse(4)).
 	options := fmt.Sprintf("fd=%d,rootmode=%o,user_id=0,group_id=0,default_permissions,allow_other", device.Fd(), unix.S_IFDIR)
@@ -115,12 +119,13 @@ func (m overlayMount) startFuse(ctx context.Context, program string, args ...str
 	}
 	cmd := exec.Command(program, append([]string{"-o", m.data(extra...), "/dev/fd/3"}, args...)...) // libfuse takes it for a mount that is there
 	cmd.Dir, cmd.ExtraFiles = m.base, []*os.File{device}
+	cmd.Env = append(os.Environ(), fusermountEnv+"="+self)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	// A daemon that keeps our pipe open must not block us.
 	cmd.WaitDelay = 2 * time.Second
-	if err := startUnder(m.fuseRules(cmd.Path), cmd); err != nil {
+	if err := startUnder(m.fuseRules(cmd.Path, self), cmd); err != nil {
 		return 0, errors.Join(fmt.Errorf("%s on %s: %w", program, m.target, err), unmount(m.target))
 	}
 	device.Close() // from now on the mount's other end dies with the program

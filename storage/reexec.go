@@ -18,6 +18,9 @@ import (
 // symlink of a hostile layer leads outside). The helper can't be avoided through the
 // library's interface; it costs the start of this binary, once per layer.
 func Dispatch() {
+	if name := os.Getenv(fusermountEnv); name != "" && os.Args[0] == name {
+		os.Exit(fusermount())
+	}
 	filterLayer()
 	if reexec.Init() {
 		os.Exit(0)

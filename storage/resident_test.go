@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -129,6 +130,20 @@ exec cat <&3`)
 	}
 	if !errors.Is(err, ErrNotUsable) || !errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("%v, want ErrNotUsable and what statfs says, at once", err)
+	}
+	wantNoLeaks(t, o.Root)
+}
+
+// A program that shows what a layer has deleted is refused.
+func TestFuseShowsDeleted(t *testing.T) {
+	o := testOptions(t, t.TempDir(), DriverFuse)
+	o.MountProgram = writeScript(t, `exec fuse-overlayfs "$1" "$(echo "$2" | sed 's,:[^:]*/middle,,')" "$3" "$4"`)
+	s, err := Open(t.Context(), o)
+	if err == nil {
+		closeStore(t, s)
+	}
+	if !errors.Is(err, ErrNotUsable) || !strings.Contains(fmt.Sprint(err), "a layer has deleted") {
+		t.Errorf("%v, want ErrNotUsable and why", err)
 	}
 	wantNoLeaks(t, o.Root)
 }

@@ -208,7 +208,7 @@ func (s silent) Read([]byte) (int, error) {
 // container, where it cannot learn how large a pipe may be.
 func TestFuseReadsPipeSize(t *testing.T) {
 	cmd := exec.Command("/bin/cat", "/proc/sys/fs/pipe-max-size")
-	if err := startUnder(overlayMount{base: t.TempDir()}.fuseRules(cmd.Path), cmd); err != nil {
+	if err := startUnder(overlayMount{base: t.TempDir()}.fuseRules(cmd.Path, ""), cmd); err != nil {
 		t.Fatal(err)
 	}
 	if err := cmd.Wait(); err != nil {

@@ -31,7 +31,10 @@ if [ -n "$upper" ]; then
 		echo x >$lower/planted && echo "it has written to a layer"
 		kill -0 $PPID && echo "it has signalled the server"
 		: </dev/tcp/127.0.0.1/%[4]s && echo "it has connected"
-		exec 9<>/dev/fuse && echo "it has opened a device"
+		exec 9<>/dev/zero && echo "it has opened a device"
+		unshare -m --propagation unchanged true && echo "it has made a mount namespace"
+		unshare -U true && echo "it has made a user namespace"
+		/usr/sbin/chroot / /bin/true && echo "it has changed its root"
 	} >>$upper/findings 2>/dev/null
 fi
 exec fuse-overlayfs "$@"
