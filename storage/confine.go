@@ -39,16 +39,22 @@ func (c confinement) enter() error {
 	// What is started next is init of a PID namespace: with it end all its children.
 	// Best effort, since they also end with the pipes to it.
 	_ = unix.Unshare(unix.CLONE_NEWPID | unix.CLONE_NEWIPC)
+	return confineThread(c.rules(), contentCapabilities, refused, c.port != 0)
+}
+
+// confineThread puts the calling thread, and what it starts, under rules and seccompFilter,
+// with no capabilities but kept.
+func confineThread(rules landlock.Rules, kept []uint, calls []uint32, tcp bool) error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("set no_new_privs: %w", err)
 	}
-	if err := c.landlock(); err != nil {
+	if err := rules.Enter(); err != nil {
 		return fmt.Errorf("landlock: %w", err)
 	}
-	if err := dropCapabilities(contentCapabilities); err != nil {
+	if err := dropCapabilities(kept); err != nil {
 		return fmt.Errorf("drop capabilities: %w", err)
 	}
-	if err := c.seccomp(); err != nil {
+	if err := refuseCalls(calls, tcp); err != nil {
 		return fmt.Errorf("seccomp: %w", err)
 	}
 	return nil
@@ -57,10 +63,10 @@ func (c confinement) enter() error {
 // systemDirs have the system's programs and libraries.
 var systemDirs = []string{"/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix", "/gnu"}
 
-// landlock allows the calling thread the files of c, and no others. A kernel without
-// Landlock, or with its first version, which forbids renames between directories, is
-// no error: then capabilities, seccomp and limits are what is left.
-func (c confinement) landlock() error {
+// rules allow the files of c, and no others. A kernel without Landlock, or with its first
+// version, which forbids renames between directories, is no error: then capabilities,
+// seccomp and limits are what is left.
+func (c confinement) rules() landlock.Rules {
 	rules := landlock.Rules{
 		Files: []landlock.Files{
 			{Access: landlock.Read, Paths: c.readOnly},
@@ -74,7 +80,7 @@ func (c confinement) landlock() error {
 	if c.port != 0 {
 		rules.ConnectTo = []uint16{c.port}
 	}
-	return rules.Enter()
+	return rules
 }
 
 // dropCapabilities leaves the calling thread, and what it starts, no others than kept.
@@ -127,26 +133,30 @@ var refused = append([]uint32{
 
 const newNamespaces = unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP
 
-// seccomp refuses the calling thread what is in refused, new namespaces, and sockets but,
-// with c.port, those of TCP over IPv4. Landlock does not bound connections to unix sockets
-// by path, and behind those of the user's session (D-Bus, this server's own) is all that
-// the user may do; pairs of them lead nowhere. Nor does it bound UDP and MPTCP, or what
-// connects by sending (TCP Fast Open).
-func (c confinement) seccomp() error { return refuseCalls(refused, c.port != 0) }
-
-// refuseCalls puts the calling thread, and what it starts, under seccompFilter.
+// refuseCalls puts the calling thread, and what it starts, under seccompFilter: without
+// calls of numbers, new namespaces, and sockets but, with tcp, those of TCP over IPv4.
+// Landlock does not bound connections to unix sockets by path, and behind those of the user's
+// session (D-Bus, this server's own) is all that the user may do; pairs of them lead nowhere.
+// Nor does it bound UDP and MPTCP, or what connects by sending (TCP Fast Open).
 func refuseCalls(numbers []uint32, tcp bool) error {
 	if auditArch == 0 {
 		return nil
 	}
 	filter := seccompFilter(numbers, tcp)
 	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, uintptr(unsafe.Pointer(&prog)))
-	runtime.KeepAlive(filter)
-	if errno != 0 {
-		return errno
+	set := func(flags uintptr) error {
+		_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(&prog)))
+		runtime.KeepAlive(filter)
+		if errno != 0 {
+			return errno
+		}
+		return nil
 	}
-	return nil
+	err := set(unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW)
+	if errors.Is(err, unix.EINVAL) {
+		err = set(0) // gVisor knows no flags
+	}
+	return err
 }
 
 // seccompFilter returns a filter that answers EPERM to the calls of numbers, to clone(2)

@@ -48,9 +48,7 @@ func startContent(c confinement, remote *os.File, env []string) (*contentProcess
 		Stderr: p.stderr, ExtraFiles: []*os.File{remote}, WaitDelay: contentGrace,
 		SysProcAttr: &unix.SysProcAttr{Pdeathsig: unix.SIGKILL, Setsid: true},
 	}
-	// Package os tries once, with a child, whether pidfds work. That child must not be the
-	// first of the PID namespace.
-	_, _ = os.FindProcess(os.Getpid())
+	tryPidfds()
 	started := make(chan error)
 	go onOwnThread(func() {
 		err := c.enter()
@@ -70,6 +68,10 @@ func startContent(c confinement, remote *os.File, env []string) (*contentProcess
 	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", p.cmd.Process.Pid), []byte("1000"), 0)
 	return p, nil
 }
+
+// tryPidfds has package os try now whether pidfds work, which it does once, with a child
+// that signals: not on a thread that is confined, or whose child is the first of a PID namespace.
+func tryPidfds() { _, _ = os.FindProcess(os.Getpid()) }
 
 // onOwnThread runs do on a thread that no other goroutine gets before or after, and that
 // is not the main one: what the kernel says of the process as a whole, and lets others do

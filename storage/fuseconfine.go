@@ -27,8 +27,8 @@ const (
 	fusermountComm = "_FUSE_COMMFD"    // fusermount's protocol: the socket that a descriptor is sent through
 )
 
-// fusermount stands in for fusermount3 and returns the exit code. Asked for something else
-// than a mount, it does nothing.
+// fusermount stands in for fusermount3 and returns the exit code: 1 when it is asked for
+// something else than a mount.
 func fusermount() int {
 	comm, err := strconv.Atoi(os.Getenv(fusermountComm))
 	if err == nil {
@@ -89,19 +89,10 @@ func (m overlayMount) fuseRules(program, self string) landlock.Rules {
 // startUnder starts cmd under rules, with fuseCapabilities and without namespaces, mounts
 // and sockets of its own, from a thread that ends after that: cmd has no death signal.
 func startUnder(rules landlock.Rules, cmd *exec.Cmd) error {
+	tryPidfds()
 	result := make(chan error)
 	go onOwnThread(func() {
-		err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-		if err == nil {
-			err = rules.Enter()
-		}
-		if err == nil {
-			err = dropCapabilities(fuseCapabilities)
-		}
-		if err == nil {
-			err = refuseCalls(fuseRefused, false)
-		}
-		if err != nil {
+		if err := confineThread(rules, fuseCapabilities, fuseRefused, false); err != nil {
 			result <- fmt.Errorf("confine %s: %w", cmd.Path, err)
 			return
 		}

@@ -60,14 +60,14 @@ func runFuser() int {
 	if err != nil || len(fds) != 1 {
 		return fail("receive", fmt.Errorf("%v: %w", fds, err))
 	}
-	if err := unix.Dup3(fds[0], 9, 0); err != nil {
+	if err := unix.Dup3(fds[0], 99, 0); err != nil {
 		return fail("keep the descriptor", err)
 	}
 	program, err := exec.LookPath("fuse-overlayfs")
 	if err != nil {
 		return fail("find fuse-overlayfs", err)
 	}
-	args := strings.Split(strings.ReplaceAll(strings.Join(os.Args, "\x00"), "/dev/fd/3", "/dev/fd/9"), "\x00")
+	args := strings.Split(strings.ReplaceAll(strings.Join(os.Args, "\x00"), "/dev/fd/3", "/dev/fd/99"), "\x00")
 	return fail("run fuse-overlayfs", unix.Exec(program, args, os.Environ()))
 }
 
