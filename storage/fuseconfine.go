@@ -68,7 +68,7 @@ func (m overlayMount) fuseRules(program, self string) landlock.Rules {
 		real = target
 	}
 	prefix := filepath.Dir(filepath.Dir(real)) // one installed by itself has its libraries there
-	programs := append(systemDirs[:len(systemDirs):len(systemDirs)], program, filepath.Join(prefix, "lib"), filepath.Join(prefix, "lib64"))
+	programs := append(systemDirs[:len(systemDirs):len(systemDirs)], self, program, filepath.Join(prefix, "lib"), filepath.Join(prefix, "lib64"))
 	return landlock.Rules{
 		Files: []landlock.Files{
 			{Access: landlock.Read, Paths: lowers},
@@ -77,7 +77,6 @@ func (m overlayMount) fuseRules(program, self string) landlock.Rules {
 			// The dynamic linker's, the IDs of files that have none in the node, and the size of
 			// pipes: without it, libfuse copies what it reads, through buffers of its own.
 			{Access: landlock.Read, Paths: []string{"/etc/ld.so.cache", "/etc/ld.so.preload", "/proc/sys/kernel", "/proc/sys/fs/pipe-max-size"}},
-			{Access: landlock.Read | landlock.Execute, Paths: []string{self}},
 			{Access: landlock.Read | landlock.Write, Paths: []string{"/dev/null"}},
 			// Version 2 opens the device before it may not mount, and for each of its threads.
 			{Access: landlock.Read | landlock.Write | landlock.Control, Paths: []string{"/dev/fuse"}},

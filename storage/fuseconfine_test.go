@@ -1,10 +1,13 @@
 package storage
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -20,10 +23,7 @@ func runFuser() int {
 		fmt.Fprintln(os.Stderr, what, err)
 		return 1
 	}
-	target, err := filepath.EvalSymlinks(os.Args[len(os.Args)-1])
-	if os.Args[len(os.Args)-1] == "-f" {
-		target, err = filepath.EvalSymlinks(os.Args[len(os.Args)-2])
-	}
+	target, err := filepath.EvalSymlinks("/dev/fd/3")
 	if err != nil {
 		return fail("find the target", err)
 	}
@@ -93,4 +93,69 @@ func TestFuseVersion2(t *testing.T) {
 	wantSample(t, r.Path, "one", 0)
 	writeFile(t, filepath.Join(r.Path, "srv"), "written")
 	wantFile(t, filepath.Join(r.Path, "srv"), "written", 0o644, 0, 0)
+}
+
+// What the store can be opened with, besides the program itself: scripts that become it, or
+// wait for it, and one that leaves it in the background, whose files may be known or not.
+func TestFuseOddPrograms(t *testing.T) {
+	real, err := exec.LookPath("fuse-overlayfs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if real, err = filepath.EvalSymlinks(real); err != nil {
+		t.Fatal(err)
+	}
+	for name, script := range map[string]string{
+		"exec":       `exec ` + real + ` "$@"`,
+		"child":      real + ` "$@"; exit $?`,
+		"background": `exec ` + real + ` "$1" "$2" "$3"`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := testOptions(t, t.TempDir(), DriverFuse)
+			o.MountProgram = writeScript(t, script)
+			s := openStore(t, o)
+			if files := s.layers.driver.fuseFiles; name != "background" && !slices.Contains(files, real) {
+				t.Errorf("its files are %q, without %s", files, real)
+			}
+		})
+	}
+}
+
+// A program that refuses the kernel's first request, and lives on, has nothing waited for.
+func TestFuseRefuses(t *testing.T) {
+	o := testOptions(t, t.TempDir(), DriverFuse)
+	o.MountProgram = writeScript(t, `dd bs=1M count=1 of=/dev/null <&3 2>/dev/null
+printf '\020\000\000\000\373\377\377\377\002\000\000\000\000\000\000\000' >&3 # fuse_out_header: EIO
+exec cat <&3`)
+	s, err := Open(t.Context(), o)
+	if err == nil {
+		closeStore(t, s)
+	}
+	if !errors.Is(err, ErrNotUsable) || !errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("%v, want ErrNotUsable and what statfs says, at once", err)
+	}
+	wantNoLeaks(t, o.Root)
+}
+
+// A program that shows what a layer has deleted is refused.
+func TestFuseShowsDeleted(t *testing.T) {
+	o := testOptions(t, t.TempDir(), DriverFuse)
+	o.MountProgram = writeScript(t, `exec fuse-overlayfs "$1" "$(echo "$2" | sed 's,:[^:]*/middle,,')" "$3" "$4"`)
+	s, err := Open(t.Context(), o)
+	if err == nil {
+		closeStore(t, s)
+	}
+	if !errors.Is(err, ErrNotUsable) || !strings.Contains(fmt.Sprint(err), "a layer has deleted") {
+		t.Errorf("%v, want ErrNotUsable and why", err)
+	}
+	wantNoLeaks(t, o.Root)
+}
+
+func writeScript(t *testing.T, script string) string {
+	t.Helper()
+	path := writeFile(t, filepath.Join(t.TempDir(), "script"), "#!/bin/sh\n"+script+"\n")
+	if err := os.Chmod(path, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }

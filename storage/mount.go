@@ -117,7 +117,7 @@ func (m overlayMount) startFuse(ctx context.Context, program string, args ...str
 	if err := unix.Mount("fuse-overlayfs", m.target, "fuse.fuse-overlayfs", unix.MS_NODEV|unix.MS_NOATIME, options); err != nil {
 		return 0, fmt.Errorf("mount fuse on %s: %w", m.target, err)
 	}
-	cmd := exec.Command(program, append([]string{"-o", m.data(extra...), "/dev/fd/3"}, args...)...) // libfuse takes it for a mount that is there
+	cmd := exec.Command(program, append([]string{"-o", m.data(extra...), fmt.Sprint("/dev/fd/", fuseDevice)}, args...)...) // libfuse takes it for a mount that is there
 	cmd.Dir, cmd.ExtraFiles = m.base, []*os.File{device}
 	cmd.Env = append(os.Environ(), fusermountEnv+"="+self)
 	var stderr bytes.Buffer

@@ -2,12 +2,8 @@ package storage
 
 import (
 	"bytes"
-	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -20,8 +16,7 @@ import (
 // What a fuse-overlayfs has mapped is locked as a whole in the process that has the store
 // open, and no longer.
 func TestResident(t *testing.T) {
-	dir := t.TempDir()
-	s, err := Open(t.Context(), testOptions(t, dir, DriverFuse))
+	s, err := Open(t.Context(), testOptions(t, t.TempDir(), DriverFuse))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,6 +68,7 @@ func TestResidentLimit(t *testing.T) {
 	}
 }
 
+// What can't be mapped is an error, and nothing waits for it.
 func TestLockFilesOdd(t *testing.T) {
 	dir := t.TempDir()
 	fifo := filepath.Join(dir, "fifo")
@@ -90,71 +86,6 @@ func TestLockFilesOdd(t *testing.T) {
 	if _, err := mappedFiles(1 << 30); err == nil {
 		t.Error("no process: no error")
 	}
-}
-
-// What the store can be opened with, besides the program itself: scripts that become it, or
-// wait for it, and one that leaves it in the background, whose files may be known or not.
-func TestFuseOddPrograms(t *testing.T) {
-	real, err := exec.LookPath("fuse-overlayfs")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if real, err = filepath.EvalSymlinks(real); err != nil {
-		t.Fatal(err)
-	}
-	for name, script := range map[string]string{
-		"exec":       `exec ` + real + ` "$@"`,
-		"child":      real + ` "$@"; exit $?`,
-		"background": `exec ` + real + ` "$1" "$2" "$3"`,
-	} {
-		t.Run(name, func(t *testing.T) {
-			o := testOptions(t, t.TempDir(), DriverFuse)
-			o.MountProgram = writeScript(t, script)
-			s := openStore(t, o)
-			if files := s.layers.driver.fuseFiles; name != "background" && !slices.Contains(files, real) {
-				t.Errorf("its files are %q, without %s", files, real)
-			}
-		})
-	}
-}
-
-// A program that refuses the kernel's first request, and lives on, has nothing waited for.
-func TestFuseRefuses(t *testing.T) {
-	o := testOptions(t, t.TempDir(), DriverFuse)
-	o.MountProgram = writeScript(t, `dd bs=1M count=1 of=/dev/null <&3 2>/dev/null
-printf '\020\000\000\000\373\377\377\377\002\000\000\000\000\000\000\000' >&3 # fuse_out_header: EIO
-exec cat <&3`)
-	s, err := Open(t.Context(), o)
-	if err == nil {
-		closeStore(t, s)
-	}
-	if !errors.Is(err, ErrNotUsable) || !errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("%v, want ErrNotUsable and what statfs says, at once", err)
-	}
-	wantNoLeaks(t, o.Root)
-}
-
-// A program that shows what a layer has deleted is refused.
-func TestFuseShowsDeleted(t *testing.T) {
-	o := testOptions(t, t.TempDir(), DriverFuse)
-	o.MountProgram = writeScript(t, `exec fuse-overlayfs "$1" "$(echo "$2" | sed 's,:[^:]*/middle,,')" "$3" "$4"`)
-	s, err := Open(t.Context(), o)
-	if err == nil {
-		closeStore(t, s)
-	}
-	if !errors.Is(err, ErrNotUsable) || !strings.Contains(fmt.Sprint(err), "a layer has deleted") {
-		t.Errorf("%v, want ErrNotUsable and why", err)
-	}
-	wantNoLeaks(t, o.Root)
-}
-
-func writeScript(t *testing.T, script string) string {
-	t.Helper()
-	path := writeFile(t, filepath.Join(t.TempDir(), "script"), "#!/bin/sh\n"+script+"\n")
-	if err := os.Chmod(path, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	return path
 }
 
 // mappedBy returns which files a running process of program has mapped, and their sizes.

@@ -95,8 +95,8 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 	if l.driver.name == DriverFuse {
 		files, err := lockFiles(l.driver.fuseFiles)
 		if err != nil {
-			l.log.Info("fuse-overlayfs does not stay in memory: while all memory is used, containers wait for it (if by RLIMIT_MEMLOCK, raise LimitMEMLOCK of user@.service, or memlock in limits.conf)",
-				"error", err, "limit", memlock())
+			l.log.Info("fuse-overlayfs does not stay in memory: while all memory is used, containers wait for it", "error", err, "limit", memlock(),
+				"hint", "where RLIMIT_MEMLOCK is the cause, raise LimitMEMLOCK of user@.service, or memlock in limits.conf")
 		}
 		l.resident = files
 	}

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -34,11 +35,12 @@ type Options struct {
 type Registry struct {
 	Addr string // host:port, plain HTTP
 
-	cmd  *exec.Cmd
-	conf string
-	tail *tail
-	once sync.Once
-	err  error
+	cmd     *exec.Cmd
+	conf    string
+	tail    *tail
+	once    sync.Once
+	stopped chan struct{}
+	err     error
 }
 
 var listening = regexp.MustCompile(`listening on ([0-9.]+:[0-9]+)`)
@@ -64,7 +66,7 @@ func Start(o Options) (*Registry, error) {
 	if err := conf.Close(); err != nil {
 		return nil, err
 	}
-	r := &Registry{conf: conf.Name(), tail: &tail{}}
+	r := &Registry{conf: conf.Name(), tail: &tail{}, stopped: make(chan struct{})}
 	argv := append(slices.Clone(o.Prefix), o.Binary, "serve", conf.Name())
 	r.cmd = exec.Command(argv[0], argv[1:]...)
 	r.cmd.Stdout = r.tail
@@ -72,8 +74,8 @@ func Start(o Options) (*Registry, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := r.cmd.Start(); err != nil {
+	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if err := r.start(); err != nil {
 		os.Remove(r.conf)
 		return nil, fmt.Errorf("start %s: %w", o.Binary, err)
 	}
@@ -114,10 +116,26 @@ storage:
 	return b.String()
 }
 
+// start starts the process, which a test that is killed does not leave behind: the kernel
+// ends it with the thread that has started it, so that one is kept until Stop.
+func (r *Registry) start() error {
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		err := r.cmd.Start()
+		started <- err
+		if err == nil {
+			<-r.stopped
+		}
+	}()
+	return <-started
+}
+
 // Stop ends the registry and waits for it. Further calls do nothing.
 func (r *Registry) Stop() error {
 	r.once.Do(func() {
 		defer os.Remove(r.conf)
+		defer close(r.stopped)
 		if err := r.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 			r.err = err
 		}

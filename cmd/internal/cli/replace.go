@@ -8,8 +8,8 @@ import (
 )
 
 // ReplaceFile writes a file below root at once, with the directories above it: on an error,
-// as of a full disk, what was there before stays whole, and so it does in a power cut. Links that lead out of root are not
-// followed.
+// as of a full disk, what was there before stays whole, and so it does in a power cut. Links
+// that lead out of root are not followed.
 func ReplaceFile(root *os.Root, name, text string, mode fs.FileMode) error {
 	dir, base := filepath.Split(name)
 	if err := root.MkdirAll(filepath.Clean(dir), 0o755); err != nil {
