@@ -109,8 +109,9 @@ func (l *links) attach(pod netns.Pod, ifindex, mtu int, mac net.HardwareAddr) (r
 	create := func() error { return l.raw.createVeth(name, interfaceOf(pod), ifindex, mtu, int(ns.Fd()), mac) }
 	err = create()
 	if errors.Is(err, unix.EEXIST) {
-		reused = true
-		err = l.reuse(name, pod, ifindex, mac, create)
+		if reused, err = l.reuse(name, pod, ifindex, mac); err == nil && !reused {
+			err = create()
+		}
 	}
 	if errors.Is(err, unix.EXFULL) {
 		return false, fmt.Errorf("%w: a bridge takes %d pods; put further ones on another network (subpod network create), or on the node's", netns.ErrFull, maxPorts)
@@ -125,41 +126,51 @@ func (l *links) attach(pod netns.Pod, ifindex, mtu int, mac net.HardwareAddr) (r
 // none is 0 (BR_PORT_BITS in the kernel's net/bridge/br_private.h).
 const maxPorts = 1<<10 - 1
 
-// reuse handles names that exist already: a link between exactly this pod and
-// the node is reused, the end of an older namespace's link is replaced, and an
-// interface of somebody else in the pod is an error.
-func (l *links) reuse(name string, pod netns.Pod, ifindex int, mac net.HardwareAddr, create func() error) error {
-	var inPod netlink.Link
-	err := netns.In(pod.NetNS, func() error {
+// reuse handles names that exist already: a link between exactly this pod and the node
+// is reused; the end of an older namespace's link, which the kernel removes with that
+// namespace in its own time, is removed, and then, or if it has just gone by itself, the
+// names are free and reused is false; an interface of somebody else in the pod is an
+// error.
+func (l *links) reuse(name string, pod netns.Pod, ifindex int, mac net.HardwareAddr) (reused bool, err error) {
+	inPod, err := linkIn(pod)
+	if err != nil {
+		return false, err
+	}
+	link, err := l.rt.LinkByName(name)
+	gone := errors.As(err, &netlink.LinkNotFoundError{})
+	switch {
+	case err != nil && !gone:
+		return false, err
+	case inPod == nil && gone:
+		return false, nil
+	case inPod == nil:
+		if err := l.rt.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
+			return false, fmt.Errorf("remove the link of an older namespace: %w", err)
+		}
+		return false, nil
+	case gone:
+		return false, fmt.Errorf("the pod has an %s that is not ours: %w", interfaceOf(pod), unix.EEXIST)
+	case inPod.Attrs().Index != link.Attrs().ParentIndex || inPod.Attrs().ParentIndex != link.Attrs().Index:
+		return false, fmt.Errorf("%s and the pod's %s are not ends of one link: %w", name, interfaceOf(pod), unix.EEXIST)
+	}
+	return true, l.enslave(link, ifindex, mac)
+}
+
+// linkIn returns the pod's interface, nil when it has none.
+func linkIn(pod netns.Pod) (link netlink.Link, err error) {
+	err = netns.In(pod.NetNS, func() error {
 		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 		if err != nil {
 			return err
 		}
 		defer h.Close()
-		inPod, err = h.LinkByName(interfaceOf(pod))
+		link, err = h.LinkByName(interfaceOf(pod))
 		if errors.As(err, &netlink.LinkNotFoundError{}) {
-			return nil
+			link, err = nil, nil
 		}
 		return err
 	})
-	if err != nil {
-		return err
-	}
-	link, err := l.rt.LinkByName(name)
-	switch {
-	case errors.As(err, &netlink.LinkNotFoundError{}):
-		return fmt.Errorf("the pod has an %s that is not ours: %w", interfaceOf(pod), unix.EEXIST)
-	case err != nil:
-		return err
-	case inPod == nil:
-		if err := l.rt.LinkDel(link); err != nil {
-			return fmt.Errorf("remove the link of an older namespace: %w", err)
-		}
-		return create()
-	case inPod.Attrs().Index != link.Attrs().ParentIndex || inPod.Attrs().ParentIndex != link.Attrs().Index:
-		return fmt.Errorf("%s and the pod's %s are not ends of one link: %w", name, interfaceOf(pod), unix.EEXIST)
-	}
-	return l.enslave(link, ifindex, mac)
+	return link, err
 }
 
 // enslave puts an existing link (back) into the bridge, as a fresh port of the pod with
