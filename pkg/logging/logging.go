@@ -24,12 +24,22 @@ type Options struct {
 	Journal bool
 }
 
-// New returns a logger that writes to w, a line a call.
+// New returns a logger that writes to w, a line a call. A w that blocks holds nobody up who
+// logs: see queue.
 func New(w io.Writer, o Options) *slog.Logger {
+	always := o
+	always.Level = slog.LevelWarn
+	direct := slog.New(handlerTo(w, always))
+	return slog.New(handlerTo(&queue{to: w, lost: func(lines int) {
+		direct.Warn("lines of the log are lost: its reader had stopped reading", "lines", lines)
+	}}, o))
+}
+
+func handlerTo(w io.Writer, o Options) slog.Handler {
 	if o.Journal {
-		return slog.New(newHandler(w, o))
+		return newHandler(w, o)
 	}
-	return slog.New(plain(w, o))
+	return plain(w, o)
 }
 
 func plain(w io.Writer, o Options) slog.Handler {

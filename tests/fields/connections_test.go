@@ -1,10 +1,16 @@
 package fields
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
 	"testing"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/subpod/subpod/tests/node"
 )
 
 // TestOpenConnections: pods that end with open connections, whose other end does not
@@ -42,4 +48,25 @@ func TestOpenConnections(t *testing.T) {
 			return nil
 		})
 	})
+}
+
+// TestStoppedLogReader: requests are served when what reads the daemon's log has stopped: a
+// pager, a terminal that is held.
+func TestStoppedLogReader(t *testing.T) {
+	n := node.Start(t, node.Options{
+		Config: bridge + "[daemon]\nlog_level = \"debug\"\n",
+		Prefix: []string{"sh", "-c", `mkfifo log && exec "$@" 2<>log`, "sh"},
+	})
+	e := env{T: t, n: n, cri: n.CRI()}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	// Each is a line, and 64 KiB of them fill the FIFO.
+	for range 2000 {
+		_, err := e.cri.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{Filter: &runtimeapi.PodSandboxFilter{Id: "none"}})
+		e.must(err)
+	}
+	e.pull(busybox)
+	p := e.pod("one", nil)
+	p.start("c", sh("sleep 1000")).stop(0)
+	p.remove()
 }
