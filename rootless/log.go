@@ -17,7 +17,7 @@ import (
 func newLogger(c Config, process string) *slog.Logger {
 	logging.OutliveReader()
 	o := logging.Options{Level: c.LogLevel, JSON: c.LogJSON, Journal: logging.ToJournal(os.Stderr)}
-	return logging.New(os.Stderr, o).With("process", process)
+	return logging.New(os.Stderr, o, "process", process)
 }
 
 // logHook sends what rootlesskit logs through logrus to our own logger.

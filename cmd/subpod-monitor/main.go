@@ -21,5 +21,5 @@ func main() {
 	logging.OutliveReader()
 	os.Exit(monitor.Run(version, logging.New(os.Stderr, logging.Options{
 		Level: slog.LevelInfo, JSON: os.Getenv("SUBPOD_LOG_JSON") == "true", Journal: logging.ToJournal(os.Stderr),
-	}).With("component", "monitor")))
+	}, "component", "monitor")))
 }

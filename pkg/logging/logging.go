@@ -24,15 +24,16 @@ type Options struct {
 	Journal bool
 }
 
-// New returns a logger that writes to w, a line a call. A w that blocks holds nobody up who
-// logs: see queue.
-func New(w io.Writer, o Options) *slog.Logger {
+// New returns a logger that writes to w, a line a call, each with the attributes. A w that
+// blocks holds nobody up who logs: see queue.
+func New(w io.Writer, o Options, attrs ...any) *slog.Logger {
 	always := o
 	always.Level = slog.LevelWarn
-	direct := slog.New(handlerTo(w, always))
-	return slog.New(handlerTo(&queue{to: w, lost: func(lines int) {
+	direct := slog.New(handlerTo(w, always)).With(attrs...)
+	q := &queue{to: w, lost: func(lines int) {
 		direct.Warn("lines of the log are lost: its reader had stopped reading", "lines", lines)
-	}}, o))
+	}}
+	return slog.New(handlerTo(q, o)).With(attrs...)
 }
 
 func handlerTo(w io.Writer, o Options) slog.Handler {

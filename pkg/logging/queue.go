@@ -23,11 +23,12 @@ type queue struct {
 	// lost makes the line that says how many were lost, and writes it to to.
 	lost func(lines int)
 
-	mu      sync.Mutex
-	lines   []*line
-	size    int // of lines, in bytes
-	dropped int
-	stuck   bool
+	mu       sync.Mutex
+	lines    []*line // that no write has begun of
+	size     int     // of lines and of the one that is being written, in bytes
+	dropped  int     // after lines
+	stuck    bool
+	draining bool
 }
 
 // line is written once done is closed.
@@ -48,7 +49,7 @@ func (q *queue) Write(text []byte) (int, error) {
 	case <-l.done:
 	case <-patience.C:
 		q.mu.Lock()
-		q.stuck = len(q.lines) > 0
+		q.stuck = q.draining
 		q.mu.Unlock()
 	}
 	return len(text), nil
@@ -58,37 +59,40 @@ func (q *queue) Write(text []byte) (int, error) {
 func (q *queue) add(text []byte) (l *line, stuck bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.dropped > 0 || len(q.lines) > 0 && q.size+len(text) > maxQueued {
+	if q.dropped > 0 || q.size > 0 && q.size+len(text) > maxQueued {
 		q.dropped++
 		return nil, true
 	}
 	l = &line{bytes.Clone(text), make(chan struct{})}
 	q.lines = append(q.lines, l)
 	q.size += len(text)
-	if len(q.lines) == 1 {
+	if !q.draining {
+		q.draining = true
 		go q.drain()
 	}
 	return l, q.stuck
 }
 
-// drain writes all lines that there are. The one that is being written stays the first:
-// there is never a second drain.
+// drain writes all lines that there are, and how many are missing after them. There is
+// never a second one.
 func (q *queue) drain() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for len(q.lines) > 0 {
+	for len(q.lines) > 0 || q.dropped > 0 {
+		if len(q.lines) == 0 {
+			dropped := q.dropped
+			q.dropped = 0
+			q.unlocked(func() { q.lost(dropped) })
+			continue
+		}
 		l := q.lines[0]
+		q.lines[0] = nil
+		q.lines = q.lines[1:]
 		q.unlocked(func() { _, _ = q.to.Write(l.text) })
 		close(l.done)
 		q.size -= len(l.text)
-		if dropped := q.dropped; dropped > 0 && len(q.lines) == 1 {
-			q.dropped = 0
-			q.unlocked(func() { q.lost(dropped) })
-		}
-		q.lines[0] = nil
-		q.lines = q.lines[1:]
 	}
-	q.lines, q.stuck = nil, false
+	q.lines, q.stuck, q.draining = nil, false, false
 }
 
 func (q *queue) unlocked(f func()) {
