@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/subpod/subpod/pkg/logging"
 )
 
 // Environment of our own re-executions. It is never handed on to the server.
@@ -89,13 +91,14 @@ func Dispatch(more ...UplinkDriver) {
 // there is one.
 func exit(err error) {
 	if err == nil {
-		os.Exit(0)
+		logging.Exit(0, "")
 	}
+	last := ""
 	var reported *exitError
 	if !errors.As(err, &reported) {
-		fmt.Fprintf(os.Stderr, "subpod: %v\n", err)
+		last = fmt.Sprintf("subpod: %v\n", err)
 	}
-	os.Exit(exitCode(err))
+	logging.Exit(exitCode(err), last)
 }
 
 // exitError carries the exit code of a process that has itself reported what was

@@ -19,7 +19,7 @@ func main() {
 		os.Exit(64)
 	}
 	logging.OutliveReader()
-	os.Exit(monitor.Run(version, logging.New(os.Stderr, logging.Options{
+	logging.Exit(monitor.Run(version, logging.New(os.Stderr, logging.Options{
 		Level: slog.LevelInfo, JSON: os.Getenv("SUBPOD_LOG_JSON") == "true", Journal: logging.ToJournal(os.Stderr),
-	}, "component", "monitor")))
+	}, "component", "monitor")), "")
 }

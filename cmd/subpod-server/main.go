@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
-	"os"
 	"os/signal"
 	"strings"
 
@@ -22,6 +21,7 @@ import (
 	"github.com/subpod/subpod/cmd/internal/doctor"
 	"github.com/subpod/subpod/netns"
 	"github.com/subpod/subpod/pkg/config"
+	"github.com/subpod/subpod/pkg/logging"
 	"github.com/subpod/subpod/rootless"
 	"github.com/subpod/subpod/storage"
 )
@@ -37,13 +37,14 @@ func main() {
 	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
 	err := newRoot().Execute()
 	if err == nil {
-		return
+		logging.Exit(0, "")
 	}
+	last := ""
 	var logged loggedError
 	if !errors.As(err, &logged) {
-		fmt.Fprintln(os.Stderr, "subpod-server:", err)
+		last = fmt.Sprintln("subpod-server:", err)
 	}
-	os.Exit(exitCode(err))
+	logging.Exit(exitCode(err), last)
 }
 
 // loggedError is an error that the log has, in its format and with its priority.

@@ -21,6 +21,7 @@ import (
 	"github.com/subpod/subpod/pkg/control"
 	"github.com/subpod/subpod/pkg/cri"
 	"github.com/subpod/subpod/pkg/hostport"
+	"github.com/subpod/subpod/pkg/logging"
 	"github.com/subpod/subpod/pkg/proc"
 	"github.com/subpod/subpod/pkg/rpc"
 	"github.com/subpod/subpod/pkg/stream"
@@ -116,7 +117,7 @@ func newServer(d *dependencies, ready <-chan struct{}) *grpc.Server {
 		Ready: ready,
 		// The supervisor starts another server, which recovers what this one was doing,
 		// as after any crash.
-		Panicked:  func() { time.AfterFunc(panicExitDelay, func() { os.Exit(1) }) },
+		Panicked:  func() { time.AfterFunc(panicExitDelay, func() { logging.Exit(1, "") }) },
 		Audit:     d.control.Audit.Request,
 		Typed:     cri.TypedErrors(),
 		Reasons:   control.Reasons(),

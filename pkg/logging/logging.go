@@ -25,7 +25,7 @@ type Options struct {
 }
 
 // New returns a logger that writes to w, a line a call, each with the attributes. A w that
-// blocks holds nobody up who logs: see queue.
+// blocks holds nobody up who logs: see queue. The process ends by Exit.
 func New(w io.Writer, o Options, attrs ...any) *slog.Logger {
 	always := o
 	always.Level = slog.LevelWarn
@@ -33,6 +33,7 @@ func New(w io.Writer, o Options, attrs ...any) *slog.Logger {
 	q := &queue{to: w, lost: func(lines int) {
 		direct.Warn("lines of the log are lost: its reader had stopped reading", "lines", lines)
 	}}
+	queues.add(q)
 	return slog.New(handlerTo(q, o)).With(attrs...)
 }
 

@@ -10,6 +10,8 @@ import (
 const (
 	// readerPatience is how long a line waits for the log's reader to take it.
 	readerPatience = 100 * time.Millisecond
+	// endPatience is how long a process that ends waits for the log's reader.
+	endPatience = time.Second
 	// maxQueued bounds the lines, in bytes, that wait for a reader which has stopped.
 	maxQueued = 1 << 20
 )
@@ -23,12 +25,13 @@ type queue struct {
 	// lost makes the line that says how many were lost, and writes it to to.
 	lost func(lines int)
 
-	mu       sync.Mutex
-	lines    []*line // that no write has begun of
-	size     int     // of lines and of the one that is being written, in bytes
-	dropped  int     // after lines
-	stuck    bool
-	draining bool
+	mu      sync.Mutex
+	lines   []*line // that no write has begun of
+	size    int     // of lines and of the one that is being written, in bytes
+	dropped int     // after lines
+	stuck   bool
+	idle    chan struct{} // closed when all is written; nil without a drain
+	begun   time.Time     // of the write that goes on
 }
 
 // line is written once done is closed.
@@ -49,7 +52,7 @@ func (q *queue) Write(text []byte) (int, error) {
 	case <-l.done:
 	case <-patience.C:
 		q.mu.Lock()
-		q.stuck = q.draining
+		q.stuck = q.idle != nil
 		q.mu.Unlock()
 	}
 	return len(text), nil
@@ -66,8 +69,9 @@ func (q *queue) add(text []byte) (l *line, stuck bool) {
 	l = &line{bytes.Clone(text), make(chan struct{})}
 	q.lines = append(q.lines, l)
 	q.size += len(text)
-	if !q.draining {
-		q.draining = true
+	if q.idle == nil {
+		q.idle = make(chan struct{})
+		q.begun = time.Now()
 		go q.drain()
 	}
 	return l, q.stuck
@@ -79,6 +83,7 @@ func (q *queue) drain() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for len(q.lines) > 0 || q.dropped > 0 {
+		q.begun = time.Now()
 		if len(q.lines) == 0 {
 			dropped := q.dropped
 			q.dropped = 0
@@ -92,11 +97,27 @@ func (q *queue) drain() {
 		close(l.done)
 		q.size -= len(l.text)
 	}
-	q.lines, q.stuck, q.draining = nil, false, false
+	close(q.idle)
+	q.lines, q.stuck, q.idle = nil, false, nil
 }
 
 func (q *queue) unlocked(f func()) {
 	q.mu.Unlock()
 	defer q.mu.Lock()
 	f()
+}
+
+// wait returns when all that was added is written, or endPatience after the beginning of
+// the write that goes on: a reader that has long stopped gets no more time.
+func (q *queue) wait() {
+	q.mu.Lock()
+	idle, patience := q.idle, endPatience-time.Since(q.begun)
+	q.mu.Unlock()
+	if idle == nil {
+		return
+	}
+	select {
+	case <-idle:
+	case <-time.After(patience):
+	}
 }

@@ -101,7 +101,7 @@ var table = []struct{ pkg, imports string }{
 	{"cmd/subpod-node", "pkg/initproc rootless"},
 	{"cmd/subpod-monitor", "pkg/logging pkg/monitor"},
 	{"cmd/subpod-node-gvisor", "rootless rootless/gvisor"},
-	{"cmd/subpod-server", "cmd/internal/cli cmd/internal/doctor netns netns/auto netns/bridge netns/cni netns/egress netns/named pkg/api pkg/audit pkg/cgroup pkg/config pkg/control pkg/cri pkg/events pkg/health pkg/hostport pkg/metrics pkg/nri pkg/oci pkg/ocispec pkg/pod pkg/pod/container pkg/pod/sandbox pkg/proc pkg/rpc pkg/state pkg/stats pkg/stream pkg/supervise pkg/trace pkg/volumes rootless storage"},
+	{"cmd/subpod-server", "cmd/internal/cli cmd/internal/doctor netns netns/auto netns/bridge netns/cni netns/egress netns/named pkg/api pkg/audit pkg/cgroup pkg/config pkg/control pkg/cri pkg/events pkg/health pkg/hostport pkg/logging pkg/metrics pkg/nri pkg/oci pkg/ocispec pkg/pod pkg/pod/container pkg/pod/sandbox pkg/proc pkg/rpc pkg/state pkg/stats pkg/stream pkg/supervise pkg/trace pkg/volumes rootless storage"},
 }
 
 // libraries names the directories that alone may import a module or package of others.

@@ -76,6 +76,17 @@ func TestNodeDies(t *testing.T) {
 	}
 }
 
+// TestNodeDiesUnread: a node whose supervisor is killed ends also when nobody reads its log
+// and the pipe is full.
+func TestNodeDiesUnread(t *testing.T) {
+	const fill = `mkfifo log && exec 2<>log && { dd if=/dev/zero of=log bs=4k count=1k oflag=nonblock 2>/dev/null; exec "$@"; }`
+	r := newRig(t, node.Options{Prefix: []string{"sh", "-c", fill, "sh"}})
+	all := leak.Descendants(r.PID())
+	r.must("kill", syscall.Kill(descend(t, r, "supervisor"), syscall.SIGKILL))
+	_ = r.Wait(converge)
+	eventually(t, "all processes of the node have ended", converge, func() error { return noneAlive(all) })
+}
+
 // descend finds the node's first process, or the supervisor below it.
 func descend(t *testing.T, r *rig, which string) int {
 	t.Helper()
