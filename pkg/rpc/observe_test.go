@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -72,28 +73,30 @@ func TestObserve(t *testing.T) {
 // TestObserveStart: the time until the server is ready is part of a request, and one that it
 // was too long for is counted and logged.
 func TestObserveStart(t *testing.T) {
-	codes := make(chan string, 2)
-	recorder := &trace.Recorder{}
-	s := serveWith(t, func(o *rpc.Options) {
-		o.Traces, o.Observe = recorder, func(r rpc.Request) { codes <- r.Code }
-	}, func(context.Context) error { return nil })
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	if _, err := s.unary(ctx); err == nil {
-		t.Error("a request was served before the server was ready")
-	}
-	if code := <-codes; code != "Unavailable" || !strings.Contains(s.log.String(), "still reads its state back") {
-		t.Errorf("counted as %s; the log: %s", code, s.log.String())
-	}
-	time.AfterFunc(50*time.Millisecond, func() { close(s.ready) })
-	if _, err := s.unary(t.Context()); err != nil {
-		t.Error(err)
-	}
-	if code := <-codes; code != "OK" {
-		t.Errorf("counted as %s", code)
-	}
-	traces := recorder.Recent(10, func(*trace.Trace) bool { return true })
-	if len(traces) != 2 || len(traces[1].Steps) != 1 || traces[1].Steps[0].Name != "wait for the server's start" || traces[1].Took < 25*time.Millisecond {
-		t.Errorf("traces %+v", traces)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		codes := make(chan string, 2)
+		recorder := &trace.Recorder{}
+		s := serveWith(t, func(o *rpc.Options) {
+			o.Traces, o.Observe = recorder, func(r rpc.Request) { codes <- r.Code }
+		}, func(context.Context) error { return nil })
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		if _, err := s.unary(ctx); err == nil {
+			t.Error("a request was served before the server was ready")
+		}
+		if code := <-codes; code != "Unavailable" || !strings.Contains(s.log.String(), "still reads its state back") {
+			t.Errorf("counted as %s; the log: %s", code, s.log.String())
+		}
+		time.AfterFunc(50*time.Millisecond, func() { close(s.ready) })
+		if _, err := s.unary(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if code := <-codes; code != "OK" {
+			t.Errorf("counted as %s", code)
+		}
+		traces := recorder.Recent(10, func(*trace.Trace) bool { return true })
+		if len(traces) != 2 || len(traces[1].Steps) != 1 || traces[1].Steps[0].Name != "wait for the server's start" || traces[1].Took != 50*time.Millisecond {
+			t.Errorf("traces %+v", traces)
+		}
+	})
 }
