@@ -79,26 +79,20 @@ func (o *statsFlags) run(cmd *cobra.Command, conn *connection, args []string) er
 	defer stop()
 	live := !o.once && o.out.value == "table" && isTerminal(os.Stdout)
 	s := &sampler{client: conn.Client, all: o.all, last: map[string]sample{}}
-	if _, err := s.rows(ctx, args); err != nil { // the rate needs two
-		return err
-	}
-	for wait := min(interval, 500*time.Millisecond); ; wait = interval {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(wait):
-		}
-		rows, err := s.rows(ctx, args)
-		if err != nil {
-			return err
-		}
+	rows, err := s.first(ctx, args, min(interval, firstPause))
+	for err == nil && ctx.Err() == nil {
 		if live && !o.noReset {
 			fmt.Print("\x1b[H\x1b[J")
 		}
 		if err := o.print(cmd.OutOrStdout(), rows); err != nil || !live {
 			return err
 		}
+		rows, err = s.after(ctx, interval, args)
 	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
 }
 
 // fields implements named, with the names of Podman and Docker.
@@ -134,10 +128,12 @@ func (o *statsFlags) print(w io.Writer, rows []statsRow) error {
 	})
 }
 
-// sample is the CPU time of a container at one point in time.
+// sample is the CPU time of a container at one point in time, and its rate until then.
 type sample struct {
-	at  int64
-	cpu uint64
+	at   int64
+	cpu  uint64
+	rate float64 // percent of one processor
+	has  bool    // a rate, which the first sample has not
 }
 
 // sampler computes rates from two samples.
@@ -145,6 +141,39 @@ type sampler struct {
 	client *client.Client
 	all    bool // also what does not run
 	last   map[string]sample
+	// waits is set while a container has no rate because the server has used its first
+	// measurement again.
+	waits bool
+}
+
+const (
+	// firstPause is the time between the samples of the first rates, at most.
+	firstPause = 500 * time.Millisecond
+	// ratePatience bounds the wait for those: where many processes run, the server uses a
+	// measurement for up to a second (pkg/stats).
+	ratePatience = 2 * time.Second
+)
+
+// first returns rows with the rates of all that runs, of which each needs two samples.
+func (s *sampler) first(ctx context.Context, refs []string, pause time.Duration) ([]statsRow, error) {
+	rows, err := s.rows(ctx, refs)
+	for end := time.Now().Add(ratePatience); err == nil; {
+		rows, err = s.after(ctx, pause, refs)
+		if !s.waits || time.Now().After(end) {
+			break
+		}
+	}
+	return rows, err
+}
+
+// after returns the rows after a pause.
+func (s *sampler) after(ctx context.Context, pause time.Duration, refs []string) ([]statsRow, error) {
+	select {
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	case <-time.After(pause):
+	}
+	return s.rows(ctx, refs)
 }
 
 func (s *sampler) rows(ctx context.Context, refs []string) ([]statsRow, error) {
@@ -170,23 +199,28 @@ func (s *sampler) rows(ctx context.Context, refs []string) ([]statsRow, error) {
 	}
 	var rows []statsRow
 	last := map[string]sample{}
+	s.waits = false
 	for _, st := range resp.Stats {
 		id := st.GetAttributes().GetId()
 		if names[id] == "" || len(wanted) > 0 && !wanted[id] { // without a name: it has come since the list
 			continue
 		}
-		now := sample{st.GetCpu().GetTimestamp(), st.GetCpu().GetUsageCoreNanoSeconds().GetValue()}
+		now := sample{at: st.GetCpu().GetTimestamp(), cpu: st.GetCpu().GetUsageCoreNanoSeconds().GetValue()}
+		switch before, ok := s.last[id]; {
+		case ok && now.at > before.at && now.cpu >= before.cpu:
+			now.rate, now.has = float64(now.cpu-before.cpu)/float64(now.at-before.at)*100, true
+		case ok && now.at == before.at && now.at != 0: // the same measurement
+			now = before
+			s.waits = s.waits || !now.has
+		}
 		row := statsRow{
-			ID: id, Name: names[id],
+			ID: id, Name: names[id], CPU: now.rate,
 			Memory: st.GetMemory().GetWorkingSetBytes().GetValue(),
 			RSS:    st.GetMemory().GetRssBytes().GetValue(),
 			Disk:   st.GetWritableLayer().GetUsedBytes().GetValue(),
 		}
 		if free := st.GetMemory().GetAvailableBytes().GetValue(); free > 0 {
 			row.Limit = row.Memory + free
-		}
-		if before, ok := s.last[id]; ok && now.at > before.at && now.cpu >= before.cpu {
-			row.CPU = float64(now.cpu-before.cpu) / float64(now.at-before.at) * 100
 		}
 		last[id] = now
 		rows = append(rows, row)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -55,4 +57,35 @@ func TestStatsChurn(t *testing.T) {
 	if len(s.last) > 2 {
 		t.Errorf("samples of %d containers are kept", len(s.last))
 	}
+}
+
+// kept is a server that measures a container, which keeps one processor busy, once a second,
+// and uses that again until then.
+type kept struct{ churn }
+
+// ListContainerStats implements runtimeapi.RuntimeServiceClient.
+func (k *kept) ListContainerStats(context.Context, *runtimeapi.ListContainerStatsRequest, ...grpc.CallOption) (*runtimeapi.ListContainerStatsResponse, error) {
+	at := time.Now().Truncate(time.Second).UnixNano()
+	return &runtimeapi.ListContainerStatsResponse{Stats: []*runtimeapi.ContainerStats{{
+		Attributes: &runtimeapi.ContainerAttributes{Id: "busy"},
+		Cpu:        &runtimeapi.CpuUsage{Timestamp: at, UsageCoreNanoSeconds: &runtimeapi.UInt64Value{Value: uint64(at)}},
+	}, {
+		Attributes: &runtimeapi.ContainerAttributes{Id: "ended"},
+	}}}, nil
+}
+
+// TestStatsOfKept: what the server has measured once for several requests is no standstill.
+func TestStatsOfKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := &kept{churn{list: []string{"busy", "ended"}}}
+		s := &sampler{client: &client.Client{RuntimeServiceClient: server}, last: map[string]sample{}}
+		begin := time.Now()
+		rows, err := s.first(t.Context(), nil, 100*time.Millisecond)
+		for range 30 {
+			if err != nil || len(rows) != 2 || rows[0].CPU != 100 || rows[1].CPU != 0 {
+				t.Fatalf("after %v: %+v, %v", time.Since(begin), rows, err)
+			}
+			rows, err = s.after(t.Context(), 100*time.Millisecond, nil)
+		}
+	})
 }
