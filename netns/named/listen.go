@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -24,11 +25,15 @@ const (
 	// undoTimeout bounds the clean-up after a failed Setup, whose own context may have
 	// ended.
 	undoTimeout = 10 * time.Second
+	// dropTimeout is how long the Holder may take to close its copies of sockets that it was
+	// told to drop: until then their addresses are in use.
+	dropTimeout = time.Second
 )
 
 // listeners are the name server's sockets in one network. The zero value has none.
 type listeners struct {
 	mu      sync.Mutex
+	wanted  bool // there are pods that ask, whether or not it could listen
 	addrs   []netip.Addr
 	sockets map[string]io.Closer // by their name at the Holder
 }
@@ -36,7 +41,7 @@ type listeners struct {
 func (l *listeners) active() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.addrs) > 0
+	return l.wanted
 }
 
 // newest returns the addresses that are in the subnets of new pods, at most one a family.
@@ -56,6 +61,8 @@ type speaker struct {
 	held   Holder
 	log    *slog.Logger
 	server *resolver.Server
+
+	dropped atomic.Int64 // when the Holder was told last to drop sockets (time.Time.UnixNano)
 }
 
 // listen makes the name server answer on all addresses of the bridge, where it does not,
@@ -64,6 +71,7 @@ type speaker struct {
 func (s *speaker) listen(name string, b *bridge.Bridge, l *listeners) []netip.Addr {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.wanted = true
 	gateways := b.Gateways()
 	missing := slices.DeleteFunc(slices.Clone(gateways), func(a netip.Addr) bool { return slices.Contains(l.addrs, a) })
 	if len(missing) == 0 {
@@ -82,8 +90,22 @@ func (s *speaker) listen(name string, b *bridge.Bridge, l *listeners) []netip.Ad
 	return l.newest(b)
 }
 
+// listenAgain is listen after the bridge was made again: sockets are bound to the interface.
+func (s *speaker) listenAgain(name string, b *bridge.Bridge, l *listeners) {
+	s.close(l)
+	s.listen(name, b, l)
+}
+
 // silence closes the network's sockets for good.
 func (s *speaker) silence(l *listeners) {
+	s.close(l)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.wanted = false
+}
+
+// close closes the network's sockets.
+func (s *speaker) close(l *listeners) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for name, socket := range l.sockets {
@@ -92,7 +114,14 @@ func (s *speaker) silence(l *listeners) {
 			s.log.Warn("a socket stays open", "name", name, "error", err)
 		}
 	}
+	s.dropped.Store(time.Now().UnixNano())
 	l.sockets, l.addrs = nil, nil
+}
+
+// dropRest has the sockets closed that an earlier server has left and nobody has taken.
+func (s *speaker) dropRest() error {
+	defer func() { s.dropped.Store(time.Now().UnixNano()) }()
+	return s.held.DropRest()
 }
 
 // open serves on port 53 of an address, by UDP and TCP.
@@ -140,6 +169,10 @@ func takeOrMake[S io.Closer](sp *speaker, name, device string, from func(*os.Fil
 	}
 	var s S
 	err := sp.thread.Do(func() (err error) { s, err = make(); return err })
+	for errors.Is(err, unix.EADDRINUSE) && time.Now().UnixNano()-sp.dropped.Load() < dropTimeout.Nanoseconds() {
+		time.Sleep(5 * time.Millisecond)
+		err = sp.thread.Do(func() (err error) { s, err = make(); return err })
+	}
 	if err != nil {
 		return s, err
 	}

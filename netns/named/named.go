@@ -71,9 +71,10 @@ type Holder interface {
 	Take(name string) *os.File
 	// Keep leaves a socket for later servers.
 	Keep(name string, fd int) error
-	// Drop forgets what was left under a name. Idempotent.
+	// Drop forgets what was left under a name, in its own time. Idempotent.
 	Drop(name string) error
-	// DropRest forgets what earlier servers have left and this one has not taken.
+	// DropRest forgets, in its own time, what earlier servers have left and this one has not
+	// taken.
 	DropRest() error
 }
 

@@ -279,7 +279,7 @@ func (n *Networks) Reconcile(ctx context.Context, live []netns.Pod) error {
 	for _, f := range listen {
 		f()
 	}
-	errs = append(errs, n.Held.DropRest())
+	errs = append(errs, n.speaker.dropRest())
 	return errors.Join(errs...)
 }
 
@@ -320,21 +320,18 @@ func (n *Networks) Rename(ctx context.Context, pod netns.Pod) {
 	}
 }
 
-// listenAgain makes new sockets once a bridge has been made again: they are bound to the
-// interface.
+// listenAgain has the name server listen on a bridge that has been made again.
 func (n *Networks) listenAgain(w *network) {
 	w.making.Lock() // it may be on its way out
 	defer w.making.Unlock()
 	if w.bridge != nil && w.listeners.active() {
-		n.speaker.silence(&w.listeners)
-		n.speaker.listen(w.Name, w.bridge, &w.listeners)
+		n.speaker.listenAgain(w.Name, w.bridge, &w.listeners)
 	}
 }
 
 // BridgeRemade is for bridge.Options.Remade of Options.Bridge.
 func (n *Networks) BridgeRemade() {
 	if n.base.active() {
-		n.speaker.silence(&n.base)
-		n.speaker.listen(Default, n.Bridge, &n.base)
+		n.speaker.listenAgain(Default, n.Bridge, &n.base)
 	}
 }
