@@ -1,6 +1,7 @@
 package rootless
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -77,10 +78,17 @@ func (n *Node) Expose(ctx context.Context, s PortSpec) (id int, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), exposeTimeout)
 	defer cancel()
 	st, err := pm.AddPort(ctx, spec)
-	if err != nil {
-		return 0, fmt.Errorf("forward %s: %w", s, explainPort(s, err))
+	if err == nil {
+		return st.ID, nil
 	}
-	return st.ID, nil
+	reason := explainPort(s)
+	if reason == nil { // whoever had it has let go of it by now
+		if st, err = pm.AddPort(ctx, spec); err == nil {
+			return st.ID, nil
+		}
+		reason = cmp.Or(explainPort(s), err)
+	}
+	return 0, fmt.Errorf("forward %s: %w", s, reason)
 }
 
 // Unexpose ends a forwarding; connections through it are closed. Idempotent:
@@ -170,9 +178,10 @@ func (s PortSpec) network() string {
 	}
 }
 
-// explainPort finds the reason of a refusal. The port driver's API has only
-// text, so we try what it tried: we are in the same network namespace.
-func explainPort(s PortSpec, refused error) error {
+// explainPort finds the reason of a refusal, nil when there is none by now. The port
+// driver's API has only text, so we try what it tried: we are in the same network
+// namespace.
+func explainPort(s PortSpec) error {
 	host := ""
 	if s.HostIP.IsValid() {
 		host = s.HostIP.Unmap().String()
@@ -201,6 +210,6 @@ func explainPort(s PortSpec, refused error) error {
 	case errors.Is(err, unix.EADDRINUSE):
 		return fmt.Errorf("%w: see by what (ss -lnp 'sport = :%d'), stop that or choose another host port", ErrPortTaken, s.HostPort)
 	default:
-		return refused
+		return err
 	}
 }
