@@ -151,7 +151,8 @@ func (l *links) silence(name string) error {
 	if err == nil {
 		err = l.raw.send(portRequest(link.Attrs().Index, portState(portDisabled)))
 	}
-	if err != nil && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.ENETDOWN) {
+	// The same, a moment later; the kernel has no such request for what is in no bridge.
+	if err != nil && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.ENETDOWN) {
 		return fmt.Errorf("stop bridge port %s: %w", name, err)
 	}
 	return nil

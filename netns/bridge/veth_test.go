@@ -36,3 +36,33 @@ func TestReuseOfALinkThatHasGone(t *testing.T) {
 		t.Errorf("reused %v, %v, want the names to be free", reused, err)
 	}
 }
+
+// TestSilenceOfALinkThatLeaves stops the port of a pod while somebody takes its link out of
+// the bridge, at any moment.
+func TestSilenceOfALinkThatLeaves(t *testing.T) {
+	w := newWorld(t)
+	b := w.bridge(Options{})
+	pod := w.Pod("one")
+	w.Setup(b, pod)
+	b.repairer.close()
+	link, err := b.links.rt.LinkByName(vethName(pod.ID))
+	nettest.Must(t, err)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range 200 {
+			_ = b.links.rt.LinkSetNoMaster(link)
+			_ = b.links.rt.LinkSetMasterByIndex(link, b.device.now().index)
+		}
+	}()
+	for {
+		if err := b.links.silence(vethName(pod.ID)); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-done:
+			return
+		default:
+		}
+	}
+}
