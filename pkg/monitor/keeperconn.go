@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/subpod/subpod/pkg/monitor/wire"
+	"github.com/subpod/subpod/pkg/proc"
 )
 
 // keeperConn is the connection to the keeper.
@@ -38,7 +39,7 @@ func (k *keeperConn) takeOver(each func(wire.Keep, []int) error) error {
 }
 
 // serve receives answers and exit statuses until the keeper ends.
-func (k *keeperConn) serve(exited func(id string, x wire.Exit)) error {
+func (k *keeperConn) serve(exited func(id string, init proc.ID, x wire.Exit)) error {
 	for {
 		var m wire.Keep
 		fds, err := wire.Receive(k.conn, &m)
@@ -47,7 +48,7 @@ func (k *keeperConn) serve(exited func(id string, x wire.Exit)) error {
 		case err != nil:
 			return fmt.Errorf("the connection to the node's first process: %w", err)
 		case m.Op == wire.KeepExit && m.Exit != nil:
-			exited(m.ID, *m.Exit)
+			exited(m.ID, m.Init, *m.Exit)
 		default:
 			k.answers <- m
 		}

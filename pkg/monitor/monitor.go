@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/subpod/subpod/pkg/monitor/wire"
+	"github.com/subpod/subpod/pkg/proc"
 )
 
 // The descriptors that the keeper starts the monitor with.
@@ -177,10 +178,11 @@ func (m *Monitor) keep(state wire.Container, fds []int) error {
 	return m.keeper.hold(wire.Keep{ID: state.ID, Init: state.Init, State: b}, fds)
 }
 
-// exited is told of the end of a container's init.
-func (m *Monitor) exited(id string, x wire.Exit) {
+// exited is told of the end of a container's init. The container may have been dropped and
+// made again meanwhile.
+func (m *Monitor) exited(id string, init proc.ID, x wire.Exit) {
 	go func() { // the keeper's answers must go on: others wait for them with locks held
-		if c := m.find(id); c != nil {
+		if c := m.find(id); c != nil && c.init == init {
 			c.setExit(x)
 		}
 	}()
