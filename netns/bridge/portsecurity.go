@@ -196,21 +196,14 @@ func (b *Bridge) admit(pod netns.Pod, p *podNet, addrs []netip.Addr) error {
 		port := b.isolate.port(pod)
 		p.port = &port // noted before it is done
 	}
-	enter := func(c *nftables.Conn) error {
+	err := b.nft.transact(func(c *nftables.Conn) error {
 		if p.port != nil {
 			if err := b.isolate.add(c, *p.port); err != nil {
 				return err
 			}
 		}
 		return b.security.add(c, b.nft.link(pod.ID), sendersOf(b.ipam.mac(pod.ID), addrs))
-	}
-	err := b.nft.transact(enter)
-	if errors.Is(err, unix.ENOENT) {
-		// Somebody has deleted a table, and the repairer has not come to it yet.
-		if _, _, err = b.repairer.repair(); err == nil {
-			err = b.nft.transact(enter)
-		}
-	}
+	})
 	if err != nil {
 		return fmt.Errorf("admit the pod's port to the bridge: %w", err)
 	}

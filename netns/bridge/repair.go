@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/nftables"
@@ -44,6 +45,8 @@ type repairer struct {
 	meet   func() error  // enters the neighbours on a bridge that was made again
 	remade func()        // called when the bridge has been made again; nil does nothing
 	dirty  chan struct{} // holds an element when there may be damage
+
+	repairs atomic.Uint64 // how often there was damage
 
 	mu      sync.Mutex // held during a repair
 	sockets []*os.File
@@ -213,6 +216,11 @@ func (r *repairer) repair() (fixed []string, busy bool, err error) {
 	if r.isClosed() {
 		return nil, false, nil
 	}
+	defer func() {
+		if len(fixed) > 0 {
+			r.repairs.Add(1)
+		}
+	}()
 	made, err := r.device.repair()
 	if err != nil {
 		return nil, false, err

@@ -1,10 +1,13 @@
 package bridge
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/subpod/subpod/netns"
 	"github.com/subpod/subpod/tests/nettest"
@@ -68,6 +71,27 @@ func TestRepairWithoutNeighbours(t *testing.T) {
 		nettest.Eventually(t, "pod to pod", func() bool {
 			got, err := w.Ask(two.NetNS, "tcp", nettest.HostPort(ip, 80))
 			return err == nil && strings.HasPrefix(got, "one")
+		})
+	}
+}
+
+// TestSetupWhileDamaged connects pods while somebody deletes what they share, at any moment.
+func TestSetupWhileDamaged(t *testing.T) {
+	for _, damage := range []string{"ip link del subpod0", "nft delete table inet subpod", "nft delete table bridge subpod-ports", "nft flush ruleset"} {
+		t.Run(damage, func(t *testing.T) {
+			w := newWorld(t)
+			b := w.bridge(Options{})
+			for n := range 20 {
+				pod := w.Pod(fmt.Sprint("pod", n), netns.PortMapping{Proto: "tcp", HostPort: 8080, ContainerPort: 80})
+				pod.IngressRate = 1e9
+				done := make(chan error, 1)
+				go func() { done <- w.Thread.Do(func() error { return exec.Command("sh", "-c", damage).Run() }) }()
+				time.Sleep(time.Duration(n) * 300 * time.Microsecond)
+				w.Setup(b, pod)
+				nettest.Must(t, <-done)
+				nettest.Must(t, b.Teardown(context.Background(), pod.ID))
+				nettest.Must(t, b.Status(context.Background()))
+			}
 		})
 	}
 }

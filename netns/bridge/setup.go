@@ -31,7 +31,11 @@ func (b *Bridge) Setup(ctx context.Context, pod netns.Pod) (netns.Result, error)
 	if p.result != nil {
 		return *p.result, nil
 	}
+	repairs := b.repairer.repairs.Load()
 	result, err := b.connect(ctx, pod, p)
+	if err != nil && repairedSince(b, repairs) {
+		result, err = b.connect(ctx, pod, p)
+	}
 	if err != nil {
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer cancel()
@@ -41,7 +45,18 @@ func (b *Bridge) Setup(ctx context.Context, pod netns.Pod) (netns.Result, error)
 	return result, nil
 }
 
-// connect is the sequence of Setup. disconnect undoes whatever it did.
+// repairedSince reports whether something of the network was damaged since there had been so
+// many repairs, and has the repair done where the repairer has not come to it yet. What
+// cannot be repaired is the repairer's to report.
+func repairedSince(b *Bridge, repairs uint64) bool {
+	if b.ready.Load() {
+		_, _, _ = b.repairer.repair()
+	}
+	return b.repairer.repairs.Load() != repairs
+}
+
+// connect is the sequence of Setup. Idempotent: it goes on with what an interrupted one has
+// left. disconnect undoes whatever it did.
 func (b *Bridge) connect(ctx context.Context, pod netns.Pod, p *podNet) (netns.Result, error) {
 	if !b.ready.Load() {
 		return netns.Result{}, fmt.Errorf("%w: not reconciled yet", netns.ErrNotReady)
