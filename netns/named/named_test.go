@@ -372,3 +372,34 @@ func TestReconcileLater(t *testing.T) {
 		t.Error("the first pod has lost its address")
 	}
 }
+
+// TestTeardownWhileMade: a pod that is torn down while the bridge of its network is made, with
+// what the last server has left of it, has nothing there afterwards.
+func TestTeardownWhileMade(t *testing.T) {
+	w := nettest.New(t)
+	n := open(t, w)
+	if _, err := n.Create(Config{Name: "one"}, false); err != nil {
+		t.Fatal(err)
+	}
+	first := pod(w, "first", "one")
+	_, err := n.Setup(t.Context(), first)
+	nettest.Must(t, err)
+	one := n.networks["one"]
+	nettest.Must(t, one.bridge.Close())
+	one.making.Lock()
+	b, err := n.newBridge(one)
+	nettest.Must(t, err)
+	one.bridge, one.live = nil, []netns.Pod{first}
+	done := make(chan error, 1)
+	go func() { done <- n.Teardown(t.Context(), first.ID) }()
+	time.Sleep(20 * time.Millisecond)
+	nettest.Must(t, b.Reconcile(t.Context(), n.links(first)))
+	n.mu.Lock()
+	one.bridge, one.live = b, nil
+	n.mu.Unlock()
+	one.making.Unlock()
+	nettest.Must(t, <-done)
+	if got := b.Addresses(first.ID); len(got) > 0 {
+		t.Errorf("it has the addresses %v", got)
+	}
+}

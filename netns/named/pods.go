@@ -189,23 +189,34 @@ func (n *Networks) known(pod netns.Pod, bridgeOf func(name string) *bridge.Bridg
 	return out
 }
 
+// leave takes the pod out of those that a network's bridge is to be made with, and returns
+// the bridge; nil when there is none.
+func leave(n *Networks, w *network, podID string) *bridge.Bridge {
+	w.making.Lock() // it may be made with the pod just now
+	defer w.making.Unlock()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	w.live = slices.DeleteFunc(slices.Clone(w.live), func(p netns.Pod) bool { return p.ID == podID })
+	return w.bridge
+}
+
 // Teardown implements netns.Network.
 func (n *Networks) Teardown(ctx context.Context, podID string) error {
 	n.names.Remove(podID)
 	n.mu.Lock()
-	names := n.pods[podID]
-	var bridges []*bridge.Bridge
-	for _, name := range names {
-		w := n.networks[name]
-		if w == nil {
-			continue
-		}
-		w.live = slices.DeleteFunc(slices.Clone(w.live), func(p netns.Pod) bool { return p.ID == podID })
-		if w.bridge != nil {
-			bridges = append(bridges, w.bridge)
+	var networks []*network
+	for _, name := range n.pods[podID] {
+		if w := n.networks[name]; w != nil {
+			networks = append(networks, w)
 		}
 	}
 	n.mu.Unlock()
+	var bridges []*bridge.Bridge
+	for _, w := range networks {
+		if b := leave(n, w, podID); b != nil {
+			bridges = append(bridges, b)
+		}
+	}
 	errs := []error{n.Base.Teardown(ctx, podID)}
 	for _, b := range bridges {
 		errs = append(errs, b.Teardown(ctx, podID))
