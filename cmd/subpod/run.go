@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -372,11 +373,22 @@ func checkName(ctx context.Context, c *client.Client, name string) error {
 		return err
 	}
 	for _, p := range pods {
-		if client.PodName(p) == name {
+		if client.PodName(p) == name && !leaves(ctx, c, p) {
 			return nameTaken(name, " "+shortID(p.Id))
 		}
 	}
 	return nil
+}
+
+// leaves reports whether a pod of "run --rm" has ended: the server waits until it is removed.
+func leaves(ctx context.Context, c *client.Client, p *runtimeapi.PodSandbox) bool {
+	if p.Annotations[api.AnnotationWhenDone] != api.WhenDoneRemove {
+		return false
+	}
+	resp, err := c.ListContainers(ctx, &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{PodSandboxId: p.Id}})
+	return err == nil && !slices.ContainsFunc(resp.Containers, func(c *runtimeapi.Container) bool {
+		return c.State != runtimeapi.ContainerState_CONTAINER_EXITED
+	})
 }
 
 func nameTaken(name, id string) error {

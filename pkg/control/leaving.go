@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	// leavingTimeout bounds how long a removal waits for pods that are being removed.
+	// leavingTimeout bounds how long a request waits for pods that are being removed.
 	leavingTimeout = 10 * time.Second
 	// leavingPoll is the time between two attempts.
 	leavingPoll = 10 * time.Millisecond
@@ -23,10 +23,16 @@ const (
 // onceLeft removes what pods use. What only "run --rm" has used, which has ended, is in
 // use until its pod is removed: its user knows nothing of that, and it is waited for.
 func onceLeft(ctx context.Context, st *state.Store, remove func() error) error {
+	return unlessLeft(ctx, st, errdefs.ErrFailedPrecondition, remove)
+}
+
+// unlessLeft does what is refused, with an error of the class, because of what pods have: once
+// more while a pod of "run --rm" that has ended is being removed.
+func unlessLeft(ctx context.Context, st *state.Store, refused error, do func() error) error {
 	for deadline := time.Now().Add(leavingTimeout); ; {
-		leaves := anyLeaves(st) // before: what the removal is refused for may be gone afterwards
-		err := remove()
-		if !errors.Is(err, errdefs.ErrFailedPrecondition) || !leaves || time.Now().After(deadline) {
+		leaves := anyLeaves(st) // before: what it is refused for may be gone afterwards
+		err := do()
+		if !errors.Is(err, refused) || !leaves || time.Now().After(deadline) {
 			return err
 		}
 		select {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 
+	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -49,7 +50,12 @@ func (s *service) runSession(ctx context.Context, ss *api.SessionStreams) (_ *ap
 	s.Audit.Request(ctx, &runtimeapi.CreateContainerRequest{SandboxConfig: pod, Config: ctr})
 	ctx, _ = s.Recorder.Begin(ctx, "Run", trace.Remote{})
 	defer func() { finish(ctx, err) }()
-	podID, id, err := s.runPod(ctx, run, pod, ctr)
+	var podID, id string
+	// The name, the host ports and addresses of what has ended are free to its user.
+	err = unlessLeft(ctx, s.State, errdefs.ErrAlreadyExists, func() (err error) {
+		podID, id, err = s.runPod(ctx, run, pod, ctr)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
