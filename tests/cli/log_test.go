@@ -2,6 +2,8 @@ package cli
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -17,17 +19,18 @@ func TestLogJSON(t *testing.T) {
 	if out, err := n.Subpod("reload"); err == nil || !strings.Contains(err.Error()+out, "/nonexistent/conmon") {
 		t.Fatalf("reload with a monitor that is not there: %v: %s", err, out)
 	}
-	why := ""
-	for line := range strings.Lines(n.Log()) {
-		var entry struct{ Level, Error string }
-		if err := json.Unmarshal([]byte(line), &entry); err != nil {
-			t.Errorf("%v: %q", err, line)
+	node.Eventually(t, "the log says why, as an error", func() error { // it comes through a pipe
+		found := false
+		for line := range strings.Lines(n.Log()) {
+			var entry struct{ Level, Error string }
+			if err := json.Unmarshal([]byte(line), &entry); err != nil {
+				return fmt.Errorf("%w: %q", err, line)
+			}
+			found = found || entry.Level == "ERROR" && strings.Contains(entry.Error, "find conmon")
 		}
-		if entry.Level == "ERROR" && strings.Contains(entry.Error, "find conmon") {
-			why = entry.Error
+		if !found {
+			return errors.New(n.Log())
 		}
-	}
-	if why == "" {
-		t.Errorf("the log does not say why as an error:\n%s", n.Log())
-	}
+		return nil
+	})
 }

@@ -157,12 +157,15 @@ func TestReload(t *testing.T) {
 				}
 			}
 		}()
-		long := make(chan error, 1)
+		long, begun := make(chan error, 1), fmt.Sprint("/tmp/begun", i)
 		go func() {
-			_, err := kubelet.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: ticker.id, Cmd: []string{"sleep", "30"}})
+			_, err := kubelet.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: ticker.id, Cmd: []string{"sh", "-c", "touch " + begun + "; exec sleep 30"}})
 			long <- err
 		}()
-		time.Sleep(300 * time.Millisecond)
+		eventually(t, "the old server has the long request", converge, func() error {
+			_, err := ticker.exec(ctx, "test", "-e", begun)
+			return err
+		})
 
 		old := r.Server()
 		newFile := filepath.Join(dir, "subpod-server")
