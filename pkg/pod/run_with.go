@@ -44,22 +44,12 @@ func (m *Manager) buildWith(ctx context.Context, n *newPod, ctr *runtimeapi.Cont
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	var prepared *container.Prepared
-	var both errgroup.Group
-	p := n.Pod // Build changes n.Pod meanwhile
-	both.Go(func() error {
-		err := m.Sandboxes.Build(ctx, n.plan, &n.Pod)
-		if err != nil {
-			cancel()
-		}
-		return err
-	})
+	both, each := errgroup.WithContext(ctx) // the error is the first one, which interrupts the other
+	p := n.Pod                              // Build changes n.Pod meanwhile
+	both.Go(func() error { return m.Sandboxes.Build(each, n.plan, &n.Pod) })
 	both.Go(func() (err error) {
-		if prepared, err = m.prepareContainer(ctx, c, p); err != nil {
-			cancel()
-		}
+		prepared, err = m.prepareContainer(each, c, p)
 		return err
 	})
 	if err := both.Wait(); err != nil {

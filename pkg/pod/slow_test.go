@@ -3,6 +3,7 @@ package pod
 import (
 	"context"
 	"errors"
+	"runtime"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -16,6 +17,7 @@ import (
 	"github.com/subpod/subpod/pkg/cgroup"
 	"github.com/subpod/subpod/pkg/events"
 	"github.com/subpod/subpod/pkg/oci"
+	"github.com/subpod/subpod/pkg/pod/container"
 	"github.com/subpod/subpod/pkg/pod/sandbox"
 	"github.com/subpod/subpod/pkg/state"
 )
@@ -125,6 +127,37 @@ func TestAnInterruptedRequestSaysSo(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// foreignImages are of another architecture, and waitingSandboxes build until they are interrupted.
+type (
+	foreignImages    struct{ containers }
+	waitingSandboxes struct{ sandboxes }
+)
+
+func (foreignImages) Prepare(context.Context, container.Plan, state.Pod, *state.Container) (*container.Prepared, error) {
+	return nil, container.ErrForeignImage
+}
+
+func (waitingSandboxes) Build(ctx context.Context, _ sandbox.Plan, _ *state.Pod) error {
+	for ctx.Err() == nil { // it sees that at once
+		runtime.Gosched()
+	}
+	return ctx.Err()
+}
+
+// TestTheReasonIsTheFirst: of a pod sandbox and a container that are made at the same time, the
+// one that cannot be made says why, not the one that is interrupted by that.
+func TestTheReasonIsTheFirst(t *testing.T) {
+	for range 300 {
+		r := newRig(t, empty)
+		r.m.Sandboxes, r.m.Containers = waitingSandboxes{r.m.Sandboxes}, foreignImages{r.m.Containers}
+		_, _, err := r.m.RunPodWith(r.ctx, podConfig("other", ""), "", containerConfig("a"))
+		r.m.Close()
+		if !errors.Is(err, container.ErrForeignImage) {
+			t.Fatal(err)
+		}
 	}
 }
 
