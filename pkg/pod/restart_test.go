@@ -85,6 +85,32 @@ func TestFinishOfStarted(t *testing.T) {
 	})
 }
 
+// TestStopOfItsOwnAccordInterruptsNothing: a stop that nobody has asked for waits for what goes
+// on in the pod, such as a start, and sees then whether it is still due.
+func TestStopOfItsOwnAccordInterruptsNothing(t *testing.T) {
+	for _, due := range []bool{false, true} {
+		withSupervised(t, func(r *rig) {
+			start, err := r.m.pod(r.ctx, r.pod, shared)
+			if err != nil {
+				t.Fatal(err)
+			}
+			stopped := make(chan error, 1)
+			go func() { stopped <- r.m.stopPod(r.ctx, r.pod, func() bool { return due }) }()
+			synctest.Wait()
+			if err := start.ctx.Err(); err != nil {
+				t.Errorf("due %v: the start is interrupted: %v", due, err)
+			}
+			start.unlock()
+			if err := <-stopped; err != nil {
+				t.Error(err)
+			}
+			if p, err := r.m.State.Pod(r.pod); err != nil || isStopped(p) != due {
+				t.Errorf("due %v: the pod is %s, %v", due, p.Status.Phase, err)
+			}
+		})
+	}
+}
+
 // TestKillOfRenamed: the user's word is on record under the name that the container has in
 // the specification, also where its own was changed by a rename that goes on, or that the
 // server has died in.

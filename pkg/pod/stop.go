@@ -65,9 +65,15 @@ func (b *base) stopPod(ctx context.Context, id string, only func() bool) error {
 }
 
 // markStopping lets no further container be created or started in the pod sandbox,
-// and reports whether it is stopped already, or is not to be.
+// and reports whether it is stopped already, or is not to be. What goes on in the pod is
+// interrupted, unless only is set: that is a stop which nobody has asked for, and a start by
+// the user makes it void.
 func (b *base) markStopping(ctx context.Context, id string, only func() bool) (_ state.Pod, stopped bool, _ error) {
-	held, err := b.pod(ctx, id, interrupt)
+	mode := interrupt
+	if only != nil {
+		mode = exclusive
+	}
+	held, err := b.pod(ctx, id, mode)
 	if err != nil {
 		return state.Pod{}, false, err
 	}
