@@ -133,7 +133,11 @@ func (e *Executor) Exec(ctx context.Context, id string, c Container, p *specs.Pr
 	if code == 0 {
 		return 0, nil
 	}
-	if message := x.failure(); message != "" {
+	message := x.failure()
+	if message == "" && code > 0 && !x.executed() {
+		message = "failed without a message" // seen of crun when the container ends meanwhile
+	}
+	if message != "" {
 		return -1, execFailure(ctx, c, &RuntimeError{Op: "exec", Handler: rt.name, Message: message, ExitCode: int(code)})
 	}
 	if code < 0 {
@@ -346,6 +350,12 @@ func (x *execution) wait(ctx context.Context) (int32, error) {
 		return -1, nil
 	}
 	return int32(ws.ExitStatus()), nil
+}
+
+// executed reports whether there has been a process for the command.
+func (x *execution) executed() bool {
+	_, err := readPID(x.pidFile())
+	return err == nil
 }
 
 // runs reports whether the command is executed, or has been.

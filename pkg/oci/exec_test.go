@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -398,4 +399,20 @@ func (s *syncBuffer) String() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.b.String()
+}
+
+// TestExecWhileItEnds executes a command while the container is killed, at any moment: it has
+// run, was killed as well, or there was no container for it any more.
+func TestExecWhileItEnds(t *testing.T) {
+	eachHandlerOf(t, MonitorConmon, func(t *testing.T, handler string) {
+		e := executor(t)
+		for n := range 40 {
+			b := create(t, e, container{handler: handler, args: sh("sleep 1000")}).start()
+			time.AfterFunc(time.Duration(n)*300*time.Microsecond, func() { _ = b.ctr.Init.Signal(syscall.SIGKILL) })
+			r, err := b.exec(0, "/bin/true")
+			if !errors.Is(err, ErrNotRunning) && (err != nil || r.ExitCode != 0 && r.ExitCode != 128+int32(syscall.SIGKILL)) {
+				t.Errorf("%d: %d, %v", n, r.ExitCode, err)
+			}
+		}
+	})
 }
