@@ -5,12 +5,12 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/subpod/subpod/pkg/api"
 	"github.com/subpod/subpod/pkg/client"
 )
 
@@ -57,15 +57,11 @@ func (o *runOptions) fillUserNamespace(ctx context.Context, c *client.Client, po
 			ns.Gids = ns.Uids
 		}
 	case "auto":
-		ns.Uids, err = freeRange(ctx, c, min(idCount(node.Node.UIDMap), idCount(node.Node.GIDMap)), cmp.Or(values["size"], autoSize))
-		if err != nil {
-			return err
-		}
-		ns.Gids = ns.Uids
+		pod.Annotations[api.AnnotationOwnIDs] = strconv.FormatUint(uint64(cmp.Or(values["size"], autoSize)), 10)
 	default:
 		return usagef("invalid --userns %q: expected host, keep-id, nomap or auto; a container of another pod shares no user namespace", o.userns)
 	}
-	if len(ns.Uids) == 0 || len(ns.Gids) == 0 {
+	if mode != "auto" && (len(ns.Uids) == 0 || len(ns.Gids) == 0) {
 		return fmt.Errorf("--userns %s: the node has too few IDs; give the user subordinate IDs (see \"subpod doctor\")", o.userns)
 	}
 	pod.Linux.SecurityContext.NamespaceOptions.UsernsOptions = ns
@@ -100,36 +96,3 @@ func keepID(id, count uint32) []*runtimeapi.IDMapping {
 // autoSize is how many IDs --userns auto takes unless it says so: more than the users of
 // nearly all images, so that several pods can have their own.
 const autoSize = 4096
-
-// freeRange returns a range of the node's IDs that no pod with a user namespace of its
-// own has, and that leaves this user out.
-func freeRange(ctx context.Context, c *client.Client, count, size uint32) ([]*runtimeapi.IDMapping, error) {
-	pods, err := c.Pods(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var taken []*runtimeapi.IDMapping
-	for _, p := range pods {
-		st, err := c.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: p.Id})
-		if client.IsNotFound(err) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		ns := st.GetStatus().GetLinux().GetNamespaces().GetOptions().GetUsernsOptions()
-		taken = append(append(taken, ns.GetUids()...), ns.GetGids()...)
-	}
-	slices.SortFunc(taken, func(a, b *runtimeapi.IDMapping) int { return cmp.Compare(a.HostId, b.HostId) })
-	first := uint32(1)
-	for _, t := range taken {
-		if t.HostId >= first && t.HostId-first >= size {
-			break
-		}
-		first = max(first, t.HostId+t.Length)
-	}
-	if uint64(first)+uint64(size) > uint64(count) {
-		return nil, fmt.Errorf("--userns auto: no %d IDs of the node are free, which has %d; use auto:size=, or give the user more subordinate IDs", size, count)
-	}
-	return []*runtimeapi.IDMapping{{ContainerId: 0, HostId: first, Length: size}}, nil
-}

@@ -19,6 +19,10 @@ const (
 	// do with it once none of its containers runs any more: WhenDoneStop or
 	// WhenDoneRemove.
 	AnnotationWhenDone = "subpod.io/when-done"
+	// AnnotationOwnIDs is an annotation of a pod sandbox with a user namespace of its own,
+	// which comes without mappings: how many of the node's IDs it gets. The server chooses a
+	// range, of users and of groups, that no other pod sandbox has.
+	AnnotationOwnIDs = "subpod.io/own-ids"
 	// AnnotationNetwork is an annotation of a pod sandbox; NetworkNone leaves it with
 	// the loopback interface only.
 	AnnotationNetwork = "subpod.io/network"

@@ -6,7 +6,7 @@ package api
 const CommandHeader = "subpod-command"
 
 // reserved are the labels and annotations that the server or the commands act on.
-var reserved = []string{LabelMadeBy, LabelWorkload, AnnotationRunID, AnnotationWhenDone, AnnotationNetwork, AnnotationNetworks, AnnotationUser, AnnotationSubPaths, AnnotationMemoryVolumes, AnnotationOptions, AnnotationShmSize}
+var reserved = []string{LabelMadeBy, LabelWorkload, AnnotationRunID, AnnotationWhenDone, AnnotationOwnIDs, AnnotationNetwork, AnnotationNetworks, AnnotationUser, AnnotationSubPaths, AnnotationMemoryVolumes, AnnotationOptions, AnnotationShmSize}
 
 // Reserved returns a label or annotation that only subpod's own commands may set, ""
 // when the maps have none.

@@ -10,6 +10,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/subpod/subpod/pkg/api"
+	"github.com/subpod/subpod/pkg/pod"
 	"github.com/subpod/subpod/pkg/state"
 )
 
@@ -23,16 +24,23 @@ const (
 // onceLeft removes what pods use. What only "run --rm" has used, which has ended, is in
 // use until its pod is removed: its user knows nothing of that, and it is waited for.
 func onceLeft(ctx context.Context, st *state.Store, remove func() error) error {
-	return unlessLeft(ctx, st, errdefs.ErrFailedPrecondition, remove)
+	return unlessLeft(ctx, st, remove, errdefs.ErrFailedPrecondition)
 }
 
-// unlessLeft does what is refused, with an error of the class, because of what pods have: once
+// onceFree makes a pod, which may need what only "run --rm" has had: a name, host ports,
+// addresses, IDs.
+func onceFree(ctx context.Context, st *state.Store, make func() error) error {
+	return unlessLeft(ctx, st, make, errdefs.ErrAlreadyExists, pod.ErrNoIDs)
+}
+
+// unlessLeft does what is refused, with one of the errors, because of what pods have: once
 // more while a pod of "run --rm" that has ended is being removed.
-func unlessLeft(ctx context.Context, st *state.Store, refused error, do func() error) error {
+func unlessLeft(ctx context.Context, st *state.Store, do func() error, refused ...error) error {
 	for deadline := time.Now().Add(leavingTimeout); ; {
 		leaves := anyLeaves(st) // before: what it is refused for may be gone afterwards
 		err := do()
-		if !errors.Is(err, refused) || !leaves || time.Now().After(deadline) {
+		ofPods := slices.ContainsFunc(refused, func(r error) bool { return errors.Is(err, r) })
+		if !ofPods || !leaves || time.Now().After(deadline) {
 			return err
 		}
 		select {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 
-	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -51,8 +50,7 @@ func (s *service) runSession(ctx context.Context, ss *api.SessionStreams) (_ *ap
 	ctx, _ = s.Recorder.Begin(ctx, "Run", trace.Remote{})
 	defer func() { finish(ctx, err) }()
 	var podID, id string
-	// The name, the host ports and addresses of what has ended are free to its user.
-	err = unlessLeft(ctx, s.State, errdefs.ErrAlreadyExists, func() (err error) {
+	err = onceFree(ctx, s.State, func() (err error) {
 		podID, id, err = s.runPod(ctx, run, pod, ctr)
 		return err
 	})

@@ -151,6 +151,7 @@ type base struct {
 	podNames       *names[state.Pod]
 	containerNames *names[state.Container]
 	references     *references
+	ownIDs         *ownIDs
 	restarting     *holds
 	exits          *exitWatcher
 	events         publisher
@@ -179,6 +180,7 @@ func New(o Options) *Manager {
 		podNames:       newNames(o.State.Pod, o.State.DeletePod),
 		containerNames: newNames(o.State.Container, o.State.DeleteContainer),
 		references:     newReferences(),
+		ownIDs:         &ownIDs{pods: o.State.Pods, chosen: map[string]idRange{}},
 		restarting:     &holds{m: map[string]int{}},
 		events:         publisher{bus: o.Events, state: o.State},
 		notices:        notices{plugins: o.Plugins, state: o.State, log: o.Log},

@@ -22,6 +22,8 @@ type newPod struct {
 	plan sandbox.Plan
 	name string
 	told bool // plugins know it
+
+	recorded func() // called once the record is there, or never will be
 }
 
 // RunPod makes a pod sandbox and returns its ID. A retry with the same metadata and
@@ -49,11 +51,21 @@ func (b *base) claimPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, h
 		return nil, "", err
 	}
 	id := newID()
+	cfg, recorded, err := b.ownIDs.assign(id, cfg, b.Host.UIDs, b.Host.GIDs)
+	if err != nil {
+		return nil, "", err
+	}
+	claimed := false
+	defer func() {
+		if !claimed {
+			recorded()
+		}
+	}()
 	plan, err := sandbox.NewPlan(id, cfg, b.Host)
 	if err != nil {
 		return nil, "", err
 	}
-	n := &newPod{plan: plan, name: podName(cfg.Metadata), Pod: state.Pod{
+	n := &newPod{recorded: recorded, plan: plan, name: podName(cfg.Metadata), Pod: state.Pod{
 		ID:             id,
 		Config:         state.Msg(plan.Config),
 		Handler:        handler,
@@ -72,6 +84,7 @@ func (b *base) claimPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, h
 		id, err := samePod(*existing, n)
 		return nil, id, err
 	}
+	claimed = true
 	return n, "", nil
 }
 
@@ -79,6 +92,7 @@ func (b *base) claimPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, h
 // nothing is left, or what is left is in its record and is removed later. The claim of
 // the name has ended when it returns.
 func (m *Manager) build(ctx context.Context, n *newPod, ctr *runtimeapi.ContainerConfig) (_ *newContainer, err error) {
+	defer n.recorded()
 	trace.Set(ctx, "pod", n.ID)
 	trace.Set(ctx, "name", n.plan.Config.GetMetadata().GetNamespace()+"/"+n.plan.Config.GetMetadata().GetName())
 	held, unlock, err := m.podLocks.acquire(ctx, n.ID, exclusive)

@@ -75,7 +75,7 @@ var table = []struct{ pkg, imports string }{
 	// The core: what run, stop, remove and recover mean.
 	{"pkg/pod/sandbox", "netns pkg/api pkg/cgroup pkg/idmap pkg/ocispec pkg/quantity pkg/state pkg/trace"},
 	{"pkg/pod/container", "pkg/api pkg/cgroup pkg/errclass pkg/idmap pkg/logging pkg/oci pkg/ocispec pkg/openat2 pkg/state pkg/subpath pkg/trace pkg/tree pkg/volumes storage"},
-	{"pkg/pod", "netns pkg/api pkg/events pkg/health pkg/logging pkg/oci pkg/ocispec pkg/pod/container pkg/pod/sandbox pkg/quantity pkg/state pkg/stats pkg/stdio pkg/subpath pkg/trace pkg/workload storage"},
+	{"pkg/pod", "netns pkg/api pkg/errclass pkg/events pkg/health pkg/idmap pkg/logging pkg/oci pkg/ocispec pkg/pod/container pkg/pod/sandbox pkg/quantity pkg/state pkg/stats pkg/stdio pkg/subpath pkg/trace pkg/workload storage"},
 	{"pkg/nri", "pkg/errclass pkg/ocispec pkg/pod pkg/state"},
 	{"pkg/supervise", "pkg/api pkg/oci pkg/state pkg/workload"},
 

@@ -23,20 +23,16 @@ type Place struct {
 	Memory  string // files of the pod that containers cannot write: configMap, secret
 	Tmpfs   string // memory volumes that the server has made; known once the sandbox is there
 	Seccomp string // directory of localhost seccomp profiles
-	// Users is the first ID in the node of a pod with a user namespace of its own; it
-	// gets UserCount IDs.
-	Users uint32
 }
 
-// UserCount is the number of user and group IDs of a pod with a user namespace of its
-// own.
-const UserCount = 65536
+// ownIDs is the number of user and group IDs of a pod with a user namespace of its own.
+const ownIDs = "65536"
 
 // OwnUsers reports whether the pod has a user namespace of its own (hostUsers: false).
 func (p *Pod) OwnUsers() bool { return p.Spec.HostUsers != nil && !*p.Spec.HostUsers }
 
 // namespaces returns the namespace options of the pod and its containers.
-func (p *Pod) namespaces(at Place) *runtimeapi.NamespaceOption {
+func (p *Pod) namespaces() *runtimeapi.NamespaceOption {
 	ns := &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER}
 	if p.Spec.ShareProcessNamespace {
 		ns.Pid = runtimeapi.NamespaceMode_POD
@@ -51,8 +47,7 @@ func (p *Pod) namespaces(at Place) *runtimeapi.NamespaceOption {
 		ns.Ipc = runtimeapi.NamespaceMode_NODE
 	}
 	if p.OwnUsers() {
-		ids := []*runtimeapi.IDMapping{{HostId: at.Users, Length: UserCount}}
-		ns.UsernsOptions = &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_POD, Uids: ids, Gids: ids}
+		ns.UsernsOptions = &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_POD}
 	}
 	return ns
 }
@@ -73,7 +68,7 @@ func (p *Pod) Sandbox(at Place) *runtimeapi.PodSandboxConfig {
 		Labels:       map[string]string{},
 		Annotations:  map[string]string{},
 		Linux: &runtimeapi.LinuxPodSandboxConfig{
-			SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: p.namespaces(at), Privileged: p.privileged()},
+			SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: p.namespaces(), Privileged: p.privileged()},
 			Sysctls:         map[string]string{},
 		},
 	}
@@ -88,6 +83,9 @@ func (p *Pod) Sandbox(at Place) *runtimeapi.PodSandboxConfig {
 		cfg.Annotations[api.AnnotationMemoryVolumes] = string(text)
 	}
 	cfg.PortMappings = append(cfg.PortMappings, p.servicePorts...)
+	if p.OwnUsers() {
+		cfg.Annotations[api.AnnotationOwnIDs] = ownIDs
+	}
 	if text := p.networksText(); text != "" {
 		cfg.Annotations[api.AnnotationNetworks] = text
 	}
@@ -234,7 +232,7 @@ func (c *Container) limits() *runtimeapi.LinuxContainerResources {
 // is used.
 func (p *Pod) security(c *Container, at Place) (*runtimeapi.LinuxContainerSecurityContext, error) {
 	out := &runtimeapi.LinuxContainerSecurityContext{
-		NamespaceOptions: p.namespaces(at),
+		NamespaceOptions: p.namespaces(),
 		Seccomp:          &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault},
 		MaskedPaths:      MaskedPaths,
 		ReadonlyPaths:    ReadonlyPaths,

@@ -95,13 +95,13 @@ func Play(ctx context.Context, set *kube.Set, o Options) error {
 
 // newRunners returns a runner for each pod, which knows those that it waits for.
 func newRunners(set *kube.Set, o Options) []*runner {
-	var logs, users sync.Mutex
+	var logs sync.Mutex
 	runners := make([]*runner, len(set.Pods))
 	byPod := map[*kube.Pod]*runner{}
 	queues := map[*kube.Queue]*queue{}
 	for i, p := range set.Pods {
 		r := &runner{
-			Options: o, set: set, pod: p, logLock: &logs, usersLock: &users,
+			Options: o, set: set, pod: p, logLock: &logs,
 			up: make(chan struct{}), ended: make(chan struct{}), after: byPod[p.Part.After],
 		}
 		runners[i], byPod[p] = r, r

@@ -24,8 +24,6 @@ type runner struct {
 	set     *kube.Set
 	pod     *kube.Pod
 	logLock *sync.Mutex
-	// usersLock prevents two pods of the set from choosing the same ID range.
-	usersLock *sync.Mutex
 
 	// after has to be up before this one is handed over, nil for none; queue, if set, has
 	// room for the pods of a Job that run at the same time.
@@ -163,13 +161,6 @@ func (r *runner) handOver(ctx context.Context) error {
 	}
 	if err := r.pod.Prepare(r.set, r.at); err != nil {
 		return err
-	}
-	if r.pod.OwnUsers() {
-		r.usersLock.Lock() // until the daemon has recorded the range
-		defer r.usersLock.Unlock()
-		if r.at.Users, err = freeUsers(ctx, r.Client); err != nil {
-			return err
-		}
 	}
 	spec, configs, err := r.pod.Workload(r.set, r.at)
 	if err != nil {
