@@ -34,13 +34,14 @@ func onceFree(ctx context.Context, st *state.Store, make func() error) error {
 }
 
 // unlessLeft does what is refused, with one of the errors, because of what pods have: once
-// more while a pod of "run --rm" that has ended is being removed.
+// more while a pod of "run --rm" is being removed that had ended before. What ends later was no
+// reason when it was asked for, and where there is always another one it would never be said.
 func unlessLeft(ctx context.Context, st *state.Store, do func() error, refused ...error) error {
+	leaving := leavingPods(st)
 	for deadline := time.Now().Add(leavingTimeout); ; {
-		leaves := anyLeaves(st) // before: what it is refused for may be gone afterwards
 		err := do()
 		ofPods := slices.ContainsFunc(refused, func(r error) bool { return errors.Is(err, r) })
-		if !ofPods || !leaves || time.Now().After(deadline) {
+		if !ofPods || len(leaving) == 0 || time.Now().After(deadline) {
 			return err
 		}
 		select {
@@ -48,19 +49,28 @@ func unlessLeft(ctx context.Context, st *state.Store, do func() error, refused .
 		case <-ctx.Done():
 			return err
 		}
+		// Before it is done: what it is refused for may be gone afterwards.
+		now := leavingPods(st)
+		leaving = slices.DeleteFunc(leaving, func(id string) bool { return !slices.Contains(now, id) })
 	}
 }
 
-// anyLeaves reports whether a pod whose containers have ended, and are removed before it, is
-// going to be removed.
-func anyLeaves(st *state.Store) bool {
+// leavingPods returns the IDs of pods whose containers have ended, and are removed before them,
+// and that are going to be removed.
+func leavingPods(st *state.Store) []string {
 	if st == nil {
-		return false
+		return nil
 	}
-	return slices.ContainsFunc(st.Pods(), func(p state.Pod) bool {
+	var out []string
+	for _, p := range st.Pods() {
+		if p.Config.V.GetAnnotations()[api.AnnotationWhenDone] != api.WhenDoneRemove || p.Supervised() {
+			continue
+		}
 		containers := st.ContainersOf(p.ID)
 		begun := len(containers) > 0 || p.Status.Phase == state.PodStopping || p.Status.Phase == state.PodNotReady
-		return begun && p.Config.V.GetAnnotations()[api.AnnotationWhenDone] == api.WhenDoneRemove && !p.Supervised() &&
-			!slices.ContainsFunc(containers, func(c state.Container) bool { return c.State() != runtimeapi.ContainerState_CONTAINER_EXITED })
-	})
+		if begun && !slices.ContainsFunc(containers, func(c state.Container) bool { return c.State() != runtimeapi.ContainerState_CONTAINER_EXITED }) {
+			out = append(out, p.ID)
+		}
+	}
+	return out
 }
