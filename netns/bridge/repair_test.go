@@ -95,3 +95,38 @@ func TestSetupWhileDamaged(t *testing.T) {
 		})
 	}
 }
+
+// oneForwarder refuses what it has forwarded already, and one port, while damage is done.
+type oneForwarder struct {
+	refused uint16
+	damage  func()
+	has     map[netns.HostPort]bool
+}
+
+func (f *oneForwarder) Expose(_ context.Context, p netns.HostPort) (func(context.Context) error, error) {
+	if p.HostPort == f.refused {
+		f.damage()
+	}
+	if p.HostPort == f.refused || f.has[p] {
+		return nil, netns.ErrPortTaken
+	}
+	f.has[p] = true
+	return func(context.Context) error { delete(f.has, p); return nil }, nil
+}
+
+// TestRefusedWhileDamaged: the host port that is taken is the one that is named, also where
+// somebody deletes at that moment what pods share.
+func TestRefusedWhileDamaged(t *testing.T) {
+	w := newWorld(t)
+	forward := &oneForwarder{refused: 9999, has: map[netns.HostPort]bool{}, damage: func() {
+		nettest.Must(t, w.Thread.Do(func() error { return exec.Command("nft", "delete", "table", "inet", "subpod").Run() }))
+	}}
+	b := w.bridge(Options{Ports: forward})
+	pod := w.Pod("one", netns.PortMapping{Proto: "tcp", HostPort: 8080, ContainerPort: 80}, netns.PortMapping{Proto: "tcp", HostPort: 9999, ContainerPort: 81})
+	if _, err := b.Setup(t.Context(), pod); !errors.Is(err, netns.ErrPortTaken) || !strings.Contains(err.Error(), "9999") {
+		t.Errorf("error %v", err)
+	}
+	if len(forward.has) > 0 {
+		t.Errorf("forwarded: %v", forward.has)
+	}
+}

@@ -33,7 +33,8 @@ func (b *Bridge) Setup(ctx context.Context, pod netns.Pod) (netns.Result, error)
 	}
 	repairs := b.repairer.repairs.Load()
 	result, err := b.connect(ctx, pod, p)
-	if err != nil && repairedSince(b, repairs) {
+	// What is published on the real host already is not damaged, and cannot be published twice.
+	if err != nil && len(p.releases) == 0 && repairedSince(b, repairs) {
 		result, err = b.connect(ctx, pod, p)
 	}
 	if err != nil {
