@@ -196,11 +196,9 @@ func (r *repairer) run() {
 		case <-r.dirty:
 		}
 		time.Sleep(repairDelay)
-		fixed, busy, err := r.repair()
+		_, busy, err := r.repair()
 		if err != nil {
 			r.log.Error("the pod network is damaged and could not be repaired: restart the daemon, or look at the node with \"subpod nsenter\"", "error", err)
-		} else if len(fixed) > 0 {
-			r.log.Warn("the pod network was damaged from outside and is repaired", "repaired", fixed)
 		}
 		if busy {
 			time.AfterFunc(busyDelay, r.look)
@@ -219,6 +217,7 @@ func (r *repairer) repair() (fixed []string, busy bool, err error) {
 	defer func() {
 		if len(fixed) > 0 {
 			r.repairs.Add(1)
+			r.log.Warn("the pod network was damaged from outside and is repaired", "repaired", fixed)
 		}
 	}()
 	made, err := r.device.repair()

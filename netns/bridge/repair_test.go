@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os/exec"
 	"strings"
 	"testing"
@@ -130,3 +131,28 @@ func TestRefusedWhileDamaged(t *testing.T) {
 		t.Errorf("forwarded: %v", forward.has)
 	}
 }
+
+// TestRepairIsLogged: the log says what was damaged, also where a pod has it repaired before
+// the repairer comes to it.
+func TestRepairIsLogged(t *testing.T) {
+	w := newWorld(t)
+	said := make(logged, 100)
+	b := w.bridge(Options{Log: slog.New(slog.NewTextHandler(said, nil))})
+	pod := w.Pod("one")
+	nettest.Must(t, w.Thread.Do(func() error { return exec.Command("nft", "delete", "table", "bridge", "subpod-ports").Run() }))
+	w.Setup(b, pod)
+	select {
+	case line := <-said:
+		if !strings.Contains(line, "bridge subpod-ports") {
+			t.Errorf("line %q", line)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the log says nothing")
+	}
+}
+
+// logged are the lines of a log.
+type logged chan string
+
+// Write implements io.Writer.
+func (l logged) Write(line []byte) (int, error) { l <- string(line); return len(line), nil }
