@@ -62,7 +62,30 @@ type speaker struct {
 	log    *slog.Logger
 	server *resolver.Server
 
-	dropped atomic.Int64 // when the Holder was told last to drop sockets (time.Time.UnixNano)
+	dropped atomic.Pointer[time.Time] // when the Holder was told last to drop sockets
+}
+
+// drop has the Holder forget a socket.
+func (s *speaker) drop(name string) error {
+	defer s.noteDrop()
+	return s.held.Drop(name)
+}
+
+// dropRest has the sockets closed that an earlier server has left and nobody has taken.
+func (s *speaker) dropRest() error {
+	defer s.noteDrop()
+	return s.held.DropRest()
+}
+
+func (s *speaker) noteDrop() {
+	now := time.Now()
+	s.dropped.Store(&now)
+}
+
+// drops reports whether the Holder may not have closed yet what it was told to drop.
+func (s *speaker) drops() bool {
+	last := s.dropped.Load()
+	return last != nil && time.Since(*last) < dropTimeout
 }
 
 // listen makes the name server answer on all addresses of the bridge, where it does not,
@@ -110,18 +133,11 @@ func (s *speaker) close(l *listeners) {
 	defer l.mu.Unlock()
 	for name, socket := range l.sockets {
 		socket.Close()
-		if err := s.held.Drop(name); err != nil {
+		if err := s.drop(name); err != nil {
 			s.log.Warn("a socket stays open", "name", name, "error", err)
 		}
 	}
-	s.dropped.Store(time.Now().UnixNano())
 	l.sockets, l.addrs = nil, nil
-}
-
-// dropRest has the sockets closed that an earlier server has left and nobody has taken.
-func (s *speaker) dropRest() error {
-	defer func() { s.dropped.Store(time.Now().UnixNano()) }()
-	return s.held.DropRest()
 }
 
 // open serves on port 53 of an address, by UDP and TCP.
@@ -147,7 +163,7 @@ func (s *speaker) open(network string, addr netip.Addr, b *bridge.Bridge, l *lis
 		return config.Listen(context.Background(), "tcp", at)
 	})
 	if err != nil {
-		return errors.Join(err, udp.Close(), s.held.Drop(udpName))
+		return errors.Join(err, udp.Close(), s.drop(udpName))
 	}
 	l.sockets[udpName], l.sockets[tcpName] = udp, tcp
 	go s.server.ServeUDP(network, udp.(*net.UDPConn))
@@ -169,7 +185,7 @@ func takeOrMake[S io.Closer](sp *speaker, name, device string, from func(*os.Fil
 	}
 	var s S
 	err := sp.thread.Do(func() (err error) { s, err = make(); return err })
-	for errors.Is(err, unix.EADDRINUSE) && time.Now().UnixNano()-sp.dropped.Load() < dropTimeout.Nanoseconds() {
+	for errors.Is(err, unix.EADDRINUSE) && sp.drops() {
 		time.Sleep(5 * time.Millisecond)
 		err = sp.thread.Do(func() (err error) { s, err = make(); return err })
 	}

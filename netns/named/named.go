@@ -78,8 +78,8 @@ type Holder interface {
 	DropRest() error
 }
 
-// Networks implements netns.Network. No lock of it is held while a pod waits for
-// something.
+// Networks implements netns.Network. While a pod waits for something no lock is held but
+// those of the network that it waits for.
 type Networks struct {
 	Options
 	names   *resolver.Names
