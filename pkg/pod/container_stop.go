@@ -30,13 +30,17 @@ func (m *Manager) StopContainer(ctx context.Context, id string, grace time.Durat
 	if err := m.markStopped(ctx, c); err != nil {
 		return err
 	}
-	err = m.endContainer(ctx, c.ID, grace)
+	err = m.endContainer(ctx, c.ID, grace, always)
 	m.Changed(c.PodID)
 	return err
 }
 
-// endContainer is StopContainer without a word on whether it is restarted.
-func (b *base) endContainer(ctx context.Context, id string, grace time.Duration) error {
+// always is when a stop that somebody has asked for is due.
+func always() bool { return true }
+
+// endContainer is StopContainer without a word on whether it is restarted. due is asked once
+// it is known which run would be ended: one that begins later is not.
+func (b *base) endContainer(ctx context.Context, id string, grace time.Duration, due func() bool) error {
 	c, err := b.State.FindContainer(id)
 	if err != nil {
 		return ignoreNotFound(err)
@@ -47,13 +51,13 @@ func (b *base) endContainer(ctx context.Context, id string, grace time.Duration)
 	if c, err = b.State.Container(c.ID); err != nil {
 		return ignoreNotFound(err)
 	}
-	if c.State() == runtimeapi.ContainerState_CONTAINER_EXITED && b.exits.ended(c.ID) {
+	if c.State() == runtimeapi.ContainerState_CONTAINER_EXITED && b.exits.ended(c.ID) || !due() {
 		return nil
 	}
 	// One with an exit status that is still watched has ended just now, and its event
 	// is not published yet; or its start failed and its process could not be killed.
 	if c.Allocated.Runtime == nil {
-		return b.stopWithoutProcess(ctx, c.ID)
+		return b.stopWithoutProcess(ctx, c.ID, due)
 	}
 	if b.Host.Cgroup.Frozen(c.Allocated.Cgroup) { // it could not handle the signal
 		if err := b.Host.Cgroup.Freeze(ctx, c.Allocated.Cgroup, false); err != nil {
@@ -96,16 +100,19 @@ func (b *base) waitExit(ctx context.Context, run *watch, timeout time.Duration) 
 
 // stopWithoutProcess ends a container that has no process: its command could not
 // have been started, or its creation failed. One that is being created is waited for.
-func (b *base) stopWithoutProcess(ctx context.Context, id string) error {
+func (b *base) stopWithoutProcess(ctx context.Context, id string, due func() bool) error {
 	held, err := b.container(ctx, id, exclusive)
 	if err != nil {
 		return ignoreNotFound(err)
 	}
 	if held.Allocated.Runtime != nil {
 		held.unlock()
-		return b.endContainer(ctx, id, 0)
+		return b.endContainer(ctx, id, 0, due)
 	}
 	defer held.unlock()
+	if !due() {
+		return nil
+	}
 	return b.exits.record(held.ID, state.ContainerStatus{ExitCode: exitUnknown, FinishedAt: time.Now(), Reason: reasonError, Message: held.Status.StartError})
 }
 

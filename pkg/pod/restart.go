@@ -108,7 +108,7 @@ func (r Restarter) Rebuild(ctx context.Context, podID string, wanted func(state.
 	// Nobody starts one again meanwhile.
 	for _, c := range r.State.ContainersOf(podID) {
 		if c.Status.Created {
-			if err := r.endContainer(held.ctx, c.ID, 0); err != nil {
+			if err := r.endContainer(held.ctx, c.ID, 0, always); err != nil {
 				return explain(held.ctx, err)
 			}
 		}
@@ -309,7 +309,7 @@ func (r Restarter) makeAgain(ctx context.Context, c *newContainer, p state.Pod, 
 
 // End ends a container as StopContainer does; the supervisor restarts it.
 func (r Restarter) End(ctx context.Context, id string, grace time.Duration) error {
-	return r.endContainer(ctx, id, grace)
+	return r.endContainer(ctx, id, grace, always)
 }
 
 // Finish stops or removes a pod whose containers have ended for good, as it asks for.
@@ -323,10 +323,8 @@ func (r Restarter) Finish(ctx context.Context, podID string) error {
 		return err == nil && !p.Supervised()
 	}
 	for _, c := range r.State.ContainersOf(podID) {
-		if !over() {
-			return nil // its user has started it again
-		}
-		if err := r.endContainer(ctx, c.ID, p.Workload.Grace); err != nil {
+		// Unless its user has started it again.
+		if err := r.endContainer(ctx, c.ID, p.Workload.Grace, over); err != nil {
 			return err
 		}
 	}

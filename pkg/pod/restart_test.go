@@ -85,6 +85,42 @@ func TestFinishOfStarted(t *testing.T) {
 	})
 }
 
+// lateState has something happen before a container's record is read.
+type lateState struct {
+	records
+	before func()
+}
+
+func (l lateState) Container(id string) (state.Container, error) {
+	l.before()
+	return l.records.Container(id)
+}
+
+// TestFinishOfStartedMeanwhile: what its user starts while a pod is finished is not ended.
+func TestFinishOfStartedMeanwhile(t *testing.T) {
+	withSupervised(t, func(r *rig) {
+		setStopped := func(stopped bool) {
+			_, err := r.m.State.UpdatePod(r.pod, func(p *state.Pod) error {
+				p.Supervision.Stopped = stopped
+				return nil
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		setStopped(true)
+		st := r.m.State
+		r.m.State = lateState{st, func() { setStopped(false) }}
+		if err := (Restarter{r.m}).Finish(r.ctx, r.pod); err != nil {
+			t.Error(err)
+		}
+		r.m.State = st
+		if c, err := st.Container(r.ctr); err != nil || !c.Status.FinishedAt.IsZero() {
+			t.Errorf("%v, %+v", err, c.Status)
+		}
+	})
+}
+
 // TestStopOfItsOwnAccordInterruptsNothing: a stop that nobody has asked for waits for what goes
 // on in the pod, such as a start, and sees then whether it is still due.
 func TestStopOfItsOwnAccordInterruptsNothing(t *testing.T) {

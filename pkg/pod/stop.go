@@ -32,7 +32,7 @@ func (b *base) stopPod(ctx context.Context, id string, only func() bool) error {
 	for _, c := range b.State.ContainersOf(p.ID) {
 		kills.Go(func() error {
 			ctx, step := trace.Start(ctx, "end a container")
-			err := b.endContainer(ctx, c.ID, 0)
+			err := b.endContainer(ctx, c.ID, 0, always)
 			step.End(err)
 			return err
 		})
