@@ -192,7 +192,7 @@ test-node-e2e: build test-images ## Kubernetes' own node e2e suite, as an ordina
 test-kubernetes-hosts: build test-images ## Three nodes on hosts of their own, which root makes (KUBERNETES="-row ^cross")
 	@tests/kubernetes/build.sh >/dev/null && tests/kubernetes/images.sh >/dev/null
 	@tests/kubernetes/packages.sh --addons && tests/kubernetes/images.sh --addons >/dev/null
-	@$(GO) test -c -o .cache/kubernetes/hosts.test ./tests/kubernetes
+	@CGO_ENABLED=0 $(GO) test -c -o .cache/kubernetes/hosts.test ./tests/kubernetes
 	SUBPOD_TEST_IDS=2162688 tests/kubernetes/hosts.sh 3 .cache/kubernetes/hosts.test \
 		-test.run '^TestHosts$$' -test.timeout 60m -test.v -programs $$(tests/kubernetes/build.sh --where) $(KUBERNETES)
 
@@ -254,8 +254,8 @@ test-arm64: $(filter-out %-gvisor,$(BINARIES:bin/%=bin/arm64/%)) test-images ## 
 .PHONY: test-hosts
 test-hosts: build test-tools test-images ## On a Debian sid of its own, which root makes: crictl's walk, uplinks, critest
 	@tests/hosts/sid.sh --versions
-	@$(GO) test -c -buildvcs=false -tags "$(TAGS)" -o .cache/bin/hosts-cri.test ./tests/cri
-	@$(GO) test -c -buildvcs=false -tags "$(TAGS)" -o .cache/bin/hosts-critest.test ./tests/critest
+	@$(TEST) -c -o .cache/bin/hosts-cri.test ./tests/cri
+	@$(TEST) -c -o .cache/bin/hosts-critest.test ./tests/critest
 	tests/hosts/sid.sh cri .cache/bin/hosts-cri.test -test.timeout 20m -test.run '^(TestWalk|TestUplinks|TestSharedPID|TestEvents)$$' -test.skip '^TestWalk$$/^info$$'
 	tests/hosts/sid.sh critest .cache/bin/hosts-critest.test -test.timeout 30m -test.run '^TestCritest$$'
 
