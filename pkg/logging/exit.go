@@ -31,8 +31,8 @@ func (a *allQueues) wait() {
 }
 
 // Exit ends the process as os.Exit does, once what was logged is written and, after it,
-// last to standard error. For a reader that does not take it, it waits up to endPatience,
-// and not for one that has stopped that long ago.
+// last to standard error, or after endPatience. What was logged gets no time where its
+// reader has stopped that long ago.
 func Exit(code int, last string) {
 	written := make(chan struct{})
 	go func() {

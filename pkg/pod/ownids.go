@@ -42,12 +42,12 @@ type idRange struct{ first, size uint32 }
 func (o *ownIDs) assign(podID string, cfg *runtimeapi.PodSandboxConfig, uids, gids []idmap.Map) (_ *runtimeapi.PodSandboxConfig, release func(), err error) {
 	text, asked := cfg.GetAnnotations()[api.AnnotationOwnIDs]
 	users := cfg.GetLinux().GetSecurityContext().GetNamespaceOptions().GetUsernsOptions()
-	if !asked || len(users.GetUids())+len(users.GetGids()) > 0 { // as when it is built again
+	if !asked {
 		return cfg, func() {}, nil
 	}
 	size, err := strconv.ParseUint(text, 10, 31)
-	if err != nil || size == 0 || users == nil || users.Mode != runtimeapi.NamespaceMode_POD {
-		return nil, nil, fmt.Errorf("%w: annotation %s: %q is no number of IDs for a user namespace of the pod's own", errdefs.ErrInvalidArgument, api.AnnotationOwnIDs, text)
+	if err != nil || size == 0 || users == nil || users.Mode != runtimeapi.NamespaceMode_POD || len(users.Uids)+len(users.Gids) > 0 {
+		return nil, nil, fmt.Errorf("%w: annotation %s: want a number of IDs, for a user namespace of the pod's own without mappings, not %.40q", errdefs.ErrInvalidArgument, api.AnnotationOwnIDs, text)
 	}
 	r, err := o.choose(podID, uint32(size), uids, gids)
 	if err != nil {
@@ -86,7 +86,7 @@ func (o *ownIDs) choose(podID string, size uint32, uids, gids []idmap.Map) (idRa
 	}
 	r := idRange{uint32(first), size}
 	if first+uint64(size) > 1<<32 || !idmap.Covered(uids, r.first, size) || !idmap.Covered(gids, r.first, size) {
-		return idRange{}, fmt.Errorf("%w: a pod with a user namespace of its own needs %d that no other pod has, and the node has %d in all, with its own; remove such pods, or add subordinate IDs (usermod --add-subuids, --add-subgids) and restart the daemon",
+		return idRange{}, fmt.Errorf("%w: a pod with a user namespace of its own needs %d that no other pod has, and the node has %d in all, with its own; remove such pods, ask for fewer (--userns auto:size=), or add subordinate IDs (usermod --add-subuids, --add-subgids) and restart the daemon",
 			ErrNoIDs, size, min(idmap.Last(uids), idmap.Last(gids))+1)
 	}
 	o.chosen[podID] = r

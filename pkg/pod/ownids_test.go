@@ -113,4 +113,9 @@ func TestBadOwnIDs(t *testing.T) {
 	if _, err := r.m.RunPod(r.ctx, cfg, ""); !errors.Is(err, errdefs.ErrInvalidArgument) {
 		t.Errorf("without a user namespace: %v", err)
 	}
+	cfg = ownUsers("one", "1000")
+	cfg.Linux.SecurityContext.NamespaceOptions.UsernsOptions.Uids = []*runtimeapi.IDMapping{{HostId: 1, Length: 1000}}
+	if _, err := r.m.RunPod(r.ctx, cfg, ""); !errors.Is(err, errdefs.ErrInvalidArgument) {
+		t.Errorf("with mappings: %v", err)
+	}
 }

@@ -323,7 +323,7 @@ func (r Restarter) Finish(ctx context.Context, podID string) error {
 		return err == nil && !p.Supervised()
 	}
 	for _, c := range r.State.ContainersOf(podID) {
-		// Unless its user has started it again.
+		// What its user starts again meanwhile is not over.
 		if err := r.endContainer(ctx, c.ID, p.Workload.Grace, over); err != nil {
 			return err
 		}
